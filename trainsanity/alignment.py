@@ -1,0 +1,43 @@
+"""Where a source row lies inside a collated batch, whichever side was padded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A source row in its padded row: tokens ``[start, start + length)`` of ``width``."""
+
+    start: int
+    length: int
+    width: int
+
+    @property
+    def last(self) -> int:
+        """The column of the row's last token."""
+        return self.start + self.length - 1
+
+    def mask(self) -> list[int]:
+        """The attention mask that is exact: 1 on the row's tokens, 0 on padding."""
+        before, after = self.start, self.width - self.start - self.length
+        return [0] * before + [1] * self.length + [0] * after
+
+
+def place(row: Sequence[int], padded: Sequence[int]) -> Placement | None:
+    """Find ``row`` at the left or the right end of ``padded``; None if it is at neither."""
+    row, padded = list(row), list(padded)
+    n, width = len(row), len(padded)
+    if n and padded[:n] == row:
+        return Placement(0, n, width)
+    if n and n <= width and padded[width - n :] == row:
+        return Placement(width - n, n, width)
+    return None
+
+
+def placements(rows: Sequence[Mapping[str, Any]], batch: Mapping[str, Any]) -> list[Placement | None]:
+    """:func:`place` for each source row and the batch's ``input_ids`` (``[B, T]``)."""
+    padded = batch["input_ids"].tolist()
+    return [place(row["input_ids"], ids) for row, ids in zip(rows, padded, strict=True)]

@@ -1,0 +1,172 @@
+"""TS5: the loss that the Trainer logs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ..factors import name_factor
+from ..measurements.forward import Forward
+from ..measurements.trainer_step import TrainerStep
+from ..registry import check
+from ..tasks import per_example_loss
+from ..tolerances import STANDARD_ERRORS, loss_rounding
+from ..types import Cost, Finding, Seen, Skip
+
+if TYPE_CHECKING:
+    from ..pipeline import Pipeline
+
+
+@check(
+    "TS501",
+    "loss.initial_is_uninformed",
+    cost=Cost.FORWARD,
+    requires=("dataset.labels_in_range",),
+    acquits="head initialisation",
+)
+def initial_is_uninformed(pipeline: Pipeline, forward: Forward) -> Iterator[Seen | Finding]:
+    """The first loss is no worse than that of a head that knows nothing.
+
+    What it checks: the reference loss of the first step's rows against the loss that the same
+    logits would have if they said nothing about the labels.
+
+    Why it matters: log C alone is not the answer (a head drawn at random adds s^2 / 2), and
+    "within a factor of it" lets real faults through.  A first loss above the uninformed one means
+    that the outputs are tied to the wrong labels.
+
+    How it is measured: per row, loss - (logsumexp(z) - sum_c p_c z_c) = sum_c p_c z_c - z_y, with
+    p the label shares of the training set where they can be counted and equal shares otherwise.
+    Its mean is 0 for a head that knows nothing; the band is four standard errors of that mean
+    from the same rows.  A loss below the band is told and passes: the head knows something.
+
+    How to fix: make ``label2id`` of model and dataset the same; load the head that belongs to
+    these labels, or draw a new one.
+
+    Known false alarms: none known above the band; below it a warm start is what one would expect.
+
+    References: huggingface/transformers#46002; scikit-learn's DummyClassifier for the idea.
+    """
+    prior = label_prior(pipeline, forward.logits.shape[1])
+    z = forward.logits
+    known = (z * prior).sum(-1)
+    uninformed = float((z.logsumexp(-1) - known).mean())
+    gap = known - z.gather(-1, forward.labels[:, None])[:, 0]
+    mean, error = float(gap.mean()), float(gap.std() / math.sqrt(len(gap)))
+    loss = float(forward.losses.mean())
+    if not mean <= STANDARD_ERRORS * error:
+        yield Finding(
+            f"the first loss is {loss:.3f}; logits that say nothing about the labels "
+            f"would give {uninformed:.3f} +- {error:.3f}",
+            observed=loss,
+            expected=uninformed,
+            factor=loss / uninformed,
+            cause="the head's outputs belong to other labels than the dataset's",
+            fix="compare model.config.label2id with the dataset's names; draw a new head if in doubt",
+        )
+    informed = ", so the head already knows something" if mean < -STANDARD_ERRORS * error else ""
+    yield Seen(
+        f"first loss {loss:.3f}, uninformed {uninformed:.3f} +- {error:.3f}, "
+        f"log {len(prior)} = {math.log(len(prior)):.3f}{informed}",
+        loss,
+        uninformed,
+    )
+
+
+def label_prior(pipeline: Pipeline, size: int) -> Any:
+    """Label shares of the training set (``[C]`` float64), or equal shares where it has no column."""
+    import numpy
+    import torch
+
+    data = pipeline.train_dataset
+    names = getattr(data, "column_names", None)
+    column = pipeline.label_column(dict.fromkeys(names)) if names else None
+    if column is None:
+        return torch.full((size,), 1 / size, dtype=torch.float64)
+    counts = numpy.bincount(numpy.asarray(data[column]), minlength=size)[:size]
+    return torch.from_numpy(counts / counts.sum())
+
+
+@check(
+    "TS502",
+    "loss.matches_reference",
+    cost=Cost.STEP,
+    needs=("trainer",),
+    requires=("dataset.labels_in_range",),
+    acquits="loss scale",
+)
+def matches_reference(pipeline: Pipeline, trainer_step: TrainerStep) -> Iterator[Seen | Finding]:
+    """The loss that the Trainer logs is the mean over the examples of the step.
+
+    What it checks: the first logged loss against the mean of the examples' own losses, computed
+    from the very logits of that step.
+
+    Why it matters: losses and gradients that are a constant factor too large make every logged
+    number useless, turn max_grad_norm into something else, and change the effective rate of
+    SGD-like optimizers.  Under AdamW the direction survives, so the run does not crash and does
+    not obviously fail: it is only wrong.
+
+    How it is measured: during the Trainer's own first optimizer step the logits and labels of
+    each micro-batch are recorded; reference = mean over all N examples of
+    logsumexp(z_i) - z_i[y_i] in float64.  The tolerance is the rounding of the Trainer's own loss
+    dtype, two units in the last place, and of the four logged decimals.  The factor is matched
+    against accumulation, processes and batch size.
+
+    How to fix: the finding says which switch the Trainer took.  For a model whose forward takes
+    ``**kwargs`` but whose loss ignores ``num_items_in_batch``: ``model.accepts_loss_kwargs = False``
+    before the Trainer is built.
+
+    Known false alarms: label smoothing, class weights and auxiliary losses are no plain mean.
+
+    References: huggingface/transformers#47688, #37766, #37110; NVIDIA-NeMo/Automodel#3829.
+    """
+    steps = trainer_step.micro_steps
+    if not trainer_step.logged:
+        raise Skip("the Trainer logged no loss for its first step")
+    if any(micro.pooled is None for micro in steps):
+        raise Skip("the Trainer's step did not run the model's own forward")
+    losses = [per_example_loss(m.pooled.logits.cpu(), m.labels) for m in steps if m.pooled]
+    expected = float(sum(x.sum() for x in losses) / sum(len(x) for x in losses))
+    observed = trainer_step.logged["loss"]
+    allowed = loss_rounding(steps[0].loss_dtype, expected)
+    factor = observed / expected
+    if not abs(observed - expected) <= allowed:
+        yield Finding(
+            f"the Trainer logs a loss of {observed:.4f} for step 1; the mean over its "
+            f"{sum(len(x) for x in losses)} examples is {expected:.4f}: {factor:.2f} x",
+            observed=observed,
+            expected=expected,
+            factor=factor,
+            where="step 1",
+            **_explain(pipeline, trainer_step, factor, allowed / expected),
+        )
+    yield Seen(f"logged loss {observed:.4f}, mean over the examples {expected:.4f}",
+               observed, expected)  # fmt: skip
+
+
+def _explain(
+    pipeline: Pipeline, step: TrainerStep, factor: float, tolerance: float
+) -> dict[str, str | None]:
+    """Cause and fix, as far as the factor and the Trainer's own switches tell."""
+    names = name_factor(factor, pipeline.facts, max(tolerance, 1e-3))
+    if not names:
+        return {"cause": None, "fix": "compare what compute_loss returns with the plain mean"}
+    cause = f"{factor:.2f} is {' or '.join(names)}"
+    items = step.micro_steps[0].num_items_in_batch
+    if factor > 1 and items is not None and pipeline.trainer.model_accepts_loss_kwargs:
+        cause += (
+            ", which is not divided out: the Trainer passes num_items_in_batch "
+            f"({items:g}) because forward takes **kwargs, and skips its own division; the "
+            "model's loss ignores that number and returns the micro-batch's mean"
+        )
+        fix = "model.accepts_loss_kwargs = False, before the Trainer is built"
+    elif factor > 1:
+        cause += ", which is not divided out"
+        fix = (
+            "return the sum over the micro-batch divided by num_items_in_batch from compute_loss, "
+            "or the plain mean with loss_is_scaled_for_ga = False where the Trainer has it"
+        )
+    else:
+        cause += ", which is divided out twice"
+        fix = "divide once: leave it to the Trainer, or to compute_loss"
+    return {"cause": cause, "fix": fix}

@@ -1,0 +1,250 @@
+"""TS4: the model's outputs, before any step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ..measurements.batch import Batch
+from ..measurements.forward import Forward
+from ..measurements.singles import Singles
+from ..registry import check
+from ..tolerances import STANDARD_ERRORS, logits_difference
+from ..types import Abstain, Cost, Finding, Seen, Skip
+
+if TYPE_CHECKING:
+    from ..pipeline import Pipeline
+
+HEAD_STANDARD_ERRORS = 6.0
+"""How far the standard deviation of a freshly drawn head may lie from initializer_range, in its own
+standard errors 1/sqrt(2n).  Normal and truncated-normal draws (cut at two or three deviations)
+differ by less than that for heads of the usual size only if the cut is at three or more."""
+
+
+@check("TS401", "model.head_init", cost=Cost.FORWARD, acquits="head initialisation")
+def head_init(pipeline: Pipeline, forward: Forward) -> Iterator[Seen | Finding]:
+    """The head is finite and does not start by shouting.
+
+    What it checks: that every weight of the head is finite, and that its scale does not make the
+    first predictions worse than knowing nothing.
+
+    Why it matters: logits with standard deviation s cost about s^2 / 2 nats above log C before
+    anything is learnt, and the first thousand steps go into taking that back.
+
+    How it is measured: the head's standard deviation against ``initializer_range`` (within
+    6 / sqrt(2n) relative for n weights it counts as freshly drawn).  A wider head fails only if
+    the reference loss of the first step's rows also lies above log C + s0^2 / 2, the loss of a
+    head drawn as configured (s0 = initializer_range x the mean norm of what the head reads), by
+    more than four standard errors of that mean.
+
+    How to fix: draw it anew, ``model.score.weight.data.normal_(0, config.initializer_range)``, or
+    find the line that rescales it.
+
+    Known false alarms: a head taken over from a run on other labels looks like one that shouts;
+    that is worth knowing, too.
+
+    References: huggingface/transformers#46002, huggingface/transformers#28244.
+    """
+    weight = pipeline.model.get_submodule(forward.head_name).weight.detach().double()
+    where = f"{forward.head_name}.weight"
+    broken = int((~weight.isfinite()).sum())
+    if broken or not bool(forward.losses.isfinite().all()):
+        yield Finding(
+            f"{broken} of {weight.numel()} head weights are not finite, "
+            f"{int((~forward.losses.isfinite()).sum())} of {len(forward.losses)} losses neither",
+            observed=broken,
+            expected=0,
+            where=where,
+            cause="the head was never initialised, or was loaded into memory that was not",
+            fix="initialise it: model.score.weight.data.normal_(0, config.initializer_range)",
+        )
+        return
+    std, planned = float(weight.std()), getattr(pipeline.config, "initializer_range", None)
+    if planned is None:
+        raise Skip("the config has no initializer_range to hold the head against")
+    wide = std > planned * (1 + HEAD_STANDARD_ERRORS / math.sqrt(2 * weight.numel()))
+    loss, error = float(forward.losses.mean()), _standard_error(forward.losses)
+    if forward.vectors is None:
+        raise Skip("what the head reads was not found, so its scale cannot be judged")
+    healthy = math.log(len(weight)) + (planned * float(forward.vectors.norm(dim=-1).mean())) ** 2 / 2
+    if wide and loss > healthy + STANDARD_ERRORS * error:
+        yield Finding(
+            f"the head's standard deviation is {std:.4g}, initializer_range {planned:g}: "
+            f"the first loss is {loss:.3f} where a head drawn as configured gives {healthy:.3f}",
+            observed=std,
+            expected=planned,
+            where=where,
+            factor=std / planned,
+            cause="the head was scaled, or drawn with another initialiser than the model's",
+            fix="draw it anew: model.score.weight.data.normal_(0, config.initializer_range)",
+        )
+    yield Seen(f"head std {std:.6f}, initializer_range {planned:g}", std, planned)
+
+
+@check(
+    "TS402",
+    "model.logits_spread",
+    cost=Cost.FORWARD,
+    requires=("model.head_init",),
+    acquits="head initialisation",
+)
+def logits_spread(pipeline: Pipeline, forward: Forward) -> Iterator[Seen | Finding]:
+    """The logits are as wide as head and hidden state make them.
+
+    What it checks: the standard deviation of each row's logits against head std x norm of the
+    vector that the head read, for a freshly drawn head.
+
+    Why it matters: something between the head and the loss that rescales logits (a temperature, a
+    cap, a second scaling) changes the loss, its gradient and every later probability.
+
+    How it is measured: for a head drawn at random the C logits of a row are independent with
+    standard deviation std(W) |h|; the ratio of the two, averaged over rows, has a relative
+    standard error of at most 1 / sqrt(2 (C - 1)).  Four of those are allowed.
+
+    How to fix: find what rescales the logits after the head; if it is meant, name the check in
+    expected_failures.
+
+    Known false alarms: a head that is no longer random is skipped.
+
+    References: field measurement: SmolLM2-135M, predicted 6.106 nats, seen 6.02.
+    """
+    head = pipeline.model.get_submodule(forward.head_name)
+    if forward.vectors is None:
+        raise Skip("no position of the head's output has the direction of the logits")
+    std, planned = float(head.weight.detach().double().std()), pipeline.config.initializer_range
+    if abs(std / planned - 1) > HEAD_STANDARD_ERRORS / math.sqrt(2 * head.weight.numel()):
+        raise Skip(f"the head is not freshly drawn (std {std:.4g}, initializer_range {planned:g})")
+    predicted = std * forward.vectors.norm(dim=-1)
+    ratio = float((forward.logits.std(dim=-1) / predicted).mean())
+    allowed = STANDARD_ERRORS / math.sqrt(2 * (len(head.weight) - 1))
+    observed, expected = float(forward.logits.std(dim=-1).mean()), float(predicted.mean())
+    if not abs(ratio - 1) <= allowed:
+        yield Finding(
+            f"the logits have a standard deviation of {observed:.3f}; "
+            f"head and hidden states make {expected:.3f}",
+            observed=observed,
+            expected=expected,
+            factor=ratio,
+            where=forward.head_name,
+            cause="something rescales the logits after the head",
+            fix="remove the scaling, or apply it where the loss is defined",
+        )
+    yield Seen(f"logits std {observed:.3f}, predicted {expected:.3f}", observed, expected)
+
+
+@check(
+    "TS403",
+    "model.right_token_pooled",
+    cost=Cost.FORWARD,
+    requires=("collator.rows_recovered", "tokenizer.config_agrees"),
+    acquits="PAD / EOS",
+)
+def right_token_pooled(forward: Forward, batch: Batch) -> Iterator[Seen | Finding]:
+    """Each row's logits are read at its last token.
+
+    What it checks: the position whose head output equals the row's logits, against the row's last
+    token in the batch.
+
+    Why it matters: generic heads look for the last id that is not ``config.pad_token_id`` and never
+    at the attention mask.  A text that ends with that id is read one token early, another PAD in
+    the collator makes the head read padding, and the loss looks normal in both cases.
+
+    How it is measured: exact.  The head's outputs at all positions are recorded during an
+    evaluation forward and compared with the logits that the model returned.
+
+    How to fix: ``model.config.pad_token_id = tokenizer.pad_token_id``; keep that id out of the
+    texts, at their end above all.
+
+    Known false alarms: models that pool otherwise by design (a first token, a mean) are skipped
+    when their head is given one vector per row.
+
+    References: huggingface/transformers#35352, #24265, #46782; huggingface/peft#3620.
+    """
+    wrong, total = [], 0
+    for one, micro in zip(forward.passes, batch, strict=True):
+        if one.index is None:
+            raise Skip("the head is given one vector per row: where it was read is not visible")
+        for column, where in zip(one.index, micro.placements, strict=True):
+            if column is None:
+                raise Skip("no position of the head's output has the direction of the logits")
+            if where is not None and column != where.last:
+                wrong.append((total, column, where.last))
+            total += 1
+    if wrong:
+        row, column, last = wrong[0]
+        yield Finding(
+            f"{len(wrong)} of {total} rows are read at another token than their last: "
+            f"row {row} at position {column}, its last token is at {last}",
+            observed=column,
+            expected=last,
+            where=f"row {row} of the first step",
+            cause="the text ends with config.pad_token_id"
+            if column < last
+            else "config.pad_token_id is not what the collator pads with",
+            fix="model.config.pad_token_id = tokenizer.pad_token_id, and keep that id out of texts",
+        )
+    yield Seen(f"{total - len(wrong)} of {total} rows are read at their last token",
+               total - len(wrong), total)  # fmt: skip
+
+
+@check(
+    "TS404",
+    "model.batch_equals_single",
+    cost=Cost.FORWARD,
+    requires=("collator.mask_is_exact", "model.right_token_pooled"),
+    acquits="attention mask",
+)
+def batch_equals_single(pipeline: Pipeline, singles: Singles) -> Iterator[Seen | Finding]:
+    """A row's logits do not depend on the rows beside it.
+
+    What it checks: logits of a few rows (the shortest, the longest, some between) inside the
+    training batch against the same rows alone.
+
+    Why it matters: a mask that is ignored, positions counted from the padding, or batch statistics
+    make what is learnt depend on who sits next to whom, and a model that is served one text at a
+    time sees something else than it was trained on.
+
+    How it is measured: largest absolute difference.  The noise is measured on the spot: each row
+    alone against itself in a batch of its own copies, where nothing is padded and a correct model
+    differs by arithmetic only.  Four times that, or four times torch.testing's relative tolerance
+    for the dtype, is allowed.  If that is as large as the differences between rows, it abstains.
+
+    How to fix: pass ``attention_mask``; let the model count positions from it.
+
+    Known false alarms: batch normalisation in train mode does this by design.
+
+    References: jy-yuan/KIVI#46, huggingface/transformers#35352.
+    """
+    difference = float((singles.alone - singles.batched).abs().max())
+    size = float(singles.alone.abs().max())
+    allowed = logits_difference(pipeline.dtype, singles.noise, size)
+    between = float(singles.alone.std(dim=0).mean())
+    if len(singles.rows) > 1 and allowed >= between:
+        raise Abstain(
+            f"rows differ from each other by {between:.2g}, "
+            f"which arithmetic noise of {allowed:.2g} would hide"
+        )
+    if not difference <= allowed:
+        yield Finding(
+            f"logits of the same row differ by {difference:.3g} between the batch and the row "
+            f"alone; arithmetic explains {allowed:.2g}",
+            observed=difference,
+            expected=f"at most {allowed:.3g}",
+            where=f"rows {singles.rows} of the first step",
+            cause="the model does not use the attention mask, or counts positions from the padding",
+            fix="pass attention_mask to the model, and let it derive position_ids from the mask",
+        )
+    yield Seen(
+        f"largest difference batched / alone {difference:.2g} (noise {singles.noise:.2g}, "
+        f"allowed {allowed:.2g})",
+        difference,
+        allowed,
+    )
+
+
+def _standard_error(values: object) -> float:
+    import torch
+
+    assert isinstance(values, torch.Tensor)
+    return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else 0.0

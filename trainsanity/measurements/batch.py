@@ -1,0 +1,112 @@
+"""The micro-batches of the first optimizer step, beside the rows they were made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ..alignment import Placement, placements
+from ..errors import UsageError
+from ..types import Cost, Skip
+from .state import preserved
+from .store import measurement
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..pipeline import Pipeline
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What the collator returned, and the rows that it was given."""
+
+    inputs: dict[str, Tensor]
+    rows: list[dict[str, Any]]
+
+    @cached_property
+    def placements(self) -> list[Placement | None]:
+        """Where each row lies in ``input_ids``; None where it is not there whole."""
+        return placements(self.rows, self.inputs)
+
+    @property
+    def width(self) -> int:
+        """The padded length."""
+        return int(self.inputs["input_ids"].shape[-1])
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens per source row."""
+        return [len(row["input_ids"]) for row in self.rows]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """All micro-batches of one optimizer step on this process."""
+
+    micro_batches: list[MicroBatch]
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        return iter(self.micro_batches)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens per source row, over all micro-batches."""
+        return [n for micro in self for n in micro.lengths]
+
+
+@measurement(Cost.STATIC)
+def batch(pipeline: Pipeline) -> Batch:
+    """Draw the first optimizer step's micro-batches from the Trainer's own data loader."""
+    trainer = pipeline.trainer
+    if trainer is None:
+        raise Skip("this pipeline has no Trainer to draw a batch from")
+    steps = trainer.args.gradient_accumulation_steps
+    with preserved(pipeline), quiet(pipeline):
+        calls = record_collator(trainer)
+        inputs = []
+        for collated in trainer.get_train_dataloader():
+            inputs.append(trainer._prepare_inputs(collated))
+            if len(inputs) == steps:
+                break
+    if not inputs:
+        raise UsageError("the Trainer's data loader yields no batch: give it at least one row")
+    if not isinstance(inputs[0], Mapping) or "input_ids" not in inputs[0]:
+        raise Skip("the batch has no input_ids: only token models are judged so far")
+    if any("input_ids" not in row for rows in calls for row in rows):
+        raise Skip("the collator is given rows without input_ids: it tokenizes on the fly")
+    # The loader reads ahead: there may be more calls than batches.
+    pairs = zip(inputs, calls[: len(inputs)], strict=True)
+    return Batch([MicroBatch(dict(made), rows) for made, rows in pairs])
+
+
+def record_collator(trainer: Any) -> list[list[dict[str, Any]]]:
+    """Have the Trainer's collator write down its rows; undone by :func:`preserved`."""
+    collator, calls = trainer.data_collator, []
+
+    def recording(rows: list[Any]) -> Any:
+        calls.append([dict(row) for row in rows])
+        return collator(rows)
+
+    trainer.data_collator = recording
+    # A worker process would keep its records to itself.
+    trainer.args.dataloader_num_workers = 0
+    for name in ("dataloader_prefetch_factor", "dataloader_persistent_workers"):
+        setattr(trainer.args, name, None if name.endswith("factor") else False)
+    return calls
+
+
+@contextmanager
+def quiet(pipeline: Pipeline) -> Iterator[None]:
+    """Hold back transformers' advice while its parts are used in ways it warns about."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)

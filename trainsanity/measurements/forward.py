@@ -1,0 +1,111 @@
+"""One evaluation forward over the first optimizer step's rows, as the Trainer would run it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..tasks import per_example_loss, require_single_label
+from ..types import Cost, Skip
+from .batch import Batch, quiet
+from .head import Pooled, find_head, watched
+from .state import preserved
+from .store import measurement
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..pipeline import Pipeline
+
+
+@dataclass(frozen=True)
+class Forward:
+    """The batch's logits without dropout.
+
+    Attributes:
+        passes: one per micro-batch.
+        logits: ``[N, C]`` float64 on the CPU.
+        labels: ``[N]`` on the CPU.
+        losses: ``[N]`` float64, the reference loss of each example.
+        vectors: ``[N, H]`` float64 on the CPU, what the head was given; None if not found.
+        head_name: the head's name in ``named_modules()``.
+    """
+
+    passes: list[Pooled]
+    logits: Tensor
+    labels: Tensor
+    losses: Tensor
+    vectors: Tensor | None
+    head_name: str
+
+
+@measurement(Cost.FORWARD)
+def forward(pipeline: Pipeline, batch: Batch) -> Forward:
+    """Run the micro-batches through the model in eval mode."""
+    import torch
+
+    require_single_label(pipeline)
+    name, head = find_head(pipeline)
+    labels = torch.cat([micro.inputs["labels"].cpu() for micro in batch])
+    bad = labels[(labels < 0) | (labels >= pipeline.config.num_labels)]
+    if len(bad):
+        raise Skip(f"{len(bad)} labels of the batch are outside the head, such as {int(bad[0])}")
+    with as_trained(pipeline), watched(pipeline.model, head) as watch:
+        for micro in batch:
+            pipeline.model(**without_labels(micro.inputs))
+    logits = torch.cat([one.logits.double().cpu() for one in watch.passes])
+    vectors = [one.vector for one in watch.passes]
+    return Forward(
+        watch.passes,
+        logits,
+        labels,
+        per_example_loss(logits, labels),
+        None
+        if any(v is None for v in vectors)
+        else torch.cat([v.double().cpu() for v in vectors if v is not None]),
+        name,
+    )
+
+
+def without_labels(inputs: dict[str, Any]) -> dict[str, Any]:
+    """The model's inputs alone."""
+    return {key: value for key, value in inputs.items() if key != "labels"}
+
+
+@contextmanager
+def as_trained(pipeline: Pipeline) -> Iterator[None]:
+    """The model as ``train()`` would have it, for looking only.
+
+    Special tokens aligned by the library's own code where it does that inside ``train()``, the
+    Trainer's autocast, eval mode, no gradients.
+    """
+    import torch
+
+    with preserved(pipeline), quiet(pipeline), torch.no_grad():
+        align_special_tokens(pipeline)
+        pipeline.model.eval()
+        trainer = pipeline.trainer
+        if trainer is not None:
+            with trainer.accelerator.autocast():
+                yield
+        else:
+            yield
+
+
+def align_special_tokens(pipeline: Pipeline) -> None:
+    """What ``Trainer.train()`` does to the model's config before the first step, if it does.
+
+    It came as ``Trainer._align_special_tokens`` and moved to ``trainer_utils`` in 5.x; before
+    that the config stayed as it was.
+    """
+    from transformers import trainer_utils
+
+    trainer = pipeline.trainer
+    if trainer is None or trainer.processing_class is None:
+        return
+    if hasattr(trainer_utils, "align_special_tokens"):
+        trainer_utils.align_special_tokens(pipeline.model, trainer.processing_class)
+    elif hasattr(trainer, "_align_special_tokens"):
+        trainer._align_special_tokens()

@@ -1,0 +1,112 @@
+"""The linear layer that makes the logits, watched from outside while the model runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..types import Skip
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ..pipeline import Pipeline
+
+
+def find_head(pipeline: Pipeline) -> tuple[str, nn.Linear]:
+    """The last ``nn.Linear`` with one output per label, and its name.
+
+    Raises:
+        Skip: the model has none.
+    """
+    from torch import nn
+
+    labels = getattr(pipeline.config, "num_labels", None)
+    heads = [
+        (name, module)
+        for name, module in pipeline.model.named_modules()
+        if isinstance(module, nn.Linear) and module.out_features == labels
+    ]
+    if not heads:
+        raise Skip(f"the model has no linear head with {labels} outputs")
+    return heads[-1]
+
+
+@dataclass
+class Pooled:
+    """One forward pass, seen at its end.
+
+    Attributes:
+        logits: ``[B, C]``, in the model's dtype, as the model returned them.
+        vector: ``[B, H]``, the head's input that the logits were made from, or None if no
+            position of the head's output equals the logits.
+        index: the column that each row was read at, or None for a head that is given one vector
+            per row.
+        scale: logits / the head's output there, 1 unless something rescales them after the head.
+    """
+
+    logits: Tensor
+    vector: Tensor | None
+    index: list[int | None] | None
+    scale: float = 1.0
+
+
+@dataclass
+class Watch:
+    """The passes seen so far."""
+
+    passes: list[Pooled] = field(default_factory=list)
+
+
+@contextmanager
+def watched(model: Any, head: Any) -> Iterator[Watch]:
+    """Record :class:`Pooled` for every forward of ``model`` in the block."""
+    watch, calls = Watch(), []
+
+    def at_head(_module: Any, inputs: Any, output: Any) -> None:
+        calls.append((inputs[0].detach(), output.detach()))
+
+    def at_end(_module: Any, _inputs: Any, output: Any) -> None:
+        logits = (output["logits"] if isinstance(output, dict) else output.logits).detach()
+        # Gradient checkpointing runs parts again in the backward pass: only the last call that
+        # came before the end of the forward counts.
+        watch.passes.append(_pooled(logits, *calls[-1]) if calls else Pooled(logits, None, None))
+        calls.clear()
+
+    handles = [head.register_forward_hook(at_head), model.register_forward_hook(at_end)]
+    try:
+        yield watch
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+SAME_DIRECTION = 0.999
+"""Cosine above which rescaled logits count as those of a position: rounding of a bf16 product
+leaves at least 1 - 2**-14, another token's logits lie far below (0.9 and less were seen)."""
+
+
+def _pooled(logits: Tensor, given: Tensor, made: Tensor) -> Pooled:
+    import torch
+
+    if logits.dim() != 2 or made.shape[0] != logits.shape[0]:
+        return Pooled(logits, None, None)
+    one_vector = made.dim() == 2
+    positions = made[:, None, :] if one_vector else made
+    fit = (positions == logits[:, None, :]).all(-1).float()
+    if not bool(fit.any(-1).all()):
+        fit = torch.nn.functional.cosine_similarity(
+            positions.float(), logits[:, None, :].float(), dim=-1
+        )
+    # The last of several equal positions: paddings on the left may be alike and come first.
+    width = fit.shape[1]
+    last = width - 1 - fit.flip(-1).argmax(-1)
+    rows = torch.arange(len(last), device=last.device)
+    if float(fit[rows, last].min()) < SAME_DIRECTION:
+        return Pooled(logits, None, None if one_vector else [None] * len(last))
+    there = positions[rows, last].double()
+    scale = float((there * logits.double()).sum() / (there * there).sum())
+    vector = given if one_vector else given[rows, last]
+    return Pooled(logits, vector, None if one_vector else last.tolist(), scale)

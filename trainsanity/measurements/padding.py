@@ -1,0 +1,122 @@
+"""What padding costs at this batch composition, in tokens and, on a GPU, in time."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..types import Cost
+from .batch import Batch, MicroBatch, quiet
+from .state import preserved
+from .store import measurement
+
+if TYPE_CHECKING:
+    from ..pipeline import Pipeline
+
+MULTIPLES = (1, 8, 16, 64)
+"""Settings of ``pad_to_multiple_of`` that the table shows; 1 stands for none."""
+
+REPEATS = 3
+"""Timed repeats of each setting; the median is kept."""
+
+
+@dataclass(frozen=True)
+class Padding:
+    """Padded lengths and what they waste.
+
+    Attributes:
+        multiple: the collator's ``pad_to_multiple_of``; None if it has no such attribute.
+        longest: longest row of each micro-batch.
+        widths: padded length of each micro-batch.
+        waste: share of positions that are padding, now.
+        least_waste: the same if every micro-batch were padded to its longest row.
+        stretch: padded tokens now / at the least.
+        table: the waste for each of :data:`MULTIPLES`.
+    """
+
+    multiple: int | None
+    longest: list[int]
+    widths: list[int]
+    waste: float
+    least_waste: float
+    stretch: float
+    table: dict[int, float]
+
+
+@measurement(Cost.STATIC)
+def padding(batch: Batch, pipeline: Pipeline) -> Padding:
+    """Count tokens and positions: waste = 1 - sum(lengths) / sum(rows * padded length)."""
+    micros = list(batch)
+    longest = [max(micro.lengths) for micro in micros]
+    widths = [micro.width for micro in micros]
+    now = _positions(micros, widths)
+    tokens = sum(batch.lengths)
+    multiple = getattr(pipeline.data_collator, "pad_to_multiple_of", None)
+    return Padding(
+        multiple=multiple,
+        longest=longest,
+        widths=widths,
+        waste=1 - tokens / now,
+        least_waste=1 - tokens / _positions(micros, longest),
+        stretch=now / _positions(micros, longest),
+        table={
+            m: 1 - tokens / _positions(micros, [round_up(n, m) for n in longest])
+            for m in MULTIPLES
+        },
+    )
+
+
+def round_up(length: int, multiple: int) -> int:
+    """The least multiple that is not below ``length``."""
+    return -(-length // multiple) * multiple
+
+
+def _positions(micros: list[MicroBatch], widths: list[int]) -> int:
+    return sum(len(m.rows) * width for m, width in zip(micros, widths, strict=True))
+
+
+@measurement(Cost.BACKWARD)
+def padding_times(batch: Batch, padding: Padding, pipeline: Pipeline) -> dict[int, float]:
+    """Median seconds of forward + backward of the first micro-batch, by ``pad_to_multiple_of``.
+
+    Empty off the GPU, where width costs what it costs and no alignment helps.  The key 0 is a
+    second look at 1, taken in the same rounds: their ratio is the noise.
+    """
+    if pipeline.device.type != "cuda" or padding.multiple is None:
+        return {}
+    import torch
+
+    rows = batch.micro_batches[0].rows
+    settings = {0: 1, **{m: m for m in (*MULTIPLES, padding.multiple)}}
+    taken: dict[int, list[float]] = {key: [] for key in settings}
+    with preserved(pipeline), quiet(pipeline):
+        from .forward import align_special_tokens
+
+        align_special_tokens(pipeline)
+        before = [p.grad for p in pipeline.model.parameters()]
+        try:
+            for repeat in range(REPEATS + 1):  # the first round warms up
+                for key, multiple in settings.items():
+                    collator = copy.copy(pipeline.data_collator)
+                    collator.pad_to_multiple_of = multiple
+                    inputs = pipeline.trainer._prepare_inputs(collator(rows))
+                    torch.cuda.synchronize()
+                    start = time.perf_counter()
+                    _forward_backward(pipeline, inputs)
+                    torch.cuda.synchronize()
+                    if repeat:
+                        taken[key].append(time.perf_counter() - start)
+        finally:
+            for parameter, gradient in zip(pipeline.model.parameters(), before, strict=True):
+                parameter.grad = gradient
+    return {key: statistics.median(values) for key, values in taken.items()}
+
+
+def _forward_backward(pipeline: Pipeline, inputs: Any) -> None:
+    for parameter in pipeline.model.parameters():
+        parameter.grad = None
+    with pipeline.trainer.accelerator.autocast():
+        pipeline.model(**inputs).loss.backward()

@@ -1,0 +1,84 @@
+"""The learning-rate curve as the arguments describe it, without a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..types import Cost, Skip
+from .store import measurement
+
+if TYPE_CHECKING:
+    from ..pipeline import Pipeline
+
+POINTS = 2_000
+"""Steps at which a long curve is evaluated; the curve is smooth between them."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate used by optimizer step k, counted from 0.
+
+    Attributes:
+        max_steps: optimizer steps planned.
+        warmup_steps: steps of warm-up.
+        curve: step to learning rate.
+    """
+
+    max_steps: int
+    warmup_steps: int
+    curve: dict[int, float]
+
+    @property
+    def peak(self) -> float:
+        """The highest rate of the run."""
+        return max(self.curve.values())
+
+
+@measurement(Cost.STATIC)
+def schedule(pipeline: Pipeline) -> Schedule:
+    """Build the scheduler that the arguments ask for on a stand-in parameter and read its curve."""
+    import torch
+    from transformers import get_scheduler
+
+    trainer = pipeline.trainer
+    if trainer is None:
+        raise Skip("this pipeline has no Trainer and so no schedule to simulate")
+    if trainer.lr_scheduler is not None:
+        raise Skip("the scheduler was built by the user: there are no arguments to compare it with")
+    args = trainer.args
+    max_steps = planned_steps(pipeline)
+    warmup = args.get_warmup_steps(max_steps)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
+    scheduler = get_scheduler(
+        args.lr_scheduler_type,
+        optimizer=optimizer,
+        num_warmup_steps=warmup,
+        num_training_steps=max_steps,
+        scheduler_specific_kwargs=args.lr_scheduler_kwargs or None,
+    )
+    if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+        raise Skip(f"{args.lr_scheduler_type} depends on more than the step: it is not simulated")
+    stride = max(1, max_steps // POINTS)
+    steps = {*range(0, max_steps, stride), *range(min(100, max_steps)), max_steps - 1}
+    steps.add(min(warmup, max_steps - 1))
+    factor = scheduler.lr_lambdas[0]
+    curve = {k: args.learning_rate * factor(k) for k in sorted(steps)}
+    return Schedule(max_steps, warmup, curve)
+
+
+def planned_steps(pipeline: Pipeline) -> int:
+    """Optimizer steps of the whole run: ``max_steps``, or epochs times steps per epoch.
+
+    The Trainer counts one step per ``gradient_accumulation_steps`` batches of each process, and
+    one more for what is left over at the end of an epoch.
+    """
+    import math
+
+    args = pipeline.args
+    if args.max_steps > 0:
+        return int(args.max_steps)
+    per_process = math.ceil(len(pipeline.train_dataset) / args.world_size)
+    batches = math.ceil(per_process / args.train_batch_size)
+    per_epoch = max(math.ceil(batches / args.gradient_accumulation_steps), 1)
+    return int(math.ceil(args.num_train_epochs * per_epoch))

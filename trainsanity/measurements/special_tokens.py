@@ -1,0 +1,89 @@
+"""The special tokens as tokenizer, config and checkpoint files have them."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..types import Cost
+from .forward import align_special_tokens
+from .state import preserved
+from .store import measurement
+
+if TYPE_CHECKING:
+    from ..pipeline import Pipeline
+
+NAMES = ("pad_token_id", "eos_token_id", "bos_token_id")
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Ids by name and place.
+
+    Attributes:
+        ids: name to ``{"tokenizer", "before", "training"}``: the config's ids before ``train()``
+            and inside it.
+        pad_token: the tokenizer's PAD, as text.
+        checkpoint: where the tokenizer was loaded from.
+        checkpoint_pad: PAD as that checkpoint's tokenizer_config.json declares it.
+        highest_id: the tokenizer's highest id.
+        embedding_rows: rows of the input embedding.
+    """
+
+    ids: dict[str, dict[str, Any]]
+    pad_token: str | None
+    checkpoint: str
+    checkpoint_pad: str | None
+    highest_id: int
+    embedding_rows: int
+
+
+@measurement(Cost.STATIC)
+def special_tokens(pipeline: Pipeline) -> SpecialTokens:
+    """Read the ids, let the library align a copy of the config, read them again."""
+    from .batch import quiet
+
+    tokenizer, config = pipeline.tokenizer, pipeline.config
+    ids = {
+        name: {"tokenizer": getattr(tokenizer, name), "before": getattr(config, name, None)}
+        for name in NAMES
+    }
+    with preserved(pipeline), quiet(pipeline):
+        align_special_tokens(pipeline)
+        for name in NAMES:
+            ids[name]["training"] = getattr(config, name, None)
+    checkpoint = str(getattr(tokenizer, "name_or_path", "") or "")
+    return SpecialTokens(
+        ids=ids,
+        pad_token=tokenizer.pad_token,
+        checkpoint=checkpoint,
+        checkpoint_pad=declared_pad(checkpoint),
+        highest_id=len(tokenizer) - 1,
+        embedding_rows=pipeline.model.get_input_embeddings().num_embeddings,
+    )
+
+
+def declared_pad(checkpoint: str) -> str | None:
+    """``pad_token`` of the checkpoint's tokenizer_config.json, from this machine's files only."""
+    if not checkpoint:
+        return None
+    if os.path.isdir(checkpoint):
+        path: str | None = str(Path(checkpoint) / "tokenizer_config.json")
+    else:
+        from transformers.utils.hub import cached_file
+
+        path = cached_file(
+            checkpoint,
+            "tokenizer_config.json",
+            local_files_only=True,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    if path is None or not os.path.isfile(path):
+        return None
+    pad = json.loads(Path(path).read_text(encoding="utf-8")).get("pad_token")
+    return pad.get("content") if isinstance(pad, dict) else pad

@@ -1,0 +1,276 @@
+"""Nothing is touched: taking the pipeline's state, putting it back, and proving that it is back."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+import random
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..pipeline import Pipeline
+
+
+class StateChanged(RuntimeError):
+    """A look left the pipeline other than it was."""
+
+
+@contextlib.contextmanager
+def preserved(pipeline: Pipeline, *, weights: bool = False) -> Iterator[None]:
+    """Put everything back as it was on the way out, also after an exception.
+
+    Args:
+        pipeline: its trainer, model, configs, arguments and the process's random states.
+        weights: parameters, gradients and the state of an optimizer that the user built, too.
+            On an accelerator their copy is held in host memory.
+    """
+    undo = [
+        _rng_states(),
+        *(_attributes(obj) for obj in _objects(pipeline)),
+        _accelerate_globals(),
+        _module_states(pipeline.model),
+    ]
+    if weights:
+        undo += [_tensors(pipeline.model.parameters()), _gradients(pipeline.model)]
+        undo += _user_optimizer(pipeline.trainer)
+    undo.append(_tensors(pipeline.model.buffers()))
+    try:
+        yield
+    finally:
+        for restore in reversed(undo):
+            restore()
+
+
+def _rng_states() -> Any:
+    import numpy
+    import torch
+
+    python, np, cpu = random.getstate(), numpy.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+
+    def restore() -> None:
+        random.setstate(python)
+        numpy.random.set_state(np)
+        torch.set_rng_state(cpu)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+
+    return restore
+
+
+def configs(pipeline: Pipeline) -> list[Any]:
+    """Every config and generation config of the model and its parts, once each."""
+    found: dict[int, Any] = {}
+    for module in pipeline.model.modules():
+        for name in ("config", "generation_config"):
+            config = getattr(module, name, None)
+            if config is not None and hasattr(config, "to_dict"):
+                found[id(config)] = config
+                inner = config.get_text_config() if hasattr(config, "get_text_config") else config
+                found[id(inner)] = inner
+    return list(found.values())
+
+
+def _objects(pipeline: Pipeline) -> list[Any]:
+    objects = [*configs(pipeline), pipeline.model]
+    trainer = pipeline.trainer
+    if trainer is not None:
+        objects += [
+            trainer,
+            trainer.args,
+            trainer.state,
+            trainer.control,
+            trainer.callback_handler,
+            trainer.accelerator,
+        ]
+    collator = pipeline.data_collator
+    tokenizer = getattr(collator, "tokenizer", None)
+    objects += [obj for obj in (collator, tokenizer, pipeline.tokenizer) if hasattr(obj, "__dict__")]
+    return objects
+
+
+def _attributes(obj: Any) -> Any:
+    """Attributes as they are now; plain containers by copy, other objects by reference."""
+    before = {name: _copied(value) for name, value in vars(obj).items()}
+    references = dict(vars(obj))
+
+    def restore() -> None:
+        now = vars(obj)
+        for name in [name for name in now if name not in before]:
+            del now[name]
+        for name, value in references.items():
+            now[name] = value
+            if before[name] is not value:
+                _refill(value, before[name])
+
+    return restore
+
+
+def _copied(value: Any) -> Any:
+    return copy.copy(value) if type(value) in (list, dict, set) else value
+
+
+def _refill(container: Any, before: Any) -> None:
+    if isinstance(container, list):
+        container[:] = before
+    else:
+        container.clear()
+        container.update(before)
+
+
+def _accelerate_globals() -> Any:
+    from accelerate.state import GradientState
+
+    shared = GradientState._shared_state
+    before = {name: _copied(value) for name, value in shared.items()}
+
+    def restore() -> None:
+        shared.clear()
+        shared.update(before)
+
+    return restore
+
+
+def _module_states(model: Any) -> Any:
+    flags = [(module, module.training) for module in model.modules()]
+    hooks = [
+        (hooks, dict(hooks))
+        for module in model.modules()
+        for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
+    ]
+
+    def restore() -> None:
+        for module, training in flags:
+            module.training = training
+        for registered, before in hooks:
+            if len(registered) != len(before):
+                registered.clear()
+                registered.update(before)
+
+    return restore
+
+
+def _tensors(tensors: Iterable[Any]) -> Any:
+    import torch
+
+    copies = [(t, t.detach().to("cpu", copy=True)) for t in tensors]
+
+    def restore() -> None:
+        with torch.no_grad():
+            for tensor, before in copies:
+                tensor.copy_(before)
+
+    return restore
+
+
+def _gradients(model: Any) -> Any:
+    import torch
+
+    # A gradient that is None stays None; one that exists keeps its identity and its values.
+    before = [(p, p.grad, None if p.grad is None else p.grad.clone()) for p in model.parameters()]
+
+    def restore() -> None:
+        with torch.no_grad():
+            for parameter, gradient, values in before:
+                parameter.grad = gradient
+                if gradient is not None:
+                    gradient.copy_(values)
+
+    return restore
+
+
+def _user_optimizer(trainer: Any) -> list[Any]:
+    parts = [trainer.optimizer, trainer.lr_scheduler] if trainer is not None else []
+    undo = []
+    for part in parts:
+        if part is None:
+            continue
+        state = copy.deepcopy(part.state_dict())
+        undo.append(lambda part=part, state=state: part.load_state_dict(state))
+    return undo
+
+
+@contextlib.contextmanager
+def guarded(pipeline: Pipeline, who: str) -> Iterator[None]:
+    """Compare fingerprints around a look.
+
+    Raises:
+        StateChanged: something differs afterwards; the text names what.
+    """
+    before = fingerprint(pipeline)
+    yield
+    after = fingerprint(pipeline)
+    changed = [name for name, value in after.items() if before[name] != value]
+    if changed:
+        raise StateChanged(f"{who} changed the pipeline's {', '.join(changed)}")
+
+
+def fingerprint(pipeline: Pipeline) -> dict[str, Any]:
+    """What must be equal before and after a look, by name; tensors as hashes of their bits."""
+    import numpy
+    import torch
+
+    model, trainer = pipeline.model, pipeline.trainer
+    prints: dict[str, Any] = {
+        "weights": _hashes(model.parameters()),
+        "buffers": _hashes(model.buffers()),
+        "gradients": _hashes(p.grad for p in model.parameters()),
+        "train/eval flags": [m.training for m in model.modules()],
+        "config": [repr(sorted(vars(c).items(), key=lambda kv: kv[0])) for c in configs(pipeline)],
+        "python random state": hash(random.getstate()),
+        "numpy random state": numpy.random.get_state()[1].tobytes(),  # type: ignore[index, union-attr]
+        "torch random state": torch.get_rng_state().numpy().tobytes(),
+        "working directory": os.getcwd(),
+        "environment variables": dict(os.environ),
+    }
+    if torch.cuda.is_initialized():
+        prints["cuda random state"] = [
+            state.numpy().tobytes() for state in torch.cuda.get_rng_state_all()
+        ]
+    if trainer is not None:
+        prints["training arguments"] = repr(sorted(vars(trainer.args).items(), key=lambda i: i[0]))
+        prints["trainer"] = {name: id(value) for name, value in vars(trainer).items()}
+        prints["optimizer"] = _hashes(_optimizer_tensors(trainer.optimizer))
+        prints["callbacks"] = [id(c) for c in trainer.callback_handler.callbacks]
+    tokenizer = pipeline.tokenizer
+    if tokenizer is not None:
+        prints["tokenizer"] = (tokenizer.padding_side, tokenizer.special_tokens_map)
+    return prints
+
+
+def _optimizer_tensors(optimizer: Any) -> list[Any]:
+    import torch
+
+    states = optimizer.state.values() if optimizer is not None else ()
+    return [value for state in states for value in state.values() if torch.is_tensor(value)]
+
+
+def _hashes(tensors: Iterable[Any]) -> list[Any]:
+    """A hash of each tensor's bits (None for none), computed where the tensor lives."""
+    import torch
+
+    hashes = [None if t is None or t.is_meta else _hash(t.detach()) for t in tensors]
+    there = [h for h in hashes if torch.is_tensor(h)]
+    fetched = iter(torch.stack(there).tolist()) if there else iter(())
+    return [next(fetched) if torch.is_tensor(h) else h for h in hashes]
+
+
+def _hash(tensor: Any) -> Any:
+    import torch
+    import xxhash
+
+    bits = tensor.contiguous().view(-1).view(torch.uint8)
+    if not tensor.is_cuda:
+        return xxhash.xxh3_64_intdigest(bits.numpy())
+    # Off the CPU a copy would cost more than the look that it guards: two sums over the words,
+    # one weighted by position, so that a change and a swap both show.
+    words = bits[: bits.numel() // 4 * 4].view(torch.int32)
+    sums = torch.zeros(3, dtype=torch.int64, device=tensor.device)
+    for chunk in words.split(1 << 26):
+        place = torch.arange(chunk.numel(), device=chunk.device, dtype=torch.int32) % 65521 + 1
+        sums[0] += chunk.sum(dtype=torch.int64)
+        sums[1] += (chunk * place).sum(dtype=torch.int64)
+    sums[2] = bits[words.numel() * 4 :].sum(dtype=torch.int64)
+    return sums

@@ -1,0 +1,104 @@
+"""How measurements are registered, taken once, and shared.
+
+A measurement is a function whose parameters name other measurements or ``pipeline``.  Its value,
+or the exception it raised, is kept for the pipeline's lifetime.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..types import Abstain, Cost, Skip
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from ..pipeline import Pipeline
+
+
+class MeasurementError(Exception):
+    """A measurement raised; ``first`` is true for the check that asked first."""
+
+    def __init__(self, name: str, error: BaseException, *, first: bool) -> None:
+        super().__init__(f"measurement {name!r} raised {type(error).__name__}: {error}")
+        self.name, self.error, self.first = name, error, first
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A named look with its cost."""
+
+    name: str
+    fn: Callable[..., Any]
+    cost: Cost
+
+    @property
+    def looks(self) -> tuple[str, ...]:
+        """What the function asks for, by parameter name."""
+        return tuple(inspect.signature(self.fn).parameters)
+
+    @property
+    def total_cost(self) -> Cost:
+        """Its own cost or that of the dearest measurement below it."""
+        below = (catalogue[look].total_cost for look in self.looks if look != "pipeline")
+        return max((self.cost, *below))
+
+
+catalogue: dict[str, Measurement] = {}
+
+
+def measurement(cost: Cost) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a function as the measurement of its name."""
+
+    def register(fn: Callable[..., Any]) -> Callable[..., Any]:
+        catalogue[fn.__name__] = Measurement(fn.__name__, fn, cost)
+        return fn
+
+    return register
+
+
+class Measurements:
+    """The measurements of one pipeline, taken when first asked for."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._values: dict[str, Any] = {"pipeline": pipeline}
+        self._errors: dict[str, Exception] = {}
+        self.seconds: dict[str, float] = {}
+
+    def get(self, name: str) -> Any:
+        """The value of the measurement of that name.
+
+        Raises:
+            Skip, Abstain, UsageError: as the measurement raised them, each time.
+            MeasurementError: the measurement raised something else.
+        """
+        if name in self._values:
+            return self._values[name]
+        if name in self._errors:
+            raise _again(name, self._errors[name], first=False)
+        from .state import guarded
+
+        look = catalogue[name]
+        arguments = {other: self.get(other) for other in look.looks}
+        start = time.perf_counter()
+        try:
+            with guarded(self._pipeline, f"measurement {name!r}"):
+                value = look.fn(**arguments)
+        except Exception as error:
+            self._errors[name] = error
+            raise _again(name, error, first=True) from error
+        finally:
+            self.seconds[name] = time.perf_counter() - start
+        self._values[name] = value
+        return value
+
+
+def _again(name: str, error: Exception, *, first: bool) -> Exception:
+    if isinstance(error, Skip | Abstain | UsageError | MeasurementError):
+        return error
+    return MeasurementError(name, error, first=first)
+

@@ -1,0 +1,227 @@
+"""What a check may look at, and how to build it late."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from .errors import UsageError
+
+if TYPE_CHECKING:
+    from .measurements import Measurements
+
+
+@dataclass
+class Pipeline:
+    """The parts of a fine-tuning run.
+
+    A check reads these attributes and asks for measurements; it never changes them.  A part that
+    a pipeline lacks is None, and the checks that need it are skipped.
+
+    Attributes:
+        model: the ``torch.nn.Module`` that is trained.
+        tokenizer: the ``processing_class`` if it is a tokenizer, or else the collator's.
+        data_collator: turns a list of rows into a batch.
+        train_dataset, eval_dataset: as the Trainer holds them.
+        args: the ``TrainingArguments``.
+        trainer: the ``transformers.Trainer`` whose steps are judged.
+        notes: sentences for the report's environment block, for example that the weights are
+            random because the checkpoint could not be had.
+        id: what the reports call it.
+    """
+
+    model: Any
+    tokenizer: Any = None
+    data_collator: Any = None
+    train_dataset: Any = None
+    eval_dataset: Any = None
+    args: Any = None
+    trainer: Any = None
+    notes: Sequence[str] = ()
+    id: str = "pipeline"
+
+    @classmethod
+    def from_trainer(cls, trainer: Any, notes: Sequence[str] = ()) -> Pipeline:
+        """Take the parts from a ``transformers.Trainer`` (or subclass) that has not trained yet.
+
+        Raises:
+            UsageError: it has no training data, or data that no step can be made of.
+        """
+        from transformers import PreTrainedTokenizerBase
+
+        candidates = (trainer.processing_class, getattr(trainer.data_collator, "tokenizer", None))
+        pipeline = cls(
+            model=trainer.model,
+            tokenizer=next((t for t in candidates if isinstance(t, PreTrainedTokenizerBase)), None),
+            data_collator=trainer.data_collator,
+            train_dataset=trainer.train_dataset,
+            eval_dataset=trainer.eval_dataset,
+            args=trainer.args,
+            trainer=trainer,
+            notes=tuple(notes),
+        )
+        pipeline._refuse_unusable_data()
+        return pipeline
+
+    def _refuse_unusable_data(self) -> None:
+        if self.train_dataset is None:
+            raise UsageError("the Trainer has no train_dataset: pass the one you would train on")
+        if not hasattr(self.train_dataset, "__len__"):
+            return
+        size = len(self.train_dataset)
+        batch_size = self.args.per_device_train_batch_size
+        if size == 0:
+            raise UsageError("train_dataset is empty: pass at least one batch of rows")
+        if size < batch_size:
+            raise UsageError(
+                f"per_device_train_batch_size is {batch_size} but train_dataset has {size} rows: "
+                "pass more rows or a smaller batch"
+            )
+        row = self.train_dataset[0]
+        if isinstance(row, Mapping) and not self.label_column(row):
+            raise UsageError(
+                f"train_dataset has no label column (it has {', '.join(sorted(row))}): "
+                f"name it 'label' or 'labels', or set TrainingArguments(label_names=[...])"
+            )
+
+    def label_column(self, row: Mapping[str, Any]) -> str | None:
+        """The key under which a row carries its label, as collators and Trainer know it."""
+        names = ("label", "labels", "label_ids", *(getattr(self.args, "label_names", None) or ()))
+        return next((name for name in names if name in row), None)
+
+    @cached_property
+    def measurements(self) -> Measurements:
+        """The looks taken at this pipeline so far, each once."""
+        from .measurements import Measurements
+
+        return Measurements(self)
+
+    @cached_property
+    def task(self) -> str:
+        """The kind of loss, in the words of ``config.problem_type``; ``unknown`` if undecided."""
+        from .tasks import task_of
+
+        return task_of(self)
+
+    @property
+    def config(self) -> Any:
+        """The model's text config, or None for a model without one."""
+        config: Any = getattr(self.model, "config", None)
+        return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+    @property
+    def device(self) -> Any:
+        """Where the model's first parameter lives (``torch.device``)."""
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the model's first floating-point parameter (``torch.dtype``)."""
+        return next(p.dtype for p in self.model.parameters() if p.is_floating_point())
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """The numbers of the run that factors are matched against and reports show."""
+        args, config = self.args, self.config
+        facts: dict[str, Any] = {
+            "model": type(self.model).__name__,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": str(self.device),
+            "task": self.task,
+            "num_labels": getattr(config, "num_labels", None),
+        }
+        if args is not None:
+            facts |= {
+                "per_device_train_batch_size": args.per_device_train_batch_size,
+                "gradient_accumulation_steps": args.gradient_accumulation_steps,
+                "world_size": args.world_size,
+                "learning_rate": args.learning_rate,
+                "max_grad_norm": args.max_grad_norm,
+            }
+        return facts
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """Versions, device and the pipeline's own notes, for the report."""
+        import importlib.metadata as metadata
+
+        import torch
+
+        packages = ("torch", "transformers", "accelerate", "datasets", "tokenizers")
+        versions = {}
+        for package in packages:
+            try:
+                versions[package] = metadata.version(package)
+            except metadata.PackageNotFoundError:
+                continue
+        if self.device.type == "cuda":
+            hardware = torch.cuda.get_device_name(self.device)
+        else:
+            hardware = f"{self.device.type}, {torch.get_num_threads()} threads"
+        return {
+            "python": platform.python_version(),
+            "platform": sys.platform,
+            **versions,
+            "device": hardware,
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True)
+class PipelineSpec:
+    """How to build a pipeline, later: ``build`` is never called while tests are collected.
+
+    Attributes:
+        id: what reports and test names call it.
+        build: takes nothing, returns a ``transformers.Trainer`` or a :class:`Pipeline`.
+        marks: pytest marks, for example ``(pytest.mark.gpu,)``.
+        expected_failures: check name to the reason why its failure is accepted here.
+        options: for the pipeline's own use.
+    """
+
+    id: str
+    build: Callable[[], Any]
+    marks: tuple[Any, ...] = ()
+    expected_failures: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, reason in self.expected_failures.items():
+            if not str(reason).strip():
+                raise UsageError(f"expected failure {name!r} of {self.id!r} needs a reason")
+
+    def make(self) -> Pipeline:
+        """Build the pipeline now.
+
+        Raises:
+            UsageError: ``build`` raised, or returned neither a Trainer nor a Pipeline.
+        """
+        try:
+            built = self.build()
+        except UsageError:
+            raise
+        except Exception as error:
+            raise UsageError(
+                f"{self.id} raised {type(error).__name__}: {_first_line(error)}; "
+                "it has to run without arguments and return a Trainer"
+            ) from error
+        if not isinstance(built, Pipeline):
+            from transformers import Trainer
+
+            if not isinstance(built, Trainer):
+                raise UsageError(
+                    f"{self.id} returned {type(built).__name__}, not a transformers.Trainer; "
+                    "return the Trainer that you would call train() on"
+                )
+            built = Pipeline.from_trainer(built)
+        built.id = self.id
+        return built
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or "(no message)"

@@ -1,0 +1,227 @@
+"""Runs checks on a pipeline in stage order.  Knows no pytest and prints nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from .diagnosis import Diagnosis, diagnose, explained_by
+from .errors import UsageError
+from .measurements import MeasurementError
+from .measurements.state import guarded
+from .registry import Registry, registry
+from .types import RAN, Abstain, Check, Finding, Result, Seen, Skip, Status
+
+if TYPE_CHECKING:
+    from .pipeline import Pipeline
+
+OK, FAILED, USAGE, INCOMPLETE = 0, 1, 2, 3
+"""Exit codes."""
+
+
+class Runner:
+    """The results of one pipeline, each check judged once and when it is first asked for.
+
+    Args:
+        pipeline: what is judged.
+        expected_failures: check name to the reason why its failure is accepted.
+        checks: the catalogue; the global one by default.
+
+    Raises:
+        UsageError: an expected failure names no check.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        expected_failures: Mapping[str, str] | None = None,
+        checks: Registry | None = None,
+    ) -> None:
+        self.pipeline = pipeline
+        self.checks = checks or registry()
+        self.expected = dict(expected_failures or {})
+        for name in self.expected:
+            if self.checks.get(name).name != name:
+                raise UsageError(f"expected_failures: name the check in full, not by {name!r}")
+        self.results: dict[str, Result] = {}
+
+    def result(self, check: Check) -> Result:
+        """The check's result; what it requires is judged first."""
+        if check.name not in self.results:
+            self.results[check.name] = self._judge(check)
+        return self.results[check.name]
+
+    def _judge(self, check: Check) -> Result:
+        for name in check.requires:
+            earlier = self.result(self.checks.get(name))
+            # An accepted failure does not stand in the way: what depends on it is still judged.
+            if earlier.status in (Status.FAIL, Status.ERROR, Status.BLOCKED):
+                return Result(
+                    check,
+                    self.pipeline.id,
+                    Status.BLOCKED,
+                    reason=f"{earlier.check.code} {name} comes first: {earlier.status}",
+                    blocked_by=name,
+                )
+        start = time.perf_counter()
+        result = self._call(check)
+        result = replace(result, seconds=time.perf_counter() - start)
+        if result.status is Status.FAIL:
+            cause = explained_by(
+                result, [self.result(self.checks.get(name)) for name in check.explained_by]
+            )
+            if cause is not None:
+                reason = (
+                    f"explained by {cause.check.code} {cause.check.name}: "
+                    f"the same factor {cause.factor:.2f}"
+                )
+                return replace(
+                    result, status=Status.BLOCKED, reason=reason, blocked_by=cause.check.name
+                )
+        if check.name in self.expected and result.status in (Status.FAIL, Status.PASS):
+            status = Status.XFAIL if result.status is Status.FAIL else Status.XPASS
+            return replace(result, status=status, reason=self.expected[check.name])
+        return result
+
+    def _call(self, check: Check) -> Result:
+        def ended(status: Status, reason: str, debug: str = "") -> Result:
+            return Result(check, self.pipeline.id, status, reason=reason, debug=debug)
+
+        missing = [need for need in check.needs if getattr(self.pipeline, need, None) is None]
+        if missing:
+            return ended(Status.SKIP, f"this pipeline has no {' and no '.join(missing)}")
+        try:
+            looks = {name: self.pipeline.measurements.get(name) for name in check.looks}
+            # Only a check that holds the pipeline itself can change it.
+            guard = (
+                guarded(self.pipeline, f"check {check.code}")
+                if "pipeline" in looks
+                else contextlib.nullcontext()
+            )
+            with guard:
+                said = list(check.fn(**looks) or ())
+        except UsageError:
+            raise
+        except Skip as skip:
+            return ended(Status.SKIP, str(skip))
+        except Abstain as abstain:
+            return ended(Status.ABSTAIN, str(abstain))
+        except MeasurementError as error:
+            status = Status.ERROR if error.first else Status.BLOCKED
+            return ended(status, str(error), _traceback(error))
+        except Exception as error:
+            return ended(
+                Status.ERROR, f"the check raised {type(error).__name__}: {error}", _traceback(error)
+            )
+        return _verdict(check, self.pipeline.id, said)
+
+
+def _verdict(check: Check, pipeline_id: str, said: list[Any]) -> Result:
+    findings = tuple(item for item in said if isinstance(item, Finding))
+    seen = next((item for item in said if isinstance(item, Seen)), None)
+    strange = [item for item in said if not isinstance(item, Finding | Seen)]
+    if strange:
+        reason = f"the check said {strange[0]!r}; it may yield Seen and Finding"
+        return Result(check, pipeline_id, Status.ERROR, reason=reason)
+    if not findings and seen is None:
+        reason = "the check neither found nor saw anything; it must yield Seen to pass"
+        return Result(check, pipeline_id, Status.ERROR, reason=reason)
+    first = findings[0] if findings else None
+    return Result(
+        check,
+        pipeline_id,
+        Status.FAIL if findings else Status.PASS,
+        findings,
+        observed=first.observed if first else seen.observed if seen else None,
+        expected=first.expected if first else seen.expected if seen else None,
+        message=seen.message if seen else "",
+    )
+
+
+def _traceback(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))
+
+
+@dataclass(frozen=True)
+class Report:
+    """The results of one run, with what they mean."""
+
+    pipeline_id: str
+    results: tuple[Result, ...]
+    total: int
+    environment: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    seconds: float
+    measured: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def ran(self) -> int:
+        """Checks that reached a verdict."""
+        return sum(result.status in RAN for result in self.results)
+
+    @property
+    def diagnosis(self) -> Diagnosis:
+        """First broken stage, its finding, who is acquitted."""
+        return diagnose(self.results)
+
+    def counts(self) -> dict[str, int]:
+        """Number of results by status, all statuses named."""
+        return {str(s): sum(r.status is s for r in self.results) for s in Status}
+
+    def exit_code(self, *, strict: bool = False) -> int:
+        """0 all that ran passed or failed as expected, 1 a failure, 3 incomplete."""
+        statuses = {result.status for result in self.results}
+        if statuses & {Status.FAIL, Status.XPASS}:
+            return FAILED
+        incomplete = {Status.ERROR}
+        if strict:
+            incomplete |= {Status.SKIP, Status.BLOCKED, Status.ABSTAIN}
+        # What is blocked by a check that was not asked for must not end green.
+        if statuses & incomplete or not self.ran or self._blocked_alone():
+            return INCOMPLETE
+        return OK
+
+    def _blocked_alone(self) -> bool:
+        names = {result.check.name for result in self.results}
+        return any(
+            result.status is Status.BLOCKED and result.blocked_by not in names
+            for result in self.results
+        )
+
+
+def run(
+    pipeline: Pipeline,
+    checks: Iterable[Check],
+    expected_failures: Mapping[str, str] | None = None,
+    on_check: Callable[[Check], None] = lambda check: None,
+) -> Report:
+    """Judge a pipeline.
+
+    Args:
+        pipeline: what is judged.
+        checks: which checks, in the order of the report.
+        expected_failures: check name to the reason why its failure is accepted.
+        on_check: called with each check before it is judged, for a progress line.
+
+    Raises:
+        UsageError: the pipeline or the selection cannot be judged at all.
+    """
+    start = time.perf_counter()
+    runner = Runner(pipeline, expected_failures)
+    results = []
+    for check in checks:
+        on_check(check)
+        results.append(runner.result(check))
+    return Report(
+        pipeline.id,
+        tuple(results),
+        len(runner.checks.all()),
+        pipeline.environment,
+        pipeline.facts,
+        time.perf_counter() - start,
+        dict(pipeline.measurements.seconds),
+    )

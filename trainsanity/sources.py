@@ -1,0 +1,100 @@
+"""Where a pipeline comes from: ``pkg.module:factory`` or the user's pyproject.toml."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from .errors import UsageError
+from .pipeline import PipelineSpec
+
+
+def spec_of(target: str, expected_failures: dict[str, str] | None = None) -> PipelineSpec:
+    """The spec for ``pkg.module:factory``; the module is imported when the pipeline is built.
+
+    Raises:
+        UsageError: the target is not of that form.
+    """
+    module, colon, factory = target.partition(":")
+    if not (module and colon and factory) or module.endswith(".py"):
+        raise UsageError(
+            f"{target!r} names no pipeline: give pkg.module:factory, a function that takes "
+            "nothing and returns a Trainer"
+        )
+    return PipelineSpec(
+        target,
+        lambda: _factory(module, factory)(),
+        expected_failures=expected_failures or {},
+    )
+
+
+def _factory(module: str, factory: str) -> Any:
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and (module == error.name or module.startswith(f"{error.name}.")):
+            raise UsageError(
+                f"there is no module {module!r} below {here} or in this environment; "
+                "run from the project's root, or install it"
+            ) from error
+        raise UsageError(f"importing {module!r} failed: {error}") from error
+    except Exception as error:
+        raise UsageError(f"importing {module!r} failed: {type(error).__name__}: {error}") from error
+    build = getattr(found, factory, None)
+    if build is None:
+        public = [
+            name
+            for name, value in vars(found).items()
+            if callable(value)
+            and not name.startswith("_")
+            and getattr(value, "__module__", None) == found.__name__
+        ]
+        raise UsageError(
+            f"module {module!r} has no {factory!r}; it has {', '.join(public) or 'no functions'}"
+        )
+    if not callable(build):
+        raise UsageError(
+            f"{module}:{factory} is a {type(build).__name__}, not a function; "
+            "give one that takes nothing and returns a Trainer"
+        )
+    return build
+
+
+def configuration(start: Path | None = None) -> dict[str, Any]:
+    """``[tool.trainsanity]`` of the nearest pyproject.toml at or above ``start``.
+
+    Returns:
+        ``pipelines`` (list of targets), ``expected_failures`` (check name to reason) and other
+        options as written; an empty dict if there is no such table.
+
+    Raises:
+        UsageError: the file cannot be read, or an entry has the wrong type.
+    """
+    folder = (start or Path.cwd()).resolve()
+    for path in (parent / "pyproject.toml" for parent in (folder, *folder.parents)):
+        if path.is_file():
+            break
+    else:
+        return {}
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("trainsanity")
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
+    if table is None:
+        return {}
+    pipelines = table.get("pipelines", [])
+    if not isinstance(pipelines, list) or not all(isinstance(p, str) for p in pipelines):
+        raise UsageError(f"{path}: pipelines must be a list of 'pkg.module:factory' strings")
+    expected = table.get("expected_failures", {})
+    if not isinstance(expected, dict) or not all(
+        isinstance(reason, str) and reason.strip() for reason in expected.values()
+    ):
+        raise UsageError(f"{path}: expected_failures must map each check name to a reason")
+    return dict(table)
