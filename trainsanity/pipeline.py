@@ -205,7 +205,7 @@ class PipelineSpec:
             built = self.build()
         except UsageError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UsageError(
                 f"{self.id} raised {type(error).__name__}: {_first_line(error)}; "
                 "it has to run without arguments and return a Trainer"

@@ -157,6 +157,8 @@ class Report:
     facts: Mapping[str, Any]
     seconds: float
     measured: Mapping[str, float] = field(default_factory=dict)
+    unasked: tuple[Check, ...] = ()
+    """Checks that exist but were not selected."""
 
     @property
     def ran(self) -> int:
@@ -166,7 +168,7 @@ class Report:
     @property
     def diagnosis(self) -> Diagnosis:
         """First broken stage, its finding, who is acquitted."""
-        return diagnose(self.results)
+        return diagnose(self.results, self.unasked)
 
     def counts(self) -> dict[str, int]:
         """Number of results by status, all statuses named."""
@@ -216,12 +218,15 @@ def run(
     for check in checks:
         on_check(check)
         results.append(runner.result(check))
+    every = runner.checks.all()
+    asked = {result.check.name for result in results}
     return Report(
         pipeline.id,
         tuple(results),
-        len(runner.checks.all()),
+        len(every),
         pipeline.environment,
         pipeline.facts,
         time.perf_counter() - start,
         dict(pipeline.measurements.seconds),
+        tuple(check for check in every if check.name not in asked),
     )

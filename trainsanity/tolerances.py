@@ -43,9 +43,9 @@ def loss_rounding(dtype: Any, size: float) -> float:
 def logits_difference(dtype: Any, noise: float, size: float) -> float:
     """Bound on the difference between equal rows asked in two batch shapes.
 
-    ``noise`` is the measured floor; below it torch.testing's default relative tolerance for the
-    dtype (1.3e-6 for float32, 1.6e-2 for bfloat16 ...), times the largest logit, is allowed too:
-    a floor of exactly zero only says that the kernels of those two shapes happen to agree.
+    ``noise`` is the measured floor.  Less than torch.testing's default relative tolerance for the
+    dtype (1.3e-6 for float32, 1.6e-2 for bfloat16 ...) of the largest logit is never asked for: a
+    floor of exactly zero only says that the kernels of those two shapes happen to agree.
     """
     import torch
 
@@ -55,7 +55,7 @@ def logits_difference(dtype: Any, noise: float, size: float) -> float:
         torch.bfloat16: 1.6e-2,
         torch.float16: 1e-3,
     }[dtype]
-    return max(MARGIN * noise, MARGIN * relative * size)
+    return max(MARGIN * noise, relative * size)
 
 
 def regress(observed: Tensor, reference: Tensor) -> tuple[float, float]:
@@ -71,9 +71,10 @@ def head_gradient_floor(
 ) -> tuple[float, float]:
     """Measured rounding of a head gradient accumulated in ``dtype``: slope and cosine defects.
 
-    The closed form is computed once more as the backward pass computes it: the residual rounded
-    to ``dtype``, each micro-batch's product rounded, the sum rounded after each addition.  What
-    that differs from the exact form by is noise, not fault.
+    The closed form is computed once more as the backward pass computes it: the residual and each
+    micro-batch's product rounded to the dtype that the head computed in (under autocast it is
+    coarser than the weights'), the sum rounded to ``dtype`` after each addition.  What that differs from the
+    exact form by is noise, not fault.
 
     Returns:
         allowed ``(|slope - 1|, 1 - cosine)``, each :data:`MARGIN` times the measured defect plus
@@ -88,8 +89,9 @@ def head_gradient_floor(
     for micro in micro_steps:
         if micro.pooled is None or micro.pooled.vector is None:
             continue
-        part = (residual(micro.pooled.logits.cpu(), micro.labels) / count).to(dtype)
-        product = (part.double().T @ micro.pooled.vector.double().cpu()).to(dtype)
+        pooled = micro.pooled
+        part = (residual(pooled.logits.cpu(), micro.labels) / count).to(pooled.dtype)
+        product = (part.double().T @ pooled.vector.double().cpu()).to(pooled.dtype).to(dtype)
         total = product if total is None else total + product
     floor = 64 * float(torch.finfo(torch.float32).eps)
     if total is None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..factors import name_factor
 from ..measurements.trainer_step import TrainerStep
 from ..registry import check
-from ..tasks import residual
+from ..tasks import per_example_loss, residual
 from ..tolerances import head_gradient_floor, loss_rounding, regress
 from ..types import Cost, Finding, Seen, Skip
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     "gradient.head_closed_form",
     cost=Cost.STEP,
     needs=("trainer",),
-    requires=("dataset.labels_in_range",),
+    requires=("dataset.labels_in_range", "model.logits_finite"),
     explained_by=("model.logits_spread", "loss.matches_reference"),
     acquits="gradient direction",
 )
@@ -95,7 +95,7 @@ def head_closed_form(pipeline: Pipeline, trainer_step: TrainerStep) -> Iterator[
     "gradient.norm_within_bounds",
     cost=Cost.STEP,
     needs=("trainer",),
-    requires=("dataset.labels_in_range",),
+    requires=("dataset.labels_in_range", "model.logits_finite"),
     explained_by=("model.logits_spread", "loss.matches_reference"),
     acquits="gradient norm",
 )
@@ -124,11 +124,10 @@ def norm_within_bounds(pipeline: Pipeline, trainer_step: TrainerStep) -> Iterato
     exact = closed_form(trainer_step)
     eps = _eps(trainer_step, pipeline)
     count = sum(len(m.labels) for m in trainer_step.micro_steps)
-    low, high = float(exact.norm()), 0.0
+    trained = trainer_step.head_gradient is not None
+    low, high = float(exact.norm()) if trained else 0.0, 0.0
     for micro in trainer_step.micro_steps:
         assert micro.pooled is not None
-        from ..tasks import per_example_loss
-
         mean = float(per_example_loss(micro.pooled.logits.cpu(), micro.labels).mean())
         scale = micro.backward_loss / mean
         high += len(micro.labels) / count * micro.gradient_norm / scale
@@ -136,16 +135,17 @@ def norm_within_bounds(pipeline: Pipeline, trainer_step: TrainerStep) -> Iterato
     bounds = {"at_least": low * (1 - eps), "at_most": high * (1 + eps)}
     if not bounds["at_least"] <= norm <= bounds["at_most"]:
         side = "at_most" if norm > high else "at_least"
-        slope = regress(trainer_step.head_gradient, exact)[0] if side == "at_most" else None
+        slope = regress(trainer_step.head_gradient, exact)[0] if trained else 1.0
+        scaled = abs(slope - 1) > eps
         yield Finding(
             f"the total gradient norm is {norm:.3f}; for this batch it lies between "
             f"{low:.3f} and {high:.3f}",
             observed=norm,
             expected=bounds,
             where="step 1, before clipping",
-            factor=slope if slope and slope > 1 + eps else norm / bounds[side],
+            factor=slope if scaled else norm / bounds[side],
             cause="the loss is scaled"
-            if slope and slope > 1 + eps
+            if scaled
             else "a gradient that does not come from the loss, or one that was lost",
             fix="see the loss's scale first; then what else writes to .grad",
         )
@@ -163,7 +163,14 @@ def norm_within_bounds(pipeline: Pipeline, trainer_step: TrainerStep) -> Iterato
     yield Seen(f"total norm {norm:.3f}, between {low:.3f} and {high:.3f}", norm, bounds)
 
 
-@check("TS603", "gradient.clipping", cost=Cost.STEP, needs=("trainer",), acquits="clipping")
+@check(
+    "TS603",
+    "gradient.clipping",
+    cost=Cost.STEP,
+    needs=("trainer",),
+    requires=("model.logits_finite",),
+    acquits="clipping",
+)
 def clipping(pipeline: Pipeline, trainer_step: TrainerStep) -> Iterator[Seen | Finding]:
     """Clipping leaves the norm that ``max_grad_norm`` says.
 

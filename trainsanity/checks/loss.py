@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     "TS501",
     "loss.initial_is_uninformed",
     cost=Cost.FORWARD,
-    requires=("dataset.labels_in_range",),
+    requires=("dataset.labels_in_range", "model.logits_finite"),
     acquits="head initialisation",
 )
 def initial_is_uninformed(pipeline: Pipeline, forward: Forward) -> Iterator[Seen | Finding]:
@@ -92,7 +92,7 @@ def label_prior(pipeline: Pipeline, size: int) -> Any:
     "loss.matches_reference",
     cost=Cost.STEP,
     needs=("trainer",),
-    requires=("dataset.labels_in_range",),
+    requires=("dataset.labels_in_range", "model.logits_finite"),
     acquits="loss scale",
 )
 def matches_reference(pipeline: Pipeline, trainer_step: TrainerStep) -> Iterator[Seen | Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -22,12 +23,57 @@ standard errors 1/sqrt(2n).  Normal and truncated-normal draws (cut at two or th
 differ by less than that for heads of the usual size only if the cut is at three or more."""
 
 
-@check("TS401", "model.head_init", cost=Cost.FORWARD, acquits="head initialisation")
-def head_init(pipeline: Pipeline, forward: Forward) -> Iterator[Seen | Finding]:
-    """The head is finite and does not start by shouting.
+@check("TS401", "model.logits_finite", cost=Cost.FORWARD, acquits="head initialisation")
+def logits_finite(pipeline: Pipeline, forward: Forward) -> Iterator[Seen | Finding]:
+    """Head and logits are numbers.
 
-    What it checks: that every weight of the head is finite, and that its scale does not make the
-    first predictions worse than knowing nothing.
+    What it checks: every weight of the head and every logit of the first optimizer step's rows.
+
+    Why it matters: one NaN makes the loss NaN, and the Trainer's ``logging_nan_inf_filter`` logs a
+    plausible number in its place.
+
+    How it is measured: ``isfinite``, exactly, on an evaluation forward.
+
+    How to fix: initialise what the checkpoint did not bring; a model built on the meta device and
+    a head added after loading are where it is forgotten.
+
+    Known false alarms: a mask of -inf on logits that cannot occur.
+
+    References: huggingface/transformers#46002, huggingface/transformers#28244.
+    """
+    weight = pipeline.model.get_submodule(forward.head_name).weight.detach()
+    bad_weights, bad_logits = int((~weight.isfinite()).sum()), int((~forward.logits.isfinite()).sum())
+    seen = {"head_weights": bad_weights, "logits": bad_logits}
+    if bad_weights or bad_logits:
+        yield Finding(
+            f"{bad_weights} of {weight.numel()} head weights and {bad_logits} of "
+            f"{forward.logits.numel()} logits are not finite",
+            observed=seen,
+            expected={"head_weights": 0, "logits": 0},
+            where=f"{forward.head_name}.weight" if bad_weights else "the model's output",
+            cause="the head was never initialised, or was loaded into memory that was not"
+            if bad_weights
+            else "an overflow or an uninitialised tensor below the head",
+            fix="initialise it: model.score.weight.data.normal_(0, config.initializer_range)"
+            if bad_weights
+            else "run the forward with torch.autograd.detect_anomaly, or in float32",
+        )
+    yield Seen(f"all {weight.numel()} head weights and {forward.logits.numel()} logits are finite",
+               seen, {"head_weights": 0, "logits": 0})  # fmt: skip
+
+
+@check(
+    "TS402",
+    "model.head_init",
+    cost=Cost.FORWARD,
+    requires=("dataset.labels_in_range", "model.logits_finite"),
+    acquits="head initialisation",
+)
+def head_init(pipeline: Pipeline, forward: Forward) -> Iterator[Seen | Finding]:
+    """The head does not start by shouting.
+
+    What it checks: that the head's scale does not make the first predictions worse than knowing
+    nothing.
 
     Why it matters: logits with standard deviation s cost about s^2 / 2 nats above log C before
     anything is learnt, and the first thousand steps go into taking that back.
@@ -48,18 +94,6 @@ def head_init(pipeline: Pipeline, forward: Forward) -> Iterator[Seen | Finding]:
     """
     weight = pipeline.model.get_submodule(forward.head_name).weight.detach().double()
     where = f"{forward.head_name}.weight"
-    broken = int((~weight.isfinite()).sum())
-    if broken or not bool(forward.losses.isfinite().all()):
-        yield Finding(
-            f"{broken} of {weight.numel()} head weights are not finite, "
-            f"{int((~forward.losses.isfinite()).sum())} of {len(forward.losses)} losses neither",
-            observed=broken,
-            expected=0,
-            where=where,
-            cause="the head was never initialised, or was loaded into memory that was not",
-            fix="initialise it: model.score.weight.data.normal_(0, config.initializer_range)",
-        )
-        return
     std, planned = float(weight.std()), getattr(pipeline.config, "initializer_range", None)
     if planned is None:
         raise Skip("the config has no initializer_range to hold the head against")
@@ -83,7 +117,7 @@ def head_init(pipeline: Pipeline, forward: Forward) -> Iterator[Seen | Finding]:
 
 
 @check(
-    "TS402",
+    "TS403",
     "model.logits_spread",
     cost=Cost.FORWARD,
     requires=("model.head_init",),
@@ -119,13 +153,15 @@ def logits_spread(pipeline: Pipeline, forward: Forward) -> Iterator[Seen | Findi
     ratio = float((forward.logits.std(dim=-1) / predicted).mean())
     allowed = STANDARD_ERRORS / math.sqrt(2 * (len(head.weight) - 1))
     observed, expected = float(forward.logits.std(dim=-1).mean()), float(predicted.mean())
+    scale = statistics.mean(one.scale for one in forward.passes)
     if not abs(ratio - 1) <= allowed:
         yield Finding(
             f"the logits have a standard deviation of {observed:.3f}; "
             f"head and hidden states make {expected:.3f}",
             observed=observed,
             expected=expected,
-            factor=ratio,
+            # The regression on the head's own output is exact where it saw a scaling.
+            factor=scale if scale != 1 else ratio,
             where=forward.head_name,
             cause="something rescales the logits after the head",
             fix="remove the scaling, or apply it where the loss is defined",
@@ -134,10 +170,10 @@ def logits_spread(pipeline: Pipeline, forward: Forward) -> Iterator[Seen | Findi
 
 
 @check(
-    "TS403",
+    "TS404",
     "model.right_token_pooled",
     cost=Cost.FORWARD,
-    requires=("collator.rows_recovered", "tokenizer.config_agrees"),
+    requires=("collator.rows_recovered", "tokenizer.config_agrees", "model.logits_finite"),
     acquits="PAD / EOS",
 )
 def right_token_pooled(forward: Forward, batch: Batch) -> Iterator[Seen | Finding]:
@@ -165,6 +201,8 @@ def right_token_pooled(forward: Forward, batch: Batch) -> Iterator[Seen | Findin
     for one, micro in zip(forward.passes, batch, strict=True):
         if one.index is None:
             raise Skip("the head is given one vector per row: where it was read is not visible")
+        if one.ambiguous:
+            raise Skip("several positions have the same logits: which was read is not visible")
         for column, where in zip(one.index, micro.placements, strict=True):
             if column is None:
                 raise Skip("no position of the head's output has the direction of the logits")
@@ -189,7 +227,7 @@ def right_token_pooled(forward: Forward, batch: Batch) -> Iterator[Seen | Findin
 
 
 @check(
-    "TS404",
+    "TS405",
     "model.batch_equals_single",
     cost=Cost.FORWARD,
     requires=("collator.mask_is_exact", "model.right_token_pooled"),
@@ -207,8 +245,8 @@ def batch_equals_single(pipeline: Pipeline, singles: Singles) -> Iterator[Seen |
 
     How it is measured: largest absolute difference.  The noise is measured on the spot: each row
     alone against itself in a batch of its own copies, where nothing is padded and a correct model
-    differs by arithmetic only.  Four times that, or four times torch.testing's relative tolerance
-    for the dtype, is allowed.  If that is as large as the differences between rows, it abstains.
+    differs by arithmetic only.  Four times that, or torch.testing's relative tolerance for the
+    dtype, is allowed.  If that is as large as the differences between rows, it abstains.
 
     How to fix: pass ``attention_mask``; let the model count positions from it.
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..tasks import per_example_loss, require_single_label
-from ..types import Cost, Skip
+from ..types import Cost
 from .batch import Batch, quiet
 from .head import Pooled, find_head, watched
 from .state import preserved
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from ..pipeline import Pipeline
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Forward:
     """The batch's logits without dropout.
 
@@ -28,7 +29,6 @@ class Forward:
         passes: one per micro-batch.
         logits: ``[N, C]`` float64 on the CPU.
         labels: ``[N]`` on the CPU.
-        losses: ``[N]`` float64, the reference loss of each example.
         vectors: ``[N, H]`` float64 on the CPU, what the head was given; None if not found.
         head_name: the head's name in ``named_modules()``.
     """
@@ -36,9 +36,13 @@ class Forward:
     passes: list[Pooled]
     logits: Tensor
     labels: Tensor
-    losses: Tensor
     vectors: Tensor | None
     head_name: str
+
+    @cached_property
+    def losses(self) -> Tensor:
+        """``[N]`` float64, the reference loss of each example; labels must be in range."""
+        return per_example_loss(self.logits, self.labels)
 
 
 @measurement(Cost.FORWARD)
@@ -48,10 +52,6 @@ def forward(pipeline: Pipeline, batch: Batch) -> Forward:
 
     require_single_label(pipeline)
     name, head = find_head(pipeline)
-    labels = torch.cat([micro.inputs["labels"].cpu() for micro in batch])
-    bad = labels[(labels < 0) | (labels >= pipeline.config.num_labels)]
-    if len(bad):
-        raise Skip(f"{len(bad)} labels of the batch are outside the head, such as {int(bad[0])}")
     with as_trained(pipeline), watched(pipeline.model, head) as watch:
         for micro in batch:
             pipeline.model(**without_labels(micro.inputs))
@@ -60,8 +60,7 @@ def forward(pipeline: Pipeline, batch: Batch) -> Forward:
     return Forward(
         watch.passes,
         logits,
-        labels,
-        per_example_loss(logits, labels),
+        torch.cat([micro.inputs["labels"].cpu() for micro in batch]),
         None
         if any(v is None for v in vectors)
         else torch.cat([v.double().cpu() for v in vectors if v is not None]),

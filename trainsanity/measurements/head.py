@@ -44,6 +44,9 @@ class Pooled:
             position of the head's output equals the logits.
         index: the column that each row was read at, or None for a head that is given one vector
             per row.
+        dtype: in which the head computed; under autocast it is coarser than the weights' and the
+            logits'.
+        ambiguous: some row's logits fit several positions, so the index is one of them.
         scale: logits / the head's output there, 1 unless something rescales them after the head.
     """
 
@@ -51,6 +54,8 @@ class Pooled:
     vector: Tensor | None
     index: list[int | None] | None
     scale: float = 1.0
+    dtype: Any = None
+    ambiguous: bool = False
 
 
 @dataclass
@@ -68,14 +73,19 @@ def watched(model: Any, head: Any) -> Iterator[Watch]:
     def at_head(_module: Any, inputs: Any, output: Any) -> None:
         calls.append((inputs[0].detach(), output.detach()))
 
-    def at_end(_module: Any, _inputs: Any, output: Any) -> None:
+    def at_end(_module: Any, _inputs: Any, named: dict[str, Any], output: Any) -> None:
         logits = (output["logits"] if isinstance(output, dict) else output.logits).detach()
         # Gradient checkpointing runs parts again in the backward pass: only the last call that
         # came before the end of the forward counts.
-        watch.passes.append(_pooled(logits, *calls[-1]) if calls else Pooled(logits, None, None))
+        mask = named.get("attention_mask")
+        seen = _pooled(logits, *calls[-1], mask) if calls else Pooled(logits, None, None)
+        watch.passes.append(seen)
         calls.clear()
 
-    handles = [head.register_forward_hook(at_head), model.register_forward_hook(at_end)]
+    handles = [
+        head.register_forward_hook(at_head),
+        model.register_forward_hook(at_end, with_kwargs=True),
+    ]
     try:
         yield watch
     finally:
@@ -88,25 +98,34 @@ SAME_DIRECTION = 0.999
 leaves at least 1 - 2**-14, another token's logits lie far below (0.9 and less were seen)."""
 
 
-def _pooled(logits: Tensor, given: Tensor, made: Tensor) -> Pooled:
+def _pooled(logits: Tensor, given: Tensor, made: Tensor, mask: Tensor | None) -> Pooled:
     import torch
 
     if logits.dim() != 2 or made.shape[0] != logits.shape[0]:
         return Pooled(logits, None, None)
     one_vector = made.dim() == 2
     positions = made[:, None, :] if one_vector else made
-    fit = (positions == logits[:, None, :]).all(-1).float()
-    if not bool(fit.any(-1).all()):
-        fit = torch.nn.functional.cosine_similarity(
+    fits = (positions == logits[:, None, :]).all(-1)
+    if not bool(fits.any(-1).all()):
+        cosine = torch.nn.functional.cosine_similarity(
             positions.float(), logits[:, None, :].float(), dim=-1
         )
-    # The last of several equal positions: paddings on the left may be alike and come first.
-    width = fit.shape[1]
-    last = width - 1 - fit.flip(-1).argmax(-1)
-    rows = torch.arange(len(last), device=last.device)
-    if float(fit[rows, last].min()) < SAME_DIRECTION:
-        return Pooled(logits, None, None if one_vector else [None] * len(last))
-    there = positions[rows, last].double()
-    scale = float((there * logits.double()).sum() / (there * there).sum())
-    vector = given if one_vector else given[rows, last]
-    return Pooled(logits, vector, None if one_vector else last.tolist(), scale)
+        fits = (cosine == cosine.amax(-1, keepdim=True)) & (cosine >= SAME_DIRECTION)
+    if not bool(fits.any(-1).all()):
+        return Pooled(logits, None, None if one_vector else [None] * len(logits))
+    # Of several that fit, the last one that is attended: a head of zeros fits everywhere.
+    rank = torch.arange(1, fits.shape[1] + 1, device=fits.device) * fits
+    if mask is not None and mask.shape == fits.shape:
+        rank = rank + fits * mask * fits.shape[1]
+    column = rank.argmax(-1)
+    rows = torch.arange(len(column), device=column.device)
+    there = positions[rows, column].double()
+    norm = float((there * there).sum())
+    return Pooled(
+        logits,
+        given if one_vector else given[rows, column],
+        None if one_vector else column.tolist(),
+        float((there * logits.double()).sum()) / norm if norm else 1.0,
+        dtype=made.dtype,
+        ambiguous=bool((fits.sum(-1) > 1).any()),
+    )
