@@ -1,0 +1,30 @@
+"""Finding a row in its padded row."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainsanity.alignment import Placement, place
+
+ids = st.lists(st.integers(1, 9), min_size=1, max_size=12)
+PAD = 0
+
+
+@given(ids, st.integers(0, 6), st.booleans())
+def test_a_padded_row_is_found_where_it_was_put(row, padding, left):
+    padded = [PAD] * padding + row if left else row + [PAD] * padding
+    found = place(row, padded)
+    assert found == Placement(padding if left else 0, len(row), len(padded))
+    assert [t for t, m in zip(padded, found.mask(), strict=True) if m] == row
+    assert padded[found.last] == row[-1]
+
+
+@given(ids, st.integers(1, 6))
+def test_a_row_that_was_cut_or_changed_is_not_found(row, padding):
+    assert place(row, row[:-1]) is None
+    assert place(row, [row[0] + 1, *row[1:]] + [PAD] * padding) is None
+
+
+def test_a_row_in_the_middle_is_not_found():
+    assert place([1, 2], [PAD, 1, 2, PAD]) is None

@@ -1,0 +1,184 @@
+"""How a check can end, what it blocks, and what the exit code makes of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from trainsanity.errors import UsageError
+from trainsanity.pipeline import Pipeline
+from trainsanity.registry import Registry
+from trainsanity.runner import Report, Runner
+from trainsanity.types import Abstain, Check, Finding, Seen, Skip, Status
+
+
+class Catalogue(Registry):
+    """A registry that is filled by keyword: name=(function, options)."""
+
+    def __init__(self, **checks):
+        super().__init__()
+        for k, (name, (fn, options)) in enumerate(checks.items()):
+            self.add(Check(f"ACME{k:03}", f"loss.{name}", fn, **options))
+
+
+def passes(pipeline):
+    yield Seen("all is well", 1, 1)
+
+
+def fails(factor=None):
+    def fn(pipeline):
+        yield Finding("not well", observed=2, expected=1, factor=factor)
+
+    return fn
+
+
+def raises(error):
+    def fn(pipeline):
+        raise error
+
+    return fn
+
+
+def judge(expected=None, **checks):
+    catalogue = Catalogue(**checks)
+    runner = Runner(Pipeline(torch.nn.Linear(2, 2)), expected, catalogue)
+    results = {c.name.partition(".")[2]: runner.result(c) for c in catalogue.all()}
+    report = Report("here", tuple(results.values()), len(results), {}, {}, 0.0)
+    return {name: str(r.status) for name, r in results.items()}, report, results
+
+
+@pytest.mark.parametrize(
+    ("fn", "status", "code"),
+    [
+        (passes, Status.PASS, 0),
+        (fails(), Status.FAIL, 1),
+        (raises(Skip("not here")), Status.SKIP, 3),
+        (raises(Abstain("too noisy")), Status.ABSTAIN, 3),
+        (raises(ZeroDivisionError("oh")), Status.ERROR, 3),
+        (lambda pipeline: iter(()), Status.ERROR, 3),
+        (lambda pipeline: None, Status.ERROR, 3),
+        (lambda pipeline: ["fine"], Status.ERROR, 3),
+    ],
+)
+def test_endings_and_exit_codes(fn, status, code):
+    statuses, report, _ = judge(it=(fn, {}))
+    assert statuses == {"it": str(status)}
+    assert report.exit_code() == code
+    assert report.ran == (status in (Status.PASS, Status.FAIL))
+
+
+def test_a_passing_result_carries_what_was_seen():
+    _, _, results = judge(it=(passes, {}))
+    assert (results["it"].message, results["it"].observed, results["it"].expected) == (
+        "all is well",
+        1,
+        1,
+    )
+
+
+def test_strict_wants_everything_to_have_run():
+    skipped = {"well": (passes, {}), "not_here": (raises(Skip("no")), {})}
+    _, report, _ = judge(**skipped)
+    assert report.exit_code() == 0
+    assert report.exit_code(strict=True) == 3
+
+
+@pytest.mark.parametrize(("first", "blocks"), [
+    (fails(), True), (raises(ZeroDivisionError()), True),
+    (passes, False), (raises(Skip("")), False), (raises(Abstain("")), False),
+])  # fmt: skip
+def test_what_a_requirement_blocks(first, blocks):
+    statuses, _, results = judge(
+        first=(first, {}), second=(passes, {"requires": ("loss.first",)})
+    )
+    assert statuses["second"] == ("blocked" if blocks else "pass")
+    if blocks:
+        assert "ACME000 loss.first" in results["second"].reason
+
+
+def test_an_accepted_failure_does_not_block():
+    statuses, report, results = judge(
+        {"loss.first": "known since May"},
+        first=(fails(), {}),
+        second=(passes, {"requires": ("loss.first",)}),
+    )
+    assert statuses == {"first": "xfail", "second": "pass"}
+    assert results["first"].reason == "known since May"
+    assert report.exit_code() == 0
+
+
+def test_an_accepted_failure_that_is_gone_is_red():
+    statuses, report, _ = judge({"loss.it": "known since May"}, it=(passes, {}))
+    assert statuses == {"it": "xpass"}
+    assert report.exit_code() == 1
+
+
+def test_a_crash_is_never_an_accepted_failure():
+    statuses, report, _ = judge({"loss.it": "known"}, it=(raises(ValueError()), {}))
+    assert statuses == {"it": "error"}
+    assert report.exit_code() == 3
+
+
+def test_an_unknown_accepted_failure_is_a_usage_error():
+    with pytest.raises(UsageError, match="no check is called 'loss.renamed'"):
+        judge({"loss.renamed": "reason"}, it=(passes, {}))
+
+
+@pytest.mark.parametrize(
+    ("factor", "status"), [(12.0001, "blocked"), (11.0, "fail"), (None, "fail")]
+)
+def test_the_same_factor_is_explained(factor, status):
+    statuses, report, results = judge(
+        loss=(fails(12.0), {}),
+        slope=(fails(factor), {"explained_by": ("loss.loss",)}),
+    )
+    assert statuses == {"loss": "fail", "slope": status}
+    # An explained failure keeps its numbers.
+    assert results["slope"].findings[0].observed == 2
+    assert report.exit_code() == 1
+
+
+def test_what_is_blocked_by_a_check_that_was_not_asked_for_is_not_green():
+    _, _, results = judge(
+        first=(fails(), {}),
+        second=(passes, {"requires": ("loss.first",)}),
+        third=(passes, {}),
+    )
+    report = Report("here", (results["second"], results["third"]), 3, {}, {}, 0.0)
+    assert report.exit_code() == 3
+
+
+def test_nothing_at_all_is_not_green():
+    assert Report("here", (), 20, {}, {}, 0.0).exit_code() == 3
+
+
+def test_a_check_that_needs_what_is_not_there_is_skipped():
+    statuses, _, results = judge(it=(passes, {"needs": ("trainer", "tokenizer")}))
+    assert statuses == {"it": "skip"}
+    assert results["it"].reason == "this pipeline has no trainer and no tokenizer"
+
+
+def heavier(pipeline):
+    with torch.no_grad():
+        pipeline.model.weight += 1
+    yield Seen("all is well")
+
+
+def in_eval(pipeline):
+    pipeline.model.eval()
+    yield Seen("all is well")
+
+
+def dicing(pipeline):
+    torch.rand(1)
+    yield Seen("all is well")
+
+
+@pytest.mark.parametrize(
+    ("meddler", "what"),
+    [(heavier, "weights"), (in_eval, "train/eval flags"), (dicing, "torch random state")],
+)
+def test_a_check_that_changes_the_pipeline_is_caught(meddler, what):
+    statuses, _, results = judge(it=(meddler, {}))
+    assert statuses == {"it": "error"}
+    assert f"changed the pipeline's {what}" in results["it"].reason
