@@ -1,4 +1,4 @@
-"""Every fault kills exactly what it says, every control lives, every check is killed by something."""
+"""Every fault kills exactly what it says, every control lives, every check can be killed."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def test_fault_kills_exactly(fault):
     }
     assert set(by_status[Status.FAIL]) == fault.kills
     # What the fault touches besides is blocked by it; nothing may be looked away from.
-    assert not by_status[Status.ERROR] and not by_status[Status.SKIP]
-    assert not by_status[Status.ABSTAIN]
+    for status in (Status.ERROR, Status.SKIP, Status.ABSTAIN):
+        assert not by_status[status]
     assert report.exit_code() == 1
 
 

@@ -88,9 +88,7 @@ def test_strict_wants_everything_to_have_run():
     (passes, False), (raises(Skip("")), False), (raises(Abstain("")), False),
 ])  # fmt: skip
 def test_what_a_requirement_blocks(first, blocks):
-    statuses, _, results = judge(
-        first=(first, {}), second=(passes, {"requires": ("loss.first",)})
-    )
+    statuses, _, results = judge(first=(first, {}), second=(passes, {"requires": ("loss.first",)}))
     assert statuses["second"] == ("blocked" if blocks else "pass")
     if blocks:
         assert "ACME000 loss.first" in results["second"].reason
@@ -120,7 +118,7 @@ def test_a_crash_is_never_an_accepted_failure():
 
 
 def test_an_unknown_accepted_failure_is_a_usage_error():
-    with pytest.raises(UsageError, match="no check is called 'loss.renamed'"):
+    with pytest.raises(UsageError, match=r"no check is called 'loss\.renamed'"):
         judge({"loss.renamed": "reason"}, it=(passes, {}))
 
 

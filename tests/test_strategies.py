@@ -13,7 +13,7 @@ def lengths(rows):
 
 def test_rows_keep_their_columns():
     seen = []
-    assert smallest(ragged_rows(TEMPLATE, [5, 6]), lambda rows: seen.extend(rows)) is None
+    assert smallest(ragged_rows(TEMPLATE, [5, 6]), seen.extend) is None
     assert seen
     for row in seen:
         assert row["label"] == 3
@@ -28,5 +28,6 @@ def test_the_smallest_case_is_found_again_and_nothing_is_written(tmp_path, monke
         return str(lengths(rows)) if len(set(lengths(rows))) > 1 else None
 
     said = [smallest(ragged_rows(TEMPLATE, [5, 6]), broken) for _ in range(2)]
-    assert said == ["[1, 2]", "[1, 2]"] or said == ["[2, 1]", "[2, 1]"]
+    assert said[0] == said[1]
+    assert said[0] in ("[1, 2]", "[2, 1]")
     assert not list(tmp_path.iterdir())

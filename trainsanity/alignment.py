@@ -37,7 +37,9 @@ def place(row: Sequence[int], padded: Sequence[int]) -> Placement | None:
     return None
 
 
-def placements(rows: Sequence[Mapping[str, Any]], batch: Mapping[str, Any]) -> list[Placement | None]:
+def placements(
+    rows: Sequence[Mapping[str, Any]], batch: Mapping[str, Any]
+) -> list[Placement | None]:
     """:func:`place` for each source row and the batch's ``input_ids`` (``[B, T]``)."""
     padded = batch["input_ids"].tolist()
     return [place(row["input_ids"], ids) for row, ids in zip(rows, padded, strict=True)]

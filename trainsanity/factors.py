@@ -30,7 +30,9 @@ def name_factor(factor: float, facts: Mapping[str, Any], tolerance: float) -> li
     ]
     names = []
     for family in families:
-        fits = [n for n, value in family.items() if value != 1 and abs(factor / value - 1) <= tolerance]
+        fits = [
+            n for n, value in family.items() if value != 1 and abs(factor / value - 1) <= tolerance
+        ]
         values = {family[n] for n in fits}
         names += [next(n for n in fits if family[n] == value) for value in sorted(values)]
     return names

@@ -48,6 +48,8 @@ class Runner:
             if self.checks.get(name).name != name:
                 raise UsageError(f"expected_failures: name the check in full, not by {name!r}")
         self.results: dict[str, Result] = {}
+        self._broken: dict[str, str] = {}
+        """Measurements that raised, and the check that met the error first."""
 
     def result(self, check: Check) -> Result:
         """The check's result; what it requires is judged first."""
@@ -111,8 +113,11 @@ class Runner:
         except Abstain as abstain:
             return ended(Status.ABSTAIN, str(abstain))
         except MeasurementError as error:
-            status = Status.ERROR if error.first else Status.BLOCKED
-            return ended(status, str(error), _traceback(error))
+            if not error.first:
+                blocked = ended(Status.BLOCKED, str(error), _traceback(error))
+                return replace(blocked, blocked_by=self._broken.get(error.name))
+            self._broken[error.name] = check.name
+            return ended(Status.ERROR, str(error), _traceback(error))
         except Exception as error:
             return ended(
                 Status.ERROR, f"the check raised {type(error).__name__}: {error}", _traceback(error)

@@ -20,14 +20,20 @@ def spec_of(target: str, expected_failures: dict[str, str] | None = None) -> Pip
         UsageError: the target is not of that form.
     """
     module, colon, factory = target.partition(":")
-    if not (module and colon and factory) or module.endswith(".py"):
+    if module.endswith(".py"):
+        raise UsageError(
+            f"{target!r} is a script, and scripts cannot be judged yet: put what builds the "
+            "Trainer into a function and give pkg.module:function"
+        )
+    if not (module and colon and factory):
         raise UsageError(
             f"{target!r} names no pipeline: give pkg.module:factory, a function that takes "
             "nothing and returns a Trainer"
         )
     return PipelineSpec(
         target,
-        lambda: _factory(module, factory)(),
+        # Imported here and not before, so that collecting tests stays cheap.
+        lambda: _factory(module, factory)(),  # noqa: PLW0108
         expected_failures=expected_failures or {},
     )
 
@@ -45,7 +51,8 @@ def _factory(module: str, factory: str) -> Any:
                 "run from the project's root, or install it"
             ) from error
         raise UsageError(f"importing {module!r} failed: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        # A script that ends in sys.exit() would otherwise end us, perhaps with a green code.
         raise UsageError(f"importing {module!r} failed: {type(error).__name__}: {error}") from error
     build = getattr(found, factory, None)
     if build is None:
@@ -61,7 +68,7 @@ def _factory(module: str, factory: str) -> Any:
         )
     if not callable(build):
         raise UsageError(
-            f"{module}:{factory} is a {type(build).__name__}, not a function; "
+            f"{module}:{factory} is no function but of type {type(build).__name__}; "
             "give one that takes nothing and returns a Trainer"
         )
     return build
@@ -85,10 +92,12 @@ def configuration(start: Path | None = None) -> dict[str, Any]:
         return {}
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("trainsanity")
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
     if table is None:
         return {}
+    if not isinstance(table, dict):
+        raise UsageError(f"{path}: tool.trainsanity must be a table")
     pipelines = table.get("pipelines", [])
     if not isinstance(pipelines, list) or not all(isinstance(p, str) for p in pipelines):
         raise UsageError(f"{path}: pipelines must be a list of 'pkg.module:factory' strings")

@@ -30,7 +30,8 @@ def ragged_rows(
         template: a real row; columns whose value is as long as its ``input_ids`` are per token,
             the others are kept as they are.
         tokens: ids to draw from.
-        max_length, max_rows: bounds of the draw.
+        max_length: the longest row drawn, in tokens.
+        max_rows: the most rows drawn.
     """
     from hypothesis import strategies as st
 

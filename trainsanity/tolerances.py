@@ -6,6 +6,7 @@ the roundings of the dtype in question.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,16 +29,31 @@ LOG_DECIMALS = 5e-5
 """Half a unit of the fourth decimal: transformers 4 rounds the logged loss to four."""
 
 
-def loss_rounding(dtype: Any, size: float) -> float:
-    """Bound on the rounding of a mean loss of ``size`` nats computed in ``dtype``.
+def logged_loss_rounding(micro_steps: Sequence[MicroStep]) -> float:
+    """Bound on what rounding makes of the logged loss of these micro-batches, in nats.
 
-    A loss in a low dtype is rounded at the log-softmax and again at the mean, each by half a unit
-    in the last place at most, and the logits it starts from are shared with the reference; twice
-    that is allowed, for kernels that round an intermediate once more.
+    Two roundings are counted.  The log-softmax of each example is rounded to the dtype that the
+    head computed in, also under autocast, where only what follows runs in float32: the error of
+    their mean is :data:`STANDARD_ERRORS` times rms / sqrt(N), with the rms measured by rounding the
+    reference losses themselves.  The mean is rounded to the loss's own dtype: half a unit in the
+    last place, two where that is float32, in whose reductions the order is not fixed.
     """
     import torch
 
-    return 2 * float(torch.finfo(dtype).eps) * abs(size) + LOG_DECIMALS
+    from .tasks import per_example_loss
+
+    squares, count, size = 0.0, 0, 0.0
+    for micro in micro_steps:
+        assert micro.pooled is not None
+        losses = per_example_loss(micro.pooled.logits.cpu(), micro.labels)
+        rounded = losses.to(micro.pooled.dtype or micro.pooled.logits.dtype).double()
+        squares += float(((rounded - losses) ** 2).sum())
+        size += float(losses.sum())
+        count += len(losses)
+    eps = float(torch.finfo(micro_steps[0].loss_dtype).eps)
+    units = 0.5 if eps > torch.finfo(torch.float32).eps else 2
+    spread = STANDARD_ERRORS * math.sqrt(squares) / count
+    return spread + units * eps * abs(size / count) + LOG_DECIMALS
 
 
 def logits_difference(dtype: Any, noise: float, size: float) -> float:
@@ -73,23 +89,27 @@ def head_gradient_floor(
 
     The closed form is computed once more as the backward pass computes it: the residual and each
     micro-batch's product rounded to the dtype that the head computed in (under autocast it is
-    coarser than the weights'), the sum rounded to ``dtype`` after each addition.  What that differs from the
-    exact form by is noise, not fault.
+    coarser than the weights'), the sum rounded to ``dtype`` after each addition.  What that
+    differs from the exact form by is noise, not fault.
 
     Returns:
         allowed ``(|slope - 1|, 1 - cosine)``, each :data:`MARGIN` times the measured defect plus
-        a few units of float32, in which norms are reduced.
+        a few units of float32, in which norms are reduced.  The slope is allowed half a unit in
+        the last place more: 1 / N is a number of that dtype, too, and its rounding is common to
+        all elements (1 / 24 in bfloat16 is 0.2 % too large).
     """
     import torch
 
     from .tasks import residual
 
     total: Tensor | None = None
+    common = 0.0
     count = sum(len(micro.labels) for micro in micro_steps)
     for micro in micro_steps:
-        if micro.pooled is None or micro.pooled.vector is None:
-            continue
         pooled = micro.pooled
+        if pooled is None or pooled.vector is None:
+            continue
+        common = max(common, float(torch.finfo(pooled.dtype).eps) / 2)
         part = (residual(pooled.logits.cpu(), micro.labels) / count).to(pooled.dtype)
         product = (part.double().T @ pooled.vector.double().cpu()).to(pooled.dtype).to(dtype)
         total = product if total is None else total + product
@@ -97,4 +117,4 @@ def head_gradient_floor(
     if total is None:
         return floor, floor
     slope, cosine = regress(total, exact)
-    return MARGIN * abs(slope - 1) + floor, MARGIN * (1 - cosine) + floor
+    return MARGIN * abs(slope - 1) + common + floor, MARGIN * (1 - cosine) + floor

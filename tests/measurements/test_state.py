@@ -90,8 +90,13 @@ def meddle_random_states(pipeline):
 )
 def test_everything_is_put_back_also_after_an_exception(pipeline, meddle):
     before = copy.deepcopy(fingerprint(pipeline))
-    with pytest.raises(KeyError), preserved(pipeline, weights=True):
-        meddle(pipeline)
-        assert fingerprint(pipeline) != before, "the fingerprint does not see it"
-        raise KeyError
+
+    def meddle_and_fail():
+        with preserved(pipeline, weights=True):
+            meddle(pipeline)
+            assert fingerprint(pipeline) != before, "the fingerprint does not see it"
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        meddle_and_fail()
     assert fingerprint(pipeline) == before

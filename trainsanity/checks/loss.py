@@ -11,7 +11,7 @@ from ..measurements.forward import Forward
 from ..measurements.trainer_step import TrainerStep
 from ..registry import check
 from ..tasks import per_example_loss
-from ..tolerances import STANDARD_ERRORS, loss_rounding
+from ..tolerances import STANDARD_ERRORS, logged_loss_rounding
 from ..types import Cost, Finding, Seen, Skip
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def initial_is_uninformed(pipeline: Pipeline, forward: Forward) -> Iterator[Seen
             expected=uninformed,
             factor=loss / uninformed,
             cause="the head's outputs belong to other labels than the dataset's",
-            fix="compare model.config.label2id with the dataset's names; draw a new head if in doubt",
+            fix="compare model.config.label2id with the dataset's names, or draw a new head",
         )
     informed = ", so the head already knows something" if mean < -STANDARD_ERRORS * error else ""
     yield Seen(
@@ -74,7 +74,7 @@ def initial_is_uninformed(pipeline: Pipeline, forward: Forward) -> Iterator[Seen
 
 
 def label_prior(pipeline: Pipeline, size: int) -> Any:
-    """Label shares of the training set (``[C]`` float64), or equal shares where it has no column."""
+    """Label shares of the training set (``[C]`` float64); equal shares where it has no column."""
     import numpy
     import torch
 
@@ -108,13 +108,13 @@ def matches_reference(pipeline: Pipeline, trainer_step: TrainerStep) -> Iterator
 
     How it is measured: during the Trainer's own first optimizer step the logits and labels of
     each micro-batch are recorded; reference = mean over all N examples of
-    logsumexp(z_i) - z_i[y_i] in float64.  The tolerance is the rounding of the Trainer's own loss
-    dtype, two units in the last place, and of the four logged decimals.  The factor is matched
-    against accumulation, processes and batch size.
+    logsumexp(z_i) - z_i[y_i] in float64.  The tolerance counts the roundings on the way: each
+    example's log-softmax to the dtype that the head computed in, the mean to the loss's dtype, the
+    four decimals of the log.  The factor is matched against accumulation, processes and batch size.
 
     How to fix: the finding says which switch the Trainer took.  For a model whose forward takes
-    ``**kwargs`` but whose loss ignores ``num_items_in_batch``: ``model.accepts_loss_kwargs = False``
-    before the Trainer is built.
+    ``**kwargs`` but whose loss ignores ``num_items_in_batch``, set
+    ``model.accepts_loss_kwargs = False`` before the Trainer is built.
 
     Known false alarms: label smoothing, class weights and auxiliary losses are no plain mean.
 
@@ -128,7 +128,7 @@ def matches_reference(pipeline: Pipeline, trainer_step: TrainerStep) -> Iterator
     losses = [per_example_loss(m.pooled.logits.cpu(), m.labels) for m in steps if m.pooled]
     expected = float(sum(x.sum() for x in losses) / sum(len(x) for x in losses))
     observed = trainer_step.logged["loss"]
-    allowed = loss_rounding(steps[0].loss_dtype, expected)
+    allowed = logged_loss_rounding(steps)
     factor = observed / expected
     if not abs(observed - expected) <= allowed:
         yield Finding(

@@ -42,7 +42,10 @@ def logits_finite(pipeline: Pipeline, forward: Forward) -> Iterator[Seen | Findi
     References: huggingface/transformers#46002, huggingface/transformers#28244.
     """
     weight = pipeline.model.get_submodule(forward.head_name).weight.detach()
-    bad_weights, bad_logits = int((~weight.isfinite()).sum()), int((~forward.logits.isfinite()).sum())
+    bad_weights, bad_logits = (
+        int((~weight.isfinite()).sum()),
+        int((~forward.logits.isfinite()).sum()),
+    )
     seen = {"head_weights": bad_weights, "logits": bad_logits}
     if bad_weights or bad_logits:
         yield Finding(
@@ -101,7 +104,9 @@ def head_init(pipeline: Pipeline, forward: Forward) -> Iterator[Seen | Finding]:
     loss, error = float(forward.losses.mean()), _standard_error(forward.losses)
     if forward.vectors is None:
         raise Skip("what the head reads was not found, so its scale cannot be judged")
-    healthy = math.log(len(weight)) + (planned * float(forward.vectors.norm(dim=-1).mean())) ** 2 / 2
+    healthy = (
+        math.log(len(weight)) + (planned * float(forward.vectors.norm(dim=-1).mean())) ** 2 / 2
+    )
     if wide and loss > healthy + STANDARD_ERRORS * error:
         yield Finding(
             f"the head's standard deviation is {std:.4g}, initializer_range {planned:g}: "

@@ -63,8 +63,7 @@ def padding(batch: Batch, pipeline: Pipeline) -> Padding:
         least_waste=1 - tokens / _positions(micros, longest),
         stretch=now / _positions(micros, longest),
         table={
-            m: 1 - tokens / _positions(micros, [round_up(n, m) for n in longest])
-            for m in MULTIPLES
+            m: 1 - tokens / _positions(micros, [round_up(n, m) for n in longest]) for m in MULTIPLES
         },
     )
 

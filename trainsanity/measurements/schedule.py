@@ -81,4 +81,5 @@ def planned_steps(pipeline: Pipeline) -> int:
     per_process = math.ceil(len(pipeline.train_dataset) / args.world_size)
     batches = math.ceil(per_process / args.train_batch_size)
     per_epoch = max(math.ceil(batches / args.gradient_accumulation_steps), 1)
-    return int(math.ceil(args.num_train_epochs * per_epoch))
+    steps: int = math.ceil(args.num_train_epochs * per_epoch)
+    return steps

@@ -87,7 +87,9 @@ def _objects(pipeline: Pipeline) -> list[Any]:
         ]
     collator = pipeline.data_collator
     tokenizer = getattr(collator, "tokenizer", None)
-    objects += [obj for obj in (collator, tokenizer, pipeline.tokenizer) if hasattr(obj, "__dict__")]
+    objects += [
+        obj for obj in (collator, tokenizer, pipeline.tokenizer) if hasattr(obj, "__dict__")
+    ]
     return objects
 
 
@@ -220,7 +222,7 @@ def fingerprint(pipeline: Pipeline) -> dict[str, Any]:
         "train/eval flags": [m.training for m in model.modules()],
         "config": [repr(sorted(vars(c).items(), key=lambda kv: kv[0])) for c in configs(pipeline)],
         "python random state": hash(random.getstate()),
-        "numpy random state": numpy.random.get_state()[1].tobytes(),  # type: ignore[index, union-attr]
+        "numpy random state": numpy.random.get_state()[1].tobytes(),  # type: ignore[index]
         "torch random state": torch.get_rng_state().numpy().tobytes(),
         "working directory": os.getcwd(),
         "environment variables": dict(os.environ),

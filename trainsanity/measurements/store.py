@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..types import Abstain, Cost, Skip
 from ..errors import UsageError
+from ..types import Abstain, Cost, Skip
 
 if TYPE_CHECKING:
     from ..pipeline import Pipeline
@@ -101,4 +101,3 @@ def _again(name: str, error: Exception, *, first: bool) -> Exception:
     if isinstance(error, Skip | Abstain | UsageError | MeasurementError):
         return error
     return MeasurementError(name, error, first=first)
-
