@@ -17,7 +17,7 @@ def test_a_padded_row_is_found_where_it_was_put(row, padding, left):
     found = place(row, padded)
     assert found == Placement(padding if left else 0, len(row), len(padded))
     assert [t for t, m in zip(padded, found.mask(), strict=True) if m] == row
-    assert padded[found.last] == row[-1]
+    assert padded[found.start + found.length - 1] == row[-1]
 
 
 @given(ids, st.integers(1, 6))

@@ -27,14 +27,29 @@ _HOME = {
     "parametrize_with_checks": "pytest_plugin",
 }
 
-__all__ = [*_HOME, "__version__"]  # noqa: PLE0604
+__all__ = [
+    "Abstain",
+    "Check",
+    "CheckFailure",
+    "Cost",
+    "Finding",
+    "Pipeline",
+    "PipelineSpec",
+    "Result",
+    "Seen",
+    "Skip",
+    "Status",
+    "UsageError",
+    "check",
+    "parametrize_with_checks",
+]
 
 if TYPE_CHECKING:
-    from .types import Abstain, Check, Cost, Finding, Result, Seen, Skip, Status
     from .errors import CheckFailure, UsageError
     from .pipeline import Pipeline, PipelineSpec
     from .pytest_plugin import parametrize_with_checks
     from .registry import check
+    from .types import Abstain, Check, Cost, Finding, Result, Seen, Skip, Status
 
 
 def __getattr__(name: str) -> Any:

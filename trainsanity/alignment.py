@@ -15,11 +15,6 @@ class Placement:
     length: int
     width: int
 
-    @property
-    def last(self) -> int:
-        """The column of the row's last token."""
-        return self.start + self.length - 1
-
     def mask(self) -> list[int]:
         """The attention mask that is exact: 1 on the row's tokens, 0 on padding."""
         before, after = self.start, self.width - self.start - self.length

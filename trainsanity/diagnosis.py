@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from .types import STAGES, Check, Finding, Result, Status
+from .types import Check, Finding, Result, Status
 
 SAME_FACTOR = 0.02
 """How much of a deviation, on a log scale, may stay unexplained for two factors to count as one.
@@ -20,7 +20,7 @@ class Diagnosis:
     """The reading of a report.
 
     Attributes:
-        first_broken_stage: the earliest stage with a failure, or None.
+        first_broken_stage: the earliest stage with a failure that nobody accepted, or None.
         finding: the first finding there.
         result: the result that it belongs to.
         explained: results that the first failure accounts for.
@@ -57,10 +57,7 @@ def diagnose(results: Sequence[Result], unasked: Iterable[Check] = ()) -> Diagno
         results: of the checks that were asked for.
         unasked: the other checks; a suspect that one of them speaks for is not cleared.
     """
-    failures = sorted(
-        (r for r in results if r.status in (Status.FAIL, Status.XFAIL)),
-        key=lambda r: (r.status is Status.XFAIL, STAGES.index(r.check.stage), r.check.code),
-    )
+    failures = sorted((r for r in results if r.status is Status.FAIL), key=lambda r: r.check.order)
     first = failures[0] if failures else None
     return Diagnosis(
         first_broken_stage=first.check.stage if first else None,

@@ -148,7 +148,7 @@ class Pipeline:
     @cached_property
     def environment(self) -> dict[str, Any]:
         """Versions, device and the pipeline's own notes, for the report."""
-        import importlib.metadata as metadata
+        from importlib import metadata
 
         import torch
 

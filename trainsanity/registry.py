@@ -10,8 +10,8 @@ import importlib.metadata
 import re
 from collections.abc import Callable, Iterable
 
-from .types import STAGES, Check, CheckFunction, Cost
 from .errors import UsageError
+from .types import STAGES, Check, CheckFunction, Cost
 
 _CODE = re.compile(r"[A-Z]{2,}\d{3,}")
 _NAME = re.compile(r"[a-z_]+\.[a-z0-9_]+")

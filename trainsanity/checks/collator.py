@@ -299,6 +299,8 @@ def _search(
 ) -> str | None:
     """The smallest ragged rows that the collator gets wrong when it pads on ``side``."""
     collator = pipeline.data_collator
+    if len({len(row["input_ids"]) for micro in batch for row in micro.rows}) == 1:
+        return None  # rows of one length need no padding, and some collators can only stack
     if getattr(collator, "mlm", False):
         raise Skip("the collator masks tokens at random: its rows are not meant to come back")
     template = batch.micro_batches[0].rows[0]

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ..measurements.batch import Batch
+from ..measurements.batch import Batch, attended
 from ..measurements.forward import Forward
 from ..measurements.singles import Singles
 from ..registry import check
@@ -208,20 +208,22 @@ def right_token_pooled(forward: Forward, batch: Batch) -> Iterator[Seen | Findin
             raise Skip("the head is given one vector per row: where it was read is not visible")
         if one.ambiguous:
             raise Skip("several positions have the same logits: which was read is not visible")
-        for column, where in zip(one.index, micro.placements, strict=True):
+        places = zip(one.index, micro.placements, micro.rows, strict=True)
+        for column, where, row in places:
             if column is None:
                 raise Skip("no position of the head's output has the direction of the logits")
-            if where is not None and column != where.last:
-                wrong.append((total, column, where.last))
+            last = None if where is None else where.start + attended(row)[0]
+            if last is not None and column != last:
+                wrong.append((total, column, last))
             total += 1
     if wrong:
-        row, column, last = wrong[0]
+        first, column, last = wrong[0]
         yield Finding(
             f"{len(wrong)} of {total} rows are read at another token than their last: "
-            f"row {row} at position {column}, its last token is at {last}",
+            f"row {first} at position {column}, its last token is at {last}",
             observed=column,
             expected=last,
-            where=f"row {row} of the first step",
+            where=f"row {first} of the first step",
             cause="the text ends with config.pad_token_id"
             if column < last
             else "config.pad_token_id is not what the collator pads with",

@@ -39,8 +39,14 @@ class MicroBatch:
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens per source row."""
-        return [len(row["input_ids"]) for row in self.rows]
+        """Tokens per source row; those that the row's own mask hides are padding already."""
+        return [attended(row)[1] for row in self.rows]
+
+
+def attended(row: Mapping[str, Any]) -> tuple[int, int]:
+    """``(last attended place, number of attended tokens)`` of a source row."""
+    mask = list(row.get("attention_mask", ())) or [1] * len(row["input_ids"])
+    return max((k for k, one in enumerate(mask) if one), default=-1), sum(map(bool, mask))
 
 
 @dataclass(frozen=True)

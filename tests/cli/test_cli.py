@@ -1,0 +1,254 @@
+"""The command line: parsing, streams, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from trainsanity import __version__
+from trainsanity.registry import registry
+
+LOSS = "loss.matches_reference"
+
+Call = Callable[..., Result]
+Launch = Callable[..., subprocess.CompletedProcess[str]]
+Complaint = Callable[..., str]
+
+
+# --- list, explain, help -------------------------------------------------------------------------
+
+
+def test_list_has_a_line_for_every_check(call: Call) -> None:
+    result = call("list")
+    assert result.exit_code == 0
+    rows = {line.split()[0]: line for line in result.stdout.splitlines()}
+    checks = registry().all()
+    assert list(rows) == [check.code for check in checks]
+    for check in checks:
+        told = rows[check.code].split()
+        assert told[1:4] == [check.name, check.stage, check.cost.name]
+        assert rows[check.code].endswith(check.title.replace("``", "`"))
+
+
+def test_list_as_json(call: Call, tmp_path: Path) -> None:
+    rows = json.loads(call("list", "--json", "-").stdout)
+    assert rows[0].keys() == {"code", "name", "stage", "cost", "title"}
+    assert call("list", "--json", "checks.json").stdout == ""
+    assert json.loads((tmp_path / "checks.json").read_text()) == rows
+
+
+@pytest.mark.parametrize("word", ["TS502", LOSS], ids=["code", "name"])
+def test_explain_prints_the_page(call: Call, word: str) -> None:
+    result = call("explain", word)
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"TS502 {LOSS} | stage loss | cost STEP")
+    assert registry().get("TS502").page in result.stdout
+
+
+def test_explain_several(call: Call) -> None:
+    out = call("explain", "TS101", "loss").stdout
+    for code in ("TS101", "TS501", "TS502"):
+        assert registry().get(code).page in out
+    assert registry().get("TS601").page not in out
+
+
+def test_explain_unknown_names_the_nearest(call: Call, complaint: Complaint) -> None:
+    said = complaint(call("explain", "loss.matches_refernce"))
+    assert said == f"no check is called 'loss.matches_refernce'; did you mean {LOSS!r}?"
+    assert "'trainsanity list' shows them all" in complaint(call("explain", "xyz"))
+
+
+def test_version(call: Call) -> None:
+    assert call("--version").stdout == f"trainsanity, version {__version__}\n"
+
+
+def test_without_a_command_it_shows_help_and_fails(call: Call) -> None:
+    result = call()
+    assert result.exit_code == 2
+    assert "Commands:" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["list"],
+        ["list", "--json", "-"],
+        ["explain", "TS502"],
+        ["--help"],
+        ["run", "--help"],
+        ["--version"],
+        ["run", "train.py"],
+        ["run", "a:b", "--select", "nonsense"],
+    ],
+    # Not the words themselves: `pytest -k TS5` is for that check's own tests.
+    ids=["list", "list-json", "explain", "help", "run-help", "version", "script", "typo"],
+)
+def test_needs_no_torch(arguments: list[str], launch: Launch) -> None:
+    code = (
+        "import atexit, sys\n"
+        "from trainsanity.cli import main\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'numpy'}\n"
+        "atexit.register(lambda: print('LOADED', heavy & set(sys.modules)))\n"
+        "main()\n"
+    )
+    result = launch(*arguments, python=("-c", code))
+    assert result.stdout.endswith("LOADED set()\n"), result.stdout + result.stderr
+
+
+# --- run -----------------------------------------------------------------------------------------
+
+
+def test_healthy(call: Call) -> None:
+    result = call("run", "cli_factories:healthy", "--select", "loss")
+    assert result.exit_code == 0, result.stderr
+    asked, every = registry().select(["loss"]), registry().all()
+    some = f"{len(asked)} of {len(every)} checks ran and passed"
+    assert result.stdout.startswith(f"cli_factories:healthy: sane as far as judged: {some}\n")
+
+
+def test_failure(call: Call, tmp_path: Path) -> None:
+    result = call("run", "cli_factories:loud", "--select", "loss,gradient", "--json", "r.json")
+    assert result.exit_code == 1
+    assert "cli_factories:loud: not sane. First broken stage: loss" in result.stdout
+    assert "trainsanity run cli_factories:loud --select TS502" in result.stdout
+    document = json.loads((tmp_path / "r.json").read_text())
+    assert [entry.name for entry in tmp_path.iterdir()] == ["r.json"]
+    assert document["pipeline"] == "cli_factories:loud"
+    assert document["summary"]["exit_code"] == 1
+    loss = next(row for row in document["results"] if row["code"] == "TS502")
+    assert loss["status"] == "fail"
+    assert loss["factor"] == pytest.approx(3, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "codes"),
+    [
+        (["--select", "TS501,TS2"], ["TS201", "TS501"]),
+        (["--select", "TS501", "--select", " dataset "], ["TS201", "TS501"]),
+        (["--select", "loss,TS201", "--max-cost", "STATIC"], ["TS201"]),
+        (["--select", "TS501,TS502", "--max-cost", "forward"], ["TS501"]),
+        (["--select", "TS501,TS502,dataset", "--ignore", f"TS2,{LOSS}"], ["TS501"]),
+    ],
+)
+def test_selection(call: Call, options: list[str], codes: list[str]) -> None:
+    result = call("run", "cli_factories:healthy", *options, "--json", "-")
+    document = json.loads(result.stdout)
+    assert [row["code"] for row in document["results"]] == codes
+    assert document["summary"]["of"] == len(registry().all())
+
+
+def test_strict_does_not_let_a_skip_pass(call: Call) -> None:
+    # Without a tokenizer there is nothing to judge in the first stage.
+    arguments = ("run", "cli_factories:healthy", "--select", "tokenizer,dataset")
+    assert call(*arguments).exit_code == 0
+    strict = call(*arguments, "--strict")
+    assert strict.exit_code == 3
+    assert ": incomplete: 1 of " in strict.stdout
+    assert call("run", "cli_factories:healthy", "--select", "tokenizer").exit_code == 3
+
+
+def test_several_pipelines_and_the_worst_code(call: Call) -> None:
+    targets = ("cli_factories:loud", "cli_factories:healthy")
+    result = call("run", *targets, "--select", LOSS, "--json", "-")
+    assert result.exit_code == 1
+    documents = json.loads(result.stdout)
+    assert [document["pipeline"] for document in documents] == list(targets)
+    assert [document["summary"]["exit_code"] for document in documents] == [1, 0]
+
+
+def test_json_on_stdout_is_json_alone(launch: Launch) -> None:
+    result = launch("run", "cli_factories:noisy", "--select", "dataset", "--json", "-")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["summary"]["ran"] == 1
+    for said in (
+        "print from the factory",
+        "write to the real stdout",
+        "write to the descriptor",
+        "write of a child process",
+        "cli_factories:noisy: sane as far as judged",
+    ):
+        assert said in result.stderr
+
+
+def test_prints_go_to_stderr_where_stdout_is_not_the_descriptor(call: Call) -> None:
+    result = call("run", "cli_factories:noisy", "--select", "dataset", "--json", "-")
+    assert json.loads(result.stdout)["summary"]["ran"] == 1
+    assert "print from the factory" in result.stderr
+
+
+def test_prints_of_the_pipeline_stay_out_of_the_text_report(tmp_path: Path, launch: Launch) -> None:
+    result = launch("run", "cli_factories:noisy", "--select", "dataset", "--json", "r.json")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("cli_factories:noisy: sane")
+    assert "write" not in result.stdout
+    # The factory left the directory; the file is where it was asked for.
+    assert json.loads((tmp_path / "r.json").read_text())["pipeline"] == "cli_factories:noisy"
+
+
+def test_json_replaces_a_file_and_keeps_its_mode_but_never_a_device(
+    call: Call, tmp_path: Path
+) -> None:
+    path = tmp_path / "r.json"
+    path.write_text("old")
+    path.chmod(0o640)
+    arguments = ("run", "cli_factories:healthy", "--select", "dataset", "--json")
+    assert call(*arguments, "r.json").exit_code == 0
+    assert json.loads(path.read_text())["schema"] == 1
+    assert path.stat().st_mode & 0o777 == 0o640
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert call(*arguments, "pipe").exit_code == 0
+        assert json.loads(os.read(reader, 1_000_000))["schema"] == 1
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+
+
+def test_progress_and_colour_only_for_a_terminal(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("run", "cli_factories:healthy", "--select", "dataset")
+    piped = call(*arguments)
+    assert "TS201" not in piped.stderr
+    assert "\x1b" not in piped.stdout + piped.stderr
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    terminal = call(*arguments)
+    assert "TS201 dataset.labels_in_range (static)" in terminal.stderr
+    assert "\x1b[" in terminal.stdout
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[" not in call(*arguments).stdout
+
+
+# --- the incident --------------------------------------------------------------------------------
+
+
+def test_the_incident_as_a_user_runs_it(launch: Launch) -> None:
+    pytest.importorskip("tiktoken")
+    result = launch("run", "fixtures.pipelines.tiny_qwen3:incident", "--json", "-")
+    document = json.loads(result.stdout)
+    by_code = {row["code"]: row for row in document["results"]}
+    if tuple(int(part) for part in version("transformers").split(".")[:2]) < (4, 54):
+        assert result.returncode == 0, result.stderr
+        assert by_code["TS502"]["status"] == "pass"
+        return
+    assert result.returncode == 1, result.stderr
+    summary = document["summary"]
+    assert summary["first_broken_stage"] == "loss"
+    assert (summary["fail"], summary["error"]) == (1, 0)
+    assert by_code["TS502"]["factor"] == pytest.approx(12, rel=1e-3)
+    assert "gradient_accumulation_steps x world_size = 12 x 1" in by_code["TS502"]["cause"]
+    assert "accepts_loss_kwargs = False" in by_code["TS502"]["fix"]
+    assert summary["acquitted"].keys() >= {
+        "PAD / EOS", "pad_to_multiple_of", "attention mask", "head initialisation", "labels"
+    }  # fmt: skip
+    assert "not sane. First broken stage: loss" in result.stderr

@@ -1,0 +1,400 @@
+"""The two faces of a report, told from reports built by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterator
+from enum import IntEnum
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainsanity import Check, Cost, Finding, Result, Seen, Status, __version__
+from trainsanity.report.json import as_dict, dumps, json_value
+from trainsanity.report.text import render, rerun, value_text, verdict
+from trainsanity.runner import Report
+
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+TARGET = "shop.train:trainer"
+
+
+def says_nothing() -> Iterator[Seen]:
+    """A check that is never called."""
+    yield Seen("")
+
+
+PAD = Check("TS102", "tokenizer.pad_is_not_eos", says_nothing, acquits="PAD / EOS")
+MASK = Check("TS301", "collator.mask_is_exact", says_nothing, acquits="attention mask")
+ROWS = Check("TS302", "collator.rows_recovered", says_nothing)
+WIDTH = Check("TS303", "collator.pad_to_multiple_of", says_nothing)
+POOLED = Check("TS404", "model.right_token_pooled", says_nothing, acquits="PAD / EOS")
+LOSS = Check("TS502", "loss.matches_reference", says_nothing, cost=Cost.STEP)
+HEAD = Check("TS601", "gradient.head_closed_form", says_nothing, cost=Cost.STEP)
+CLIP = Check("TS603", "gradient.clipping", says_nothing, acquits="clipping")
+RATE = Check("TS801", "schedule.peak_is_reached", says_nothing)
+
+TWELVE = Finding(
+    "the Trainer logs a loss of 67.4546 for step 1; the mean over its 48 examples is 5.6212",
+    observed=67.45459747314453,
+    expected=5.621216,
+    where="step 1",
+    factor=12.0000001,
+    cause="12.00 is gradient_accumulation_steps x world_size = 12 x 1, which is not divided out: "
+    "the Trainer passes num_items_in_batch and the model's loss ignores it",
+    fix="model.accepts_loss_kwargs = False, before the Trainer is built",
+)
+SLOPE = Finding("slope 12", observed={"slope": 12.0, "cosine": 1.0}, factor=12.0)
+
+
+def passed(check: Check, message: str = "all is well") -> Result:
+    return Result(check, TARGET, Status.PASS, message=message, observed=1.0, expected=1)
+
+
+def failed(check: Check, finding: Finding = TWELVE, status: Status = Status.FAIL) -> Result:
+    return Result(
+        check,
+        TARGET,
+        status,
+        (finding,),
+        observed=finding.observed,
+        expected=finding.expected,
+        reason="known, see #7" if status is Status.XFAIL else "",
+    )
+
+
+def ended(check: Check, status: Status, reason: str, **more: Any) -> Result:
+    return Result(check, TARGET, status, reason=reason, **more)
+
+
+def report(*results: Result, unasked: tuple[Check, ...] = (), **more: Any) -> Report:
+    fields: dict[str, Any] = {
+        "environment": {"python": "3.11.7", "torch": "2.13.0", "device": "cpu", "notes": []},
+        "facts": {"parameters": 9815936, "learning_rate": 1e-05, "world_size": 1},
+        "seconds": 12.34,
+        "measured": {"batch": 0.01, "forward": 1.5, "trainer_step": 8.14},
+    }
+    return Report(
+        TARGET, results, len(results) + len(unasked), **{**fields, **more}, unasked=unasked
+    )
+
+
+INCIDENT = report(
+    passed(PAD, "PAD 151643 is not EOS 151645"),
+    passed(MASK, "10281 of 11776 positions are attended, the rows have 10281 tokens"),
+    ended(ROWS, Status.ERROR, "the check raised KeyError: 'input_ids'", debug="Traceback: ...\n"),
+    ended(WIDTH, Status.BLOCKED, "TS302 collator.rows_recovered comes first: error"),
+    passed(POOLED, "48 of 48 rows are read at their last token"),
+    failed(LOSS),
+    Result(
+        HEAD,
+        TARGET,
+        Status.BLOCKED,
+        (SLOPE,),
+        message="slope 12.0000, cosine 1.000000 against the closed form",
+        reason="explained by TS502 loss.matches_reference: the same factor 12.00",
+    ),
+    failed(CLIP, Finding("kept 0.5%", observed=0.005, expected={"at_least": 0.01, "of": [1, 2]})),
+    unasked=(RATE,),
+    environment={
+        "python": "3.11.7",
+        "torch": "2.13.0",
+        "device": "NVIDIA H100",
+        "notes": ["the weights are random: Qwen/Qwen3-4B could not be had"],
+    },
+)
+HEALTHY = report(passed(PAD, "PAD 151643 is not EOS 151645"), passed(LOSS), passed(CLIP))
+
+
+@pytest.mark.parametrize(("name", "told"), [("incident", INCIDENT), ("healthy", HEALTHY)])
+def test_snapshot(name: str, told: Report) -> None:
+    path = SNAPSHOTS / f"{name}.txt"
+    text = render(told, width=100)
+    if os.environ.get("UPDATE_SNAPSHOTS"):
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
+
+
+FAIL, ERROR, SKIP = failed(LOSS), ended(ROWS, Status.ERROR, "broke"), ended(ROWS, Status.SKIP, "-")
+XFAIL = failed(LOSS, status=Status.XFAIL)
+XPASS = Result(LOSS, TARGET, Status.XPASS, message="5.6 is 5.6", reason="known, see #7")
+
+
+@pytest.mark.parametrize(
+    ("told", "strict", "words"),
+    [
+        (HEALTHY, True, "sane: 3 of 3 checks ran and passed"),
+        (report(passed(PAD), SKIP), False, "sane as far as judged: 1 of 2 checks ran and passed"),
+        (report(passed(PAD), SKIP), True, "incomplete: 1 of 2 checks ran and passed"),
+        (
+            report(passed(PAD), unasked=(LOSS, CLIP)),
+            True,
+            "sane as far as judged: 1 of 3 checks ran and passed",
+        ),
+        (report(passed(PAD), ERROR), False, "incomplete: 1 of 2 checks ran and passed"),
+        (report(SKIP), False, "incomplete: 0 of 1 checks ran"),
+        (
+            report(passed(PAD), XFAIL),
+            False,
+            "sane but for what is accepted: 2 of 2 checks ran and 1 passed, 1 failed as accepted",
+        ),
+        (
+            report(XPASS),
+            False,
+            "not as expected: what was accepted as a failure passes now",
+        ),
+        (report(FAIL, failed(CLIP)), False, "not sane. First broken stage: loss"),
+        # An accepted failure in an earlier stage is not where to look.
+        (
+            report(failed(PAD, status=Status.XFAIL), FAIL),
+            False,
+            "not sane. First broken stage: loss",
+        ),
+    ],
+)
+def test_verdict(told: Report, strict: bool, words: str) -> None:
+    assert verdict(told, strict=strict) == words
+    assert render(told, strict=strict, width=120).startswith(f"{TARGET}: {words}\n")
+
+
+def test_every_failure_is_told_in_full_and_an_earlier_stage_first() -> None:
+    late = Finding("it is clipped", where="step 1", cause="a late cause", fix="a late fix")
+    text = render(report(failed(CLIP, late), failed(LOSS)))
+    places = [
+        text.index(word)
+        for word in (
+            "First broken stage: loss",
+            "model.accepts_loss_kwargs = False",
+            f"trainsanity run {TARGET} --select TS502",
+            "Also failing",
+            "a late cause",
+            "a late fix",
+            f"trainsanity run {TARGET} --select TS603",
+        )
+    ]
+    assert places == sorted(places)
+
+
+def test_all_findings_of_one_check_are_told() -> None:
+    two = Result(
+        CLIP, TARGET, Status.FAIL, (Finding("first one"), Finding("second one", fix="mend it"))
+    )
+    before_table = render(report(two)).partition("All checks")[0]
+    assert "first one" in before_table
+    assert "second one" in before_table
+    assert "mend it" in before_table
+
+
+def test_what_has_no_verdict_is_named_with_the_reason_of_it() -> None:
+    text = _unwrapped(render(INCIDENT))
+    assert "5 of 9 checks ran: 3 passed, 2 failed." in text
+    assert (
+        "Without a verdict: TS303 and TS601 blocked; TS302 ended in an error; TS801 not selected."
+        in text
+    )
+    assert "TS302 collator.rows_recovered comes first: error" in text
+
+
+def test_explained_are_told_with_their_numbers_apart_from_merely_blocked() -> None:
+    section = render(INCIDENT).partition("Explained by")[2].partition("Acquitted")[0]
+    assert "slope 12.0000, cosine 1.000000" in section
+    assert "TS303" not in section
+
+
+def test_acquitted_with_numbers_but_not_on_half_the_evidence() -> None:
+    section = render(INCIDENT).partition("Acquitted")[2].partition("All checks")[0]
+    assert "PAD 151643 is not EOS 151645" in section
+    assert "48 of 48 rows" in section
+    half = report(passed(PAD), unasked=(POOLED,))
+    assert "Acquitted" not in render(half)
+    assert as_dict(half)["summary"]["acquitted"] == {}
+
+
+def test_accepted_failure_says_why_and_is_no_failure() -> None:
+    text = render(report(passed(PAD), XFAIL))
+    accepted = text.partition("Accepted failures")[2].partition("All checks")[0]
+    assert "TS502 loss.matches_reference  xfail" in accepted
+    assert "67.4546" in accepted
+    assert "known, see #7" in accepted
+
+
+def test_expected_failure_that_passed_says_delete_the_entry() -> None:
+    text = render(report(XPASS))
+    assert "Expected to fail, but passed: delete the entry in expected_failures" in text
+    assert "known, see #7" in text
+
+
+def test_error_shows_its_traceback_only_when_asked() -> None:
+    assert "Traceback" not in render(INCIDENT)
+    assert "--select TS302 --debug" in render(INCIDENT)
+    assert "Traceback: ..." in render(INCIDENT, debug=True)
+
+
+def test_notes_are_seen() -> None:
+    assert "the weights are random: Qwen/Qwen3-4B could not be had" in _unwrapped(render(INCIDENT))
+
+
+def test_data_is_neither_markup_nor_escape_sequence() -> None:
+    nasty = "[bold]not bold[/bold] :smile: \x1b[31mred\rback \N{HANGUL SYLLABLE GA}"
+    text = render(report(failed(LOSS, Finding(nasty, where=nasty)), passed(PAD, nasty)), width=200)
+    assert text.count("[bold]not bold[/bold] :smile: \\x1b[31mred\\rback 가") == 3
+    assert "\x1b" not in text
+
+
+def test_colour_says_nothing_that_words_do_not() -> None:
+    coloured = render(INCIDENT, color=True)
+    assert "\x1b[" in coloured
+    bare = "\n".join(line.rstrip() for line in re.sub(r"\x1b\[[0-9;]*m", "", coloured).splitlines())
+    assert bare + "\n" == render(INCIDENT)
+
+
+@pytest.mark.parametrize("width", [50, 80, 120])
+def test_only_commands_run_over_the_width(width: int) -> None:
+    lines = render(INCIDENT, width=width).splitlines()
+    over = [line for line in lines if len(line) > width and "rerun" not in line]
+    assert over == []
+    assert all(line == line.rstrip() for line in lines)
+    assert f"  rerun     trainsanity run {TARGET} --select TS502" in lines
+
+
+@pytest.mark.parametrize(
+    ("pipeline_id", "command"),
+    [
+        ("a.b:c", "trainsanity run a.b:c --select TS502"),
+        ("a.b:c d", "trainsanity run 'a.b:c d' --select TS502"),
+        ("pipeline", None),
+    ],
+)
+def test_rerun(pipeline_id: str, command: str | None) -> None:
+    assert rerun(pipeline_id, "TS502") == command
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (67.45459747314453, "67.4546"),
+        (1.28e-08, "1.28e-08"),
+        (math.nan, "nan"),
+        (-math.inf, "-inf"),
+        (151643, "151643"),
+        (True, "True"),
+        ("<|endoftext|>", "<|endoftext|>"),
+        ({"slope": 12.0, "cosine": 0.999999999}, "slope 12, cosine 1"),
+        ([1, 2, None], "[1, 2, null]"),
+        ("x" * 300, "x" * 197 + "..."),
+    ],
+)
+def test_values_for_people(value: Any, text: str) -> None:
+    assert value_text(value) == text
+
+
+RESULT_KEYS = ["code", "name", "stage", "status", "observed", "expected", "factor", "message"]
+RESULT_KEYS += ["cause", "fix", "where", "reason", "seconds"]
+
+
+def test_json_is_schema_1() -> None:
+    document = json.loads(dumps([INCIDENT]))
+    assert document["schema"] == 1
+    assert document["trainsanity"] == __version__
+    assert document["pipeline"] == TARGET
+    assert document["environment"]["device"] == "NVIDIA H100"
+    assert document["facts"]["parameters"] == 9815936
+    assert [list(row) for row in document["results"]] == [RESULT_KEYS] * 8
+    loss = next(row for row in document["results"] if row["code"] == "TS502")
+    assert loss["status"] == "fail"
+    assert loss["observed"] == TWELVE.observed
+    assert loss["factor"] == TWELVE.factor
+    assert loss["fix"] == TWELVE.fix
+    assert document["summary"] == {
+        "ran": 5,
+        "of": 9,
+        "pass": 3,
+        "fail": 2,
+        "xfail": 0,
+        "xpass": 0,
+        "skip": 0,
+        "blocked": 2,
+        "abstain": 0,
+        "error": 1,
+        "first_broken_stage": "loss",
+        "acquitted": {
+            "PAD / EOS": [
+                "PAD 151643 is not EOS 151645",
+                "48 of 48 rows are read at their last token",
+            ],
+            "attention mask": ["10281 of 11776 positions are attended, the rows have 10281 tokens"],
+        },
+        "exit_code": 1,
+        "seconds": 12.34,
+    }
+
+
+def test_json_exit_code_is_that_of_strict_when_asked() -> None:
+    told = report(passed(PAD), SKIP)
+    assert as_dict(told)["summary"]["exit_code"] == 0
+    assert as_dict(told, strict=True)["summary"]["exit_code"] == 3
+
+
+def test_json_of_several_pipelines_is_a_list() -> None:
+    documents = json.loads(dumps([INCIDENT, HEALTHY]))
+    assert [document["summary"]["fail"] for document in documents] == [2, 0]
+
+
+class Size(IntEnum):
+    LARGE = 3
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (math.nan, "nan"),
+        (math.inf, "inf"),
+        (-math.inf, "-inf"),
+        ({1: (math.nan, 2)}, {"1": ["nan", 2]}),
+        (Size.LARGE, 3),
+        (Status.FAIL, "fail"),
+        (Fraction(1, 2), 0.5),
+        ({"b", "a"}, ["a", "b"]),
+        (Path("a"), "a"),
+        (True, True),
+        (None, None),
+    ],
+)
+def test_json_values(value: Any, expected: Any) -> None:
+    converted = json_value(value)
+    assert converted == expected
+    assert type(converted) is type(expected) or isinstance(converted, str)
+
+
+def test_numpy_numbers_stay_numbers() -> None:
+    numpy = pytest.importorskip("numpy")
+    assert json_value([numpy.float32(0.5), numpy.int64(3), numpy.float64("nan")]) == [0.5, 3, "nan"]
+
+
+_LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+_VALUES = st.recursive(
+    _LEAVES | st.complex_numbers() | st.binary(),
+    lambda inner: st.lists(inner) | st.dictionaries(_LEAVES, inner) | st.tuples(inner),
+    max_leaves=10,
+)
+
+
+@given(_VALUES)
+def test_any_value_makes_json_without_nan(value: Any) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    finding = Finding("found", observed=value)
+    told = report(failed(LOSS, finding))
+    json.loads(dumps([told]), parse_constant=refuse)
+    render(told)
+
+
+def _unwrapped(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,5 @@
+"""``python -m trainsanity``."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""The faces of a report: text for people, JSON for machines."""

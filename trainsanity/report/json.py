@@ -1,0 +1,81 @@
+"""The report for machines: schema 1 of the design, in JSON that every parser takes."""
+
+from __future__ import annotations
+
+import json
+import math
+import numbers
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__
+
+if TYPE_CHECKING:
+    from ..runner import Report
+
+SCHEMA = 1
+"""Rises when a key changes its meaning or goes; new keys may come without that."""
+
+
+def as_dict(report: Report, *, strict: bool = False) -> dict[str, Any]:
+    """The JSON values of one report.
+
+    Args:
+        report: what is told.
+        strict: whether ``summary.exit_code`` is that of ``--strict``.
+    """
+    diagnosis = report.diagnosis
+    document = {
+        "schema": SCHEMA,
+        "trainsanity": __version__,
+        "environment": report.environment,
+        "pipeline": report.pipeline_id,
+        "facts": report.facts,
+        "results": [result.as_dict() for result in report.results],
+        "summary": {
+            "ran": report.ran,
+            "of": report.total,
+            **report.counts(),
+            "first_broken_stage": diagnosis.first_broken_stage,
+            "acquitted": diagnosis.acquitted,
+            "exit_code": report.exit_code(strict=strict),
+            "seconds": round(report.seconds, 3),
+        },
+    }
+    values: dict[str, Any] = json_value(document)
+    return values
+
+
+def dumps(reports: Sequence[Report], *, strict: bool = False) -> str:
+    """The text of the JSON file: the object of one report, or the list of several."""
+    documents = [as_dict(report, strict=strict) for report in reports]
+    return encode(documents[0] if len(documents) == 1 else documents)
+
+
+def encode(value: Any) -> str:
+    """Any value as JSON text that ends with a newline."""
+    return json.dumps(json_value(value), indent=2, allow_nan=False) + "\n"
+
+
+def json_value(value: Any) -> Any:
+    """The value in JSON's own types.
+
+    JSON has no NaN and no infinity, and a check that saw one must still be reported, so they
+    become the strings ``nan``, ``inf`` and ``-inf``.  What JSON has no type for becomes its str.
+    """
+    match value:
+        case None | bool() | str():
+            return value
+        case numbers.Integral():
+            return int(value)
+        case numbers.Real():
+            number = float(value)
+            return number if math.isfinite(number) else str(number)
+        case Mapping():
+            return {str(key): json_value(item) for key, item in value.items()}
+        case list() | tuple() | AbstractSet():
+            items = sorted(value, key=str) if isinstance(value, AbstractSet) else value
+            return [json_value(item) for item in items]
+        case _:
+            return str(value)

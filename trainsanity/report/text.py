@@ -1,0 +1,366 @@
+"""The report for people: what is wrong, why, what to change, and who is innocent."""
+
+from __future__ import annotations
+
+import io
+import json
+import shlex
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from ..types import Check, Finding, Result, Status
+from .json import json_value
+
+if TYPE_CHECKING:
+    from ..runner import Report
+
+VALUE_LENGTH = 200
+"""Longest observed or expected value that is printed; the JSON report has the whole one."""
+
+_STYLE = {
+    Status.PASS: "green",
+    Status.FAIL: "bold red",
+    Status.XFAIL: "yellow",
+    Status.XPASS: "bold red",
+    Status.SKIP: "dim",
+    Status.BLOCKED: "dim",
+    Status.ABSTAIN: "yellow",
+    Status.ERROR: "bold magenta",
+}
+
+
+def render(
+    report: Report,
+    *,
+    width: int = 100,
+    color: bool = False,
+    strict: bool = False,
+    debug: bool = False,
+) -> str:
+    """The whole report.
+
+    Args:
+        report: what is told.
+        width: columns; only commands, which have to be copied, run over.
+        color: with ANSI colours.  Nothing is said by colour alone.
+        strict: judge as ``--strict`` does.
+        debug: with the tracebacks of checks that ended in an error.
+    """
+    console = Console(
+        file=io.StringIO(),
+        width=width,
+        force_terminal=color,
+        force_jupyter=False,
+        color_system="standard" if color else None,
+        no_color=not color,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        legacy_windows=False,
+    )
+    with console.capture() as capture:
+        _Writer(console, report).write(strict=strict, debug=debug)
+    # Table cells are padded to their column; nobody wants those blanks in a file.
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+
+
+def verdict(report: Report, *, strict: bool = False) -> str:
+    """The headline without the pipeline's name; never says more than what was judged."""
+    of = f"{report.ran} of {report.total} checks ran"
+    code = report.exit_code(strict=strict)
+    failed = _with(report.results, Status.FAIL)
+    if failed:
+        return f"not sane. First broken stage: {report.diagnosis.first_broken_stage}"
+    if _with(report.results, Status.XPASS):
+        return "not as expected: what was accepted as a failure passes now"
+    accepted = len(_with(report.results, Status.XFAIL))
+    passed = "and passed" if not accepted else f"and {report.ran - accepted} passed"
+    tail = f", {accepted} failed as accepted" if accepted else ""
+    if code:
+        return f"incomplete: {of}" + (f" {passed}{tail}" if report.ran else "")
+    but = ""
+    if report.ran < report.total:
+        but = " as far as judged"
+    if accepted:
+        but += " but for what is accepted"
+    return f"sane{but}: {of} {passed}{tail}"
+
+
+def coverage(report: Report) -> str:
+    """How many checks ran of how many exist, and how they ended."""
+    counts = report.counts()
+    told = [
+        f"{counts[status]} {words}"
+        for status, words in (
+            (Status.PASS, "passed"),
+            (Status.FAIL, "failed"),
+            (Status.XFAIL, "failed as accepted"),
+            (Status.XPASS, "passed against expectation"),
+        )
+        if counts[status]
+    ]
+    text = f"{report.ran} of {report.total} checks ran"
+    return text + (f": {', '.join(told)}." if told else ".")
+
+
+def without_verdict(report: Report) -> str:
+    """Which checks did not run, and why not; empty if all did."""
+    groups = [
+        f"{_codes(r.check for r in some)} {word}"
+        for status, word in (
+            (Status.BLOCKED, "blocked"),
+            (Status.SKIP, "skipped"),
+            (Status.ABSTAIN, "abstained"),
+            (Status.ERROR, "ended in an error"),
+        )
+        if (some := _with(report.results, status))
+    ]
+    if report.unasked:
+        groups.append(f"{_codes(report.unasked)} not selected")
+    return f"Without a verdict: {'; '.join(groups)}." if groups else ""
+
+
+def rerun(pipeline_id: str, code: str) -> str | None:
+    """The command that judges just this again; None for a pipeline that no command can name."""
+    if ":" not in pipeline_id:
+        return None
+    return f"trainsanity run {shlex.quote(pipeline_id)} --select {code}"
+
+
+class _Writer:
+    """Writes the sections of one report, in the order in which they are read."""
+
+    def __init__(self, console: Console, report: Report) -> None:
+        self.console = console
+        self.report = report
+        self.results = sorted(report.results, key=lambda r: r.check.order)
+        self.accused = any(result.status is not Status.PASS for result in self.results)
+
+    def write(self, *, strict: bool, debug: bool) -> None:
+        report = self.report
+        good = report.exit_code(strict=strict) == 0
+        headline = Text(f"{_clean(report.pipeline_id)}: ", style="bold")
+        self._line(headline.append(verdict(report, strict=strict), "green" if good else "red"))
+        failed = _with(self.results, Status.FAIL)
+        # The other headlines count for themselves.
+        counted = coverage(report) if failed else ""
+        if lines := " ".join(filter(None, (counted, without_verdict(report)))):
+            self._line(Text(lines))
+        for result in failed:
+            if result is not failed[0]:
+                self._heading("Also failing" if result is failed[1] else "")
+            else:
+                self._line(Text())
+            self._failure(result)
+        self._passed_unexpectedly()
+        self._accepted()
+        self._errors(debug=debug)
+        self._explained()
+        self._acquitted()
+        self._table()
+        self._environment()
+
+    def _failure(self, result: Result) -> None:
+        self._title(result)
+        for finding in result.findings:
+            self._indented(Text(_clean(finding.message), style="bold"))
+            self._fields(_fields_of(finding))
+        self._command(result)
+
+    def _title(self, result: Result, note: str = "") -> None:
+        title = Text(f"{result.check.code} {result.check.name}", style="bold")
+        title.append("  ").append(str(result.status), _STYLE[result.status])
+        self._line(title.append(f"  {note}" if note else ""))
+
+    def _passed_unexpectedly(self) -> None:
+        results = _with(self.results, Status.XPASS)
+        if results:
+            self._heading("Expected to fail, but passed: delete the entry in expected_failures")
+        for result in results:
+            self._title(result)
+            saw = [("saw", result.message), ("reason given", result.reason)]
+            self._fields([(label, _clean(text)) for label, text in saw if text])
+            self._command(result)
+
+    def _accepted(self) -> None:
+        results = _with(self.results, Status.XFAIL)
+        if results:
+            self._heading("Accepted failures (expected_failures)")
+        for result in results:
+            self._title(result)
+            said = [("saw", finding.message) for finding in result.findings]
+            said.append(("accepted", result.reason))
+            self._fields([(label, _clean(text)) for label, text in said if text])
+
+    def _errors(self, *, debug: bool) -> None:
+        results = _with(self.results, Status.ERROR)
+        if results:
+            self._heading("Ended in an error: nothing is known about these")
+        for result in results:
+            self._title(result)
+            self._indented(Text(_clean(result.reason)))
+            if debug and result.debug:
+                self._indented(Text(_clean(result.debug.rstrip())))
+            self._command(result, "" if debug else " --debug")
+
+    def _explained(self) -> None:
+        # Blocked with findings: it was measured and shows the factor of an earlier failure.
+        # Blocked without: it could not be judged at all, and the table says after what it waits.
+        results = [r for r in _with(self.results, Status.BLOCKED) if r.findings]
+        named = len([r for r in self.results if r.status in (Status.FAIL, Status.XFAIL)])
+        if results:
+            by = {0: "a check that was not asked for", 1: "it"}.get(named, "these failures")
+            self._heading(f"Explained by {by}")
+        self._fields(
+            [(f"{r.check.code} {r.check.name}", _clean(f"{_observed(r)} ({r.reason})"))
+             for r in results]
+        )  # fmt: skip
+
+    def _acquitted(self) -> None:
+        """Who is innocent; where all passed nobody was accused, and the table has the numbers."""
+        acquitted = self.report.diagnosis.acquitted if self.accused else {}
+        if acquitted:
+            self._heading("Acquitted")
+        rows = [
+            (_clean(suspect) if number == 0 else "", _clean(sentence))
+            for suspect, sentences in acquitted.items()
+            for number, sentence in enumerate(sentences)
+        ]
+        self._fields(rows)
+
+    def _table(self) -> None:
+        self._heading("All checks asked for, in the order in which data flows")
+        table = self._grid(4)
+        for result in self.results:
+            status = Text(str(result.status), style=_STYLE[result.status])
+            check = result.check
+            # What a section above has told in full is not told again.
+            row = "" if self._told(result) else _clean(_row(result))
+            table.add_row(Text(check.code), Text(check.name), status, Text(row))
+        self._indented(table)
+
+    def _told(self, result: Result) -> bool:
+        if result.status is Status.PASS:
+            return self.accused and result.check.acquits in self.report.diagnosis.acquitted
+        if result.status is Status.BLOCKED:
+            return bool(result.findings)
+        return result.status in (Status.FAIL, Status.XFAIL, Status.XPASS, Status.ERROR)
+
+    def _environment(self) -> None:
+        report = self.report
+        environment = dict(report.environment)
+        notes = environment.pop("notes", None) or ()
+        seconds = ", ".join(
+            f"{name} {value:.1f}"
+            for name, value in sorted(report.measured.items(), key=lambda item: -item[1])
+            if value >= 0.05  # below that it would print as 0.0
+        )
+        self._heading("Where this was seen")
+        self._fields(
+            [
+                ("environment", _pairs(environment)),
+                ("run", _pairs(report.facts)),
+                *(("NOTE", _clean(str(note))) for note in notes),
+                ("seconds", f"{report.seconds:.1f}" + (f" ({seconds})" if seconds else "")),
+            ]
+        )
+
+    def _command(self, result: Result, options: str = "") -> None:
+        command = rerun(result.pipeline_id, result.check.code)
+        if command:
+            # One line whatever the width: it is there to be copied.
+            text = Text(f"  rerun     {_clean(command)}{options}")
+            self.console.print(text, no_wrap=True, overflow="ignore", crop=False)
+
+    def _heading(self, text: str) -> None:
+        self._line(Text())
+        if text:
+            self._line(Text(text, style="bold underline"))
+
+    def _fields(self, rows: Sequence[tuple[str, str]]) -> None:
+        if not rows:
+            return
+        table = self._grid(2)
+        table.columns[0].min_width = 8  # The labels of all findings end in one column.
+        for label, value in rows:
+            style = "bold" if label in ("fix", "NOTE") else ""
+            table.add_row(Text(label, style=style), Text(value))
+        self._indented(table)
+
+    def _grid(self, columns: int) -> Table:
+        table = Table.grid(padding=(0, 2, 0, 0))
+        for _ in range(columns - 1):
+            table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        return table
+
+    def _indented(self, what: Text | Table) -> None:
+        self.console.print(Padding(what, (0, 0, 0, 2)))
+
+    def _line(self, text: Text) -> None:
+        self.console.print(text)
+
+
+def _with(results: Iterable[Result], status: Status) -> list[Result]:
+    return [result for result in results if result.status is status]
+
+
+def _codes(checks: Iterable[Check]) -> str:
+    codes = [check.code for check in checks]
+    return codes[0] if len(codes) == 1 else f"{', '.join(codes[:-1])} and {codes[-1]}"
+
+
+def _fields_of(finding: Finding) -> list[tuple[str, str]]:
+    factor = None if finding.factor is None else f"{finding.factor:.2f}"
+    fields = [
+        ("observed", None if finding.observed is None else value_text(finding.observed)),
+        ("expected", None if finding.expected is None else value_text(finding.expected)),
+        ("factor", factor),
+        ("where", finding.where),
+        ("cause", finding.cause),
+        ("fix", finding.fix),
+    ]
+    return [(label, _clean(text)) for label, text in fields if text is not None]
+
+
+def _observed(result: Result) -> str:
+    return result.message or " ".join(finding.message for finding in result.findings)
+
+
+def _row(result: Result) -> str:
+    """What the table says beside the status."""
+    return result.message if result.status is Status.PASS else result.reason
+
+
+def value_text(value: Any) -> str:
+    """A measured value as people write it: six digits, no braces around a few named numbers."""
+    match json_value(value):
+        case bool() | str() as plain:
+            return _short(str(plain))
+        case float() as number:
+            return f"{number:.6g}"
+        case dict() as named:
+            return _short(", ".join(f"{name} {value_text(item)}" for name, item in named.items()))
+        case other:
+            return _short(json.dumps(other, ensure_ascii=False))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= VALUE_LENGTH else text[: VALUE_LENGTH - 3] + "..."
+
+
+def _pairs(facts: Any) -> str:
+    return ", ".join(
+        f"{_clean(str(name))} {f'{value:,}' if type(value) is int else _clean(value_text(value))}"
+        for name, value in facts.items()
+    )
+
+
+def _clean(text: str) -> str:
+    """Data may hold control characters; written out, they cannot steer the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
