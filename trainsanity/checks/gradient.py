@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from ..pipeline import Pipeline
 
 WORTH_TELLING = 0.05
-"""A slope this far from 1 is told beside the share that clipping keeps.  It decides nothing and only
-keeps bfloat16's 0.3 % out of the sentence."""
+"""A slope this far from 1 is told beside the share that clipping keeps.  It decides nothing, only
+keeps the 0.3 % of bfloat16 out of the sentence."""
 
 
 @check(

@@ -1,0 +1,43 @@
+"""What every test run of this repository needs, before torch is imported."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+from trainsanity.pytest_plugin import skip_without_gpu
+
+pytest_plugins = ["pytester"]
+
+# The same examples everywhere, whatever the machine's speed and past: a failure can be repeated.
+hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("ci")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each xdist worker one GPU and its share of the cores, while torch has not looked yet."""
+    worker = re.fullmatch(r"gw(\d+)", os.environ.get("PYTEST_XDIST_WORKER", ""))
+    if not worker:
+        return
+    # Workers that all use every core wait for each other: a step took 30 times as long.
+    share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
+    if devices := _devices():
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices[int(worker[1]) % len(devices)]
+
+
+def _devices() -> list[str]:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [device for device in visible.split(",") if device.strip()]
+    found = [re.fullmatch(r"nvidia(\d+)", path.name) for path in Path("/dev").glob("nvidia*")]
+    return sorted(match[1] for match in found if match)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Plain tests that need a GPU skip as the checks do, with the reason."""
+    skip_without_gpu(item)

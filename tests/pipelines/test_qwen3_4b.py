@@ -1,0 +1,139 @@
+"""The incident at full size, on a GPU with 80 GB: `pytest -m gpu -n0`.
+
+Each pipeline is built by the fixture `pipeline`, which empties the one before: two do not fit. Each
+prints what it cost as a line of JSON; TRAINSANITY_RECORD names a file that gets the lines as well.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import time
+from functools import partial
+
+import pytest
+
+import trainsanity
+from fixtures.pipelines import qwen3_4b
+from trainsanity import PipelineSpec, Status
+from trainsanity.registry import registry
+from trainsanity.runner import run
+
+GIB = 2**30
+
+started: dict[str, float] = {}
+
+
+def spec(name: str, **options) -> PipelineSpec:
+    """A pipeline whose building starts a clock and the watch on the device's memory."""
+
+    def build():
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+        started[name] = time.perf_counter()
+        return qwen3_4b.pipeline(**options)
+
+    return PipelineSpec(name, build, marks=(pytest.mark.gpu,))
+
+
+REPAIRED = spec("qwen3_4b:repaired", repair=True)
+INCIDENT = spec("qwen3_4b:incident", repair=False)
+# Twice the width takes twice the memory for activations, so half the rows.
+PAD_TO_512 = spec(
+    "qwen3_4b:pad_to_512",
+    repair=True,
+    pad_to_multiple_of=512,
+    per_device_train_batch_size=12,
+    gradient_accumulation_steps=2,
+)
+
+pytestmark = pytest.mark.gpu
+indirectly = partial(pytest.mark.parametrize, "pipeline", indirect=True, ids=lambda spec: spec.id)
+
+
+@pytest.fixture
+def record(capsys):
+    """Print what a report and its pipeline cost."""
+
+    def write(report):
+        import torch
+
+        finding = report.diagnosis.finding
+        line = json.dumps(
+            {
+                "pipeline": report.pipeline_id,
+                **report.environment,
+                "seconds": round(time.perf_counter() - started[report.pipeline_id], 1),
+                "peak_gib": round(torch.cuda.max_memory_allocated() / GIB, 2),
+                "measured_seconds": {k: round(v, 1) for k, v in report.measured.items()},
+                "ran": report.ran,
+                "of": report.total,
+                "failed": [r.check.name for r in report.results if r.status is Status.FAIL],
+                "factor": finding.factor if finding else None,
+            }
+        )
+        with capsys.disabled():
+            print(f"\n{line}")  # noqa: T201 - for whoever watches
+        if path := os.environ.get("TRAINSANITY_RECORD"):
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(f"{line}\n")
+
+    return write
+
+
+def judged(pipeline):
+    """The whole report; what the fixture's checks have measured already is not measured again."""
+    report = run(pipeline, registry().all())
+    by_status = {status: set() for status in Status}
+    for result in report.results:
+        by_status[result.status].add(result.check.name)
+    assert not by_status[Status.ERROR], [r for r in report.results if r.status is Status.ERROR]
+    return report, by_status
+
+
+@trainsanity.parametrize_with_checks(REPAIRED)
+def test_sanity(pipeline, check):
+    check(pipeline)
+
+
+@indirectly([REPAIRED])
+def test_repaired(pipeline, record):
+    report, by_status = judged(pipeline)
+    record(report)
+    assert by_status[Status.PASS] == {check.name for check in registry().all()}
+
+
+@indirectly([INCIDENT])
+def test_incident(pipeline, record):
+    report, by_status = judged(pipeline)
+    record(report)
+    if not passes_items_on():
+        assert by_status[Status.PASS] == {check.name for check in registry().all()}
+        return
+    assert by_status[Status.FAIL] == {"loss.matches_reference"}
+    assert by_status[Status.BLOCKED] == {"gradient.head_closed_form", "gradient.norm_within_bounds"}
+    assert report.diagnosis.first_broken_stage == "loss"
+    # The model's losses are means in bf16, of which twelve are added.
+    assert report.diagnosis.finding.factor == pytest.approx(12, rel=2e-2)
+    assert "gradient_accumulation_steps x world_size = 12 x 1" in report.diagnosis.finding.cause
+    assert {"PAD / EOS", "attention mask", "pad_to_multiple_of"} <= set(report.diagnosis.acquitted)
+
+
+@indirectly([PAD_TO_512])
+def test_pad_to_512_is_seen_by_the_clock(pipeline, record):
+    report, by_status = judged(pipeline)
+    record(report)
+    assert by_status[Status.FAIL] == {"collator.padding_overhead"}
+    seen = report.diagnosis.finding.observed
+    assert seen["time_ratio"] > report.diagnosis.finding.expected["time_ratio_at_most"]
+    assert seen["seconds_by_multiple"]["512"] > seen["seconds_by_multiple"]["8"]
+
+
+def passes_items_on() -> bool:
+    """Whether this transformers hands the head num_items_in_batch and leaves dividing to it."""
+    from transformers import Qwen3ForSequenceClassification as Head
+
+    parameters = inspect.signature(Head.forward).parameters.values()
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
