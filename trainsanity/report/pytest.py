@@ -148,5 +148,5 @@ def summary(report: Report) -> Iterator[str]:
     diagnosis = report.diagnosis
     if diagnosis.result is not None and diagnosis.finding is not None:
         yield f"  {title(diagnosis.result)}: {diagnosis.finding.message}"
-    for suspect, sentences in diagnosis.acquitted.items():
-        yield f"  acquitted: {suspect}: {'; '.join(sentences)}"
+        for suspect, sentences in diagnosis.acquitted.items():
+            yield f"  acquitted: {suspect}: {'; '.join(sentences)}"

@@ -1,0 +1,108 @@
+"""Write the parts of README.md that are measured or generated; `--check` only compares.
+
+The incident's report is what the tool prints here and now; the table of checks comes from the
+catalogue; the GPU figures come from .ci/measured.jsonl, which `pytest -m gpu -n0` writes where
+there is a GPU and TRAINSANITY_RECORD names it.  Of the report only the words are compared: the last
+digits are the machine's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+README = HERE.parent / "README.md"
+INCIDENT = "fixtures.pipelines.tiny_qwen3:incident"
+
+
+def report() -> str:
+    """The incident's report as `trainsanity run` prints it, without where it was seen."""
+    command = [sys.executable, "-m", "trainsanity", "run", INCIDENT]
+    said = subprocess.run(
+        command, cwd=HERE.parent, capture_output=True, text=True, encoding="utf-8", check=False
+    )
+    if said.returncode != 1:
+        raise SystemExit(f"{' '.join(command)} exited with {said.returncode}:\n{said.stderr}")
+    shown = said.stdout.partition("\nAll checks asked for")[0]
+    return f"```console\n$ trainsanity run {INCIDENT}\n{shown.rstrip()}\n```"
+
+
+def checks() -> str:
+    """One row for each check."""
+    from trainsanity.registry import registry
+
+    rows = [
+        f"| {c.code} | `{c.name}` | {c.title.replace('``', '`').rstrip('.')} |"
+        for c in registry().all()
+    ]
+    return "\n".join(["| code | name | what holds |", "|---|---|---|", *rows])
+
+
+def measured() -> str:
+    """The GPU runs as recorded."""
+    runs = [json.loads(line) for line in (HERE / "measured.jsonl").read_text().splitlines()]
+    first = runs[0]
+    versions = ", ".join(f"{name} {first[name]}" for name in ("torch", "transformers", "datasets"))
+    lines = [
+        f"`pytest -m gpu -n0` on one {first['device']}, Python {first['python']}, {versions}. "
+        "Seconds are wall-clock for building the pipeline and judging it with every check.",
+        "",
+        "| pipeline | failed | factor | checks ran | seconds | peak GiB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for run in runs:
+        failed = ", ".join(f"`{name}`" for name in run["failed"]) or "none"
+        factor = f"{run['factor']:.2f}" if run["factor"] else ""
+        lines.append(
+            f"| `{run['pipeline']}` | {failed} | {factor} | {run['ran']} of {run['of']} "
+            f"| {run['seconds']} | {run['peak_gib']} |"
+        )
+    lines += ["", *(f"- {note}" for note in dict.fromkeys(n for r in runs for n in r["notes"]))]
+    return "\n".join(lines)
+
+
+BLOCKS = {"report:incident": report, "checks": checks, "measured": measured}
+
+
+def filled(text: str, names: list[str]) -> str:
+    """``text`` with the named blocks made anew."""
+    for name in names:
+        start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        block = f"{start}\n{BLOCKS[name]()}\n{end}"
+        text, count = re.subn(
+            f"{re.escape(start)}.*?{re.escape(end)}",
+            lambda _, new=block: new,
+            text,
+            flags=re.DOTALL,
+        )
+        if count != 1:
+            raise SystemExit(f"README.md has {count} blocks {start}")
+    return text
+
+
+def words(text: str) -> str:
+    """``text`` with the report's numbers masked and its lines joined."""
+    start, end = text.index("<!-- report:incident -->"), text.index("<!-- /report:incident -->")
+    report = " ".join(re.sub(r"\d[\d.]*(e[+-]\d+)?", "#", text[start:end]).split())
+    return text[:start] + report + text[end:]
+
+
+def main() -> None:
+    """Write, or with --check compare."""
+    check = "--check" in sys.argv
+    names = [name for name in sys.argv[1:] if name != "--check"] or list(BLOCKS)
+    before = README.read_text(encoding="utf-8")
+    after = filled(before, names)
+    if check and words(before) != words(after):
+        raise SystemExit(f"README.md is not what {Path(__file__).name} makes of it: run it")
+    if not check:
+        README.write_text(after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(HERE.parent))
+    main()
