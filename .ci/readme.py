@@ -86,9 +86,10 @@ def filled(text: str, names: list[str]) -> str:
 
 def words(text: str) -> str:
     """``text`` with the report's numbers masked and its lines joined."""
-    start, end = text.index("<!-- report:incident -->"), text.index("<!-- /report:incident -->")
-    report = " ".join(re.sub(r"\d[\d.]*(e[+-]\d+)?", "#", text[start:end]).split())
-    return text[:start] + report + text[end:]
+    start = text.index("<!-- report:incident -->")
+    end = text.index("<!-- /report:incident -->")
+    masked = re.sub(r"\d[\d.]*(e[+-]\d+)?", "#", text[start:end])
+    return text[:start] + " ".join(masked.split()) + text[end:]
 
 
 def main() -> None:
