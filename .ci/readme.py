@@ -51,14 +51,20 @@ def measured() -> str:
         f"`pytest -m gpu -n0` on one {first['device']}, Python {first['python']}, {versions}. "
         "Seconds are wall-clock for building the pipeline and judging it with every check.",
         "",
-        "| pipeline | failed | factor | checks ran | seconds | peak GiB |",
-        "|---|---|---|---|---|---|",
+        "| pipeline | failed | factor | weights that move at 1e-5 | ran | seconds | peak GiB |",
+        "|---|---|---|---|---|---|---|",
     ]
     for run in runs:
         failed = ", ".join(f"`{name}`" for name in run["failed"]) or "none"
+        failed += "".join(f"; accepted `{name}`" for name in run["accepted"])
+        moved = "; ".join(
+            f"{dtype} {share['moved']:.1%}"
+            for shares in run["moved"].values()
+            for dtype, share in shares.items()
+        )
         factor = f"{run['factor']:.2f}" if run["factor"] else ""
         lines.append(
-            f"| `{run['pipeline']}` | {failed} | {factor} | {run['ran']} of {run['of']} "
+            f"| `{run['pipeline']}` | {failed} | {factor} | {moved} | {run['ran']} of {run['of']} "
             f"| {run['seconds']} | {run['peak_gib']} |"
         )
     lines += ["", *(f"- {note}" for note in dict.fromkeys(n for r in runs for n in r["notes"]))]

@@ -31,14 +31,17 @@ def test_fault_kills_exactly(fault):
 
 @pytest.mark.parametrize("control", CONTROLS.values(), ids=CONTROLS)
 def test_control_lives(control):
-    report = run(PipelineSpec(control.id, control.build).make(), registry().all())
+    pipeline = PipelineSpec(control.id, control.build).make()
+    revealed = control.reveals(pipeline.trainer)
+    report = run(pipeline, registry().all())
     not_passed = {
         r.check.name: (str(r.status), r.reason, [f.message for f in r.findings])
         for r in report.results
         if r.status is not Status.PASS
     }
-    assert set(not_passed) == control.skips, not_passed
-    assert all(status in ("skip", "abstain") for status, *_ in not_passed.values())
+    assert set(not_passed) == control.skips | revealed, not_passed
+    for name, (status, *_) in not_passed.items():
+        assert status == "fail" if name in revealed else status in ("skip", "abstain")
 
 
 def test_every_check_is_killed_by_something():

@@ -14,52 +14,8 @@ from trainsanity import registry as registry_module
 
 EXAMPLES = Path(__file__).parent / "examples"
 
-CONFTEST = """
-import trainsanity
-from trainsanity import Abstain, Finding, Seen, Skip
-
-@trainsanity.check("ACME301", "collator.weight_is_finite", acquits="weights")
-def weight_is_finite(pipeline):
-    yield Seen("the weight is finite", 1.0, 1.0)
-
-@trainsanity.check("ACME501", "loss.weight_is_one")
-def weight_is_one(pipeline):
-    weight = pipeline.model.weight.item()
-    if weight != 1:
-        yield Finding(f"the weight is {weight:g}, not 1", observed=weight, expected=1.0,
-                      factor=weight, cause="somebody drew it", fix="set it to 1", where="weight")
-    yield Seen(f"the weight is {weight:g}", weight, 1.0)
-
-@trainsanity.check("ACME601", "gradient.follows", requires=("loss.weight_is_one",))
-def follows(pipeline):
-    yield Seen("follows")
-"""
-
-PIPELINES = """
-import pathlib
-import torch
-from trainsanity import Pipeline, PipelineSpec
-
-def build(weight):
-    with pathlib.Path("built.txt").open("a") as file:
-        file.write(f"{weight}\\n")
-    model = torch.nn.Linear(1, 1, bias=False)
-    torch.nn.init.constant_(model.weight, weight)
-    return Pipeline(model)
-
-def healthy():
-    return build(1)
-
-def loud():
-    return build(12)
-
-def broken():
-    pathlib.Path("built.txt").write_text("broken" + (pathlib.Path("built.txt").exists() * "!"))
-    raise OSError("the weights are not here")
-
-HEALTHY = PipelineSpec("healthy", healthy)
-LOUD = PipelineSpec("loud", loud)
-"""
+CONFTEST = (EXAMPLES / "acme_checks.py").read_text()
+PIPELINES = (EXAMPLES / "acme_pipelines.py").read_text()
 
 SANITY = """
 import pytest
@@ -103,7 +59,6 @@ def test_healthy_pipeline_is_green_and_summed_up(project):
             "test_it.py::test_sanity[[]healthy-ACME501-loss.weight_is_one] PASSED*",
             "*= trainsanity =*",
             "healthy: sane: 3 of 3 checks ran and passed",
-            "*acquitted: weights: the weight is finite",
         ]
     )
 
@@ -124,6 +79,7 @@ def test_a_failure_is_the_finding_and_no_traceback(project):
             '  rerun     pytest "test_it.py::test_sanity[[]loud-ACME501-loss.weight_is_one]"',
             "loud: not sane. First broken stage: loss",
             "  ACME501 loss.weight_is_one: the weight is 12, not 1",
+            "  acquitted: weights: the weight is finite",
             "SKIPPED*blocked: ACME501 loss.weight_is_one comes first: fail",
             "FAILED*ACME501: th*",
         ]
@@ -232,47 +188,22 @@ def test_expected_failures_are_strict(project):
     )
 
 
-def test_an_error_is_no_expected_failure(project, pytester):
-    project("HEALTHY")
-    pytester.makeconftest(
-        CONFTEST
-        + """
-@trainsanity.check("ACME502", "loss.crashes")
-def crashes(pipeline):
-    raise ZeroDivisionError("by design")
-"""
-    )
+def test_without_a_verdict_nothing_passes_or_fails_as_expected(project):
     spec = "PipelineSpec('healthy', healthy, expected_failures={'loss.crashes': 'known'})"
-    pytester.makepyfile(test_it=SANITY.format(arguments=spec))
-    result = pytester.runpytest_inprocess("-v")
-    result.assert_outcomes(passed=3, failed=1)
+    pytester = project(spec)
+    pytester.makeconftest(CONFTEST + (EXAMPLES / "acme_odd_checks.py").read_text())
+    result = pytester.runpytest_inprocess("-v", "-rs")
+    result.assert_outcomes(passed=3, skipped=2, failed=1)
     result.stdout.fnmatch_lines(
         [
             "ACME502 loss.crashes came to no verdict on healthy",
             "  the check raised ZeroDivisionError: by design",
             "*Traceback*",
+            "*ACME401 skipped; ACME402 abstained; ACME502 ended in an error.",
+            "SKIPPED*nothing to see",
+            "SKIPPED*abstained: too noisy",
         ]
     )
-
-
-def test_skip_and_abstain_are_skipped_with_their_reasons(project, pytester):
-    project("HEALTHY")
-    pytester.makeconftest(
-        CONFTEST
-        + """
-@trainsanity.check("ACME401", "model.skips")
-def skips(pipeline):
-    raise Skip("nothing to see")
-
-@trainsanity.check("ACME402", "model.abstains")
-def abstains(pipeline):
-    raise Abstain("too noisy")
-"""
-    )
-    result = pytester.runpytest_inprocess("-rs")
-    result.assert_outcomes(passed=3, skipped=2)
-    result.stdout.fnmatch_lines(["SKIPPED*nothing to see", "SKIPPED*abstained: too noisy"])
-    result.stdout.fnmatch_lines(["*ACME401 skipped; ACME402 abstained.*"])
 
 
 def test_gpu_pipelines_skip_with_the_reason_and_are_not_built(project, monkeypatch):

@@ -79,6 +79,7 @@ def report(*results: Result, unasked: tuple[Check, ...] = (), **more: Any) -> Re
         "facts": {"parameters": 9815936, "learning_rate": 1e-05, "world_size": 1},
         "seconds": 12.34,
         "measured": {"batch": 0.01, "forward": 1.5, "trainer_step": 8.14},
+        "command": (TARGET,),
     }
     return Report(
         TARGET, results, len(results) + len(unasked), **{**fields, **more}, unasked=unasked
@@ -264,15 +265,16 @@ def test_only_commands_run_over_the_width(width: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pipeline_id", "command"),
+    ("command", "call"),
     [
-        ("a.b:c", "trainsanity run a.b:c --select TS502"),
-        ("a.b:c d", "trainsanity run 'a.b:c d' --select TS502"),
-        ("pipeline", None),
+        (["a.b:c"], "trainsanity run a.b:c --select TS502 --debug"),
+        (["a.b:c d"], "trainsanity run 'a.b:c d' --select TS502 --debug"),
+        (["x.py", "--n", "a b"], "trainsanity run x.py --select TS502 --debug -- --n 'a b'"),
+        ([], None),
     ],
 )
-def test_rerun(pipeline_id: str, command: str | None) -> None:
-    assert rerun(pipeline_id, "TS502") == command
+def test_rerun(command: list[str], call: str | None) -> None:
+    assert rerun(command, "TS502", "--debug") == call
 
 
 @pytest.mark.parametrize(

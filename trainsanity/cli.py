@@ -21,13 +21,12 @@ from rich.text import Text
 
 from . import __version__
 from .errors import UsageError
-from .pipeline import PipelineSpec
 from .registry import registry
 from .report.json import dumps, encode
 from .report.text import render
 from .runner import FAILED, INCOMPLETE, OK, Report
 from .runner import run as run_checks
-from .sources import configuration, spec_of
+from .sources import Source, configuration, sources_of
 from .types import Check, Cost
 
 USAGE, INTERNAL, INTERRUPTED = 2, 3, 130
@@ -82,6 +81,28 @@ class _Command(click.Command):
             raise _Unexpected(what + more) from error
 
 
+class _Run(_Command):
+    """``run``, which keeps what follows ``--`` for the script."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        own, dashes, rest = args, "--", []
+        if dashes in args:
+            place = args.index(dashes)
+            own, rest = args[:place], args[place + 1 :]
+        scripts = [word for word in own if word.endswith(".py")]
+        try:
+            left = super().parse_args(ctx, own)
+        except click.NoSuchOption as error:
+            if not scripts:
+                raise
+            raise click.UsageError(
+                f"{error.format_message().rstrip('.')}; the script's own arguments go after --: "
+                f"trainsanity run {scripts[0]} -- {error.option_name} ..."
+            ) from error
+        ctx.params["arguments"] = tuple(rest)
+        return left
+
+
 class _Wrong(click.ClickException):
     """The call or its input was wrong."""
 
@@ -111,8 +132,8 @@ def program() -> None:
     """Is this fine-tuning run sane?  Judged before the first GPU hour."""
 
 
-@program.command(cls=_Command)
-@click.argument("targets", metavar="[TARGET]...", nargs=-1)
+@program.command(cls=_Run)
+@click.argument("targets", metavar="[TARGET]... [-- ARGUMENT...]", nargs=-1)
 @click.option("--select", multiple=True, metavar="CHECKS", help="Only these, e.g. collator,TS5.")
 @click.option("--ignore", multiple=True, metavar="CHECKS", help="Not these.")
 @click.option(
@@ -136,25 +157,27 @@ def run(  # noqa: PLR0917 - one parameter per option
     strict: bool,
     json_file: str | None,
     debug: bool,
+    arguments: tuple[str, ...],
 ) -> int:
     """Judge pipelines.
 
     TARGET is pkg.module:factory, a function that takes nothing and returns the Trainer that you
-    would call train() on; modules are looked for in the current directory, too.  Without one, the
-    pipelines of [tool.trainsanity] in pyproject.toml are judged; its expected_failures always
-    apply.
+    would call train() on; modules are looked for in the current directory, too.  Or it is your
+    training script, which runs with the ARGUMENTs after -- until it calls Trainer.train(); the
+    checks take the place of that call, and the script ends there.  Without a TARGET, the pipelines
+    of [tool.trainsanity] in pyproject.toml are judged; its expected_failures always apply.
 
     CHECKS are stages, names, codes or beginnings of codes, separated by commas; 'trainsanity list'
     shows them.
     """
-    specs = _specs(targets)
+    sources = _sources(targets, arguments)
     checks = registry().select(_words("--select", select), _words("--ignore", ignore), max_cost)
     if not checks:
         raise UsageError("--select, --ignore and --max-cost together leave no check to run")
     output = _Output(json_file)
     reports: list[Report] = []
-    for spec in specs:
-        report = _judge(spec, checks)
+    for source in sources:
+        report = _judge(source, checks)
         if reports:
             output.text.write("\n")
         _write_text(report, output.text, strict=strict, debug=debug)
@@ -205,7 +228,7 @@ def _page(check: Check) -> str:
     return f"{' | '.join(facts)}\n\n{check.page}"
 
 
-def _specs(targets: Sequence[str]) -> list[PipelineSpec]:
+def _sources(targets: Sequence[str], arguments: Sequence[str]) -> list[Source]:
     """The pipelines to judge; names are checked, nothing is built."""
     table = configuration()
     expected: dict[str, str] = table.get("expected_failures", {})
@@ -222,10 +245,10 @@ def _specs(targets: Sequence[str]) -> list[PipelineSpec]:
     chosen = targets or table.get("pipelines", [])
     if not chosen:
         raise UsageError(
-            "no pipeline to judge: give pkg.module:factory, or name some under pipelines in "
-            "[tool.trainsanity] of pyproject.toml"
+            "no pipeline to judge: give pkg.module:factory or a script, or name some under "
+            "pipelines in [tool.trainsanity] of pyproject.toml"
         )
-    return [spec_of(target, expected) for target in chosen]
+    return sources_of(chosen, arguments, expected)
 
 
 def _words(option: str, values: Iterable[str]) -> list[str]:
@@ -238,15 +261,16 @@ def _words(option: str, values: Iterable[str]) -> list[str]:
     return words
 
 
-def _judge(spec: PipelineSpec, checks: list[Check]) -> Report:
+def _judge(source: Source, checks: list[Check]) -> Report:
     with _stdout_is_stderr(), _progress() as tell:
-        tell(f"building {spec.id}")
-        pipeline = spec.make()
-        return run_checks(
-            pipeline,
-            checks,
-            spec.expected_failures,
-            on_check=lambda check: tell(f"{check.code} {check.name} ({check.cost.name.lower()})"),
+        tell(f"building {source.id}")
+        return source.visit(
+            lambda pipeline: run_checks(
+                pipeline,
+                checks,
+                source.expected_failures,
+                on_check=lambda c: tell(f"{c.code} {c.name} ({c.cost.name.lower()})"),
+            )
         )
 
 

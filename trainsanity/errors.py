@@ -11,5 +11,10 @@ class UsageError(Exception):
     """
 
 
+def first_line(error: BaseException) -> str:
+    """As much of an error's text as fits into a sentence."""
+    return str(error).strip().partition("\n")[0] or "(no message)"
+
+
 class CheckFailure(AssertionError):
     """A check failed under pytest; the text is the finding."""

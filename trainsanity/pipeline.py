@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from .errors import UsageError
+from .errors import UsageError, first_line
+from .intercept import NewFolders
 
 if TYPE_CHECKING:
     from .measurements import Measurements
+    from .tasks import Task
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -32,6 +37,8 @@ class Pipeline:
         notes: sentences for the report's environment block, for example that the weights are
             random because the checkpoint could not be had.
         id: what the reports call it.
+        command: the words after ``trainsanity run`` that lead here again: the target, and then a
+            script's own arguments.  Empty if only Python can.
     """
 
     model: Any
@@ -43,6 +50,7 @@ class Pipeline:
     trainer: Any = None
     notes: Sequence[str] = ()
     id: str = "pipeline"
+    command: tuple[str, ...] = ()
 
     @classmethod
     def from_trainer(cls, trainer: Any, notes: Sequence[str] = ()) -> Pipeline:
@@ -81,12 +89,6 @@ class Pipeline:
                 f"per_device_train_batch_size is {batch_size} but train_dataset has {size} rows: "
                 "pass more rows or a smaller batch"
             )
-        row = self.train_dataset[0]
-        if isinstance(row, Mapping) and not self.label_column(row):
-            raise UsageError(
-                f"train_dataset has no label column (it has {', '.join(sorted(row))}): "
-                f"name it 'label' or 'labels', or set TrainingArguments(label_names=[...])"
-            )
 
     def label_column(self, row: Mapping[str, Any]) -> str | None:
         """The key under which a row carries its label, as collators and Trainer know it."""
@@ -101,8 +103,8 @@ class Pipeline:
         return Measurements(self)
 
     @cached_property
-    def task(self) -> str:
-        """The kind of loss, in the words of ``config.problem_type``; ``unknown`` if undecided."""
+    def task(self) -> Task:
+        """The kind of loss; its name is ``unknown`` if undecided."""
         from .tasks import task_of
 
         return task_of(self)
@@ -132,7 +134,7 @@ class Pipeline:
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": str(self.device),
-            "task": self.task,
+            "task": self.task.name,
             "num_labels": getattr(config, "num_labels", None),
         }
         if args is not None:
@@ -182,6 +184,7 @@ class PipelineSpec:
         marks: pytest marks, for example ``(pytest.mark.gpu,)``.
         expected_failures: check name to the reason why its failure is accepted here.
         options: for the pipeline's own use.
+        command: as in :class:`Pipeline`.
     """
 
     id: str
@@ -189,6 +192,7 @@ class PipelineSpec:
     marks: tuple[Any, ...] = ()
     expected_failures: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    command: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, reason in self.expected_failures.items():
@@ -207,7 +211,7 @@ class PipelineSpec:
             raise
         except (Exception, SystemExit) as error:
             raise UsageError(
-                f"{self.id} raised {type(error).__name__}: {_first_line(error)}; "
+                f"{self.id} raised {type(error).__name__}: {first_line(error)}; "
                 "it has to run without arguments and return a Trainer"
             ) from error
         if not isinstance(built, Pipeline):
@@ -219,9 +223,21 @@ class PipelineSpec:
                     "return the Trainer that you would call train() on"
                 )
             built = Pipeline.from_trainer(built)
-        built.id = self.id
+        built.id, built.command = self.id, self.command
         return built
 
+    @contextlib.contextmanager
+    def built(self) -> Iterator[Pipeline]:
+        """The pipeline, built now; empty output folders of its Trainers are removed at the end."""
+        folders = NewFolders()
+        try:
+            with folders.noted():
+                pipeline = self.make()
+            yield pipeline
+        finally:
+            folders.remove_empty()
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or "(no message)"
+    def visit(self, judge: Callable[[Pipeline], T]) -> T:
+        """What ``judge`` makes of the pipeline, which is built for it now."""
+        with self.built() as pipeline:
+            return judge(pipeline)

@@ -241,10 +241,12 @@ def pipeline(request: pytest.FixtureRequest) -> Iterator[Pipeline]:
 
     session = request.config.stash[_SESSION]
     _release()
-    # A copy, because build may return a pipeline that somebody else goes on using.
-    built = dataclasses.replace(spec.make())
-    session.spec, session.runner = spec, Runner(built, spec.expected_failures)
-    yield built
+    with spec.built() as made:
+        # A copy, because build may return a pipeline that somebody else goes on using.
+        built = dataclasses.replace(made)
+        del made
+        session.spec, session.runner = spec, Runner(built, spec.expected_failures)
+        yield built
     session.spec = session.runner = session.result = None
     # pytest, and the frames of failed tests, keep the object itself.
     vars(built).clear()

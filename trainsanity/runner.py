@@ -164,6 +164,8 @@ class Report:
     measured: Mapping[str, float] = field(default_factory=dict)
     unasked: tuple[Check, ...] = ()
     """Checks that exist but were not selected."""
+    command: tuple[str, ...] = ()
+    """As in ``Pipeline``."""
 
     @property
     def ran(self) -> int:
@@ -234,4 +236,5 @@ def run(
         time.perf_counter() - start,
         dict(pipeline.measurements.seconds),
         tuple(check for check in every if check.name not in asked),
+        pipeline.command,
     )

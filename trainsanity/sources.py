@@ -1,4 +1,4 @@
-"""Where a pipeline comes from: ``pkg.module:factory`` or the user's pyproject.toml."""
+"""Where a pipeline comes from: a factory, a training script, or the user's pyproject.toml."""
 
 from __future__ import annotations
 
@@ -6,11 +6,69 @@ import importlib
 import os
 import sys
 import tomllib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from .errors import UsageError
-from .pipeline import PipelineSpec
+from .pipeline import Pipeline, PipelineSpec
+from .script import Script
+
+T = TypeVar("T")
+
+
+class Source(Protocol):
+    """What can be judged: a pipeline that exists for as long as the visit lasts."""
+
+    @property
+    def id(self) -> str:
+        """What reports call it."""
+
+    @property
+    def expected_failures(self) -> Mapping[str, str]:
+        """Check name to the reason why its failure is accepted here."""
+
+    def visit(self, judge: Callable[[Pipeline], T], /) -> T:
+        """Build the pipeline, give it to ``judge``, take it down; returns what ``judge`` did."""
+
+
+def sources_of(
+    targets: Sequence[str], arguments: Sequence[str], expected_failures: dict[str, str]
+) -> list[Source]:
+    """The sources that a command line names; nothing is built, and no script is run.
+
+    Args:
+        targets: ``pkg.module:factory``, any number of them, or one script.
+        arguments: the script's own.
+        expected_failures: as in :class:`Source`.
+
+    Raises:
+        UsageError: a target is of neither form, or they do not go together.
+    """
+    scripts = [target for target in targets if _is_script(target)]
+    if not scripts:
+        specs: list[Source] = [spec_of(target, expected_failures) for target in targets]
+        if arguments:
+            raise UsageError(
+                f"{' '.join(arguments)!r} after -- goes to no script: {targets[0]} is a function, "
+                "and functions take no arguments"
+            )
+        return specs
+    script = scripts[0]
+    others = [target for target in targets if target != script]
+    if len(targets) > 1:
+        raise UsageError(
+            f"a script is judged alone, without {' '.join(others) or 'a second run of it'}; its "
+            f"own arguments go after --: trainsanity run {script} -- {' '.join(others) or 'ARGS'}"
+        )
+    if not Path(script).exists():
+        raise UsageError(f"there is no file {script!r} below {os.getcwd()}")
+    return [Script(script, tuple(arguments), expected_failures)]
+
+
+def _is_script(target: str) -> bool:
+    """Whether a target is a script's path, whatever its name if there is such a file."""
+    return target.endswith(".py") or (":" not in target and Path(target).is_file())
 
 
 def spec_of(target: str, expected_failures: dict[str, str] | None = None) -> PipelineSpec:
@@ -22,8 +80,8 @@ def spec_of(target: str, expected_failures: dict[str, str] | None = None) -> Pip
     module, colon, factory = target.partition(":")
     if module.endswith(".py"):
         raise UsageError(
-            f"{target!r} is a script, and scripts cannot be judged yet: put what builds the "
-            "Trainer into a function and give pkg.module:function"
+            f"{target!r} is a script: `trainsanity run {module}` judges it as it is; or put what "
+            "builds the Trainer into a function and give pkg.module:function"
         )
     if not (module and colon and factory):
         raise UsageError(
@@ -35,6 +93,7 @@ def spec_of(target: str, expected_failures: dict[str, str] | None = None) -> Pip
         # Imported here and not before, so that collecting tests stays cheap.
         lambda: _factory(module, factory)(),  # noqa: PLW0108
         expected_failures=expected_failures or {},
+        command=(target,),
     )
 
 

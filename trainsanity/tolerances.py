@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .measurements.trainer_step import MicroStep
+    from .measurements.trainer_step import MicroStep, Reference
+    from .tasks import Task
 
 MARGIN = 4.0
 """How many times a measured noise floor is allowed.  Both the floor and the difference that it is
@@ -40,13 +41,11 @@ def logged_loss_rounding(micro_steps: Sequence[MicroStep]) -> float:
     """
     import torch
 
-    from .tasks import per_example_loss
-
     squares, count, size = 0.0, 0, 0.0
     for micro in micro_steps:
-        assert micro.pooled is not None
-        losses = per_example_loss(micro.pooled.logits.cpu(), micro.labels)
-        rounded = losses.to(micro.pooled.dtype or micro.pooled.logits.dtype).double()
+        assert micro.items is not None
+        losses = micro.items.losses
+        rounded = losses.to(micro.items.dtype).double()
         squares += float(((rounded - losses) ** 2).sum())
         size += float(losses.sum())
         count += len(losses)
@@ -83,7 +82,7 @@ def regress(observed: Tensor, reference: Tensor) -> tuple[float, float]:
 
 
 def head_gradient_floor(
-    micro_steps: Sequence[MicroStep], dtype: Any, exact: Tensor
+    task: Task, right: Reference, dtype: Any, exact: Tensor
 ) -> tuple[float, float]:
     """Measured rounding of a head gradient accumulated in ``dtype``: slope and cosine defects.
 
@@ -100,18 +99,14 @@ def head_gradient_floor(
     """
     import torch
 
-    from .tasks import residual
-
     total: Tensor | None = None
     common = 0.0
-    count = sum(len(micro.labels) for micro in micro_steps)
-    for micro in micro_steps:
-        pooled = micro.pooled
-        if pooled is None or pooled.vector is None:
-            continue
-        common = max(common, float(torch.finfo(pooled.dtype).eps) / 2)
-        part = (residual(pooled.logits.cpu(), micro.labels) / count).to(pooled.dtype)
-        product = (part.double().T @ pooled.vector.double().cpu()).to(pooled.dtype).to(dtype)
+    for items, weight in zip(right.parts, right.weights, strict=True):
+        assert items.logits is not None
+        assert items.vectors is not None
+        common = max(common, float(torch.finfo(items.dtype).eps) / 2)
+        part = (weight * task.residual(items.logits, items.targets)).to(items.dtype)
+        product = (part.double().T @ items.vectors.double()).to(items.dtype).to(dtype)
         total = product if total is None else total + product
     floor = 64 * float(torch.finfo(torch.float32).eps)
     if total is None:

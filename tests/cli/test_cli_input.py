@@ -56,9 +56,7 @@ Complaint = Callable[..., str]
             "per_device_train_batch_size is 16 but train_dataset",
             id="small",
         ),
-        pytest.param(
-            ["cli_factories:no_labels"], "train_dataset has no label column", id="unlabelled"
-        ),
+        pytest.param(["cli_factories:no_labels"], "the batch has no labels", id="unlabelled"),
         pytest.param(
             ["cli_factories:healthy", "--select", "colator"],
             "did you mean 'collator'?",
@@ -86,7 +84,9 @@ Complaint = Callable[..., str]
         ),
         pytest.param(["cli_factories:healthy", "--jsn", "x"], "No such option", id="option"),
         pytest.param(["cli_factories"], "'cli_factories' names no pipeline", id="form"),
-        pytest.param(["train.py", "--", "--epochs", "3"], "'train.py' is a script", id="script"),
+        pytest.param(
+            ["train.py", "--", "--epochs", "3"], "there is no file 'train.py' below /", id="script"
+        ),
         pytest.param([], "no pipeline to judge: give pkg.module:factory", id="no-target"),
     ],
 )

@@ -25,7 +25,12 @@ GIB = 2**30
 started: dict[str, float] = {}
 
 
-def spec(name: str, **options) -> PipelineSpec:
+ROUNDED = {
+    "update.survives_rounding": "the incident trained bfloat16 weights; at 1e-5 few of them move"
+}
+
+
+def spec(name: str, expected_failures=ROUNDED, **options) -> PipelineSpec:
     """A pipeline whose building starts a clock and the watch on the device's memory."""
 
     def build():
@@ -35,7 +40,8 @@ def spec(name: str, **options) -> PipelineSpec:
         started[name] = time.perf_counter()
         return qwen3_4b.pipeline(**options)
 
-    return PipelineSpec(name, build, marks=(pytest.mark.gpu,))
+    marks = (pytest.mark.gpu,)
+    return PipelineSpec(name, build, marks=marks, expected_failures=expected_failures)
 
 
 REPAIRED = spec("qwen3_4b:repaired", repair=True)
@@ -47,6 +53,17 @@ PAD_TO_512 = spec(
     pad_to_multiple_of=512,
     per_device_train_batch_size=12,
     gradient_accumulation_steps=2,
+)
+
+# float32 weights, gradients and moments of 36 layers take 64 GB before the first activation, so
+# this stack of the same layers is a third as deep.
+FP32 = spec(
+    "qwen3_4b:fp32_weights_12_layers",
+    expected_failures={},
+    repair=True,
+    dtype="float32",
+    bf16=True,
+    geometry={**qwen3_4b.GEOMETRY, "num_hidden_layers": 12, "max_window_layers": 12},
 )
 
 pytestmark = pytest.mark.gpu
@@ -71,6 +88,12 @@ def record(capsys):
                 "ran": report.ran,
                 "of": report.total,
                 "failed": [r.check.name for r in report.results if r.status is Status.FAIL],
+                "accepted": [r.check.name for r in report.results if r.status is Status.XFAIL],
+                "moved": {
+                    r.check.name: r.observed
+                    for r in report.results
+                    if r.check.name == "update.survives_rounding"
+                },
                 "factor": finding.factor if finding else None,
             }
         )
@@ -83,9 +106,9 @@ def record(capsys):
     return write
 
 
-def judged(pipeline):
+def judged(pipeline, expected_failures=ROUNDED):
     """The whole report; what the fixture's checks have measured already is not measured again."""
-    report = run(pipeline, registry().all())
+    report = run(pipeline, registry().all(), expected_failures)
     by_status = {status: set() for status in Status}
     for result in report.results:
         by_status[result.status].add(result.check.name)
@@ -102,6 +125,14 @@ def test_sanity(pipeline, check):
 def test_repaired(pipeline, record):
     report, by_status = judged(pipeline)
     record(report)
+    assert by_status[Status.XFAIL] == set(ROUNDED)
+    assert by_status[Status.PASS] == {check.name for check in registry().all()} - set(ROUNDED)
+
+
+@indirectly([FP32])
+def test_float32_weights_under_autocast_are_green(pipeline, record):
+    report, by_status = judged(pipeline, {})
+    record(report)
     assert by_status[Status.PASS] == {check.name for check in registry().all()}
 
 
@@ -110,7 +141,7 @@ def test_incident(pipeline, record):
     report, by_status = judged(pipeline)
     record(report)
     if not passes_items_on():
-        assert by_status[Status.PASS] == {check.name for check in registry().all()}
+        assert by_status[Status.PASS] == {check.name for check in registry().all()} - set(ROUNDED)
         return
     assert by_status[Status.FAIL] == {"loss.matches_reference"}
     assert by_status[Status.BLOCKED] == {"gradient.head_closed_form", "gradient.norm_within_bounds"}

@@ -4,6 +4,6 @@ A check's docstring is its page: what it checks, why it matters, how it is measu
 known false alarms, references.
 """
 
-from . import collator, dataset, gradient, loss, model, schedule, tokenizer
+from . import collator, dataset, gradient, loss, model, schedule, tokenizer, update
 
-__all__ = ["collator", "dataset", "gradient", "loss", "model", "schedule", "tokenizer"]
+__all__ = ["collator", "dataset", "gradient", "loss", "model", "schedule", "tokenizer", "update"]

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..factors import name_factor
-from ..measurements.trainer_step import TrainerStep
+from ..measurements.trainer_step import TrainerStep, reference
 from ..registry import check
-from ..tasks import per_example_loss, residual
 from ..tolerances import head_gradient_floor, regress
 from ..types import Cost, Finding, Seen, Skip
 
@@ -26,7 +25,7 @@ keeps the 0.3 % of bfloat16 out of the sentence."""
     "gradient.head_closed_form",
     cost=Cost.STEP,
     needs=("trainer",),
-    requires=("dataset.labels_in_range", "model.logits_finite"),
+    requires=("dataset.labels_in_range", "gradient.finite"),
     explained_by=("model.logits_spread", "loss.matches_reference"),
     acquits="gradient direction",
 )
@@ -53,7 +52,7 @@ def head_closed_form(pipeline: Pipeline, trainer_step: TrainerStep) -> Iterator[
     References: huggingface/transformers#47688; C. M. Bishop, Pattern Recognition and Machine
     Learning (2006), section 4.3.4, for the formula.
     """
-    exact = closed_form(trainer_step)
+    exact = closed_form(pipeline, trainer_step)
     gradient = trainer_step.head_gradient
     where = f"{trainer_step.head_name}.weight"
     if gradient is None:
@@ -67,7 +66,8 @@ def head_closed_form(pipeline: Pipeline, trainer_step: TrainerStep) -> Iterator[
         )
         return
     slope, cosine = regress(gradient, exact)
-    off_scale, off_axis = head_gradient_floor(trainer_step.micro_steps, gradient.dtype, exact)
+    right = reference(pipeline, trainer_step)
+    off_scale, off_axis = head_gradient_floor(pipeline.task, right, gradient.dtype, exact)
     seen: dict[str, Any] = {"slope": round(slope, 6), "cosine": round(cosine, 8)}
     if not cosine >= 1 - off_axis:
         yield Finding(
@@ -99,7 +99,7 @@ def head_closed_form(pipeline: Pipeline, trainer_step: TrainerStep) -> Iterator[
     "gradient.norm_within_bounds",
     cost=Cost.STEP,
     needs=("trainer",),
-    requires=("dataset.labels_in_range", "model.logits_finite"),
+    requires=("dataset.labels_in_range", "gradient.finite"),
     explained_by=("model.logits_spread", "loss.matches_reference"),
     acquits="gradient norm",
 )
@@ -125,16 +125,15 @@ def norm_within_bounds(pipeline: Pipeline, trainer_step: TrainerStep) -> Iterato
 
     References: field measurements of healthy norms in the README.
     """
-    exact = closed_form(trainer_step)
+    exact = closed_form(pipeline, trainer_step)
     eps = _eps(trainer_step, pipeline)
-    count = sum(len(m.labels) for m in trainer_step.micro_steps)
+    right = reference(pipeline, trainer_step)
     trained = trainer_step.head_gradient is not None
     low, high = float(exact.norm()) if trained else 0.0, 0.0
-    for micro in trainer_step.micro_steps:
-        assert micro.pooled is not None
-        mean = float(per_example_loss(micro.pooled.logits.cpu(), micro.labels).mean())
-        scale = micro.backward_loss / mean
-        high += len(micro.labels) / count * micro.gradient_norm / scale
+    parts = zip(trainer_step.micro_steps, right.parts, right.weights, strict=True)
+    for micro, items, weight in parts:
+        # The micro-batch's share of the mean, in units of what its backward started from.
+        high += micro.gradient_norm * weight * float(items.losses.sum()) / micro.backward_loss
     norm = trainer_step.norm_before_clip
     bounds = {"at_least": low * (1 - eps), "at_most": high * (1 + eps)}
     if not bounds["at_least"] <= norm <= bounds["at_most"]:
@@ -172,7 +171,7 @@ def norm_within_bounds(pipeline: Pipeline, trainer_step: TrainerStep) -> Iterato
     "gradient.clipping",
     cost=Cost.STEP,
     needs=("trainer",),
-    requires=("model.logits_finite",),
+    requires=("gradient.finite",),
     acquits="clipping",
 )
 def clipping(pipeline: Pipeline, trainer_step: TrainerStep) -> Iterator[Seen | Finding]:
@@ -212,38 +211,133 @@ def clipping(pipeline: Pipeline, trainer_step: TrainerStep) -> Iterator[Seen | F
         )
     kept = after / norm if norm else math.nan
     told = f"max_grad_norm {limit:g} keeps {kept:.1%} of a gradient of norm {norm:.3f}"
-    if trainer_step.head_gradient is not None and norm:
-        slope = abs(regress(trainer_step.head_gradient, closed_form(trainer_step))[0])
-        if abs(slope - 1) > WORTH_TELLING:
-            right = min(1.0, limit * slope / norm) if limit else 1.0
-            told += f"; it would keep {right:.1%} at the right scale"
+    slope = _slope(pipeline, trainer_step)
+    if slope is not None and norm and abs(slope - 1) > WORTH_TELLING:
+        right = min(1.0, limit * slope / norm) if limit else 1.0
+        told += f"; it would keep {right:.1%} at the right scale"
     yield Seen(told, {"norm": norm, "kept": kept}, {"norm_after": expected})
 
 
-def closed_form(step: TrainerStep) -> Any:
-    """``(1/N) sum_i (softmax(z_i) - onehot(y_i)) h_i^T`` over the step, ``[C, H]`` float64.
+@check(
+    "TS604",
+    "gradient.finite",
+    cost=Cost.STEP,
+    needs=("trainer",),
+    requires=("loss.finite",),
+    acquits="gradient norm",
+)
+def finite(trainer_step: TrainerStep) -> Iterator[Seen | Finding]:
+    """Every gradient is made of numbers.
+
+    What it checks: all gradients of the first optimizer step, before the optimizer uses them.
+
+    Why it matters: one NaN spreads through the clip to every parameter, and the weights are lost
+    with the next step while the logged loss can look healthy.
+
+    How it is measured: ``isfinite``, exactly.
+
+    How to fix: ``torch.autograd.detect_anomaly`` names the operation; square roots and norms at
+    zero have a finite value and no finite derivative.
+
+    Known false alarms: float16 with a loss scaler skips such steps by design.
+
+    References: torch.autograd.detect_anomaly.
+    """
+    parameters = trainer_step.update.parameters
+    bad = [p.name for p in parameters if not p.finite]
+    if bad:
+        yield Finding(
+            f"{len(bad)} of {len(parameters)} gradients are not finite",
+            observed=len(bad),
+            expected=0,
+            where=", ".join(bad[:3]),
+            cause="an operation whose derivative is infinite where its value is not",
+            fix="find it with torch.autograd.detect_anomaly",
+        )
+    yield Seen(f"{len(parameters)} of {len(parameters)} gradients are finite", len(bad), 0)
+
+
+@check(
+    "TS605",
+    "gradient.reaches_every_parameter",
+    cost=Cost.STEP,
+    needs=("trainer",),
+    requires=("gradient.finite",),
+    acquits="gradient direction",
+)
+def reaches_every_parameter(trainer_step: TrainerStep) -> Iterator[Seen | Finding]:
+    """Every trainable parameter receives a gradient.
+
+    What it checks: that no trainable parameter has ``grad is None`` after the backward passes of
+    the first optimizer step.
+
+    Why it matters: gradient checkpointing over inputs that need no gradient, a ``detach`` or a
+    ``no_grad`` in the wrong place cut the model in two.  What lies below never learns.
+
+    How it is measured: exact.
+
+    How to fix: ``model.enable_input_require_grads()`` with checkpointing and frozen embeddings, or
+    ``use_reentrant=False``; remove the ``detach``.
+
+    Known false alarms: parameters that this task does not use (a pooler, an expert that no token
+    was sent to).  Freeze them, or name the check in expected_failures.
+
+    References: huggingface/transformers#42489, huggingface/transformers#21381.
+    """
+    trainable = [p for p in trainer_step.update.parameters if p.trainable]
+    cut = [p.name for p in trainable if not p.has_gradient]
+    if cut:
+        yield Finding(
+            f"{len(cut)} of {len(trainable)} trainable parameters receive no gradient",
+            observed=len(trainable) - len(cut),
+            expected=len(trainable),
+            where=", ".join(cut[:3]),
+            cause="the graph is cut: a detach, a no_grad, or checkpointing over frozen inputs",
+            fix="model.enable_input_require_grads(), or use_reentrant=False for checkpointing",
+        )
+    yield Seen(f"{len(trainable)} of {len(trainable)} trainable parameters receive a gradient",
+               len(trainable), len(trainable))  # fmt: skip
+
+
+def _slope(pipeline: Pipeline, step: TrainerStep) -> float | None:
+    """Size of the head's gradient in units of the closed form; None where there is none."""
+    if step.head_gradient is None:
+        return None
+    try:
+        return abs(regress(step.head_gradient, closed_form(pipeline, step))[0])
+    except Skip:
+        return None
+
+
+def closed_form(pipeline: Pipeline, step: TrainerStep) -> Any:
+    """The head's gradient from logits, targets and head inputs alone, ``[C, H]`` float64.
 
     Raises:
-        Skip: the step did not show which vectors the head read.
+        Skip: the head's gradient has another part, or what the head read was not visible.
     """
-    if any(micro.pooled is None or micro.pooled.vector is None for micro in step.micro_steps):
+    tied = pipeline.model.get_input_embeddings()
+    if getattr(tied, "weight", None) is pipeline.model.get_submodule(step.head_name).weight:
+        raise Skip("the head is tied to the embedding, whose gradient has a part of its own")
+    right = reference(pipeline, step)
+    if any(items.vectors is None for items in right.parts):
         raise Skip("which vectors the head read was not visible in the step")
-    count = sum(len(micro.labels) for micro in step.micro_steps)
-    parts = [
-        residual(m.pooled.logits.cpu(), m.labels).T @ m.pooled.vector.double().cpu()
-        for m in step.micro_steps
-        if m.pooled is not None and m.pooled.vector is not None
+    products = [
+        weight * (pipeline.task.residual(items.logits, items.targets).T @ items.vectors.double())
+        for items, weight in zip(right.parts, right.weights, strict=True)
+        if items.vectors is not None and items.logits is not None
     ]
-    return sum(parts[1:], start=parts[0]) / count
+    return sum(products[1:], start=products[0])
 
 
 def _eps(step: TrainerStep, pipeline: Pipeline) -> float:
-    """Relative rounding of a norm of gradients in the parameters' dtype.
+    """Relative rounding of a norm of gradients in the dtype that they were computed in.
 
     Scaling by the clip rounds every element once, by half a unit in the last place at most; the
-    norm of the result is off by no more than one unit relative.  The reductions run in float32.
+    norm of the result is off by no more than one unit relative.  Under autocast the head's dtype
+    is coarser than the weights'.  The reductions run in float32.
     """
     import torch
 
+    dtypes = [pipeline.dtype, *(m.items.dtype for m in step.micro_steps if m.items is not None)]
     floor = 64 * float(torch.finfo(torch.float32).eps)
-    return float(torch.finfo(pipeline.dtype).eps) + floor
+    return max(float(torch.finfo(dtype).eps) for dtype in dtypes) + floor

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from ..factors import name_factor
 from ..measurements.forward import Forward
-from ..measurements.trainer_step import TrainerStep
+from ..measurements.trainer_step import TrainerStep, reference
 from ..registry import check
-from ..tasks import per_example_loss
+from ..tasks import require_single_label
 from ..tolerances import STANDARD_ERRORS, logged_loss_rounding
 from ..types import Cost, Finding, Seen, Skip
 
 if TYPE_CHECKING:
     from ..pipeline import Pipeline
+
+NEAR_ONE = 0.05
+"""Factors this near to 1 are printed with four decimals; it decides nothing else."""
 
 
 @check(
@@ -47,6 +50,7 @@ def initial_is_uninformed(pipeline: Pipeline, forward: Forward) -> Iterator[Seen
 
     References: huggingface/transformers#46002; scikit-learn's DummyClassifier for the idea.
     """
+    require_single_label(pipeline)
     prior = label_prior(pipeline, forward.logits.shape[1])
     z = forward.logits
     known = (z * prior).sum(-1)
@@ -92,14 +96,15 @@ def label_prior(pipeline: Pipeline, size: int) -> Any:
     "loss.matches_reference",
     cost=Cost.STEP,
     needs=("trainer",),
-    requires=("dataset.labels_in_range", "model.logits_finite"),
+    requires=("dataset.labels_in_range", "model.logits_finite", "loss.finite"),
     acquits="loss scale",
 )
 def matches_reference(pipeline: Pipeline, trainer_step: TrainerStep) -> Iterator[Seen | Finding]:
     """The loss that the Trainer logs is the mean over the examples of the step.
 
-    What it checks: the first logged loss against the mean of the examples' own losses, computed
-    from the very logits of that step.
+    What it checks: the first logged loss against the mean of the examples' own losses (for
+    language models and token classification: the tokens'), computed from the very logits of that
+    step.
 
     Why it matters: losses and gradients that are a constant factor too large make every logged
     number useless, turn max_grad_norm into something else, and change the effective rate of
@@ -107,8 +112,10 @@ def matches_reference(pipeline: Pipeline, trainer_step: TrainerStep) -> Iterator
     not obviously fail: it is only wrong.
 
     How it is measured: during the Trainer's own first optimizer step the logits and labels of
-    each micro-batch are recorded; reference = mean over all N examples of
-    logsumexp(z_i) - z_i[y_i] in float64.  The tolerance counts the roundings on the way: each
+    each micro-batch are recorded; the reference is the mean over all N items of the accumulated
+    batch in float64: logsumexp(z_i) - z_i[y_i], with the Trainer's label smoothing; for several
+    labels the binary cross entropy, for regression the squared error; for language models after
+    the shift, without what is labelled -100.  The tolerance counts the roundings on the way: each
     example's log-softmax to the dtype that the head computed in, the mean to the loss's dtype, the
     four decimals of the log.  The factor is matched against accumulation, processes and batch size.
 
@@ -116,43 +123,91 @@ def matches_reference(pipeline: Pipeline, trainer_step: TrainerStep) -> Iterator
     ``**kwargs`` but whose loss ignores ``num_items_in_batch``, set
     ``model.accepts_loss_kwargs = False`` before the Trainer is built.
 
-    Known false alarms: label smoothing, class weights and auxiliary losses are no plain mean.
+    Known false alarms: class weights and auxiliary losses are no plain mean.
 
-    References: huggingface/transformers#47688, #37766, #37110; NVIDIA-NeMo/Automodel#3829.
+    References: huggingface/transformers#47688, #37766, #37110, #46204, #46731;
+    NVIDIA-NeMo/Automodel#3829.
     """
-    steps = trainer_step.micro_steps
+    right = reference(pipeline, trainer_step)
     if not trainer_step.logged:
         raise Skip("the Trainer logged no loss for its first step")
-    if any(micro.pooled is None for micro in steps):
-        raise Skip("the Trainer's step did not run the model's own forward")
-    losses = [per_example_loss(m.pooled.logits.cpu(), m.labels) for m in steps if m.pooled]
-    expected = float(sum(x.sum() for x in losses) / sum(len(x) for x in losses))
-    observed = trainer_step.logged["loss"]
-    allowed = logged_loss_rounding(steps)
-    factor = observed / expected
+    expected, observed = right.mean, trainer_step.logged["loss"]
+    allowed = logged_loss_rounding(trainer_step.micro_steps)
+    factor = observed / expected if expected else math.nan
     if not abs(observed - expected) <= allowed:
+        tolerance = max(allowed / expected, 1e-3) if expected else 1e-3
         yield Finding(
-            f"the Trainer logs a loss of {observed:.4f} for step 1; the mean over its "
-            f"{sum(len(x) for x in losses)} examples is {expected:.4f}: {factor:.2f} x",
+            f"the Trainer logs a loss of {observed:.4f} for step 1; "
+            f"the {right.words} is {expected:.4f}: "
+            + (f"{factor:.4f} x" if abs(factor - 1) < NEAR_ONE else f"{factor:.2f} x"),
             observed=observed,
             expected=expected,
             factor=factor,
             where="step 1",
-            **_explain(pipeline, trainer_step, factor, allowed / expected),
+            **_explain(pipeline, trainer_step, right.count, factor, tolerance),
         )
-    yield Seen(f"logged loss {observed:.4f}, mean over the examples {expected:.4f}",
-               observed, expected)  # fmt: skip
+    yield Seen(f"logged loss {observed:.4f}, {right.words} {expected:.4f}", observed, expected)
+
+
+@check(
+    "TS503",
+    "loss.finite",
+    cost=Cost.STEP,
+    needs=("trainer",),
+    requires=("model.logits_finite",),
+    acquits="loss scale",
+)
+def finite(trainer_step: TrainerStep) -> Iterator[Seen | Finding]:
+    """Every micro-batch's loss is a number.
+
+    What it checks: the loss of each micro-batch of the first optimizer step, as ``training_step``
+    returned it.
+
+    Why it matters: ``logging_nan_inf_filter`` is on by default: where a loss is NaN or infinite the
+    Trainer logs the average of the earlier ones in its place, and the gradient is NaN all the same.
+
+    How it is measured: ``isfinite`` on each micro-batch's loss, before the filter.
+
+    How to fix: run the named micro-batch alone with ``torch.autograd.detect_anomaly``; rows with
+    nothing to learn from (all labels -100) and logarithms of zero are where to look.
+
+    Known false alarms: none known.
+
+    References: ``TrainingArguments.logging_nan_inf_filter``.
+    """
+    losses = [micro.loss for micro in trainer_step.micro_steps]
+    bad = [k for k, loss in enumerate(losses) if not math.isfinite(loss)]
+    if bad:
+        logged = trainer_step.logged.get("loss", math.nan)
+        yield Finding(
+            f"{len(bad)} of {len(losses)} micro-batches have a loss of {losses[bad[0]]}; "
+            f"the Trainer logs {logged:.4f} all the same",
+            observed=losses[bad[0]],
+            expected="a number",
+            where=f"micro-batch {bad[0]} of step 1",
+            cause="nothing to average (all labels -100), or a logarithm or division of zero",
+            fix="look at that micro-batch's rows; logging_nan_inf_filter=False shows it in the log",
+        )
+    yield Seen(f"{len(losses)} of {len(losses)} micro-batch losses are finite",
+               len(losses) - len(bad), len(losses))  # fmt: skip
 
 
 def _explain(
-    pipeline: Pipeline, step: TrainerStep, factor: float, tolerance: float
+    pipeline: Pipeline, step: TrainerStep, count: int, factor: float, tolerance: float
 ) -> dict[str, str | None]:
     """Cause and fix, as far as the factor and the Trainer's own switches tell."""
-    names = name_factor(factor, pipeline.facts, max(tolerance, 1e-3))
+    items = step.micro_steps[0].num_items_in_batch
+    if items and items != count and abs(factor * items / count - 1) <= tolerance:
+        return {
+            "cause": f"{factor:.4f} is {count} / {items:g}: the loss sums over {count} "
+            f"{pipeline.task.counts} and is divided by num_items_in_batch = {items:g}, which "
+            "counts labels that the loss does not (before the shift, or ignored ones)",
+            "fix": "count the labels that the loss counts: labels[..., 1:] != -100",
+        }
+    names = name_factor(factor, pipeline.facts, tolerance)
     if not names:
         return {"cause": None, "fix": "compare what compute_loss returns with the plain mean"}
     cause = f"{factor:.2f} is {' or '.join(names)}"
-    items = step.micro_steps[0].num_items_in_batch
     if factor > 1 and items is not None and pipeline.trainer.model_accepts_loss_kwargs:
         cause += (
             ", which is not divided out: the Trainer passes num_items_in_batch "

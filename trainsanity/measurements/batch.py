@@ -84,9 +84,25 @@ def batch(pipeline: Pipeline) -> Batch:
         raise Skip("the batch has no input_ids: only token models are judged so far")
     if any("input_ids" not in row for rows in calls for row in rows):
         raise Skip("the collator is given rows without input_ids: it tokenizes on the fly")
+    _refuse_unlabelled(trainer, inputs[0], calls[0])
     # The loader reads ahead: there may be more calls than batches.
     pairs = zip(inputs, calls[: len(inputs)], strict=True)
     return Batch([MicroBatch(dict(made), rows) for made, rows in pairs])
+
+
+def _refuse_unlabelled(trainer: Any, made: Mapping[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Without labels the stock ``compute_loss`` has no loss; one of the user's own may have."""
+    from transformers import Trainer
+
+    names = ("labels", *(trainer.label_names or ()))
+    own_loss = type(trainer).compute_loss is not Trainer.compute_loss
+    if own_loss or any(name in made for name in names):
+        return
+    columns = ", ".join(sorted(rows[0]))
+    raise UsageError(
+        f"the batch has no labels (the collator is given rows with {columns}): name the column "
+        "'label' or 'labels', or set TrainingArguments(label_names=[...])"
+    )
 
 
 def record_collator(trainer: Any) -> list[list[dict[str, Any]]]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ..tasks import per_example_loss, require_single_label
-from ..types import Cost
+from ..tasks import Task, require_single_label
+from ..types import Cost, Skip
 from .batch import Batch, quiet
 from .head import Pooled, find_head, watched
 from .state import preserved
@@ -38,11 +38,12 @@ class Forward:
     labels: Tensor
     vectors: Tensor | None
     head_name: str
+    task: Task
 
     @cached_property
     def losses(self) -> Tensor:
         """``[N]`` float64, the reference loss of each example; labels must be in range."""
-        return per_example_loss(self.logits, self.labels)
+        return self.task.losses(self.logits, self.labels)
 
 
 @measurement(Cost.FORWARD)
@@ -51,6 +52,8 @@ def forward(pipeline: Pipeline, batch: Batch) -> Forward:
     import torch
 
     require_single_label(pipeline)
+    if any("labels" not in micro.inputs for micro in batch):
+        raise Skip("the batch has no labels")
     name, head = find_head(pipeline)
     with as_trained(pipeline), watched(pipeline.model, head) as watch:
         for micro in batch:
@@ -65,6 +68,7 @@ def forward(pipeline: Pipeline, batch: Batch) -> Forward:
         if any(v is None for v in vectors)
         else torch.cat([v.double().cpu() for v in vectors if v is not None]),
         name,
+        pipeline.task,
     )
 
 

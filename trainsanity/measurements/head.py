@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..tasks import CAUSAL_LM
 from ..types import Skip
 
 if TYPE_CHECKING:
@@ -16,14 +17,17 @@ if TYPE_CHECKING:
 
 
 def find_head(pipeline: Pipeline) -> tuple[str, nn.Linear]:
-    """The last ``nn.Linear`` with one output per label, and its name.
+    """The last ``nn.Linear`` with one output per label or word, and its name.
 
     Raises:
         Skip: the model has none.
     """
     from torch import nn
 
-    labels = getattr(pipeline.config, "num_labels", None)
+    if pipeline.task.name == CAUSAL_LM:
+        labels = getattr(pipeline.config, "vocab_size", None)
+    else:
+        labels = getattr(pipeline.config, "num_labels", None)
     heads = [
         (name, module)
         for name, module in pipeline.model.named_modules()
@@ -39,9 +43,9 @@ class Pooled:
     """One forward pass, seen at its end.
 
     Attributes:
-        logits: ``[B, C]``, in the model's dtype, as the model returned them.
-        vector: ``[B, H]``, the head's input that the logits were made from, or None if no
-            position of the head's output equals the logits.
+        logits: ``[B, C]`` or ``[B, T, C]``, in the model's dtype, as the model returned them.
+        vector: ``[B, H]`` or ``[B, T, H]``, the head's input that the logits were made from, or
+            None if no position of the head's output equals the logits.
         index: the column that each row was read at, or None for a head that is given one vector
             per row.
         dtype: in which the head computed; under autocast it is coarser than the weights' and the
@@ -101,6 +105,9 @@ leaves at least 1 - 2**-14, another token's logits lie far below (0.9 and less w
 def _pooled(logits: Tensor, given: Tensor, made: Tensor, mask: Tensor | None) -> Pooled:
     import torch
 
+    if logits.dim() == 3 and made.shape == logits.shape:  # one row of logits for each token
+        same = bool((made == logits).all())
+        return Pooled(logits, given if same else None, None, dtype=made.dtype)
     if logits.dim() != 2 or made.shape[0] != logits.shape[0]:
         return Pooled(logits, None, None)
     one_vector = made.dim() == 2

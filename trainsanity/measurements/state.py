@@ -216,9 +216,9 @@ def fingerprint(pipeline: Pipeline) -> dict[str, Any]:
 
     model, trainer = pipeline.model, pipeline.trainer
     prints: dict[str, Any] = {
-        "weights": _hashes(model.parameters()),
-        "buffers": _hashes(model.buffers()),
-        "gradients": _hashes(p.grad for p in model.parameters()),
+        "weights": hashes(model.parameters()),
+        "buffers": hashes(model.buffers()),
+        "gradients": hashes(p.grad for p in model.parameters()),
         "train/eval flags": [m.training for m in model.modules()],
         "config": [repr(sorted(vars(c).items(), key=lambda kv: kv[0])) for c in configs(pipeline)],
         "python random state": hash(random.getstate()),
@@ -234,7 +234,7 @@ def fingerprint(pipeline: Pipeline) -> dict[str, Any]:
     if trainer is not None:
         prints["training arguments"] = repr(sorted(vars(trainer.args).items(), key=lambda i: i[0]))
         prints["trainer"] = {name: id(value) for name, value in vars(trainer).items()}
-        prints["optimizer"] = _hashes(_optimizer_tensors(trainer.optimizer))
+        prints["optimizer"] = hashes(_optimizer_tensors(trainer.optimizer))
         prints["callbacks"] = [id(c) for c in trainer.callback_handler.callbacks]
     tokenizer = pipeline.tokenizer
     if tokenizer is not None:
@@ -249,7 +249,7 @@ def _optimizer_tensors(optimizer: Any) -> list[Any]:
     return [value for state in states for value in state.values() if torch.is_tensor(value)]
 
 
-def _hashes(tensors: Iterable[Any]) -> list[Any]:
+def hashes(tensors: Iterable[Any]) -> list[Any]:
     """A hash of each tensor's bits (None for none), computed where the tensor lives."""
     import torch
 

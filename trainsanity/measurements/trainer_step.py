@@ -8,12 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..tasks import require_single_label
+from ..tasks import Task, known
 from ..types import Cost, Skip
 from .batch import quiet
-from .head import Pooled, find_head, watched
+from .head import find_head, watched
+from .items import Items, items_of
 from .state import preserved
 from .store import measurement
+from .update import Update, before_step, frozen_state, trial_step
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,17 +28,18 @@ class MicroStep:
     """One forward and backward inside the step.
 
     Attributes:
-        labels: ``[B]`` on the CPU.
-        pooled: the pass that the loss was made from.
+        items: what the loss counts, with its reference; None if the model's own forward did not
+            run exactly once or there were no labels.
         num_items_in_batch: as the Trainer gave it to ``training_step``; None if it gave none.
+        rows: number of rows.
         loss: what ``training_step`` returned and the Trainer adds to the logged loss.
         backward_loss: what the backward pass was started from.
         gradient_norm: norm of this micro-batch's own contribution to the gradient.
     """
 
-    labels: Tensor
     num_items_in_batch: float | None
-    pooled: Pooled | None = None
+    rows: int = 0
+    items: Items | None = None
     loss: float = float("nan")
     loss_dtype: Any = None
     backward_loss: float = float("nan")
@@ -57,6 +60,7 @@ class TrainerStep:
         next_learning_rate: what the scheduler set for the following step.
         max_steps: optimizer steps that the Trainer plans.
         special_tokens: ``(before train(), inside it)``: the config's ids by name.
+        update: whom the optimizer holds and who moves.
         peak_bytes: device memory at its highest during the step; None on the CPU.
     """
 
@@ -69,6 +73,7 @@ class TrainerStep:
     learning_rate: float = float("nan")
     next_learning_rate: float = float("nan")
     max_steps: int = 0
+    update: Update = field(default_factory=Update)
     peak_bytes: int | None = None
     seconds: float = 0.0
 
@@ -86,7 +91,7 @@ def trainer_step(pipeline: Pipeline) -> TrainerStep:
     trainer = pipeline.trainer
     if trainer is None:
         raise Skip("this pipeline has no Trainer whose step could be recorded")
-    require_single_label(pipeline)
+    task = pipeline.task
     name, head = find_head(pipeline)
     cuda = pipeline.device.type == "cuda"
     with (
@@ -98,7 +103,7 @@ def trainer_step(pipeline: Pipeline) -> TrainerStep:
         pipeline.model.zero_grad()
         record = TrainerStep(head_name=name)
         _alone(trainer, folder, _callback(record, pipeline))
-        _record_training_step(trainer, record, watch)
+        _record_training_step(trainer, record, watch, task)
         remove = _record_backward(trainer, record)
         _record_clipping(trainer, record, head)
         if cuda:
@@ -115,6 +120,57 @@ def trainer_step(pipeline: Pipeline) -> TrainerStep:
     if cuda:
         torch.cuda.empty_cache()
     return record
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the step's loss should be, from its items.
+
+    Attributes:
+        parts: the items of each micro-batch.
+        weights: what one item of each micro-batch counts in the mean.
+        mean: the loss.
+        words: how the mean is taken.
+    """
+
+    parts: list[Items]
+    weights: list[float]
+    mean: float
+    words: str
+
+    @property
+    def count(self) -> int:
+        """Items in the step."""
+        return sum(len(items.losses) for items in self.parts)
+
+
+def reference(pipeline: Pipeline, step: TrainerStep) -> Reference:
+    """The mean over all items of the step, each counting the same.
+
+    Where the Trainer counts no items (``num_items_in_batch`` is None) it can only average the
+    micro-batches' means.  With micro-batches of unequal size that is another mean, by design; it
+    is the reference then, and named.
+
+    Raises:
+        Skip: the task has no reference loss, or a micro-batch did not show its items.
+    """
+    if not known(pipeline.task):
+        raise Skip(f"no reference loss for {type(pipeline.model).__name__}")
+    parts = [micro.items for micro in step.micro_steps if micro.items is not None]
+    if len(parts) < len(step.micro_steps) or not parts:
+        raise Skip("the step did not run the model once per micro-batch on labelled rows")
+    sizes = [len(items.losses) for items in parts]
+    if not all(sizes):
+        raise Skip("a micro-batch of the step has nothing that the loss counts")
+    uncounted = all(micro.num_items_in_batch is None for micro in step.micro_steps)
+    if uncounted and len(set(sizes)) > 1:
+        weights = [1 / (len(parts) * size) for size in sizes]
+        words = f"mean of {len(parts)} micro-batch means over the {pipeline.task.counts}"
+    else:
+        weights = [1 / sum(sizes)] * len(parts)
+        words = f"mean over the {sum(sizes)} {pipeline.task.counts}"
+    total = sum(w * float(p.losses.sum()) for w, p in zip(weights, parts, strict=True))
+    return Reference(parts, weights, total, words)
 
 
 def _alone(trainer: Any, folder: str, callback: Any) -> None:
@@ -136,6 +192,8 @@ def _alone(trainer: Any, folder: str, callback: Any) -> None:
 def _callback(record: TrainerStep, pipeline: Pipeline) -> Any:
     from transformers import TrainerCallback
 
+    frozen = frozen_state(pipeline.model)
+
     class Recorder(TrainerCallback):
         """Reads what the loop does, lets it log step 1 and stops it there."""
 
@@ -144,7 +202,14 @@ def _callback(record: TrainerStep, pipeline: Pipeline) -> Any:
             if record.norm_before_clip != record.norm_before_clip:  # nothing was clipped
                 _take_gradients(record, pipeline.model)
             record.norm_after_clip = total_norm(pipeline.model)
+            record.update = before_step(pipeline.model, kwargs["optimizer"])
             record.learning_rate = kwargs["optimizer"].param_groups[0]["lr"]
+
+        def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            after = frozen_state(pipeline.model)
+            for seen in record.update.parameters:
+                seen.changed_frozen = frozen.get(seen.name) != after.get(seen.name)
+            trial_step(record.update, pipeline.model, kwargs["optimizer"])
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
             record.next_learning_rate = kwargs["optimizer"].param_groups[0]["lr"]
@@ -166,17 +231,24 @@ def _callback(record: TrainerStep, pipeline: Pipeline) -> Any:
     return Recorder()
 
 
-def _record_training_step(trainer: Any, record: TrainerStep, watch: Any) -> None:
+def _record_training_step(trainer: Any, record: TrainerStep, watch: Any, task: Task) -> None:
+    import torch
+
     training_step = trainer.training_step
 
     def recording(model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
         items = None if num_items_in_batch is None else float(num_items_in_batch)
-        micro = MicroStep(inputs["labels"].detach().cpu().clone(), items)
+        labels = inputs.get("labels")
+        labels = labels.detach().clone() if torch.is_tensor(labels) else None
+        rows = next((len(value) for value in inputs.values() if torch.is_tensor(value)), 0)
+        micro = MicroStep(items, rows)
         record.micro_steps.append(micro)
         del watch.passes[:]
         loss = training_step(model, inputs, num_items_in_batch)
         micro.loss, micro.loss_dtype = float(loss), loss.dtype
-        micro.pooled = watch.passes[-1] if watch.passes else None
+        if len(watch.passes) == 1 and labels is not None and known(task):
+            micro.items = items_of(task, watch.passes[0], labels)
+        del watch.passes[:]
         return loss
 
     trainer.training_step = recording

@@ -125,11 +125,19 @@ def without_verdict(report: Report) -> str:
     return f"Without a verdict: {'; '.join(groups)}." if groups else ""
 
 
-def rerun(pipeline_id: str, code: str) -> str | None:
-    """The command that judges just this again; None for a pipeline that no command can name."""
-    if ":" not in pipeline_id:
+def rerun(command: Sequence[str], code: str, *options: str) -> str | None:
+    """The call that judges just this again; None for a pipeline that no call leads to.
+
+    Args:
+        command: the target and a script's own arguments, as ``Pipeline.command``.
+        code: of the check.
+        options: of trainsanity, besides.
+    """
+    if not command:
         return None
-    return f"trainsanity run {shlex.quote(pipeline_id)} --select {code}"
+    target, *arguments = command
+    own = ["--", *arguments] if arguments else []
+    return shlex.join(["trainsanity", "run", target, "--select", code, *options, *own])
 
 
 class _Writer:
@@ -206,7 +214,7 @@ class _Writer:
             self._indented(Text(_clean(result.reason)))
             if debug and result.debug:
                 self._indented(Text(_clean(result.debug.rstrip())))
-            self._command(result, "" if debug else " --debug")
+            self._command(result, *(() if debug else ("--debug",)))
 
     def _explained(self) -> None:
         # Blocked with findings: it was measured and shows the factor of an earlier failure.
@@ -270,11 +278,11 @@ class _Writer:
             ]
         )
 
-    def _command(self, result: Result, options: str = "") -> None:
-        command = rerun(result.pipeline_id, result.check.code)
+    def _command(self, result: Result, *options: str) -> None:
+        command = rerun(self.report.command, result.check.code, *options)
         if command:
             # One line whatever the width: it is there to be copied.
-            text = Text(f"  rerun     {_clean(command)}{options}")
+            text = Text(f"  rerun     {_clean(command)}")
             self.console.print(text, no_wrap=True, overflow="ignore", crop=False)
 
     def _heading(self, text: str) -> None:

@@ -1,0 +1,129 @@
+"""What is done to other libraries' classes while the user's code runs, and undone after it.
+
+Nothing is imported for it.  A script may set ``HF_HOME`` or ``HF_HUB_OFFLINE`` before it imports
+transformers, and that has to count; so a class is changed when the user's code imports it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.abc
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+TRAINER = ("transformers.trainer", "Trainer")
+
+Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""Makes the replacement of a method from the method."""
+
+
+@contextlib.contextmanager
+def patched(home: tuple[str, str], wrappers: Mapping[str, Wrapper]) -> Iterator[None]:
+    """Replace methods of a class now, or as soon as its module is imported; undone at the end.
+
+    Args:
+        home: the names of module and class.
+        wrappers: by name of the method; a name that the class does not have is left out.
+    """
+    module, name = home
+    undo: list[Callable[[], None]] = []
+
+    def apply(loaded: ModuleType) -> None:
+        cls = getattr(loaded, name)
+        for method, wrap in wrappers.items():
+            original = getattr(cls, method, None)
+            if original is None:
+                continue
+            # What was inherited has to be inherited again.
+            undo.append(
+                functools.partial(setattr, cls, method, original)
+                if method in vars(cls)
+                else functools.partial(delattr, cls, method)
+            )
+            setattr(cls, method, wrap(original))
+
+    finder = _Finder(module, apply)
+    if module in sys.modules:
+        apply(sys.modules[module])
+    else:
+        sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.meta_path.remove(finder)
+        for restore in reversed(undo):
+            restore()
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds one module as the finders after it do, and calls back when it has been executed."""
+
+    def __init__(self, module: str, loaded: Callable[[ModuleType], None]) -> None:
+        self.module, self.loaded = module, loaded
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != self.module:
+            return None
+        # Not the path finder alone: another of these may wait for the same module.
+        for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
+            spec = finder.find_spec(fullname, path, target)
+            if spec is not None and spec.loader is not None:
+                self._call_after(spec.loader)
+                return spec
+        return None
+
+    def _call_after(self, loader: Any) -> None:
+        execute = loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            self.loaded(module)
+
+        loader.exec_module = exec_module
+
+
+class NewFolders:
+    """The output folders that Trainers make when they are built: to judge one must leave none."""
+
+    def __init__(self) -> None:
+        self._made: set[Path] = set()
+
+    def noted(self) -> contextlib.AbstractContextManager[None]:
+        """Note which folders appear while Trainers are built in here."""
+        return patched(TRAINER, {"__init__": self._noting})
+
+    def _noting(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def init(trainer: Any, *args: Any, **kwargs: Any) -> None:
+            folder = _output_dir(original, trainer, *args, **kwargs)
+            missing = [path for path in (folder, *folder.parents) if not path.exists()]
+            try:
+                original(trainer, *args, **kwargs)
+            finally:
+                self._made.update(path for path in missing if path.is_dir())
+
+        return init
+
+    def remove_empty(self) -> None:
+        """Remove those that are still empty, ``a/b/c`` from its end."""
+        for folder in sorted(self._made, key=lambda path: len(path.parts), reverse=True):
+            # Full, or gone already: rmdir itself refuses, so nothing of value can be lost.
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def _output_dir(init: Callable[..., Any], *args: Any, **kwargs: Any) -> Path:
+    arguments = None
+    with contextlib.suppress(TypeError):  # init itself will tell what is wrong with the call
+        arguments = inspect.signature(init).bind(*args, **kwargs).arguments.get("args")
+    # Without TrainingArguments the Trainer takes this name.
+    return Path(getattr(arguments, "output_dir", None) or "tmp_trainer").absolute()
