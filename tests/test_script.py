@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import os
 import shutil
@@ -387,30 +387,3 @@ def test_interrupt_from_the_keyboard(project: Path, write: Callable[[str], str])
     assert process.returncode == 130
     assert err.splitlines()[-1] == "trainsanity: interrupted; no JSON was written"
     assert files(project.parent / "work") == set()
-
-
-# --- TRL -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["sft", "reward"])
-def test_trl(project: Path, name: str) -> None:
-    if importlib.util.find_spec("trl") is None:
-        pytest.skip("needs TRL: pip install trl")
-    pytest.importorskip("tiktoken")
-    script = str(ROOT / "fixtures" / "scripts" / f"{name}.py")
-    work = project.parent / "work"
-    process = launched(script, "--json", "-", "--", "--max_steps", "10", folder=work)
-    out, err = process.communicate(timeout=300)
-    assert process.returncode in (0, 1, 3), err
-    document = json.loads(out)
-    summary = document["summary"]
-    ended_badly = {row["name"]: row["reason"] for row in document["results"]
-                   if row["status"] == "error"}  # fmt: skip
-    expected = 1 if summary["fail"] else 3 if ended_badly else 0
-    assert process.returncode == expected, ended_badly
-    # The schedule is the script's own: without the checks' training step nobody knows it.
-    by_name = {row["name"]: row for row in document["results"]}
-    assert by_name["schedule.peak_is_reached"]["status"] == "pass"
-    assert document["facts"]["model"].startswith("Qwen3For")
-    assert summary["ran"] >= 4
-    assert files(work) == set()
