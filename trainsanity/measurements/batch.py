@@ -83,7 +83,7 @@ def batch(pipeline: Pipeline) -> Batch:
     if not isinstance(inputs[0], Mapping) or "input_ids" not in inputs[0]:
         raise Skip("the batch has no input_ids: only token models are judged so far")
     if any("input_ids" not in row for rows in calls for row in rows):
-        raise Skip("the collator is given rows without input_ids: it tokenizes on the fly")
+        raise Skip("the collator is given rows without input_ids: they are not compared with it")
     _refuse_unlabelled(trainer, inputs[0], calls[0])
     # The loader reads ahead: there may be more calls than batches.
     pairs = zip(inputs, calls[: len(inputs)], strict=True)

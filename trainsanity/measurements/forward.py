@@ -58,10 +58,13 @@ def forward(pipeline: Pipeline, batch: Batch) -> Forward:
     with as_trained(pipeline), watched(pipeline.model, head) as watch:
         for micro in batch:
             pipeline.model(**without_labels(micro.inputs))
-    logits = torch.cat([one.logits.double().cpu() for one in watch.passes])
-    vectors = [one.vector for one in watch.passes]
+    passes = [one for one in watch.passes if one is not None]
+    if len(passes) < len(watch.passes):
+        raise Skip("the model returns no logits")
+    logits = torch.cat([one.logits.double().cpu() for one in passes])
+    vectors = [one.vector for one in passes]
     return Forward(
-        watch.passes,
+        passes,
         logits,
         torch.cat([micro.inputs["labels"].cpu() for micro in batch]),
         None

@@ -64,9 +64,9 @@ class Pooled:
 
 @dataclass
 class Watch:
-    """The passes seen so far."""
+    """The passes seen so far; None for one that returned no logits."""
 
-    passes: list[Pooled] = field(default_factory=list)
+    passes: list[Pooled | None] = field(default_factory=list)
 
 
 @contextmanager
@@ -78,7 +78,12 @@ def watched(model: Any, head: Any) -> Iterator[Watch]:
         calls.append((inputs[0].detach(), output.detach()))
 
     def at_end(_module: Any, _inputs: Any, named: dict[str, Any], output: Any) -> None:
-        logits = (output["logits"] if isinstance(output, dict) else output.logits).detach()
+        found = output.get("logits") if isinstance(output, dict) else None
+        if found is None:  # a fused loss never makes them
+            watch.passes.append(None)
+            calls.clear()
+            return
+        logits = found.detach()
         # Gradient checkpointing runs parts again in the backward pass: only the last call that
         # came before the end of the forward counts.
         mask = named.get("attention_mask")

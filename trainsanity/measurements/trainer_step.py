@@ -158,7 +158,7 @@ def reference(pipeline: Pipeline, step: TrainerStep) -> Reference:
         raise Skip(f"no reference loss for {type(pipeline.model).__name__}")
     parts = [micro.items for micro in step.micro_steps if micro.items is not None]
     if len(parts) < len(step.micro_steps) or not parts:
-        raise Skip("the step did not run the model once per micro-batch on labelled rows")
+        raise Skip("a micro-batch did not make logits from labelled rows in one pass of the model")
     sizes = [len(items.losses) for items in parts]
     if not all(sizes):
         raise Skip("a micro-batch of the step has nothing that the loss counts")
@@ -246,8 +246,9 @@ def _record_training_step(trainer: Any, record: TrainerStep, watch: Any, task: T
         del watch.passes[:]
         loss = training_step(model, inputs, num_items_in_batch)
         micro.loss, micro.loss_dtype = float(loss), loss.dtype
-        if len(watch.passes) == 1 and labels is not None and known(task):
-            micro.items = items_of(task, watch.passes[0], labels)
+        seen = watch.passes[0] if len(watch.passes) == 1 else None
+        if seen is not None and labels is not None and known(task):
+            micro.items = items_of(task, seen, labels)
         del watch.passes[:]
         return loss
 
