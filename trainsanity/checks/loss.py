@@ -17,6 +17,9 @@ from ..types import Cost, Finding, Seen, Skip
 if TYPE_CHECKING:
     from ..pipeline import Pipeline
 
+ROUNDED_TO_ZERO = 1e-9
+"""Nats below which a difference of float64 sums of a few hundred terms is their rounding."""
+
 NEAR_ONE = 0.05
 """Factors this near to 1 are printed with four decimals; it decides nothing else."""
 
@@ -40,8 +43,9 @@ def initial_is_uninformed(pipeline: Pipeline, forward: Forward) -> Iterator[Seen
 
     How it is measured: per row, loss - (logsumexp(z) - sum_c p_c z_c) = sum_c p_c z_c - z_y, with
     p the label shares of the training set where they can be counted and equal shares otherwise.
-    Its mean is 0 for a head that knows nothing; the band is four standard errors of that mean
-    from the same rows.  A loss below the band is told and passes: the head knows something.
+    Its mean over N rows is 0 for a head that knows nothing, with the variance
+    sum_i (sum_c p_c z_ic^2 - (sum_c p_c z_ic)^2) / N^2, known exactly from the same logits; the
+    band is four standard errors.  A loss below it is told and passes: the head knows something.
 
     How to fix: make ``label2id`` of model and dataset the same; load the head that belongs to
     these labels, or draw a new one.
@@ -54,11 +58,12 @@ def initial_is_uninformed(pipeline: Pipeline, forward: Forward) -> Iterator[Seen
     prior = label_prior(pipeline, forward.logits.shape[1])
     z = forward.logits
     known = (z * prior).sum(-1)
+    spread = ((z * z * prior).sum(-1) - known**2).clamp(min=0)
     uninformed = float((z.logsumexp(-1) - known).mean())
     gap = known - z.gather(-1, forward.labels[:, None])[:, 0]
-    mean, error = float(gap.mean()), float(gap.std() / math.sqrt(len(gap)))
+    mean, error = float(gap.mean()), float(spread.sum().sqrt() / len(gap))
     loss = float(forward.losses.mean())
-    if not mean <= STANDARD_ERRORS * error:
+    if not mean <= STANDARD_ERRORS * error + ROUNDED_TO_ZERO:
         yield Finding(
             f"the first loss is {loss:.3f}; logits that say nothing about the labels "
             f"would give {uninformed:.3f} +- {error:.3f}",
@@ -82,13 +87,17 @@ def label_prior(pipeline: Pipeline, size: int) -> Any:
     import numpy
     import torch
 
+    equal = torch.full((size,), 1 / size, dtype=torch.float64)
     data = pipeline.train_dataset
     names = getattr(data, "column_names", None)
     column = pipeline.label_column(dict.fromkeys(names)) if names else None
-    if column is None:
-        return torch.full((size,), 1 / size, dtype=torch.float64)
-    counts = numpy.bincount(numpy.asarray(data[column]), minlength=size)[:size]
-    return torch.from_numpy(counts / counts.sum())
+    if column is None or not hasattr(data, "__len__"):
+        return equal
+    labels = numpy.asarray(data.with_format("numpy")[column][:])
+    if not numpy.issubdtype(labels.dtype, numpy.integer):
+        return equal
+    counts = numpy.bincount(labels[(labels >= 0) & (labels < size)], minlength=size)
+    return torch.from_numpy(counts / counts.sum()) if counts.sum() else equal
 
 
 @check(

@@ -264,8 +264,9 @@ def batch_equals_single(pipeline: Pipeline, singles: Singles) -> Iterator[Seen |
     difference = float((singles.alone - singles.batched).abs().max())
     size = float(singles.alone.abs().max())
     allowed = logits_difference(pipeline.dtype, singles.noise, size)
-    between = float(singles.alone.std(dim=0).mean())
-    if len(singles.rows) > 1 and allowed >= between:
+    several = len(singles.rows) > 1
+    between = float(singles.alone.std(dim=0).mean()) if several else math.inf
+    if allowed >= between:
         raise Abstain(
             f"rows differ from each other by {between:.2g}, "
             f"which arithmetic noise of {allowed:.2g} would hide"

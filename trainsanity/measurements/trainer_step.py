@@ -156,6 +156,8 @@ def reference(pipeline: Pipeline, step: TrainerStep) -> Reference:
     """
     if not known(pipeline.task):
         raise Skip(f"no reference loss for {type(pipeline.model).__name__}")
+    if pipeline.args.world_size > 1:
+        raise Skip("with several processes one of them sees a share of the step only")
     parts = [micro.items for micro in step.micro_steps if micro.items is not None]
     if len(parts) < len(step.micro_steps) or not parts:
         raise Skip("a micro-batch did not make logits from labelled rows in one pass of the model")
