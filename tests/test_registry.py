@@ -24,7 +24,7 @@ def look(pipeline):
     yield Seen("looked")
 
 
-def dear(trainer_step):
+def dear(recording):
     yield Seen("looked")
 
 
@@ -46,7 +46,7 @@ def add(code="ACME001", name="loss.mine", fn=look, into=None, **more):
         ({"name": "weather.mine"}, "one of tokenizer, dataset"),
         ({"code": "TS999"}, "TS is reserved"),
         ({"fn": lost}, "asks for 'crystal_ball'; there is no such measurement"),
-        ({"fn": dear, "cost": Cost.FORWARD}, "its measurement 'trainer_step' costs STEP"),
+        ({"fn": dear, "cost": Cost.FORWARD}, "its measurement 'recording' costs STEP"),
     ],
 )
 def test_a_check_that_cannot_be_registered(wrong, says):

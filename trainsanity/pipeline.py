@@ -34,6 +34,9 @@ class Pipeline:
         train_dataset, eval_dataset: as the Trainer holds them.
         args: the ``TrainingArguments``.
         trainer: the ``transformers.Trainer`` whose steps are judged.
+        train_step: for a loop of one's own, what takes one optimizer step; see :meth:`from_loop`.
+        optimizer, lr_scheduler: the loop's.
+        optimizer_steps: how many optimizer steps are recorded.
         notes: sentences for the report's environment block, for example that the weights are
             random because the checkpoint could not be had.
         id: what the reports call it.
@@ -48,6 +51,10 @@ class Pipeline:
     eval_dataset: Any = None
     args: Any = None
     trainer: Any = None
+    train_step: Callable[[list[Any]], Any] | None = None
+    optimizer: Any = None
+    lr_scheduler: Any = None
+    optimizer_steps: int = 2
     notes: Sequence[str] = ()
     id: str = "pipeline"
     command: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .measurements.trainer_step import MicroStep, Reference
+    from .measurements.recording import MicroStep, Reference
     from .tasks import Task
 
 MARGIN = 4.0

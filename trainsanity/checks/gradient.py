@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..factors import name_factor
-from ..measurements.trainer_step import TrainerStep, reference
+from ..measurements.recording import Recording, Step, reference
 from ..registry import check
 from ..tolerances import head_gradient_floor, regress
 from ..types import Cost, Finding, Seen, Skip
@@ -24,15 +26,14 @@ keeps the 0.3 % of bfloat16 out of the sentence."""
     "TS601",
     "gradient.head_closed_form",
     cost=Cost.STEP,
-    needs=("trainer",),
     requires=("dataset.labels_in_range", "gradient.finite"),
     explained_by=("model.logits_spread", "loss.matches_reference"),
     acquits="gradient direction",
 )
-def head_closed_form(pipeline: Pipeline, trainer_step: TrainerStep) -> Iterator[Seen | Finding]:
+def head_closed_form(pipeline: Pipeline, recording: Recording) -> Iterator[Seen | Finding]:
     """The head's gradient is the one that the mathematics gives, in size and direction.
 
-    What it checks: the gradient that the Trainer accumulated on the head's weight in its first
+    What it checks: the gradient that was accumulated on the head's weight in each recorded
     optimizer step, before clipping, against the closed form.
 
     Why it matters: it is the whole backward path seen at the one place where the answer is known
@@ -45,65 +46,77 @@ def head_closed_form(pipeline: Pipeline, trainer_step: TrainerStep) -> Iterator[
     the same sum shows when it is accumulated in the gradient's dtype.
 
     How to fix: a slope is a matter of the loss's scale (see TS502); a cosine below 1 means that
-    some micro-batches were lost, counted twice or zeroed.
+    some micro-batches were lost, counted twice or zeroed; one that falls in step 2 alone, that the
+    gradients of step 1 were not zeroed.
 
     Known false alarms: auxiliary losses that reach the head change its gradient by design.
 
     References: huggingface/transformers#47688; C. M. Bishop, Pattern Recognition and Machine
     Learning (2006), section 4.3.4, for the formula.
     """
-    exact = closed_form(pipeline, trainer_step)
-    gradient = trainer_step.head_gradient
-    where = f"{trainer_step.head_name}.weight"
+    where = f"{recording.head_name}.weight"
+    found = [_against_closed_form(pipeline, recording, step) for step in recording.steps]
+    for number, (seen, finding) in enumerate(found, 1):
+        if finding is not None:
+            place = where if number == 1 else f"{where} in step {number}"
+            yield replace(finding, where=place, observed=seen)
+            break
+    if (seen := found[0][0]) is not None:
+        steps = f" in {len(found)} steps" if len(found) > 1 else ""
+        yield Seen(
+            f"slope {seen['slope']:.4f}, cosine {seen['cosine']:.6f} "
+            f"against the closed form{steps}",
+            seen,
+            {"slope": 1, "cosine": 1},
+        )
+
+
+def _against_closed_form(
+    pipeline: Pipeline, recording: Recording, step: Step
+) -> tuple[dict[str, float] | None, Finding | None]:
+    exact = closed_form(pipeline, recording.head_name, step)
+    gradient = step.head_gradient
     if gradient is None:
-        yield Finding(
-            "the head received no gradient in the first step",
-            observed=None,
+        return None, Finding(
+            "the head received no gradient",
             expected=float(exact.norm()),
-            where=where,
             cause="it is frozen, or is not the layer that made the logits",
             fix="set requires_grad on the head before the optimizer is built",
         )
-        return
     slope, cosine = regress(gradient, exact)
-    right = reference(pipeline, trainer_step)
+    right = reference(pipeline, step)
     off_scale, off_axis = head_gradient_floor(pipeline.task, right, gradient.dtype, exact)
-    seen: dict[str, Any] = {"slope": round(slope, 6), "cosine": round(cosine, 8)}
+    seen = {"slope": round(slope, 6), "cosine": round(cosine, 8)}
     if not cosine >= 1 - off_axis:
-        yield Finding(
+        return seen, Finding(
             f"the head's gradient points elsewhere than the closed form: cosine {cosine:.6f}",
-            observed=seen,
             expected={"slope": 1, "cosine": 1},
-            where=where,
-            cause="micro-batches lost, counted twice, or zeroed between the backward passes",
+            cause="micro-batches lost, counted twice, or zeroed between the backward passes, or "
+            "gradients of the step before that were not zeroed",
             fix="zero gradients once per optimizer step, and return each micro-batch's own loss",
         )
-    elif not abs(slope - 1) <= off_scale:
+    if not abs(slope - 1) <= off_scale:
         names = name_factor(slope, pipeline.facts, max(off_scale, 1e-3))
-        yield Finding(
+        return seen, Finding(
             f"the head's gradient is {slope:.4f} x the closed form, in the right direction "
             f"(cosine {cosine:.6f})",
-            observed=seen,
             expected={"slope": 1, "cosine": 1},
-            where=where,
             factor=slope,
             cause=f"{slope:.2f} is {' or '.join(names)}" if names else "the loss is scaled",
             fix="make backward start from the mean over the examples of the optimizer step",
         )
-    yield Seen(f"slope {slope:.4f}, cosine {cosine:.6f} against the closed form",
-               seen, {"slope": 1, "cosine": 1})  # fmt: skip
+    return seen, None
 
 
 @check(
     "TS602",
     "gradient.norm_within_bounds",
     cost=Cost.STEP,
-    needs=("trainer",),
     requires=("dataset.labels_in_range", "gradient.finite"),
     explained_by=("model.logits_spread", "loss.matches_reference"),
     acquits="gradient norm",
 )
-def norm_within_bounds(pipeline: Pipeline, trainer_step: TrainerStep) -> Iterator[Seen | Finding]:
+def norm_within_bounds(pipeline: Pipeline, recording: Recording) -> Iterator[Seen | Finding]:
     """The total gradient norm lies between the bounds that this pipeline's own step sets.
 
     What it checks: the norm of all gradients before clipping, and the ``grad_norm`` that the
@@ -125,20 +138,23 @@ def norm_within_bounds(pipeline: Pipeline, trainer_step: TrainerStep) -> Iterato
 
     References: field measurements of healthy norms in the README.
     """
-    exact = closed_form(pipeline, trainer_step)
-    eps = _eps(trainer_step, pipeline)
-    right = reference(pipeline, trainer_step)
-    trained = trainer_step.head_gradient is not None
+    step = recording.first
+    eps = _eps(step, pipeline)
+    right = reference(pipeline, step)
+    exact = None
+    with contextlib.suppress(Skip):  # without a closed form the bound from below is zero
+        exact = closed_form(pipeline, recording.head_name, step)
+    trained = exact is not None and step.head_gradient is not None
     low, high = float(exact.norm()) if trained else 0.0, 0.0
-    parts = zip(trainer_step.micro_steps, right.parts, right.weights, strict=True)
+    parts = zip(step.micro_steps, right.parts, right.weights, strict=True)
     for micro, items, weight in parts:
         # The micro-batch's share of the mean, in units of what its backward started from.
         high += micro.gradient_norm * weight * float(items.losses.sum()) / micro.backward_loss
-    norm = trainer_step.norm_before_clip
+    norm = step.norm_before_clip
     bounds = {"at_least": low * (1 - eps), "at_most": high * (1 + eps)}
     if not bounds["at_least"] <= norm <= bounds["at_most"]:
         side = "at_most" if norm > high else "at_least"
-        slope = regress(trainer_step.head_gradient, exact)[0] if trained else 1.0
+        slope = regress(step.head_gradient, exact)[0] if trained else 1.0
         scaled = abs(slope - 1) > eps
         yield Finding(
             f"the total gradient norm is {norm:.3f}; for this batch it lies between "
@@ -152,7 +168,7 @@ def norm_within_bounds(pipeline: Pipeline, trainer_step: TrainerStep) -> Iterato
             else "a gradient that does not come from the loss, or one that was lost",
             fix="see the loss's scale first; then what else writes to .grad",
         )
-    logged = trainer_step.logged.get("grad_norm")
+    logged = step.logged.get("grad_norm")
     if logged is not None and not abs(logged - norm) <= eps * norm:
         yield Finding(
             f"the Trainer logs grad_norm {logged:.4f}; the gradients have the norm {norm:.4f}",
@@ -170,11 +186,10 @@ def norm_within_bounds(pipeline: Pipeline, trainer_step: TrainerStep) -> Iterato
     "TS603",
     "gradient.clipping",
     cost=Cost.STEP,
-    needs=("trainer",),
     requires=("gradient.finite",),
     acquits="clipping",
 )
-def clipping(pipeline: Pipeline, trainer_step: TrainerStep) -> Iterator[Seen | Finding]:
+def clipping(pipeline: Pipeline, recording: Recording) -> Iterator[Seen | Finding]:
     """Clipping leaves the norm that ``max_grad_norm`` says.
 
     What it checks: the total norm after clipping against min(norm, max_grad_norm), and tells which
@@ -194,10 +209,11 @@ def clipping(pipeline: Pipeline, trainer_step: TrainerStep) -> Iterator[Seen | F
 
     References: torch.nn.utils.clip_grad_norm_.
     """
-    norm, after = trainer_step.norm_before_clip, trainer_step.norm_after_clip
+    step = recording.first
+    norm, after = step.norm_before_clip, step.norm_after_clip
     limit = pipeline.args.max_grad_norm
     expected = min(norm, limit) if limit and limit > 0 else norm
-    eps = _eps(trainer_step, pipeline)
+    eps = _eps(step, pipeline)
     if not abs(after - expected) <= eps * expected:
         yield Finding(
             f"the gradient's norm is {after:.4f} when the optimizer steps; "
@@ -211,7 +227,7 @@ def clipping(pipeline: Pipeline, trainer_step: TrainerStep) -> Iterator[Seen | F
         )
     kept = after / norm if norm else math.nan
     told = f"max_grad_norm {limit:g} keeps {kept:.1%} of a gradient of norm {norm:.3f}"
-    slope = _slope(pipeline, trainer_step)
+    slope = _slope(pipeline, recording)
     if slope is not None and norm and abs(slope - 1) > WORTH_TELLING:
         right = min(1.0, limit * slope / norm) if limit else 1.0
         told += f"; it would keep {right:.1%} at the right scale"
@@ -222,14 +238,13 @@ def clipping(pipeline: Pipeline, trainer_step: TrainerStep) -> Iterator[Seen | F
     "TS604",
     "gradient.finite",
     cost=Cost.STEP,
-    needs=("trainer",),
     requires=("loss.finite",),
     acquits="gradient norm",
 )
-def finite(trainer_step: TrainerStep) -> Iterator[Seen | Finding]:
+def finite(recording: Recording) -> Iterator[Seen | Finding]:
     """Every gradient is made of numbers.
 
-    What it checks: all gradients of the first optimizer step, before the optimizer uses them.
+    What it checks: all gradients of the recorded optimizer steps, before the optimizer uses them.
 
     Why it matters: one NaN spreads through the clip to every parameter, and the weights are lost
     with the next step while the logged loss can look healthy.
@@ -243,7 +258,7 @@ def finite(trainer_step: TrainerStep) -> Iterator[Seen | Finding]:
 
     References: torch.autograd.detect_anomaly.
     """
-    parameters = trainer_step.update.parameters
+    parameters = recording.update.parameters
     bad = [p.name for p in parameters if not p.finite]
     if bad:
         yield Finding(
@@ -261,11 +276,10 @@ def finite(trainer_step: TrainerStep) -> Iterator[Seen | Finding]:
     "TS605",
     "gradient.reaches_every_parameter",
     cost=Cost.STEP,
-    needs=("trainer",),
     requires=("gradient.finite",),
     acquits="gradient direction",
 )
-def reaches_every_parameter(trainer_step: TrainerStep) -> Iterator[Seen | Finding]:
+def reaches_every_parameter(recording: Recording) -> Iterator[Seen | Finding]:
     """Every trainable parameter receives a gradient.
 
     What it checks: that no trainable parameter has ``grad is None`` after the backward passes of
@@ -284,7 +298,7 @@ def reaches_every_parameter(trainer_step: TrainerStep) -> Iterator[Seen | Findin
 
     References: huggingface/transformers#42489, huggingface/transformers#21381.
     """
-    trainable = [p for p in trainer_step.update.parameters if p.trainable]
+    trainable = [p for p in recording.update.parameters if p.trainable]
     cut = [p.name for p in trainable if not p.has_gradient]
     if cut:
         yield Finding(
@@ -299,24 +313,26 @@ def reaches_every_parameter(trainer_step: TrainerStep) -> Iterator[Seen | Findin
                len(trainable), len(trainable))  # fmt: skip
 
 
-def _slope(pipeline: Pipeline, step: TrainerStep) -> float | None:
+def _slope(pipeline: Pipeline, recording: Recording) -> float | None:
     """Size of the head's gradient in units of the closed form; None where there is none."""
-    if step.head_gradient is None:
+    gradient = recording.first.head_gradient
+    if gradient is None:
         return None
     try:
-        return abs(regress(step.head_gradient, closed_form(pipeline, step))[0])
+        exact = closed_form(pipeline, recording.head_name, recording.first)
+        return abs(regress(gradient, exact)[0])
     except Skip:
         return None
 
 
-def closed_form(pipeline: Pipeline, step: TrainerStep) -> Any:
+def closed_form(pipeline: Pipeline, head_name: str, step: Step) -> Any:
     """The head's gradient from logits, targets and head inputs alone, ``[C, H]`` float64.
 
     Raises:
         Skip: the head's gradient has another part, or what the head read was not visible.
     """
     tied = pipeline.model.get_input_embeddings()
-    if getattr(tied, "weight", None) is pipeline.model.get_submodule(step.head_name).weight:
+    if getattr(tied, "weight", None) is pipeline.model.get_submodule(head_name).weight:
         raise Skip("the head is tied to the embedding, whose gradient has a part of its own")
     right = reference(pipeline, step)
     if any(items.vectors is None for items in right.parts):
@@ -329,7 +345,7 @@ def closed_form(pipeline: Pipeline, step: TrainerStep) -> Any:
     return sum(products[1:], start=products[0])
 
 
-def _eps(step: TrainerStep, pipeline: Pipeline) -> float:
+def _eps(step: Step, pipeline: Pipeline) -> float:
     """Relative rounding of a norm of gradients in the dtype that they were computed in.
 
     Scaling by the clip rounds every element once, by half a unit in the last place at most; the

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..factors import name_factor
 from ..measurements.forward import Forward
-from ..measurements.trainer_step import TrainerStep, reference
+from ..measurements.recording import Recording, Step, reference
 from ..registry import check
 from ..tasks import require_single_label
 from ..tolerances import STANDARD_ERRORS, logged_loss_rounding
@@ -104,23 +104,22 @@ def label_prior(pipeline: Pipeline, size: int) -> Any:
     "TS502",
     "loss.matches_reference",
     cost=Cost.STEP,
-    needs=("trainer",),
     requires=("dataset.labels_in_range", "model.logits_finite", "loss.finite"),
     acquits="loss scale",
 )
-def matches_reference(pipeline: Pipeline, trainer_step: TrainerStep) -> Iterator[Seen | Finding]:
+def matches_reference(pipeline: Pipeline, recording: Recording) -> Iterator[Seen | Finding]:
     """The loss that the Trainer logs is the mean over the examples of the step.
 
-    What it checks: the first logged loss against the mean of the examples' own losses (for
-    language models and token classification: the tokens'), computed from the very logits of that
-    step.
+    What it checks: the logged loss of each recorded step against the mean of the examples' own
+    losses (for language models and token classification: the tokens'), computed from the very
+    logits of that step.
 
     Why it matters: losses and gradients that are a constant factor too large make every logged
     number useless, turn max_grad_norm into something else, and change the effective rate of
     SGD-like optimizers.  Under AdamW the direction survives, so the run does not crash and does
     not obviously fail: it is only wrong.
 
-    How it is measured: during the Trainer's own first optimizer step the logits and labels of
+    How it is measured: during the Trainer's own optimizer steps the logits and labels of
     each micro-batch are recorded; the reference is the mean over all N items of the accumulated
     batch in float64: logsumexp(z_i) - z_i[y_i], with the Trainer's label smoothing; for several
     labels the binary cross entropy, for regression the squared error; for language models after
@@ -137,40 +136,52 @@ def matches_reference(pipeline: Pipeline, trainer_step: TrainerStep) -> Iterator
     References: huggingface/transformers#47688, #37766, #37110, #46204, #46731;
     NVIDIA-NeMo/Automodel#3829.
     """
-    right = reference(pipeline, trainer_step)
-    if not trainer_step.logged:
-        raise Skip("the Trainer logged no loss for its first step")
-    expected, observed = right.mean, trainer_step.logged["loss"]
-    allowed = logged_loss_rounding(trainer_step.micro_steps)
-    factor = observed / expected if expected else math.nan
-    if not abs(observed - expected) <= allowed:
+    if not recording.first.logged:
+        raise Skip("no loss was logged for the first step")
+    judged = []
+    for number, step in enumerate(recording.steps, 1):
+        if number > 1 and not step.judgeable:
+            break
+        right = reference(pipeline, step)
+        expected, observed = right.mean, step.logged["loss"]
+        judged.append((observed, right))
+        allowed = logged_loss_rounding(step.micro_steps)
+        if abs(observed - expected) <= allowed:
+            continue
+        factor = observed / expected if expected else math.nan
         tolerance = max(allowed / expected, 1e-3) if expected else 1e-3
         yield Finding(
-            f"the Trainer logs a loss of {observed:.4f} for step 1; "
+            f"the Trainer logs a loss of {observed:.4f} for step {number}; "
             f"the {right.words} is {expected:.4f}: "
             + (f"{factor:.4f} x" if abs(factor - 1) < NEAR_ONE else f"{factor:.2f} x"),
             observed=observed,
             expected=expected,
             factor=factor,
-            where="step 1",
-            **_explain(pipeline, trainer_step, right.count, factor, tolerance),
+            where=f"step {number}",
+            **_explain(pipeline, step, right.count, factor, tolerance),
         )
-    yield Seen(f"logged loss {observed:.4f}, {right.words} {expected:.4f}", observed, expected)
+        break
+    observed, right = judged[0]
+    steps = f"; equally in {len(judged)} steps" if len(judged) > 1 else ""
+    yield Seen(
+        f"logged loss {observed:.4f}, {right.words} {right.mean:.4f}{steps}",
+        observed,
+        right.mean,
+    )
 
 
 @check(
     "TS503",
     "loss.finite",
     cost=Cost.STEP,
-    needs=("trainer",),
     requires=("model.logits_finite",),
     acquits="loss scale",
 )
-def finite(trainer_step: TrainerStep) -> Iterator[Seen | Finding]:
+def finite(recording: Recording) -> Iterator[Seen | Finding]:
     """Every micro-batch's loss is a number.
 
-    What it checks: the loss of each micro-batch of the first optimizer step, as ``training_step``
-    returned it.
+    What it checks: the loss of each micro-batch of the recorded optimizer steps, as
+    ``training_step`` returned it.
 
     Why it matters: ``logging_nan_inf_filter`` is on by default: where a loss is NaN or infinite the
     Trainer logs the average of the earlier ones in its place, and the gradient is NaN all the same.
@@ -184,16 +195,21 @@ def finite(trainer_step: TrainerStep) -> Iterator[Seen | Finding]:
 
     References: ``TrainingArguments.logging_nan_inf_filter``.
     """
-    losses = [micro.loss for micro in trainer_step.micro_steps]
-    bad = [k for k, loss in enumerate(losses) if not math.isfinite(loss)]
+    losses = [
+        (micro.loss, f"micro-batch {k} of step {number}", step)
+        for number, step in enumerate(recording.steps, 1)
+        for k, micro in enumerate(step.micro_steps)
+    ]
+    bad = [seen for seen in losses if not math.isfinite(seen[0])]
     if bad:
-        logged = trainer_step.logged.get("loss", math.nan)
+        loss, where, step = bad[0]
+        logged = step.logged.get("loss", math.nan)
         yield Finding(
-            f"{len(bad)} of {len(losses)} micro-batches have a loss of {losses[bad[0]]}; "
+            f"{len(bad)} of {len(losses)} micro-batches have a loss of {loss}; "
             f"the Trainer logs {logged:.4f} all the same",
-            observed=losses[bad[0]],
+            observed=loss,
             expected="a number",
-            where=f"micro-batch {bad[0]} of step 1",
+            where=where,
             cause="nothing to average (all labels -100), or a logarithm or division of zero",
             fix="look at that micro-batch's rows; logging_nan_inf_filter=False shows it in the log",
         )
@@ -202,7 +218,7 @@ def finite(trainer_step: TrainerStep) -> Iterator[Seen | Finding]:
 
 
 def _explain(
-    pipeline: Pipeline, step: TrainerStep, count: int, factor: float, tolerance: float
+    pipeline: Pipeline, step: Step, count: int, factor: float, tolerance: float
 ) -> dict[str, str | None]:
     """Cause and fix, as far as the factor and the Trainer's own switches tell."""
     items = step.micro_steps[0].num_items_in_batch
@@ -217,7 +233,8 @@ def _explain(
     if not names:
         return {"cause": None, "fix": "compare what compute_loss returns with the plain mean"}
     cause = f"{factor:.2f} is {' or '.join(names)}"
-    if factor > 1 and items is not None and pipeline.trainer.model_accepts_loss_kwargs:
+    accepts = getattr(pipeline.trainer, "model_accepts_loss_kwargs", False)
+    if factor > 1 and items is not None and accepts:
         cause += (
             ", which is not divided out: the Trainer passes num_items_in_batch "
             f"({items:g}) because forward takes **kwargs, and skips its own division; the "

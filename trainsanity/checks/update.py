@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ..measurements.trainer_step import TrainerStep
+from ..measurements.recording import Recording
 from ..registry import check
 from ..types import Cost, Finding, Seen, Skip
 
@@ -23,10 +22,9 @@ bfloat16 weights at 1e-5 about 0.15 after three steps on an H100)."""
     "TS701",
     "update.optimizer_holds_trainable",
     cost=Cost.STEP,
-    needs=("trainer",),
     acquits="optimizer",
 )
-def optimizer_holds_trainable(trainer_step: TrainerStep) -> Iterator[Seen | Finding]:
+def optimizer_holds_trainable(recording: Recording) -> Iterator[Seen | Finding]:
     """The optimizer holds exactly the parameters that are to be trained.
 
     What it checks: the tensors in the optimizer's groups against the model's parameters with
@@ -44,7 +42,7 @@ def optimizer_holds_trainable(trainer_step: TrainerStep) -> Iterator[Seen | Find
 
     References: huggingface/accelerate#2665.
     """
-    update = trainer_step.update
+    update = recording.update
     trainable = [p for p in update.parameters if p.trainable]
     lost = [p for p in trainable if not p.held]
     if lost or update.strangers:
@@ -70,11 +68,10 @@ def optimizer_holds_trainable(trainer_step: TrainerStep) -> Iterator[Seen | Find
     "TS702",
     "update.survives_rounding",
     cost=Cost.STEP,
-    needs=("trainer",),
     requires=("update.optimizer_holds_trainable", "gradient.finite"),
     acquits="precision",
 )
-def survives_rounding(trainer_step: TrainerStep) -> Iterator[Seen | Finding]:
+def survives_rounding(recording: Recording) -> Iterator[Seen | Finding]:
     """An update at the peak learning rate changes most of the weights that it is meant to change.
 
     What it checks: of the elements with a gradient, the share that moves in a step at the peak
@@ -86,10 +83,11 @@ def survives_rounding(trainer_step: TrainerStep) -> Iterator[Seen | Finding]:
     that learns slowly.
 
     How it is measured: during the recorded step the user's own optimizer steps once more with the
-    same gradients at the peak rate of the run, elements are compared, and the step is taken back.
-    Told beside it is what the dtype alone predicts: the share whose half unit in the last place is
-    at most the rate, the size of AdamW's first updates.  Less than half is a failure; see HALF for
-    the bound's origin.
+    same gradients at the peak rate of the run, elements are compared, and the step is taken back;
+    the same in the middle of the warm-up as it is configured.  Told beside it is what the dtype
+    alone predicts: the share whose half unit in the last place is at most the rate, the size of
+    AdamW's first updates.  Less than half at the peak is a failure; see HALF for the bound's
+    origin.
 
     How to fix: keep the trainable weights in float32, ``from_pretrained(..., dtype=torch.float32)``
     with ``bf16=True`` in the arguments (transformers 5 loads the checkpoint's dtype by default).
@@ -99,26 +97,23 @@ def survives_rounding(trainer_step: TrainerStep) -> Iterator[Seen | Finding]:
 
     References: huggingface/transformers#42805, huggingface/trl#4770, pytorch/torchtune#2254.
     """
-    update = trainer_step.update
-    by_dtype: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
-    for p in update.parameters:
-        row = by_dtype[str(p.dtype).removeprefix("torch.")]
-        for k, value in enumerate((p.with_gradient, p.moved, p.can_move)):
-            row[k] += value
-    touched = sum(row[0] for row in by_dtype.values())
-    moved = sum(row[1] for row in by_dtype.values())
+    update = recording.update
+    touched = sum(p.with_gradient for p in update.parameters)
     if not touched:
         raise Skip("no element has a gradient, so none could move")
-    share = moved / touched
+    *earlier, peak = update.trials
+    share = peak.moved()
     shares = {
         dtype: {"moved": round(row[1] / row[0], 4), "predicted": round(row[2] / row[0], 4)}
-        for dtype, row in by_dtype.items()
+        for dtype, row in peak.shares.items()
         if row[0]
     }
     told = "; ".join(
         f"{dtype}: {row['moved']:.2%} (predicted {row['predicted']:.2%})"
         for dtype, row in shares.items()
     )
+    for trial in earlier:
+        told += f"; in the middle of the warm-up, at {trial.rate:.3g}, {trial.moved():.2%}"
     if not share >= HALF:
         coarse = min(shares, key=lambda dtype: shares[dtype]["moved"], default="none")
         yield Finding(
@@ -138,11 +133,10 @@ def survives_rounding(trainer_step: TrainerStep) -> Iterator[Seen | Finding]:
     "TS703",
     "update.moves_the_right_ones",
     cost=Cost.STEP,
-    needs=("trainer",),
     requires=("update.survives_rounding",),
     acquits="optimizer",
 )
-def moves_the_right_ones(trainer_step: TrainerStep) -> Iterator[Seen | Finding]:
+def moves_the_right_ones(recording: Recording) -> Iterator[Seen | Finding]:
     """Trainable parameters move, frozen ones stay.
 
     What it checks: that no parameter without ``requires_grad`` changed during the recorded step,
@@ -161,7 +155,7 @@ def moves_the_right_ones(trainer_step: TrainerStep) -> Iterator[Seen | Finding]:
 
     References: huggingface/peft#310.
     """
-    update = trainer_step.update
+    update = recording.update
     thawed = [p.name for p in update.parameters if p.changed_frozen]
     # What its dtype alone holds in place is the business of update.survives_rounding.
     stuck = [p.name for p in update.parameters if p.with_gradient and p.can_move and not p.moved]
@@ -190,10 +184,9 @@ def moves_the_right_ones(trainer_step: TrainerStep) -> Iterator[Seen | Finding]:
     "TS704",
     "update.decay_spares_norms",
     cost=Cost.STEP,
-    needs=("trainer",),
     acquits="optimizer",
 )
-def decay_spares_norms(pipeline: Pipeline, trainer_step: TrainerStep) -> Iterator[Seen | Finding]:
+def decay_spares_norms(pipeline: Pipeline, recording: Recording) -> Iterator[Seen | Finding]:
     """Weight decay spares norms and biases.
 
     What it checks: the ``weight_decay`` of the groups that hold parameters of normalisation layers
@@ -214,7 +207,7 @@ def decay_spares_norms(pipeline: Pipeline, trainer_step: TrainerStep) -> Iterato
     """
     decayed = [
         p.name
-        for p in trainer_step.update.parameters
+        for p in recording.update.parameters
         if p.trainable and p.is_norm_or_bias and p.weight_decay
     ]
     if decayed:
@@ -226,5 +219,5 @@ def decay_spares_norms(pipeline: Pipeline, trainer_step: TrainerStep) -> Iterato
             cause="one parameter group for everything",
             fix="put norms and biases into a group with weight_decay=0, or let the Trainer group",
         )
-    spared = sum(p.is_norm_or_bias for p in trainer_step.update.parameters)
+    spared = sum(p.is_norm_or_bias for p in recording.update.parameters)
     yield Seen(f"{spared} norms and biases are not decayed", 0, 0)

@@ -3,7 +3,7 @@
 One module per look.  None imports torch when it is imported: the catalogue is cheap to list.
 """
 
-from . import batch, forward, padding, schedule, singles, special_tokens, trainer_step
+from . import batch, forward, padding, recording, schedule, singles, special_tokens
 from .store import Measurement, MeasurementError, Measurements, catalogue, measurement
 
 __all__ = [
@@ -15,8 +15,8 @@ __all__ = [
     "forward",
     "measurement",
     "padding",
+    "recording",
     "schedule",
     "singles",
     "special_tokens",
-    "trainer_step",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..types import Cost, Skip
 from .store import measurement
@@ -59,12 +59,27 @@ def schedule(pipeline: Pipeline) -> Schedule:
     )
     if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
         raise Skip(f"{args.lr_scheduler_type} depends on more than the step: it is not simulated")
+    curve = curve_of(scheduler, args, max_steps)
+    assert curve is not None
+    return Schedule(max_steps, warmup, curve)
+
+
+def curve_of(scheduler: Any, args: Any, max_steps: int) -> dict[int, float] | None:
+    """The first group's learning rate at the steps where curves are compared.
+
+    None for a scheduler whose rate depends on more than the step.
+    """
+    import torch
+
+    scheduler = getattr(scheduler, "scheduler", scheduler)  # accelerate wraps it
+    if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+        return None
+    warmup = args.get_warmup_steps(max_steps)
     stride = max(1, max_steps // POINTS)
     steps = {*range(0, max_steps, stride), *range(min(100, max_steps)), max_steps - 1}
-    steps.add(min(warmup, max_steps - 1))
-    factor = scheduler.lr_lambdas[0]
-    curve = {k: args.learning_rate * factor(k) for k in sorted(steps)}
-    return Schedule(max_steps, warmup, curve)
+    steps |= {min(k, max_steps - 1) for k in (warmup // 2, warmup)}
+    factor, rate = scheduler.lr_lambdas[0], scheduler.base_lrs[0]
+    return {k: rate * factor(k) for k in sorted(steps)}
 
 
 def planned_steps(pipeline: Pipeline) -> int:

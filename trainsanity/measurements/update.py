@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ class Parameter:
         weight_decay: of its group; None if not held.
         is_norm_or_bias: belongs to a normalisation, or is a bias.
         has_gradient: ``grad`` was not None before the optimizer stepped.
-        finite: all gradient elements are.
+        finite: all gradient elements are, in every recorded step.
         elements: its size.
         with_gradient: elements whose gradient is not zero.
         moved: those of them that changed in a step at the peak learning rate.
@@ -44,21 +45,44 @@ class Parameter:
     changed_frozen: bool = False
 
 
+@dataclass(frozen=True)
+class Trial:
+    """One more step of the optimizer with the same gradients, taken back.
+
+    Attributes:
+        step: of the schedule whose rate it was made at, counted from 0; None for the peak.
+        rate: that learning rate.
+        shares: by dtype, ``(elements with a gradient, those that moved, those that an update as
+            large as the rate would change in this dtype)``.
+    """
+
+    step: int | None
+    rate: float
+    shares: dict[str, tuple[int, int, int]]
+
+    def moved(self) -> float:
+        """Share of all elements with a gradient that moved."""
+        touched = sum(row[0] for row in self.shares.values())
+        return sum(row[1] for row in self.shares.values()) / touched if touched else float("nan")
+
+
 @dataclass
 class Update:
-    """All parameters, and how the trial step was made.
+    """All parameters, and how the trial steps were made.
 
     Attributes:
         parameters: in the model's order.
         optimizer: its class.
-        rate: the learning rate of the trial step, the peak of the run.
+        rate: the learning rate of the trial step at the peak of the run.
         strangers: elements of tensors that the optimizer holds and the model does not have.
+        trials: in the order of their rates; the last one is the peak's.
     """
 
     parameters: list[Parameter] = field(default_factory=list)
     optimizer: str = ""
     rate: float = float("nan")
     strangers: int = 0
+    trials: list[Trial] = field(default_factory=list)
 
 
 def frozen_state(model: Any) -> dict[str, Any]:
@@ -103,22 +127,35 @@ def before_step(model: Any, optimizer: Any) -> Update:
     )
 
 
-def trial_step(update: Update, model: Any, optimizer: Any) -> None:
-    """Step once more with the same gradients at the peak rate, count who moves, take it back.
+def trial_steps(
+    update: Update, model: Any, optimizer: Any, curve: Mapping[int, float] | None, warmup: int
+) -> None:
+    """Step with the same gradients at two rates of the run, count who moves, take it back.
 
-    Warm-up starts at a rate of zero, so the recorded step itself moves nothing; whether an update
-    survives the weights' dtype is asked at the largest one that the run will make.
+    Warm-up starts at a rate of zero, so the recorded steps themselves move next to nothing.
+    Whether an update survives the weights' dtype is asked at the largest one that the run will
+    make, and in the middle of the warm-up, at its mean rate.
     """
+    inner = getattr(optimizer, "optimizer", optimizer)
+    peaks = [group.get("initial_lr", group["lr"]) for group in inner.param_groups]
+    middle = max((k for k in curve or () if k <= warmup // 2), default=0)
+    if middle and curve and peaks[0]:
+        share = curve[middle] / peaks[0]
+        update.trials.append(_trial(update, model, inner, [peak * share for peak in peaks], middle))
+    update.trials.append(_trial(update, model, inner, peaks, None))
+    update.rate = update.trials[-1].rate
+
+
+def _trial(update: Update, model: Any, inner: Any, rates: list[float], step: int | None) -> Trial:
     import torch
 
-    inner = getattr(optimizer, "optimizer", optimizer)
-    rates = [group["lr"] for group in inner.param_groups]
+    configured = [group["lr"] for group in inner.param_groups]
     tensors = dict(model.named_parameters())
     before = {name: p.detach().clone() for name, p in tensors.items() if p.grad is not None}
+    shares: dict[str, list[int]] = {}
     try:
-        for group in inner.param_groups:
-            group["lr"] = group.get("initial_lr", group["lr"])
-        update.rate = max(group["lr"] for group in inner.param_groups)
+        for group, rate in zip(inner.param_groups, rates, strict=True):
+            group["lr"] = rate
         inner.step()
         for seen in update.parameters:
             old = before.get(seen.name)
@@ -128,13 +165,17 @@ def trial_step(update: Update, model: Any, optimizer: Any) -> None:
             touched = p.grad != 0
             seen.with_gradient = int(touched.sum())
             seen.moved = int(((p.detach() != old) & touched).sum())
-            seen.can_move = int(((half_unit(old) <= update.rate) & touched).sum())
+            seen.can_move = int(((half_unit(old) <= max(rates)) & touched).sum())
+            row = shares.setdefault(str(p.dtype).removeprefix("torch."), [0, 0, 0])
+            for k, count in enumerate((seen.with_gradient, seen.moved, seen.can_move)):
+                row[k] += count
     finally:
-        for group, rate in zip(inner.param_groups, rates, strict=True):
+        for group, rate in zip(inner.param_groups, configured, strict=True):
             group["lr"] = rate
         with torch.no_grad():
             for name, old in before.items():
                 tensors[name].copy_(old)
+    return Trial(step, max(rates), {dtype: (r[0], r[1], r[2]) for dtype, r in shares.items()})
 
 
 def half_unit(weight: Tensor) -> Tensor:

@@ -1,0 +1,265 @@
+"""The first optimizer steps of a ``transformers.Trainer``, read from outside while it trains."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ..tasks import Task, known
+from .batch import quiet, record_collator
+from .head import find_head, watched
+from .items import items_of
+from .recording import MicroStep, Recording, Step, random_state, sample, total_norm
+from .schedule import curve_of
+from .state import preserved, snapshot_bytes
+from .update import before_step, frozen_state, trial_steps
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..pipeline import Pipeline
+
+
+def record(pipeline: Pipeline) -> Recording:
+    """Call ``trainer.train()`` and stop it after ``pipeline.optimizer_steps`` steps.
+
+    The arguments of the run stay as they are, so that the schedule is the user's; saving,
+    evaluation, reporting and the user's callbacks are off, and ``output_dir`` is a temporary
+    folder.
+    """
+    import torch
+
+    trainer, device = pipeline.trainer, pipeline.device
+    name, head = find_head(pipeline)
+    cuda = device.type == "cuda"
+    begin = time.perf_counter()
+    with (
+        tempfile.TemporaryDirectory(prefix="trainsanity-") as folder,
+        preserved(pipeline, weights=True),
+        quiet(pipeline),
+        watched(pipeline.model, head) as watch,
+    ):
+        seen = Recording(head_name=name, snapshot_bytes=snapshot_bytes(pipeline))
+        seen.snapshot_seconds = time.perf_counter() - begin
+        pipeline.model.zero_grad()
+        collated = record_collator(trainer)
+        _alone(trainer, folder, _callback(seen, pipeline))
+        _record_training_step(trainer, seen, watch, pipeline.task, collated)
+        _record_clipping(trainer, seen)
+        if cuda:
+            torch.cuda.reset_peak_memory_stats(device)
+        start = time.perf_counter()
+        try:
+            with backward_recorded(seen, pipeline.model, trainer.accelerator):
+                trainer.train()
+        finally:
+            pipeline.model.zero_grad()
+        seen.seconds = time.perf_counter() - start
+        if cuda:
+            seen.peak_bytes = torch.cuda.max_memory_allocated(device)
+    # A step that was begun and never ended, at the end of the data, is none.
+    seen.steps = [step for step in seen.steps if step.learning_rate == step.learning_rate]
+    if pipeline.args.world_size > 1:
+        _gather(seen)
+    if cuda:
+        torch.cuda.empty_cache()
+    return seen
+
+
+def _alone(trainer: Any, folder: str, callback: Any) -> None:
+    """Nothing but the training loop itself: no files, no reports, no evaluation."""
+    trainer.callback_handler.callbacks = [callback]
+    quiet_arguments = {
+        "output_dir": folder,
+        "logging_dir": folder,
+        "push_to_hub": False,
+        "eval_on_start": False,
+        "load_best_model_at_end": False,
+        "disable_tqdm": True,
+    }
+    for argument, value in quiet_arguments.items():
+        if hasattr(trainer.args, argument):
+            setattr(trainer.args, argument, value)
+
+
+def _callback(seen: Recording, pipeline: Pipeline) -> Any:
+    from transformers import TrainerCallback
+
+    model = pipeline.model
+    frozen = frozen_state(model)
+
+    def last(state: Any) -> bool:
+        return len(seen.steps) >= min(pipeline.optimizer_steps, state.max_steps)
+
+    class Recorder(TrainerCallback):
+        """Reads what the loop does, lets it log every step and stops it after the last."""
+
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            step = seen.steps[-1]
+            seen.max_steps = state.max_steps
+            if step.norm_before_clip != step.norm_before_clip:  # nothing was clipped
+                take_gradients(seen, model)
+            step.norm_after_clip = total_norm(model)
+            note_update(seen, model, kwargs["optimizer"])
+            step.learning_rate = kwargs["optimizer"].param_groups[0]["lr"]
+            seen.curve = curve_of(kwargs.get("lr_scheduler"), args, state.max_steps)
+
+        def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if not last(state):
+                return
+            after = frozen_state(model)
+            for parameter in seen.update.parameters:
+                parameter.changed_frozen = frozen.get(parameter.name) != after.get(parameter.name)
+            warmup = args.get_warmup_steps(state.max_steps)
+            trial_steps(seen.update, model, kwargs["optimizer"], seen.curve, warmup)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+            seen.next_learning_rate = kwargs["optimizer"].param_groups[0]["lr"]
+            control.should_log = True
+            control.should_save = control.should_evaluate = False
+            control.should_training_stop = last(state)
+            return control
+
+        def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+            control.should_save = control.should_evaluate = control.should_log = False
+            return control
+
+        def on_log(
+            self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any
+        ) -> None:
+            if logs and "loss" in logs and not seen.steps[-1].logged:
+                seen.steps[-1].logged = {key: float(value) for key, value in logs.items()}
+
+    return Recorder()
+
+
+def note_update(seen: Recording, model: Any, optimizer: Any) -> None:
+    """Groups and gradients as the optimizer finds them; a NaN of an earlier step stays known."""
+    earlier = {p.name: p.finite for p in seen.update.parameters}
+    seen.update = before_step(model, optimizer)
+    for parameter in seen.update.parameters:
+        parameter.finite &= earlier.get(parameter.name, True)
+
+
+def _record_training_step(
+    trainer: Any, seen: Recording, watch: Any, task: Task, collated: list[Any]
+) -> None:
+    import torch
+
+    training_step = trainer.training_step
+    calls = iter(collated)
+
+    def recording(model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        if not seen.steps or seen.steps[-1].learning_rate == seen.steps[-1].learning_rate:
+            seen.steps.append(Step())  # the one before has been taken
+        items = None if num_items_in_batch is None else float(num_items_in_batch)
+        size = next((len(value) for value in inputs.values() if torch.is_tensor(value)), 0)
+        micro = MicroStep(items, size)
+        rows = next(calls, None)
+        micro.rows = rows if rows is not None and len(rows) == size else None
+        labels = inputs.get("labels")
+        labels = labels.detach().clone() if torch.is_tensor(labels) else None
+        if len(seen.steps) == 1:
+            micro.inputs = {
+                name: value.detach().clone() if torch.is_tensor(value) else value
+                for name, value in inputs.items()
+            }
+            micro.random_state = random_state()
+            seen.checkpointing = checkpointed(trainer.model)
+        seen.steps[-1].micro_steps.append(micro)
+        del watch.passes[:]
+        loss = training_step(model, inputs, num_items_in_batch)
+        micro.loss, micro.loss_dtype = float(loss), loss.dtype
+        done = watch.passes[0] if len(watch.passes) == 1 else None
+        if done is not None and labels is not None and known(task):
+            micro.items = items_of(task, done, labels)
+        del watch.passes[:]
+        return loss
+
+    trainer.training_step = recording
+
+
+def checkpointed(model: Any) -> bool:
+    """Whether some module computes its activations again in the backward pass."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+@contextmanager
+def backward_recorded(seen: Recording, model: Any, accelerator: Any) -> Iterator[None]:
+    """Norms of what each backward pass adds; leaf hooks see it before it is accumulated."""
+    import torch
+
+    squares: list[Tensor] = []
+    inside = [False]
+
+    def add(gradient: Tensor) -> None:
+        if inside[0]:
+            squares.append(torch.linalg.vector_norm(gradient.detach(), dtype=torch.float32) ** 2)
+
+    def recording(loss: Tensor, **kwargs: Any) -> None:
+        micro = seen.steps[-1].micro_steps[-1]
+        micro.backward_loss = float(loss.detach())
+        inside[0] = True
+        try:
+            backward(loss, **kwargs)
+        finally:
+            inside[0] = False
+        if squares:
+            micro.gradient_norm = float(torch.stack(squares).sum().sqrt())
+        squares.clear()
+
+    backward: Callable[..., None] = accelerator.backward
+    accelerator.backward = recording
+    handles = [p.register_hook(add) for p in model.parameters() if p.requires_grad]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _record_clipping(trainer: Any, seen: Recording) -> None:
+    clip = trainer.accelerator.clip_grad_norm_
+
+    def recording(*args: Any, **kwargs: Any) -> Any:
+        take_gradients(seen, trainer.model)
+        return clip(*args, **kwargs)
+
+    trainer.accelerator.clip_grad_norm_ = recording
+
+
+def take_gradients(seen: Recording, model: Any) -> None:
+    """Read what has been accumulated for the step in progress."""
+    gradient = model.get_submodule(seen.head_name).weight.grad
+    if gradient is not None:
+        seen.steps[-1].head_gradient = gradient.detach().cpu().clone()
+    seen.steps[-1].norm_before_clip = total_norm(model)
+    if len(seen.steps) == 1:
+        seen.gradients = {
+            name: sample(p.grad) for name, p in model.named_parameters() if p.grad is not None
+        }
+
+
+def _gather(seen: Recording) -> None:
+    """Each process saw its own rows; the reference needs them all.  Same order everywhere."""
+    import torch.distributed
+
+    world = torch.distributed.get_world_size()
+    for step in seen.steps:
+        # What only the own process can ask again stays here.
+        own = [dataclasses.replace(micro, inputs={}, random_state=None, rows=None)
+               for micro in step.micro_steps]  # fmt: skip
+        everyone: list[Any] = [None] * world
+        torch.distributed.all_gather_object(everyone, own)
+        mine = torch.distributed.get_rank()
+        step.micro_steps = [
+            step.micro_steps[k] if rank == mine else dataclasses.replace(micro, rank=rank)
+            for rank, micros in enumerate(everyone)
+            for k, micro in enumerate(micros)
+        ]
+        for micro in step.micro_steps:
+            micro.rank = mine if micro.inputs else micro.rank
