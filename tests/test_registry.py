@@ -70,9 +70,10 @@ def codes(*select, **more):
 
 
 def test_selection_by_stage_code_name_and_glob():
-    assert codes("TS5") == codes("loss") == ["TS501", "TS502", "TS503"]
+    assert codes("TS5") == codes("loss") == sorted(codes("loss"))
+    assert {code[:3] for code in codes("loss")} == {"TS5"}
     assert codes("loss.matches_reference") == codes("TS502") == codes("*.matches_ref*") == ["TS502"]
-    assert codes("TS1", ignore=["TS102"]) == ["TS101", "TS103"]
+    assert codes("TS1", ignore=["TS102"]) == [code for code in codes("TS1") if code != "TS102"]
     assert set(codes()) - set(codes(max_cost=Cost.FORWARD)) == {
         c.code for c in registry().all() if c.cost > Cost.FORWARD
     }

@@ -20,6 +20,24 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class LoopArguments:
+    """The numbers of a training loop of one's own, by the names of ``TrainingArguments``."""
+
+    per_device_train_batch_size: int = 8
+    gradient_accumulation_steps: int = 1
+    learning_rate: float = float("nan")
+    max_grad_norm: float = 0.0
+    label_smoothing_factor: float = 0.0
+    label_names: Sequence[str] | None = None
+    world_size: int = 1
+
+    @property
+    def train_batch_size(self) -> int:
+        """Rows of a micro-batch on this process."""
+        return self.per_device_train_batch_size
+
+
 @dataclass
 class Pipeline:
     """The parts of a fine-tuning run.
@@ -42,6 +60,7 @@ class Pipeline:
         id: what the reports call it.
         command: the words after ``trainsanity run`` that lead here again: the target, and then a
             script's own arguments.  Empty if only Python can.
+        progress: called with what is done, out of how much, and of what, during long looks.
     """
 
     model: Any
@@ -58,6 +77,7 @@ class Pipeline:
     notes: Sequence[str] = ()
     id: str = "pipeline"
     command: tuple[str, ...] = ()
+    progress: Callable[[int, int, str], None] | None = None
 
     @classmethod
     def from_trainer(cls, trainer: Any, notes: Sequence[str] = ()) -> Pipeline:
@@ -82,9 +102,77 @@ class Pipeline:
         pipeline._refuse_unusable_data()
         return pipeline
 
+    @classmethod
+    def from_loop(
+        cls,
+        model: Any,
+        train_dataset: Any,
+        data_collator: Callable[[list[Any]], Any],
+        train_step: Callable[[list[Any]], Any],
+        optimizer: Any,
+        *,
+        lr_scheduler: Any = None,
+        tokenizer: Any = None,
+        eval_dataset: Any = None,
+        notes: Sequence[str] = (),
+        **arguments: Any,
+    ) -> Pipeline:
+        """Take the parts of a training loop of one's own: bare torch, or accelerate.
+
+        Args:
+            model: as in :class:`Pipeline`.
+            train_dataset: likewise.
+            data_collator: likewise.
+            train_step: is given the micro-batches of one optimizer step, a list of
+                ``gradient_accumulation_steps`` collated batches on the model's device; takes that
+                step, scheduler and clip included; returns the loss that the loop would log for it.
+            optimizer: the ``torch.optim.Optimizer`` (or accelerate's wrapper) that it steps.
+            lr_scheduler: likewise.
+            tokenizer: likewise; the collator's by default.
+            eval_dataset: likewise.
+            notes: likewise.
+            arguments: fields of :class:`LoopArguments`; ``learning_rate`` is read from the
+                optimizer.
+
+        Raises:
+            UsageError: ``train_step`` cannot be called, the optimizer is none, an argument is
+                unknown, or there are too few rows.
+        """
+        import torch
+
+        if not callable(train_step):
+            raise UsageError(
+                f"train_step is {type(train_step).__name__}: give a function that takes the "
+                "micro-batches of one optimizer step and returns its loss"
+            )
+        if not isinstance(getattr(optimizer, "optimizer", optimizer), torch.optim.Optimizer):
+            raise UsageError(
+                f"optimizer is {type(optimizer).__name__}: give the torch.optim.Optimizer that "
+                "train_step steps"
+            )
+        group = optimizer.param_groups[0]
+        try:
+            args = LoopArguments(learning_rate=group.get("initial_lr", group["lr"]), **arguments)
+        except TypeError as error:
+            raise UsageError(f"{error}; known are the fields of LoopArguments") from error
+        pipeline = cls(
+            model=model,
+            tokenizer=tokenizer or getattr(data_collator, "tokenizer", None),
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            args=args,
+            train_step=train_step,
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            notes=tuple(notes),
+        )
+        pipeline._refuse_unusable_data()
+        return pipeline
+
     def _refuse_unusable_data(self) -> None:
         if self.train_dataset is None:
-            raise UsageError("the Trainer has no train_dataset: pass the one you would train on")
+            raise UsageError("there is no train_dataset: pass the one you would train on")
         if not hasattr(self.train_dataset, "__len__"):
             return
         size = len(self.train_dataset)

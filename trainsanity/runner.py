@@ -13,6 +13,7 @@ from .diagnosis import Diagnosis, diagnose, explained_by
 from .errors import UsageError
 from .measurements import MeasurementError
 from .measurements.state import guarded
+from .ranks import agreed
 from .registry import Registry, registry
 from .types import RAN, Abstain, Check, Finding, Result, Seen, Skip, Status
 
@@ -54,7 +55,8 @@ class Runner:
     def result(self, check: Check) -> Result:
         """The check's result; what it requires is judged first."""
         if check.name not in self.results:
-            self.results[check.name] = self._judge(check)
+            world_size = self.pipeline.facts.get("world_size") or 1
+            self.results[check.name] = agreed(self._judge(check), world_size)
         return self.results[check.name]
 
     def _judge(self, check: Check) -> Result:
@@ -175,7 +177,7 @@ class Report:
     @property
     def diagnosis(self) -> Diagnosis:
         """First broken stage, its finding, who is acquitted."""
-        return diagnose(self.results, self.unasked)
+        return diagnose(self.results, self.unasked, self.facts)
 
     def counts(self) -> dict[str, int]:
         """Number of results by status, all statuses named."""

@@ -78,14 +78,15 @@ class Task:
         import torch
 
         parts = [
-            self._losses(z.double(), y).cpu()
+            self.item_losses(z.double(), y).cpu()
             for z, y in zip(
                 logits.split(CHUNK), targets.to(logits.device).split(CHUNK), strict=True
             )
         ]
         return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
 
-    def _losses(self, z: Tensor, y: Tensor) -> Tensor:
+    def item_losses(self, z: Tensor, y: Tensor) -> Tensor:
+        """The same in the dtype of the logits ``z`` and all at once, to be differentiated."""
         import torch
 
         if self.name == REGRESSION:
@@ -93,9 +94,12 @@ class Task:
             return squared
         if self.name == MULTI_LABEL:
             binary = torch.nn.functional.binary_cross_entropy_with_logits
-            return binary(z, y.double(), reduction="none").mean(-1)
-        entropy = z.logsumexp(-1) - z.gather(-1, y[:, None])[:, 0]
-        uniform = z.logsumexp(-1) - z.mean(-1)
+            return binary(z, y.to(z.dtype), reduction="none").mean(-1)
+        normalizer = z.logsumexp(-1)
+        entropy: Tensor = normalizer - z.gather(-1, y[:, None])[:, 0]
+        if not self.label_smoothing:  # a language model's mean over its vocabulary is dear
+            return entropy
+        uniform = normalizer - z.mean(-1)
         return (1 - self.label_smoothing) * entropy + self.label_smoothing * uniform
 
     def residual(self, logits: Tensor, targets: Tensor) -> Tensor:

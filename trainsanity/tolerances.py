@@ -22,6 +22,10 @@ held against are maxima over a few draws of one distribution; for normal noise a
 few hundred logits, one such maximum exceeds another by more than 4 in no practical case, and a
 real effect (another token pooled, a scale of 2) lies beyond it by orders of magnitude."""
 
+REDUCTIONS = 64 * 2.0**-23
+"""Relative difference that is the order of float32 reductions: the error of a sum of n terms grows
+as sqrt(n) units, and the longest sums here have a few thousand."""
+
 STANDARD_ERRORS = 4.0
 """Width of a band around a mean, in its own standard errors: for a normal mean one healthy run in
 about 30,000 falls above it."""
@@ -108,8 +112,7 @@ def head_gradient_floor(
         part = (weight * task.residual(items.logits, items.targets)).to(items.dtype)
         product = (part.double().T @ items.vectors.double()).to(items.dtype).to(dtype)
         total = product if total is None else total + product
-    floor = 64 * float(torch.finfo(torch.float32).eps)
     if total is None:
-        return floor, floor
+        return REDUCTIONS, REDUCTIONS
     slope, cosine = regress(total, exact)
-    return MARGIN * abs(slope - 1) + common + floor, MARGIN * (1 - cosine) + floor
+    return MARGIN * abs(slope - 1) + common + REDUCTIONS, MARGIN * (1 - cosine) + REDUCTIONS

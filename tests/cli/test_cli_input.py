@@ -51,6 +51,12 @@ Complaint = Callable[..., str]
         ),
         pytest.param(["cli_factories:not_a_function"], "is no function", id="no-function"),
         pytest.param(["cli_factories:empty"], "train_dataset is empty", id="empty"),
+        pytest.param(["cli_factories:no_train_dataset"], "there is no train_dataset", id="no-data"),
+        pytest.param(
+            ["cli_factories:no_loss"],
+            "BertForSequenceClassification returned no loss for a batch with",
+            id="no-loss",
+        ),
         pytest.param(
             ["cli_factories:larger_batch"],
             "per_device_train_batch_size is 16 but train_dataset",
@@ -158,7 +164,7 @@ def test_the_unexpected_is_a_sentence_too(
     def broken(*args: Any, **kwargs: Any) -> None:
         raise error
 
-    monkeypatch.setattr("trainsanity.cli.run_checks", broken)
+    monkeypatch.setattr("trainsanity.commands.run.run_checks", broken)
     said = complaint(call("run", "cli_factories:healthy"), 3)
     kind = type(error).__name__
     assert said.startswith(f"unexpected {kind}: {' '.join(str(error).split())}; run again with")

@@ -5,6 +5,7 @@ A directory of its own, so that a test can put just this on the import path.
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import sys
@@ -122,6 +123,25 @@ def larger_batch() -> Any:
 
 def no_labels() -> Any:
     return _trainer(_rows(12, label="target"))
+
+
+def no_train_dataset() -> Any:
+    trainer = _trainer()
+    trainer.train_dataset = None
+    return trainer
+
+
+def no_loss() -> Any:
+    """A model whose forward returns logits and leaves the loss to somebody else."""
+    trainer = _trainer()
+    forward = trainer.model.forward
+
+    def without_loss(*args: Any, **kwargs: Any) -> Any:
+        output = forward(*args, **kwargs)
+        return type(output)(logits=output.logits)
+
+    trainer.model.forward = functools.wraps(forward)(without_loss)
+    return trainer
 
 
 not_a_function = 3

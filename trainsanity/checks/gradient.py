@@ -9,9 +9,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..factors import name_factor
+from ..measurements.head import is_tied
 from ..measurements.recording import Recording, Step, reference
 from ..registry import check
-from ..tolerances import head_gradient_floor, regress
+from ..tolerances import REDUCTIONS, head_gradient_floor, regress
 from ..types import Cost, Finding, Seen, Skip
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ def _against_closed_form(
     "TS602",
     "gradient.norm_within_bounds",
     cost=Cost.STEP,
+    needs=("trainer",),
     requires=("dataset.labels_in_range", "gradient.finite"),
     explained_by=("model.logits_spread", "loss.matches_reference"),
     acquits="gradient norm",
@@ -141,7 +143,7 @@ def norm_within_bounds(pipeline: Pipeline, recording: Recording) -> Iterator[See
     step = recording.first
     eps = _eps(step, pipeline)
     right = reference(pipeline, step)
-    exact = None
+    exact: Any = None
     with contextlib.suppress(Skip):  # without a closed form the bound from below is zero
         exact = closed_form(pipeline, recording.head_name, step)
     trained = exact is not None and step.head_gradient is not None
@@ -331,8 +333,7 @@ def closed_form(pipeline: Pipeline, head_name: str, step: Step) -> Any:
     Raises:
         Skip: the head's gradient has another part, or what the head read was not visible.
     """
-    tied = pipeline.model.get_input_embeddings()
-    if getattr(tied, "weight", None) is pipeline.model.get_submodule(head_name).weight:
+    if is_tied(pipeline, head_name):
         raise Skip("the head is tied to the embedding, whose gradient has a part of its own")
     right = reference(pipeline, step)
     if any(items.vectors is None for items in right.parts):
@@ -355,5 +356,4 @@ def _eps(step: Step, pipeline: Pipeline) -> float:
     import torch
 
     dtypes = [pipeline.dtype, *(m.items.dtype for m in step.micro_steps if m.items is not None)]
-    floor = 64 * float(torch.finfo(torch.float32).eps)
-    return max(float(torch.finfo(dtype).eps) for dtype in dtypes) + floor
+    return max(float(torch.finfo(dtype).eps) for dtype in dtypes) + REDUCTIONS

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..factors import name_factor
+from ..factors import name_factor, tell_apart
 from ..measurements.forward import Forward
 from ..measurements.recording import Recording, Step, reference
 from ..registry import check
@@ -195,8 +195,13 @@ def finite(recording: Recording) -> Iterator[Seen | Finding]:
 
     References: ``TrainingArguments.logging_nan_inf_filter``.
     """
+    several = any(micro.rank for micro in recording.first.micro_steps)
     losses = [
-        (micro.loss, f"micro-batch {k} of step {number}", step)
+        (
+            micro.loss,
+            f"micro-batch {k} of step {number}" + (f", process {micro.rank}" if several else ""),
+            step,
+        )
         for number, step in enumerate(recording.steps, 1)
         for k, micro in enumerate(step.micro_steps)
     ]
@@ -233,6 +238,8 @@ def _explain(
     if not names:
         return {"cause": None, "fix": "compare what compute_loss returns with the plain mean"}
     cause = f"{factor:.2f} is {' or '.join(names)}"
+    if len(names) > 1:
+        cause += f" ({tell_apart(names)})"
     accepts = getattr(pipeline.trainer, "model_accepts_loss_kwargs", False)
     if factor > 1 and items is not None and accepts:
         cause += (

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ..measurements.schedule import Schedule
 from ..measurements.recording import Recording
+from ..measurements.schedule import Schedule
 from ..registry import check
 from ..types import Cost, Finding, Seen
 
@@ -66,12 +66,9 @@ def peak_is_reached(pipeline: Pipeline, schedule: Schedule) -> Iterator[Seen | F
     "TS802",
     "schedule.learning_rate_follows",
     cost=Cost.STEP,
-    needs=("trainer",),
     acquits="learning rate",
 )
-def learning_rate_follows(
-    schedule: Schedule, recording: Recording
-) -> Iterator[Seen | Finding]:
+def learning_rate_follows(schedule: Schedule, recording: Recording) -> Iterator[Seen | Finding]:
     """The optimizer uses the scheduled rate, step by step.
 
     What it checks: the rates that the optimizer used in the recorded steps, the one that is set

@@ -3,7 +3,23 @@
 One module per look.  None imports torch when it is imported: the catalogue is cheap to list.
 """
 
-from . import batch, forward, padding, recording, schedule, singles, special_tokens
+from . import (
+    batch,
+    economics,
+    evaluation,
+    forward,
+    origin,
+    padding,
+    recording,
+    replay,
+    retokenized,
+    scan,
+    scan_repeats,
+    schedule,
+    singles,
+    special_tokens,
+    supervision,
+)
 from .store import Measurement, MeasurementError, Measurements, catalogue, measurement
 
 __all__ = [
@@ -12,11 +28,19 @@ __all__ = [
     "Measurements",
     "batch",
     "catalogue",
+    "economics",
+    "evaluation",
     "forward",
     "measurement",
+    "origin",
     "padding",
     "recording",
+    "replay",
+    "retokenized",
+    "scan",
+    "scan_repeats",
     "schedule",
     "singles",
     "special_tokens",
+    "supervision",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,10 +68,14 @@ class Batch:
 
 @measurement(Cost.STATIC)
 def batch(pipeline: Pipeline) -> Batch:
-    """Draw the first optimizer step's micro-batches from the Trainer's own data loader."""
+    """Draw the first optimizer step's micro-batches from the Trainer's own data loader.
+
+    A loop of one's own has the first rows of its data collated.
+    """
     trainer = pipeline.trainer
     if trainer is None:
-        raise Skip("this pipeline has no Trainer to draw a batch from")
+        with preserved(pipeline), quiet(pipeline):
+            return next(drawn(pipeline, 1))
     steps = trainer.args.gradient_accumulation_steps
     with preserved(pipeline), quiet(pipeline):
         calls = record_collator(trainer)
@@ -88,6 +94,59 @@ def batch(pipeline: Pipeline) -> Batch:
     # The loader reads ahead: there may be more calls than batches.
     pairs = zip(inputs, calls[: len(inputs)], strict=True)
     return Batch([MicroBatch(dict(made), rows) for made, rows in pairs])
+
+
+def drawn(pipeline: Pipeline, steps: int) -> Iterator[Batch]:
+    """Micro-batches for optimizer steps of a loop of one's own, of rows in their order.
+
+    Raises:
+        UsageError: there are too few rows, or the collator returns no ``input_ids``.
+        Skip: there is nothing to collate.
+    """
+    if pipeline.train_dataset is None or pipeline.data_collator is None:
+        raise Skip("this pipeline has no train_dataset and data_collator to make a batch of")
+    size, count = pipeline.args.train_batch_size, pipeline.args.gradient_accumulation_steps
+    rows = _rows(pipeline.train_dataset)
+    for number in range(steps):
+        micros = []
+        for _ in range(count):
+            chosen = [dict(row) for row in itertools.islice(rows, size)]
+            if len(chosen) < size:
+                break
+            made = pipeline.data_collator(copy.deepcopy(chosen))
+            micros.append(MicroBatch(prepared(pipeline, made), chosen))
+        if len(micros) < count:
+            if number:
+                return
+            raise UsageError(
+                f"train_dataset has too few rows for one optimizer step of {count} x {size}: "
+                "pass more rows or a smaller batch"
+            )
+        yield Batch(micros)
+
+
+def _rows(data: Any) -> Iterator[Any]:
+    return iter(data) if hasattr(data, "__iter__") else (data[i] for i in range(len(data)))
+
+
+def prepared(pipeline: Pipeline, made: Any) -> dict[str, Any]:
+    """A collator's batch on the model's device, by the Trainer's own hand if there is one.
+
+    Raises:
+        UsageError: it is no mapping, so nobody knows what is what.
+    """
+    import torch
+
+    if not isinstance(made, Mapping):
+        raise UsageError(
+            f"the data_collator returned {type(made).__name__}: return a dict of tensors"
+        )
+    if pipeline.trainer is not None:
+        return dict(pipeline.trainer._prepare_inputs(made))
+    return {
+        name: value.to(pipeline.device) if torch.is_tensor(value) else value
+        for name, value in made.items()
+    }
 
 
 def _refuse_unlabelled(trainer: Any, made: Mapping[str, Any], rows: list[dict[str, Any]]) -> None:
@@ -111,7 +170,8 @@ def record_collator(trainer: Any) -> list[list[dict[str, Any]]]:
 
     def recording(rows: list[Any]) -> Any:
         calls.append([dict(row) for row in rows])
-        return collator(rows)
+        # Of a dataset that keeps its rows, a collator that changes them would change the user's.
+        return collator(copy.deepcopy(rows))
 
     trainer.data_collator = recording
     # A worker process would keep its records to itself.

@@ -38,6 +38,15 @@ def find_head(pipeline: Pipeline) -> tuple[str, nn.Linear]:
     return heads[-1]
 
 
+def is_tied(pipeline: Pipeline, head_name: str) -> bool:
+    """Whether the head's weight is the input embedding, whose gradient has a part of its own."""
+    try:
+        embedding = pipeline.model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        return False
+    return getattr(embedding, "weight", None) is pipeline.model.get_submodule(head_name).weight
+
+
 @dataclass
 class Pooled:
     """One forward pass, seen at its end.
@@ -64,9 +73,13 @@ class Pooled:
 
 @dataclass
 class Watch:
-    """The passes seen so far; None for one that returned no logits."""
+    """The passes seen so far; None for one that returned no logits.
+
+    ``lossless``: the last one returned its outputs by name, and no loss among them.
+    """
 
     passes: list[Pooled | None] = field(default_factory=list)
+    lossless: bool = False
 
 
 @contextmanager
@@ -79,6 +92,7 @@ def watched(model: Any, head: Any) -> Iterator[Watch]:
 
     def at_end(_module: Any, _inputs: Any, named: dict[str, Any], output: Any) -> None:
         found = output.get("logits") if isinstance(output, dict) else None
+        watch.lossless = isinstance(output, dict) and output.get("loss") is None
         if found is None:  # a fused loss never makes them
             watch.passes.append(None)
             calls.clear()

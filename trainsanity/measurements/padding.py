@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..alignment import packed
 from ..types import Cost
 from .batch import Batch, MicroBatch, quiet
 from .state import preserved
@@ -28,13 +29,14 @@ class Padding:
     """Padded lengths and what they waste.
 
     Attributes:
-        multiple: the collator's ``pad_to_multiple_of``; None if it has no such attribute.
-        longest: longest row of each micro-batch.
+        multiple: the collator's ``pad_to_multiple_of``; None if it has none, or no such setting.
+        longest: longest row of each micro-batch; its width where rows are packed.
         widths: padded length of each micro-batch.
         waste: share of positions that are padding, now.
         least_waste: the same if every micro-batch were padded to its longest row.
         stretch: padded tokens now / at the least.
         table: the waste for each of :data:`MULTIPLES`.
+        packed: texts stand one behind the other, and nothing is padded.
     """
 
     multiple: int | None
@@ -44,13 +46,18 @@ class Padding:
     least_waste: float
     stretch: float
     table: dict[int, float]
+    packed: bool = False
 
 
 @measurement(Cost.STATIC)
 def padding(batch: Batch, pipeline: Pipeline) -> Padding:
     """Count tokens and positions: waste = 1 - sum(lengths) / sum(rows * padded length)."""
     micros = list(batch)
-    longest = [max(micro.lengths) for micro in micros]
+    packs = [packed(micro.rows, micro.inputs) for micro in micros]
+    longest = [
+        micro.width if packs_it else max(micro.lengths)
+        for micro, packs_it in zip(micros, packs, strict=True)
+    ]
     widths = [micro.width for micro in micros]
     now = _positions(micros, widths)
     tokens = sum(batch.lengths)
@@ -65,16 +72,18 @@ def padding(batch: Batch, pipeline: Pipeline) -> Padding:
         table={
             m: 1 - tokens / _positions(micros, [round_up(n, m) for n in longest]) for m in MULTIPLES
         },
+        packed=any(packs),
     )
 
 
-def round_up(length: int, multiple: int) -> int:
-    """The least multiple that is not below ``length``."""
+def round_up(length: Any, multiple: int) -> Any:
+    """The least multiple that is not below ``length``, a number or an array of them."""
     return -(-length // multiple) * multiple
 
 
 def _positions(micros: list[MicroBatch], widths: list[int]) -> int:
-    return sum(len(m.rows) * width for m, width in zip(micros, widths, strict=True))
+    counts = [len(micro.inputs["input_ids"]) for micro in micros]
+    return sum(count * width for count, width in zip(counts, widths, strict=True))
 
 
 @measurement(Cost.BACKWARD)
@@ -84,12 +93,13 @@ def padding_times(batch: Batch, padding: Padding, pipeline: Pipeline) -> dict[in
     Empty off the GPU, where width costs what it costs and no alignment helps.  The key 0 is a
     second look at 1, taken in the same rounds: their ratio is the noise.
     """
-    if pipeline.device.type != "cuda" or padding.multiple is None:
+    settable = hasattr(pipeline.data_collator, "pad_to_multiple_of")
+    if pipeline.device.type != "cuda" or not settable:
         return {}
     import torch
 
     rows = batch.micro_batches[0].rows
-    settings = {0: 1, **{m: m for m in (*MULTIPLES, padding.multiple)}}
+    settings = {0: 1, **{m: m for m in (*MULTIPLES, padding.multiple or 1)}}
     taken: dict[int, list[float]] = {key: [] for key in settings}
     with preserved(pipeline), quiet(pipeline):
         from .forward import align_special_tokens
@@ -101,7 +111,7 @@ def padding_times(batch: Batch, padding: Padding, pipeline: Pipeline) -> dict[in
                 for key, multiple in settings.items():
                     collator = copy.copy(pipeline.data_collator)
                     collator.pad_to_multiple_of = multiple
-                    inputs = pipeline.trainer._prepare_inputs(collator(rows))
+                    inputs = pipeline.trainer._prepare_inputs(collator(copy.deepcopy(rows)))
                     torch.cuda.synchronize()
                     start = time.perf_counter()
                     _forward_backward(pipeline, inputs)

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ..errors import UsageError
 from ..tasks import Task, known
 from .batch import quiet, record_collator
 from .head import find_head, watched
 from .items import items_of
 from .recording import MicroStep, Recording, Step, random_state, sample, total_norm
+from .replay import checkpointed, fill_items
 from .schedule import curve_of
 from .state import preserved, snapshot_bytes
 from .update import before_step, frozen_state, trial_steps
@@ -63,6 +65,7 @@ def record(pipeline: Pipeline) -> Recording:
             seen.peak_bytes = torch.cuda.max_memory_allocated(device)
     # A step that was begun and never ended, at the end of the data, is none.
     seen.steps = [step for step in seen.steps if step.learning_rate == step.learning_rate]
+    fill_items(pipeline, seen.first)
     if pipeline.args.world_size > 1:
         _gather(seen)
     if cuda:
@@ -93,7 +96,8 @@ def _callback(seen: Recording, pipeline: Pipeline) -> Any:
     frozen = frozen_state(model)
 
     def last(state: Any) -> bool:
-        return len(seen.steps) >= min(pipeline.optimizer_steps, state.max_steps)
+        planned = min(pipeline.optimizer_steps, int(state.max_steps))
+        return len(seen.steps) >= planned or broken(seen)
 
     class Recorder(TrainerCallback):
         """Reads what the loop does, lets it log every step and stops it after the last."""
@@ -137,6 +141,11 @@ def _callback(seen: Recording, pipeline: Pipeline) -> Any:
     return Recorder()
 
 
+def broken(seen: Recording) -> bool:
+    """A gradient is not finite: the weights are lost, and later steps have nothing to say."""
+    return any(not parameter.finite for parameter in seen.update.parameters)
+
+
 def note_update(seen: Recording, model: Any, optimizer: Any) -> None:
     """Groups and gradients as the optimizer finds them; a NaN of an earlier step stays known."""
     earlier = {p.name: p.finite for p in seen.update.parameters}
@@ -161,7 +170,7 @@ def _record_training_step(
         micro = MicroStep(items, size)
         rows = next(calls, None)
         micro.rows = rows if rows is not None and len(rows) == size else None
-        labels = inputs.get("labels")
+        labels, names = inputs.get("labels"), set(inputs)
         labels = labels.detach().clone() if torch.is_tensor(labels) else None
         if len(seen.steps) == 1:
             micro.inputs = {
@@ -172,7 +181,16 @@ def _record_training_step(
             seen.checkpointing = checkpointed(trainer.model)
         seen.steps[-1].micro_steps.append(micro)
         del watch.passes[:]
-        loss = training_step(model, inputs, num_items_in_batch)
+        try:
+            loss = training_step(model, inputs, num_items_in_batch)
+        except Exception as error:
+            if watch.lossless and _leaves_the_loss_to_the_model(trainer):
+                raise UsageError(
+                    f"{type(trainer.model).__name__} returned no loss for a batch with "
+                    f"{', '.join(sorted(names))}: let its forward return one, or give the Trainer "
+                    "a compute_loss_func"
+                ) from error
+            raise
         micro.loss, micro.loss_dtype = float(loss), loss.dtype
         done = watch.passes[0] if len(watch.passes) == 1 else None
         if done is not None and labels is not None and known(task):
@@ -183,9 +201,11 @@ def _record_training_step(
     trainer.training_step = recording
 
 
-def checkpointed(model: Any) -> bool:
-    """Whether some module computes its activations again in the backward pass."""
-    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+def _leaves_the_loss_to_the_model(trainer: Any) -> bool:
+    from transformers import Trainer
+
+    stock = type(trainer).compute_loss is Trainer.compute_loss
+    return stock and trainer.label_smoother is None and trainer.compute_loss_func is None
 
 
 @contextmanager
@@ -256,10 +276,12 @@ def _gather(seen: Recording) -> None:
         everyone: list[Any] = [None] * world
         torch.distributed.all_gather_object(everyone, own)
         mine = torch.distributed.get_rank()
-        step.micro_steps = [
-            step.micro_steps[k] if rank == mine else dataclasses.replace(micro, rank=rank)
-            for rank, micros in enumerate(everyone)
-            for k, micro in enumerate(micros)
+        micros = [
+            (rank, step.micro_steps[k] if rank == mine else micro)
+            for rank, gathered in enumerate(everyone)
+            for k, micro in enumerate(gathered)
         ]
-        for micro in step.micro_steps:
-            micro.rank = mine if micro.inputs else micro.rank
+        step.micro_steps = []
+        for rank, micro in micros:
+            micro.rank = rank
+            step.micro_steps.append(micro)

@@ -85,7 +85,8 @@ class Recording:
             that depends on the step alone.
         max_steps: optimizer steps that the Trainer plans; 0 if nobody does.
         update: whom the optimizer holds and who moves, at the last step.
-        checkpointing: gradient checkpointing was on.
+        checkpointing: the modules whose activations are computed again in the backward pass, and
+            the function that each does it by.
         peak_bytes: device memory at its highest; None on the CPU.
         seconds: of the steps alone.
         snapshot_bytes, snapshot_seconds: size in host memory of what is put back afterwards, and
@@ -99,7 +100,7 @@ class Recording:
     curve: dict[int, float] | None = None
     max_steps: int = 0
     update: Update = field(default_factory=Update)
-    checkpointing: bool = False
+    checkpointing: list[tuple[Any, Any]] = field(default_factory=list)
     peak_bytes: int | None = None
     seconds: float = 0.0
     snapshot_bytes: int = 0
@@ -118,14 +119,12 @@ def recording(pipeline: Pipeline) -> Recording:
     Raises:
         Skip: the pipeline has neither a Trainer nor a ``train_step``.
     """
+    from . import record_loop, record_trainer
+
     if pipeline.trainer is not None:
-        from .record_trainer import record
-
-        return record(pipeline)
+        return record_trainer.record(pipeline)
     if pipeline.train_step is not None:
-        from .record_loop import record
-
-        return record(pipeline)
+        return record_loop.record(pipeline)
     raise Skip("this pipeline has neither a Trainer nor a train_step whose steps could be recorded")
 
 

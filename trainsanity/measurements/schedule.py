@@ -43,7 +43,7 @@ def schedule(pipeline: Pipeline) -> Schedule:
 
     trainer = pipeline.trainer
     if trainer is None:
-        raise Skip("this pipeline has no Trainer and so no schedule to simulate")
+        return _of_loop(pipeline)
     if trainer.lr_scheduler is not None:
         raise Skip("the scheduler was built by the user: there are no arguments to compare it with")
     args = trainer.args
@@ -64,6 +64,18 @@ def schedule(pipeline: Pipeline) -> Schedule:
     return Schedule(max_steps, warmup, curve)
 
 
+def _of_loop(pipeline: Pipeline) -> Schedule:
+    """The curve that a loop's scheduler follows when it is stepped once per optimizer step."""
+    import torch
+
+    scheduler = getattr(pipeline.lr_scheduler, "scheduler", pipeline.lr_scheduler)
+    if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+        raise Skip("this loop has no lr_scheduler whose rate depends on the step alone")
+    factor, rate, done = scheduler.lr_lambdas[0], scheduler.base_lrs[0], scheduler.last_epoch
+    steps = range(pipeline.optimizer_steps + 1)
+    return Schedule(0, 0, {k: float(rate * factor(done + k)) for k in steps})
+
+
 def curve_of(scheduler: Any, args: Any, max_steps: int) -> dict[int, float] | None:
     """The first group's learning rate at the steps where curves are compared.
 
@@ -79,7 +91,7 @@ def curve_of(scheduler: Any, args: Any, max_steps: int) -> dict[int, float] | No
     steps = {*range(0, max_steps, stride), *range(min(100, max_steps)), max_steps - 1}
     steps |= {min(k, max_steps - 1) for k in (warmup // 2, warmup)}
     factor, rate = scheduler.lr_lambdas[0], scheduler.base_lrs[0]
-    return {k: rate * factor(k) for k in sorted(steps)}
+    return {k: float(rate * factor(k)) for k in sorted(steps)}
 
 
 def planned_steps(pipeline: Pipeline) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..types import Cost
-from .batch import Batch
+from .batch import Batch, prepared
 from .forward import Forward, as_trained, without_labels
 from .store import measurement
 
@@ -49,8 +50,8 @@ def singles(pipeline: Pipeline, batch: Batch, forward: Forward) -> Singles:
     copies = len(batch.micro_batches[0].rows)
 
     def ask(chosen: list[int]) -> Tensor:
-        inputs = pipeline.trainer._prepare_inputs(pipeline.data_collator([rows[i] for i in chosen]))
-        output = pipeline.model(**without_labels(dict(inputs)))
+        made = pipeline.data_collator(copy.deepcopy([rows[i] for i in chosen]))
+        output = pipeline.model(**without_labels(prepared(pipeline, made)))
         logits: Tensor = output.logits.double().cpu()
         return logits
 

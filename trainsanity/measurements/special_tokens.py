@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import UsageError, first_line
 from ..types import Cost
 from .forward import align_special_tokens
 from .state import preserved
@@ -31,6 +33,9 @@ class SpecialTokens:
         checkpoint_pad: PAD as that checkpoint's tokenizer_config.json declares it.
         highest_id: the tokenizer's highest id.
         embedding_rows: rows of the input embedding.
+        named: the ids that the live configs (inside ``train()``) and the model's checkpoint files
+            name, by place and name.
+        known: the tokenizer's special and added ids, with their tokens.
     """
 
     ids: dict[str, dict[str, Any]]
@@ -39,6 +44,8 @@ class SpecialTokens:
     checkpoint_pad: str | None
     highest_id: int
     embedding_rows: int
+    named: dict[str, dict[str, Any]]
+    known: dict[int, str]
 
 
 @measurement(Cost.STATIC)
@@ -47,6 +54,7 @@ def special_tokens(pipeline: Pipeline) -> SpecialTokens:
     from .batch import quiet
 
     tokenizer, config = pipeline.tokenizer, pipeline.config
+    generation = getattr(pipeline.model, "generation_config", None)
     ids = {
         name: {"tokenizer": getattr(tokenizer, name), "before": getattr(config, name, None)}
         for name in NAMES
@@ -55,6 +63,12 @@ def special_tokens(pipeline: Pipeline) -> SpecialTokens:
         align_special_tokens(pipeline)
         for name in NAMES:
             ids[name]["training"] = getattr(config, name, None)
+        named = {"model.config": _ids(vars(config)) if config is not None else {}}
+        if generation is not None:
+            named["model.generation_config"] = _ids(vars(generation))
+    source = str(getattr(config, "_name_or_path", "") or "")
+    for file in ("config.json", "generation_config.json"):
+        named[f"{file} of {source}"] = _ids(_file(source, file))
     checkpoint = str(getattr(tokenizer, "name_or_path", "") or "")
     return SpecialTokens(
         ids=ids,
@@ -63,27 +77,46 @@ def special_tokens(pipeline: Pipeline) -> SpecialTokens:
         checkpoint_pad=declared_pad(checkpoint),
         highest_id=len(tokenizer) - 1,
         embedding_rows=pipeline.model.get_input_embeddings().num_embeddings,
+        named={place: found for place, found in named.items() if found},
+        known={
+            **{int(i): str(token) for i, token in tokenizer.added_tokens_decoder.items()},
+            **dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)),
+        },
     )
+
+
+def _ids(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of :data:`NAMES` that are set."""
+    return {name: settings[name] for name in NAMES if settings.get(name) is not None}
 
 
 def declared_pad(checkpoint: str) -> str | None:
     """``pad_token`` of the checkpoint's tokenizer_config.json, from this machine's files only."""
+    pad = _file(checkpoint, "tokenizer_config.json").get("pad_token")
+    return pad.get("content") if isinstance(pad, dict) else pad
+
+
+def _file(checkpoint: str, name: str) -> dict[str, Any]:
+    """A JSON file of a checkpoint, from this machine's files only; empty if it is not there."""
     if not checkpoint:
-        return None
+        return {}
     if os.path.isdir(checkpoint):
-        path: str | None = str(Path(checkpoint) / "tokenizer_config.json")
+        path: str | None = str(Path(checkpoint) / name)
     else:
         from transformers.utils.hub import cached_file
 
         path = cached_file(
             checkpoint,
-            "tokenizer_config.json",
+            name,
             local_files_only=True,
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_gated_repo=False,
             _raise_exceptions_for_connection_errors=False,
         )
     if path is None or not os.path.isfile(path):
-        return None
-    pad = json.loads(Path(path).read_text(encoding="utf-8")).get("pad_token")
-    return pad.get("content") if isinstance(pad, dict) else pad
+        return {}
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{path} is not valid JSON ({first_line(error)}): get it anew") from error
+    return found if isinstance(found, dict) else {}

@@ -34,7 +34,7 @@ def preserved(pipeline: Pipeline, *, weights: bool = False) -> Iterator[None]:
     ]
     if weights:
         undo += [_tensors(pipeline.model.parameters()), _gradients(pipeline.model)]
-        undo += _user_optimizer(pipeline.trainer)
+        undo += _user_optimizer(pipeline)
     undo.append(_tensors(pipeline.model.buffers()))
     try:
         yield
@@ -223,10 +223,15 @@ def _gradients(model: Any) -> Any:
     return restore
 
 
-def _user_optimizer(trainer: Any) -> list[Any]:
-    parts = [trainer.optimizer, trainer.lr_scheduler] if trainer is not None else []
+def _optimizer(pipeline: Pipeline) -> list[Any]:
+    """Optimizer and scheduler that the user built, the Trainer's or the loop's."""
+    owner = pipeline if pipeline.trainer is None else pipeline.trainer
+    return [owner.optimizer, owner.lr_scheduler]
+
+
+def _user_optimizer(pipeline: Pipeline) -> list[Any]:
     undo = []
-    for part in parts:
+    for part in _optimizer(pipeline):
         if part is None:
             continue
         state = copy.deepcopy(part.state_dict())
@@ -236,10 +241,10 @@ def _user_optimizer(trainer: Any) -> list[Any]:
 
 def snapshot_bytes(pipeline: Pipeline) -> int:
     """Bytes that :func:`preserved` holds in host memory with ``weights=True``."""
-    model, trainer = pipeline.model, pipeline.trainer
+    model = pipeline.model
     tensors = [*model.parameters(), *model.buffers()]
     tensors += [p.grad for p in model.parameters() if p.grad is not None]
-    tensors += _optimizer_tensors(trainer.optimizer) if trainer is not None else []
+    tensors += _optimizer_tensors(_optimizer(pipeline)[0])
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
@@ -280,10 +285,10 @@ def fingerprint(pipeline: Pipeline) -> dict[str, Any]:
         prints["cuda random state"] = [
             state.numpy().tobytes() for state in torch.cuda.get_rng_state_all()
         ]
+    prints["optimizer"] = hashes(_optimizer_tensors(_optimizer(pipeline)[0]))
     if trainer is not None:
         prints["training arguments"] = repr(sorted(vars(trainer.args).items(), key=lambda i: i[0]))
         prints["trainer"] = {name: id(value) for name, value in vars(trainer).items()}
-        prints["optimizer"] = hashes(_optimizer_tensors(trainer.optimizer))
         prints["callbacks"] = [id(c) for c in trainer.callback_handler.callbacks]
     tokenizer = pipeline.tokenizer
     if tokenizer is not None:

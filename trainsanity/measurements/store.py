@@ -41,6 +41,11 @@ class Measurement:
         return tuple(inspect.signature(self.fn).parameters)
 
     @property
+    def title(self) -> str:
+        """The first line of the function's docstring, without its full stop."""
+        return (inspect.getdoc(self.fn) or "").partition("\n")[0].replace("``", "").rstrip(".")
+
+    @property
     def total_cost(self) -> Cost:
         """Its own cost or that of the dearest measurement below it."""
         below = (catalogue[look].total_cost for look in self.looks if look != "pipeline")
@@ -68,6 +73,8 @@ class Measurements:
         self._values: dict[str, Any] = {"pipeline": pipeline}
         self._errors: dict[str, Exception] = {}
         self.seconds: dict[str, float] = {}
+        self.on_start: Callable[[str], None] = lambda name: None
+        """Called with each measurement's name before it is taken, for a progress line."""
 
     def get(self, name: str) -> Any:
         """The value of the measurement of that name.
@@ -84,6 +91,7 @@ class Measurements:
 
         look = catalogue[name]
         arguments = {other: self.get(other) for other in look.looks}
+        self.on_start(name)
         start = time.perf_counter()
         try:
             with guarded(self._pipeline, f"measurement {name!r}"):
@@ -95,6 +103,21 @@ class Measurements:
             self.seconds[name] = time.perf_counter() - start
         self._values[name] = value
         return value
+
+    def taken(self, name: str) -> Any:
+        """The value of a measurement that was asked for before; none is taken for this.
+
+        Raises:
+            Skip: there is no value; the text says why.
+        """
+        if name in self._values:
+            return self._values[name]
+        if name in self._errors:
+            error = self._errors[name]
+            raise Skip(str(_again(name, error, first=False))) from error
+        for other in catalogue[name].looks:
+            self.taken(other)
+        raise Skip(f"{name!r} was not measured: no check that ran asked for it")
 
 
 def _again(name: str, error: Exception, *, first: bool) -> Exception:

@@ -1,0 +1,207 @@
+"""Training loops of one's own: bare torch and accelerate, right and wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fixtures.faults import healthy
+from trainsanity.errors import UsageError
+from trainsanity.pipeline import Pipeline, PipelineSpec
+from trainsanity.registry import registry
+from trainsanity.runner import run
+
+ACCUMULATION, ROWS = 3, 4
+
+
+def looped(step: Any = None, **changes: Any) -> Pipeline:
+    """The tiny pipeline in a loop of bare torch with a clip and a schedule."""
+    import torch
+    from transformers import get_linear_schedule_with_warmup
+
+    trainer = healthy()
+    trainer.model.config.pad_token_id = trainer.processing_class.pad_token_id
+    model = trainer.model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.0)
+    scheduler = get_linear_schedule_with_warmup(optimizer, 10, 100)
+
+    def train_step(micro_batches: list[Any]) -> float:
+        optimizer.zero_grad()
+        total = 0.0
+        for micro_batch in micro_batches:
+            loss = model(**micro_batch).loss / len(micro_batches)
+            loss.backward()
+            total += loss.item()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        scheduler.step()
+        return total
+
+    parts: dict[str, Any] = {
+        "model": model,
+        "train_dataset": trainer.train_dataset.select_columns(
+            ["input_ids", "attention_mask", "label"]
+        ),
+        "data_collator": trainer.data_collator,
+        "train_step": step(model, optimizer, scheduler) if step else train_step,
+        "optimizer": optimizer,
+        "lr_scheduler": scheduler,
+        "per_device_train_batch_size": ROWS,
+        "gradient_accumulation_steps": ACCUMULATION,
+        "max_grad_norm": 1.0,
+    }
+    return Pipeline.from_loop(**{**parts, **changes})
+
+
+def judged(pipeline: Pipeline) -> dict[str, Any]:
+    report = run(pipeline, registry().all())
+    return {result.check.name: result for result in report.results}
+
+
+def names(results: dict[str, Any], status: str) -> set[str]:
+    return {name for name, result in results.items() if str(result.status) == status}
+
+
+SKIPPED = {
+    "tokenizer.rows_match_text",  # these rows have no text
+    "loss.train_equals_eval",
+    "gradient.norm_within_bounds",
+    "schedule.peak_is_reached",
+}
+
+
+def test_a_healthy_loop_passes_what_applies():
+    results = judged(looped())
+    assert names(results, "fail") == names(results, "error") == names(results, "blocked") == set()
+    assert names(results, "skip") == SKIPPED
+    assert "slope 1.0000" in results["gradient.head_closed_form"].message
+    assert "in 2 steps" in results["gradient.head_closed_form"].message
+
+
+def test_nothing_of_a_loop_is_touched():
+    from trainsanity.measurements.state import hashes
+
+    pipeline = looped()
+    before = hashes(pipeline.model.parameters())
+    judged(pipeline)
+    assert hashes(pipeline.model.parameters()) == before
+    assert not pipeline.optimizer.state
+    assert pipeline.lr_scheduler.last_epoch == 0
+    assert pipeline.optimizer.param_groups[0]["lr"] == 0.0
+
+
+def undivided(model: Any, optimizer: Any, scheduler: Any) -> Any:
+    """huggingface/transformers#47688 in a loop: each micro-batch's mean is sent backward whole."""
+
+    def train_step(micro_batches: list[Any]) -> float:
+        optimizer.zero_grad()
+        total = 0.0
+        for micro_batch in micro_batches:
+            loss = model(**micro_batch).loss
+            loss.backward()
+            total += loss.item()
+        optimizer.step()
+        scheduler.step()
+        return total / len(micro_batches)
+
+    return train_step
+
+
+def stepped_per_micro_batch(model: Any, optimizer: Any, scheduler: Any) -> Any:
+    """huggingface/accelerate#963: the scheduler counts micro-batches."""
+
+    def train_step(micro_batches: list[Any]) -> float:
+        optimizer.zero_grad()
+        total = 0.0
+        for k, micro_batch in enumerate(micro_batches, 1):
+            loss = model(**micro_batch).loss / len(micro_batches)
+            loss.backward()
+            total += loss.item()
+            if k == len(micro_batches):
+                optimizer.step()
+        for _ in micro_batches:
+            scheduler.step()
+        return total
+
+    return train_step
+
+
+def never_zeroed(model: Any, optimizer: Any, scheduler: Any) -> Any:
+    """zero_grad is left out."""
+
+    def train_step(micro_batches: list[Any]) -> float:
+        total = 0.0
+        for micro_batch in micro_batches:
+            loss = model(**micro_batch).loss / len(micro_batches)
+            loss.backward()
+            total += loss.item()
+        optimizer.step()
+        scheduler.step()
+        return total
+
+    return train_step
+
+
+@pytest.mark.parametrize(
+    ("step", "killed", "factor"),
+    [
+        (undivided, {"gradient.head_closed_form"}, ACCUMULATION),
+        (stepped_per_micro_batch, {"schedule.learning_rate_follows"}, ACCUMULATION),
+        (never_zeroed, {"gradient.head_closed_form"}, None),
+    ],
+)
+def test_a_wrong_loop_is_told_where(step, killed, factor):
+    results = judged(looped(step, max_grad_norm=0.0))
+    assert names(results, "fail") == killed
+    (name,) = killed
+    if factor:
+        assert results[name].factor == pytest.approx(factor, rel=1e-3)
+
+
+def test_accelerate():
+    import accelerate
+
+    def step(model: Any, optimizer: Any, scheduler: Any) -> Any:
+        accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=ACCUMULATION)
+        model, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
+
+        def train_step(micro_batches: list[Any]) -> Any:
+            total = 0.0
+            for micro_batch in micro_batches:
+                with accelerator.accumulate(model):
+                    loss = model(**micro_batch).loss
+                    accelerator.backward(loss)
+                    if accelerator.sync_gradients:
+                        accelerator.clip_grad_norm_(model.parameters(), 1.0)
+                    optimizer.step()
+                    scheduler.step()
+                    optimizer.zero_grad()
+                total += loss.detach() / len(micro_batches)
+            return total
+
+        return train_step
+
+    results = judged(looped(step))
+    assert names(results, "fail") == names(results, "error") == set()
+    assert names(results, "skip") == SKIPPED
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"train_step": 3}, "train_step is int"),
+        ({"optimizer": None}, "optimizer is NoneType"),
+        ({"train_dataset": None}, "there is no train_dataset"),
+        ({"train_dataset": [{"input_ids": [1]}]}, "per_device_train_batch_size is 4"),
+        ({"batch_size": 3}, "unexpected keyword argument 'batch_size'"),
+        ({"train_step": lambda micro_batches: "done"}, "train_step returned str"),
+        ({"train_step": lambda micro_batches: 1.0}, "did not call step()"),
+    ],
+)
+def test_bad_input_is_one_sentence(changes, said):
+    spec = PipelineSpec("loop", lambda: looped(**changes))
+    with pytest.raises(UsageError) as error:
+        judged(spec.make())
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)

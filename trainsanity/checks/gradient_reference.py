@@ -1,0 +1,150 @@
+"""TS6, below the head: the accumulated gradient against automatic differentiation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ..factors import name_factor
+from ..measurements.head import is_tied
+from ..measurements.recording import SAMPLE, Recording
+from ..measurements.replay import Replay
+from ..registry import check
+from ..tolerances import MARGIN, REDUCTIONS, regress
+from ..types import Cost, Finding, Seen, Skip
+
+if TYPE_CHECKING:
+    from ..pipeline import Pipeline
+
+
+@check(
+    "TS606",
+    "gradient.matches_autograd",
+    cost=Cost.STEP,
+    requires=(
+        "dataset.labels_in_range",
+        "gradient.finite",
+        "gradient.reaches_every_parameter",
+        "gradient.checkpointing_is_exact",
+    ),
+    explained_by=("loss.matches_reference", "gradient.head_closed_form"),
+    acquits="gradient accumulation",
+)
+def matches_autograd(
+    pipeline: Pipeline, recording: Recording, replay: Replay
+) -> Iterator[Seen | Finding]:
+    """The accumulated gradients are those of the whole step as one batch.
+
+    What it checks: the gradient that the first optimizer step accumulated on each trainable
+    parameter, before clipping, against that of the mean loss over all items of the step.
+
+    Why it matters: k micro-batches have to add up to one batch.  What is lost, zeroed, counted
+    twice or added on the way changes the direction of training and leaves the logged loss as it is.
+
+    How it is measured: the step's rows are asked once more, with the same weights, the same random
+    numbers (dropout included) and without gradient checkpointing; the reference loss is
+    differentiated for each micro-batch and added up in float64, which by linearity is the gradient
+    of one large batch.  Compared are at most 65,536 elements of each parameter, spread evenly;
+    the head is left to gradient.head_closed_form unless it is tied to the embedding.  Allowed is
+    four times the rounding that the reference itself shows when its loss is computed in the logits'
+    dtype and at another scale, and its parts are added in the gradient's dtype.
+
+    How to fix: one common slope is a matter of the loss's scale (see TS502).  Otherwise look for
+    what writes to .grad of the named parameters: a hook, a zero_grad inside the accumulation loop,
+    a penalty that is sent backward by itself.
+
+    Known false alarms: auxiliary losses (of experts, of a regulariser inside compute_loss) are part
+    of the gradient by design.
+
+    References: huggingface/transformers#37766, #47688; huggingface/trl#4104.
+    """
+    observed = {name: g.double() for name, g in recording.gradients.items()}
+    names = [name for name in replay.gradients if name in observed]
+    if not is_tied(pipeline, recording.head_name):
+        names = [name for name in names if name != f"{recording.head_name}.weight"]
+    if not names:
+        raise Skip("no parameter below the head is trained")
+    worst, bad = 0.0, []
+    for name in names:
+        exact = replay.gradients[name]
+        size, off = float(exact.norm()), float((observed[name] - exact).norm())
+        allowed = (MARGIN * replay.noise[name] + REDUCTIONS) * size
+        worst = max(worst, off / size if size else off)
+        if not off <= allowed:
+            bad.append(name)
+    said = f"{len(names)} gradients (up to {SAMPLE:,} elements of each)"
+    if bad:
+        import torch
+
+        slope, cosine = regress(
+            torch.cat([observed[name] for name in bad]),
+            torch.cat([replay.gradients[name] for name in bad]),
+        )
+        known = name_factor(slope, pipeline.facts, 1e-3)
+        yield Finding(
+            f"{len(bad)} of {said} differ from automatic differentiation: "
+            f"slope {slope:.4f}, cosine {cosine:.6f}",
+            observed={"slope": round(slope, 6), "cosine": round(cosine, 8)},
+            expected={"slope": 1, "cosine": 1},
+            where=", ".join(bad[:3]),
+            factor=slope,
+            cause=f"{slope:.2f} is {' or '.join(known)}"
+            if known
+            else "micro-batches lost, counted twice or zeroed, or a gradient beside the loss's",
+            fix="find what writes to .grad of these parameters between the backward passes",
+        )
+    yield Seen(f"{said} agree with automatic differentiation within {worst:.2g}", worst, 0)
+
+
+@check(
+    "TS607",
+    "gradient.checkpointing_is_exact",
+    cost=Cost.STEP,
+    requires=("dataset.labels_in_range", "gradient.finite"),
+    acquits="gradient checkpointing",
+)
+def checkpointing_is_exact(replay: Replay) -> Iterator[Seen | Finding]:
+    """Gradient checkpointing changes nothing but memory and time.
+
+    What it checks: the gradients of the first micro-batch with checkpointing as the run has it, and
+    without.
+
+    Why it matters: activations that are computed again with other random numbers, another cache or
+    another mode give the gradient of another function, and the loss does not show it.
+
+    How it is measured: the same micro-batch, weights and random numbers, on and off, on the sample
+    of gradients.matches_autograd.  Allowed is four times the measured rounding.
+
+    How to fix: keep ``preserve_rng_state=True``; make what the checkpointed part reads constant
+    between the two passes (no counters, no caches); prefer ``use_reentrant=False``.
+
+    Known false alarms: modules that draw random numbers elsewhere than in torch.
+
+    References: torch.utils.checkpoint; huggingface/transformers#42489, #21381.
+    """
+    if replay.checkpointing is None:
+        yield Seen("no module of the model computes its activations again", 0, 0)
+        return
+    bad = [
+        name
+        for name, difference in replay.checkpointing.items()
+        if not difference <= MARGIN * replay.noise[name] + REDUCTIONS
+    ]
+    worst = max(replay.checkpointing.values(), default=0.0)
+    if bad:
+        yield Finding(
+            f"gradient checkpointing changes {len(bad)} of {len(replay.checkpointing)} gradients, "
+            f"by up to {worst:.2%} of their norm",
+            observed=worst,
+            expected=0,
+            where=", ".join(bad[:3]),
+            cause="what is computed again in the backward pass is not what the forward computed",
+            fix="gradient_checkpointing_kwargs={'use_reentrant': False}, and leave "
+            "preserve_rng_state as it is",
+        )
+    yield Seen(
+        f"{len(replay.checkpointing)} gradients are the same with checkpointing and without "
+        f"(largest difference {worst:.2g})",
+        worst,
+        0,
+    )

@@ -1,0 +1,124 @@
+"""The Trainer's own ``evaluate()``, on rows that it has just trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..tasks import known
+from ..types import Cost, Skip
+from .batch import quiet
+from .forward import align_special_tokens
+from .head import find_head, watched
+from .items import items_of
+from .recording import MicroStep, Recording
+from .state import preserved
+from .store import measurement
+
+if TYPE_CHECKING:
+    from ..pipeline import Pipeline
+
+ROWS = 20
+"""Rows of the first step that are evaluated: a few of the default batches of 8, the last of them
+smaller than the others."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What ``evaluate()`` said of these rows.
+
+    Attributes:
+        loss: its ``eval_loss``.
+        batches: what each batch's loss counts; those of all processes.
+        rows: how many rows were evaluated, over all processes.
+    """
+
+    loss: float
+    batches: list[MicroStep]
+    rows: int
+
+    @property
+    def reference(self) -> float:
+        """The batches' means over their items, each weighed by its rows, as the Trainer does."""
+        weighed = [
+            micro.size * float(micro.items.losses.mean()) for micro in self.batches if micro.items
+        ]
+        return sum(weighed) / sum(micro.size for micro in self.batches)
+
+
+@measurement(Cost.STEP)
+def evaluation(pipeline: Pipeline, recording: Recording) -> Evaluation:
+    """Evaluate rows of the first step in eval mode, at the weights that they were trained at.
+
+    Raises:
+        Skip: there is no Trainer, no reference loss, or the rows were not seen.
+    """
+    if pipeline.trainer is None:
+        raise Skip("a loop of one's own has no evaluate()")
+    if not known(pipeline.task):
+        raise Skip(f"no reference loss for {type(pipeline.model).__name__}")
+    rows = _rows(pipeline, recording)
+    trainer = pipeline.trainer
+    batches: list[MicroStep] = []
+    _, head = find_head(pipeline)
+    with preserved(pipeline), quiet(pipeline), watched(pipeline.model, head) as watch:
+        # As inside train(), where evaluation takes place.
+        align_special_tokens(pipeline)
+        trainer.callback_handler.callbacks = []
+        trainer.compute_metrics = None
+        trainer.args.disable_tqdm = True
+        _record_prediction_step(pipeline, watch, batches)
+        metrics = trainer.evaluate(eval_dataset=rows)
+    if any(micro.items is None for micro in batches) or not batches:
+        raise Skip("evaluate() did not make logits from labelled rows in one pass of the model")
+    if "eval_loss" not in metrics:
+        raise Skip("evaluate() returned no eval_loss")
+    if pipeline.args.world_size > 1:
+        batches = _gathered(batches)
+    return Evaluation(float(metrics["eval_loss"]), batches, sum(m.size for m in batches))
+
+
+def _rows(pipeline: Pipeline, recording: Recording) -> list[dict[str, Any]]:
+    """Rows of the first step; the same on every process, and a whole number of batches there."""
+    micros = recording.first.micro_steps
+    rows = [row for micro in micros for row in micro.rows or ()][:ROWS]
+    if pipeline.args.world_size > 1:
+        import torch.distributed
+
+        everyone = pipeline.args.eval_batch_size * pipeline.args.world_size
+        shared = [rows[: len(rows) // everyone * everyone]]
+        torch.distributed.broadcast_object_list(shared, src=0)
+        rows = shared[0]
+    if not rows:
+        raise Skip("which rows the first step was made of was not visible")
+    return rows
+
+
+def _record_prediction_step(pipeline: Pipeline, watch: Any, batches: list[MicroStep]) -> None:
+    import torch
+
+    prediction_step = pipeline.trainer.prediction_step
+
+    def recording(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        labels = inputs.get("labels")
+        labels = labels.detach().clone() if torch.is_tensor(labels) else None
+        size = next((len(value) for value in inputs.values() if torch.is_tensor(value)), 0)
+        micro = MicroStep(size=size)
+        batches.append(micro)
+        del watch.passes[:]
+        said = prediction_step(model, inputs, *args, **kwargs)
+        done = watch.passes[0] if len(watch.passes) == 1 else None
+        if said[0] is not None and done is not None and labels is not None:
+            micro.loss, micro.loss_dtype = float(said[0]), said[0].dtype
+            micro.items = items_of(pipeline.task, done, labels)
+        return said
+
+    pipeline.trainer.prediction_step = recording
+
+
+def _gathered(own: list[MicroStep]) -> list[MicroStep]:
+    import torch.distributed
+
+    everyone: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(everyone, own)
+    return [micro for batches in everyone for micro in batches]

@@ -1,0 +1,297 @@
+"""One pass over the rows of the training and evaluation data: lengths, ids, labels, padding."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import os
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+from ..types import Cost, Skip
+from .scan_blocks import COLUMNS, PROBES, Block, Special, signatures
+from .scan_labels import Labels, LabelTally
+from .scan_rows import Rows, joined, places_of, rows_of
+from .store import measurement
+
+if TYPE_CHECKING:
+    from ..pipeline import Pipeline
+    from .scan_rows import Array
+
+SPECIAL = ("pad", "eos", "bos", "cls", "sep")
+"""The tokenizer's special tokens that are looked for."""
+
+REPORT_EVERY = 100_000
+"""Rows between two words about progress."""
+
+
+WORKERS = 4
+"""Threads that look at blocks: more than that wait for the memory, not for the processor."""
+
+AHEAD = 8
+"""Blocks that a thread takes at a time, so that threads seldom wait for each other."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """What the rows of one dataset are like.  A row's place indexes the arrays.
+
+    Attributes:
+        rows: where they come from.
+        widths: stored tokens of each row.
+        lengths: those that are not padding.
+        spans: from the first of those to the last.
+        probes: ``[n, PROBES]``, ids at even distances in the attended part of each row.
+        lowest, highest: ids, with the places of rows that hold them; None if there is no token.
+        special: id to where it stands.
+        nulls: places of rows that are null or hold a null.
+        uneven: places of rows whose attention mask has another length than their ids.
+        labels: the label column, or None.
+        pad: the tokenizer's PAD, or None.
+    """
+
+    rows: Rows
+    widths: Array
+    lengths: Array
+    spans: Array
+    probes: Array
+    lowest: tuple[int, int] | None
+    highest: tuple[int, int] | None
+    special: Mapping[int, Special]
+    nulls: Array
+    uneven: Array
+    labels: Labels | None
+    pad: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What the pipeline calls the dataset."""
+        return self.rows.name
+
+    @property
+    def counted(self) -> str:
+        """How many rows were looked at, in words."""
+        return self.rows.sample or f"{len(self.rows):,} rows"
+
+    def row(self, place: int) -> str:
+        """The row at that place, in words."""
+        return f"row {self.rows.number(place)} of {self.name}"
+
+    def empty(self, added: int, special: Collection[int]) -> Array:
+        """Places of rows without text: no token, or as many as are added, and those special."""
+        import numpy
+
+        places: Array = numpy.flatnonzero(self.lengths <= added)
+        alone = numpy.isin(self.probes[places], list(special)).all(axis=1)
+        places = places[alone | (self.lengths[places] == 0)]
+        return places[~numpy.isin(places, self.nulls)]
+
+    @cached_property
+    def histogram(self) -> Array:
+        """Number of rows of each length from 0 to the longest."""
+        import numpy
+
+        return numpy.bincount(self.lengths, minlength=1)
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return len(self.histogram) - 1
+
+    @cached_property
+    def shortest(self) -> int:
+        """Tokens of the shortest row."""
+        import numpy
+
+        return int(numpy.argmax(self.histogram > 0))
+
+    @cached_property
+    def tokens(self) -> int:
+        """Tokens that are not padding."""
+        import numpy
+
+        return int(self.histogram @ numpy.arange(len(self.histogram)))
+
+    @cached_property
+    def first(self) -> Array:
+        """The first attended id of each row; anything for an empty one."""
+        first: Array = self.probes[:, 0]
+        return first
+
+    @cached_property
+    def last(self) -> Array:
+        """The last attended id of each row; anything for an empty one."""
+        last: Array = self.probes[:, -1]
+        return last
+
+    @cached_property
+    def signatures(self) -> Array:
+        """Equal for rows with equal attended ids, 0 for empty ones."""
+        return signatures(self.probes, self.spans)
+
+    def blocks(self, places: Array) -> Iterator[tuple[Array, Block]]:
+        """Read some rows again, ids and mask alone."""
+        columns = [name for name in COLUMNS if name in self.rows.table.column_names]
+        for where, batch in self.rows.blocks(columns, places):
+            yield where, Block.of(batch, self.pad, self.name)
+
+    @cached_property
+    def padding(self) -> float:
+        """Share of the stored positions that are padding."""
+        import numpy
+
+        stored = int(self.widths.sum(dtype=numpy.int64))
+        return 1 - self.tokens / stored if stored else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """The rows of all datasets of a pipeline."""
+
+    train: Split
+    evals: tuple[Split, ...] = ()
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The training data first."""
+        return (self.train, *self.evals)
+
+
+@measurement(Cost.STATIC)
+def scan(pipeline: Pipeline) -> Scan:
+    """Read every row's ids, mask and label once, or a stated sample of what has no columns."""
+    from .batch import quiet
+    from .state import preserved
+
+    if pipeline.train_dataset is None:
+        raise Skip("this pipeline has no train_dataset")
+    with preserved(pipeline), quiet(pipeline):
+        train = _split(pipeline, "train_dataset", pipeline.train_dataset)
+        evals = pipeline.eval_dataset
+        if not isinstance(evals, Mapping):
+            named = {} if evals is None else {"eval_dataset": evals}
+        else:
+            named = {f"eval_dataset[{key!r}]": data for key, data in evals.items()}
+        return Scan(train, tuple(_split(pipeline, name, data) for name, data in named.items()))
+
+
+def _split(pipeline: Pipeline, name: str, dataset: Any) -> Split:
+    rows = rows_of(name, dataset)
+    columns = list(rows.table.column_names)
+    if not len(rows):
+        raise UsageError(f"{name} is empty: pass rows, or None")
+    if "input_ids" not in columns:
+        _refuse_without_ids(pipeline, rows, columns)
+    label = pipeline.label_column(dict.fromkeys(columns))
+    tally = _Tally(pipeline, rows, label)
+    wanted = [name for name in COLUMNS if name in columns]
+    if tally.labels is not None and tally.labels.is_list and label not in wanted:
+        wanted.append(tally.labels.column)
+    done = reported = 0
+    for places, batch, block in _looked_at(rows, wanted, tally.pad):
+        tally.add(places, batch, block)
+        done += len(batch)
+        if pipeline.progress and (done - reported >= REPORT_EVERY or done == len(rows)):
+            pipeline.progress(done, len(rows), f"reading {name}")
+            reported = done
+    return tally.split()
+
+
+def _looked_at(rows: Rows, columns: list[str], pad: int | None) -> Iterator[tuple[Any, Any, Block]]:
+    """Places, batch and block of all rows in turn, looked at by several threads ahead of time.
+
+    What takes the time are numpy's passes over the buffers, which run beside Python.
+    """
+
+    def look(found: list[tuple[Any, Any]]) -> list[tuple[Any, Any, Block]]:
+        looked = [(places, batch, Block.of(batch, pad, rows.name)) for places, batch in found]
+        for _, _, block in looked:
+            block.probes  # noqa: B018
+        return looked
+
+    workers = min(WORKERS, os.cpu_count() or 1)
+    blocks, waiting = rows.blocks(columns), collections.deque[Future[Any]]()
+    with ThreadPoolExecutor(workers, "trainsanity-scan") as pool:
+        while some := list(itertools.islice(blocks, AHEAD)):
+            waiting.append(pool.submit(look, some))
+            if len(waiting) > workers:
+                yield from waiting.popleft().result()
+        for future in waiting:
+            yield from future.result()
+
+
+def _refuse_without_ids(pipeline: Pipeline, rows: Rows, columns: list[str]) -> None:
+    has = f"{rows.name} has no column 'input_ids' (it has {', '.join(columns) or 'none'})"
+    drops = pipeline.trainer is not None and pipeline.args.remove_unused_columns
+    if drops and getattr(pipeline.model, "main_input_name", None) == "input_ids":
+        raise UsageError(f"{has}: tokenize it, and name the ids as the model's forward does")
+    raise Skip(has)
+
+
+class _Tally:
+    """Takes in blocks, gives the :class:`Split`."""
+
+    def __init__(self, pipeline: Pipeline, rows: Rows, label: str | None) -> None:
+        import numpy
+
+        n, tokenizer = len(rows), pipeline.tokenizer
+        self.rows = rows
+        # One array as long as no padding is met.
+        self.widths = self.lengths = self.spans = numpy.zeros(n, numpy.int32)
+        self.probes = numpy.zeros((n, PROBES), numpy.int32)
+        self.lowest: tuple[int, int] | None = None
+        self.highest: tuple[int, int] | None = None
+        ids = (getattr(tokenizer, f"{name}_token_id", None) for name in SPECIAL)
+        self.special = {int(i): Special() for i in ids if i is not None}
+        self.pad = getattr(tokenizer, "pad_token_id", None)
+        self.nulls: list[Array] = []
+        self.uneven: list[Array] = []
+        self.labels = LabelTally(rows, label) if label is not None else None
+
+    def add(self, places: Any, batch: Any, block: Block) -> None:
+        ids = block.ids
+        if ids.nulls is not None:
+            self.nulls.append(places_of(places, ids.nulls))
+        if block.uneven is not None and block.uneven.any():
+            self.uneven.append(places_of(places, block.uneven))
+        if self.labels is not None and self.labels.is_list and len(batch):
+            self.labels.add(places, batch.column(self.labels.column), ids.lengths)
+        self.widths[places] = ids.lengths
+        if block.kept is not None:
+            if self.lengths is self.widths:
+                self.lengths, self.spans = self.widths.copy(), self.widths.copy()
+            self.lengths[places], self.spans[places] = block.lengths, block.spans
+        elif self.lengths is not self.widths:
+            self.lengths[places] = self.spans[places] = ids.lengths
+        if not len(ids.values):
+            return
+        self.probes[places] = block.probes
+        if self.lowest is None or block.low < self.lowest[0]:
+            self.lowest = (block.low, self._place(places, block, ids.values.argmin()))
+        if self.highest is None or block.high > self.highest[0]:
+            self.highest = (block.high, self._place(places, block, ids.values.argmax()))
+        for special, found in self.special.items():
+            found.add(special, block, places)
+
+    def _place(self, places: Any, block: Block, at: Any) -> int:
+        return int(places_of(places, block.holder(at)))
+
+    def split(self) -> Split:
+        return Split(
+            self.rows,
+            self.widths,
+            self.lengths,
+            self.spans,
+            self.probes,
+            self.lowest,
+            self.highest,
+            self.special,
+            joined(self.nulls),
+            joined(self.uneven),
+            self.labels.labels() if self.labels is not None else None,
+            self.pad,
+        )

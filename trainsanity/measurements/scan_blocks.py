@@ -1,0 +1,193 @@
+"""What there is to see in one block of rows, in a fixed number of passes over its buffers."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+from .scan_rows import Lists, lists, places_of, row_of
+
+if TYPE_CHECKING:
+    from .scan_rows import Array
+
+PROBES = 4
+"""Places of a row, its first and last among them, that its signature is made of: rows that agree
+there and in length are few, and those are compared whole."""
+
+MULTIPLIERS = (0x243F6A8885A308D3, 0x13198A2E03707345, 0xA4093822299F31D1, 0x082EFA98EC4E6C89)
+"""Odd, so that multiplying permutes the 64-bit numbers; nothing up the sleeve: digits of pi."""
+
+COLUMNS = ("input_ids", "attention_mask")
+"""What a block is made of."""
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """The ids of some rows, and which of them are text.
+
+    Attributes:
+        ids: as stored.
+        low, high: lowest and highest id; 0 and -1 in a block without ids.
+        kept: which ids are attended, None if all are.
+        uneven: rows whose attention mask has another length than their ids, None if none has.
+        begins, spans: where the attended part of each row begins in the ids, and how far it goes.
+        lengths: attended ids of each row.
+    """
+
+    ids: Lists
+    low: int
+    high: int
+    kept: Array | None
+    uneven: Array | None
+    begins: Array
+    spans: Array
+    lengths: Array
+
+    @classmethod
+    def of(cls, batch: Any, pad: int | None, name: str = "the dataset") -> Block:
+        """Look at a ``pyarrow.RecordBatch`` with :data:`COLUMNS`.
+
+        Raises:
+            UsageError: its buffers cannot be read, or hold no integers.
+        """
+        import numpy
+
+        ids = lists(batch.column("input_ids"), f"input_ids of {name}")
+        if ids.values.dtype.kind not in "iu":
+            raise UsageError(f"input_ids of {name} are of type {ids.values.dtype}; give integers")
+        low, high = (int(ids.values.min()), int(ids.values.max())) if len(ids.values) else (0, -1)
+        kept = uneven = None
+        if "attention_mask" in batch.schema.names:
+            mask = lists(batch.column("attention_mask"), f"attention_mask of {name}")
+            if not numpy.array_equal(mask.offsets, ids.offsets):
+                uneven = mask.lengths != ids.lengths
+            elif len(mask.values) and not mask.values.min():
+                kept = mask.values.astype(bool)
+        elif pad is not None and low <= pad <= high:
+            kept = _text(ids, pad)
+        begins, spans, lengths = ids.offsets[:-1], ids.lengths, ids.lengths
+        if kept is not None:
+            begins, spans, lengths = _extents(kept, ids.offsets)
+        return cls(ids, low, high, kept, uneven, begins, spans, lengths)
+
+    @cached_property
+    def probes(self) -> Array:
+        """``[n, PROBES]``, ids at even distances, the first and last of each row among them."""
+        import numpy
+
+        last = numpy.maximum(self.spans - 1, 0).astype(numpy.int64)
+        at = (last[:, None] * _steps() >> 16) + self.begins[:, None]
+        probes: Array = self.ids.values.take(at, mode="clip")
+        return probes
+
+    def holder(self, at: Any) -> Any:
+        """The row that holds the id with that index."""
+        return row_of(self.ids.offsets, at)
+
+
+@dataclass
+class Special:
+    """Where a special id stands in the attended part of rows.
+
+    Attributes:
+        total: occurrences.
+        rows: rows that have it.
+        leading, trailing: rows that begin or end with it.
+        doubled: rows that begin with it twice.
+        first_row, first_doubled: places of the first such rows, or None.
+    """
+
+    total: int = 0
+    rows: int = 0
+    leading: int = 0
+    trailing: int = 0
+    doubled: int = 0
+    first_row: int | None = None
+    first_doubled: int | None = None
+
+    def add(self, special: int, block: Block, places: Any) -> None:
+        """Count the id in a block; one beyond the block's range costs nothing."""
+        import numpy
+
+        if not block.low <= special <= block.high:
+            return
+        hits = block.ids.values == special
+        if block.kept is not None:
+            hits &= block.kept
+        at = numpy.flatnonzero(hits)
+        if not len(at):
+            return
+        rows = numpy.unique(block.holder(at))
+        some = block.spans > 0
+        leads = (block.probes[:, 0] == special) & some
+        second = block.ids.values.take(block.begins + 1, mode="clip") == special
+        doubled = leads & second & (block.spans > 1)
+        self.total += len(at)
+        self.rows += len(rows)
+        self.leading += int(leads.sum())
+        self.trailing += int(((block.probes[:, -1] == special) & some).sum())
+        self.doubled += int(doubled.sum())
+        self.first_row = _earlier(self.first_row, places_of(places, rows))
+        self.first_doubled = _earlier(self.first_doubled, places_of(places, doubled))
+
+
+@functools.cache
+def _steps() -> Array:
+    """``[PROBES]``, in units of 2 ** -16 of a row's span."""
+    import numpy
+
+    return (numpy.arange(PROBES, dtype=numpy.int64) << 16) // (PROBES - 1)
+
+
+def signatures(probes: Array, spans: Array) -> Array:
+    """A number for each row (``probes`` is ``[n, PROBES]``), equal for equal rows; 0 for empty."""
+    import numpy
+
+    signed = numpy.zeros(len(spans), numpy.uint64)
+    for at in range(0, len(spans), 1 << 15):  # as many as stay in the processor's cache
+        some = slice(at, at + (1 << 15))
+        mixed = spans[some].astype(numpy.uint64)
+        for column, factor in zip(probes[some].T, MULTIPLIERS, strict=True):
+            mixed ^= column.astype(numpy.uint64)
+            mixed *= numpy.uint64(factor)
+        signed[some] = numpy.where(spans[some] > 0, mixed, 0)
+    return signed
+
+
+def _text(ids: Lists, pad: int) -> Array | None:
+    """Where there is no mask: PAD up to an end of a row is padding; None if there is none."""
+    import numpy
+
+    begins, spans, _ = _extents(ids.values != pad, ids.offsets)
+    if (spans == ids.lengths).all():
+        return None
+    steps = numpy.zeros(len(ids.values) + 1, numpy.int64)
+    full = spans > 0
+    numpy.add.at(steps, begins[full], 1)
+    numpy.subtract.at(steps, begins[full] + spans[full], 1)
+    text: Array = numpy.cumsum(steps)[:-1].astype(bool)
+    return text
+
+
+def _extents(kept: Array, offsets: Array) -> tuple[Array, Array, Array]:
+    """Of each row: where its first kept value is, the span up to its last, and their number."""
+    import numpy
+
+    where = numpy.flatnonzero(kept)
+    low, high = numpy.searchsorted(where, offsets[:-1]), numpy.searchsorted(where, offsets[1:])
+    count = high - low
+    if not len(where):
+        return offsets[:-1], count, count
+    begins = numpy.where(count > 0, where.take(low, mode="clip"), offsets[:-1])
+    ends = numpy.where(count > 0, where.take(high - 1, mode="clip") + 1, begins)
+    return begins, ends - begins, count
+
+
+def _earlier(before: int | None, places: Array) -> int | None:
+    if not len(places):
+        return before
+    first = int(places.min())
+    return first if before is None else min(before, first)
