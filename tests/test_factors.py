@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trainsanity.factors import name_factor
+from trainsanity.factors import fitting, name_factor, tell_apart
 
 RUN = {"gradient_accumulation_steps": 6, "world_size": 2, "per_device_train_batch_size": 4}
 
@@ -40,3 +40,38 @@ def test_two_that_fit_equally_are_both_named():
 def test_the_tolerance_is_relative():
     assert name_factor(12.011, RUN, 1e-3)
     assert not name_factor(12.013, RUN, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("factor", "facts", "name"),
+    [
+        (280.0, {"num_labels": 280}, "num_labels = 280"),
+        (1 / 280, {"num_labels": 280}, "1 / (num_labels) = 1 / (280)"),
+        (320.0, {"sequence_length": 320}, "sequence_length = 320"),
+        (
+            196.35,
+            {"max_grad_norm": 1.0, "grad_norm": 196.35},
+            "grad_norm / max_grad_norm = 196.35 / 1",
+        ),
+    ],
+)
+def test_other_quantities_of_the_run(factor, facts, name):
+    assert name_factor(factor, facts, 1e-3) == [name]
+    assert name_factor(factor, {}, 1e-3) == []
+
+
+def test_a_range_names_all_that_lie_in_it():
+    assert fitting(3, 13, RUN) == [
+        "gradient_accumulation_steps = 6",
+        "gradient_accumulation_steps x world_size = 6 x 2",
+        "per_device_train_batch_size = 4",
+    ]
+
+
+def test_what_would_tell_two_apart():
+    names = ["gradient_accumulation_steps x world_size = 4 x 1", "num_labels = 4"]
+    assert tell_apart(names) == (
+        "gradient_accumulation_steps x world_size and num_labels fit equally well; to tell them "
+        "apart, take one step with another gradient_accumulation_steps: the factor follows the one "
+        "that it comes from"
+    )

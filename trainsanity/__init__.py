@@ -19,6 +19,7 @@ _HOME = {
     "Pipeline": "pipeline",
     "PipelineSpec": "pipeline",
     "Result": "types",
+    "SanityCallback": "callback",
     "Seen": "types",
     "Skip": "types",
     "Status": "types",
@@ -36,6 +37,7 @@ __all__ = [
     "Pipeline",
     "PipelineSpec",
     "Result",
+    "SanityCallback",
     "Seen",
     "Skip",
     "Status",
@@ -45,6 +47,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from .callback import SanityCallback
     from .errors import CheckFailure, UsageError
     from .pipeline import Pipeline, PipelineSpec
     from .pytest_plugin import parametrize_with_checks

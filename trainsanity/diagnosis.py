@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from .factors import name_factor, tell_apart
 from .types import Check, Finding, Result, Status
 
 SAME_FACTOR = 0.02
@@ -25,6 +27,7 @@ class Diagnosis:
         result: the result that it belongs to.
         explained: results that the first failure accounts for.
         acquitted: suspect to the sentences, with numbers, that clear it.
+        confidence: how sure the cause is, in words; empty if nothing is broken.
     """
 
     first_broken_stage: str | None
@@ -32,6 +35,7 @@ class Diagnosis:
     finding: Finding | None
     explained: tuple[Result, ...]
     acquitted: dict[str, tuple[str, ...]]
+    confidence: str = ""
 
 
 def explained_by(failed: Result, earlier: Iterable[Result]) -> Result | None:
@@ -50,22 +54,46 @@ def _same(one: float | None, other: float) -> bool:
     return abs(math.log(one / other)) <= SAME_FACTOR * abs(math.log(other))
 
 
-def diagnose(results: Sequence[Result], unasked: Iterable[Check] = ()) -> Diagnosis:
+def diagnose(
+    results: Sequence[Result],
+    unasked: Iterable[Check] = (),
+    facts: Mapping[str, Any] | None = None,
+) -> Diagnosis:
     """Read the results in stage order.
 
     Args:
         results: of the checks that were asked for.
         unasked: the other checks; a suspect that one of them speaks for is not cleared.
+        facts: the numbers of the run, as in ``Pipeline.facts``.
     """
     failures = sorted((r for r in results if r.status is Status.FAIL), key=lambda r: r.check.order)
     first = failures[0] if failures else None
+    explained = tuple(r for r in results if r.status is Status.BLOCKED)
     return Diagnosis(
         first_broken_stage=first.check.stage if first else None,
         result=first,
         finding=first.findings[0] if first else None,
-        explained=tuple(r for r in results if r.status is Status.BLOCKED),
+        explained=explained,
         acquitted=_acquitted(results, {check.acquits for check in unasked}),
+        confidence=_confidence(first.findings[0], explained, facts or {}) if first else "",
     )
+
+
+def _confidence(finding: Finding, explained: Iterable[Result], facts: Mapping[str, Any]) -> str:
+    """How sure the cause is: that it is broken was measured, why it is was concluded."""
+    if finding.factor is None or not finding.factor > 0:
+        return "likely: what is wrong was measured, why is concluded" if finding.cause else (
+            "open: what is wrong was measured, the cause is not known"
+        )  # fmt: skip
+    names = name_factor(finding.factor, facts, SAME_FACTOR * abs(math.log(finding.factor)))
+    if len(names) > 1:
+        return f"open between {len(names)}: {tell_apart(names)}"
+    if not names:
+        return f"open: the factor {finding.factor:.2f} is no known quantity of the run"
+    others = [r.check.code for r in explained if _same(r.factor, finding.factor)]
+    if others:
+        return f"high: only {names[0]} fits, and {', '.join(others)} shows the same factor"
+    return f"good: only {names[0]} fits"
 
 
 def _acquitted(

@@ -1,0 +1,146 @@
+"""The first optimizer step's loss, recomputed from the very logits that the model made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..factors import name_factor, tell_apart
+from ..tasks import SINGLE_LABEL, Task, known
+from ..tolerances import LOG_DECIMALS, MARGIN, STANDARD_ERRORS
+from ..types import Finding, Seen, Skip
+from .ranks import summed
+
+
+@dataclass
+class FirstStep:
+    """Sees the micro-batches of one optimizer step through a forward hook.
+
+    Heads of sequences only: their logits are small, while a language model's, in float64, could
+    take the memory that the run needs.
+
+    Attributes:
+        task: of the run.
+        skipped: why a micro-batch could not be recomputed; empty if all could.
+    """
+
+    task: Task
+    skipped: str = ""
+    _losses: list[Any] = field(default_factory=list)
+    _logits: list[Any] = field(default_factory=list)
+    _targets: list[Any] = field(default_factory=list)
+    _eps: float = 0.0
+    _handle: Any = None
+    _totals: list[float] | None = None
+
+    def watch(self, model: Any) -> None:
+        """Look at every training forward of the model from now on."""
+        if not known(self.task):
+            self.skipped = f"no reference loss for {type(model).__name__}"
+        self._handle = model.register_forward_hook(self._see, with_kwargs=True)
+
+    def close(self, device: Any) -> None:
+        """Look no more, and add up what the processes saw."""
+        if self._handle is None:
+            return
+        self._handle.remove()
+        self._handle = None
+        losses = [float(each.sum()) for each in self._losses]
+        sizes = [len(each) for each in self._losses]
+        means = [total / size for total, size in zip(losses, sizes, strict=True) if size]
+        mine = [math.fsum(losses), sum(sizes), math.fsum(means), len(means), bool(self.skipped)]
+        self._totals = summed([float(value) for value in mine], device)
+        self._losses.clear()
+
+    def _see(self, model: Any, args: Any, inputs: Mapping[str, Any], output: Any) -> None:
+        import torch
+
+        if self.skipped or not model.training:
+            return
+        logits, labels = getattr(output, "logits", None), inputs.get("labels")
+        if not (torch.is_tensor(logits) and torch.is_tensor(labels)):
+            self.skipped = "the model was not called with labels, or returned no logits"
+        elif logits.dim() != 2:
+            self.skipped = "only logits of one row per example are recomputed while a run runs"
+        else:
+            with torch.no_grad():
+                targets = self.task.targets(labels).detach()
+                values = self.task.items(logits.detach(), labels)
+                self._losses.append(self.task.losses(values, targets))
+                if self.task.name == SINGLE_LABEL:
+                    self._logits.append(values.double().cpu())
+                    self._targets.append(targets.cpu())
+            self._eps = float(torch.finfo(logits.dtype).eps)
+
+    def scale(self, logged: float | None, facts: Mapping[str, Any]) -> Iterator[Seen | Finding]:
+        """The logged loss against the mean over the examples of the step.
+
+        Class weights and auxiliary losses are no plain mean, and a run is not stopped for them:
+        only a factor that is a known quantity of the run is a finding.
+        """
+        total, count, means, batches = self._seen()
+        if logged is None:
+            raise Skip("step 1 was not logged")
+        expected, by_batch = total / count, means / batches
+        allowed = MARGIN * self._eps * abs(expected) + LOG_DECIMALS + abs(expected - by_batch)
+        factor = logged / expected if expected else math.nan
+        words = f"the mean over the {count:.0f} examples of the step is {expected:.4f}"
+        if not abs(logged - expected) <= allowed:
+            names = name_factor(factor, facts, max(allowed / abs(expected or 1.0), 1e-3))
+            if names:
+                yield Finding(
+                    f"the Trainer logs a loss of {logged:.4f}; {words}: {factor:.2f} x",
+                    observed=logged,
+                    expected=expected,
+                    factor=factor,
+                    where="the first step",
+                    cause=f"{factor:.2f} is {names[0]}" if len(names) == 1 else tell_apart(names),
+                    fix="model.accepts_loss_kwargs = False before the Trainer is built, for a "
+                    "model whose loss ignores num_items_in_batch",
+                )
+            words += f": {factor:.4f} x, no known quantity of the run"
+        yield Seen(f"the first logged loss is {logged:.4f}; {words}", logged, expected)
+
+    def uninformed(self) -> Iterator[Seen | Finding]:
+        """The loss against what the same logits give if they say nothing about the labels.
+
+        With the shares p of the labels in this very step, sum_c p_c z_c - z_y has the mean 0 over
+        all ways to hand these labels to these rows; its variance is that of each row's logits
+        under p.
+        """
+        import torch
+
+        self._seen()
+        if not self._logits:
+            raise Skip(f"defined for single-label classification, not for {self.task.name}")
+        z, y = torch.cat(self._logits), torch.cat(self._targets)
+        shares = torch.bincount(y, minlength=z.shape[1]).double() / len(y)
+        known_part = (z * shares).sum(-1)
+        variance = ((z * z * shares).sum(-1) - known_part**2).clamp(min=0)
+        gap = known_part - z.gather(-1, y[:, None])[:, 0]
+        mean, error = float(gap.mean()), float(variance.sum().sqrt() / len(y))
+        uninformed = float((z.logsumexp(-1) - known_part).mean())
+        loss = uninformed + mean
+        told = f"{uninformed:.3f} +- {error:.3f}, log {z.shape[1]} = {math.log(z.shape[1]):.3f}"
+        if mean > STANDARD_ERRORS * error + LOG_DECIMALS:
+            yield Finding(
+                f"the first loss is {loss:.3f}; logits that say nothing about the labels would "
+                f"give {told}",
+                observed=loss,
+                expected=uninformed,
+                factor=loss / uninformed,
+                where="the first step",
+                cause="the head's outputs belong to other labels than the dataset's",
+                fix="compare model.config.label2id with the dataset's names, or draw a new head",
+            )
+        yield Seen(f"first loss {loss:.3f}, uninformed {told}", loss, uninformed)
+
+    def _seen(self) -> tuple[float, float, float, float]:
+        if self._totals is None:
+            raise Skip(self.skipped or "the first step is not over")
+        total, count, means, batches, skipped = self._totals
+        if skipped or not count:
+            raise Skip(self.skipped or "no micro-batch of the first step could be recomputed")
+        return total, count, means, batches

@@ -1,0 +1,31 @@
+"""What the processes of a run have to agree on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def summed(values: list[float], device: Any) -> list[float]:
+    """The sums over all processes; the values themselves if there is one.
+
+    All of them have to ask, in the same order.
+    """
+    import torch
+
+    if not several():
+        return values
+    total = torch.tensor(values, dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(total)
+    return [float(value) for value in total.tolist()]
+
+
+def several() -> bool:
+    """Whether the run has more than one process."""
+    import torch
+
+    distributed = torch.distributed
+    return bool(
+        distributed.is_available()
+        and distributed.is_initialized()
+        and distributed.get_world_size() > 1
+    )

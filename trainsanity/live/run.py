@@ -1,0 +1,172 @@
+"""One run as the callback follows it: the looks, the log so far, and the answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from ..logs.case import Case, Known
+from ..logs.entries import Log, entry_of
+from ..logs.questions import QUESTIONS, answer
+from ..pipeline import Pipeline
+from ..runner import Report
+from ..types import Finding, Result, Seen, Skip, Status
+from .first_step import FirstStep
+from .gradients import Gradients
+from .ranks import summed
+from .weights import Weights
+
+EVERY_LOG = ("loss.finite", "gradient.finite")
+"""Asked at each log; the others, which read the whole log, whenever it has doubled."""
+
+
+class Run:
+    """Follows one ``train()`` and keeps the latest answer to each question.
+
+    Args:
+        args, state, model, optimizer, lr_scheduler: as the Trainer gives them to callbacks.
+    """
+
+    def __init__(self, args: Any, state: Any, model: Any, optimizer: Any, scheduler: Any) -> None:
+        pipeline = Pipeline(model=model, args=args)
+        self.name = type(model).__name__
+        self.facts = pipeline.facts
+        self.device = args.device
+        self.begin = int(state.global_step)
+        self.results: dict[str, Result] = {}
+        self.broken = False
+        self.first_step: FirstStep | None = FirstStep(pipeline.task)
+        if getattr(args, "torch_compile", False):
+            self.first_step.skipped = "a hook would make torch.compile compile twice"
+        else:
+            self.first_step.watch(model)
+        self.gradients = Gradients(model, scaled=bool(args.fp16))
+        self.weights = Weights(model, optimizer, _peak(optimizer, args))
+        self.log = Log(self.name)
+        self.case = Case(self.log, _known(args, state, scheduler), share=_share(scheduler))
+        self._stop_asked = 0.0
+
+    def before_update(self, step: int) -> bool:
+        """Look at the gradients; True if this process or another one wants the run to stop."""
+        broken, asked = summed([float(self.gradients.broken()), self._stop_asked], self.device)
+        if broken:
+            self.broken = True
+            finding = Finding(
+                f"the gradients of step {step} are not numbers",
+                observed="nan",
+                expected="numbers",
+                where=f"step {step}",
+                cause="a loss that is NaN or infinite, which logging_nan_inf_filter hides in the "
+                "log, or an operation whose derivative is infinite",
+                fix="look at that step's rows with torch.autograd.detect_anomaly; the weights of "
+                f"step {step - 1} are the last good ones",
+            )
+            self._answer("gradient.finite", lambda: iter([finding]))
+        return bool(broken or asked)
+
+    def stop_everywhere(self) -> None:
+        """Let the other processes know at the next step: not all of them see what this one saw."""
+        self._stop_asked = 1.0
+
+    def end_first_step(self) -> None:
+        """The step's micro-batches are complete."""
+        if self.first_step is not None:
+            self.first_step.close(self.device)
+
+    def logged(self, step: int, values: Mapping[str, Any]) -> None:
+        """Take in a log line and ask what it may answer."""
+        entry = entry_of({"step": step, **values}, f"step {step}")
+        if entry is None:
+            return
+        self.log.add(entry)
+        if self.first_step is not None and entry.loss is not None:
+            first, self.first_step = self.first_step, None
+            loss = entry.loss if step == self.begin + 1 else None
+            self._answer("loss.matches_reference", lambda: first.scale(loss, self.facts))
+            self._answer("loss.initial_is_uninformed", lambda: self._initial(first))
+        count = self.log.count
+        every = count & (count - 1) == 0
+        for name in QUESTIONS if every else EVERY_LOG:
+            self._ask(name)
+
+    def _initial(self, first: FirstStep) -> Iterator[Seen | Finding]:
+        if self.begin:
+            raise Skip(f"the run was resumed at step {self.begin}")
+        return first.uninformed()
+
+    def _ask(self, name: str) -> None:
+        # The first two are answered exactly, and what was broken before the filter stays so.
+        if name in ("loss.initial_is_uninformed", "loss.matches_reference"):
+            return
+        result = answer(name, QUESTIONS[name], self.case)
+        before = self.results.get(name)
+        if before is None or before.status is not Status.FAIL:
+            self.results[name] = result
+
+    def after_update(self) -> None:
+        """Compare the sample of weights when it is time."""
+        if self.weights.stepped():
+            self._answer("update.moves_the_right_ones", self.weights.move)
+            self._answer("update.survives_rounding", self.weights.survive)
+
+    def ended(self) -> None:
+        """Ask everything once more, of the whole log."""
+        self.end_first_step()
+        if self.log.count:
+            for name in QUESTIONS:
+                if name != "update.moves_the_right_ones" or name not in self.results:
+                    self._ask(name)
+
+    def _answer(self, name: str, question: Callable[[], Iterator[Seen | Finding]]) -> None:
+        self.results[name] = answer(name, lambda case: question(), self.case)
+
+    def report(self, seconds: float) -> Report:
+        """The answers so far, as a run report."""
+        results = sorted(self.results.values(), key=lambda result: result.check.order)
+        return Report(
+            self.name,
+            tuple(replace(result, pipeline_id=self.name) for result in results),
+            len({*QUESTIONS, "update.survives_rounding"}),
+            {},
+            self.facts,
+            seconds,
+        )
+
+
+def _known(args: Any, state: Any, scheduler: Any) -> Known:
+    lambdas = getattr(_inner(scheduler), "lr_lambdas", None)
+    rates = getattr(_inner(scheduler), "base_lrs", None)
+    known = Known(
+        per_device_train_batch_size=args.per_device_train_batch_size,
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        world_size=args.world_size,
+        learning_rate=float(rates[0]) if rates else None,
+        max_steps=state.max_steps,
+        max_grad_norm=args.max_grad_norm,
+        lr_scheduler_type=str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
+    )
+    warmup = args.get_warmup_steps(state.max_steps)
+    # A scheduler of the user's own has nothing to do with warmup_steps.
+    share = Case(Log(""), replace(known, warmup_steps=warmup)).share
+    if not lambdas or share is None:
+        return known
+    places = (1, warmup // 2, warmup, (warmup + state.max_steps) // 2)
+    own = any(not math.isclose(lambdas[0](k), share(k), abs_tol=1e-9) for k in places)
+    return known if own else Known(**{**asdict(known), "warmup_steps": warmup})
+
+
+def _share(scheduler: Any) -> Callable[[int], float] | None:
+    """The scheduler's own curve; None if it depends on more than the step."""
+    lambdas = getattr(_inner(scheduler), "lr_lambdas", None)
+    return None if not lambdas else lambda k: float(lambdas[0](k))
+
+
+def _inner(scheduler: Any) -> Any:
+    return getattr(scheduler, "scheduler", scheduler)
+
+
+def _peak(optimizer: Any, args: Any) -> float:
+    groups = getattr(optimizer, "param_groups", None) or [{}]
+    return max(float(g.get("initial_lr", g.get("lr", args.learning_rate))) for g in groups)
