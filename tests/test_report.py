@@ -1,130 +1,54 @@
-"""The two faces of a report, told from reports built by hand."""
+"""The report as text and as JSON, told from reports built by hand."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import re
-from collections.abc import Iterator
 from enum import IntEnum
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainsanity import Check, Cost, Finding, Result, Seen, Status, __version__
-from trainsanity.report.json import as_dict, dumps, json_value
-from trainsanity.report.text import render, rerun, value_text, verdict
+from tests.reports import (
+    CLIP,
+    ERROR,
+    FAIL,
+    HEALTHY,
+    INCIDENT,
+    LOSS,
+    PAD,
+    POOLED,
+    REPORTS,
+    SKIP,
+    TARGET,
+    TWELVE,
+    XFAIL,
+    XPASS,
+    assert_snapshot,
+    failed,
+    passed,
+    report,
+)
+from trainsanity import Finding, Result, Status, __version__
+from trainsanity.report.json import as_dict, dumps, json_value, schema
+from trainsanity.report.text import render
+from trainsanity.report.words import rerun, value_text, verdict
 from trainsanity.runner import Report
-
-SNAPSHOTS = Path(__file__).parent / "snapshots"
-TARGET = "shop.train:trainer"
+from trainsanity.types import STAGES
 
 
-def says_nothing() -> Iterator[Seen]:
-    """A check that is never called."""
-    yield Seen("")
-
-
-PAD = Check("TS102", "tokenizer.pad_is_not_eos", says_nothing, acquits="PAD / EOS")
-MASK = Check("TS301", "collator.mask_is_exact", says_nothing, acquits="attention mask")
-ROWS = Check("TS302", "collator.rows_recovered", says_nothing)
-WIDTH = Check("TS303", "collator.pad_to_multiple_of", says_nothing)
-POOLED = Check("TS404", "model.right_token_pooled", says_nothing, acquits="PAD / EOS")
-LOSS = Check("TS502", "loss.matches_reference", says_nothing, cost=Cost.STEP)
-HEAD = Check("TS601", "gradient.head_closed_form", says_nothing, cost=Cost.STEP)
-CLIP = Check("TS603", "gradient.clipping", says_nothing, acquits="clipping")
-RATE = Check("TS801", "schedule.peak_is_reached", says_nothing)
-
-TWELVE = Finding(
-    "the Trainer logs a loss of 67.4546 for step 1; the mean over its 48 examples is 5.6212",
-    observed=67.45459747314453,
-    expected=5.621216,
-    where="step 1",
-    factor=12.0000001,
-    cause="12.00 is gradient_accumulation_steps x world_size = 12 x 1, which is not divided out: "
-    "the Trainer passes num_items_in_batch and the model's loss ignores it",
-    fix="model.accepts_loss_kwargs = False, before the Trainer is built",
-)
-SLOPE = Finding("slope 12", observed={"slope": 12.0, "cosine": 1.0}, factor=12.0)
-
-
-def passed(check: Check, message: str = "all is well") -> Result:
-    return Result(check, TARGET, Status.PASS, message=message, observed=1.0, expected=1)
-
-
-def failed(check: Check, finding: Finding = TWELVE, status: Status = Status.FAIL) -> Result:
-    return Result(
-        check,
-        TARGET,
-        status,
-        (finding,),
-        observed=finding.observed,
-        expected=finding.expected,
-        reason="known, see #7" if status is Status.XFAIL else "",
-    )
-
-
-def ended(check: Check, status: Status, reason: str, **more: Any) -> Result:
-    return Result(check, TARGET, status, reason=reason, **more)
-
-
-def report(*results: Result, unasked: tuple[Check, ...] = (), **more: Any) -> Report:
-    fields: dict[str, Any] = {
-        "environment": {"python": "3.11.7", "torch": "2.13.0", "device": "cpu", "notes": []},
-        "facts": {"parameters": 9815936, "learning_rate": 1e-05, "world_size": 1},
-        "seconds": 12.34,
-        "measured": {"batch": 0.01, "forward": 1.5, "trainer_step": 8.14},
-        "command": (TARGET,),
-    }
-    return Report(
-        TARGET, results, len(results) + len(unasked), **{**fields, **more}, unasked=unasked
-    )
-
-
-INCIDENT = report(
-    passed(PAD, "PAD 151643 is not EOS 151645"),
-    passed(MASK, "10281 of 11776 positions are attended, the rows have 10281 tokens"),
-    ended(ROWS, Status.ERROR, "the check raised KeyError: 'input_ids'", debug="Traceback: ...\n"),
-    ended(WIDTH, Status.BLOCKED, "TS302 collator.rows_recovered comes first: error"),
-    passed(POOLED, "48 of 48 rows are read at their last token"),
-    failed(LOSS),
-    Result(
-        HEAD,
-        TARGET,
-        Status.BLOCKED,
-        (SLOPE,),
-        message="slope 12.0000, cosine 1.000000 against the closed form",
-        reason="explained by TS502 loss.matches_reference: the same factor 12.00",
-    ),
-    failed(CLIP, Finding("kept 0.5%", observed=0.005, expected={"at_least": 0.01, "of": [1, 2]})),
-    unasked=(RATE,),
-    environment={
-        "python": "3.11.7",
-        "torch": "2.13.0",
-        "device": "NVIDIA H100",
-        "notes": ["the weights are random: Qwen/Qwen3-4B could not be had"],
-    },
-)
-HEALTHY = report(passed(PAD, "PAD 151643 is not EOS 151645"), passed(LOSS), passed(CLIP))
-
-
-@pytest.mark.parametrize(("name", "told"), [("incident", INCIDENT), ("healthy", HEALTHY)])
-def test_snapshot(name: str, told: Report) -> None:
-    path = SNAPSHOTS / f"{name}.txt"
-    text = render(told, width=100)
-    if os.environ.get("UPDATE_SNAPSHOTS"):
-        path.write_text(text, encoding="utf-8")
-    assert text == path.read_text(encoding="utf-8")
-
-
-FAIL, ERROR, SKIP = failed(LOSS), ended(ROWS, Status.ERROR, "broke"), ended(ROWS, Status.SKIP, "-")
-XFAIL = failed(LOSS, status=Status.XFAIL)
-XPASS = Result(LOSS, TARGET, Status.XPASS, message="5.6 is 5.6", reason="known, see #7")
+@pytest.mark.parametrize("name", REPORTS)
+def test_snapshot(name: str) -> None:
+    assert_snapshot(f"{name}.txt", render(REPORTS[name], width=100))
+    document = json.loads(dumps([REPORTS[name]]))
+    assert document.pop("trainsanity") == __version__
+    assert_snapshot(f"{name}.json", json.dumps(document, indent=1) + "\n")
 
 
 @pytest.mark.parametrize(
@@ -337,6 +261,46 @@ def test_json_is_schema_1() -> None:
     }
 
 
+SCHEMA = jsonschema.Draft202012Validator(schema())
+
+
+def strict(part: Any) -> Any:
+    """The schema with nothing allowed that it does not name: a key without a word is forgotten."""
+    if isinstance(part, list):
+        return [strict(item) for item in part]
+    if not isinstance(part, dict):
+        return part
+    closed = {key: strict(value) for key, value in part.items()}
+    return {"additionalProperties": False, **closed} if "properties" in part else closed
+
+
+def test_the_schema_names_every_key_stage_and_status() -> None:
+    SCHEMA.check_schema(schema())
+    for told in REPORTS.values():
+        jsonschema.validate(as_dict(told), strict(schema()))
+    assert schema()["$defs"]["stage"]["enum"] == list(STAGES)
+    assert schema()["$defs"]["status"]["enum"] == [str(status) for status in Status]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d.update(schema=2),
+        lambda d: d.pop("facts"),
+        lambda d: d["summary"].pop("error"),
+        lambda d: d["summary"].update(exit_code=2),
+        lambda d: d["results"][0].update(status="passed"),
+        lambda d: d["results"][0].update(factor="twelve"),
+        lambda d: d["results"][0].update(code=502),
+    ],
+)
+def test_the_schema_refuses_what_is_no_report(change: Any) -> None:
+    document = as_dict(INCIDENT)
+    assert SCHEMA.is_valid(document)
+    change(document)
+    assert not SCHEMA.is_valid(document)
+
+
 def test_json_exit_code_is_that_of_strict_when_asked() -> None:
     told = report(passed(PAD), SKIP)
     assert as_dict(told)["summary"]["exit_code"] == 0
@@ -346,6 +310,7 @@ def test_json_exit_code_is_that_of_strict_when_asked() -> None:
 def test_json_of_several_pipelines_is_a_list() -> None:
     documents = json.loads(dumps([INCIDENT, HEALTHY]))
     assert [document["summary"]["fail"] for document in documents] == [2, 0]
+    SCHEMA.validate(documents)
 
 
 class Size(IntEnum):
@@ -394,7 +359,7 @@ def test_any_value_makes_json_without_nan(value: Any) -> None:
 
     finding = Finding("found", observed=value)
     told = report(failed(LOSS, finding))
-    json.loads(dumps([told]), parse_constant=refuse)
+    SCHEMA.validate(json.loads(dumps([told]), parse_constant=refuse))
     render(told)
 
 

@@ -7,6 +7,7 @@ import math
 import numbers
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
@@ -51,6 +52,13 @@ def dumps(reports: Sequence[Report], *, strict: bool = False) -> str:
     """The text of the JSON file: the object of one report, or the list of several."""
     documents = [as_dict(report, strict=strict) for report in reports]
     return encode(documents[0] if len(documents) == 1 else documents)
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of what :func:`dumps` makes."""
+    text = (resources.files(__package__) / "schema.json").read_text(encoding="utf-8")
+    document: dict[str, Any] = json.loads(text)
+    return document
 
 
 def encode(value: Any) -> str:

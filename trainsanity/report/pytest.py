@@ -21,7 +21,7 @@ from ..registry import registry
 from ..runner import Report
 from ..types import Check, Finding, Result, Status
 from .json import json_value
-from .text import coverage, value_text, verdict, without_verdict
+from .words import coverage, fields_of, verdict, with_status, without_verdict
 
 if TYPE_CHECKING:
     import pytest
@@ -40,16 +40,8 @@ def failure_text(result: Result) -> str:
     verb = "fails" if result.findings else "came to no verdict"
     lines = [f"{title(result)} {verb} on {result.pipeline_id}"]
     for finding in result.findings:
-        fields = {
-            "observed": None if finding.observed is None else value_text(finding.observed),
-            "expected": None if finding.expected is None else value_text(finding.expected),
-            "factor": None if finding.factor is None else f"{finding.factor:.2f}",
-            "where": finding.where,
-            "cause": finding.cause,
-            "fix": finding.fix,
-        }
         lines.append(f"  {finding.message}")
-        lines += [f"  {name:<9} {text}" for name, text in fields.items() if text is not None]
+        lines += [f"  {name:<9} {text}" for name, text in fields_of(finding)]
     if not result.findings:
         lines.append(f"  {result.reason}")
     return "\n".join(lines)
@@ -150,3 +142,9 @@ def summary(report: Report) -> Iterator[str]:
         yield f"  {title(diagnosis.result)}: {diagnosis.finding.message}"
         for suspect, sentences in diagnosis.acquitted.items():
             yield f"  acquitted: {suspect}: {'; '.join(sentences)}"
+    for status, said in (
+        (Status.XPASS, "expected to fail, but passed"),
+        (Status.XFAIL, "accepted"),
+    ):
+        for result in with_status(report.results, status):
+            yield f"  {said}: {title(result)}: {result.reason}"

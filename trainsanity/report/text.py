@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import io
-import json
-import shlex
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ..types import Check, Finding, Result, Status
-from .json import json_value
+from ..types import Result, Status
+from .words import (
+    clean,
+    coverage,
+    fields_of,
+    observed,
+    pairs,
+    rerun,
+    row_text,
+    verdict,
+    with_status,
+    without_verdict,
+)
 
 if TYPE_CHECKING:
     from ..runner import Report
-
-VALUE_LENGTH = 200
-"""Longest observed or expected value that is printed; the JSON report has the whole one."""
 
 _STYLE = {
     Status.PASS: "green",
@@ -69,77 +75,6 @@ def render(
     return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
 
 
-def verdict(report: Report, *, strict: bool = False) -> str:
-    """The headline without the pipeline's name; never says more than what was judged."""
-    of = f"{report.ran} of {report.total} checks ran"
-    code = report.exit_code(strict=strict)
-    failed = _with(report.results, Status.FAIL)
-    if failed:
-        return f"not sane. First broken stage: {report.diagnosis.first_broken_stage}"
-    if _with(report.results, Status.XPASS):
-        return "not as expected: what was accepted as a failure passes now"
-    accepted = len(_with(report.results, Status.XFAIL))
-    passed = "and passed" if not accepted else f"and {report.ran - accepted} passed"
-    tail = f", {accepted} failed as accepted" if accepted else ""
-    if code:
-        return f"incomplete: {of}" + (f" {passed}{tail}" if report.ran else "")
-    but = ""
-    if report.ran < report.total:
-        but = " as far as judged"
-    if accepted:
-        but += " but for what is accepted"
-    return f"sane{but}: {of} {passed}{tail}"
-
-
-def coverage(report: Report) -> str:
-    """How many checks ran of how many exist, and how they ended."""
-    counts = report.counts()
-    told = [
-        f"{counts[status]} {words}"
-        for status, words in (
-            (Status.PASS, "passed"),
-            (Status.FAIL, "failed"),
-            (Status.XFAIL, "failed as accepted"),
-            (Status.XPASS, "passed against expectation"),
-        )
-        if counts[status]
-    ]
-    text = f"{report.ran} of {report.total} checks ran"
-    return text + (f": {', '.join(told)}." if told else ".")
-
-
-def without_verdict(report: Report) -> str:
-    """Which checks did not run, and why not; empty if all did."""
-    groups = [
-        f"{_codes(r.check for r in some)} {word}"
-        for status, word in (
-            (Status.BLOCKED, "blocked"),
-            (Status.SKIP, "skipped"),
-            (Status.ABSTAIN, "abstained"),
-            (Status.ERROR, "ended in an error"),
-        )
-        if (some := _with(report.results, status))
-    ]
-    if report.unasked:
-        groups.append(f"{_codes(report.unasked)} not selected")
-    return f"Without a verdict: {'; '.join(groups)}." if groups else ""
-
-
-def rerun(command: Sequence[str], code: str, *options: str) -> str | None:
-    """The call that judges just this again; None for a pipeline that no call leads to.
-
-    Args:
-        command: the target and a script's own arguments, as ``Pipeline.command``.
-        code: of the check.
-        options: of trainsanity, besides.
-    """
-    if not command:
-        return None
-    target, *arguments = command
-    own = ["--", *arguments] if arguments else []
-    return shlex.join(["trainsanity", "run", target, "--select", code, *options, *own])
-
-
 class _Writer:
     """Writes the sections of one report, in the order in which they are read."""
 
@@ -152,9 +87,9 @@ class _Writer:
     def write(self, *, strict: bool, debug: bool) -> None:
         report = self.report
         good = report.exit_code(strict=strict) == 0
-        headline = Text(f"{_clean(report.pipeline_id)}: ", style="bold")
+        headline = Text(f"{clean(report.pipeline_id)}: ", style="bold")
         self._line(headline.append(verdict(report, strict=strict), "green" if good else "red"))
-        failed = _with(self.results, Status.FAIL)
+        failed = with_status(self.results, Status.FAIL)
         # The other headlines count for themselves.
         counted = coverage(report) if failed else ""
         if lines := " ".join(filter(None, (counted, without_verdict(report)))):
@@ -176,8 +111,8 @@ class _Writer:
     def _failure(self, result: Result) -> None:
         self._title(result)
         for finding in result.findings:
-            self._indented(Text(_clean(finding.message), style="bold"))
-            self._fields(_fields_of(finding))
+            self._indented(Text(clean(finding.message), style="bold"))
+            self._fields(fields_of(finding))
         self._command(result)
 
     def _title(self, result: Result, note: str = "") -> None:
@@ -186,46 +121,46 @@ class _Writer:
         self._line(title.append(f"  {note}" if note else ""))
 
     def _passed_unexpectedly(self) -> None:
-        results = _with(self.results, Status.XPASS)
+        results = with_status(self.results, Status.XPASS)
         if results:
             self._heading("Expected to fail, but passed: delete the entry in expected_failures")
         for result in results:
             self._title(result)
             saw = [("saw", result.message), ("reason given", result.reason)]
-            self._fields([(label, _clean(text)) for label, text in saw if text])
+            self._fields([(label, clean(text)) for label, text in saw if text])
             self._command(result)
 
     def _accepted(self) -> None:
-        results = _with(self.results, Status.XFAIL)
+        results = with_status(self.results, Status.XFAIL)
         if results:
             self._heading("Accepted failures (expected_failures)")
         for result in results:
             self._title(result)
             said = [("saw", finding.message) for finding in result.findings]
             said.append(("accepted", result.reason))
-            self._fields([(label, _clean(text)) for label, text in said if text])
+            self._fields([(label, clean(text)) for label, text in said if text])
 
     def _errors(self, *, debug: bool) -> None:
-        results = _with(self.results, Status.ERROR)
+        results = with_status(self.results, Status.ERROR)
         if results:
             self._heading("Ended in an error: nothing is known about these")
         for result in results:
             self._title(result)
-            self._indented(Text(_clean(result.reason)))
+            self._indented(Text(clean(result.reason)))
             if debug and result.debug:
-                self._indented(Text(_clean(result.debug.rstrip())))
+                self._indented(Text(clean(result.debug.rstrip())))
             self._command(result, *(() if debug else ("--debug",)))
 
     def _explained(self) -> None:
         # Blocked with findings: it was measured and shows the factor of an earlier failure.
         # Blocked without: it could not be judged at all, and the table says after what it waits.
-        results = [r for r in _with(self.results, Status.BLOCKED) if r.findings]
+        results = [r for r in with_status(self.results, Status.BLOCKED) if r.findings]
         named = len([r for r in self.results if r.status in (Status.FAIL, Status.XFAIL)])
         if results:
             by = {0: "a check that was not asked for", 1: "it"}.get(named, "these failures")
             self._heading(f"Explained by {by}")
         self._fields(
-            [(f"{r.check.code} {r.check.name}", _clean(f"{_observed(r)} ({r.reason})"))
+            [(f"{r.check.code} {r.check.name}", clean(f"{observed(r)} ({r.reason})"))
              for r in results]
         )  # fmt: skip
 
@@ -235,7 +170,7 @@ class _Writer:
         if acquitted:
             self._heading("Acquitted")
         rows = [
-            (_clean(suspect) if number == 0 else "", _clean(sentence))
+            (clean(suspect) if number == 0 else "", clean(sentence))
             for suspect, sentences in acquitted.items()
             for number, sentence in enumerate(sentences)
         ]
@@ -248,7 +183,7 @@ class _Writer:
             status = Text(str(result.status), style=_STYLE[result.status])
             check = result.check
             # What a section above has told in full is not told again.
-            row = "" if self._told(result) else _clean(_row(result))
+            row = "" if self._told(result) else clean(row_text(result))
             table.add_row(Text(check.code), Text(check.name), status, Text(row))
         self._indented(table)
 
@@ -271,9 +206,9 @@ class _Writer:
         self._heading("Where this was seen")
         self._fields(
             [
-                ("environment", _pairs(environment)),
-                ("run", _pairs(report.facts)),
-                *(("NOTE", _clean(str(note))) for note in notes),
+                ("environment", pairs(environment)),
+                ("run", pairs(report.facts)),
+                *(("NOTE", clean(str(note))) for note in notes),
                 ("seconds", f"{report.seconds:.1f}" + (f" ({seconds})" if seconds else "")),
             ]
         )
@@ -282,7 +217,7 @@ class _Writer:
         command = rerun(self.report.command, result.check.code, *options)
         if command:
             # One line whatever the width: it is there to be copied.
-            text = Text(f"  rerun     {_clean(command)}")
+            text = Text(f"  rerun     {clean(command)}")
             self.console.print(text, no_wrap=True, overflow="ignore", crop=False)
 
     def _heading(self, text: str) -> None:
@@ -312,63 +247,3 @@ class _Writer:
 
     def _line(self, text: Text) -> None:
         self.console.print(text)
-
-
-def _with(results: Iterable[Result], status: Status) -> list[Result]:
-    return [result for result in results if result.status is status]
-
-
-def _codes(checks: Iterable[Check]) -> str:
-    codes = [check.code for check in checks]
-    return codes[0] if len(codes) == 1 else f"{', '.join(codes[:-1])} and {codes[-1]}"
-
-
-def _fields_of(finding: Finding) -> list[tuple[str, str]]:
-    factor = None if finding.factor is None else f"{finding.factor:.2f}"
-    fields = [
-        ("observed", None if finding.observed is None else value_text(finding.observed)),
-        ("expected", None if finding.expected is None else value_text(finding.expected)),
-        ("factor", factor),
-        ("where", finding.where),
-        ("cause", finding.cause),
-        ("fix", finding.fix),
-    ]
-    return [(label, _clean(text)) for label, text in fields if text is not None]
-
-
-def _observed(result: Result) -> str:
-    return result.message or " ".join(finding.message for finding in result.findings)
-
-
-def _row(result: Result) -> str:
-    """What the table says beside the status."""
-    return result.message if result.status is Status.PASS else result.reason
-
-
-def value_text(value: Any) -> str:
-    """A measured value as people write it: six digits, no braces around a few named numbers."""
-    match json_value(value):
-        case bool() | str() as plain:
-            return _short(str(plain))
-        case float() as number:
-            return f"{number:.6g}"
-        case dict() as named:
-            return _short(", ".join(f"{name} {value_text(item)}" for name, item in named.items()))
-        case other:
-            return _short(json.dumps(other, ensure_ascii=False))
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= VALUE_LENGTH else text[: VALUE_LENGTH - 3] + "..."
-
-
-def _pairs(facts: Any) -> str:
-    return ", ".join(
-        f"{_clean(str(name))} {f'{value:,}' if type(value) is int else _clean(value_text(value))}"
-        for name, value in facts.items()
-    )
-
-
-def _clean(text: str) -> str:
-    """Data may hold control characters; written out, they cannot steer the terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)

@@ -1,0 +1,200 @@
+"""The report as one HTML file that needs nothing else: no network, no script, no second file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__
+from ..errors import UsageError
+from ..types import STAGES, Result, Status
+from .figures import draw
+from .pictures import Picture
+from .words import (
+    clean,
+    coverage,
+    fields_of,
+    rerun,
+    row_text,
+    value_text,
+    verdict,
+    with_status,
+    without_verdict,
+)
+
+if TYPE_CHECKING:
+    from ..runner import Report
+
+WORDS = {
+    Status.PASS: ("✓", "passed"),
+    Status.FAIL: ("✗", "failed"),
+    Status.XFAIL: ("!", "failed as accepted"),
+    Status.XPASS: ("✗", "passed against expectation"),
+    Status.SKIP: ("○", "skipped"),
+    Status.BLOCKED: ("○", "blocked"),
+    Status.ABSTAIN: ("○", "abstained"),
+    Status.ERROR: ("✗", "ended in an error"),
+}
+"""A sign and words for each status; the colour only repeats them."""
+
+_WORST = (
+    Status.FAIL,
+    Status.XPASS,
+    Status.ERROR,
+    Status.XFAIL,
+    Status.BLOCKED,
+    Status.ABSTAIN,
+    Status.SKIP,
+    Status.PASS,
+)
+"""What a stage is called by, if its checks ended differently."""
+
+
+def _cleaned(value: Any) -> Any:
+    """What the template writes; markup is nobody's but its own."""
+    text = isinstance(value, str) and not hasattr(value, "__html__")
+    return clean(value) if text else value
+
+
+def require_extra() -> None:
+    """Find out early whether the page can be made.
+
+    Raises:
+        UsageError: the optional extra is not installed.
+    """
+    missing = [name for name in ("jinja2", "matplotlib") if not _there(name)]
+    if missing:
+        raise UsageError(f"--html needs {' and '.join(missing)}: pip install 'trainsanity[html]'")
+
+
+def _there(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ValueError:  # it is forbidden to import
+        return False
+
+
+def render(
+    reports: Sequence[tuple[Report, Sequence[Picture]]],
+    *,
+    strict: bool = False,
+    debug: bool = False,
+) -> str:
+    """The page.
+
+    Args:
+        reports: of each pipeline, with its pictures.
+        strict: judge as ``--strict`` does.
+        debug: with the tracebacks of checks that ended in an error.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader(__package__),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_cleaned,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    views = [
+        _View(f"p{number}-", report, pictures, debug=debug).as_dict(strict=strict)
+        for number, (report, pictures) in enumerate(reports, 1)
+    ]
+    return environment.get_template("report.html").render(reports=views, version=__version__)
+
+
+class _View:
+    """What the template is told of one report: plain values, which it cleans and escapes."""
+
+    def __init__(
+        self, prefix: str, report: Report, pictures: Sequence[Picture], *, debug: bool
+    ) -> None:
+        self.prefix, self.report, self.pictures, self.debug = prefix, report, pictures, debug
+        self.results = sorted(report.results, key=lambda r: r.check.order)
+        # Where all passed nobody was accused.
+        accused = any(result.status is not Status.PASS for result in self.results)
+        self.acquitted = report.diagnosis.acquitted if accused else {}
+
+    def as_dict(self, *, strict: bool) -> dict[str, Any]:
+        report, diagnosis = self.report, self.report.diagnosis
+        environment = dict(report.environment)
+        notes = environment.pop("notes", None) or ()
+        where = {**environment, **report.facts, "seconds": round(report.seconds, 1)}
+        stages = [self.stage(stage) for stage in STAGES]
+        return {
+            "prefix": self.prefix,
+            "name": report.pipeline_id,
+            "verdict": verdict(report, strict=strict),
+            "good": report.exit_code(strict=strict) == 0,
+            "coverage": " ".join(filter(None, (coverage(report), without_verdict(report)))),
+            "stages": [stage for stage in stages if stage["results"] or stage["pictures"]],
+            "broken": diagnosis.first_broken_stage,
+            "first": diagnosis.result and self.result(diagnosis.result),
+            "accepted": [self.result(r) for r in with_status(self.results, Status.XFAIL)],
+            "unexpected": [self.result(r) for r in with_status(self.results, Status.XPASS)],
+            "acquitted": self.acquitted,
+            "notes": notes,
+            "where": [(name.replace("_", " "), _value(value)) for name, value in where.items()],
+        }
+
+    def stage(self, stage: str) -> dict[str, Any]:
+        results = [result for result in self.results if result.check.stage == stage]
+        statuses = {result.status for result in results}
+        worst = next((status for status in _WORST if status in statuses), None)
+        sign, words = WORDS[worst] if worst else ("○", "not asked for")
+        return {
+            "name": stage,
+            "status": str(worst or "none"),
+            "sign": sign,
+            "words": words,
+            "results": [self.result(result) for result in results],
+            "pictures": [self.picture(one) for one in self.pictures if one.stage == stage],
+        }
+
+    def picture(self, picture: Picture) -> dict[str, Any]:
+        from markupsafe import Markup
+
+        name = f"{self.prefix}{picture.name}"
+        try:
+            svg = draw(picture, f"{name}-") or ""
+        except Exception as error:
+            # What cannot be drawn, an infinite loss for one, must not cost the page.
+            svg, reason = "", f"it cannot be drawn ({type(error).__name__}: {error})"
+            picture = replace(picture, reason=reason)
+        # All text of the drawing went through an XML writer.
+        return {"picture": picture, "id": name, "svg": Markup(svg)}
+
+    def result(self, result: Result) -> dict[str, Any]:
+        sign, words = WORDS[result.status]
+        told = result.status in (Status.FAIL, Status.XPASS, Status.ERROR)
+        unexpected = with_status(self.results, Status.XPASS)
+        seen = [
+            (label, value_text(value))
+            for label, value in (("observed", result.observed), ("expected", result.expected))
+            if value is not None and not result.findings
+        ]
+        return {
+            "code": result.check.code,
+            "name": result.check.name,
+            "title": result.check.title.replace("``", ""),
+            "status": str(result.status),
+            "sign": sign,
+            "words": words,
+            "row": "" if told or result.check.acquits in self.acquitted else row_text(result),
+            "message": result.message,
+            "reason": result.reason,
+            "findings": [(f.message, fields_of(f)) for f in result.findings],
+            "seen": seen,
+            "rerun": rerun(self.report.command, result.check.code) if told else None,
+            "debug": result.debug if self.debug else "",
+            "seconds": f"{result.seconds:.1f} s",
+            # What the top of the page has told in full stays shut below.
+            "open": told and result not in (self.report.diagnosis.result, *unexpected),
+        }
+
+
+def _value(value: Any) -> str:
+    return f"{value:,}" if type(value) is int else value_text(value)

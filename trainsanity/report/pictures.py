@@ -1,0 +1,310 @@
+"""What the pictures of a report show, as JSON values.
+
+A picture takes no measurement of its own: it shows the values of those that checks asked for, and
+where one is missing its place says why.  It is collected while the pipeline is alive; drawing it
+(``figures.py``) needs the values alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..tolerances import STANDARD_ERRORS
+from ..types import Skip
+from .json import json_value
+from .tokens import excerpt
+
+if TYPE_CHECKING:
+    from ..measurements.batch import Batch
+    from ..measurements.economics import Economics
+    from ..measurements.forward import Forward
+    from ..measurements.padding import Padding
+    from ..measurements.recording import Recording
+    from ..measurements.scan import Scan
+    from ..measurements.schedule import Schedule
+    from ..pipeline import Pipeline
+
+POINTS = 400
+"""Elements of the head's gradient in the scatter: more cover each other and make the file heavy."""
+
+EARLY = (1, 2, 10, 20, 100)
+"""Steps, counted from 1 as the Trainer logs them, that are named on the learning-rate curve."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture in JSON values.
+
+    Attributes:
+        name: also the name of the function that draws it.
+        stage: where it is shown.
+        title: its heading.
+        sentence: what it shows, in words and numbers.
+        columns, rows: the same as a table.
+        values: what else the drawing needs.
+        reason: why there is none; then all the others are empty.
+    """
+
+    name: str
+    stage: str
+    title: str
+    sentence: str = ""
+    columns: tuple[str, ...] = ()
+    rows: Sequence[Sequence[Any]] = ()
+    values: dict[str, Any] = field(default_factory=dict)
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a collector returns: the parts of a :class:`Picture` that come from measurements."""
+
+    sentence: str
+    columns: tuple[str, ...]
+    rows: Sequence[Sequence[Any]]
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+Collector = Callable[..., Shown]
+_collectors: list[tuple[str, str, Collector]] = []
+
+
+def picture(stage: str, title: str) -> Callable[[Collector], Collector]:
+    """Register a collector; its parameters name measurements, as those of a check do."""
+
+    def register(fn: Collector) -> Collector:
+        _collectors.append((stage, title, fn))
+        return fn
+
+    return register
+
+
+def pictures_of(pipeline: Pipeline) -> tuple[Picture, ...]:
+    """All pictures of a pipeline that was judged, in stage order."""
+    return tuple(_collected(pipeline, *one) for one in _collectors)
+
+
+def _collected(pipeline: Pipeline, stage: str, title: str, fn: Collector) -> Picture:
+    name = fn.__name__
+    try:
+        shown = fn(**_looks(pipeline, fn))
+    except Skip as skip:
+        return Picture(name, stage, title, reason=str(skip))
+    except Exception as error:
+        # The verdict stands without it: a report must not be lost to one of its pictures.
+        return Picture(name, stage, title, reason=f"{type(error).__name__}: {error}")
+    rows, values = json_value(list(shown.rows)), json_value(shown.values)
+    return Picture(name, stage, title, shown.sentence, shown.columns, rows, values)
+
+
+def _looks(pipeline: Pipeline, fn: Collector) -> dict[str, Any]:
+    """What a collector asks for; a parameter with a default may be missing."""
+    looks = {}
+    for name, parameter in inspect.signature(fn).parameters.items():
+        try:
+            looks[name] = pipeline.measurements.taken(name)
+        except Skip:
+            if parameter.default is inspect.Parameter.empty:
+                raise
+    return looks
+
+
+@picture("collator", "Token lengths and what padding wastes")
+def lengths(
+    batch: Batch, padding: Padding, scan: Scan | None = None, economics: Economics | None = None
+) -> Shown:
+    """Tokens per row; share of the positions that are padding, by ``pad_to_multiple_of``.
+
+    Of the whole dataset where it was read, or else of the first optimizer step.
+    """
+    import numpy
+
+    if scan is not None:
+        histogram, of = scan.train.histogram, scan.train.counted
+    else:
+        histogram, of = numpy.bincount(batch.lengths), f"the {len(batch.lengths)} rows of step 1"
+    edges, counts = binned(histogram)
+    mean = float(histogram @ numpy.arange(len(histogram)) / histogram.sum())
+    multiple = padding.multiple or 1
+    waste = padding.table if economics is None else economics.now
+    rows = [
+        (
+            _multiple(m, multiple),
+            f"{padding.table[m]:.1%}" if m in padding.table else "",
+            *(
+                []
+                if economics is None
+                else (f"{x[m]:.1%}" for x in (economics.drawn, economics.grouped))
+            ),
+        )
+        for m in sorted(waste)
+    ]
+    expected = () if economics is None else ("drawn at random", "grouped by length")
+    return Shown(
+        f"{of}: {numpy.flatnonzero(histogram)[0]} to {len(histogram) - 1} tokens, mean {mean:.1f}. "
+        f"{padding.waste:.1%} of the positions of step 1 are padding, {padding.least_waste:.1%} "
+        "at the least",
+        ("pad_to_multiple_of", "step 1", *expected),
+        rows,
+        {
+            "edges": edges,
+            "counts": counts,
+            "waste": {_multiple(m, multiple): waste[m] for m in sorted(waste)},
+            "set": _multiple(multiple, multiple),
+            "of": "over the dataset" if economics is not None else "in step 1",
+        },
+    )
+
+
+def binned(histogram: Any, most: int = 30) -> tuple[list[int], list[int]]:
+    """Edges and counts of at most ``most`` bins of equal width, from counts by length."""
+    import numpy
+
+    low = int(numpy.flatnonzero(histogram)[0])
+    width = -(-(len(histogram) - low) // most)
+    edges = numpy.arange(low, len(histogram) + width, width)
+    padded = numpy.concatenate([histogram, numpy.zeros(edges[-1] - len(histogram), int)])
+    return edges.tolist(), numpy.add.reduceat(padded, edges[:-1]).tolist()
+
+
+def _multiple(m: int, now: int) -> str:
+    return ("none" if m == 1 else str(m)) + (" (set)" if m == now else "")
+
+
+@picture("collator", "What the model is given: tokens, mask and labels")
+def tokens(batch: Batch, pipeline: Pipeline) -> Shown:
+    """Rows of the first micro-batch, where mask or loss change."""
+    from ..measurements.supervision import supervision
+
+    # Reads what the batch holds; it asks nothing of the pipeline but to decode.
+    seen = supervision(pipeline, batch)
+    columns, tables = excerpt(seen)
+    return Shown(
+        f"{len(tables)} of the {len(seen.rows)} rows of the first micro-batch; the loss counts "
+        f"{seen.items} {seen.counts} of it",
+        columns,
+        [row for table in tables for row in table["rows"]],
+        {"tables": tables},
+    )
+
+
+@picture("loss", "Loss of each example against the uninformed band")
+def losses(forward: Forward, pipeline: Pipeline) -> Shown:
+    """Reference losses of the first step's rows, sorted, beside those of a head without a clue."""
+    from ..checks.loss import label_prior
+
+    z, labels = forward.logits, forward.labels.tolist()
+    prior = label_prior(pipeline, z.shape[1])
+    known = (z * prior).sum(-1)
+    uninformed = float((z.logsumexp(-1) - known).mean())
+    spread = ((z * z * prior).sum(-1) - known**2).clamp(min=0)
+    band = STANDARD_ERRORS * float(spread.sum().sqrt()) / len(spread)
+    each = [float(loss) for loss in forward.losses]
+    order = sorted(range(len(each)), key=each.__getitem__)
+    mean = statistics.fmean(each)
+    place = "inside" if abs(mean - uninformed) <= band else "outside"
+    return Shown(
+        f"mean {mean:.3f} over {len(each)} examples, {place} the band {uninformed:.3f} "
+        f"± {band:.3f} in which the mean of a head lies that knows nothing; "
+        f"log {z.shape[1]} = {math.log(z.shape[1]):.3f}",
+        ("example", "label", "loss"),
+        [(i + 1, labels[i], round(each[i], 4)) for i in order],
+        {
+            "losses": [each[i] for i in order],
+            "mean": mean,
+            "uninformed": uninformed,
+            "band": band,
+            "log_classes": math.log(z.shape[1]),
+        },
+    )
+
+
+@picture("gradient", "The head's accumulated gradient against its closed form")
+def slope(pipeline: Pipeline, recording: Recording) -> Shown:
+    """Elements of the head's gradient: what the Trainer accumulated over what it should be."""
+    from ..checks.gradient import closed_form
+    from ..tolerances import regress
+
+    gradient = recording.first.head_gradient
+    if gradient is None:
+        raise Skip("the head received no gradient in the first step")
+    exact = closed_form(pipeline, recording.head_name, recording.first)
+    by, cosine = regress(gradient, exact)
+    x, y = exact.flatten().tolist(), gradient.double().flatten().tolist()
+    # In even steps of rank, so that the few large elements are there with the many small ones.
+    order = sorted(range(len(x)), key=x.__getitem__)
+    count = min(POINTS, len(order))
+    picked = [order[round(k * (len(order) - 1) / max(count - 1, 1))] for k in range(count)]
+    return Shown(
+        f"slope {by:.4f} (1 is right), cosine {cosine:.6f}, over {len(x):,} elements of "
+        f"{recording.head_name}.weight",
+        ("", "accumulated", "closed form"),
+        [
+            ("norm", f"{float(gradient.double().norm()):.6g}", f"{float(exact.norm()):.6g}"),
+            ("largest element", f"{max(map(abs, y)):.6g}", f"{max(map(abs, x)):.6g}"),
+            ("slope", f"{by:.6f}", "1"),
+            ("cosine", f"{cosine:.8f}", "1"),
+        ],
+        {"x": [x[i] for i in picked], "y": [y[i] for i in picked], "slope": by},
+    )
+
+
+@picture("update", "Share of the weights that move, by layer")
+def movement(recording: Recording) -> Shown:
+    """Elements with a gradient that change in a step at the peak rate, and those that could."""
+    update = recording.update
+    layers: dict[str, list[int]] = {}
+    for p in update.parameters:
+        row = layers.setdefault(layer_of(p.name), [0, 0, 0])
+        for k, value in enumerate((p.with_gradient, p.moved, p.can_move)):
+            row[k] += value
+    moving = {name: row for name, row in layers.items() if row[0]}
+    if not moving:
+        raise Skip("no element has a gradient, so none could move")
+    touched, moved, able = (sum(row[k] for row in moving.values()) for k in range(3))
+    still = len(layers) - len(moving)
+    return Shown(
+        f"a step at the peak rate {update.rate:g} changes {moved / touched:.2%} of {touched:,} "
+        f"elements with a gradient; the dtype alone predicts {able / touched:.2%}"
+        + (f"; {still} of {len(layers)} layers have no gradient" if still else ""),
+        ("layer", "elements with a gradient", "move", "predicted from the dtype"),
+        [(n, f"{r[0]:,}", f"{r[1] / r[0]:.2%}", f"{r[2] / r[0]:.2%}") for n, r in moving.items()],
+        {
+            "layers": list(moving),
+            "moved": [row[1] / row[0] for row in moving.values()],
+            "predicted": [row[2] / row[0] for row in moving.values()],
+        },
+    )
+
+
+@picture("schedule", "Learning rate over the run")
+def learning_rate(schedule: Schedule, pipeline: Pipeline) -> Shown:
+    """The curve that the arguments describe, and where the first steps stand on it."""
+    done = pipeline.trainer.state.global_step
+    steps = [*dict.fromkeys(k for k in (done + 1, *EARLY) if k - 1 in schedule.curve)]
+    shares = {k: schedule.curve[k - 1] / schedule.peak for k in steps} if schedule.peak else {}
+    return Shown(
+        f"{schedule.warmup_steps:,} warm-up steps of {schedule.max_steps:,} to a peak of "
+        f"{schedule.peak:g}; the run stands at step {done + 1}, "
+        + (f"at {shares[done + 1]:.2%} of the peak" if done + 1 in shares else "off the curve"),
+        ("step", "learning rate", "of the peak"),
+        [(k, f"{schedule.curve[k - 1]:.4g}", f"{share:.2%}") for k, share in shares.items()],
+        {
+            "steps": [k + 1 for k in schedule.curve],
+            "rates": list(schedule.curve.values()),
+            "warmup_steps": schedule.warmup_steps,
+            "stands": [done + 1, schedule.curve.get(done)],
+        },
+    )
+
+
+def layer_of(parameter: str) -> str:
+    """The block that a parameter belongs to: its path up to the first number, or its module."""
+    parts = parameter.split(".")
+    numbers = [k for k, part in enumerate(parts) if part.isdigit()]
+    return ".".join(parts[: numbers[0] + 1] if numbers else parts[:-1]) or parameter

@@ -1,0 +1,153 @@
+"""What the faces of a report say in the same words: verdicts, values, names, commands."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..types import Check, Finding, Result, Status
+from .json import json_value
+
+if TYPE_CHECKING:
+    from ..runner import Report
+
+VALUE_LENGTH = 200
+"""Longest observed or expected value that is printed; the JSON report has the whole one."""
+
+
+def verdict(report: Report, *, strict: bool = False) -> str:
+    """The headline without the pipeline's name; never says more than what was judged."""
+    of = f"{report.ran} of {report.total} checks ran"
+    code = report.exit_code(strict=strict)
+    failed = with_status(report.results, Status.FAIL)
+    if failed:
+        return f"not sane. First broken stage: {report.diagnosis.first_broken_stage}"
+    if with_status(report.results, Status.XPASS):
+        return "not as expected: what was accepted as a failure passes now"
+    accepted = len(with_status(report.results, Status.XFAIL))
+    passed = "and passed" if not accepted else f"and {report.ran - accepted} passed"
+    tail = f", {accepted} failed as accepted" if accepted else ""
+    if code:
+        return f"incomplete: {of}" + (f" {passed}{tail}" if report.ran else "")
+    but = ""
+    if report.ran < report.total:
+        but = " as far as judged"
+    if accepted:
+        but += " but for what is accepted"
+    return f"sane{but}: {of} {passed}{tail}"
+
+
+def coverage(report: Report) -> str:
+    """How many checks ran of how many exist, and how they ended."""
+    counts = report.counts()
+    told = [
+        f"{counts[status]} {words}"
+        for status, words in (
+            (Status.PASS, "passed"),
+            (Status.FAIL, "failed"),
+            (Status.XFAIL, "failed as accepted"),
+            (Status.XPASS, "passed against expectation"),
+        )
+        if counts[status]
+    ]
+    text = f"{report.ran} of {report.total} checks ran"
+    return text + (f": {', '.join(told)}." if told else ".")
+
+
+def without_verdict(report: Report) -> str:
+    """Which checks did not run, and why not; empty if all did."""
+    groups = [
+        f"{codes_of(r.check for r in some)} {word}"
+        for status, word in (
+            (Status.BLOCKED, "blocked"),
+            (Status.SKIP, "skipped"),
+            (Status.ABSTAIN, "abstained"),
+            (Status.ERROR, "ended in an error"),
+        )
+        if (some := with_status(report.results, status))
+    ]
+    if report.unasked:
+        groups.append(f"{codes_of(report.unasked)} not selected")
+    return f"Without a verdict: {'; '.join(groups)}." if groups else ""
+
+
+def rerun(command: Sequence[str], code: str, *options: str) -> str | None:
+    """The call that judges just this again; None for a pipeline that no call leads to.
+
+    Args:
+        command: the target and a script's own arguments, as ``Pipeline.command``.
+        code: of the check.
+        options: of trainsanity, besides.
+    """
+    if not command:
+        return None
+    target, *arguments = command
+    own = ["--", *arguments] if arguments else []
+    return shlex.join(["trainsanity", "run", target, "--select", code, *options, *own])
+
+
+def with_status(results: Iterable[Result], status: Status) -> list[Result]:
+    """The results that ended so."""
+    return [result for result in results if result.status is status]
+
+
+def codes_of(checks: Iterable[Check]) -> str:
+    """The codes as a list in a sentence."""
+    codes = [check.code for check in checks]
+    return codes[0] if len(codes) == 1 else f"{', '.join(codes[:-1])} and {codes[-1]}"
+
+
+def fields_of(finding: Finding) -> list[tuple[str, str]]:
+    """What a finding says besides its message, each with its label."""
+    factor = None if finding.factor is None else f"{finding.factor:.2f}"
+    fields = [
+        ("observed", None if finding.observed is None else value_text(finding.observed)),
+        ("expected", None if finding.expected is None else value_text(finding.expected)),
+        ("factor", factor),
+        ("where", finding.where),
+        ("cause", finding.cause),
+        ("fix", finding.fix),
+    ]
+    return [(label, clean(text)) for label, text in fields if text is not None]
+
+
+def observed(result: Result) -> str:
+    """What was seen, whether or not that is wrong."""
+    return result.message or " ".join(finding.message for finding in result.findings)
+
+
+def value_text(value: Any) -> str:
+    """A measured value as people write it: six digits, no braces around a few named numbers."""
+    match json_value(value):
+        case bool() | str() as plain:
+            return _short(str(plain))
+        case float() as number:
+            return f"{number:.6g}"
+        case dict() as named:
+            return _short(", ".join(f"{name} {value_text(item)}" for name, item in named.items()))
+        case other:
+            return _short(json.dumps(other, ensure_ascii=False))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= VALUE_LENGTH else text[: VALUE_LENGTH - 3] + "..."
+
+
+def pairs(facts: Mapping[str, Any]) -> str:
+    """Names and values in one line."""
+    return ", ".join(
+        f"{clean(str(name))} {f'{value:,}' if type(value) is int else clean(value_text(value))}"
+        for name, value in facts.items()
+    )
+
+
+def clean(text: str) -> str:
+    """Data may hold control characters; written out, they cannot steer the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
+def row_text(result: Result) -> str:
+    """What a list of all checks says beside the status: what was seen, or why nothing was."""
+    return result.message if result.status is Status.PASS else result.reason
