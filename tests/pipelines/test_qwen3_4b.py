@@ -144,7 +144,11 @@ def test_incident(pipeline, record):
         assert by_status[Status.PASS] == {check.name for check in registry().all()} - set(ROUNDED)
         return
     assert by_status[Status.FAIL] == {"loss.matches_reference"}
-    assert by_status[Status.BLOCKED] == {"gradient.head_closed_form", "gradient.norm_within_bounds"}
+    assert by_status[Status.BLOCKED] == {
+        "gradient.head_closed_form",
+        "gradient.matches_autograd",
+        "gradient.norm_within_bounds",
+    }
     assert report.diagnosis.first_broken_stage == "loss"
     # The model's losses are means in bf16, of which twelve are added.
     assert report.diagnosis.finding.factor == pytest.approx(12, rel=2e-2)

@@ -62,7 +62,11 @@ def test_incident(pipeline):
     assert "gradient_accumulation_steps x world_size = 12 x 1" in diagnosis.finding.cause
     assert "accepts_loss_kwargs = False" in diagnosis.finding.fix
     explained = {result.check.name: result for result in diagnosis.explained}
-    assert set(explained) == {"gradient.head_closed_form", "gradient.norm_within_bounds"}
+    assert set(explained) == {
+        "gradient.head_closed_form",
+        "gradient.matches_autograd",
+        "gradient.norm_within_bounds",
+    }
     for result in explained.values():
         assert result.blocked_by == "loss.matches_reference"
         assert result.factor == pytest.approx(12, rel=1e-3)

@@ -163,6 +163,8 @@ def matches_reference(pipeline: Pipeline, recording: Recording) -> Iterator[Seen
         break
     observed, right = judged[0]
     steps = f"; equally in {len(judged)} steps" if len(judged) > 1 else ""
+    if recording.out_of_memory:
+        steps = "; a second step did not fit in the device's memory"
     yield Seen(
         f"logged loss {observed:.4f}, {right.words} {right.mean:.4f}{steps}",
         observed,

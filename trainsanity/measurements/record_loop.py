@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..pipeline import Pipeline
 
 
-def record(pipeline: Pipeline) -> Recording:
+def record(pipeline: Pipeline, steps: int) -> Recording:
     """Call ``pipeline.train_step`` on the first step's micro-batches, once per optimizer step.
 
     The gradient is read when the optimizer steps; what was there before a clip is seen by hooks on
@@ -47,8 +47,8 @@ def record(pipeline: Pipeline) -> Recording:
             torch.cuda.reset_peak_memory_stats(pipeline.device)
         start = time.perf_counter()
         try:
-            with _hooked(pipeline, seen) as states:
-                for batch in drawn(pipeline, pipeline.optimizer_steps):
+            with _hooked(pipeline, seen, steps) as states:
+                for batch in drawn(pipeline, steps):
                     _take(pipeline, seen, batch, watch, states)
                     if broken(seen):
                         break
@@ -104,7 +104,7 @@ def _take(pipeline: Pipeline, seen: Recording, batch: Batch, watch: Any, states:
 
 
 @contextmanager
-def _hooked(pipeline: Pipeline, seen: Recording) -> Iterator[list[Any]]:
+def _hooked(pipeline: Pipeline, seen: Recording, steps: int) -> Iterator[list[Any]]:
     """Watch optimizer and parameters; yields the random states at which the model was called."""
     model = pipeline.model
     optimizer = getattr(pipeline.optimizer, "optimizer", pipeline.optimizer)  # accelerate's own
@@ -130,7 +130,7 @@ def _hooked(pipeline: Pipeline, seen: Recording) -> Iterator[list[Any]]:
         step.learning_rate = optimizer.param_groups[0]["lr"]
 
     def after(*_: Any) -> None:
-        if trying[0] or not (len(seen.steps) >= pipeline.optimizer_steps or broken(seen)):
+        if trying[0] or not (len(seen.steps) >= steps or broken(seen)):
             return
         now = frozen_state(model)
         for parameter in seen.update.parameters:

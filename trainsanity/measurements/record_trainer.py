@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from ..pipeline import Pipeline
 
 
-def record(pipeline: Pipeline) -> Recording:
-    """Call ``trainer.train()`` and stop it after ``pipeline.optimizer_steps`` steps.
+def record(pipeline: Pipeline, steps: int) -> Recording:
+    """Call ``trainer.train()`` and stop it after so many optimizer steps.
 
     The arguments of the run stay as they are, so that the schedule is the user's; saving,
     evaluation, reporting and the user's callbacks are off, and ``output_dir`` is a temporary
@@ -49,10 +50,13 @@ def record(pipeline: Pipeline) -> Recording:
         seen.snapshot_seconds = time.perf_counter() - begin
         pipeline.model.zero_grad()
         collated = record_collator(trainer)
-        _alone(trainer, folder, _callback(seen, pipeline))
+        _alone(trainer, folder, _callback(seen, pipeline, steps))
         _record_training_step(trainer, seen, watch, pipeline.task, collated)
         _record_clipping(trainer, seen)
         if cuda:
+            # What earlier looks left in torch's pool, in pieces of their sizes, is the run's.
+            gc.collect()
+            torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
         start = time.perf_counter()
         try:
@@ -89,14 +93,15 @@ def _alone(trainer: Any, folder: str, callback: Any) -> None:
             setattr(trainer.args, argument, value)
 
 
-def _callback(seen: Recording, pipeline: Pipeline) -> Any:
+def _callback(seen: Recording, pipeline: Pipeline, steps: int) -> Any:
+    import torch
     from transformers import TrainerCallback
 
     model = pipeline.model
     frozen = frozen_state(model)
 
     def last(state: Any) -> bool:
-        planned = min(pipeline.optimizer_steps, int(state.max_steps))
+        planned = min(steps, int(state.max_steps))
         return len(seen.steps) >= planned or broken(seen)
 
     class Recorder(TrainerCallback):
@@ -126,6 +131,9 @@ def _callback(seen: Recording, pipeline: Pipeline) -> Any:
             control.should_log = True
             control.should_save = control.should_evaluate = False
             control.should_training_stop = last(state)
+            if pipeline.device.type == "cuda":
+                # The optimizer's state came to lie between freed activations.
+                torch.cuda.empty_cache()
             return control
 
         def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:

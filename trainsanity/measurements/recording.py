@@ -87,6 +87,7 @@ class Recording:
         update: whom the optimizer holds and who moves, at the last step.
         checkpointing: the modules whose activations are computed again in the backward pass, and
             the function that each does it by.
+        out_of_memory: a second step did not fit, so only the first was recorded.
         peak_bytes: device memory at its highest; None on the CPU.
         seconds: of the steps alone.
         snapshot_bytes, snapshot_seconds: size in host memory of what is put back afterwards, and
@@ -101,6 +102,7 @@ class Recording:
     max_steps: int = 0
     update: Update = field(default_factory=Update)
     checkpointing: list[tuple[Any, Any]] = field(default_factory=list)
+    out_of_memory: bool = False
     peak_bytes: int | None = None
     seconds: float = 0.0
     snapshot_bytes: int = 0
@@ -119,13 +121,29 @@ def recording(pipeline: Pipeline) -> Recording:
     Raises:
         Skip: the pipeline has neither a Trainer nor a ``train_step``.
     """
+    import gc
+
+    import torch
+
     from . import record_loop, record_trainer
 
     if pipeline.trainer is not None:
-        return record_trainer.record(pipeline)
-    if pipeline.train_step is not None:
-        return record_loop.record(pipeline)
-    raise Skip("this pipeline has neither a Trainer nor a train_step whose steps could be recorded")
+        record = record_trainer.record
+    elif pipeline.train_step is not None:
+        record = record_loop.record
+    else:
+        raise Skip("this pipeline has neither a Trainer nor a train_step to record steps of")
+    try:
+        return record(pipeline, pipeline.optimizer_steps)
+    except torch.OutOfMemoryError:
+        if pipeline.optimizer_steps == 1:
+            raise
+    # From its second step on a run holds the optimizer's state beside the activations.
+    gc.collect()
+    torch.cuda.empty_cache()
+    seen = record(pipeline, 1)
+    seen.out_of_memory = True
+    return seen
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import collections
-import itertools
-import os
 from collections.abc import Collection, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,7 +11,7 @@ from ..errors import UsageError
 from ..types import Cost, Skip
 from .scan_blocks import COLUMNS, PROBES, Block, Special, signatures
 from .scan_labels import Labels, LabelTally
-from .scan_rows import Rows, joined, places_of, rows_of
+from .scan_rows import Rows, joined, places_of, refuse_negative, rows_of
 from .store import measurement
 
 if TYPE_CHECKING:
@@ -29,13 +25,6 @@ REPORT_EVERY = 100_000
 """Rows between two words about progress."""
 
 
-WORKERS = 4
-"""Threads that look at blocks: more than that wait for the memory, not for the processor."""
-
-AHEAD = 8
-"""Blocks that a thread takes at a time, so that threads seldom wait for each other."""
-
-
 @dataclass(frozen=True, eq=False)
 class Split:
     """What the rows of one dataset are like.  A row's place indexes the arrays.
@@ -45,7 +34,7 @@ class Split:
         widths: stored tokens of each row.
         lengths: those that are not padding.
         spans: from the first of those to the last.
-        probes: ``[n, PROBES]``, ids at even distances in the attended part of each row.
+        probes: ``[PROBES, n]``, a few ids of each row, its first and last attended ones among them.
         lowest, highest: ids, with the places of rows that hold them; None if there is no token.
         special: id to where it stands.
         nulls: places of rows that are null or hold a null.
@@ -86,7 +75,7 @@ class Split:
         import numpy
 
         places: Array = numpy.flatnonzero(self.lengths <= added)
-        alone = numpy.isin(self.probes[places], list(special)).all(axis=1)
+        alone = numpy.isin(self.probes[:, places], list(special)).all(axis=0)
         places = places[alone | (self.lengths[places] == 0)]
         return places[~numpy.isin(places, self.nulls)]
 
@@ -119,13 +108,13 @@ class Split:
     @cached_property
     def first(self) -> Array:
         """The first attended id of each row; anything for an empty one."""
-        first: Array = self.probes[:, 0]
+        first: Array = self.probes[0]
         return first
 
     @cached_property
     def last(self) -> Array:
         """The last attended id of each row; anything for an empty one."""
-        last: Array = self.probes[:, -1]
+        last: Array = self.probes[-1]
         return last
 
     @cached_property
@@ -192,36 +181,13 @@ def _split(pipeline: Pipeline, name: str, dataset: Any) -> Split:
     if tally.labels is not None and tally.labels.is_list and label not in wanted:
         wanted.append(tally.labels.column)
     done = reported = 0
-    for places, batch, block in _looked_at(rows, wanted, tally.pad):
-        tally.add(places, batch, block)
+    for places, batch in rows.blocks(wanted):
+        tally.add(places, batch)
         done += len(batch)
         if pipeline.progress and (done - reported >= REPORT_EVERY or done == len(rows)):
             pipeline.progress(done, len(rows), f"reading {name}")
             reported = done
     return tally.split()
-
-
-def _looked_at(rows: Rows, columns: list[str], pad: int | None) -> Iterator[tuple[Any, Any, Block]]:
-    """Places, batch and block of all rows in turn, looked at by several threads ahead of time.
-
-    What takes the time are numpy's passes over the buffers, which run beside Python.
-    """
-
-    def look(found: list[tuple[Any, Any]]) -> list[tuple[Any, Any, Block]]:
-        looked = [(places, batch, Block.of(batch, pad, rows.name)) for places, batch in found]
-        for _, _, block in looked:
-            block.probes  # noqa: B018
-        return looked
-
-    workers = min(WORKERS, os.cpu_count() or 1)
-    blocks, waiting = rows.blocks(columns), collections.deque[Future[Any]]()
-    with ThreadPoolExecutor(workers, "trainsanity-scan") as pool:
-        while some := list(itertools.islice(blocks, AHEAD)):
-            waiting.append(pool.submit(look, some))
-            if len(waiting) > workers:
-                yield from waiting.popleft().result()
-        for future in waiting:
-            yield from future.result()
 
 
 def _refuse_without_ids(pipeline: Pipeline, rows: Rows, columns: list[str]) -> None:
@@ -242,7 +208,7 @@ class _Tally:
         self.rows = rows
         # One array as long as no padding is met.
         self.widths = self.lengths = self.spans = numpy.zeros(n, numpy.int32)
-        self.probes = numpy.zeros((n, PROBES), numpy.int32)
+        self.probes = numpy.zeros((PROBES, n), numpy.int32)
         self.lowest: tuple[int, int] | None = None
         self.highest: tuple[int, int] | None = None
         ids = (getattr(tokenizer, f"{name}_token_id", None) for name in SPECIAL)
@@ -252,7 +218,8 @@ class _Tally:
         self.uneven: list[Array] = []
         self.labels = LabelTally(rows, label) if label is not None else None
 
-    def add(self, places: Any, batch: Any, block: Block) -> None:
+    def add(self, places: Any, batch: Any) -> None:
+        block = Block.of(batch, self.pad, self.rows.name)
         ids = block.ids
         if ids.nulls is not None:
             self.nulls.append(places_of(places, ids.nulls))
@@ -269,9 +236,12 @@ class _Tally:
             self.lengths[places] = self.spans[places] = ids.lengths
         if not len(ids.values):
             return
-        self.probes[places] = block.probes
-        if self.lowest is None or block.low < self.lowest[0]:
-            self.lowest = (block.low, self._place(places, block, ids.values.argmin()))
+        self.probes[:, places] = block.probes
+        # Below 0 there is nothing to look for in a block without negative ids.
+        if self.lowest is None or self.lowest[0] > 0 or block.negative:
+            lowest = int(ids.values.min())
+            if self.lowest is None or lowest < self.lowest[0]:
+                self.lowest = (lowest, self._place(places, block, ids.values.argmin()))
         if self.highest is None or block.high > self.highest[0]:
             self.highest = (block.high, self._place(places, block, ids.values.argmax()))
         for special, found in self.special.items():
@@ -281,6 +251,7 @@ class _Tally:
         return int(places_of(places, block.holder(at)))
 
     def split(self) -> Split:
+        refuse_negative(self.widths, f"input_ids of {self.rows.name}")
         return Split(
             self.rows,
             self.widths,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,8 +13,8 @@ if TYPE_CHECKING:
     from .scan_rows import Array
 
 PROBES = 4
-"""Places of a row, its first and last among them, that its signature is made of: rows that agree
-there and in length are few, and those are compared whole."""
+"""Places of a row that its signature is made of: rows that agree there and in length are few, and
+those are compared whole."""
 
 MULTIPLIERS = (0x243F6A8885A308D3, 0x13198A2E03707345, 0xA4093822299F31D1, 0x082EFA98EC4E6C89)
 """Odd, so that multiplying permutes the 64-bit numbers; nothing up the sleeve: digits of pi."""
@@ -24,13 +23,14 @@ COLUMNS = ("input_ids", "attention_mask")
 """What a block is made of."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Block:
     """The ids of some rows, and which of them are text.
 
     Attributes:
         ids: as stored.
-        low, high: lowest and highest id; 0 and -1 in a block without ids.
+        high: the highest id; -1 in a block without ids.
+        negative: whether there are ids below 0.
         kept: which ids are attended, None if all are.
         uneven: rows whose attention mask has another length than their ids, None if none has.
         begins, spans: where the attended part of each row begins in the ids, and how far it goes.
@@ -38,8 +38,8 @@ class Block:
     """
 
     ids: Lists
-    low: int
     high: int
+    negative: bool
     kept: Array | None
     uneven: Array | None
     begins: Array
@@ -53,33 +53,35 @@ class Block:
         Raises:
             UsageError: its buffers cannot be read, or hold no integers.
         """
-        import numpy
-
         ids = lists(batch.column("input_ids"), f"input_ids of {name}")
         if ids.values.dtype.kind not in "iu":
             raise UsageError(f"input_ids of {name} are of type {ids.values.dtype}; give integers")
-        low, high = (int(ids.values.min()), int(ids.values.max())) if len(ids.values) else (0, -1)
+        high, negative = _highest(ids.values)
         kept = uneven = None
         if "attention_mask" in batch.schema.names:
             mask = lists(batch.column("attention_mask"), f"attention_mask of {name}")
-            if not numpy.array_equal(mask.offsets, ids.offsets):
+            if mask.offsets.tobytes() != ids.offsets.tobytes() and _differ(mask, ids):
                 uneven = mask.lengths != ids.lengths
             elif len(mask.values) and not mask.values.min():
                 kept = mask.values.astype(bool)
-        elif pad is not None and low <= pad <= high:
+        elif pad is not None and pad <= high:
             kept = _text(ids, pad)
         begins, spans, lengths = ids.offsets[:-1], ids.lengths, ids.lengths
         if kept is not None:
             begins, spans, lengths = _extents(kept, ids.offsets)
-        return cls(ids, low, high, kept, uneven, begins, spans, lengths)
+        return cls(ids, high, negative, kept, uneven, begins, spans, lengths)
 
     @cached_property
     def probes(self) -> Array:
-        """``[n, PROBES]``, ids at even distances, the first and last of each row among them."""
+        """``[PROBES, n]``: each row's first id, the middle, three quarters on, and the last."""
         import numpy
 
-        last = numpy.maximum(self.spans - 1, 0).astype(numpy.int64)
-        at = (last[:, None] * _steps() >> 16) + self.begins[:, None]
+        at = numpy.empty((PROBES, len(self.begins)), numpy.int64)
+        first, middle, later, last = at
+        first[:] = self.begins
+        numpy.add(first, numpy.maximum(self.spans - 1, 0), out=last)
+        numpy.right_shift(first + last, 1, out=middle)
+        numpy.right_shift(middle + last, 1, out=later)
         probes: Array = self.ids.values.take(at, mode="clip")
         return probes
 
@@ -109,10 +111,10 @@ class Special:
     first_doubled: int | None = None
 
     def add(self, special: int, block: Block, places: Any) -> None:
-        """Count the id in a block; one beyond the block's range costs nothing."""
+        """Count the id in a block; one above all of the block's costs nothing."""
         import numpy
 
-        if not block.low <= special <= block.high:
+        if special > block.high:
             return
         hits = block.ids.values == special
         if block.kept is not None:
@@ -122,35 +124,41 @@ class Special:
             return
         rows = numpy.unique(block.holder(at))
         some = block.spans > 0
-        leads = (block.probes[:, 0] == special) & some
+        leads = (block.probes[0] == special) & some
         second = block.ids.values.take(block.begins + 1, mode="clip") == special
         doubled = leads & second & (block.spans > 1)
         self.total += len(at)
         self.rows += len(rows)
         self.leading += int(leads.sum())
-        self.trailing += int(((block.probes[:, -1] == special) & some).sum())
+        self.trailing += int(((block.probes[-1] == special) & some).sum())
         self.doubled += int(doubled.sum())
         self.first_row = _earlier(self.first_row, places_of(places, rows))
         self.first_doubled = _earlier(self.first_doubled, places_of(places, doubled))
 
 
-@functools.cache
-def _steps() -> Array:
-    """``[PROBES]``, in units of 2 ** -16 of a row's span."""
-    import numpy
+def _differ(mask: Lists, ids: Lists) -> bool:
+    return bool((mask.lengths != ids.lengths).any())
 
-    return (numpy.arange(PROBES, dtype=numpy.int64) << 16) // (PROBES - 1)
+
+def _highest(values: Array) -> tuple[int, bool]:
+    """The highest value (-1 if there is none), and whether there are any below 0, in one pass."""
+    if not len(values):
+        return -1, False
+    unsigned = int(values.view(f"u{values.itemsize}").max())
+    if values.dtype.kind == "u" or not unsigned >> 8 * values.itemsize - 1:
+        return unsigned, False
+    return int(values.max()), True
 
 
 def signatures(probes: Array, spans: Array) -> Array:
-    """A number for each row (``probes`` is ``[n, PROBES]``), equal for equal rows; 0 for empty."""
+    """A number for each row (``probes`` is ``[PROBES, n]``), equal for equal rows; 0 for empty."""
     import numpy
 
     signed = numpy.zeros(len(spans), numpy.uint64)
     for at in range(0, len(spans), 1 << 15):  # as many as stay in the processor's cache
         some = slice(at, at + (1 << 15))
         mixed = spans[some].astype(numpy.uint64)
-        for column, factor in zip(probes[some].T, MULTIPLIERS, strict=True):
+        for column, factor in zip(probes[:, some], MULTIPLIERS, strict=True):
             mixed ^= column.astype(numpy.uint64)
             mixed *= numpy.uint64(factor)
         signed[some] = numpy.where(spans[some] > 0, mixed, 0)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..tasks import IGNORED
-from .scan_rows import Rows, joined, lists, places_of, row_of
+from .scan_rows import Rows, joined, lists, places_of, refuse_negative, row_of
 
 if TYPE_CHECKING:
     from .scan_rows import Array
@@ -95,6 +95,7 @@ class LabelTally:
 
         found = lists(column, f"{self.column} of {self.rows.name}")
         values, offsets = found.values, found.offsets
+        refuse_negative(found.lengths, f"{self.column} of {self.rows.name}")
         if found.nulls is not None:
             self.nulls.append(places_of(places, found.nulls))
         self.widths = [min([*self.widths, int(found.lengths.min())]),

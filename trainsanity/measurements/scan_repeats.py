@@ -93,7 +93,7 @@ def _hashes(split: Split, places: Array) -> Array:
         return hashes
     for where, block in split.blocks(places):
         # Splits may differ in the width of their integers.
-        content = memoryview(block.ids.values.astype(numpy.int64, copy=False)).cast("B")
+        content = block.ids.values.astype(numpy.int64, copy=False).data.cast("B")
         begins, ends = 8 * block.begins, 8 * (block.begins + block.spans)
         digests = b"".join(
             [

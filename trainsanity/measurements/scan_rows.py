@@ -189,13 +189,13 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Lists:
     """A block's column of lists: all values end to end, and where each row's begin.
 
     Attributes:
         values: of the block's rows alone; a view where Arrow allows it.
-        offsets: ``[n + 1]``, ascending from 0 to ``len(values)``.
+        offsets: ``[n + 1]``, from 0 to ``len(values)``.
         nulls: rows that are null, or hold a null, as a mask; None if there is none.
     """
 
@@ -205,7 +205,7 @@ class Lists:
 
     @cached_property
     def lengths(self) -> Array:
-        """``[n]``."""
+        """``[n]``; negative ones are for :func:`refuse_negative` to tell."""
         lengths: Array = self.offsets[1:] - self.offsets[:-1]
         return lengths
 
@@ -216,7 +216,6 @@ def lists(column: Any, name: str) -> Lists:
     Raises:
         UsageError: they are no lists of numbers, or the buffers contradict each other.
     """
-    import numpy
     import pyarrow as pa
 
     if not _has_numbers(column.type):
@@ -225,28 +224,33 @@ def lists(column: Any, name: str) -> Lists:
         column.validate()
     except pa.ArrowInvalid as error:
         raise UsageError(_corrupt(name, first_line(error))) from error
-    nulls = None
-    if column.null_count:
-        nulls = column.is_null().to_numpy(zero_copy_only=False)
+    if column.null_count or pa.types.is_fixed_size_list(column.type):
+        # No offsets of their own, or null rows, whose extent means nothing.
         sizes = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
-        offsets, values = _ends(sizes), column.flatten()
-    elif pa.types.is_fixed_size_list(column.type):
-        offsets, values = numpy.arange(len(column) + 1) * column.type.list_size, column.flatten()
-    else:
-        offsets, values = column.offsets.to_numpy(), column.values
-        first, last = int(offsets[0]), int(offsets[-1])
-        if not 0 <= first <= last <= len(values):
-            raise UsageError(_corrupt(name, f"rows end at value {last} of {len(values)}"))
-        if first or last < len(values):
-            offsets, values = offsets - first, values.slice(first, last - first)
-    if (offsets[1:] < offsets[:-1]).any():
-        raise UsageError(_corrupt(name, "a row ends before it begins"))
-    if pa.types.is_null(column.type.value_type):
-        return Lists(numpy.zeros(len(values), dtype=numpy.int64), offsets, nulls)
+        nulls = column.is_null().to_numpy(zero_copy_only=False) if column.null_count else None
+        return _holed(column.flatten(), _ends(sizes), nulls)
+    offsets, values = column.offsets.to_numpy(), column.values
+    first, last, size = int(offsets[0]), int(offsets[-1]), len(values)
+    if not 0 <= first <= last <= size:
+        raise UsageError(_corrupt(name, f"rows end at value {last} of {size}"))
+    if first or last < size:
+        offsets, values = offsets - first, values.slice(first, last - first)
+    if values.null_count:
+        return _holed(values, offsets, None)
+    return Lists(values.to_numpy(zero_copy_only=False), offsets)
+
+
+def _holed(values: Any, offsets: Array, nulls: Array | None) -> Lists:
+    """Lists of Arrow values, the nulls among them as 0 and their rows named."""
+    import numpy
+    import pyarrow as pa
+
+    if pa.types.is_null(values.type):
+        values = values.cast(pa.int64())
     if values.null_count:
         holes = _ends(values.is_null().to_numpy(zero_copy_only=False))
         inside = holes[offsets[1:]] > holes[offsets[:-1]]
-        nulls = inside if nulls is None else nulls | inside
+        nulls = inside if nulls is None else numpy.logical_or(nulls, inside)
         values = values.fill_null(0)
     return Lists(values.to_numpy(zero_copy_only=False), offsets, nulls)
 
@@ -265,6 +269,12 @@ def _ends(sizes: Array) -> Array:
 
     ends: Array = numpy.concatenate([[0], numpy.cumsum(sizes)])
     return ends
+
+
+def refuse_negative(lengths: Array, name: str) -> None:
+    """Raise a UsageError if a row ends before it begins.  Asked once, of all blocks together."""
+    if len(lengths) and lengths.min() < 0:
+        raise UsageError(_corrupt(name, "a row ends before it begins"))
 
 
 def _corrupt(name: str, why: str) -> str:

@@ -50,7 +50,7 @@ def singles(pipeline: Pipeline, batch: Batch, forward: Forward) -> Singles:
     copies = len(batch.micro_batches[0].rows)
 
     def ask(chosen: list[int]) -> Tensor:
-        made = pipeline.data_collator(copy.deepcopy([rows[i] for i in chosen]))
+        made = pipeline.data_collator([copy.deepcopy(rows[i]) for i in chosen])
         output = pipeline.model(**without_labels(prepared(pipeline, made)))
         logits: Tensor = output.logits.double().cpu()
         return logits

@@ -45,7 +45,7 @@ def preserved(pipeline: Pipeline, *, weights: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def restored(objects: Iterable[Any]) -> Iterator[None]:
-    """Put back the attributes of these objects and the random states: quick, for many small looks."""
+    """Put back the attributes of these objects and the random states: for many small looks."""
     undo = [_rng_states(), *(_attributes(obj) for obj in objects if hasattr(obj, "__dict__"))]
     try:
         yield
