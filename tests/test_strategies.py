@@ -1,33 +1,92 @@
-"""A collator's fault is shrunk to its smallest case, the same each time, and nothing is written."""
+"""Cases are cut from the user's rows; a fault is shrunk to its smallest, and nothing is written."""
 
 from __future__ import annotations
 
-from trainsanity.strategies import ragged_rows, smallest
+from trainsanity.strategies import Case, cases, per_token, smallest
 
-TEMPLATE = {"input_ids": [5, 6, 7], "attention_mask": [1, 1, 1], "label": 3}
+END = 9
+ROWS = [
+    {"input_ids": [5, 6, 7, END], "attention_mask": [1, 1, 1, 1], "label": 3},
+    {"input_ids": [8, 4], "attention_mask": [1, 1], "label": 2},
+]
 
 
-def lengths(rows):
-    return [len(row["input_ids"]) for row in rows]
+def lengths(case):
+    return [len(row["input_ids"]) for row in case.rows]
 
 
-def test_rows_keep_their_columns():
+def drawn(strategy):
     seen = []
-    assert smallest(ragged_rows(TEMPLATE, [5, 6]), seen.extend) is None
+    assert smallest(strategy, seen.append) is None
     assert seen
-    for row in seen:
-        assert row["label"] == 3
-        assert len(row["attention_mask"]) == len(row["input_ids"])
-        assert set(row["input_ids"]) <= {5, 6}
+    return seen
+
+
+def test_pieces_keep_their_columns_and_their_label():
+    label_of = {token: row["label"] for row in ROWS for token in row["input_ids"]}
+    for case in drawn(cases(ROWS, end=END)):
+        for row in case.rows:
+            assert len(row["attention_mask"]) == len(row["input_ids"])
+            assert {label_of[token] for token in row["input_ids"]} == {row["label"]}
+            # The end stays at the end, and never alone.
+            assert END not in row["input_ids"][:-1]
+            assert row["input_ids"] != [END]
+    assert any(
+        row["input_ids"][-1] == END for case in drawn(cases(ROWS, end=END)) for row in case.rows
+    )
+
+
+def test_the_shapes_in_which_padding_goes_wrong_are_drawn():
+    settings = {"padding_side": ["right", "left"], "pad_to_multiple_of": [8, None]}
+    seen = drawn(cases(ROWS, settings))
+    assert any(len(case.rows) == 1 for case in seen)
+    assert any(len(case.rows) > 1 and len(set(lengths(case))) == 1 for case in seen)
+    assert any(len(set(lengths(case))) > 1 for case in seen)
+    assert any(
+        max(lengths(case)) % 8 == 0 for case in seen if case.settings["pad_to_multiple_of"] == 8
+    )
+    assert {case.settings["padding_side"] for case in seen} == {"right", "left"}
+
+
+def test_rows_that_cannot_be_cut_are_given_whole():
+    assert all(row in ROWS for case in drawn(cases(ROWS, whole=True)) for row in case.rows)
+
+
+def test_rows_of_one_length_where_nothing_pads():
+    assert all(len(set(lengths(case))) == 1 for case in drawn(cases(ROWS, ragged=False)))
+
+
+def test_a_column_is_per_token_in_all_rows_or_not_at_all():
+    assert per_token(ROWS) == {"input_ids", "attention_mask"}
+    assert per_token(
+        [{"input_ids": [1, 2], "labels": [0.0, 1.0]}, {"input_ids": [1], "labels": [1.0, 0.0]}]
+    ) == {"input_ids"}
 
 
 def test_the_smallest_case_is_found_again_and_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
-    def broken(rows):
-        return str(lengths(rows)) if len(set(lengths(rows))) > 1 else None
+    def broken(case):
+        return str(lengths(case)) if len(set(lengths(case))) > 1 else None
 
-    said = [smallest(ragged_rows(TEMPLATE, [5, 6]), broken) for _ in range(2)]
+    said = [smallest(cases(ROWS), broken) for _ in range(2)]
     assert said[0] == said[1]
-    assert said[0] in ("[1, 2]", "[2, 1]")
+    case, objection = said[0]
+    assert objection in ("[1, 2]", "[2, 1]")
+    assert lengths(case) in ([1, 2], [2, 1])
     assert not list(tmp_path.iterdir())
+
+
+def test_what_remembers_earlier_examples_is_caught_once():
+    seen = []
+
+    def broken(case):
+        seen.append(case)
+        return "the tenth" if len(seen) == 10 else None
+
+    assert smallest(cases(ROWS), broken) == (seen[9], "the tenth")
+
+
+def test_a_long_case_is_told_by_its_lengths():
+    rows = [{"input_ids": list(range(30))}, {"input_ids": [1]}]
+    assert str(Case(rows, {"padding_side": "left"})) == "rows of 30, 1 tokens, padding_side='left'"

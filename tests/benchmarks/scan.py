@@ -5,10 +5,10 @@ the incident's lengths is written to an Arrow file by code, in record batches of
 `Dataset.map` writes them, and the whole dataset stage (every TS2 check on a pipeline with that
 data) runs beside bare reductions over the same buffers: lowest and highest id, lowest mask,
 lengths and labels counted, once with numpy, batch by batch, and once with pyarrow.compute.
-Rounds alternate, so that all of them meet the same load; told is the median of the rounds' ratios.
-Memory is what the process holds besides the file's own pages (RssAnon), at its highest, less what
-it held before.  Exits with 1 if the stage has less than half the speed of the numpy reduction, takes
-1 GiB, or grows faster than its rows.
+Rounds alternate, so that all of them meet the same load; told are medians of processor time, and of
+the rounds' ratios.  Memory is what the process holds besides the file's own pages (RssAnon), at its
+highest, less what it held before.  Exits with 1 if the stage has, at the last number of rows, less
+than half the speed of the numpy reduction, takes 1 GiB, or grows faster than its rows.
 """
 
 from __future__ import annotations
@@ -88,6 +88,18 @@ def with_pyarrow(table: Any) -> None:
     pc.value_counts(table.column("label"))
 
 
+def pipeline(data: Any) -> Any:
+    """A Trainer for that data.  Its model is narrow: the guard hashes weights, not rows."""
+    from fixtures.pipelines import build, tiny_qwen3
+
+    narrow = {**tiny_qwen3.GEOMETRY, "hidden_size": 8}
+    model = build.random_model(narrow, dtype="float32", device="cpu", seed=0)
+    settings = build.Settings(rows=24, use_cpu=True)
+    trainer = build.build_trainer(model, tiny_qwen3._tokenizer(), settings)
+    trainer.train_dataset, trainer.eval_dataset = data, None
+    return trainer
+
+
 def stage(trainer: Any) -> None:
     """Every check of the dataset stage."""
     from trainsanity import Status
@@ -102,10 +114,10 @@ def stage(trainer: Any) -> None:
 
 
 def seconds(function: Callable[[Any], None], argument: Any) -> float:
-    """How long it takes."""
-    start = time.perf_counter()
+    """How long the processor works on it: all of them use one core, and neighbours do not count."""
+    start = time.process_time()
     function(argument)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def held() -> int:
@@ -137,13 +149,10 @@ def measure(rows: int, folder: Path) -> dict[str, Any]:
     """Seconds, ratios and memory for that many rows."""
     from datasets import Dataset
 
-    from fixtures.faults import healthy
-
     path = folder / f"{rows}.arrow"
     write(path, rows)
     data = Dataset.from_file(str(path))
-    trainer = healthy()
-    trainer.train_dataset, trainer.eval_dataset = data, None
+    trainer = pipeline(data)
     table = data.data.table
     with_numpy(table)  # the file's pages are in memory from here on
     with peak() as extra:
@@ -192,7 +201,7 @@ def main() -> int:
             )
     if options.json:
         options.json.write_text(json.dumps({"scan": found}, indent=2) + "\n", encoding="utf-8")
-    slow = any(row["of_numpy_speed"] < SPEED for row in found)
+    slow = found[-1]["of_numpy_speed"] < SPEED
     large = any(row["extra_mib"] * 2**20 >= MEMORY for row in found)
     steep = any(
         more["seconds_per_million_rows"] > GROWTH * fewer["seconds_per_million_rows"]

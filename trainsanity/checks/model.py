@@ -178,7 +178,12 @@ def logits_spread(pipeline: Pipeline, forward: Forward) -> Iterator[Seen | Findi
     "TS404",
     "model.right_token_pooled",
     cost=Cost.FORWARD,
-    requires=("collator.rows_recovered", "tokenizer.config_agrees", "model.logits_finite"),
+    requires=(
+        "collator.rows_recovered",
+        "collator.padding_value",
+        "tokenizer.config_agrees",
+        "model.logits_finite",
+    ),
     acquits="PAD / EOS",
 )
 def right_token_pooled(forward: Forward, batch: Batch) -> Iterator[Seen | Finding]:

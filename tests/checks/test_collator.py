@@ -1,0 +1,264 @@
+"""What the collator checks say: the smallest case that shows the fault, and nothing of others."""
+
+from __future__ import annotations
+
+import copy
+import random
+import re
+
+import pytest
+
+from fixtures.controls import all_controls
+from fixtures.faults import all_faults, healthy
+from trainsanity.pipeline import Pipeline, PipelineSpec
+from trainsanity.registry import registry
+from trainsanity.runner import run
+from trainsanity.testing import run_one
+from trainsanity.types import Status
+
+FAULTS = {fault.id: fault for fault in all_faults() if fault.stage == "collator"}
+CONTROLS = {control.id: control for control in all_controls()}
+
+OWN = "padding_side='right', pad_to_multiple_of=8"
+A, B, END, PAD = "{A}", "{B}", 151_645, 151_643
+"""The first two tokens of the longest row of the first batch, and the special ones."""
+
+SMALLEST = {
+    "mask_all_ones": f"(input_ids [[{A}]], {OWN}): row 0 has 1 tokens in 8 positions and a mask "
+    "with 8 ones: [1, 1, 1, 1, 1, 1, 1, 1]",
+    "mask_from_eos": f"(input_ids [[{A}]], {OWN}): row 0 has 1 tokens in 8 positions and a mask "
+    "with 0 ones",
+    "tail_truncated": f"(rows of 129 tokens, {OWN}): row 0 ",
+    "rows_sorted": f"(input_ids [[{A}], [{A}, {B}]], {OWN}): row 1 [{A}, {B}] of 2 tokens came out",
+    "labels_moved": f"(input_ids [[{A}], [",
+    "padded_with_zero": f"(input_ids [[{A}]], {OWN}): row 0 is padded with [0], PAD is {PAD}",
+    "multiple_not_kept": f"(input_ids [[{A}]], {OWN}): a batch is 3 wide; its longest row has 1 "
+    "tokens, 8 is enough",
+    "labels_shifted": f"(input_ids [[{A}, {B}]], {OWN}): row 0: the label of token 0 is {B}, it "
+    f"should be {A}, one place too early",
+    "prompts_supervised": f"(input_ids [[{A}]], {OWN}): row 0 excludes token 0 from the loss, and "
+    f"its label is {A}",
+    "padding_supervised": f"(input_ids [[{A}]], {OWN}): row 0 has 7 positions of padding, 7 of "
+    "them with a label (0)",
+    "padding_predicted": f"(input_ids [[{A}]], {OWN}): row 0 has 7 positions of padding, 7 of "
+    f"them with a label ({PAD})",
+    "ends_not_learnt": f"(input_ids [[{A}, {END}]], {OWN}): row 0 ends with EOS {END}, whose label "
+    "is -100",
+    "pad_is_eos_in_a_language_model": f"(input_ids [[{A}, {END}]], {OWN}): row 0 ends with EOS",
+    "side_alternates": f"(input_ids [[{A}]], {OWN}): made again at once, attention_mask, input_ids "
+    "came out differently",
+    "rows_padded_in_place": f"(input_ids [[{A}], [{A}, {B}]], {OWN}): attention_mask of row 0 is "
+    "[1, 0] afterwards",
+}
+"""The case that each fault shrinks to, as the failure's text shows it."""
+
+WITHOUT_CASE = {"multiple_of_512", "fixed_width", "positions_lost"}
+"""Faults of settings and columns: no choice of rows makes them smaller."""
+
+
+def test_every_fault_has_its_smallest_case():
+    assert set(SMALLEST) | WITHOUT_CASE == set(FAULTS)
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_the_failure_shows_the_smallest_case(name):
+    fault = FAULTS[name]
+    pipeline = PipelineSpec(name, fault.build).make()
+    rows = [row for micro in pipeline.measurements.get("batch") for row in micro.rows]
+    first, second, *_ = max((row["input_ids"] for row in rows), key=len)
+    check = next(check for check in fault.kills if check.startswith("collator."))
+    result = run_one(check, pipeline)
+    assert result.status is Status.FAIL
+    case = SMALLEST[name].replace(A, str(first)).replace(B, str(second))
+    assert f"smallest case {case}" in result.findings[0].message
+
+
+def test_labels_that_moved_are_shown_with_two_rows():
+    result = run_one("TS305", PipelineSpec("moved", FAULTS["labels_moved"].build).make())
+    smallest = result.findings[0].message.partition("smallest case")[2]
+    assert re.search(r"labels \[(\d+), (\d+)\] came out as \[\2, \1\]$", smallest)
+
+
+def collating(make, **settings):
+    """A pipeline of the healthy Trainer with the collator that ``make`` makes of its own."""
+    trainer = healthy(**settings)
+    trainer.data_collator = make(trainer.data_collator)
+    return Pipeline.from_trainer(trainer)
+
+
+def test_what_fails_on_the_other_side_only_is_told_and_passes():
+    def make(collator):
+        class RightHanded(type(collator)):
+            def __call__(self, rows):
+                made = super().__call__(rows)
+                if self.tokenizer.padding_side == "left":
+                    made["attention_mask"].fill_(1)
+                return made
+
+        return RightHanded(collator.tokenizer, pad_to_multiple_of=collator.pad_to_multiple_of)
+
+    pipeline = collating(make)
+    result = run_one("collator.mask_is_exact", pipeline)
+    assert result.status is Status.PASS
+    assert re.search(
+        r"; not with settings that are not in use: input_ids \[\[\d+\]\], padding_side='left'",
+        result.message,
+    )
+    assert pipeline.tokenizer.padding_side == "right"
+    assert pipeline.data_collator.pad_to_multiple_of == 8
+
+
+def test_a_collator_that_refuses_short_rows_is_judged_by_the_training_batch():
+    def make(collator):
+        def collate(rows):
+            if min(len(row["input_ids"]) for row in rows) < 100:
+                raise ValueError("texts below 100 tokens are for the other model")
+            return collator(rows)
+
+        return collate
+
+    result = run_one("collator.rows_recovered", collating(make))
+    assert result.status is Status.PASS
+    assert result.message == "16 of 16 rows come out whole"
+
+
+def test_a_collator_that_refuses_everything_else_says_so():
+    trainer = healthy()
+    known = {tuple(ids) for ids in trainer.train_dataset["input_ids"]}
+    collator = trainer.data_collator
+
+    def collate(rows):
+        if not known.issuperset(tuple(row["input_ids"]) for row in rows):
+            raise ValueError("who wrote this?")
+        return collator(rows)
+
+    trainer.data_collator = collate
+    result = run_one("collator.rows_recovered", Pipeline.from_trainer(trainer))
+    assert result.status is Status.PASS
+    assert result.message.endswith(
+        "(the training batch alone: the collator raised ValueError: who wrote this?)"
+    )
+
+
+def test_random_numbers_without_a_seed_are_not_repeatable():
+    def make(collator):
+        def collate(rows):
+            made = collator(rows)
+            made["position_ids"] = made["input_ids"] * 0 + random.SystemRandom().randrange(10**9)
+            return made
+
+        return collate
+
+    result = run_one("collator.repeatable", collating(make))
+    assert result.status is Status.FAIL
+    assert "position_ids came out differently" in result.findings[0].message
+
+
+def test_random_numbers_with_a_seed_are():
+    def make(collator):
+        def collate(rows):
+            made = collator(rows)
+            made["position_ids"] = made["input_ids"] * 0 + random.randrange(10**9)
+            return made
+
+        return collate
+
+    assert run_one("collator.repeatable", collating(make)).status is Status.PASS
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            lambda made: made.update(attention_masks=made["attention_mask"]),
+            "the model does not know attention_masks of the batch",
+        ),
+        (
+            lambda made: made.update(labels=made["labels"].float()),
+            "single_label_classification wants integers, they are float32",
+        ),
+        (
+            lambda made: made.update(labels=made["labels"][:, None].repeat(1, 2)),
+            "single_label_classification wants 4 for 4 rows, their shape is (4, 2)",
+        ),
+    ],
+)
+def test_keys_and_labels_that_the_model_does_not_take(change, says):
+    def make(collator):
+        def collate(rows):
+            made = collator(rows)
+            change(made)
+            return made
+
+        return collate
+
+    pipeline = collating(make)
+    if "know" in says and not any(
+        p.kind is p.VAR_KEYWORD for p in _parameters(pipeline.model.forward)
+    ):
+        pytest.skip("this transformers stops at a key that it does not know")
+    result = run_one("collator.model_takes_batch", pipeline)
+    assert says in " ".join(finding.message for finding in result.findings)
+
+
+def _parameters(function):
+    import inspect
+
+    return inspect.signature(function).parameters.values()
+
+
+def test_the_dataset_is_left_alone_by_a_collator_that_changes_its_rows():
+    trainer = FAULTS["rows_padded_in_place"].build()
+    before = copy.deepcopy(trainer.train_dataset)
+    pipeline = Pipeline.from_trainer(trainer)
+    pipeline.measurements.get("batch")
+    run_one("collator.rows_unchanged", pipeline)
+    assert trainer.train_dataset == before
+
+
+def test_rows_that_are_made_anew_are_not_harmed():
+    pipeline = PipelineSpec("pops", CONTROLS["collator_pops"].build).make()
+    result = run_one("collator.rows_unchanged", pipeline)
+    assert result.status is Status.PASS
+    assert result.message == "rows are changed in place, which this dataset makes anew at each read"
+
+
+def test_packed_rows_are_skipped_with_the_reason():
+    pipeline = PipelineSpec("flat", CONTROLS["flattening"].build).make()
+    result = run_one("collator.rows_recovered", pipeline)
+    assert result.status is Status.SKIP
+    size = pipeline.args.per_device_train_batch_size
+    assert result.reason == f"the collator packs {size} rows into 1: there is no padding"
+
+
+def masked_language_model(**settings):
+    from transformers import AutoModelForMaskedLM, BertConfig, DataCollatorForLanguageModeling
+
+    trainer = healthy()
+    tokenizer = trainer.processing_class
+    tokenizer.add_special_tokens({"mask_token": "<|fim_middle|>"})
+    config = BertConfig(
+        vocab_size=151_936,
+        hidden_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        intermediate_size=128,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return type(trainer)(
+        model=AutoModelForMaskedLM.from_config(config),
+        args=trainer.args,
+        train_dataset=trainer.train_dataset.remove_columns("label"),
+        data_collator=DataCollatorForLanguageModeling(tokenizer, pad_to_multiple_of=8, **settings),
+        processing_class=tokenizer,
+    )
+
+
+@pytest.mark.parametrize("seed", [None, 7])
+def test_tokens_masked_at_random_are_recovered_and_repeated(seed):
+    """From torch's generator, or from one of the collator's own that its first call makes."""
+    pipeline = Pipeline.from_trainer(masked_language_model(seed=seed))
+    report = run(pipeline, registry().select(["collator"]))
+    assert {str(result.status) for result in report.results} == {"pass"}
+    assert pipeline.data_collator.generator is None

@@ -1,0 +1,285 @@
+"""What the tokenizer and dataset checks say of bad rows: one sentence each, and where they are."""
+
+from __future__ import annotations
+
+import copy
+
+import pyarrow as pa
+import pytest
+import torch
+from datasets import ClassLabel, Dataset
+
+from fixtures.controls import all_controls
+from fixtures.faults import healthy
+from trainsanity import UsageError
+from trainsanity.pipeline import Pipeline, PipelineSpec
+from trainsanity.registry import registry
+from trainsanity.runner import run
+from trainsanity.testing import run_one
+from trainsanity.types import Status
+
+CONTROLS = {control.id: control for control in all_controls()}
+PAD, EOS = 151_643, 151_645
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    return healthy()
+
+
+@pytest.fixture
+def judged(trainer):
+    """One check's result on other data."""
+    before = trainer.train_dataset, trainer.eval_dataset
+
+    def judged(name, train, evaluation=None):
+        trainer.train_dataset, trainer.eval_dataset = train, evaluation
+        return run_one(name, Pipeline.from_trainer(trainer))
+
+    yield judged
+    trainer.train_dataset, trainer.eval_dataset = before
+
+
+def rows(ids=None, label=None, **columns):
+    ids = [[k, k + 1, k + 2] for k in range(8)] if ids is None else ids
+    label = list(range(len(ids))) if label is None else label
+    return Dataset.from_dict({"input_ids": ids, "label": label, **columns})
+
+
+def said(result):
+    assert result.status is Status.FAIL, result
+    return [finding.message for finding in result.findings]
+
+
+def replaced(values, place, value):
+    return [value if k == place else old for k, old in enumerate(values)]
+
+
+IDS = [[k, k + 1, k + 2] for k in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        (-5, "row 2 of train_dataset has the id -5, the embedding has rows 0 to 151935"),
+        (2**31 - 1, "row 2 of train_dataset has the id 2147483647, the embedding has rows 0 to"),
+    ],
+)
+def test_ids_outside(judged, bad, says):
+    (message,) = said(judged("TS105", rows(replaced(IDS, 2, [1, bad]))))
+    assert message.startswith(says)
+
+
+def test_null_empty_and_uneven_rows(judged):
+    bad = replaced(replaced(IDS, 3, None), 5, [])
+    assert said(judged("TS206", rows(bad))) == [
+        "1 of 8 rows in train_dataset are null, or have a null among their ids; "
+        "the first is row 3 of train_dataset",
+        "1 of 8 rows in train_dataset are without text; the first is row 5 of train_dataset",
+    ]
+    (message,) = said(judged("TS206", rows(replaced(IDS, 4, [7, None, 9]))))
+    assert "null among their ids; the first is row 4" in message
+    masks = replaced([[1, 1, 1]] * 8, 6, [1, 1])
+    (message,) = said(judged("TS206", rows(attention_mask=masks)))
+    assert "of another length than their attention_mask; the first is row 6" in message
+    hidden = replaced([[1, 1, 1]] * 8, 7, [0, 0, 0])
+    (message,) = said(judged("TS206", rows(attention_mask=hidden)))
+    assert "without text; the first is row 7" in message
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        ([0, 1, 2, 3, None, 5, 6, 7], "row 4 of train_dataset has no label in column 'label';"),
+        (list("abcdefgh"), "row 0 of train_dataset has a string in column 'label';"),
+        ([True, False] * 4, "row 0 of train_dataset has a bool in column 'label';"),
+        ([[0, 1], [2]] * 4, "row 0 of train_dataset has a list<"),
+        ([0.0, float("nan")] * 4, "has a label that is not finite in column 'label' (4 rows do);"),
+        ([0.0, 1.0] * 4, "has a double in column 'label'; multi_label_classification takes a list"),
+    ],
+    ids=["null", "words", "bool", "ragged", "nan", "float"],
+)
+def test_labels_that_do_not_fit(judged, labels, says):
+    result = judged("TS202", rows(label=labels))
+    assert any(says in message for message in said(result)), result.findings
+
+
+def test_labels_out_of_range_by_dataset(judged):
+    result = judged("TS201", rows(label=[0, 1, -1, 3, 4, 280, 280, 7]), rows(label=[-100] * 8))
+    assert said(result) == [
+        "1 of 8 rows in train_dataset have the label -1; the head has outputs 0 to 279",
+        "2 of 8 rows in train_dataset have the label 280; the head has outputs 0 to 279",
+        "8 of 8 rows in eval_dataset have the label -100; the head has outputs 0 to 279",
+    ]
+    assert [f.where for f in result.findings] == [
+        "row 2 of train_dataset", "row 5 of train_dataset", "row 0 of eval_dataset",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("base", "change", "says"),
+    [
+        ("token_labels", lambda y: y[:-1], "another number of labels than tokens"),
+        ("token_labels", lambda y: [-100] * len(y), "no label but -100"),
+        ("token_labels", lambda y: [5, *y[1:]], "the label 5 in column 'labels'; token_class"),
+        ("instructions", lambda y: [-1, *y[1:]], "the label -1 in column 'labels'; causal_lm"),
+        ("multi_label", lambda y: [*y, 0.0], "not the right number of targets (7 to 8 are there)"),
+        ("multi_label", lambda y: [2.0, *y[1:]], "the label 2 in column 'labels'; multi_label"),
+        ("regression", lambda y: float("inf"), "a label that is not finite"),
+    ],
+)
+def test_labels_of_other_tasks(base, change, says):
+    made = CONTROLS[base].build()
+    data = made.train_dataset.to_list()
+    data[7] = {**data[7], "labels": change(data[7]["labels"])}
+    made.train_dataset = Dataset.from_list(data)
+    result = run_one("TS202", Pipeline.from_trainer(made))
+    assert any(says in message for message in said(result)), result.findings
+
+
+def test_whole_numbers_are_no_targets_of_several_labels():
+    made = CONTROLS["multi_label"].build()
+    table = made.train_dataset.data.table
+    column = table.column("labels").combine_chunks().cast(pa.list_(pa.int64()))
+    made.train_dataset = Dataset(table.set_column(table.schema.get_field_index("labels"),
+                                                  "labels", column))  # fmt: skip
+    result = run_one("TS202", Pipeline.from_trainer(made))
+    assert "takes a list of 7 floats between 0 and 1" in said(result)[0]
+
+
+def test_label_names(judged, trainer):
+    config = trainer.model.config
+    before = copy.deepcopy((config.id2label, config.label2id))
+    try:
+        config.label2id = {**config.label2id, "LABEL_3": 4}
+        (message,) = said(judged("TS203", rows()))
+        assert message == "config.label2id is not the inverse of config.id2label: 'LABEL_3' differs"
+        config.id2label, config.label2id = before
+        names = ["a", "b", *"cdefgh"]
+        train = rows().cast_column("label", ClassLabel(names=names))
+        fewer = rows(label=[0] * 8).cast_column("label", ClassLabel(names=names[:5]))
+        assert judged("TS203", train).status is Status.PASS
+        (message,) = said(judged("TS203", train, {"test": fewer}))
+        assert message == "label 5 is 'f' in train_dataset and 'none' in eval_dataset['test']"
+    finally:
+        config.id2label, config.label2id = before
+
+
+def test_what_repeats_is_named_by_its_number_in_the_dataset(judged):
+    data = rows([*IDS, [1, 2, 3], [0, 1, 2]], [*range(8), 1, 99])
+    (message,) = said(judged("TS207", data))
+    assert message == ("1 of 10 rows in train_dataset repeat an earlier one: row 8 is row 1 again")
+    (message,) = said(judged("TS208", data))
+    assert message == (
+        "1 of 10 rows in train_dataset have the ids of another and a different label: "
+        "rows 0 (0) and 9 (99)"
+    )
+    (message,) = said(judged("TS209", rows(), {"late": rows([[9], [3, 4, 5]])}))
+    assert message == (
+        "1 of 2 rows in eval_dataset['late'] are in train_dataset, too: row 1 is its row 3"
+    )
+
+
+def test_padding_without_a_mask(judged):
+    padded = [[PAD] * (k % 3) + [7] * 5 + [PAD] * (2 - k % 3) for k in range(8)]
+    result = judged("TS204", rows(padded))
+    assert said(result) == [
+        "28.6% of the positions stored in train_dataset are padding, "
+        "and the collator pads by itself"
+    ]
+    assert result.factor == pytest.approx(7 / 5)
+    # Inside a text it is no padding.
+    assert judged("TS204", rows([[7, PAD, 8]] * 8)).status is Status.PASS
+    (message,) = said(judged("TS106", rows([[7, PAD, 8]] * 3 + [[7, 8, 9]] * 5)))
+    assert "3 of 8 rows in train_dataset contain PAD" in message
+
+
+def test_rows_longer_than_the_tokenizer_allows(judged, trainer):
+    trainer.processing_class.model_max_length, before = 2, trainer.processing_class.model_max_length
+    try:
+        (message,) = said(judged("TS205", rows([*IDS[:7], [1, 2]])))
+    finally:
+        trainer.processing_class.model_max_length = before
+    assert message == (
+        "7 of 8 rows in train_dataset are longer than tokenizer.model_max_length = 2; "
+        "the longest has 3 tokens"
+    )
+
+
+@pytest.mark.parametrize(
+    ("columns", "says"),
+    [
+        (
+            {"ids": IDS, "label": [0] * 8},
+            "train_dataset has no column 'input_ids' (it has ids, lab",
+        ),
+        ({"input_ids": [1] * 8, "label": [0] * 8}, "input_ids of train_dataset is of type int"),
+    ],
+)
+def test_columns_that_cannot_be_trained_on_end_the_run(trainer, columns, says):
+    before, trainer.train_dataset = trainer.train_dataset, Dataset.from_dict(columns)
+    try:
+        with pytest.raises(UsageError) as raised:
+            run(Pipeline.from_trainer(trainer), registry().select(["TS1", "TS2"]))
+    finally:
+        trainer.train_dataset = before
+    assert says in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_file_that_ends_early(tmp_path):
+    path = tmp_path / "data.arrow"
+    table = pa.table({"input_ids": [[1, 2, 3]] * 500})
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+    path.write_bytes(path.read_bytes()[:-2_000])
+    spec = PipelineSpec("mine:build", lambda: Dataset.from_file(str(path)))
+    with pytest.raises(UsageError, match=r"mine:build raised \w+: ") as raised:
+        spec.make()
+    assert "\n" not in str(raised.value)
+
+
+def test_the_limit_is_said_where_none_is_known(judged, trainer):
+    result = judged("TS205", rows())
+    assert result.message == (
+        "8 rows have 3 to 3 tokens, 3.0 on average; "
+        "model.config.max_position_embeddings allows 40960"
+    )
+
+
+def test_generation_that_does_not_stop_at_eos():
+    made = CONTROLS["language_model"].build()
+    made.processing_class = None
+    generation = made.model.generation_config
+    generation.eos_token_id = [151_644]
+    made.model.config.pad_token_id = PAD
+    (message,) = said(run_one("TS104", Pipeline.from_trainer(made)))
+    assert message == f"generation stops at [151644], not at the tokenizer's EOS {EOS}"
+
+
+def test_ids_of_the_checkpoints_files(trainer, tmp_path):
+    (tmp_path / "config.json").write_text('{"eos_token_id": 2, "bos_token_id": 151643}')
+    trainer.model.config._name_or_path, before = str(tmp_path), trainer.model.config._name_or_path
+    try:
+        pipeline = Pipeline.from_trainer(trainer)
+        (message,) = said(run_one("TS104", pipeline))
+        assert message == (
+            f"eos_token_id is 2 in config.json of {tmp_path}; "
+            "to this tokenizer that is no special token"
+        )
+        (tmp_path / "config.json").write_text("{")
+        with pytest.raises(UsageError, match=r"config\.json is not valid JSON"):
+            run_one("TS104", Pipeline.from_trainer(trainer))
+    finally:
+        trainer.model.config._name_or_path = before
+
+
+def test_tensors_in_a_plain_dataset(judged):
+    class Tensors(torch.utils.data.Dataset):
+        def __len__(self):
+            return 8
+
+        def __getitem__(self, k):
+            return {"input_ids": torch.tensor(IDS[k]), "label": torch.tensor(k)}
+
+    assert judged("TS201", Tensors()).status is Status.PASS

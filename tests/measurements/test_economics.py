@@ -1,0 +1,114 @@
+"""What padding wastes over an epoch, against counting it, and the sentence made of it."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from statistics import mean
+
+import numpy
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fixtures.faults import healthy
+from trainsanity.checks.collator_padding import padding_overhead
+from trainsanity.measurements.economics import (
+    Economics,
+    expected_waste,
+    grouped_lengths,
+    waste,
+)
+from trainsanity.measurements.padding import Padding, round_up
+from trainsanity.pipeline import Pipeline
+from trainsanity.types import Finding
+
+
+@given(
+    st.lists(st.integers(1, 20), min_size=1, max_size=8),
+    st.integers(1, 8),
+    st.sampled_from([1, 4, 8]),
+)
+def test_the_expected_waste_is_the_mean_over_all_batches(lengths, size, multiple):
+    size = min(size, len(lengths))
+    widths = [round_up(max(batch), multiple) for batch in combinations(lengths, size)]
+    expected = 1 - mean(lengths) / mean(widths)
+    found = expected_waste(numpy.bincount(lengths), size, multiple)
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 7))
+def test_the_waste_of_an_order_is_counted(lengths, size):
+    batches = [lengths[k : k + size] for k in range(0, len(lengths), size)]
+    positions = sum(len(batch) * round_up(max(batch), 8) for batch in batches)
+    found = waste(numpy.array(lengths, numpy.int32), size, 8)
+    assert found == pytest.approx(1 - sum(lengths) / positions)
+
+
+def test_grouping_wastes_less_than_chance_and_no_less_than_sorting():
+    lengths = numpy.random.default_rng(0).integers(20, 288, 4_000).astype(numpy.int32)
+    grouped = waste(grouped_lengths(lengths, 48), 4, 1)
+    chance = expected_waste(numpy.bincount(lengths), 4, 1)
+    assert waste(numpy.sort(lengths), 4, 1) <= grouped < chance / 4
+    assert sorted(grouped_lengths(lengths, 48)) == sorted(lengths)
+
+
+def test_it_is_computed_from_all_rows_and_the_order_in_use():
+    trainer = healthy()
+    economics = Pipeline.from_trainer(trainer).measurements.get("economics")
+    assert economics.counted == "300 rows"
+    lengths = [len(ids) for ids in trainer.train_dataset["input_ids"]]
+    assert economics.drawn[8] == expected_waste(numpy.bincount(lengths), 4, 8)
+    assert economics.now is economics.drawn
+    assert economics.least < economics.grouped[1] < economics.drawn[1]
+    if hasattr(trainer.args, "train_sampling_strategy"):
+        trainer.args.train_sampling_strategy = "group_by_length"
+    else:
+        trainer.args.group_by_length = True
+    grouped = Pipeline.from_trainer(trainer).measurements.get("economics")
+    assert grouped.now is grouped.grouped
+
+
+def said(times, multiple=8, **more):
+    """What the check says of a batch of four rows, timed as given."""
+    width = round_up(281, multiple or 1)
+    waste = 1 - 0.87 * 281 / width
+    padding = Padding(multiple, [281], [width], waste, 0.13, width / 281, {1: 0.13}, **more)
+    table = {1: 0.130, 8: 0.141, 16: 0.150, 64: 0.249}
+    grouped = {1: 0.011, 8: 0.024, 16: 0.036, 64: 0.12}
+    economics = Economics("2,988,208 rows", table, grouped, 0.003, by_length=False)
+    return list(padding_overhead(padding, economics, times))
+
+
+FAST = {0: 1.0, 1: 1.0, 8: 0.66, 16: 0.67, 64: 0.94}
+
+
+def test_keep_what_is_faster():
+    assert said(FAST)[0].message == (
+        "keep 8: +1.1 points of padding, 0.66 x the step time (2,988,208 rows drawn at random: "
+        "waste none 13.0%, 8 14.1%, 16 15.0%, 64 24.9%; grouped by length 2.4%)"
+    )
+
+
+def test_take_what_is_faster():
+    assert said(FAST, multiple=None)[0].message.startswith(
+        "take 8: +1.1 points of padding, 0.66 x the step time"
+    )
+
+
+def test_no_advice_within_the_noise():
+    noisy = {**FAST, 0: 1.5}
+    assert said(noisy)[0].message.startswith("8: +1.1 points of padding, 0.66 x the step time")
+    assert said(noisy, multiple=None)[0].message.startswith("no multiple: 13.0% of the positions")
+
+
+def test_without_a_gpu_there_is_no_time():
+    assert said({})[0].message.startswith("8: +1.1 points of padding (2,988,208 rows")
+
+
+def test_nan_never_passes():
+    assert isinstance(said({**FAST, 8: float("nan")})[0], Finding)
+
+
+def test_packed_rows_are_not_advised():
+    message = said({}, multiple=None, packed=True)[0].message
+    assert message.startswith("rows are packed: 13.0% of the positions are padding (padded they")

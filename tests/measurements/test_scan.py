@@ -1,0 +1,388 @@
+"""The scan against the same numbers counted row by row, whatever the rows lie in."""
+
+from __future__ import annotations
+
+import random
+import struct
+from collections import Counter
+
+import pyarrow as pa
+import pytest
+from datasets import Dataset, Features, IterableDataset, LargeList, Value, concatenate_datasets
+
+from fixtures.faults import healthy
+from trainsanity import UsageError
+from trainsanity.measurements import scan_rows
+from trainsanity.pipeline import Pipeline
+from trainsanity.types import Skip
+
+PAD, EOS = 151_643, 151_645
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    return healthy()
+
+
+@pytest.fixture
+def scanned(trainer):
+    """The pipeline's measurements on other data."""
+    before = trainer.train_dataset, trainer.eval_dataset
+
+    def scanned(train, evaluation=None, name="scan", **settings):
+        trainer.train_dataset, trainer.eval_dataset = train, evaluation
+        pipeline = Pipeline.from_trainer(trainer)
+        for attribute, value in settings.items():
+            setattr(pipeline, attribute, value)
+        return pipeline.measurements.get(name)
+
+    yield scanned
+    trainer.train_dataset, trainer.eval_dataset = before
+
+
+def columns(n=200, seed=0, padded=True, masked=True):
+    """Rows of every odd kind: empty, padded on either side, with special ids anywhere."""
+    draw = random.Random(seed)
+    rows = []
+    for _ in range(n):
+        text = [draw.choice([7, 8, 9, EOS, 150_000]) for _ in range(draw.randrange(12))]
+        left, right = (draw.randrange(3), draw.randrange(3)) if padded else (0, 0)
+        rows.append((left, text, right))
+    made = {
+        "input_ids": [[PAD] * left + text + [PAD] * right for left, text, right in rows],
+        "label": [draw.randrange(280) for _ in rows],
+    }
+    if masked:
+        made["attention_mask"] = [
+            [0] * left + [1] * len(text) + [0] * right for left, text, right in rows
+        ]
+    return made, [text for _, text, _ in rows]
+
+
+def expected(made, texts):
+    ids = [i for row in made["input_ids"] for i in row]
+    return {
+        "lengths": [len(text) for text in texts],
+        "widths": [len(row) for row in made["input_ids"]],
+        "tokens": sum(map(len, texts)),
+        "low": min(ids),
+        "high": max(ids),
+        "eos": sum(text.count(EOS) for text in texts),
+        "leading": sum(text[:1] == [EOS] for text in texts),
+        "trailing": sum(text[-1:] == [EOS] for text in texts),
+        "doubled": sum(text[:2] == [EOS, EOS] for text in texts),
+        "rows": sum(EOS in text for text in texts),
+        "labels": Counter(made["label"]),
+    }
+
+
+def seen(split):
+    special = split.special[EOS]
+    return {
+        "lengths": split.lengths.tolist(),
+        "widths": split.widths.tolist(),
+        "tokens": split.tokens,
+        "low": split.lowest[0],
+        "high": split.highest[0],
+        "eos": special.total,
+        "leading": special.leading,
+        "trailing": special.trailing,
+        "doubled": special.doubled,
+        "rows": special.rows,
+        "labels": Counter(split.labels.counts),
+    }
+
+
+KINDS = [
+    pa.list_(pa.int32()),
+    pa.list_(pa.int64()),
+    pa.list_(pa.uint32()),
+    pa.list_(pa.uint64()),
+    pa.large_list(pa.int32()),
+    pa.large_list(pa.int64()),
+]
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_every_list_type(scanned, kind, masked):
+    made, texts = columns(masked=masked)
+    if masked:
+        mask = pa.list_ if not pa.types.is_large_list(kind) else pa.large_list
+        made["attention_mask"] = pa.array(made["attention_mask"], mask(pa.int8()))
+    table = pa.table({**made, "input_ids": pa.array(made["input_ids"], kind)})
+    split = scanned(Dataset(table)).train
+    assert seen(split) == expected(made, texts)
+    assert made["input_ids"][split.lowest[1]].count(split.lowest[0])
+    assert made["input_ids"][split.highest[1]].count(split.highest[0])
+
+
+def test_lists_of_a_fixed_size(scanned):
+    made, _ = columns()
+    rows = [([*row, *[9] * 16])[:16] for row in made["input_ids"]]
+    table = pa.table(
+        {"input_ids": pa.array(rows, pa.list_(pa.int64(), 16)), "label": made["label"]}
+    )
+    split = scanned(Dataset(table).select(range(30, 90))).train
+    assert split.widths.tolist() == [16] * 60
+    assert split.highest[0] == max(max(row) for row in rows[30:90])
+
+
+def test_the_datasets_librarys_own_types(scanned):
+    made, texts = columns(masked=False)
+    features = Features({"input_ids": LargeList(Value("int32")), "label": Value("int64")})
+    assert seen(scanned(Dataset.from_dict(made, features=features)).train) == expected(made, texts)
+
+
+def chosen(made, texts, numbers):
+    return {name: [values[k] for k in numbers] for name, values in made.items()}, [
+        texts[k] for k in numbers
+    ]
+
+
+VIEWS = {
+    "slice": lambda data: data.select(range(37, 141)),
+    "indices": lambda data: data.select([5, 5, 199, 0, 77]),
+    "shuffle": lambda data: data.shuffle(seed=1),
+    "shuffle and slice": lambda data: data.shuffle(seed=1).select(range(20, 90)),
+    "filter": lambda data: data.filter(lambda row: row["label"] % 2 == 0),
+    "split": lambda data: data.train_test_split(0.3, seed=2)["test"],
+    "shards": lambda data: concatenate_datasets([data.shard(3, k) for k in (2, 0)]),
+    "format": lambda data: data.with_format("torch"),
+}
+
+
+@pytest.mark.parametrize("block", [64, scan_rows.BLOCK_BYTES])
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_view(scanned, view, block, monkeypatch):
+    monkeypatch.setattr(scan_rows, "BLOCK_BYTES", block)
+    made, texts = columns()
+    data = Dataset.from_dict({**made, "number": list(range(200))})
+    data = VIEWS[view](data)
+    numbers = [int(number) for number in data["number"]]
+    split = scanned(data).train
+    assert seen(split) == expected(*chosen(made, texts, numbers))
+    assert split.row(3) == "row 3 of train_dataset"
+    place = split.highest[1]
+    assert split.highest[0] in made["input_ids"][numbers[place]]
+
+
+def test_a_subset_of_torch(scanned):
+    import torch
+
+    made, texts = columns()
+    data = torch.utils.data.Subset(Dataset.from_dict(made).shuffle(seed=4), [3, 1, 190, 2])
+    numbers = [made["input_ids"].index(data[k]["input_ids"]) for k in range(4)]
+    split = scanned(data).train
+    assert split.lengths.tolist() == [len(texts[k]) for k in numbers]
+
+
+class Rows:
+    """A torch-like dataset without columns."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, k):
+        return self.rows[k]
+
+
+def test_a_plain_dataset_is_sampled_and_says_so(scanned):
+    made, _ = columns(3_000, padded=False)
+    rows = Rows(Dataset.from_dict(made).to_list())
+    split = scanned(rows).train
+    assert split.counted == "a sample of 1,000 of 3,000 rows, evenly spaced"
+    assert split.row(999) == "row 2999 of train_dataset"
+    small = scanned(Rows(rows.rows[:20])).train
+    assert small.counted == "20 rows"
+
+
+def test_a_stream_is_sampled_and_says_so(scanned):
+    made, texts = columns(1_500)
+    data = Dataset.from_dict(made)
+    split = scanned(data.to_iterable_dataset()).train
+    assert split.counted == "a sample, the first 1,000 rows"
+    first = chosen(made, texts, range(1_000))
+    assert seen(split) == expected(*first)
+    short = scanned(data.select(range(12)).to_iterable_dataset()).train
+    assert short.counted == "12 rows"
+
+
+def test_a_transform_is_sampled_since_what_is_stored_is_not_what_is_trained_on(scanned):
+    data = Dataset.from_dict({"text": ["a b", "c"] * 10})
+    data.set_transform(lambda batch: {"input_ids": [[1, 2]] * len(batch["text"]),
+                                      "label": [0] * len(batch["text"])})  # fmt: skip
+    assert scanned(data).train.lengths.tolist() == [2] * 20
+
+
+def test_progress_is_told(scanned):
+    made, _ = columns()
+    told = []
+    scanned(Dataset.from_dict(made), progress=lambda *word: told.append(word))
+    assert told == [(200, 200, "reading train_dataset")]
+
+
+def test_labels_of_every_kind(scanned):
+    ids = [[1, 2], [3], [4, 5, 6]]
+
+    def labels(values, kind=None):
+        column = pa.array(values, kind)
+        return scanned(Dataset(pa.table({"input_ids": ids * 2, "labels": column}))).train.labels
+
+    whole = labels([3, -100, 3, 7, None, 3])
+    assert whole.counts == {3: 3, -100: 1, 7: 1}
+    assert (whole.low, whole.high) == ((3, 0), (7, 3))
+    assert whole.nulls.tolist() == [4]
+    assert whole.first(7) == 3
+    assert whole.shares(8).tolist() == [0, 0, 0, 0.75, 0, 0, 0, 0.25]
+    far = labels([10**12, 0, 5, 5, 5, 5])
+    assert far.counts == {5: 4, 10**12: 1, 0: 1}
+    real = labels([0.5, float("nan"), 2.0, -1.0, 0.5, 2.0])
+    assert real.kind == "float"
+    assert (real.low, real.high) == ((-1.0, 3), (2.0, 2))
+    assert real.not_finite.tolist() == [1]
+    assert real.shares(2) is None
+    words = labels(list("abcabc"))
+    assert words.counts == {"a": 2, "b": 2, "c": 2}
+    tokens = labels([[-100, 1], [-100], [2, 2, 9], [1], [4], [0, 0, 0]])
+    assert (tokens.low[0], tokens.high) == (0, (9, 2))
+    assert tokens.widths == (1, 3)
+    assert tokens.uneven.tolist() == [3]
+    assert tokens.silent.tolist() == [1]
+    assert tokens.first_ignored == 0
+    targets = labels([[0.0, 1.0], [0.5, -100.0], [1.0, float("inf")]] * 2)
+    assert targets.not_finite.tolist() == [2, 5]
+    assert (targets.low[0], targets.high[0]) == (0.0, 1.0)
+
+
+def test_duplicates_are_those_that_a_dictionary_finds(scanned):
+    draw = random.Random(1)
+    texts = [[draw.choice([1, 2]) for _ in range(draw.randrange(1, 9))] for _ in range(400)]
+    labels = [draw.randrange(3) for _ in texts]
+    data = Dataset.from_dict({"input_ids": texts[:300], "label": labels[:300]})
+    held_out = Dataset(
+        pa.table(
+            {
+                "input_ids": pa.array([[*t, PAD] for t in texts[300:]], pa.large_list(pa.int64())),
+                "label": labels[300:],
+            }
+        )
+    )
+    found = scanned(data, {"late": held_out}, name="repeats")
+    pairs = [(tuple(t), y) for t, y in zip(texts, labels, strict=True)][:300]
+    by_text = {}
+    for text, label in pairs:
+        by_text.setdefault(text, Counter())[label] += 1
+    assert found.copies == 300 - len(set(pairs))
+    assert found.contradictions == sum(c.total() - max(c.values()) for c in by_text.values())
+    later, earlier = found.first_copy
+    assert earlier < later
+    assert pairs[later] == pairs[earlier]
+    assert later == next(k for k in range(300) if pairs[k] in pairs[:k])
+    one, other = found.first_contradiction
+    assert pairs[one][0] == pairs[other][0]
+    assert pairs[one][1] != pairs[other][1]
+    leak = found.leaks["eval_dataset['late']"]
+    assert leak.rows == sum(tuple(t) in by_text for t in texts[300:])
+    place, twin = leak.first
+    assert texts[300 + place] == texts[twin]
+
+
+def test_rows_that_agree_at_the_probed_places_only_are_no_duplicates(scanned):
+    long = list(range(1, 101))
+    other = [*long[:50], 7, *long[51:]]
+    found = scanned(Dataset.from_dict({"input_ids": [long, other] * 10, "label": [0, 1] * 10}),
+                    name="repeats")  # fmt: skip
+    assert (found.copies, found.contradictions) == (18, 0)
+
+
+def test_text_again(scanned, trainer):
+    tokenizer = trainer.processing_class
+    texts = [f"row number {k} of them " + "and more " * (k % 5) for k in range(40)]
+    ids = [tokenizer(text)["input_ids"] for text in texts]
+
+    def retokenized(**data):
+        return scanned(Dataset.from_dict({"label": [0] * 40, **data}), name="retokenized")
+
+    assert retokenized(text=texts, input_ids=ids).wrong == ()
+    assert retokenized(sentence=texts, input_ids=ids).column == "sentence"
+    # Cut on either side, and with special tokens around.
+    assert retokenized(text=texts, input_ids=[row[:4] for row in ids[:39]] + [ids[39]]).wrong == ()
+    assert retokenized(text=texts, input_ids=[[EOS, *row[-3:], EOS] for row in ids[:39]] + [ids[4]]
+                       ).wrong == ()  # fmt: skip
+    inside = [tokenizer(f"<<{text}>>!")["input_ids"] for text in texts]
+    assert retokenized(text=texts, input_ids=inside).wrong == ()
+    edited = [*texts[:20], *[text.upper() for text in texts[20:]]]
+    wrong = retokenized(text=edited, input_ids=ids).wrong
+    assert wrong
+    assert min(wrong) >= 20
+    with pytest.raises(Skip, match="no column of train_dataset holds the text"):
+        retokenized(input_ids=ids)
+    with pytest.raises(Skip, match=r"no row consists of the tokens of one column alone \(url\)"):
+        retokenized(url=["http://a.b/c"] * 40, input_ids=ids)
+    with pytest.raises(Skip, match="all rows have the same length"):
+        retokenized(text=texts, input_ids=[row[:4] for row in ids])
+
+
+@pytest.mark.parametrize("kind", [pa.list_, pa.large_list])
+@pytest.mark.parametrize("ends", [[0, 2, 99, 3, 4], [0, 3, 1, 3, 4], [0, 1, 2, 3, 10**6]])
+def test_a_corrupted_file(scanned, tmp_path, ends, kind):
+    ids = pa.array([[11], [12], [13], [14]], kind(pa.int32()))
+    table = pa.table({"input_ids": ids, "label": [0, 1, 2, 3]})
+    path = tmp_path / "data.arrow"
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+    width = "q" if kind is pa.large_list else "i"
+    content = path.read_bytes()
+    right = struct.pack(f"<5{width}", *range(5))
+    assert content.count(right) == 1
+    path.write_bytes(content.replace(right, struct.pack(f"<5{width}", *ends)))
+    with pytest.raises(UsageError, match=r"input_ids of train_dataset.* is corrupted \("):
+        scanned(Dataset.from_file(str(path)))
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ({"ids": [[1]] * 8, "label": [0] * 8}, "no column 'input_ids' \\(it has ids, label\\)"),
+        ({"input_ids": ["a"] * 8}, "is of type string; give each row a flat list of numbers"),
+        ({"input_ids": [[[1]]] * 8}, "give each row a flat list of numbers"),
+        ({"input_ids": [[0.5]] * 8}, "are of type float64; give integers"),
+        ({"input_ids": [[1]] * 8, "labels": [[[1]]] * 8}, "labels of train_dataset is of type"),
+    ],
+)
+def test_columns_that_cannot_be_read(scanned, data, says):
+    with pytest.raises(UsageError, match=says):
+        scanned(Dataset.from_dict(data))
+
+
+def test_a_stream_without_rows_and_a_split_without_rows(scanned):
+    def nothing():
+        yield from ()
+
+    with pytest.raises(UsageError, match="train_dataset is empty: pass rows"):
+        scanned(IterableDataset.from_generator(nothing))
+    made, _ = columns()
+    data = Dataset.from_dict(made)
+    with pytest.raises(UsageError, match="eval_dataset is empty: pass rows, or None"):
+        scanned(data, data.select([]))
+
+
+def test_rows_of_different_kinds(scanned):
+    rows = [{"input_ids": [1], "label": 0}] * 8 + [{"input_ids": "one", "label": 0}]
+    with pytest.raises(UsageError, match="'input_ids' of train_dataset holds values of different"):
+        scanned(Rows(rows))
+    with pytest.raises(Skip, match="rows of train_dataset are of tuple, without named columns"):
+        scanned(Rows([([1], 0)] * 8))
+
+
+def test_a_dataset_that_raises(scanned):
+    class Broken(Rows):
+        def __getitem__(self, k):
+            raise OSError("the disk is gone\nand more")
+
+    with pytest.raises(UsageError, match="train_dataset raised OSError when its rows were read: "):
+        scanned(Broken([0] * 8), eval_dataset=None)

@@ -1,0 +1,217 @@
+"""TS303, TS304: how wide the collator makes its batches, and what that costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ..collating import Collating, Made
+from ..measurements.batch import Batch, attended
+from ..measurements.economics import Economics
+from ..measurements.padding import Padding, round_up
+from ..registry import check
+from ..strategies import Rows
+from ..types import Cost, Finding, Seen, Skip
+
+if TYPE_CHECKING:
+    from ..pipeline import Pipeline
+
+BEST_ALIGNMENT_GAIN = 1 / 0.65
+"""The most that alignment has been seen to gain: Qwen3-4B geometry on an H100, batch 2, forward +
+backward with pad_to_multiple_of=8 took 0.65 of the time without (field measurement, medians of one
+run).  A width stretched by more than this cannot be paid back by alignment."""
+
+USUAL_MULTIPLE = 8
+"""The multiple that tensor cores want for 16-bit types (NVIDIA's guide), and the one advised."""
+
+
+@check(
+    "TS303",
+    "collator.pad_to_multiple_of",
+    needs=("data_collator",),
+    requires=("collator.rows_recovered", "dataset.rows_unpadded"),
+    acquits="pad_to_multiple_of",
+)
+def pad_to_multiple_of(
+    pipeline: Pipeline, batch: Batch, padding: Padding
+) -> Iterator[Seen | Finding]:
+    """Batches are padded to the least multiple that holds their longest row.
+
+    What it checks: each batch's width against ``pad_to_multiple_of`` of the collator.
+
+    Why it matters: a multiple that is not kept loses the tensor cores' fast path that it was set
+    for; one that is overshot pays for padding twice.
+
+    How it is measured: exact.  Width = the longest row rounded up to the multiple (1 if none is
+    set); ``padding="max_length"`` rounds ``max_length`` up instead.  Beside the training batches,
+    Hypothesis cuts pieces from their rows, also some whose longest is a multiple already.
+
+    How to fix: pass ``pad_to_multiple_of`` to the collator and leave padding to it.
+
+    Known false alarms: a collator without such a setting is skipped.
+
+    References: ``transformers.DataCollatorWithPadding``.
+    """
+    collator = pipeline.data_collator
+    if not hasattr(collator, "pad_to_multiple_of"):
+        raise Skip("the collator has no pad_to_multiple_of")
+    collating = Collating(pipeline, batch)
+
+    def least(longest: int) -> int:
+        fixed = getattr(collator, "max_length", None)
+        whole = fixed if getattr(collator, "padding", True) == "max_length" else None
+        return int(round_up(whole or longest, collator.pad_to_multiple_of or 1))
+
+    def wrong(rows: Rows, made: Made) -> str | None:
+        longest = max(attended(row)[1] for row in rows)
+        width, right = made["input_ids"].shape[-1], least(longest)
+        if width == right:
+            return None
+        return f"a batch is {width} wide; its longest row has {longest} tokens, {right} is enough"
+
+    expected = [least(longest) for longest in padding.longest]
+    objection = collating.objection(wrong)
+    if objection:
+        yield Finding(
+            f"pad_to_multiple_of={padding.multiple} is not kept: {objection}",
+            observed=padding.widths,
+            expected=expected,
+            factor=sum(padding.widths) / sum(expected),
+            cause="the collator does not keep its own setting",
+            fix="leave padding to tokenizer.pad(..., pad_to_multiple_of=...)",
+        )
+    yield Seen(
+        f"pad_to_multiple_of={padding.multiple} is kept: widths {min(padding.widths)} to "
+        f"{max(padding.widths)}{collating.tried()}",
+        padding.widths,
+        expected,
+    )
+
+
+@check(
+    "TS304",
+    "collator.padding_overhead",
+    cost=Cost.BACKWARD,
+    needs=("data_collator",),
+    requires=("collator.rows_recovered", "collator.pad_to_multiple_of"),
+    acquits="pad_to_multiple_of",
+)
+def padding_overhead(
+    padding: Padding, economics: Economics, padding_times: dict[int, float]
+) -> Iterator[Seen | Finding]:
+    """Padding costs less than it brings.
+
+    What it checks: how much wider the batches are than their longest rows, against what that width
+    can gain.
+
+    Why it matters: time goes with positions, not with tokens.  A multiple of 8 costs about one
+    point of padding and gains a third of the step time on tensor cores; a fixed width can double
+    the bill and gain nothing.
+
+    How it is measured: waste = 1 - tokens / positions, now, at the least (each batch padded to its
+    longest row), and for each usual multiple.  On a GPU forward + backward of the first batch is
+    timed with each: it may be slower than no multiple by what a multiple of 8 can cost at the
+    most, 7 positions on the longest row, and by the spread of two looks at the same setting.
+    Elsewhere the stretch (positions / least positions) must stay below
+    1 / 0.65, the most that alignment has been seen to gain (see BEST_ALIGNMENT_GAIN).
+
+    What an epoch will waste is computed from the lengths of all rows: with batches drawn at random
+    exactly, from the distribution of a batch's longest row; grouped by length as the Trainer's own
+    sampler orders them; and sorted, which is the least.  Nothing is judged by it.
+
+    How to fix: ``pad_to_multiple_of=8`` with ``padding=True``, and
+    ``train_sampling_strategy="group_by_length"`` (``group_by_length=True`` in transformers 4) if
+    the least waste itself is high.
+
+    Known false alarms: fixed shapes for a compiler (``torch.compile``, XLA) pay in another coin.
+
+    References: NVIDIA's tensor-core guide on multiples of 8; the timings in the README.
+    """
+    numbers = {
+        "waste": round(padding.waste, 4),
+        "least_waste": round(padding.least_waste, 4),
+        "stretch": round(padding.stretch, 4),
+        "waste_by_multiple": _by_name(padding.table),
+        "seconds_by_multiple": {str(m): round(s, 4) for m, s in padding_times.items() if m},
+    }
+    numbers["epoch"] = {
+        "counted": economics.counted,
+        "at_random": _by_name(economics.drawn),
+        "by_length": _by_name(economics.grouped),
+        "sorted": round(economics.least, 4),
+    }
+    expected: dict[str, float] = {"stretch_below": BEST_ALIGNMENT_GAIN}
+    ratio, noise, gain = 1.0, 0.0, ""
+    too_much = padding.stretch > BEST_ALIGNMENT_GAIN
+    if padding_times:
+        ratio = padding_times[padding.multiple or 1] / padding_times[1]
+        noise = abs(padding_times[0] / padding_times[1] - 1)
+        limit = 1 + (USUAL_MULTIPLE - 1) / padding.longest[0] + noise
+        expected = {"time_ratio_at_most": round(limit, 4)}
+        gain = f", {ratio:.2f} x the step time"
+        too_much = not ratio <= limit
+        numbers["time_ratio"] = round(ratio, 4)
+    if too_much:
+        yield Finding(
+            f"batches are {padding.stretch:.2f} x as wide as their longest rows: "
+            f"{padding.waste:.1%} of all positions are padding, {padding.least_waste:.1%} "
+            f"would do{gain and gain + ' of no multiple'}",
+            observed=numbers,
+            expected=expected,
+            where=f"pad_to_multiple_of={padding.multiple}",
+            factor=padding.stretch,
+            cause="the multiple, or a fixed width, is far beyond the rows' lengths",
+            fix="DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)",
+        )
+    yield Seen(
+        f"{_advice(padding, economics, padding_times, noise)} ({_table(padding, economics)})",
+        numbers,
+        expected,
+    )
+
+
+def _advice(padding: Padding, economics: Economics, times: dict[int, float], noise: float) -> str:
+    """What to do about the multiple: keep it, or take another that is faster."""
+    multiple = padding.multiple or 1
+    others = {m: times[m] / times[1] for m in times if m > 1}
+    fastest = min(others, key=others.__getitem__, default=1)
+    if padding.packed:
+        return f"rows are packed: {padding.waste:.1%} of the positions are padding"
+    if multiple == 1 and others and others[fastest] < 1 - noise:
+        return f"take {fastest}: {_price(padding, economics, fastest, others)}"
+    if multiple == 1:
+        return f"no multiple: {padding.waste:.1%} of the positions are padding"
+    keep = "keep " if others and others[multiple] < 1 - noise else ""
+    return f"{keep}{multiple}: {_price(padding, economics, multiple, others)}"
+
+
+def _price(padding: Padding, economics: Economics, multiple: int, ratios: dict[int, float]) -> str:
+    # A width that is fixed, or rows that are packed, do not follow the lengths.
+    follows = padding.widths == [round_up(n, padding.multiple or 1) for n in padding.longest]
+    if follows:
+        points = economics.now[multiple] - economics.now[1]
+    elif multiple == (padding.multiple or 1):
+        points = padding.waste - padding.least_waste
+    else:
+        points = padding.table[multiple] - padding.least_waste
+    time = f", {ratios[multiple]:.2f} x the step time" if ratios else ""
+    return f"{100 * points:+.1f} points of padding{time}"
+
+
+def _table(padding: Padding, economics: Economics) -> str:
+    orders = {"drawn at random": economics.drawn, "grouped by length": economics.grouped}
+    if padding.packed:
+        return f"padded they would waste {_listed(economics.drawn)}"
+    now, other = list(orders)[:: -1 if economics.by_length else 1]
+    return (
+        f"{economics.counted} {now}: waste {_listed(orders[now])}; {other} "
+        f"{orders[other][padding.multiple or 1]:.1%}"
+    )
+
+
+def _by_name(table: dict[int, float]) -> dict[str, float]:
+    return {("none" if m == 1 else str(m)): round(share, 4) for m, share in table.items()}
+
+
+def _listed(table: dict[int, float]) -> str:
+    return ", ".join(f"{name} {share:.1%}" for name, share in _by_name(table).items())
