@@ -372,7 +372,7 @@ def test_what_a_script_sets_before_it_imports_transformers_counts(
     process = launched(path, "--select", "dataset", "--json", "-", folder=project.parent / "work")
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
-    assert json.loads(out)["summary"]["ran"] == 1
+    assert json.loads(out)["summary"]["ran"] >= 1
     assert "to stdout" in err
     assert files(project.parent / "work") == set()
 

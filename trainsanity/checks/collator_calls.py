@@ -99,7 +99,7 @@ def model_takes_batch(pipeline: Pipeline, batch: Batch) -> Iterator[Seen | Findi
             fix="labels as the task wants them, or config.problem_type as the labels are",
         )
     keys = sorted(made)
-    yield Seen(f"the model takes {', '.join(keys)}, and the rows have no more for it", keys)
+    yield Seen(f"the model takes all {len(keys)} of {', '.join(keys)}; the rows have no more", keys)
 
 
 def _forward(pipeline: Pipeline) -> Forward:
@@ -215,7 +215,7 @@ def repeatable(pipeline: Pipeline, batch: Batch) -> Iterator[Seen | Finding]:
             cause="it counts its calls, keeps what it saw, or draws from a source without a seed",
             fix="keep no state; draw from torch's global generator",
         )
-    yield Seen(f"the same rows give the same batch again{collating.tried()}")
+    yield Seen(f"asked 2 times, the same rows give the same batch{collating.tried()}")
 
 
 def _differing(one: Made, other: Made) -> list[str]:
@@ -260,7 +260,8 @@ def rows_unchanged(pipeline: Pipeline, batch: Batch) -> Iterator[Seen | Finding]
         )
     harmless = " in place, which this dataset makes anew at each read" if objection else ""
     told = "changed" + harmless if objection else "left as they were"
-    yield Seen(f"rows are {told}{collating.tried()}", bool(objection), None)
+    rows = sum(len(micro.rows) for micro in batch)
+    yield Seen(f"{rows} rows are {told}{collating.tried()}", bool(objection), None)
 
 
 def _changed(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> str | None:

@@ -93,7 +93,11 @@ def matches_autograd(
             else "micro-batches lost, counted twice or zeroed, or a gradient beside the loss's",
             fix="find what writes to .grad of these parameters between the backward passes",
         )
-    yield Seen(f"{said} agree with automatic differentiation within {worst:.2g}", worst, 0)
+    yield Seen(
+        f"{said} differ from automatic differentiation by {worst:.2g} of their norm at the most",
+        worst,
+        0,
+    )
 
 
 @check(
@@ -123,7 +127,7 @@ def checkpointing_is_exact(replay: Replay) -> Iterator[Seen | Finding]:
     References: torch.utils.checkpoint; huggingface/transformers#42489, #21381.
     """
     if replay.checkpointing is None:
-        yield Seen("no module of the model computes its activations again", 0, 0)
+        yield Seen("0 modules compute their activations again", 0, 0)
         return
     bad = [
         name

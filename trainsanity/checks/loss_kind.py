@@ -200,7 +200,9 @@ def problem_type(pipeline: Pipeline, recording: Recording) -> Iterator[Seen | Fi
             expected="single_label_classification",
             where="model.config.problem_type",
         )
-    yield Seen(f"{task}, {'as stated' if stated else 'as the labels ask for'}", task, task)
+    seen = sum(len(items.targets) for items in parts)
+    how = "as stated" if stated else "as the labels ask for"
+    yield Seen(f"{task} of {seen} targets, {how}", task, task)
 
 
 GUESSED = (REGRESSION, MULTI_LABEL)

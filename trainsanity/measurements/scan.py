@@ -192,8 +192,17 @@ def _split(pipeline: Pipeline, name: str, dataset: Any) -> Split:
 
 def _refuse_without_ids(pipeline: Pipeline, rows: Rows, columns: list[str]) -> None:
     has = f"{rows.name} has no column 'input_ids' (it has {', '.join(columns) or 'none'})"
-    drops = pipeline.trainer is not None and pipeline.args.remove_unused_columns
-    if drops and getattr(pipeline.model, "main_input_name", None) == "input_ids":
+    trainer = pipeline.trainer
+    if trainer is not None and pipeline.args.remove_unused_columns:
+        # Subclasses name other columns that they keep: pairs of texts, for one.
+        trainer._set_signature_columns_if_needed()
+        kept = set(trainer._signature_columns) & set(columns) - {
+            pipeline.label_column(dict.fromkeys(columns))
+        }
+        takes_ids = getattr(pipeline.model, "main_input_name", None) == "input_ids"
+    else:
+        kept, takes_ids = set(columns), False
+    if takes_ids and not kept:
         raise UsageError(f"{has}: tokenize it, and name the ids as the model's forward does")
     raise Skip(has)
 

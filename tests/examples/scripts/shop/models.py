@@ -3,6 +3,7 @@ from transformers import BertConfig, BertForSequenceClassification, Trainer, Tra
 ROWS = [
     {"input_ids": [n % 50, 7, 8], "attention_mask": [1, 1, 1], "labels": n % 2} for n in range(16)
 ]
+UNSEEN = [{**row, "input_ids": [row["input_ids"][0], 9, 8]} for row in ROWS[:4]]
 
 
 def trainer(output_dir, rows=None, kind=Trainer):
@@ -23,4 +24,4 @@ def trainer(output_dir, rows=None, kind=Trainer):
         dataloader_pin_memory=False,
         disable_tqdm=True,
     )
-    return kind(model=model, args=arguments, train_dataset=rows or ROWS, eval_dataset=ROWS[:4])
+    return kind(model=model, args=arguments, train_dataset=rows or ROWS, eval_dataset=UNSEEN)
