@@ -30,11 +30,11 @@ def test_script(tmp_path: Path, name: str) -> None:
         check=False,
         timeout=300,
     )
-    assert process.returncode in (0, 1, 3), process.stderr
     document = json.loads(process.stdout)
     summary = document["summary"]
-    errors = [row for row in document["results"] if row["status"] == "error"]
-    assert process.returncode == (1 if summary["fail"] else 3 if errors else 0), errors
+    wrong = [row for row in document["results"] if row["status"] in ("fail", "error", "blocked")]
+    assert process.returncode == 0, wrong
+    assert not wrong
     # Ten steps, as the script was told: nobody else knows them.
     by_name = {row["name"]: row for row in document["results"]}
     assert by_name["schedule.peak_is_reached"]["status"] == "pass"

@@ -234,9 +234,18 @@ def run(
         tuple(results),
         len(every),
         pipeline.environment,
-        pipeline.facts,
+        pipeline.facts | _cost_of_looking(pipeline),
         time.perf_counter() - start,
         dict(pipeline.measurements.seconds),
         tuple(check for check in every if check.name not in asked),
         pipeline.command,
     )
+
+
+def _cost_of_looking(pipeline: Pipeline) -> dict[str, Any]:
+    """What was copied to host memory, to be put back after the recorded steps."""
+    try:
+        recording = pipeline.measurements.taken("recording")
+    except (Skip, UsageError, Abstain):
+        return {}
+    return {"snapshot_gib": round(recording.snapshot_bytes / 2**30, 2)}

@@ -68,7 +68,7 @@ def evaluation(pipeline: Pipeline, recording: Recording) -> Evaluation:
         trainer.compute_metrics = None
         trainer.args.disable_tqdm = True
         _record_prediction_step(pipeline, watch, batches)
-        metrics = trainer.evaluate(eval_dataset=rows)
+        metrics = trainer.evaluate(eval_dataset=_like(pipeline.train_dataset, rows))
     if any(micro.items is None for micro in batches) or not batches:
         raise Skip("evaluate() did not make logits from labelled rows in one pass of the model")
     if "eval_loss" not in metrics:
@@ -92,6 +92,15 @@ def _rows(pipeline: Pipeline, recording: Recording) -> list[dict[str, Any]]:
     if not rows:
         raise Skip("which rows the first step was made of was not visible")
     return rows
+
+
+def _like(data: Any, rows: list[dict[str, Any]]) -> Any:
+    """The rows as a dataset of the kind that the Trainer was given: some prepare it once more."""
+    if not type(data).__module__.startswith("datasets."):
+        return rows
+    from datasets import Dataset
+
+    return Dataset.from_list(rows)
 
 
 def _record_prediction_step(pipeline: Pipeline, watch: Any, batches: list[MicroStep]) -> None:
