@@ -89,7 +89,7 @@ def test_a_language_model_shows_what_the_loss_supervises() -> None:
 
 
 def test_what_was_not_measured_says_so() -> None:
-    _, _, shown = judged(healthy(), "dataset.labels_in_range")
+    _, _, shown = judged(healthy(), "collator.mask_is_exact")
     assert shown["tokens"].values
     for name in ("losses", "slope", "movement"):
         assert shown[name].reason.endswith("was not measured: no check that ran asked for it")

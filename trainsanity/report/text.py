@@ -52,7 +52,7 @@ def render(
 
     Args:
         report: what is told.
-        width: columns; only commands, which have to be copied, run over.
+        width: columns; only the headline and commands, which get copied, run over.
         color: with ANSI colours.  Nothing is said by colour alone.
         strict: judge as ``--strict`` does.
         debug: with the tracebacks of checks that ended in an error.
@@ -88,7 +88,9 @@ class _Writer:
         report = self.report
         good = report.exit_code(strict=strict) == 0
         headline = Text(f"{clean(report.pipeline_id)}: ", style="bold")
-        self._line(headline.append(verdict(report, strict=strict), "green" if good else "red"))
+        headline.append(verdict(report, strict=strict), "green" if good else "red")
+        # One line however long the path: it is what scripts grep for.
+        self.console.print(headline, soft_wrap=True)
         failed = with_status(self.results, Status.FAIL)
         # The other headlines count for themselves.
         counted = coverage(report) if failed else ""
