@@ -379,11 +379,20 @@ def test_what_a_script_sets_before_it_imports_transformers_counts(
 
 def test_interrupt_from_the_keyboard(project: Path, write: Callable[[str], str]) -> None:
     path = write("import sys, time\nprint('ready', file=sys.stderr, flush=True)\ntime.sleep(300)")
-    process = launched(path, "--json", "report.json", folder=project.parent / "work")
-    assert process.stderr is not None
-    assert process.stderr.readline() == "ready\n"
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    # A shell's background job ignores SIGINT, and so would what it starts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = launched(path, "--json", "report.json", folder=project.parent / "work")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    try:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
     assert process.returncode == 130
     assert err.splitlines()[-1] == "trainsanity: interrupted; no JSON was written"
     assert files(project.parent / "work") == set()
