@@ -31,7 +31,8 @@ def example(check: Check, fault: Fault) -> dict[str, str]:
     from trainsanity.report.pytest import failure_text
     from trainsanity.runner import run
 
-    (result,) = run(PipelineSpec(fault.id, fault.build).make(), [check]).results
+    command = (f"fixtures.faults.factories:{fault.id}",)
+    (result,) = run(PipelineSpec(fault.id, fault.build, command=command).make(), [check]).results
     if not result.findings:
         raise SystemExit(f"{check.code} is {result.status} on {fault.id}: {result.reason}")
     return {
@@ -51,7 +52,9 @@ def main() -> None:
     old = json.loads(EXAMPLES.read_text(encoding="utf-8"))["examples"] if EXAMPLES.exists() else {}
     new, problems = {}, []
     for check in registry().all():
-        first = next((fault for fault in all_faults() if check.name in fault.kills), None)
+        killing = [fault for fault in all_faults() if check.name in fault.kills]
+        own = [fault for fault in killing if fault.stage == check.stage]
+        first = next(iter([*own, *killing]), None)
         if sys.argv[1:] and check.code not in sys.argv[1:] and check.code in old:
             new[check.code] = old[check.code]
         elif first is None:

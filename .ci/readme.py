@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 README = HERE.parent / "README.md"
@@ -44,7 +45,8 @@ def checks() -> str:
 
 def measured() -> str:
     """The GPU runs as recorded."""
-    runs = [json.loads(line) for line in (HERE / "measured.jsonl").read_text().splitlines()]
+    recorded = [json.loads(line) for line in (HERE / "measured.jsonl").read_text().splitlines()]
+    runs = [run for run in recorded if "probes" not in run]
     first = runs[0]
     versions = ", ".join(f"{name} {first[name]}" for name in ("torch", "transformers", "datasets"))
     lines = [
@@ -68,7 +70,42 @@ def measured() -> str:
             f"| {run['seconds']} | {run['peak_gib']} |"
         )
     lines += ["", *(f"- {note}" for note in dict.fromkeys(n for r in runs for n in r["notes"]))]
-    return "\n".join(lines)
+    return "\n".join([*lines, *probed([run for run in recorded if "probes" in run])])
+
+
+PROBES = {
+    "another last token": ("another_last_token", "logits_allowed"),
+    "64 more columns": ("wider", "logits_allowed"),
+    "ids under mask 0": ("refilled", "states_allowed"),
+    "mask of ones": ("unmasked", "states_allowed"),
+}
+"""By column: what was measured, and what the measured floor of arithmetic allows."""
+
+
+def probed(runs: list[dict[str, Any]]) -> list[str]:
+    """The model's own checks in bf16: each effect beside its floor."""
+    if not runs:
+        return []
+    lines = [
+        "",
+        "The model asked in other ways, in bf16: each change of the logits or states, and in",
+        "brackets what the noise measured in the same run allows.",
+        "",
+        f"| pipeline | failed | {' | '.join(PROBES)} | seconds | peak GiB |",
+        f"|---|---|{'---|' * len(PROBES)}---|---|",
+    ]
+    for run in runs:
+        seen = run["probes"]
+        cells = [
+            "not asked" if isinstance(seen, str) else f"{seen[name]:.2g} ({seen[floor]:.2g})"
+            for name, floor in PROBES.values()
+        ]
+        failed = ", ".join(f"`{name}`" for name in run["failed"]) or "none"
+        lines.append(
+            f"| `{run['pipeline']}` | {failed} | {' | '.join(cells)} | {run['seconds']} "
+            f"| {run['peak_gib']} |"
+        )
+    return lines
 
 
 BLOCKS = {"report:incident": report, "checks": checks, "measured": measured}

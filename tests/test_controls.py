@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from fixtures.controls import all_controls
+from fixtures.controls.factories import CHEAP
 from trainsanity.pipeline import PipelineSpec
 from trainsanity.registry import registry
 from trainsanity.runner import run
-from trainsanity.types import Status
+from trainsanity.types import Cost, Status
 
 CONTROLS = {control.id: control for control in all_controls()}
 
@@ -17,7 +18,7 @@ CONTROLS = {control.id: control for control in all_controls()}
 def test_control_lives(control):
     pipeline = PipelineSpec(control.id, control.build).make()
     revealed = control.reveals(pipeline.trainer)
-    report = run(pipeline, registry().all())
+    report = run(pipeline, registry().select())
     not_passed = {
         r.check.name: (str(r.status), r.reason, [f.message for f in r.findings])
         for r in report.results
@@ -26,3 +27,58 @@ def test_control_lives(control):
     assert set(not_passed) == control.skips | revealed, not_passed
     for name, (status, *_) in not_passed.items():
         assert status == "fail" if name in revealed else status in ("skip", "abstain")
+
+
+PROCESSES = {"loop.resume_equals_straight", "loop.survives_killed_save"}
+"""Checks that build the pipeline again in processes of their own."""
+
+SHORT = {**CHEAP, "max_length": 32}
+"""A language model's loss is over 151,936 words at every token."""
+
+RUNS = {
+    # What each of the runs does on the plain pipeline.
+    "plain": (CHEAP, set(), set()),
+    # Noise: a learning rate has to be found where small updates are lost.
+    "bf16_weights": (CHEAP, set(), PROCESSES),
+    # Random numbers in every step, which a resumed run has to take up again.
+    "dropout": (CHEAP, set(), {"loop.survives_killed_save"}),
+    # Adapters are saved and loaded without what they are built on.
+    "lora": (CHEAP, set(), {"loop.survives_killed_save"}),
+    # Rows without places: what is skipped when it is resumed is read and thrown away.
+    "streaming": (CHEAP, {"loop.epoch_covers_data"}, {"loop.survives_killed_save"}),
+    # Worker processes, and random numbers in them.
+    "masking_workers": (CHEAP, set(), PROCESSES),
+    # Another sampler, which looks at the rows' lengths.
+    "grouped_by_length": (CHEAP, set(), PROCESSES | {"loop.overfits_one_batch"}),
+    # Optimizer and scheduler belong to the user and are put back.
+    "optimizer_of_the_user": (CHEAP, set(), PROCESSES),
+    # Other losses, each with a best constant answer of its own.
+    "multi_label": (CHEAP, {"loop.eval_leaves_training_alone"}, PROCESSES),
+    "regression": (CHEAP, {"loop.eval_leaves_training_alone"}, PROCESSES),
+    "language_model": (SHORT, {"loop.eval_leaves_training_alone"}, PROCESSES),
+    # Every row is a batch, and a batch of one has no constant answer to beat.
+    "one_row_a_step": ({}, {"loop.overfits_one_batch"}, PROCESSES),
+}
+"""The controls on which the runs are tried, with smaller settings where a run takes long, the
+checks that skip, and those that others stand for: each takes a good part of a minute."""
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_control_runs(name):
+    settings, skips, left_out = RUNS[name]
+    control = CONTROLS[name]
+    spec = PipelineSpec(
+        name,
+        lambda: control.build(**settings),
+        command=(f"fixtures.controls.factories:{name}__cheap",),
+    )
+    checks = registry().select(["loop"], left_out)
+    report = run(spec.make(), checks)
+    by_status = {
+        r.check.name: (str(r.status), r.reason, [f.message for f in r.findings])
+        for r in report.results
+        if r.status is not Status.PASS
+    }
+    assert set(by_status) == skips, by_status
+    assert all(status == "skip" for status, *_ in by_status.values())
+    assert all(check.cost is Cost.RUN for check in checks)

@@ -273,6 +273,39 @@ def test_options_narrow(project, options, passed):
     result.assert_outcomes(passed=passed, deselected=3 - passed)
 
 
+RUN = """
+@trainsanity.check("ACME901", "loop.takes_an_hour", cost=trainsanity.Cost.RUN)
+def takes_an_hour(pipeline):
+    yield trainsanity.Finding("it took an hour")
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "names"),
+    [
+        ("HEALTHY", [], {"ACME301", "ACME501", "ACME601"}),
+        ("HEALTHY", ["--trainsanity-ignore=loss"], {"ACME301", "ACME601"}),
+        ("HEALTHY", ["--trainsanity-max-cost=run"], {"ACME301", "ACME501", "ACME601", "ACME901"}),
+        ("HEALTHY", ["--trainsanity-select=loop,ACME3"], {"ACME301", "ACME901"}),
+        ("HEALTHY, select=['loop']", [], {"ACME901"}),
+        ("HEALTHY, select=['loop']", ["--trainsanity-ignore=loss"], {"ACME901"}),
+        ("HEALTHY, max_cost=trainsanity.Cost.STEP", ["--trainsanity-max-cost=run"],
+         {"ACME301", "ACME501", "ACME601"}),
+    ],
+)  # fmt: skip
+def test_runs_are_judged_where_they_are_asked_for(project, pytester, arguments, options, names):
+    project(arguments)
+    pytester.makeconftest(CONFTEST + RUN)
+    result = pytester.runpytest_inprocess(*options, "-v")
+    told = {word for line in result.outlines for word in line.split("-") if "ACME" in word}
+    assert {word for word in told if word in {"ACME301", "ACME501", "ACME601", "ACME901"}} == names
+    if "ACME901" in names:
+        result.stdout.fnmatch_lines(["  rerun     *ACME901*--trainsanity-select ACME901"])
+    else:
+        by_cost = "*ACME901 left out by cost: select them by name, or set max-cost to RUN*"
+        result.stdout.fnmatch_lines([by_cost])
+
+
 @pytest.mark.parametrize(
     ("options", "outcomes"),
     [

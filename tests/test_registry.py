@@ -75,8 +75,18 @@ def test_selection_by_stage_code_name_and_glob():
     assert codes("loss.matches_reference") == codes("TS502") == codes("*.matches_ref*") == ["TS502"]
     assert codes("TS1", ignore=["TS102"]) == [code for code in codes("TS1") if code != "TS102"]
     assert set(codes()) - set(codes(max_cost=Cost.FORWARD)) == {
-        c.code for c in registry().all() if c.cost > Cost.FORWARD
+        c.code for c in registry().all() if Cost.FORWARD < c.cost < Cost.RUN
     }
+
+
+def test_runs_are_left_out_unless_they_are_asked_for():
+    runs = [c.code for c in registry().all() if c.cost is Cost.RUN]
+    assert runs
+    assert not {*runs} & {*codes(), *codes(ignore=["tokenizer"]), *codes("tokenizer")}
+    assert codes(max_cost=Cost.RUN) == [c.code for c in registry().all()]
+    assert set(runs) <= set(codes("loop")) == set(codes("TS9")) == set(codes("loop.*"))
+    assert codes("TS901") == codes("loop.overfits_one_batch") == ["TS901"]
+    assert codes("TS901", max_cost=Cost.STEP) == []
 
 
 def test_an_unknown_word_is_answered_with_the_nearest():

@@ -34,13 +34,14 @@ from tests.reports import (
     failed,
     passed,
     report,
+    says_nothing,
 )
 from trainsanity import Finding, Result, Status, __version__
 from trainsanity.report.json import as_dict, dumps, json_value, schema
 from trainsanity.report.text import render
-from trainsanity.report.words import rerun, value_text, verdict
+from trainsanity.report.words import rerun, value_text, verdict, without_verdict
 from trainsanity.runner import Report
-from trainsanity.types import STAGES
+from trainsanity.types import STAGES, Check, Cost
 
 
 @pytest.mark.parametrize("name", REPORTS)
@@ -49,6 +50,20 @@ def test_snapshot(name: str) -> None:
     document = json.loads(dumps([REPORTS[name]]))
     assert document.pop("trainsanity") == __version__
     assert_snapshot(f"{name}.json", json.dumps(document, indent=1) + "\n")
+
+
+RUN = Check("TS901", "loop.learns", says_nothing, cost=Cost.RUN)
+OTHER_RUN = Check("TS902", "loop.resumes", says_nothing, cost=Cost.RUN)
+
+
+def test_runs_that_nobody_asked_for_are_left_out_by_cost() -> None:
+    by_cost = "left out by cost: select them by name, or set max-cost to RUN."
+    gate = report(passed(PAD), unasked=(LOSS, RUN, OTHER_RUN))
+    told = f"Without a verdict: TS502 not selected; TS901 and TS902 {by_cost}"
+    assert without_verdict(gate) == told
+    assert verdict(gate) == "sane as far as judged: 1 of 4 checks ran and passed"
+    chosen = report(passed(PAD), passed(RUN), unasked=(OTHER_RUN,))
+    assert without_verdict(chosen) == "Without a verdict: TS902 not selected."
 
 
 @pytest.mark.parametrize(

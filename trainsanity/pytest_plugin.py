@@ -42,7 +42,8 @@ def parametrize_with_checks(
             or else of ``[tool.trainsanity]`` in the root directory's pyproject.toml.
         select: stages, names, globs, codes or beginnings of codes; all checks by default.
         ignore: the same, for checks to leave out.
-        max_cost: only checks that cost this much or less.
+        max_cost: only checks that cost this much or less; by default ``Cost.STEP``, and
+            ``Cost.RUN`` for those that ``select`` or the options name.
     """
     return pytest.mark.trainsanity.with_args(
         *pipelines, select=tuple(select), ignore=tuple(ignore), max_cost=max_cost
@@ -72,7 +73,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--trainsanity-max-cost",
         type=str.upper,
         choices=[cost.name for cost in Cost],
-        help="only checks that cost this much or less",
+        help="only checks that cost this much or less; the default is STEP, and RUN for those that "
+        "are selected by name",
     )
 
 
@@ -138,9 +140,30 @@ def _chosen(
             if registry().get(name).name != name:
                 raise UsageError(f"expected_failures: name the check in full, not by {name!r}")
     checks = registry().select(**mark.kwargs)
+    if mark.kwargs["max_cost"] is None:
+        checks = _with_asked(config, checks, mark)
     if not checks:
         raise UsageError("select, ignore and max_cost together leave no check to run")
     return specs, checks
+
+
+def _with_asked(config: pytest.Config, checks: list[Check], mark: pytest.Mark) -> list[Check]:
+    """With the runs, which only the options ask for."""
+    from .registry import registry
+
+    select, ignore, max_cost = _options(config)
+    if not select and max_cost is None:
+        return checks
+    asked = registry().select(select, ignore, max_cost)
+    every = registry().select(**{**mark.kwargs, "max_cost": Cost.RUN})
+    return [check for check in every if check in checks or check in asked]
+
+
+def _options(config: pytest.Config) -> tuple[list[str], list[str], Cost | None]:
+    """What --trainsanity-select, -ignore and -max-cost say."""
+    select, ignore = (_words(config.getoption(f"trainsanity_{o}")) for o in ("select", "ignore"))
+    max_cost = config.getoption("trainsanity_max_cost")
+    return select, ignore, Cost[max_cost] if max_cost else None
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -176,15 +199,13 @@ def _narrow(
     items: list[pytest.Item],
     ours: dict[pytest.Item, tuple[PipelineSpec, BoundCheck]],
 ) -> None:
-    option = session.config.getoption
-    words = [option("trainsanity_select"), option("trainsanity_ignore")]
-    max_cost = option("trainsanity_max_cost")
-    if words == [None, None] and max_cost is None:
+    select, ignore, max_cost = _options(session.config)
+    if not select and not ignore and max_cost is None:
         return
     from .registry import registry
 
-    select, ignore = map(_words, words)
-    chosen = registry().select(select, ignore, Cost[max_cost] if max_cost else None)
+    # What an ignored word leaves is what the decorator chose, runs among it.
+    chosen = registry().select(select, ignore, Cost.RUN if max_cost is None else max_cost)
     names = {check.name for check in chosen}
     dropped = [item for item, (_, bound) in ours.items() if bound.check.name not in names]
     if len(dropped) == len(ours) and not session.testsfailed:
@@ -326,13 +347,15 @@ def _rerun(item: pytest.Item) -> str | None:
     if pair is None:
         return None
     spec, bound = pair
+    # A run is judged only where something names it.
+    asked = f" --trainsanity-select {bound.check.code}" if bound.check.cost is Cost.RUN else ""
     if item.path == Path(__file__).with_name("suite.py"):
         # From the root directory the suite's path may lead out of the project.
         target = f" --trainsanity {spec.id}" if item.config.getoption("trainsanity") else ""
-        return f"pytest --pyargs trainsanity.suite{target} -k {bound.check.code}"
+        return f"pytest --pyargs trainsanity.suite{target}{asked} -k {bound.check.code}"
     path, colons, test = item.nodeid.partition("::")
     path = os.path.relpath(item.config.rootpath / path, item.config.invocation_params.dir)
-    return f'pytest "{path}{colons}{test}"'
+    return f'pytest "{path}{colons}{test}"{asked}'
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

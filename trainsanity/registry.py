@@ -17,6 +17,9 @@ _CODE = re.compile(r"[A-Z]{2,}\d{3,}")
 _NAME = re.compile(r"[a-z_]+\.[a-z0-9_]+")
 _OWN_PACKAGE = "trainsanity."
 
+GATE = Cost.STEP
+"""The most that a check costs which nobody asked for by name or by cost."""
+
 
 class Registry:
     """Checks by name, in stage order."""
@@ -94,10 +97,15 @@ class Registry:
     ) -> list[Check]:
         """Choose by stage, name, glob, code or start of a code (``collator``, ``TS5``).
 
+        Without a ``max_cost`` the checks that train for a while (:attr:`Cost.RUN`) are left out
+        unless a word of ``select`` names them.
+
         Raises:
             UsageError: a word that names no check.
         """
         wanted, unwanted = list(select), list(ignore)
+        if max_cost is None:
+            max_cost = Cost.RUN if wanted else GATE
         for word in (*wanted, *unwanted):
             if not any(_matches(check, word) for check in self._checks.values()):
                 raise UsageError(self._unknown(word))
@@ -106,7 +114,7 @@ class Registry:
             for check in self.all()
             if (not wanted or any(_matches(check, word) for word in wanted))
             and not any(_matches(check, word) for word in unwanted)
-            and (max_cost is None or check.cost <= max_cost)
+            and check.cost <= max_cost
         ]
 
     def _unknown(self, word: str) -> str:

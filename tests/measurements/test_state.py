@@ -28,8 +28,10 @@ def test_training_after_the_checks_equals_training_without_them():
     judged, untouched = healthy(), healthy()
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    report = run(Pipeline.from_trainer(judged), registry().all())
-    assert all(result.status in RAN for result in report.results)
+    report = run(Pipeline.from_trainer(judged), registry().select())
+    # The weights are random: there is no checkpoint to hold them against.
+    idle = {result.check.name for result in report.results if result.status not in RAN}
+    assert idle == {"model.weights_are_the_checkpoints"}
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(1)
     weights, log = train(judged)

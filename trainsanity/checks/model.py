@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 
 from ..measurements.batch import Batch, attended
 from ..measurements.forward import Forward
+from ..measurements.placement import not_in_memory
 from ..measurements.singles import Singles
 from ..registry import check
 from ..tolerances import STANDARD_ERRORS, logits_difference
 from ..types import Abstain, Cost, Finding, Seen, Skip
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..pipeline import Pipeline
 
 HEAD_STANDARD_ERRORS = 6.0
@@ -42,6 +45,8 @@ def logits_finite(pipeline: Pipeline, forward: Forward) -> Iterator[Seen | Findi
     References: huggingface/transformers#46002, huggingface/transformers#28244.
     """
     weight = pipeline.model.get_submodule(forward.head_name).weight.detach()
+    if weight.is_meta:  # offloaded: the logits tell
+        weight = weight.new_zeros(0, device="cpu")
     bad_weights, bad_logits = (
         int((~weight.isfinite()).sum()),
         int((~forward.logits.isfinite()).sum()),
@@ -95,7 +100,7 @@ def head_init(pipeline: Pipeline, forward: Forward) -> Iterator[Seen | Finding]:
 
     References: huggingface/transformers#46002, huggingface/transformers#28244.
     """
-    weight = pipeline.model.get_submodule(forward.head_name).weight.detach().double()
+    weight = _weight(pipeline, forward).double()
     where = f"{forward.head_name}.weight"
     std, planned = float(weight.std()), getattr(pipeline.config, "initializer_range", None)
     if planned is None:
@@ -148,15 +153,15 @@ def logits_spread(pipeline: Pipeline, forward: Forward) -> Iterator[Seen | Findi
 
     References: field measurement: SmolLM2-135M, predicted 6.106 nats, seen 6.02.
     """
-    head = pipeline.model.get_submodule(forward.head_name)
+    weight = _weight(pipeline, forward)
     if forward.vectors is None:
         raise Skip("no position of the head's output has the direction of the logits")
-    std, planned = float(head.weight.detach().double().std()), pipeline.config.initializer_range
-    if abs(std / planned - 1) > HEAD_STANDARD_ERRORS / math.sqrt(2 * head.weight.numel()):
+    std, planned = float(weight.double().std()), pipeline.config.initializer_range
+    if abs(std / planned - 1) > HEAD_STANDARD_ERRORS / math.sqrt(2 * weight.numel()):
         raise Skip(f"the head is not freshly drawn (std {std:.4g}, initializer_range {planned:g})")
     predicted = std * forward.vectors.norm(dim=-1)
     ratio = float((forward.logits.std(dim=-1) / predicted).mean())
-    allowed = STANDARD_ERRORS / math.sqrt(2 * (len(head.weight) - 1))
+    allowed = STANDARD_ERRORS / math.sqrt(2 * (len(weight) - 1))
     observed, expected = float(forward.logits.std(dim=-1).mean()), float(predicted.mean())
     scale = statistics.mean(one.scale for one in forward.passes)
     if not abs(ratio - 1) <= allowed:
@@ -182,7 +187,7 @@ def logits_spread(pipeline: Pipeline, forward: Forward) -> Iterator[Seen | Findi
         "collator.rows_recovered",
         "collator.padding_value",
         "tokenizer.config_agrees",
-        "model.logits_finite",
+        "model.eval_is_repeatable",
     ),
     acquits="PAD / EOS",
 )
@@ -242,7 +247,7 @@ def right_token_pooled(forward: Forward, batch: Batch) -> Iterator[Seen | Findin
     "TS405",
     "model.batch_equals_single",
     cost=Cost.FORWARD,
-    requires=("collator.mask_is_exact", "model.right_token_pooled"),
+    requires=("collator.mask_is_exact", "model.right_token_pooled", "model.padding_invariance"),
     acquits="attention mask",
 )
 def batch_equals_single(pipeline: Pipeline, singles: Singles) -> Iterator[Seen | Finding]:
@@ -260,7 +265,8 @@ def batch_equals_single(pipeline: Pipeline, singles: Singles) -> Iterator[Seen |
     differs by arithmetic only.  Four times that, or torch.testing's relative tolerance for the
     dtype, is allowed.  If that is as large as the differences between rows, it abstains.
 
-    How to fix: pass ``attention_mask``; let the model count positions from it.
+    How to fix: find the layer that mixes rows; batch normalisation needs running statistics.  What
+    padding does by itself is told by model.mask_is_obeyed and model.padding_invariance.
 
     Known false alarms: batch normalisation in train mode does this by design.
 
@@ -283,8 +289,8 @@ def batch_equals_single(pipeline: Pipeline, singles: Singles) -> Iterator[Seen |
             observed=difference,
             expected=f"at most {allowed:.3g}",
             where=f"rows {singles.rows} of the first step",
-            cause="the model does not use the attention mask, or counts positions from the padding",
-            fix="pass attention_mask to the model, and let it derive position_ids from the mask",
+            cause="a layer mixes rows: statistics over the batch in eval mode, or a wrong axis",
+            fix="compute statistics per row, or keep running ones (track_running_stats=True)",
         )
     yield Seen(
         f"largest difference batched / alone {difference:.2g} (noise {singles.noise:.2g}, "
@@ -292,6 +298,18 @@ def batch_equals_single(pipeline: Pipeline, singles: Singles) -> Iterator[Seen |
         difference,
         allowed,
     )
+
+
+def _weight(pipeline: Pipeline, forward: Forward) -> Tensor:
+    """The head's weight.
+
+    Raises:
+        Skip: its values are not to be had: quantised, or offloaded.
+    """
+    weight: Tensor = pipeline.model.get_submodule(forward.head_name).weight.detach()
+    if weight.is_meta or not weight.is_floating_point():
+        raise Skip(not_in_memory(pipeline.model) or "the head's weight is quantised")
+    return weight
 
 
 def _standard_error(values: object) -> float:

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 @click.option(
     "--max-cost",
     type=click.Choice(Cost, case_sensitive=False),
-    help="Only checks that cost this much or less.",
+    help="Only checks that cost this much or less; the default is STEP, and RUN for those that "
+    "--select names.",
 )
 @click.option("--strict", is_flag=True, help="Exit with 3 if anything asked for has no verdict.")
 @click.option(

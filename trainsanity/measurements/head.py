@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 def find_head(pipeline: Pipeline) -> tuple[str, nn.Linear]:
     """The last ``nn.Linear`` with one output per label or word, and its name.
 
+    Where the config tells another number than any layer has, the last one outside the base model.
+
     Raises:
         Skip: the model has none.
     """
@@ -28,10 +30,14 @@ def find_head(pipeline: Pipeline) -> tuple[str, nn.Linear]:
         labels = getattr(pipeline.config, "vocab_size", None)
     else:
         labels = getattr(pipeline.config, "num_labels", None)
-    heads = [
+    layers = [
         (name, module)
         for name, module in pipeline.model.named_modules()
-        if isinstance(module, nn.Linear) and module.out_features == labels
+        if isinstance(module, nn.Linear)
+    ]
+    inside = f"{getattr(pipeline.model, 'base_model_prefix', '')}."
+    heads = [one for one in layers if one[1].out_features == labels] or [
+        one for one in layers if inside != "." and not one[0].startswith(inside)
     ]
     if not heads:
         raise Skip(f"the model has no linear head with {labels} outputs")

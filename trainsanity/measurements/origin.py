@@ -37,14 +37,14 @@ def origin(pipeline: Pipeline) -> Origin:
     model = pipeline.model
     adapted = hasattr(model, "get_base_model")
     base = model.get_base_model() if adapted else model
-    checkpoint = _folder(getattr(base, "config", None))
-    known = _names(checkpoint) if checkpoint else None
+    checkpoint = checkpoint_folder(getattr(base, "config", None))
+    known = tensor_names(checkpoint) if checkpoint else None
     prefix = getattr(base, "base_model_prefix", "")
-    new, added = [], _added(model) if adapted else set()
+    new, added = [], added_by_peft(model) if adapted else set()
     for name, _ in model.named_parameters():
         if ".original_module." in name:  # PEFT keeps it beside the copy that is trained
             continue
-        plain = _plain(name, added) if adapted else name
+        plain = plain_name(name, added) if adapted else name
         adapter = adapted and plain is None
         if adapter or (plain and known and _is_new_head(plain, known, prefix)):
             new.append(name)
@@ -65,7 +65,7 @@ def _is_new_head(name: str, known: set[str], prefix: str) -> bool:
     return name not in known and not (prefix and name.startswith(prefix + "."))
 
 
-def _plain(name: str, added: set[str]) -> str | None:
+def plain_name(name: str, added: set[str]) -> str | None:
     """A parameter's name before PEFT wrapped its module; None for one that PEFT added."""
     name = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
     before, mark, after = name.partition(".modules_to_save.")
@@ -74,7 +74,7 @@ def _plain(name: str, added: set[str]) -> str | None:
     return None if added & set(name.split(".")) else name
 
 
-def _added(model: Any) -> set[str]:
+def added_by_peft(model: Any) -> set[str]:
     """What PEFT's layers call the parts that they add."""
     return {
         name
@@ -84,7 +84,7 @@ def _added(model: Any) -> set[str]:
     }
 
 
-def _folder(config: Any) -> Path | None:
+def checkpoint_folder(config: Any) -> Path | None:
     """The checkpoint's folder: as it was given, or in the hub's cache.  Nothing is fetched."""
     source = getattr(config, "_name_or_path", "") or ""
     if not source:
@@ -104,7 +104,7 @@ def _folder(config: Any) -> Path | None:
     return None
 
 
-def _names(folder: Path) -> set[str]:
+def tensor_names(folder: Path) -> set[str]:
     """Names of the tensors in a folder's safetensors files, from their headers alone."""
     from safetensors import safe_open
 

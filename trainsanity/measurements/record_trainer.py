@@ -50,7 +50,7 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
         seen.snapshot_seconds = time.perf_counter() - begin
         pipeline.model.zero_grad()
         collated = record_collator(trainer)
-        _alone(trainer, folder, _callback(seen, pipeline, steps))
+        alone(trainer, folder, _callback(seen, pipeline, steps))
         _record_training_step(trainer, seen, watch, pipeline.task, collated)
         _record_clipping(trainer, seen)
         if cuda:
@@ -77,7 +77,7 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
     return seen
 
 
-def _alone(trainer: Any, folder: str, callback: Any) -> None:
+def alone(trainer: Any, folder: str, callback: Any) -> None:
     """Nothing but the training loop itself: no files, no reports, no evaluation."""
     trainer.callback_handler.callbacks = [callback]
     quiet_arguments = {

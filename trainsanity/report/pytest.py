@@ -19,7 +19,7 @@ from _pytest._code.code import (
 
 from ..registry import registry
 from ..runner import Report
-from ..types import Check, Finding, Result, Status
+from ..types import Check, Cost, Finding, Result, Status
 from .json import json_value
 from .words import coverage, fields_of, verdict, with_status, without_verdict
 
@@ -117,7 +117,8 @@ def reports_of(tests: Iterable[Sequence[tuple[str, object]]]) -> Iterator[Report
 
 def _result_of(row: dict[str, Any]) -> Result:
     # The check is a stand-in: a user's own may be unknown in the process that writes the summary.
-    check = Check(row["code"], row["name"], fn=lambda: (), acquits=row.get("acquits"))
+    cost = next((c.cost for c in registry().all() if c.name == row["name"]), Cost.STATIC)
+    check = Check(row["code"], row["name"], lambda: (), cost, acquits=row.get("acquits"))
     status = Status(row["status"])
     said = {name: row[name] for name in _FINDING if name in row}
     finding = Finding(**{"message": "", **said})

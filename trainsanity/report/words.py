@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..types import Check, Finding, Result, Status
+from ..types import Check, Cost, Finding, Result, Status
 from .json import json_value
 
 if TYPE_CHECKING:
@@ -68,8 +68,15 @@ def without_verdict(report: Report) -> str:
         )
         if (some := with_status(report.results, status))
     ]
-    if report.unasked:
-        groups.append(f"{codes_of(report.unasked)} not selected")
+    # Where some runs were asked for, the others were left out by somebody's choice.
+    asked = any(result.check.cost is Cost.RUN for result in report.results)
+    runs = [check for check in report.unasked if check.cost is Cost.RUN and not asked]
+    if others := [check for check in report.unasked if check not in runs]:
+        groups.append(f"{codes_of(others)} not selected")
+    if runs:
+        groups.append(
+            f"{codes_of(runs)} left out by cost: select them by name, or set max-cost to RUN"
+        )
     return f"Without a verdict: {'; '.join(groups)}." if groups else ""
 
 

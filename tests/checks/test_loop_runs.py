@@ -1,0 +1,205 @@
+"""What the runs say where they cannot look, and that they leave nothing behind."""
+
+from __future__ import annotations
+
+import math
+import os
+
+import pytest
+import torch
+
+from fixtures.controls import all_controls
+from fixtures.controls.factories import CHEAP
+from fixtures.faults import healthy, subclassed
+from trainsanity.checks import loop_data, loop_resume
+from trainsanity.measurements.epochs import Epochs
+from trainsanity.measurements.overfit import constant_loss
+from trainsanity.measurements.resume import Ended, Interrupted, Resumed
+from trainsanity.measurements.state import fingerprint
+from trainsanity.measurements.trace import Plan, Trace, plan_of
+from trainsanity.measurements.workers import Workers
+from trainsanity.pipeline import Pipeline, PipelineSpec
+from trainsanity.registry import registry
+from trainsanity.runner import run
+from trainsanity.tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Task
+from trainsanity.testing import run_one
+from trainsanity.types import Finding, Seen, Skip, Status
+
+CONTROLS = {control.id: control for control in all_controls()}
+RESUME = "loop.resume_equals_straight"
+
+
+def pipeline(control="plain", change=lambda trainer: trainer, command=(), **settings):
+    return PipelineSpec(
+        control,
+        lambda: change(CONTROLS[control].build(**{**CHEAP, **settings})),
+        command=command,
+    ).make()
+
+
+def factory(name):
+    return (f"fixtures.controls.factories:{name}__cheap",)
+
+
+# --- the best constant answer --------------------------------------------------------------------
+
+
+def test_the_best_constant_answer_is_the_labels_entropy():
+    labels = torch.tensor([3, 3, 5, 7])
+    entropy = 0.5 * math.log(2) + 0.5 * math.log(4)
+    assert constant_loss(Task(SINGLE_LABEL), labels) == pytest.approx(entropy)
+    assert constant_loss(Task(SINGLE_LABEL), torch.tensor([7, 7, 7])) == 0
+
+
+def test_the_best_constant_answer_to_several_labels_and_to_numbers():
+    targets = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+    assert constant_loss(Task(MULTI_LABEL), targets) == pytest.approx(math.log(2) / 2)
+    numbers = torch.tensor([[1.0], [3.0]])
+    assert constant_loss(Task(REGRESSION), numbers) == pytest.approx(1.0)
+
+
+# --- where a run is cut --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rows", "max_steps", "cut", "steps"),
+    [(300, 1_000, 2, 4), (8, 1_000, 3, 6), (4, 1_000, 2, 4), (300, 3, 1, 2)],
+)
+def test_the_cut_lies_inside_an_epoch_where_there_is_an_inside(rows, max_steps, cut, steps):
+    plan = plan_of(pipeline(rows=rows, max_steps=max_steps))
+    assert (plan.cut, plan.steps) == (cut, steps)
+    assert plan.per_epoch == -(-rows // 4)
+
+
+def test_a_run_of_one_step_is_not_cut():
+    with pytest.raises(Skip, match="a run of 1 optimizer steps cannot be cut in two"):
+        plan_of(pipeline(max_steps=1))
+
+
+# --- resuming ------------------------------------------------------------------------------------
+
+
+def test_without_a_command_nobody_builds_it_again():
+    result = run_one(RESUME, pipeline())
+    assert result.status is Status.SKIP
+    assert "a fresh process cannot build this pipeline" in result.reason
+
+
+def test_a_factory_that_only_this_process_knows():
+    result = run_one(RESUME, pipeline(command=("gone.module:factory",)))
+    assert result.status is Status.SKIP
+    assert "could not build the pipeline: there is no module 'gone.module'" in result.reason
+
+
+def test_a_checkpoint_that_cannot_be_saved_is_a_finding():
+    def breaks(self, *args, **kwargs):
+        raise OSError("No space left on device")
+
+    broken = pipeline(command=factory("plain"), change=lambda t: subclassed(t, _save_scaler=breaks))
+    result = run_one(RESUME, broken)
+    assert result.status is Status.FAIL
+    said = result.findings[0].message
+    assert "cannot be saved: OSError: No space left on device" in said
+
+
+def test_a_process_that_dies_is_quoted():
+    died = Resumed(
+        Plan(2, 4, 18), Trace(), Ended(error="ended with code -9; its last line: Killed")
+    )
+    first, *_ = loop_resume.resume_equals_straight(died)
+    assert isinstance(first, Finding)
+    assert first.message == (
+        "the resumed run came to no end: ended with code -9; its last line: Killed"
+    )
+
+
+@pytest.mark.parametrize(
+    ("chosen", "error", "says"),
+    [
+        ("checkpoint-2", "", "checkpoint-2 is taken instead"),
+        ("checkpoint-3", "FileNotFoundError: gone", "fails aloud: FileNotFoundError: gone"),
+    ],
+)
+def test_half_a_checkpoint_that_is_not_used_in_silence_passes(chosen, error, says):
+    seen = Interrupted(
+        Plan(2, 4, 18), Ended(killed=9), ["a"], ["a", "b"], chosen, Trace(), Ended(error=error)
+    )
+    (said,) = loop_resume.survives_killed_save(seen)
+    assert isinstance(said, Seen)
+    assert says in said.message
+
+
+def test_a_run_that_was_not_killed_shows_nothing():
+    seen = Interrupted(Plan(2, 4, 18), Ended(), [], [], "", Trace(), Ended())
+    with pytest.raises(Skip, match="was not interrupted while it saved"):
+        list(loop_resume.survives_killed_save(seen))
+
+
+# --- nothing is touched --------------------------------------------------------------------------
+
+
+def test_runs_leave_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    (tmp_path / "tmp").mkdir()
+    judged = pipeline(command=factory("plain"))
+    output = judged.args.output_dir
+    before = fingerprint(judged)
+    report = run(judged, registry().select(["loop"], ["TS901"]))
+    assert {r.status for r in report.results} == {Status.PASS}
+    assert fingerprint(judged) == before
+    assert os.listdir(output) == []
+    assert os.listdir(tmp_path / "tmp") == [os.path.basename(output)]
+
+
+def test_a_loop_of_ones_own_has_no_trainer_to_run():
+    trainer = healthy(**CHEAP)
+    own = Pipeline.from_loop(
+        trainer.model,
+        trainer.train_dataset.remove_columns("text"),
+        trainer.data_collator,
+        lambda batches: 0.0,
+        torch.optim.SGD(trainer.model.parameters(), lr=0.1),
+    )
+    report = run(own, registry().select(["loop"], ["TS901"]))
+    assert {r.status for r in report.results} == {Status.SKIP}
+    assert all(r.reason.startswith("this pipeline has no trainer") for r in report.results)
+
+
+# --- epochs and workers --------------------------------------------------------------------------
+
+
+def read(first, second, **changes):
+    rows = {"rows": 12, "batch": 5, "drops_last": False, "sampler": "S", "strategy": "random"}
+    epochs = Epochs(read=[first, second], **{**rows, **changes})
+    return [f.message for f in loop_data.epoch_covers_data(epochs) if isinstance(f, Finding)]
+
+
+SHUFFLED = [3, 1, 2, 0, 5, 4, 7, 6, 9, 8, 11, 10]
+OTHER = SHUFFLED[::-1]
+
+
+def test_epochs():
+    assert read(SHUFFLED, OTHER) == []
+    assert read(SHUFFLED, SHUFFLED) == [
+        "the second epoch reads its 12 rows in the same order as the first"
+    ]
+    ascending = list(range(12))
+    assert read(ascending, ascending, strategy="sequential") == []
+    assert read(ascending, OTHER) == [
+        "the first epoch reads its 12 rows in the order of the dataset"
+    ]
+    assert read(SHUFFLED[:10], OTHER[:10], drops_last=True) == []
+    assert read(SHUFFLED[:10], OTHER[:10]) == [
+        "epoch 1 leaves out 2 of 12 rows and reads 0 more than once"
+    ]
+    # Of two rows, every other shuffle is the same again.
+    assert read([0, 1], [0, 1], rows=2) == []
+
+
+def test_workers_that_repeat_only_the_epoch():
+    alike = [[["a", "b"], ["c", "d"]]] * 2
+    said = list(loop_data.workers_do_not_repeat_random(None, Workers(2, alike)))
+    assert [f.message for f in said if isinstance(f, Finding)] == [
+        "the second epoch repeats the random numbers of the first"
+    ]

@@ -1,0 +1,287 @@
+"""The model checks on bad checkpoints, on weights that are elsewhere, and on other rotary kinds."""
+
+from __future__ import annotations
+
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from fixtures.controls import all_controls
+from fixtures.controls.models import EARLY, SHORT, last_attended, onto, other_family, pooling
+from fixtures.faults import healthy
+from trainsanity.measurements.placement import not_in_memory
+from trainsanity.pipeline import Pipeline
+from trainsanity.registry import registry
+from trainsanity.runner import run
+from trainsanity.testing import run_one
+from trainsanity.types import Skip, Status
+
+CONTROLS = {control.id: control for control in all_controls()}
+WEIGHTS = "model.weights_are_the_checkpoints"
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    return healthy()
+
+
+@pytest.fixture
+def folder(trainer, tmp_path):
+    """A checkpoint of the whole classifier."""
+    trainer.model.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def judged(name, trainer):
+    return run_one(name, Pipeline.from_trainer(trainer))
+
+
+def loaded(trainer, folder, auto=AutoModelForSequenceClassification, **more):
+    return onto(trainer, auto.from_pretrained(folder, **more))
+
+
+def said(result):
+    assert result.status is Status.FAIL, result
+    (finding,) = result.findings
+    return finding.message
+
+
+def test_a_checkpoint_without_weights(trainer, folder):
+    config = AutoConfig.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    broken = onto(trainer, AutoModelForSequenceClassification.from_config(config))
+    assert said(judged(WEIGHTS, broken)) == (
+        f"model.config names the checkpoint {folder}, which holds no weights"
+    )
+
+
+def test_pickled_weights_are_not_opened(trainer, folder):
+    model = loaded(trainer, folder)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    result = judged(WEIGHTS, model)
+    assert result.status is Status.SKIP
+    assert result.reason == (
+        f"the weights in {folder} are no safetensors: other formats are not opened"
+    )
+
+
+def test_a_checkpoint_that_is_gone(trainer, folder):
+    model = loaded(trainer, folder)
+    shutil.rmtree(folder)
+    result = judged(WEIGHTS, model)
+    assert (result.status, result.reason) == (
+        Status.SKIP,
+        f"the weights of {folder} are not on this machine",
+    )
+
+
+def test_a_head_for_other_labels_is_told(trainer, folder):
+    model = loaded(trainer, folder, num_labels=300, ignore_mismatched_sizes=True)
+    result = judged(WEIGHTS, model)
+    assert result.status is Status.PASS
+    assert result.message.endswith("; score.weight is (300, 64), in the file (280, 64)")
+
+
+def test_a_narrower_model_than_the_checkpoint(trainer, folder):
+    config = AutoConfig.from_pretrained(folder)
+    config.intermediate_size = 96
+    model = loaded(trainer, folder, config=config, ignore_mismatched_sizes=True)
+    assert said(judged(WEIGHTS, model)) == (
+        "6 tensors of the base model have another shape than in the file: "
+        "model.layers.0.mlp.gate_proj.weight"
+    )
+
+
+def test_a_shallower_model_leaves_tensors_over(trainer, folder):
+    model = loaded(trainer, folder, num_hidden_layers=1)
+    message = said(judged(WEIGHTS, model))
+    assert message.startswith("11 tensors of the base model are in the file and not in the model: ")
+
+
+def test_a_deeper_model_misses_tensors(trainer, folder):
+    config = AutoConfig.from_pretrained(folder)
+    config.num_hidden_layers, config.layer_types = 3, None
+    fresh = AutoModelForSequenceClassification.from_config(type(config)(**config.to_dict()))
+    fresh.load_state_dict(trainer.model.state_dict(), strict=False)
+    fresh.config._name_or_path = str(folder)
+    message = said(judged(WEIGHTS, onto(trainer, fresh)))
+    assert message.startswith("11 tensors of the base model are not in the file: model.layers.2.")
+
+
+def test_shards_other_dtypes_and_added_tokens(trainer, tmp_path):
+    trainer.model.save_pretrained(tmp_path, max_shard_size="10MB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    model = loaded(trainer, tmp_path).model.bfloat16().float()
+    model.resize_token_embeddings(model.config.vocab_size + 8)
+    result = judged(WEIGHTS, onto(trainer, model))
+    assert result.status is Status.PASS, result
+    assert result.observed["compared"] == 25
+
+
+def test_a_tied_head_is_the_embedding(trainer, tmp_path):
+    AutoModelForCausalLM.from_config(trainer.model.config).save_pretrained(tmp_path)
+    result = judged(WEIGHTS, loaded(trainer, tmp_path, AutoModelForCausalLM))
+    assert (result.status, result.observed["new"]) == (Status.PASS, [])
+
+
+def test_adapters_stand_beside_the_checkpoints_weights(trainer, folder):
+    result = judged(WEIGHTS, CONTROLS["lora"].change(loaded(trainer, folder)))
+    assert result.status is Status.PASS, result
+    assert result.observed == {"compared": 25, "new": [], "resized": []}
+
+
+def test_offloaded_weights_are_not_compared(trainer, folder):
+    from accelerate import cpu_offload
+
+    model = loaded(trainer, folder)
+    cpu_offload(model.model, execution_device=torch.device("cpu"))
+    report = run(Pipeline.from_trainer(model), registry().select(["model"]))
+    by_status = {}
+    for result in report.results:
+        by_status.setdefault(result.status, {})[result.check.name] = result.reason
+    assert set(by_status) == {Status.PASS, Status.SKIP}, by_status
+    away = "weights are offloaded: their values are not in memory"
+    assert by_status[Status.SKIP] == dict.fromkeys(
+        (
+            "model.head_init",
+            "model.logits_spread",
+            WEIGHTS,
+            "model.embeddings_learn",
+        ),
+        away,
+    )
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({"hf_device_map": {"": "cpu"}}, None),
+        ({"hf_device_map": {"": 0}}, None),
+        ({"hf_device_map": {"model": 0, "score": "cpu"}}, "offloaded to cpu"),
+        ({"hf_device_map": {"model": "disk", "score": "cpu"}}, "offloaded to cpu and disk"),
+        ({"hf_quantizer": object()}, "the weights are quantised"),
+        ({"config": SimpleNamespace(quantization_config={"bits": 4})}, "the weights are quantised"),
+    ],
+)
+def test_weights_that_are_elsewhere(facts, reason):
+    said = not_in_memory(SimpleNamespace(parameters=list, **facts))
+    assert said is None if reason is None else reason in said
+
+
+ROPE = {
+    "linear": {"factor": 4.0},
+    "dynamic": {"factor": 4.0},
+    "yarn": {"factor": 4.0, "original_max_position_embeddings": 512},
+    "longrope": {
+        "short_factor": [1.0] * 8,
+        "long_factor": [2.0] * 8,
+        "original_max_position_embeddings": 512,
+        "factor": 4.0,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", ROPE)
+def test_scaled_rotary_kinds(trainer, kind):
+    settings = {"rope_type": kind, **ROPE[kind]}
+    new = hasattr(trainer.model.config, "rope_parameters")
+    name = "rope_parameters" if new else "rope_scaling"
+    theta = {} if not new else {"rope_theta": 10_000.0}
+    llama = other_family(trainer, "llama", **SHORT, **EARLY, **{name: {**settings, **theta}})
+    result = judged("model.rope_frequencies", llama)
+    assert result.status is Status.PASS, result
+
+
+def test_two_kinds_of_layers_have_two_kinds_of_positions(trainer):
+    config = AutoConfig.for_model("gemma3_text", sliding_window=32, **SHORT, **EARLY)
+    config.layer_types = ["sliding_attention", "full_attention"]
+    gemma = onto(trainer, AutoModelForCausalLM.from_config(type(config)(**config.to_dict())))
+    result = judged("model.rope_frequencies", gemma)
+    assert result.status is Status.PASS, result
+    assert len(result.observed) == 2
+
+
+def test_rotary_frequencies_that_are_no_numbers(trainer):
+    llama = other_family(trainer, "llama", **SHORT, **EARLY)
+    llama.model.model.rotary_emb.inv_freq.fill_(float("nan"))
+    assert "differs from its formula by nan of its value" in said(
+        judged("model.rope_frequencies", llama)
+    )
+
+
+def test_a_mean_over_the_text_reads_it_to_its_end(trainer):
+    model = onto(trainer, AutoModelForSequenceClassification.from_config(trainer.model.config))
+
+    def forward(self, input_ids, attention_mask=None, labels=None):
+        from transformers.modeling_outputs import SequenceClassifierOutput
+
+        states = self.model(input_ids, attention_mask=attention_mask).last_hidden_state
+        mask = attention_mask[..., None]
+        logits = self.score((states * mask).sum(1) / mask.sum(1))
+        loss = torch.nn.functional.cross_entropy(logits, labels) if labels is not None else None
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+    model.model.__class__ = type("Mean", (type(model.model),), {"forward": forward})
+    assert judged("model.read_at_the_end", model).status is Status.PASS
+
+
+def test_a_cache_that_changes_what_is_read(trainer):
+    model = pooling(healthy(), last_attended)
+    pooled = type(model.model).forward
+
+    def forward(self, input_ids, attention_mask=None, labels=None, use_cache=True):
+        made = pooled(self, input_ids, attention_mask, None, labels)
+        made.logits = made.logits if use_cache else made.logits + 1
+        return made
+
+    model.model.__class__ = type("Cached", (type(model.model),), {"forward": forward})
+    assert said(judged("model.read_at_the_end", model)).startswith("use_cache changes the logits")
+
+
+def test_an_attention_that_cannot_be_switched(trainer):
+    model = onto(trainer, AutoModelForSequenceClassification.from_config(trainer.model.config))
+    model.model._supports_attention_backend = False
+    result = judged("model.attention_agrees", model)
+    assert result.status is Status.SKIP
+    assert "cannot be switched once it is built" in result.reason
+
+
+def test_the_attention_is_what_it_was(trainer):
+    before = trainer.model.config._attn_implementation
+    result = judged("model.attention_agrees", trainer)
+    assert trainer.model.config._attn_implementation == before == "sdpa"
+    assert result.status is Status.PASS
+    assert set(result.observed) == {"eager"}
+
+
+def test_an_encoder_padded_on_the_left_is_not_what_it_was_made_for(trainer):
+    bert = other_family(healthy(), "bert", intermediate_size=128, **SHORT)
+    bert.processing_class.padding_side = "left"
+    assert "64 more columns of padding on the left" in said(
+        judged("model.padding_invariance", bert)
+    )
+
+
+def test_rows_that_are_masked_in_the_middle(trainer):
+    model = healthy()
+    collate = model.data_collator
+
+    def holes(rows):
+        made = collate(rows)
+        made["attention_mask"][:, 3] = 0
+        return made
+
+    model.data_collator = holes
+    with pytest.raises(Skip, match="has holes"):
+        Pipeline.from_trainer(model).measurements.get("probes")
+
+
+def test_a_decoder_made_an_encoder_is_not_held_to_be_causal(trainer):
+    model = healthy()
+    model.model.config.is_causal = False
+    result = judged("model.causal", model)
+    assert result.status is Status.SKIP
+    assert result.reason == "nothing says that the model is causal: it may look ahead"

