@@ -51,7 +51,8 @@ def measured() -> str:
     versions = ", ".join(f"{name} {first[name]}" for name in ("torch", "transformers", "datasets"))
     lines = [
         f"`pytest -m gpu -n0` on one {first['device']}, Python {first['python']}, {versions}. "
-        "Seconds are wall-clock for building the pipeline and judging it with every check but the runs.",
+        "Seconds are wall-clock for building the pipeline and judging it with every check but the "
+        "runs.",
         "",
         "| pipeline | failed | factor | weights that move at 1e-5 | ran | seconds | peak GiB |",
         "|---|---|---|---|---|---|---|",
