@@ -16,14 +16,18 @@ ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.distributed
 
 
-def judged(folder: Path, factory: str) -> tuple[int, Any, str]:
-    """Exit code, JSON report and stderr of ``torchrun -m trainsanity run``."""
-    report = folder / "report.json"
-    process = subprocess.run(
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node=2")
+# With --cpu it starts one process, or as many as MPI has; the pipeline itself asks for the CPU.
+ACCELERATE = ("accelerate.commands.launch", "--multi_gpu", "--num_processes=2",
+              "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no")  # fmt: skip
+
+
+def started(folder: Path, factory: str, launcher: tuple[str, ...] = TORCHRUN) -> Any:
+    """Two processes of ``trainsanity run``, when they have ended."""
+    return subprocess.run(
         [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc-per-node=2", "-m", "trainsanity", "run"),
-            *(f"--json={report}", f"tests.examples.processes:{factory}"),
+            *(sys.executable, "-m", *launcher, "-m", "trainsanity", "run"),
+            *(f"--json={folder / 'report.json'}", f"tests.examples.processes:{factory}"),
         ],
         cwd=ROOT,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
@@ -32,13 +36,22 @@ def judged(folder: Path, factory: str) -> tuple[int, Any, str]:
         check=False,
         timeout=300,
     )
+
+
+def judged(
+    folder: Path, factory: str, launcher: tuple[str, ...] = TORCHRUN
+) -> tuple[int, Any, str]:
+    """Exit code, JSON report and stderr of two processes of ``trainsanity run``."""
+    process = started(folder, factory, launcher)
+    report = folder / "report.json"
     assert report.exists(), process.stderr
     assert process.stdout.count("checks ran") == 1, process.stdout
     return process.returncode, json.loads(report.read_text()), process.stderr
 
 
-def test_a_healthy_run_is_green(tmp_path: Path) -> None:
-    code, report, stderr = judged(tmp_path, "healthy")
+@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+def test_a_healthy_run_is_green(tmp_path: Path, launcher: tuple[str, ...]) -> None:
+    code, report, stderr = judged(tmp_path, "healthy", launcher)
     bad = [row for row in report["results"] if row["status"] not in ("pass", "skip")]
     assert not bad
     assert code == 0, stderr
@@ -69,3 +82,21 @@ def test_what_one_process_sees_counts_for_both(tmp_path: Path) -> None:
     by_name = {row["name"]: row for row in report["results"]}
     assert by_name["loss.finite"]["status"] == "fail"
     assert "process 1" in by_name["loss.finite"]["where"]
+
+
+def test_a_process_that_raises_is_named_and_holds_nobody_up(tmp_path: Path) -> None:
+    ended = started(tmp_path, "one_rank_raises")
+    assert ended.returncode != 0
+    said = next(line for line in ended.stderr.splitlines() if "trainsanity: error" in line)
+    assert "process 1 failed and the others wait for it" in said
+    assert "no room for this batch" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_process_that_dies_is_named_and_holds_nobody_up(tmp_path: Path) -> None:
+    ended = started(tmp_path, "one_rank_dies")
+    assert ended.returncode != 0
+    # torchrun's own words: it ends the others.
+    assert "Signal 9 (SIGKILL)" in ended.stderr
+    assert "rank      : 1 (local_rank: 1)" in ended.stderr
+    assert not list(tmp_path.iterdir())

@@ -11,6 +11,10 @@ class UsageError(Exception):
     """
 
 
+class RankError(Exception):
+    """One of several processes failed where the others cannot follow; the run ends at once."""
+
+
 def first_line(error: BaseException) -> str:
     """As much of an error's text as fits into a sentence."""
     return str(error).strip().partition("\n")[0] or "(no message)"

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ..errors import UsageError
+from ..errors import RankError, UsageError
 
 USAGE, INTERNAL, INTERRUPTED = 2, 3, 130
 """Exit codes of calls that came to no report; those of reports are in runner.py."""
@@ -33,6 +33,9 @@ class Command(click.Command):
         except UsageError as error:
             _trace(debug)
             raise Wrong(str(error)) from error
+        except RankError as error:
+            _trace(debug)
+            raise Unexpected(str(error)) from error
         except (Exception, SystemExit) as error:
             _trace(debug)
             # A factory that exits with 0 must not end us with the code of a sane pipeline.
