@@ -36,8 +36,8 @@ SMALLEST = {
     "tokens, 8 is enough",
     "labels_shifted": f"(input_ids [[{A}, {B}]], {OWN}): row 0: the label of token 0 is {B}, it "
     f"should be {A}, one place too early",
-    "prompts_supervised": f"(input_ids [[{A}]], {OWN}): row 0 excludes token 0 from the loss, and "
-    f"its label is {A}",
+    "prompts_supervised": f"(input_ids [[{A}, {B}]], {OWN}): row 0 excludes token 1 from the "
+    f"loss, and its label is {B}",
     "padding_supervised": f"(input_ids [[{A}]], {OWN}): row 0 has 7 positions of padding, 7 of "
     "them with a label (0)",
     "padding_predicted": f"(input_ids [[{A}]], {OWN}): row 0 has 7 positions of padding, 7 of "
