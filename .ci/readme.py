@@ -71,7 +71,44 @@ def measured() -> str:
             f"| {run['seconds']} | {run['peak_gib']} |"
         )
     lines += ["", *(f"- {note}" for note in dict.fromkeys(n for r in runs for n in r["notes"]))]
-    return "\n".join([*lines, *probed([run for run in recorded if "probes" in run])])
+    return "\n".join([*lines, *taken(first), *probed([run for run in recorded if "probes" in run])])
+
+
+RATIO = 30
+"""All checks up to STEP take at most so many times one forward + backward of the same batch."""
+
+
+def taken(run: dict[str, Any]) -> list[str]:
+    """Where a run's time and memory went, measurement by measurement."""
+    if "batch" not in run:
+        return []
+    batch, rows = run["batch"], run["measurements"]
+    looks = sum(row["seconds"] for row in rows)
+    named = {"forwards": "forwards", "backwards": "backwards", "optimizer_steps": "steps"}
+
+    def row(name: str, seconds: float, peak: str, counts: dict[str, int]) -> str:
+        cells = [str(counts.get(key) or "") for key in named]
+        times = f"{seconds / batch['seconds']:.2f}"
+        return f"| {name} | {seconds:.1f} | {times} | {' | '.join(cells)} | {peak} |"
+
+    return [
+        "",
+        f"Where they go on `{run['pipeline']}`: one forward + backward of the same batch, "
+        f"{batch['micro_batches']} micro-batches of {batch['rows']} rows, takes "
+        f"{batch['seconds']:.1f} s; all checks together {run['judging_seconds']} s, "
+        f"{run['judging_seconds'] / batch['seconds']:.1f} times that ({RATIO} are allowed).",
+        "",
+        "| look | seconds | times forward + backward | " + " | ".join(named.values())
+        + " | peak GiB |",
+        f"|---|---|---|{'---|' * len(named)}---|",
+        *(
+            row(f"`{one['name']}`", one["seconds"], f"{one['peak_bytes'] / 2**30:.1f}", one)
+            for one in sorted(rows, key=lambda one: -one["seconds"])
+            if one["seconds"] >= 0.05
+        ),
+        row("the checks themselves", max(run["judging_seconds"] - looks, 0.0), "", {}),
+        row("building the pipeline", max(run["seconds"] - run["judging_seconds"], 0.0), "", {}),
+    ]  # fmt: skip
 
 
 PROBES = {

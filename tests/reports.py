@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trainsanity import Check, Cost, Finding, Result, Seen, Status
+from trainsanity.measurements.passes import Passes
 from trainsanity.report.pytest import failure_text
 from trainsanity.runner import Report
 
@@ -81,6 +82,7 @@ def report(*results: Result, unasked: tuple[Check, ...] = (), **more: Any) -> Re
         "facts": {"parameters": 9815936, "learning_rate": 1e-05, "world_size": 1},
         "seconds": 12.34,
         "measured": {"batch": 0.01, "forward": 1.5, "trainer_step": 8.14},
+        "passes": {"forward": Passes(12), "trainer_step": Passes(24, 24, 4, 2**30)},
         "command": (TARGET,),
     }
     return Report(

@@ -81,7 +81,7 @@ def test_a_healthy_loop_passes_what_applies():
 
 
 def test_nothing_of_a_loop_is_touched():
-    from trainsanity.measurements.state import hashes
+    from trainsanity.measurements.hashing import hashes
 
     pipeline = looped()
     before = hashes(pipeline.model.parameters())

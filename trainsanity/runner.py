@@ -18,6 +18,7 @@ from .registry import Registry, registry
 from .types import RAN, Abstain, Check, Finding, Result, Seen, Skip, Status
 
 if TYPE_CHECKING:
+    from .measurements.passes import Passes
     from .pipeline import Pipeline
 
 OK, FAILED, USAGE, INCOMPLETE = 0, 1, 2, 3
@@ -164,6 +165,9 @@ class Report:
     facts: Mapping[str, Any]
     seconds: float
     measured: Mapping[str, float] = field(default_factory=dict)
+    """Seconds of each measurement."""
+    passes: Mapping[str, Passes] = field(default_factory=dict)
+    """What each of them ran."""
     unasked: tuple[Check, ...] = ()
     """Checks that exist but were not selected."""
     command: tuple[str, ...] = ()
@@ -237,8 +241,9 @@ def run(
         pipeline.facts | _cost_of_looking(pipeline),
         time.perf_counter() - start,
         dict(pipeline.measurements.seconds),
-        tuple(check for check in every if check.name not in asked),
-        pipeline.command,
+        dict(pipeline.measurements.passes),
+        unasked=tuple(check for check in every if check.name not in asked),
+        command=pipeline.command,
     )
 
 

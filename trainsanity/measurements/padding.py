@@ -21,7 +21,7 @@ MULTIPLES = (1, 8, 16, 64)
 """Settings of ``pad_to_multiple_of`` that the table shows; 1 stands for none."""
 
 REPEATS = 3
-"""Timed repeats of each setting; the median is kept."""
+"""Timed repeats of each width; the median is kept."""
 
 
 @dataclass(frozen=True)
@@ -100,28 +100,36 @@ def padding_times(batch: Batch, padding: Padding, pipeline: Pipeline) -> dict[in
 
     rows = batch.micro_batches[0].rows
     settings = {0: 1, **{m: m for m in (*MULTIPLES, padding.multiple or 1)}}
-    taken: dict[int, list[float]] = {key: [] for key in settings}
     with preserved(pipeline), quiet(pipeline):
         from .forward import align_special_tokens
 
         align_special_tokens(pipeline)
         before = [p.grad for p in pipeline.model.parameters()]
         try:
-            for repeat in range(REPEATS + 1):  # the first round warms up
-                for key, multiple in settings.items():
-                    collator = copy.copy(pipeline.data_collator)
-                    collator.pad_to_multiple_of = multiple
-                    inputs = pipeline.trainer._prepare_inputs(collator(copy.deepcopy(rows)))
+            made = {}
+            for key, multiple in settings.items():
+                collator = copy.copy(pipeline.data_collator)
+                collator.pad_to_multiple_of = multiple
+                made[key] = pipeline.trainer._prepare_inputs(collator(copy.deepcopy(rows)))
+            shapes = {key: tuple(inputs["input_ids"].shape) for key, inputs in made.items()}
+            # Settings that make batches of one shape are timed as one, but for the noise's.
+            timed: dict[Any, Any] = {shapes[key]: made[key] for key in settings if key}
+            timed[0] = made[0]
+            taken: dict[Any, list[float]] = {key: [] for key in timed}
+            # The largest comes first: what it needs in memory will do for all.
+            _forward_backward(pipeline, timed[max(shapes.values())])
+            for _ in range(REPEATS):
+                for key, inputs in timed.items():
                     torch.cuda.synchronize()
                     start = time.perf_counter()
                     _forward_backward(pipeline, inputs)
                     torch.cuda.synchronize()
-                    if repeat:
-                        taken[key].append(time.perf_counter() - start)
+                    taken[key].append(time.perf_counter() - start)
         finally:
             for parameter, gradient in zip(pipeline.model.parameters(), before, strict=True):
                 parameter.grad = gradient
-    return {key: statistics.median(values) for key, values in taken.items()}
+    found = {key: statistics.median(values) for key, values in taken.items()}
+    return {key: found[shapes[key] if key else 0] for key in settings}
 
 
 def _forward_backward(pipeline: Pipeline, inputs: Any) -> None:

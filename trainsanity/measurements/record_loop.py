@@ -58,6 +58,8 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
         seen.next_learning_rate = optimizer.param_groups[0]["lr"]
         if cuda:
             seen.peak_bytes = torch.cuda.max_memory_allocated(pipeline.device)
+        begin = time.perf_counter()
+    seen.restore_seconds = time.perf_counter() - begin
     fill_items(pipeline, seen.first)
     return seen
 

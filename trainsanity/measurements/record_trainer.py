@@ -67,6 +67,8 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
         seen.seconds = time.perf_counter() - start
         if cuda:
             seen.peak_bytes = torch.cuda.max_memory_allocated(device)
+        begin = time.perf_counter()
+    seen.restore_seconds = time.perf_counter() - begin
     # A step that was begun and never ended, at the end of the data, is none.
     seen.steps = [step for step in seen.steps if step.learning_rate == step.learning_rate]
     fill_items(pipeline, seen.first)

@@ -90,8 +90,8 @@ class Recording:
         out_of_memory: a second step did not fit, so only the first was recorded.
         peak_bytes: device memory at its highest; None on the CPU.
         seconds: of the steps alone.
-        snapshot_bytes, snapshot_seconds: size in host memory of what is put back afterwards, and
-            the time that it took to take it.
+        snapshot_bytes: size in host memory of what is put back afterwards.
+        snapshot_seconds, restore_seconds: the time that it took to take it, and to put it back.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -107,6 +107,7 @@ class Recording:
     seconds: float = 0.0
     snapshot_bytes: int = 0
     snapshot_seconds: float = 0.0
+    restore_seconds: float = 0.0
 
     @property
     def first(self) -> Step:

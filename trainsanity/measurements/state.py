@@ -9,6 +9,9 @@ import random
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from .hashing import hashes
+from .host import to_device, to_host
+
 if TYPE_CHECKING:
     from ..pipeline import Pipeline
 
@@ -197,12 +200,12 @@ def _module_states(model: Any) -> Any:
 def _tensors(tensors: Iterable[Any]) -> Any:
     import torch
 
-    copies = [(t, t.detach().to("cpu", copy=True)) for t in tensors]
+    originals = list(tensors)
+    copies = to_host(originals)
 
     def restore() -> None:
         with torch.no_grad():
-            for tensor, before in copies:
-                tensor.copy_(before)
+            to_device(copies, originals)
 
     return restore
 
@@ -301,32 +304,3 @@ def _optimizer_tensors(optimizer: Any) -> list[Any]:
 
     states = optimizer.state.values() if optimizer is not None else ()
     return [value for state in states for value in state.values() if torch.is_tensor(value)]
-
-
-def hashes(tensors: Iterable[Any]) -> list[Any]:
-    """A hash of each tensor's bits (None for none), computed where the tensor lives."""
-    import torch
-
-    hashes = [None if t is None or t.is_meta else _hash(t.detach()) for t in tensors]
-    there = [h for h in hashes if torch.is_tensor(h)]
-    fetched = iter(torch.stack(there).tolist()) if there else iter(())
-    return [next(fetched) if torch.is_tensor(h) else h for h in hashes]
-
-
-def _hash(tensor: Any) -> Any:
-    import torch
-    import xxhash
-
-    bits = tensor.contiguous().view(-1).view(torch.uint8)
-    if not tensor.is_cuda:
-        return xxhash.xxh3_64_intdigest(bits.numpy())
-    # Off the CPU a copy would cost more than the look that it guards: two sums over the words,
-    # one weighted by position, so that a change and a swap both show.
-    words = bits[: bits.numel() // 4 * 4].view(torch.int32)
-    sums = torch.zeros(3, dtype=torch.int64, device=tensor.device)
-    for chunk in words.split(1 << 26):
-        place = torch.arange(chunk.numel(), device=chunk.device, dtype=torch.int32) % 65521 + 1
-        sums[0] += chunk.sum(dtype=torch.int64)
-        sums[1] += (chunk * place).sum(dtype=torch.int64)
-    sums[2] = bits[words.numel() * 4 :].sum(dtype=torch.int64)
-    return sums

@@ -17,6 +17,7 @@ from ..types import Abstain, Cost, Skip
 
 if TYPE_CHECKING:
     from ..pipeline import Pipeline
+    from .passes import Passes
 
 
 class MeasurementError(Exception):
@@ -73,6 +74,8 @@ class Measurements:
         self._values: dict[str, Any] = {"pipeline": pipeline}
         self._errors: dict[str, Exception] = {}
         self.seconds: dict[str, float] = {}
+        self.passes: dict[str, Passes] = {}
+        """What each measurement ran; those that it asked for are counted for themselves."""
         self.on_start: Callable[[str], None] = lambda name: None
         """Called with each measurement's name before it is taken, for a progress line."""
 
@@ -87,6 +90,7 @@ class Measurements:
             return self._values[name]
         if name in self._errors:
             raise _again(name, self._errors[name], first=False)
+        from .passes import counted
         from .state import guarded
 
         look = catalogue[name]
@@ -94,7 +98,10 @@ class Measurements:
         self.on_start(name)
         start = time.perf_counter()
         try:
-            with guarded(self._pipeline, f"measurement {name!r}"):
+            with (
+                guarded(self._pipeline, f"measurement {name!r}"),
+                counted(self._pipeline.model) as self.passes[name],
+            ):
                 value = look.fn(**arguments)
         except Exception as error:
             self._errors[name] = error

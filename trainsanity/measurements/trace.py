@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from ..errors import first_line
 from ..types import Skip
 from .batch import quiet
+from .hashing import hashes
 from .record_trainer import alone
 from .recording import sample
-from .state import hashes, preserved
+from .state import preserved
 
 if TYPE_CHECKING:
     from ..pipeline import Pipeline

@@ -87,7 +87,7 @@ class Update:
 
 def frozen_state(model: Any) -> dict[str, Any]:
     """Hashes of the weights that must not move."""
-    from .state import hashes
+    from .hashing import hashes
 
     frozen = [(name, p) for name, p in model.named_parameters() if not p.requires_grad]
     return dict(zip([name for name, _ in frozen], hashes(p for _, p in frozen), strict=True))

@@ -34,6 +34,7 @@ def as_dict(report: Report, *, strict: bool = False) -> dict[str, Any]:
         "pipeline": report.pipeline_id,
         "facts": report.facts,
         "results": [result.as_dict() for result in report.results],
+        "measurements": [_measured(report, name) for name in report.measured],
         "summary": {
             "ran": report.ran,
             "of": report.total,
@@ -46,6 +47,18 @@ def as_dict(report: Report, *, strict: bool = False) -> dict[str, Any]:
     }
     values: dict[str, Any] = json_value(document)
     return values
+
+
+def _measured(report: Report, name: str) -> dict[str, Any]:
+    passes = report.passes.get(name)
+    return {
+        "name": name,
+        "seconds": round(report.measured[name], 3),
+        "forwards": passes.forwards if passes else 0,
+        "backwards": passes.backwards if passes else 0,
+        "optimizer_steps": passes.optimizer_steps if passes else 0,
+        "peak_bytes": passes.peak_bytes if passes else None,
+    }
 
 
 def dumps(reports: Sequence[Report], *, strict: bool = False) -> str:

@@ -18,6 +18,7 @@ from .words import (
     fields_of,
     observed,
     pairs,
+    passes,
     rerun,
     row_text,
     verdict,
@@ -212,6 +213,7 @@ class _Writer:
                 ("run", pairs(report.facts)),
                 *(("NOTE", clean(str(note))) for note in notes),
                 ("seconds", f"{report.seconds:.1f}" + (f" ({seconds})" if seconds else "")),
+                *(("passes", said) for said in [passes(report)] if said),
             ]
         )
 

@@ -39,6 +39,25 @@ def verdict(report: Report, *, strict: bool = False) -> str:
     return f"sane{but}: {of} {passed}{tail}"
 
 
+PASSES = {
+    "forwards": "forwards",
+    "backwards": "backwards",
+    "optimizer steps": "optimizer_steps",
+}
+
+
+def passes(report: Report) -> str:
+    """How often the model ran, and for which measurements; empty if it did not."""
+    told = []
+    for word, field in PASSES.items():
+        counts = {name: getattr(seen, field) for name, seen in report.passes.items()}
+        by_count = sorted(counts.items(), key=lambda item: -item[1])
+        parts = ", ".join(f"{name} {count}" for name, count in by_count if count)
+        if parts:
+            told.append(f"{sum(counts.values())} {word} ({parts})")
+    return "; ".join(told)
+
+
 def coverage(report: Report) -> str:
     """How many checks ran of how many exist, and how they ended."""
     counts = report.counts()

@@ -1,0 +1,86 @@
+"""Hashes of tensors as they are computed on a device, and copies by way of two blocks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from trainsanity.measurements.hashing import ROW, hashes, on_device
+from trainsanity.measurements.host import Lane, fetch, loads, send, to_device, to_host
+
+SIZES = [0, 1, 7, 8, 63, 8 * ROW - 1, 8 * ROW, 8 * ROW + 1, 8 * (3 * ROW + 5) + 3]
+
+
+def bits(size: int) -> torch.Tensor:
+    return torch.randint(0, 256, (size,), dtype=torch.uint8, generator=torch.manual_seed(size))
+
+
+def told(bits: torch.Tensor) -> list[int]:
+    return on_device(bits).tolist()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_hash_of_a_device_sees_each_bit_and_each_swap(size):
+    one = bits(size)
+    assert told(one) == told(one.clone())
+    # Every byte of a short tensor; of a long one the ends of words, rows and the whole.
+    places = {0, 1, 7, 8, 8 * ROW - 1, 8 * ROW, size // 2, size - 9, size - 8, size - 1}
+    for place in sorted(places & set(range(size))) if size > 100 else range(size):
+        for bit in (1, 128):
+            other = one.clone()
+            other[place] ^= bit
+            assert told(other) != told(one), (place, bit)
+        for partner in (0, size - 1, (place + 8) % size, (place + 8 * ROW) % size):
+            other = one.clone()
+            other[place], other[partner] = one[partner].item(), one[place].item()
+            assert (told(other) != told(one)) == (not torch.equal(other, one)), (place, partner)
+
+
+def test_the_hash_of_a_piece_is_that_of_its_copy():
+    whole = bits(1001)
+    for start in range(9):
+        assert told(whole[start:]) == told(whole[start:].clone())
+
+
+def test_hashes_name_what_is_missing_and_tell_dtypes_bits_apart():
+    ones = [None, torch.ones(3), torch.ones(3, dtype=torch.bfloat16), torch.ones(2, 2).t()]
+    first, single, half, square = hashes(ones)
+    assert first is None
+    assert len({single, half, square}) == 3
+    assert hashes([torch.zeros(2), -torch.zeros(2)])[0] != hashes([-torch.zeros(2)])[0]
+
+
+@pytest.mark.parametrize("size", [1, 3, 16, 1000])
+def test_copies_by_way_of_two_blocks_are_exact_both_ways(size):
+    there = [bits(n) for n in (0, 1, 2, 15, 16, 17, 100, 0, 33)]
+    here = [torch.zeros_like(one) for one in there]
+    pairs = list(zip(there, here, strict=True))
+    assert sum(len(piece[0]) for load in loads(pairs, size) for piece in load) == sum(
+        len(one) for one in there
+    )
+    assert all(piece[2] + len(piece[0]) <= size for load in loads(pairs, size) for piece in load)
+    lanes = [Lane(torch.zeros(size, dtype=torch.uint8)) for _ in range(2)]
+    fetch(pairs, lanes)
+    assert all(map(torch.equal, there, here))
+    for one in there:
+        one.zero_()
+    send(pairs, lanes)
+    assert all(map(torch.equal, there, here))
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu, id="cuda")])
+def test_what_is_copied_to_the_host_comes_back(device):
+    ones = [
+        torch.randn(300, 400, device=device, dtype=torch.bfloat16),
+        torch.randn(20, 30, device=device).t(),
+        torch.tensor(1.5, device=device),
+        torch.randn(5_000_000, device=device),
+    ]
+    expected = [one.cpu().clone() for one in ones]
+    copies = to_host(ones)
+    for one in ones:
+        one.zero_()
+    assert all(map(torch.equal, copies, expected))
+    to_device(copies, ones)
+    assert all(torch.equal(one.cpu(), same) for one, same in zip(ones, expected, strict=True))
+    assert hashes(ones) == hashes([one.clone() for one in ones])
