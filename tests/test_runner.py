@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from trainsanity.errors import UsageError
+from trainsanity.measurements.store import Measurement, catalogue
 from trainsanity.pipeline import Pipeline
 from trainsanity.registry import Registry
 from trainsanity.runner import Report, Runner
-from trainsanity.types import Abstain, Check, Finding, Seen, Skip, Status
+from trainsanity.types import Abstain, Check, Cost, Finding, Seen, Skip, Status
 
 
 class Catalogue(Registry):
@@ -144,6 +145,35 @@ def test_what_is_blocked_by_a_check_that_was_not_asked_for_is_not_green():
     )
     report = Report("here", (results["second"], results["third"]), 3, {}, {}, 0.0)
     assert report.exit_code() == 3
+
+
+def stumbles(broken):
+    yield Seen("all is well")
+
+
+@pytest.mark.parametrize(
+    ("stops", "expected", "status", "code"),
+    [
+        (True, None, "blocked", 1),
+        (False, None, "error", 1),
+        # Accepted, it stands in nobody's way, and so explains nothing.
+        (True, {"loss.rows": "known since May"}, "error", 3),
+    ],
+)
+def test_what_raises_after_bad_rows_is_theirs(monkeypatch, stops, expected, status, code):
+    def broken(pipeline):
+        raise IndexError("index out of range in self")
+
+    monkeypatch.setitem(catalogue, "broken", Measurement("broken", broken, Cost.STATIC))
+    statuses, report, results = judge(
+        expected, rows=(fails(), {"stops": stops}), step=(stumbles, {}), later=(stumbles, {})
+    )
+    assert statuses["step"] == status
+    assert statuses["later"] == "blocked"
+    assert report.exit_code() == code
+    # Its words are kept, whatever they are worth.
+    assert "index out of range in self" in results["step"].reason
+    assert results["later"].blocked_by == ("loss.rows" if status == "blocked" else "loss.step")
 
 
 def test_nothing_at_all_is_not_green():

@@ -173,6 +173,8 @@ class Pipeline:
     def _refuse_unusable_data(self) -> None:
         if self.train_dataset is None:
             raise UsageError("there is no train_dataset: pass the one you would train on")
+        if not has_places(self.train_dataset):
+            _refuse_what_can_be_read_once(self.train_dataset)
         if not hasattr(self.train_dataset, "__len__"):
             return
         size = len(self.train_dataset)
@@ -267,6 +269,26 @@ class Pipeline:
             "device": hardware,
             "notes": list(self.notes),
         }
+
+
+def has_places(dataset: Any) -> bool:
+    """Whether rows can be asked for by number; a stream gives them one after the other."""
+    from torch.utils.data import IterableDataset
+
+    # Torch's streams inherit a __getitem__ that raises.
+    numbered = hasattr(dataset, "__getitem__") and not isinstance(dataset, IterableDataset)
+    return numbered and hasattr(dataset, "__len__")
+
+
+def _refuse_what_can_be_read_once(stream: Any) -> None:
+    if not hasattr(stream, "__iter__"):
+        return
+    # Nothing is read by this.  Two looks at one iterator would each see what the other left.
+    if iter(stream) is iter(stream):
+        raise UsageError(
+            f"train_dataset ({type(stream).__name__}) can be read only once: let its __iter__ "
+            "return a new iterator each time, or a second epoch has no rows"
+        )
 
 
 @dataclass(frozen=True)

@@ -144,6 +144,7 @@ def check(
     requires: tuple[str, ...] = (),
     explained_by: tuple[str, ...] = (),
     acquits: str | None = None,
+    stops: bool = False,
 ) -> Callable[[CheckFunction], CheckFunction]:
     """Register a check: ``@trainsanity.check("ACME001", "loss.label_smoothing", cost=...)``.
 
@@ -151,7 +152,7 @@ def check(
     """
 
     def register(fn: CheckFunction) -> CheckFunction:
-        _registry.add(Check(code, name, fn, cost, needs, requires, explained_by, acquits))
+        _registry.add(Check(code, name, fn, cost, needs, requires, explained_by, acquits, stops))
         return fn
 
     return register

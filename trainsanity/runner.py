@@ -109,8 +109,11 @@ class Runner:
             )
             with guard:
                 said = list(check.fn(**looks) or ())
-        except UsageError:
-            raise
+        except UsageError as error:
+            stopped_by = self._stopped_by()
+            if stopped_by is None:
+                raise
+            return self._stopped(check, stopped_by, error)
         except Skip as skip:
             return ended(Status.SKIP, str(skip))
         except Abstain as abstain:
@@ -119,13 +122,30 @@ class Runner:
             if not error.first:
                 blocked = ended(Status.BLOCKED, str(error), _traceback(error))
                 return replace(blocked, blocked_by=self._broken.get(error.name))
-            self._broken[error.name] = check.name
-            return ended(Status.ERROR, str(error), _traceback(error))
+            stopped_by = self._stopped_by()
+            self._broken[error.name] = (stopped_by or check).name
+            if stopped_by is None:
+                return ended(Status.ERROR, str(error), _traceback(error))
+            return self._stopped(check, stopped_by, error)
         except Exception as error:
             return ended(
                 Status.ERROR, f"the check raised {type(error).__name__}: {error}", _traceback(error)
             )
         return _verdict(check, self.pipeline.id, said)
+
+    def _stopped_by(self) -> Check | None:
+        """The first check that failed of those whose failures stop a training step."""
+        failed = [
+            result.check
+            for result in self.results.values()
+            if result.check.stops and result.status is Status.FAIL
+        ]
+        return min(failed, key=lambda check: check.order, default=None)
+
+    def _stopped(self, check: Check, by: Check, error: Exception) -> Result:
+        reason = f"{by.code} {by.name} comes first: {error}"
+        blocked = Result(check, self.pipeline.id, Status.BLOCKED, reason=reason)
+        return replace(blocked, blocked_by=by.name, debug=_traceback(error))
 
 
 def _verdict(check: Check, pipeline_id: str, said: list[Any]) -> Result:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .pipeline import has_places
 from .types import Skip
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def _name_of(pipeline: Pipeline) -> str:
 
 
 def _label_is_integer(pipeline: Pipeline) -> bool:
-    if not hasattr(pipeline.train_dataset, "__getitem__"):
+    if not has_places(pipeline.train_dataset):
         return True
     row = pipeline.train_dataset[0]
     column = pipeline.label_column(row) if isinstance(row, Mapping) else None

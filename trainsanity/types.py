@@ -115,6 +115,8 @@ class Check:
         requires: checks that must not have failed, because this one cannot be judged then.
         explained_by: checks whose failure by the same factor explains a failure here.
         acquits: the suspect that a pass speaks for, in the words people use.
+        stops: what fails this check can stop a training step, so that a measurement which raises
+            after it has failed says nothing of its own.
     """
 
     code: str
@@ -125,6 +127,7 @@ class Check:
     requires: tuple[str, ...] = ()
     explained_by: tuple[str, ...] = ()
     acquits: str | None = None
+    stops: bool = False
 
     @property
     def stage(self) -> str:

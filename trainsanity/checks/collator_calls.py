@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from ..collating import Collating, Made, listed
 from ..measurements.batch import Batch
 from ..measurements.state import random_states
+from ..pipeline import has_places
 from ..registry import check
 from ..strategies import Case
 from ..tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL, known
@@ -278,8 +279,8 @@ def _changed(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, A
 
 def _keeps_rows(dataset: Any) -> bool:
     """Whether reading a row twice gives the same row, or the same list inside it."""
-    if not hasattr(dataset, "__len__"):
-        return False  # a stream
+    if not has_places(dataset):
+        return False
     one, again = dataset[0], dataset[0]
     if one is again:
         return True

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     needs=("train_dataset",),
     requires=("dataset.labels_fit_task",),
     acquits="labels",
+    stops=True,
 )
 def labels_in_range(pipeline: Pipeline, scan: Scan) -> Iterator[Seen | Finding]:
     """Every label names an output of the head.
@@ -80,7 +81,7 @@ def labels_in_range(pipeline: Pipeline, scan: Scan) -> Iterator[Seen | Finding]:
     )
 
 
-@check("TS202", "dataset.labels_fit_task", needs=("train_dataset",), acquits="labels")
+@check("TS202", "dataset.labels_fit_task", needs=("train_dataset",), acquits="labels", stops=True)
 def labels_fit_task(pipeline: Pipeline, scan: Scan) -> Iterator[Seen | Finding]:
     """Labels have the type, the number and the range that the task's loss takes.
 
@@ -130,7 +131,7 @@ def _misfits(pipeline: Pipeline, labels: Labels, task: str) -> Iterator[tuple[st
     """What a row has, the places of such rows, and what it should have."""
     size = getattr(pipeline.config, "num_labels", None)
     if len(labels.nulls):
-        yield "no label", labels.nulls, "a label for each row"
+        yield "no label", labels.nulls, "a label"
     if len(labels.not_finite):
         yield "a label that is not finite", labels.not_finite, "finite numbers"
     if task in (TOKENS, CAUSAL_LM):

@@ -163,6 +163,7 @@ def _limits(pipeline: Pipeline) -> dict[str, int]:
     "dataset.rows_are_whole",
     needs=("train_dataset",),
     acquits="empty rows",
+    stops=True,
 )
 def rows_are_whole(pipeline: Pipeline, scan: Scan) -> Iterator[Seen | Finding]:
     """Every row has a text, without holes, and a mask as long as it.

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from ..measurements.batch import Batch, quiet
 from ..measurements.retokenized import Retokenized
 from ..measurements.scan import Scan
-from ..measurements.special_tokens import SpecialTokens
 from ..measurements.state import preserved
 from ..registry import check
 from ..types import Finding, Seen, Skip
@@ -21,10 +20,11 @@ if TYPE_CHECKING:
 @check(
     "TS105",
     "tokenizer.ids_in_embedding",
-    needs=("tokenizer", "train_dataset"),
+    needs=("train_dataset",),
     acquits="config / tokenizer",
+    stops=True,
 )
-def ids_in_embedding(scan: Scan, special_tokens: SpecialTokens) -> Iterator[Seen | Finding]:
+def ids_in_embedding(pipeline: Pipeline, scan: Scan) -> Iterator[Seen | Finding]:
     """Every id in the rows has a row in the embedding.
 
     What it checks: the lowest and highest id of all rows, for training and evaluation, against the
@@ -43,7 +43,7 @@ def ids_in_embedding(scan: Scan, special_tokens: SpecialTokens) -> Iterator[Seen
 
     References: read: torch.nn.Embedding.
     """
-    size = special_tokens.embedding_rows
+    size = _embedding_rows(pipeline)
     for split in scan.splits:
         for extreme in (split.lowest, split.highest):
             if extreme is not None and not 0 <= extreme[0] < size:
@@ -64,6 +64,17 @@ def ids_in_embedding(scan: Scan, special_tokens: SpecialTokens) -> Iterator[Seen
         {"lowest": low, "highest": high},
         f"0 to {size - 1}",
     )
+
+
+def _embedding_rows(pipeline: Pipeline) -> int:
+    try:
+        layer = pipeline.model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        layer = None
+    size = getattr(layer, "num_embeddings", None)
+    if size is None:
+        raise Skip("the model has no get_input_embeddings() that would tell its size")
+    return int(size)
 
 
 @check(

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 SPECIAL = ("pad", "eos", "bos", "cls", "sep")
 """The tokenizer's special tokens that are looked for."""
 
+BESIDE_IDS = ("attention_mask", "token_type_ids", "position_ids")
+"""Columns that say something of ids and are nothing without them."""
+
 REPORT_EVERY = 100_000
 """Rows between two words about progress."""
 
@@ -196,9 +199,8 @@ def _refuse_without_ids(pipeline: Pipeline, rows: Rows, columns: list[str]) -> N
     if trainer is not None and pipeline.args.remove_unused_columns:
         # Subclasses name other columns that they keep: pairs of texts, for one.
         trainer._set_signature_columns_if_needed()
-        kept = set(trainer._signature_columns) & set(columns) - {
-            pipeline.label_column(dict.fromkeys(columns))
-        }
+        beside = {*BESIDE_IDS, pipeline.label_column(dict.fromkeys(columns))}
+        kept = set(trainer._signature_columns) & set(columns) - beside
         takes_ids = getattr(pipeline.model, "main_input_name", None) == "input_ids"
     else:
         kept, takes_ids = set(columns), False

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError, first_line
+from ..pipeline import has_places
 from ..types import Skip
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def _sampled(name: str, dataset: Any) -> Rows:
     import numpy
 
     numbers, sample = None, ""
-    if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
+    if has_places(dataset):
         total = len(dataset)
         if total > SAMPLE:
             numbers = numpy.linspace(0, total - 1, SAMPLE).round().astype(numpy.int64)

@@ -6,6 +6,7 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..pipeline import has_places
 from ..types import Cost, Skip
 from .batch import quiet
 from .state import preserved
@@ -55,7 +56,7 @@ def workers(pipeline: Pipeline) -> Workers:
     count = trainer.args.dataloader_num_workers
     if not count:
         return Workers(0, [])
-    if not hasattr(pipeline.train_dataset, "__getitem__"):
+    if not has_places(pipeline.train_dataset):
         raise Skip("the rows are a stream: each worker reads its own part of it")
     with preserved(pipeline), quiet(pipeline), warnings.catch_warnings():
         # Since Python 3.12 a fork beside torch's threads is warned of; the Trainer forks, too.
