@@ -40,9 +40,9 @@ class Sample:
 
     def can_move(self, rate: float) -> float:
         """Share of the elements that an update as large as the rate would change."""
-        from ..measurements.update import half_unit
+        from ..measurements.update import can_move
 
-        shares = [(half_unit(old) <= rate).float().mean() for old in self.before]
+        shares = [can_move(old, rate).float().mean() for old in self.before]
         return float(sum(shares)) / len(shares)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -96,6 +97,7 @@ def frozen_state(model: Any) -> dict[str, Any]:
 def before_step(model: Any, optimizer: Any) -> Update:
     """Read groups and gradients just before the optimizer steps."""
     inner = getattr(optimizer, "optimizer", optimizer)
+    whole = iter(_finite([p.grad for _, p in model.named_parameters()]))
     decay = {id(p): group.get("weight_decay", 0.0) for group in inner.param_groups
              for p in group["params"]}  # fmt: skip
     own = {id(p) for p in model.parameters()}
@@ -115,7 +117,7 @@ def before_step(model: Any, optimizer: Any) -> Update:
                 weight_decay=decay.get(id(p)),
                 is_norm_or_bias=name in norms or name.endswith("bias"),
                 has_gradient=p.grad is not None,
-                finite=p.grad is None or bool(p.grad.isfinite().all()),
+                finite=next(whole),
                 elements=p.numel(),
             )
             for name, p in model.named_parameters()
@@ -125,6 +127,26 @@ def before_step(model: Any, optimizer: Any) -> Update:
             p.numel() for group in inner.param_groups for p in group["params"] if id(p) not in own
         ),
     )
+
+
+def _finite(gradients: list[Tensor | None]) -> list[bool]:
+    """Whether all elements of each are; one wait for the device where they are.
+
+    A norm is a number only if every element is one, and is read without writing a mask; one that is
+    not may also have overflowed.
+    """
+    import torch
+
+    norms = [
+        torch.linalg.vector_norm(g.detach(), dtype=torch.float32)
+        for g in gradients
+        if g is not None
+    ]
+    told = iter(torch.stack([n.to(norms[0].device) for n in norms]).tolist()) if norms else iter(())
+    return [
+        gradient is None or math.isfinite(next(told)) or bool(gradient.isfinite().all())
+        for gradient in gradients
+    ]
 
 
 def trial_steps(
@@ -152,40 +174,46 @@ def _trial(update: Update, model: Any, inner: Any, rates: list[float], step: int
     configured = [group["lr"] for group in inner.param_groups]
     tensors = dict(model.named_parameters())
     before = {name: p.detach().clone() for name, p in tensors.items() if p.grad is not None}
-    shares: dict[str, list[int]] = {}
+    judged = [seen for seen in update.parameters if seen.trainable and seen.name in before]
+    counts: list[Tensor] = []
     try:
         for group, rate in zip(inner.param_groups, rates, strict=True):
             group["lr"] = rate
         inner.step()
-        for seen in update.parameters:
-            old = before.get(seen.name)
-            if old is None or not seen.trainable:
-                continue
-            p = tensors[seen.name]
+        for seen in judged:
+            p, old = tensors[seen.name], before[seen.name]
             touched = p.grad != 0
-            seen.with_gradient = int(touched.sum())
-            seen.moved = int(((p.detach() != old) & touched).sum())
-            seen.can_move = int(((half_unit(old) <= max(rates)) & touched).sum())
-            row = shares.setdefault(str(p.dtype).removeprefix("torch."), [0, 0, 0])
-            for k, count in enumerate((seen.with_gradient, seen.moved, seen.can_move)):
-                row[k] += count
+            whom = (touched, touched & (p.detach() != old), touched & can_move(old, max(rates)))
+            counts.append(torch.stack([torch.count_nonzero(one) for one in whom]))
     finally:
         for group, rate in zip(inner.param_groups, configured, strict=True):
             group["lr"] = rate
         with torch.no_grad():
             for name, old in before.items():
                 tensors[name].copy_(old)
-    return Trial(step, max(rates), {dtype: (r[0], r[1], r[2]) for dtype, r in shares.items()})
+    shares: dict[str, tuple[int, int, int]] = {}
+    # One wait for the device.
+    rows = torch.stack([row.to(counts[0].device) for row in counts]).tolist() if counts else []
+    for seen, (touching, moving, movable) in zip(judged, rows, strict=True):
+        seen.with_gradient, seen.moved, seen.can_move = touching, moving, movable
+        dtype = str(seen.dtype).removeprefix("torch.")
+        sums = shares.get(dtype, (0, 0, 0))
+        shares[dtype] = (sums[0] + touching, sums[1] + moving, sums[2] + movable)
+    return Trial(step, max(rates), shares)
 
 
-def half_unit(weight: Tensor) -> Tensor:
-    """Half a unit in the last place of each element, in float32: ``2^(e-1) eps / 2``.
+def can_move(weight: Tensor, rate: float) -> Tensor:
+    """Whether an update of that size would change each element (bool, as ``weight``).
 
-    ``e`` is the exponent of ``|w| = m 2^e`` with m in [0.5, 1); a zero takes any update.
+    It would if it is half a unit in the last place, ``2^(e-1) eps / 2``, or more, ``e`` being the
+    exponent of ``|w| = m 2^e`` with m in [0.5, 1): so if ``|w|`` lies below a power of two,
+    ``2^floor(log2(4 rate / eps))``.  A zero takes any update.
     """
     import torch
 
-    _, exponent = torch.frexp(weight.float())
-    eps = float(torch.finfo(weight.dtype).eps)
-    unit = torch.ldexp(torch.full_like(exponent, eps / 4, dtype=torch.float32), exponent)
-    return torch.where(weight == 0, torch.zeros_like(unit), unit)
+    kind = torch.finfo(weight.dtype)
+    _, exponent = math.frexp(4 * rate / kind.eps)
+    bound = math.ldexp(1.0, exponent - 1)
+    if not rate > 0 or bound <= kind.smallest_normal * kind.eps:  # nothing lies between it and zero
+        return weight == 0
+    return weight.abs() < min(bound, kind.max)

@@ -1,0 +1,48 @@
+"""Which weights an update of a given size can change, by the arithmetic of their dtype."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from trainsanity.measurements.update import _finite, can_move
+
+RATES = [0.0, 1e-40, 3e-8, 1e-5, 2.0**-17, 1e-3, 1.0, 1e30]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("rate", RATES)
+def test_an_update_of_half_a_unit_in_the_last_place_moves_a_weight(dtype, rate):
+    generator = torch.manual_seed(0)
+    size = torch.empty(4000).uniform_(-30, 15, generator=generator)
+    sign = torch.randint(0, 2, (4000,), generator=generator) * 2 - 1
+    powers = [sign * 2.0**k for k in range(-14, 15) for sign in (1, -1)]
+    weight = torch.cat([sign * 2**size, torch.tensor([0.0, -0.0, *powers])]).to(dtype)
+    # Element by element, in Python's own float64.
+    eps = torch.finfo(dtype).eps
+    expected = [
+        w == 0 or math.ldexp(eps, math.frexp(w)[1] - 1) / 2 <= rate for w in weight.tolist()
+    ]
+    assert can_move(weight, rate).tolist() == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_can_move_moves(dtype):
+    weight = torch.randn(10_000, generator=torch.manual_seed(0)).to(dtype)
+    rate = 3e-3 if dtype is torch.bfloat16 else 4e-8
+    moved = (weight.double() - rate).to(dtype) != weight
+    # Away from zero the spacing may be that of the next power of two, half as fine from below.
+    agree = moved == can_move(weight, rate)
+    assert agree.float().mean() > 0.99
+    assert 0.05 < moved.float().mean() < 0.95
+
+
+def test_a_gradient_is_finite_also_where_its_norm_is_not():
+    large = torch.full((4,), 3e38)
+    assert not torch.linalg.vector_norm(large).isfinite()
+    bad = [torch.tensor([1.0, float("nan")]), torch.tensor([float("-inf")])]
+    assert _finite([None, torch.ones(2), large, *bad]) == [True, True, True, False, False]
+    assert _finite([None]) == [True]
+    assert _finite([]) == []
