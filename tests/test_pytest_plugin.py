@@ -419,3 +419,31 @@ def test_unused_the_plugin_loads_nothing_heavy(pytester):
         """
     )
     pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)
+
+
+SLOW = """
+import time
+from trainsanity import Seen, check
+
+@check("ACME901", "loop.never_ends")
+def never_ends(pipeline):
+    time.sleep(600)
+    yield Seen("it does")
+"""
+
+
+def test_a_check_that_takes_too_long_is_red_and_the_others_are_judged(project):
+    made = project("HEALTHY")
+    made.makeconftest(CONFTEST + SLOW)
+    result = made.runpytest_inprocess("--trainsanity-timeout", "1")
+    result.assert_outcomes(passed=3, failed=1)
+    said = "*check ACME901 took longer than the 1 s that it was given and was stopped"
+    result.stdout.fnmatch_lines([said])
+    assert result.ret == 1
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf"])
+def test_a_time_limit_is_a_number_above_zero(project, seconds):
+    result = project("HEALTHY").runpytest_inprocess("--trainsanity-timeout", seconds)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--trainsanity-timeout is *: give a number of seconds above 0"])

@@ -27,6 +27,8 @@ class CheckNotJudged(Exception):
 class Session:
     """What the plugin remembers during one run of pytest."""
 
+    timeout: float | None = None
+    """Seconds that a check, and each measurement, may take."""
     usage_errors: list[str] = field(default_factory=list)
     targets_used: bool = False
     selected: dict[int, set[str]] = field(default_factory=dict)
@@ -41,7 +43,7 @@ class Session:
         from .runner import Runner
 
         if self.runner is None or self.runner.pipeline is not pipeline:
-            self.spec, self.runner = None, Runner(pipeline)
+            self.spec, self.runner = None, Runner(pipeline, timeout=self.timeout)
         self.result = self.runner.result(check)
         return self.result
 

@@ -76,11 +76,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="only checks that cost this much or less; the default is STEP, and RUN for those that "
         "are selected by name",
     )
+    group.addoption(
+        "--trainsanity-timeout",
+        type=float,
+        metavar="SECONDS",
+        help="the most that a check, and each measurement it asks for, may take; one that takes "
+        "longer is stopped and is an error",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start to remember, and name the markers."""
-    config.stash[_SESSION] = Session()
+    timeout = config.getoption("trainsanity_timeout")
+    if timeout is not None:
+        from . import limits
+
+        try:
+            limits.checked(timeout, "--trainsanity-timeout")
+        except UsageError as error:
+            raise pytest.UsageError(str(error)) from error
+        # While tests run, pytest has a file of its own in the place of stderr.
+        limits.stderr = os.dup(2)
+    config.stash[_SESSION] = Session(timeout=timeout)
     for line in (
         f"{MARK}(*pipelines, select, ignore, max_cost): set by trainsanity.parametrize_with_checks",
         "gpu: needs a CUDA device; skipped, with the reason, where torch finds none",
@@ -266,7 +283,10 @@ def pipeline(request: pytest.FixtureRequest) -> Iterator[Pipeline]:
         # A copy, because build may return a pipeline that somebody else goes on using.
         built = dataclasses.replace(made)
         del made
-        session.spec, session.runner = spec, Runner(built, spec.expected_failures)
+        session.spec, session.runner = (
+            spec,
+            Runner(built, spec.expected_failures, timeout=session.timeout),
+        )
         yield built
     session.spec = session.runner = session.result = None
     # pytest, and the frames of failed tests, keep the object itself.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .diagnosis import Diagnosis, diagnose, explained_by
 from .errors import UsageError
+from .limits import described, give_back, limited, out_of_memory
 from .measurements import MeasurementError
 from .measurements.state import guarded
 from .ranks import agreed
@@ -32,6 +33,7 @@ class Runner:
         pipeline: what is judged.
         expected_failures: check name to the reason why its failure is accepted.
         checks: the catalogue; the global one by default.
+        timeout: seconds that a check, and each measurement, may take; None for no limit.
 
     Raises:
         UsageError: an expected failure names no check.
@@ -42,8 +44,10 @@ class Runner:
         pipeline: Pipeline,
         expected_failures: Mapping[str, str] | None = None,
         checks: Registry | None = None,
+        timeout: float | None = None,
     ) -> None:
         self.pipeline = pipeline
+        self.timeout = pipeline.measurements.limit = timeout
         self.checks = checks or registry()
         self.expected = dict(expected_failures or {})
         for name in self.expected:
@@ -107,7 +111,7 @@ class Runner:
                 if "pipeline" in looks
                 else contextlib.nullcontext()
             )
-            with guard:
+            with limited(self.timeout, f"check {check.code}"), guard:
                 said = list(check.fn(**looks) or ())
         except UsageError as error:
             stopped_by = self._stopped_by()
@@ -128,9 +132,10 @@ class Runner:
                 return ended(Status.ERROR, str(error), _traceback(error))
             return self._stopped(check, stopped_by, error)
         except Exception as error:
-            return ended(
-                Status.ERROR, f"the check raised {type(error).__name__}: {error}", _traceback(error)
-            )
+            debug = _traceback(error)
+            if out_of_memory(error) is not None:
+                give_back(error)
+            return ended(Status.ERROR, described("the check", error), debug)
         return _verdict(check, self.pipeline.id, said)
 
     def _stopped_by(self) -> Check | None:
@@ -233,6 +238,7 @@ def run(
     checks: Iterable[Check],
     expected_failures: Mapping[str, str] | None = None,
     on_check: Callable[[Check], None] = lambda check: None,
+    timeout: float | None = None,
 ) -> Report:
     """Judge a pipeline.
 
@@ -241,12 +247,13 @@ def run(
         checks: which checks, in the order of the report.
         expected_failures: check name to the reason why its failure is accepted.
         on_check: called with each check before it is judged, for a progress line.
+        timeout: seconds that a check, and each measurement, may take; None for no limit.
 
     Raises:
         UsageError: the pipeline or the selection cannot be judged at all.
     """
     start = time.perf_counter()
-    runner = Runner(pipeline, expected_failures)
+    runner = Runner(pipeline, expected_failures, timeout=timeout)
     results = []
     for check in checks:
         on_check(check)

@@ -145,3 +145,31 @@ def no_loss() -> Any:
 
 
 not_a_function = 3
+
+
+def hanging() -> Any:
+    """A model that never comes back: a lock of the C library, taken twice."""
+    import ctypes
+
+    from trainsanity import limits
+
+    limits.GRACE = 0.5  # one second is enough to see that nothing moves
+
+    def locked(*_args: Any, **_kwargs: Any) -> Any:
+        library = ctypes.CDLL(None)
+        mutex = ctypes.create_string_buffer(256)
+        library.pthread_mutex_lock(mutex)
+        library.pthread_mutex_lock(mutex)
+
+    trainer = _trainer()
+    trainer.compute_loss = locked
+    return trainer
+
+
+def sleeping() -> Any:
+    """A loss that is waited for."""
+    import time
+
+    trainer = _trainer()
+    trainer.compute_loss = lambda *_args, **_kwargs: time.sleep(600)
+    return trainer

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
+from .. import limits
 from ..errors import UsageError
 from ..measurements import catalogue
 from ..ranks import rank
@@ -38,6 +39,13 @@ if TYPE_CHECKING:
     type=click.Choice(Cost, case_sensitive=False),
     help="Only checks that cost this much or less; the default is STEP, and RUN for those that "
     "--select names.",
+)
+@click.option(
+    "--timeout",
+    type=float,
+    metavar="SECONDS",
+    help="The most that a check, and each measurement it asks for, may take; one that takes longer "
+    "is stopped and ends in an error, and the others run on.",
 )
 @click.option("--strict", is_flag=True, help="Exit with 3 if anything asked for has no verdict.")
 @click.option(
@@ -70,6 +78,7 @@ def run(  # noqa: PLR0917 - one parameter per option
     select: tuple[str, ...],
     ignore: tuple[str, ...],
     max_cost: Cost | None,
+    timeout: float | None,
     strict: bool,
     json_file: str | None,
     html_file: str | None,
@@ -93,6 +102,7 @@ def run(  # noqa: PLR0917 - one parameter per option
     checks = registry().select(words("--select", select), words("--ignore", ignore), max_cost)
     if not checks:
         raise UsageError("--select, --ignore and --max-cost together leave no check to run")
+    limits.checked(timeout, "--timeout")
     output = Output(json_file)
     page = None if html_file is None else _page_file(html_file)
     summary = (
@@ -101,7 +111,7 @@ def run(  # noqa: PLR0917 - one parameter per option
     reports: list[Report] = []
     pictures: list[Sequence[Picture]] = []
     for source in sources:
-        report, shown = _judge(source, checks, with_pictures=page is not None)
+        report, shown = _judge(source, checks, timeout, with_pictures=page is not None)
         reports.append(report)
         pictures.append(shown)
         if rank():  # all processes agree, and the first one tells
@@ -134,11 +144,11 @@ def _page_file(name: str) -> OutputFile:
 
 
 def _judge(
-    source: Source, checks: list[Check], *, with_pictures: bool
+    source: Source, checks: list[Check], timeout: float | None, *, with_pictures: bool
 ) -> tuple[Report, Sequence[Picture]]:
     def judge(pipeline: Pipeline) -> tuple[Report, Sequence[Picture]]:
         on_check = _tell_progress(pipeline, tell)
-        report = run_checks(pipeline, checks, source.expected_failures, on_check)
+        report = run_checks(pipeline, checks, source.expected_failures, on_check, timeout)
         # While the pipeline is alive: what the pictures show is not in the report.
         return report, pictures_of(pipeline) if with_pictures else ()
 

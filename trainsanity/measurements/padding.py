@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..alignment import packed
-from ..types import Cost
+from ..types import Cost, Skip
 from .batch import Batch, MicroBatch, quiet
 from .state import preserved
 from .store import measurement
@@ -91,7 +91,11 @@ def padding_times(batch: Batch, padding: Padding, pipeline: Pipeline) -> dict[in
     """Median seconds of forward + backward of the first micro-batch, by ``pad_to_multiple_of``.
 
     Empty off the GPU, where width costs what it costs and no alignment helps.  The key 0 is a
-    second look at 1, taken in the same rounds: their ratio is the noise.
+    second look at 1, taken in the same rounds: their ratio is the noise.  Without a multiple that
+    is wider than the run's own and does not fit on the device.
+
+    Raises:
+        Skip: the run's own does not fit without gradient checkpointing.
     """
     settable = hasattr(pipeline.data_collator, "pad_to_multiple_of")
     if pipeline.device.type != "cuda" or not settable:
@@ -115,9 +119,8 @@ def padding_times(batch: Batch, padding: Padding, pipeline: Pipeline) -> dict[in
             # Settings that make batches of one shape are timed as one, but for the noise's.
             timed: dict[Any, Any] = {shapes[key]: made[key] for key in settings if key}
             timed[0] = made[0]
+            _warm_up(pipeline, timed, shapes[padding.multiple or 1])
             taken: dict[Any, list[float]] = {key: [] for key in timed}
-            # The largest comes first: what it needs in memory will do for all.
-            _forward_backward(pipeline, timed[max(shapes.values())])
             for _ in range(REPEATS):
                 for key, inputs in timed.items():
                     torch.cuda.synchronize()
@@ -129,7 +132,29 @@ def padding_times(batch: Batch, padding: Padding, pipeline: Pipeline) -> dict[in
             for parameter, gradient in zip(pipeline.model.parameters(), before, strict=True):
                 parameter.grad = gradient
     found = {key: statistics.median(values) for key, values in taken.items()}
-    return {key: found[shapes[key] if key else 0] for key in settings}
+    times = {key: found.get(shapes[key] if key else 0) for key in settings}
+    return {key: seconds for key, seconds in times.items() if seconds is not None}
+
+
+def _warm_up(pipeline: Pipeline, timed: dict[Any, Any], own: tuple[int, ...]) -> None:
+    """Run the largest batch, whose memory will do for all; without one that does not fit.
+
+    A multiple that nobody trains with may be wider than the device has room for.
+    """
+    import torch
+
+    for shape in sorted((key for key in timed if key), reverse=True):
+        try:
+            return _forward_backward(pipeline, timed[shape])
+        except torch.OutOfMemoryError:
+            del timed[shape]
+        torch.cuda.empty_cache()
+        if shape <= own:
+            raise Skip(
+                f"{' x '.join(map(str, shape))} tokens do not fit on the device, forward and "
+                "backward, without gradient checkpointing: the time of a width cannot be told"
+            )
+    return None
 
 
 def _forward_backward(pipeline: Pipeline, inputs: Any) -> None:

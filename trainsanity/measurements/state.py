@@ -9,6 +9,7 @@ import random
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from ..limits import held
 from .hashing import hashes
 from .host import to_device, to_host
 
@@ -42,8 +43,9 @@ def preserved(pipeline: Pipeline, *, weights: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        for restore in reversed(undo):
-            restore()
+        with held():
+            for restore in reversed(undo):
+                restore()
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from ..limits import described, give_back, limited, out_of_memory
 from ..types import Abstain, Cost, Skip
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class MeasurementError(Exception):
     """A measurement raised; ``first`` is true for the check that asked first."""
 
     def __init__(self, name: str, error: BaseException, *, first: bool) -> None:
-        super().__init__(f"measurement {name!r} raised {type(error).__name__}: {error}")
+        super().__init__(described(f"measurement {name!r}", error))
         self.name, self.error, self.first = name, error, first
 
 
@@ -76,6 +77,8 @@ class Measurements:
         self.seconds: dict[str, float] = {}
         self.passes: dict[str, Passes] = {}
         """What each measurement ran; those that it asked for are counted for themselves."""
+        self.limit: float | None = None
+        """Seconds that each may take; see :func:`.limits.limited`."""
         self.on_start: Callable[[str], None] = lambda name: None
         """Called with each measurement's name before it is taken, for a progress line."""
 
@@ -99,12 +102,15 @@ class Measurements:
         start = time.perf_counter()
         try:
             with (
+                limited(self.limit, f"measurement {name!r}"),
                 guarded(self._pipeline, f"measurement {name!r}"),
                 counted(self._pipeline.model) as self.passes[name],
             ):
                 value = look.fn(**arguments)
         except Exception as error:
             self._errors[name] = error
+            if out_of_memory(error) is not None:
+                give_back(error)
             raise _again(name, error, first=True) from error
         finally:
             self.seconds[name] = time.perf_counter() - start

@@ -1,0 +1,175 @@
+"""What stops a look that would never end, and what a look that ran out of memory gives back.
+
+A look that takes too long is interrupted as Ctrl-C would: by an exception in the main thread, the
+next time that the interpreter gets to run.  Code in C that does not come back to it, a collective
+operation whose partner is gone or a lock that nobody opens, cannot be interrupted; the process ends
+then, with the exit code of an incomplete report.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import gc
+import os
+import re
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+
+from .errors import UsageError
+
+GRACE = 30.0
+"""Seconds that a look which has been told to stop may take to put everything back: weights of
+8 GB take a few."""
+
+AGAIN = 5.0
+"""Seconds after which a look is told once more: somebody may have swallowed it."""
+
+EXIT = 3
+"""Of a process whose look cannot be stopped; ``runner.INCOMPLETE``."""
+
+stderr = 2
+"""The descriptor that is told then; pytest puts another file in the place of the usual one."""
+
+_holding: list[None] = []
+"""As long as there is something in it, nothing is stopped."""
+
+
+class TimedOut(Exception):
+    """A look took too long; the text says which, and how long it had."""
+
+
+class _Stop(BaseException):
+    """Raised inside the look; no ``except Exception`` of the user's code holds it back."""
+
+
+def checked(seconds: float | None, option: str) -> float | None:
+    """The limit that an option gives.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if seconds is not None and not 0 < seconds < threading.TIMEOUT_MAX:
+        raise UsageError(f"{option} is {seconds:g}: give a number of seconds above 0")
+    return seconds
+
+
+@contextlib.contextmanager
+def limited(seconds: float | None, who: str) -> Iterator[None]:
+    """Stop the block after so many seconds; None lets it run.
+
+    Raises:
+        TimedOut: it was stopped, or had taken longer when it ended.
+        UsageError: there is no timer here: not on POSIX, or not in the main thread.
+    """
+    if seconds is None:
+        yield
+        return
+    main = threading.current_thread() is threading.main_thread()
+    if not main or not hasattr(signal, "setitimer"):
+        raise UsageError(
+            "a time limit needs a POSIX system and the main thread: leave out the timeout"
+        )
+    late = TimedOut(f"{who} took longer than the {seconds:g} s that it was given and was stopped")
+
+    def stop(_number: int, _frame: object) -> None:
+        if not _holding:
+            raise _Stop
+
+    last_resort = threading.Timer(seconds + GRACE, _give_up, (who, seconds))
+    last_resort.daemon = True
+    last_resort.start()
+    start = time.monotonic()
+    handler = signal.signal(signal.SIGALRM, stop)
+    others, interval = signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
+    try:
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        if time.monotonic() - start > seconds:
+            raise late
+    except _Stop:
+        raise late from None
+    except Exception as error:
+        if error is not late and time.monotonic() - start > seconds:
+            raise late from error
+        raise
+    finally:
+        last_resort.cancel()
+        signal.signal(signal.SIGALRM, handler)
+        if others:  # a timer of pytest's, for example, goes on
+            left = max(others - (time.monotonic() - start), 1e-3)
+            signal.setitimer(signal.ITIMER_REAL, left, interval)
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """Nothing is stopped in this block, where a state is put back; it is told again afterwards."""
+    _holding.append(None)
+    try:
+        yield
+    finally:
+        _holding.pop()
+
+
+def _give_up(who: str, seconds: float) -> None:
+    told = (
+        f"\ntrainsanity: error: {who} was told to stop after {seconds:g} s and has not for "
+        f"{GRACE:g} s: it is in code that cannot be interrupted, so this process ends without a "
+        "report\n"
+    )
+    os.write(stderr, told.encode())
+    faulthandler.dump_traceback(stderr)
+    os._exit(EXIT)
+
+
+_ASKED = re.compile(r"(?i)tr(?:ied|ying) to allocate ([\d.]+ ?\w+)")
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """What did not fit, in words that follow "ran out of memory"; None for other errors.
+
+    torch has an exception of its own for accelerators; on the CPU it is a RuntimeError.
+    """
+    torch = sys.modules.get("torch")
+    kinds = (MemoryError, *((torch.OutOfMemoryError,) if torch is not None else ()))
+    text = str(error)
+    known = isinstance(error, kinds) or (
+        isinstance(error, RuntimeError) and "CPUAllocator" in text and "memory" in text
+    )
+    if not known:
+        return None
+    asked = _ASKED.search(text)
+    return f" (it asked for {asked[1]} more)" if asked else ""
+
+
+def give_back(error: BaseException) -> None:
+    """Let go of what the frames of a failed look hold, and of torch's pool of device memory."""
+    seen: set[int] = set()
+    chain: BaseException | None = error
+    while chain is not None and id(chain) not in seen:
+        seen.add(id(chain))
+        traceback.clear_frames(chain.__traceback__)
+        chain = chain.__cause__ or chain.__context__
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def described(who: str, error: BaseException) -> str:
+    """What happened to a look, in one sentence."""
+    if isinstance(error, TimedOut):
+        return str(error)
+    asked = out_of_memory(error)
+    if asked is not None:
+        return (
+            f"{who} ran out of memory{asked}: give a smaller per_device_train_batch_size, or leave "
+            "out with --max-cost what takes so much"
+        )
+    return f"{who} raised {type(error).__name__}: {error}"
