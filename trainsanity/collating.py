@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from .alignment import Placement, packed, placements
 from .errors import first_line
-from .measurements.batch import Batch, attended, quiet
+from .measurements.batch import Batch, quiet
+from .measurements.drawn import Drawn, holder_of
 from .measurements.state import preserved, restored
-from .strategies import Case, Rows, cases, cut, per_token, smallest
+from .strategies import Case, Rows, smallest
 from .tasks import CAUSAL_LM, IGNORED
 from .types import Skip
 
 if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
+
     from .pipeline import Pipeline
 
 Made = Mapping[str, Any]
 Wrong = Callable[[Rows, Made], str | None]
 """Objects to what became of the rows, in words that follow "in the training batch, "."""
-
-SOURCES = 16
-"""Rows of the training batch that pieces are cut from."""
-
-MULTIPLES = (None, 8)
-"""Settings of ``pad_to_multiple_of`` that are tried beside the user's own: none, and the usual."""
+Broken = Callable[[Case], str | None]
+"""Objects to a case."""
 
 
 class Collating:
@@ -65,31 +64,43 @@ class Collating:
         said = [f"in the training batch, {trained}"] if trained else []
         return "; ".join([*said, *([drawn] if drawn else [])]) or None
 
-    def search(self, broken: Callable[[Case], str | None]) -> str | None:
+    def search(self, broken: Broken) -> str | None:
         """The smallest case that ``broken`` objects to.
 
         What goes wrong with other settings than the user's own only is kept for :meth:`tried`, and
         what the collator refuses is passed over.
         """
-        rows = self._sources()
-        if not rows:
+        drawn: Drawn = self.pipeline.measurements.get("drawn")
+        if not drawn.sources:
             self.untried = "the rows have special tokens only"
             return None
-        settings = self._settings()
-        own = {name: values[0] for name, values in settings.items()}
+        own = drawn.own
         with preserved(self.pipeline), quiet(self.pipeline):
-            found = self._smallest(rows, settings, broken)
+            found = self._first(drawn.cases, broken)
+            if found is not None:
+                # One objection is enough to look for the smallest case, which begins with these.
+                found = self._smallest(drawn.strategy(drawn.settings), broken) or found
             if found is not None and found[0].settings != own:
                 self.elsewhere = f"{found[0]}: {found[1]}"
-                found = self._smallest(rows, {name: [value] for name, value in own.items()}, broken)
+                alone = {name: [value] for name, value in own.items()}
+                found = self._smallest(drawn.strategy(alone), broken)
         return None if found is None else f"smallest case ({found[0]}): {found[1]}"
 
-    def _smallest(
-        self,
-        rows: Rows,
-        settings: Mapping[str, Sequence[Any]],
-        broken: Callable[[Case], str | None],
-    ) -> tuple[Case, str] | None:
+    def _first(self, cases: Iterable[Case], broken: Broken) -> tuple[Case, str] | None:
+        with self._asked(broken) as objection:
+            for case in cases:
+                said = objection(case)
+                if said:
+                    return case, said
+        return None
+
+    def _smallest(self, strategy: SearchStrategy[Case], broken: Broken) -> tuple[Case, str] | None:
+        with self._asked(broken) as objection:
+            return smallest(strategy, objection)
+
+    @contextmanager
+    def _asked(self, broken: Broken) -> Iterator[Broken]:
+        """``broken``, with the case's settings; :attr:`untried` tells if it could say nothing."""
         judged, refused = 0, ""
 
         def objection(case: Case) -> str | None:
@@ -104,17 +115,8 @@ class Collating:
             judged += 1
             return said
 
-        strategy = cases(
-            rows,
-            settings,
-            end=getattr(self.pipeline.tokenizer, "eos_token_id", None),
-            ragged=any(len(set(lengths(micro.rows))) > 1 for micro in self.batch),
-            whole=self._needs_whole_rows(rows),
-            max_length=max(lengths(rows)),
-        )
-        found = smallest(strategy, objection)
+        yield objection
         self.untried = "" if judged else refused
-        return found
 
     def made(self, case: Case) -> Made:
         """The collator's batch of a case; the case keeps its rows."""
@@ -145,7 +147,7 @@ class Collating:
     @contextmanager
     def _set(self, settings: Mapping[str, Any]) -> Iterator[None]:
         """The collator with these settings, and everything as it was afterwards."""
-        holders = {name: _holder(self.collator, name) for name in settings}
+        holders = {name: holder_of(self.collator, name) for name in settings}
         before = {name: getattr(holder, name) for name, holder in holders.items()}
         # Not all of the tokenizer each time: its vocabulary would be copied along.
         with restored([self.collator]):
@@ -156,60 +158,3 @@ class Collating:
             finally:
                 for name, value in before.items():
                     setattr(holders[name], name, value)
-
-    def _settings(self) -> dict[str, list[Any]]:
-        """Both sides and a few multiples, where the collator has such settings; its own first."""
-        found = {}
-        for name, others in (
-            ("padding_side", ("right", "left")),
-            ("pad_to_multiple_of", MULTIPLES),
-        ):
-            holder = _holder(self.collator, name)
-            if hasattr(holder, name) and _can_be_set(holder, name):
-                found[name] = list(dict.fromkeys((getattr(holder, name), *others)))
-        return found
-
-    def _sources(self) -> Rows:
-        """A few rows of the batch without special tokens, but for an EOS at their end."""
-        special = set(getattr(self.pipeline.tokenizer, "all_special_ids", ()) or ())
-        end = getattr(self.pipeline.tokenizer, "eos_token_id", None)
-        rows = [listed(row) for micro in self.batch for row in micro.rows]
-        rows.sort(key=lambda row: -len(row["input_ids"]))
-        columns = per_token(rows)
-        kept = []
-        for row in rows[:: max(1, len(rows) // SOURCES)]:
-            ids = row["input_ids"][: attended(row)[0] + 1]
-            places = [k for k, token in enumerate(ids) if token not in special]
-            if places and ids[-1] == end:
-                places.append(len(ids) - 1)
-            if places:
-                kept.append(cut(row, columns, places))
-        return kept
-
-    def _needs_whole_rows(self, rows: Rows) -> bool:
-        """Whether a column describes the row as a whole, like the lengths of packed texts."""
-        columns = {*per_token(rows), self.pipeline.label_column(rows[0])}
-        return any(isinstance(row[key], list) for row in rows for key in row if key not in columns)
-
-
-def lengths(rows: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Tokens of each row, its padding included."""
-    return [len(row["input_ids"]) for row in rows]
-
-
-def listed(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Tensors and arrays as lists, which can be cut and shown."""
-    return {k: v.tolist() if hasattr(v, "tolist") else v for k, v in row.items()}
-
-
-def _holder(collator: Any, name: str) -> Any:
-    """Whose setting it is: the padding side belongs to the tokenizer that pads."""
-    return getattr(collator, "tokenizer", None) if name == "padding_side" else collator
-
-
-def _can_be_set(holder: Any, name: str) -> bool:
-    try:
-        setattr(holder, name, getattr(holder, name))
-    except AttributeError:  # a frozen dataclass, or a property
-        return False
-    return True

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -255,9 +257,10 @@ def run(
     start = time.perf_counter()
     runner = Runner(pipeline, expected_failures, timeout=timeout)
     results = []
-    for check in checks:
-        on_check(check)
-        results.append(runner.result(check))
+    with _settled():
+        for check in checks:
+            on_check(check)
+            results.append(runner.result(check))
     every = runner.checks.all()
     asked = {result.check.name for result in results}
     return Report(
@@ -272,6 +275,25 @@ def run(
         unasked=tuple(check for check in every if check.name not in asked),
         command=pipeline.command,
     )
+
+
+@contextlib.contextmanager
+def _settled() -> Iterator[None]:
+    """Spare the garbage collector what is there already: the libraries and the pipeline.
+
+    ``Trainer.train`` has everything collected, twice, which takes longer than a small model's step.
+    """
+    if gc.get_freeze_count():  # somebody else's doing, and to undo
+        yield
+        return
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        gc.collect()  # or cycles would hold device memory until the end
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _cost_of_looking(pipeline: Pipeline) -> dict[str, Any]:

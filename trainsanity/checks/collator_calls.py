@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
-from ..collating import Collating, Made, listed
+from ..collating import Collating, Made
 from ..measurements.batch import Batch
+from ..measurements.drawn import listed
 from ..measurements.state import random_states
 from ..pipeline import has_places
 from ..registry import check

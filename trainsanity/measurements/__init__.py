@@ -6,6 +6,7 @@ One module per look.  None imports torch when it is imported: the catalogue is c
 from . import (
     attention,
     batch,
+    drawn,
     economics,
     embedding,
     epochs,
@@ -40,6 +41,7 @@ __all__ = [
     "attention",
     "batch",
     "catalogue",
+    "drawn",
     "economics",
     "embedding",
     "epochs",
