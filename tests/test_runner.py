@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from trainsanity.errors import UsageError
 from trainsanity.measurements.store import Measurement, catalogue
 from trainsanity.pipeline import Pipeline
 from trainsanity.registry import Registry
-from trainsanity.runner import Report, Runner
+from trainsanity.runner import Report, Runner, run
 from trainsanity.types import Abstain, Check, Cost, Finding, Seen, Skip, Status
 
 
@@ -210,3 +212,17 @@ def test_a_check_that_changes_the_pipeline_is_caught(meddler, what):
     statuses, _, results = judge(it=(meddler, {}))
     assert statuses == {"it": "error"}
     assert f"changed the pipeline's {what}" in results["it"].reason
+
+
+def test_the_garbage_collector_is_as_it_was():
+    seen = []
+
+    def looks(pipeline):
+        seen.append(gc.get_freeze_count())
+        yield Seen("all is well")
+
+    before = gc.get_threshold(), gc.isenabled(), gc.get_freeze_count()
+    pipeline = Pipeline(torch.nn.Linear(2, 2))
+    run(pipeline, [Check("ACME001", "loss.looks", looks)])
+    assert seen[0] > 10_000  # torch alone has more objects
+    assert (gc.get_threshold(), gc.isenabled(), gc.get_freeze_count()) == before

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from trainsanity.strategies import Case, cases, per_token, smallest
+from fixtures.faults import healthy
+from trainsanity.pipeline import Pipeline
+from trainsanity.strategies import EXAMPLES, Case, cases, per_token, smallest
 
 END = 9
 ROWS = [
@@ -90,3 +92,19 @@ def test_what_remembers_earlier_examples_is_caught_once():
 def test_a_long_case_is_told_by_its_lengths():
     rows = [{"input_ids": list(range(30))}, {"input_ids": [1]}]
     assert str(Case(rows, {"padding_side": "left"})) == "rows of 30, 1 tokens, padding_side='left'"
+
+
+def test_a_search_begins_with_the_cases_that_are_drawn_for_all_checks():
+    pipeline = Pipeline.from_trainer(healthy())
+    asked = pipeline.measurements.get("drawn")
+    assert len(asked.cases) == EXAMPLES
+    assert {case.settings["padding_side"] for case in asked.cases} == {"right", "left"}
+    for stop in (len(asked.cases), 7):
+        tried = []
+
+        def broken(case, tried=tried, stop=stop):
+            tried.append(case)
+            return "enough" if len(tried) == stop else None
+
+        smallest(asked.strategy(asked.settings), broken)
+        assert tried[:stop] == asked.cases[:stop]

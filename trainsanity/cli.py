@@ -6,6 +6,7 @@ Whatever goes wrong ends in one sentence on stderr and an exit code (see ``train
 
 from __future__ import annotations
 
+import gc
 import sys
 from importlib import import_module
 from importlib.util import find_spec
@@ -75,4 +76,9 @@ def _sentence(text: str) -> str:
 
 def main() -> None:
     """The console script."""
-    program(prog_name="trainsanity")
+    try:
+        program(prog_name="trainsanity")
+    finally:
+        # The process ends here.  Without this the interpreter searches everything that torch and
+        # transformers have made for cycles before it does, for longer than a second.
+        gc.freeze()
