@@ -32,9 +32,6 @@ def test_control_lives(control):
 PROCESSES = {"loop.resume_equals_straight", "loop.survives_killed_save"}
 """Checks that build the pipeline again in processes of their own."""
 
-SHORT = {**CHEAP, "max_length": 32}
-"""A language model's loss is over 151,936 words at every token."""
-
 RUNS = {
     # What each of the runs does on the plain pipeline.
     "plain": (CHEAP, set(), set()),
@@ -55,7 +52,7 @@ RUNS = {
     # Other losses, each with a best constant answer of its own.
     "multi_label": (CHEAP, {"loop.eval_leaves_training_alone"}, PROCESSES),
     "regression": (CHEAP, {"loop.eval_leaves_training_alone"}, PROCESSES),
-    "language_model": (SHORT, {"loop.eval_leaves_training_alone"}, PROCESSES),
+    "language_model": (CHEAP, {"loop.eval_leaves_training_alone"}, PROCESSES),
     # Every row is a batch, and a batch of one has no constant answer to beat.
     "one_row_a_step": ({}, {"loop.overfits_one_batch"}, PROCESSES),
 }
