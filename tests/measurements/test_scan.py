@@ -6,13 +6,17 @@ import random
 import struct
 from collections import Counter
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from datasets import Dataset, Features, IterableDataset, LargeList, Value, concatenate_datasets
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fixtures.faults import healthy
 from trainsanity import UsageError
 from trainsanity.measurements import scan_rows
+from trainsanity.measurements.scan_blocks import Block
 from trainsanity.pipeline import Pipeline
 from trainsanity.types import Skip
 
@@ -115,6 +119,55 @@ def test_every_list_type(scanned, kind, masked):
     assert seen(split) == expected(made, texts)
     assert made["input_ids"][split.lowest[1]].count(split.lowest[0])
     assert made["input_ids"][split.highest[1]].count(split.highest[0])
+
+
+INTEGERS = [getattr(pa, f"{sign}int{bits}")() for sign in ("", "u") for bits in (8, 16, 32, 64)]
+
+
+@st.composite
+def stored(draw):
+    """Rows, and a dataset that holds them: any list, any width, any view, in several pieces."""
+    size = draw(st.one_of(st.none(), st.integers(1, 5)))
+    lengths = st.integers(0, 6) if size is None else st.just(size)
+    number = st.integers(0, 127)
+    one = lengths.flatmap(lambda n: st.lists(number, min_size=n, max_size=n))
+    # A null row, and a null in a row.
+    holed = one.map(lambda row: [None, *row[1:]] if row else row)
+    row = st.one_of(one, one, one, holed, st.none())
+    rows = draw(st.lists(row, min_size=2, max_size=12))
+    value = draw(st.sampled_from(INTEGERS))
+    kinds = [pa.list_(value), pa.large_list(value)] if size is None else [pa.list_(value, size)]
+    kind = draw(st.sampled_from(kinds))
+    cut = draw(st.integers(0, len(rows)))
+    pieces = [rows[:cut], rows[cut:]]
+    column = pa.chunked_array([pa.array(piece, kind) for piece in pieces], kind)
+    numbers = list(range(len(rows)))
+    begin = draw(st.integers(0, len(rows) - 1))
+    view = draw(st.sampled_from(["whole", "slice", "index"]))
+    data = Dataset(pa.table({"input_ids": column}))
+    if view == "slice":
+        numbers = numbers[begin:]
+        data = data.select(range(begin, len(rows)))
+    elif view == "index":
+        numbers = draw(st.lists(st.sampled_from(numbers), min_size=1, max_size=15))
+        data = data.select(numbers)
+    return [rows[k] for k in numbers], data
+
+
+@given(stored(), st.sampled_from([1, 64, scan_rows.BLOCK_BYTES]))
+def test_what_is_read_is_what_is_stored(case, size):
+    rows, data = case
+    seen = [None] * len(rows)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scan_rows, "BLOCK_BYTES", size)
+        for places, batch in scan_rows.rows_of("data", data).blocks(["input_ids"]):
+            ids = Block.of(batch, None).ids
+            for k, place in enumerate(np.arange(len(rows))[places]):
+                row = ids.values[ids.offsets[k] : ids.offsets[k + 1]].tolist()
+                seen[place] = (row, bool(ids.nulls is not None and ids.nulls[k]))
+    assert seen == [
+        ([token or 0 for token in row or []], row is None or None in row) for row in rows
+    ]
 
 
 def test_lists_of_a_fixed_size(scanned):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UsageError
 from ..types import Cost, Skip
 from .scan_blocks import COLUMNS, PROBES, Block, Special, signatures
-from .scan_labels import Labels, LabelTally
+from .scan_labels import AT_ONCE, Labels, LabelTally
 from .scan_rows import Rows, joined, places_of, refuse_negative, rows_of
 from .store import measurement
 
@@ -87,7 +87,12 @@ class Split:
         """Number of rows of each length from 0 to the longest."""
         import numpy
 
-        return numpy.bincount(self.lengths, minlength=1)
+        counted = numpy.zeros(int(self.lengths.max(initial=0)) + 1, numpy.int64)
+        # Not all at once: bincount would copy them to 64 bits.
+        for at in range(0, len(self.lengths), AT_ONCE):
+            some = self.lengths[at : at + AT_ONCE]
+            counted += numpy.bincount(some, minlength=len(counted))
+        return counted
 
     @cached_property
     def longest(self) -> int:
@@ -120,9 +125,8 @@ class Split:
         last: Array = self.probes[-1]
         return last
 
-    @cached_property
     def signatures(self) -> Array:
-        """Equal for rows with equal attended ids, 0 for empty ones."""
+        """A new array: equal for rows with equal attended ids, 0 for empty ones."""
         return signatures(self.probes, self.spans)
 
     def blocks(self, places: Array) -> Iterator[tuple[Array, Block]]:

@@ -79,9 +79,12 @@ class Block:
         at = numpy.empty((PROBES, len(self.begins)), numpy.int64)
         first, middle, later, last = at
         first[:] = self.begins
-        numpy.add(first, numpy.maximum(self.spans - 1, 0), out=last)
-        numpy.right_shift(first + last, 1, out=middle)
-        numpy.right_shift(middle + last, 1, out=later)
+        numpy.add(first, self.spans, out=last)
+        last -= 1  # of an empty row whatever stands there
+        numpy.add(first, last, out=middle)
+        middle >>= 1
+        numpy.add(middle, last, out=later)
+        later >>= 1
         probes: Array = self.ids.values.take(at, mode="clip")
         return probes
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..tasks import IGNORED
@@ -25,7 +26,7 @@ class Labels:
         kind: ``"integer"``, ``"float"`` or ``"other"``.
         nulls: places of rows without a label.
         names: of a ``datasets.ClassLabel``, or None.
-        codes: a number for each row, equal for rows with equal labels, -1 for null; None for lists.
+        source: the ``pyarrow.ChunkedArray``, row by row; None for lists.
         values: what the codes stand for.
         counts: rows with each label, the most frequent first; empty for lists.
         widths: fewest and most labels of a row; None unless they are lists.
@@ -43,7 +44,7 @@ class Labels:
     kind: str
     nulls: Array
     names: list[str] | None = None
-    codes: Array | None = None
+    source: Any = None
     values: Sequence[Any] = ()
     counts: Mapping[Any, int] = field(default_factory=dict)
     widths: tuple[int, int] | None = None
@@ -53,6 +54,11 @@ class Labels:
     high: tuple[float, int] | None = None
     not_finite: Any = ()
     first_ignored: int | None = None
+
+    @cached_property
+    def codes(self) -> Array | None:
+        """A number for each row, equal for rows with equal labels, -1 for null; None for lists."""
+        return None if self.source is None else _coded(self.source, self.source.type)
 
     def shares(self, size: int) -> Array | None:
         """Share of each class from 0 to ``size - 1`` (``[C]`` float64); None if not countable."""
@@ -69,6 +75,10 @@ class Labels:
 
         assert self.codes is not None
         return int(numpy.argmax(self.codes == list(self.values).index(value)))
+
+
+AT_ONCE = 1 << 16
+"""Labels that are counted at once: as many as stay in the processor's cache."""
 
 
 class LabelTally:
@@ -149,14 +159,13 @@ def _singles(rows: Rows, column: str, kind: Any) -> Labels:
     if rows.stored is not None:
         values = values.take(pa.array(rows.stored))
     nulls = numpy.flatnonzero(values.is_null().to_numpy()) if values.null_count else joined([])
-    codes, known = _coded(values, kind)
-    counted = numpy.bincount(codes[codes >= 0] if len(nulls) else codes, minlength=len(known))
+    codes, known, counted = None, *_counted(values, kind)
     present = numpy.flatnonzero(counted)
     numbers = {int(k): known[k] for k in present if _is_number(known[k])}
     odd = [k for k, value in numbers.items() if not math.isfinite(value)]
-    plain = {k: v for k, v in numbers.items() if v != IGNORED and k not in odd}
-    low = min(plain, key=plain.__getitem__, default=None)
-    high = max(plain, key=plain.__getitem__, default=None)
+    plain = [v for k, v in numbers.items() if v != IGNORED and k not in odd]
+    if odd:
+        codes = _coded(values, kind)
     return Labels(
         column=column,
         type=str(kind),
@@ -164,33 +173,68 @@ def _singles(rows: Rows, column: str, kind: Any) -> Labels:
         kind=_kind(kind),
         nulls=nulls,
         names=_names(rows, column),
-        codes=codes,
+        source=values,
         values=known,
         counts={
             known[k]: int(counted[k])
             for k in present[numpy.argsort(-counted[present], kind="stable")]
         },
-        low=None if low is None else (plain[low], int(numpy.argmax(codes == low))),
-        high=None if high is None else (plain[high], int(numpy.argmax(codes == high))),
-        not_finite=numpy.flatnonzero(numpy.isin(codes, odd)) if odd else joined([]),
+        low=_with_place(values, min(plain, default=None)),
+        high=_with_place(values, max(plain, default=None)),
+        not_finite=joined([]) if codes is None else numpy.flatnonzero(numpy.isin(codes, odd)),
     )
 
 
-def _coded(values: Any, kind: Any) -> tuple[Array, list[Any]]:
-    """Codes and what they stand for; integers of a narrow range without a table."""
-    import numpy
+def _with_place(values: Any, value: float | None) -> tuple[float, int] | None:
+    """The value and the place of the first row that holds it."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if pa.types.is_integer(kind) and len(values) > values.null_count:
-        ends = pc.min_max(values).as_py()
-        low, high = ends["min"], ends["max"]
-        if high - low <= len(values):
-            whole = values.fill_null(low - 1) if values.null_count else values
-            return whole.to_numpy() - low, list(range(low, high + 1))
+    if value is None:
+        return None
+    return value, pc.index(values, pa.scalar(value, values.type)).as_py()
+
+
+def _narrow(values: Any, kind: Any) -> tuple[int, int] | None:
+    """Lowest and highest of integers that lie so close that they can be counted in a table."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_integer(kind) or len(values) == values.null_count:
+        return None
+    ends = pc.min_max(values).as_py()
+    return (ends["min"], ends["max"]) if ends["max"] - ends["min"] <= len(values) else None
+
+
+def _counted(values: Any, kind: Any) -> tuple[list[Any], Array]:
+    """What there is, or may be, and how often, nulls aside."""
+    import numpy
+
+    known = values.drop_null() if values.null_count else values
+    if (ends := _narrow(values, kind)) is None:
+        encoded = known.combine_chunks().dictionary_encode()
+        size = len(encoded.dictionary)
+        return encoded.dictionary.to_pylist(), numpy.bincount(encoded.indices, minlength=size)
+    low, high = ends
+    counted = numpy.zeros(high - low + 1, numpy.int64)
+    for at in range(0, len(known), AT_ONCE):
+        some = known.slice(at, AT_ONCE).to_numpy()
+        counted += numpy.bincount(some - low if low else some, minlength=len(counted))
+    return list(range(low, high + 1)), counted
+
+
+def _coded(values: Any, kind: Any) -> Array:
+    """For each row the index of its value in what :func:`_counted` says there is; -1 for null."""
+    import numpy
+
+    if (ends := _narrow(values, kind)) is not None:
+        low, _ = ends
+        whole = values.fill_null(low - 1) if values.null_count else values
+        numbers: Array = whole.to_numpy() - low
+        return numbers
     encoded = values.combine_chunks().dictionary_encode()
-    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(numpy.int64)
-    return codes, encoded.dictionary.to_pylist()
+    codes: Array = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(numpy.int64)
+    return codes
 
 
 def _kind(kind: Any) -> str:

@@ -71,15 +71,18 @@ def _candidates(splits: tuple[Split, ...]) -> list[Array]:
     """Places, per split, of the rows whose signature is not alone."""
     import numpy
 
-    every = numpy.sort(numpy.concatenate([split.signatures for split in splits]))
+    signed = [split.signatures() for split in splits]
+    every = signed[0] if len(signed) == 1 else numpy.concatenate(signed)
+    every.sort()  # in place: what is asked for again is made again
     shared = numpy.unique(every[1:][every[1:] == every[:-1]])
     shared = shared[shared != 0]  # empty rows are another matter
     if not len(shared):
         return [numpy.zeros(0, numpy.int64) for _ in splits]
     found = []
     for split in splits:
-        at = numpy.searchsorted(shared, split.signatures)
-        found.append(numpy.flatnonzero(shared.take(at, mode="clip") == split.signatures))
+        own = split.signatures()
+        at = numpy.searchsorted(shared, own)
+        found.append(numpy.flatnonzero(shared.take(at, mode="clip") == own))
     return found
 
 
@@ -110,7 +113,7 @@ def _within(
 ) -> tuple[int, tuple[int, int] | None, int, tuple[int, int] | None]:
     import numpy
 
-    labels = train.labels.codes if train.labels is not None else None
+    labels = train.labels.codes if train.labels is not None and len(places) else None
     codes = numpy.zeros(len(places), numpy.int64) if labels is None else labels[places]
     order = numpy.lexsort((places, codes, groups))
     places, groups, codes = places[order], groups[order], codes[order]
