@@ -98,15 +98,19 @@ def planned_steps(pipeline: Pipeline) -> int:
     """Optimizer steps of the whole run: ``max_steps``, or epochs times steps per epoch.
 
     The Trainer counts one step per ``gradient_accumulation_steps`` batches of each process, and
-    one more for what is left over at the end of an epoch.
+    one more for what is left over at the end of an epoch.  How many batches there are the Trainer's
+    own loader knows, which may drop the last one or draw from a sampler of the user's.
     """
     import math
+
+    from .batch import quiet
+    from .state import preserved
 
     args = pipeline.args
     if args.max_steps > 0:
         return int(args.max_steps)
-    per_process = math.ceil(len(pipeline.train_dataset) / args.world_size)
-    batches = math.ceil(per_process / args.train_batch_size)
+    with preserved(pipeline), quiet(pipeline):
+        batches = len(pipeline.trainer.get_train_dataloader())
     per_epoch = max(math.ceil(batches / args.gradient_accumulation_steps), 1)
     steps: int = math.ceil(args.num_train_epochs * per_epoch)
     return steps

@@ -1,0 +1,79 @@
+"""The simulated learning rate against its formula, however the warm-up is given."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from fixtures.controls import all_controls
+from fixtures.faults import healthy
+from trainsanity.pipeline import Pipeline
+
+CONTROLS = {control.id: control for control in all_controls()}
+STEPS, PEAK = 10_376, 1e-5
+
+
+def linear(k: int, warmup: int) -> float:
+    return PEAK * (k / warmup if k < warmup else (STEPS - k) / (STEPS - warmup))
+
+
+def cosine(k: int, warmup: int) -> float:
+    if k < warmup:
+        return PEAK * k / warmup
+    return PEAK * (1 + math.cos(math.pi * (k - warmup) / (STEPS - warmup))) / 2
+
+
+def ratio(**settings: object) -> object:
+    return CONTROLS["warmup_ratio"].build(**settings)
+
+
+@pytest.mark.parametrize(
+    ("build", "kind", "formula", "warmup"),
+    [
+        (healthy, "linear", linear, 700),
+        (healthy, "cosine", cosine, 700),
+        # ceil(0.067 * 10_376)
+        (ratio, "linear", linear, 696),
+        (ratio, "cosine", cosine, 696),
+    ],
+)
+def test_the_curve_is_the_formulas(build, kind, formula, warmup):
+    trainer = build(rows=24)
+    trainer.args.lr_scheduler_type = kind
+    schedule = Pipeline.from_trainer(trainer).measurements.get("schedule")
+    assert (schedule.max_steps, schedule.warmup_steps) == (STEPS, warmup)
+    assert {0, 1, 99, warmup // 2, warmup, STEPS - 1} <= set(schedule.curve)
+    for k, rate in schedule.curve.items():
+        assert rate == pytest.approx(formula(k, warmup), rel=1e-12, abs=1e-18)
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch", "accumulation", "epochs"),
+    [(97, 4, 4, 3), (10, 4, 4, 2), (50, 3, 2, 1.5)],
+)
+@pytest.mark.parametrize("drops_last", [False, True])
+def test_the_steps_of_a_run_are_those_that_the_trainer_takes(
+    rows, batch, accumulation, epochs, drops_last
+):
+    trainer = healthy(
+        rows=rows, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation
+    )
+    trainer.args.dataloader_drop_last = drops_last
+    trainer.args.max_steps, trainer.args.num_train_epochs = -1, epochs
+    pipeline = Pipeline.from_trainer(trainer)
+    planned = pipeline.measurements.get("schedule").max_steps
+    batches = rows // batch if drops_last else -(-rows // batch)
+    assert planned == math.ceil(epochs * -(-batches // accumulation))
+    trainer.training_step = stop
+    with pytest.raises(Stopped):
+        trainer.train()
+    assert planned == trainer.state.max_steps
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop(*args, **kwargs):
+    raise Stopped
