@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from .tasks import Task
 
 MARGIN = 4.0
-"""How many times a measured noise floor is allowed.  Both the floor and the difference that it is
-held against are maxima over a few draws of one distribution; for normal noise and four rows of a
-few hundred logits, one such maximum exceeds another by more than 4 in no practical case, and a
-real effect (another token pooled, a scale of 2) lies beyond it by orders of magnitude."""
+"""How many times a measured noise floor is allowed.  Floor and difference are two draws of one
+statistic of n roundings: their largest, or the length of all of them.  For normal ones the largest
+of one draw exceeds four times that of another with a probability of 0.001 at n = 8, 1e-6 at 24
+and 1e-10 at 64 (`tests/test_tolerances.py` integrates it), and lengths differ less; what is
+compared here has dozens of elements and more.  A real effect (another token pooled, a
+scale of 2) lies beyond it by orders of magnitude."""
 
 REDUCTIONS = 64 * 2.0**-23
 """Relative difference that is the order of float32 reductions: the error of a sum of n terms grows

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..tasks import CAUSAL_LM
+from ..tolerances import REDUCTIONS
 from ..types import Skip
 
 if TYPE_CHECKING:
@@ -122,9 +123,19 @@ def watched(model: Any, head: Any) -> Iterator[Watch]:
             handle.remove()
 
 
-SAME_DIRECTION = 0.999
-"""Cosine above which rescaled logits count as those of a position: rounding of a bf16 product
-leaves at least 1 - 2**-14, another token's logits lie far below (0.9 and less were seen)."""
+def same_direction(*dtypes: Any) -> float:
+    """The least cosine between a head's output and the logits that were rescaled from it.
+
+    Scaling and the casts around it round each element by half a unit in the last place of the
+    coarser dtype each time.  After four roundings every element is off by at most ``2 eps`` of
+    itself, so that the difference is at most ``2 eps`` times as long as the vector, and the sine of
+    the angle between them no more: the cosine is at least ``sqrt(1 - 4 eps^2) >= 1 - 4 eps^2``.
+    It is computed in float32 itself.
+    """
+    import torch
+
+    eps = max(float(torch.finfo(dtype).eps) for dtype in dtypes)
+    return 1 - 4 * eps**2 - REDUCTIONS
 
 
 def _pooled(logits: Tensor, given: Tensor, made: Tensor, mask: Tensor | None) -> Pooled:
@@ -142,7 +153,9 @@ def _pooled(logits: Tensor, given: Tensor, made: Tensor, mask: Tensor | None) ->
         cosine = torch.nn.functional.cosine_similarity(
             positions.float(), logits[:, None, :].float(), dim=-1
         )
-        fits = (cosine == cosine.amax(-1, keepdim=True)) & (cosine >= SAME_DIRECTION)
+        fits = (cosine == cosine.amax(-1, keepdim=True)) & (
+            cosine >= same_direction(made.dtype, logits.dtype)
+        )
     if not bool(fits.any(-1).all()):
         return Pooled(logits, None, None if one_vector else [None] * len(logits))
     # Of several that fit, the last one that is attended: a head of zeros fits everywhere.
