@@ -162,6 +162,8 @@ def test_what_is_read_is_what_is_stored(case, size):
         patch.setattr(scan_rows, "BLOCK_BYTES", size)
         for places, batch in scan_rows.rows_of("data", data).blocks(["input_ids"]):
             ids = Block.of(batch, None).ids
+            # Nothing of other rows: the lowest and highest id are taken from the values.
+            assert (ids.offsets[0], ids.offsets[-1]) == (0, len(ids.values))
             for k, place in enumerate(np.arange(len(rows))[places]):
                 row = ids.values[ids.offsets[k] : ids.offsets[k + 1]].tolist()
                 seen[place] = (row, bool(ids.nulls is not None and ids.nulls[k]))
