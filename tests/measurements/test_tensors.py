@@ -6,7 +6,16 @@ import pytest
 import torch
 
 from trainsanity.measurements.hashing import ROW, hashes, on_device
-from trainsanity.measurements.host import Lane, fetch, loads, send, to_device, to_host
+from trainsanity.measurements.host import (
+    Lane,
+    fetch,
+    loads,
+    room_for,
+    send,
+    to_device,
+    to_host,
+)
+from trainsanity.types import Skip
 
 SIZES = [0, 1, 7, 8, 63, 8 * ROW - 1, 8 * ROW, 8 * ROW + 1, 8 * (3 * ROW + 5) + 3]
 
@@ -84,3 +93,14 @@ def test_what_is_copied_to_the_host_comes_back(device):
     to_device(copies, ones)
     assert all(torch.equal(one.cpu(), same) for one, same in zip(ones, expected, strict=True))
     assert hashes(ones) == hashes([one.clone() for one in ones])
+
+
+def test_what_host_memory_has_no_room_for_is_skipped_with_its_size():
+    import psutil
+
+    room_for(2**20)
+    everything = psutil.virtual_memory().total
+    with pytest.raises(
+        Skip, match=rf"{2 * everything / 2**30:,.1f} GiB of weights and states, and"
+    ):
+        room_for(2 * everything)

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..types import Skip
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -20,8 +22,26 @@ if TYPE_CHECKING:
     Piece = tuple[Tensor, Tensor, int]
     """A part of a pair, and where it lies in a block."""
 
+GIB = 2**30
+
 BLOCK = 1 << 27
 """Bytes of a pinned block: large enough for the bus to run at full speed, small enough to keep."""
+
+
+def room_for(needed: int) -> None:
+    """Whether host memory has room for so many bytes.
+
+    Raises:
+        Skip: it has not; the text says how many there are.
+    """
+    import psutil
+
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise Skip(
+            f"what is to be put back afterwards does not fit into host memory: {needed / GIB:,.1f} "
+            f"GiB of weights and states, and {free / GIB:,.1f} GiB are free"
+        )
 
 
 def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..limits import held
 from .hashing import hashes
-from .host import to_device, to_host
+from .host import room_for, to_device, to_host
 
 if TYPE_CHECKING:
     from ..pipeline import Pipeline
@@ -29,7 +29,12 @@ def preserved(pipeline: Pipeline, *, weights: bool = False) -> Iterator[None]:
         pipeline: its trainer, model, configs, arguments and the process's random states.
         weights: parameters, gradients and the state of an optimizer that the user built, too.
             On an accelerator their copy is held in host memory.
+
+    Raises:
+        Skip: that has no room for it.
     """
+    if weights:
+        room_for(snapshot_bytes(pipeline))
     undo = [
         _rng_states(),
         *(_attributes(obj) for obj in _objects(pipeline)),
