@@ -121,6 +121,16 @@ def test_every_list_type(scanned, kind, masked):
     assert made["input_ids"][split.highest[1]].count(split.highest[0])
 
 
+@pytest.mark.parametrize(
+    "kind", [pa.list_(pa.bool_()), pa.list_(pa.uint8()), pa.large_list(pa.int64())], ids=str
+)
+def test_every_type_of_mask(scanned, kind):
+    made, texts = columns()
+    mask = pa.array(made["attention_mask"], pa.list_(pa.int8())).cast(kind)
+    split = scanned(Dataset(pa.table({**made, "attention_mask": mask}))).train
+    assert seen(split) == expected(made, texts)
+
+
 INTEGERS = [getattr(pa, f"{sign}int{bits}")() for sign in ("", "u") for bits in (8, 16, 32, 64)]
 
 
