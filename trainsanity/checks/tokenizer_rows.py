@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ..measurements.batch import Batch, quiet
+from ..measurements.drawn import listed
 from ..measurements.retokenized import Retokenized
 from ..measurements.scan import Scan
 from ..measurements.state import preserved
@@ -320,7 +321,7 @@ def padding_side(pipeline: Pipeline, batch: Batch) -> Iterator[Seen | Finding]:
     for micro in batch:
         for row, where in zip(micro.rows, micro.placements, strict=True):
             if where is not None:
-                mask = list(row.get("attention_mask") or [1] * where.length)
+                mask = listed(row).get("attention_mask") or [1] * where.length
                 before = where.start + (mask.index(1) if 1 in mask else 0)
                 after = where.width - where.start - where.length
                 after += mask[::-1].index(1) if 1 in mask else 0
