@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from datasets import Dataset
+from transformers import BertConfig, BertForSequenceClassification
 from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.trainer_pt_utils import LabelSmoother
 
+from trainsanity.pipeline import Pipeline
 from trainsanity.tasks import (
     CAUSAL_LM,
     IGNORED,
@@ -76,6 +79,39 @@ def test_regression_on_one_output():
     z, y = LOGITS[:, :1], LOGITS[:, 1]
     mean = losses(Task(REGRESSION), z, y).mean()
     torch.testing.assert_close(mean, functional.mse_loss(z.squeeze(), y))
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __iter__(self):
+        torch.rand(1)  # as one that shuffles does
+        yield from self.rows
+
+
+FORMS = {
+    "lists": lambda data: data,
+    "torch": lambda data: data.with_format("torch"),
+    "numpy": lambda data: data.with_format("numpy"),
+    "stream": lambda data: data.to_iterable_dataset(),
+    "torch stream": lambda data: Stream(data.to_list()),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("labels", "name"),
+    [([[0.0, 1.0, 1.0]] * 8, MULTI_LABEL), ([0, 1] * 4, SINGLE_LABEL), ([0.5] * 8, MULTI_LABEL)],
+    ids=["several", "one", "float"],
+)
+def test_the_task_is_guessed_from_the_first_row(form, labels, name):
+    data = Dataset.from_dict({"input_ids": [[1, 2]] * 8, "labels": labels})
+    config = BertConfig(hidden_size=8, num_attention_heads=1, num_hidden_layers=1, num_labels=3)
+    model = BertForSequenceClassification(config)
+    before = torch.get_rng_state()
+    assert Pipeline(model, train_dataset=FORMS[form](data)).task.name == name
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])

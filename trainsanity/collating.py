@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .alignment import Placement, packed, placements
 from .errors import first_line
 from .measurements.batch import Batch, quiet
-from .measurements.drawn import Drawn, holder_of
+from .measurements.drawn import Drawn, holder_of, listed
 from .measurements.state import preserved, restored
 from .strategies import Case, Rows, smallest
 from .tasks import CAUSAL_LM, IGNORED
@@ -59,7 +59,9 @@ class Collating:
             made = self.made(case)
             return None if packed(case.rows, made) else wrong(case.rows, made)
 
-        trained = next(filter(None, (wrong(m.rows, m.inputs) for m in self.batch)), None)
+        trained = next(
+            filter(None, (wrong([*map(listed, m.rows)], m.inputs) for m in self.batch)), None
+        )
         drawn = self.search(broken)
         said = [f"in the training batch, {trained}"] if trained else []
         return "; ".join([*said, *([drawn] if drawn else [])]) or None

@@ -145,12 +145,24 @@ def _name_of(pipeline: Pipeline) -> str:
 
 
 def _label_is_integer(pipeline: Pipeline) -> bool:
-    if not has_places(pipeline.train_dataset):
-        return True
-    row = pipeline.train_dataset[0]
+    row = _first_row(pipeline.train_dataset)
     column = pipeline.label_column(row) if isinstance(row, Mapping) else None
     value: Any = row[column] if column else 0
-    return not getattr(value, "is_floating_point", lambda: isinstance(value, float | list))()
+    plain = value.tolist() if hasattr(value, "tolist") else value
+    return not isinstance(plain, float | list)
+
+
+def _first_row(dataset: Any) -> Any:
+    """Of a stream, too, which begins anew for whoever asks; making it may use random numbers."""
+    from .measurements.state import random_states
+
+    put_back = random_states()
+    try:
+        return dataset[0] if has_places(dataset) else next(iter(dataset), None)
+    except Exception:  # the scan reads the rows, too, and says what is wrong with them
+        return None
+    finally:
+        put_back()
 
 
 def known(task: Task) -> bool:

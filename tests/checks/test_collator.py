@@ -224,6 +224,13 @@ def test_rows_that_are_made_anew_are_not_harmed():
     assert result.message == f"16 {told}"
 
 
+def test_several_labels_a_row_may_be_tensors():
+    trainer = CONTROLS["multi_label"].build(rows=40, gradient_accumulation_steps=1)
+    trainer.train_dataset = trainer.train_dataset.with_format("torch")
+    report = run(Pipeline.from_trainer(trainer), registry().select(["TS305", "TS307"]))
+    assert [result.status for result in report.results] == [Status.PASS, Status.PASS]
+
+
 def test_packed_rows_are_skipped_with_the_reason():
     pipeline = PipelineSpec("flat", CONTROLS["flattening"].build).make()
     result = run_one("collator.rows_recovered", pipeline)
