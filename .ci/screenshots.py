@@ -34,7 +34,7 @@ def take(page: Page) -> None:
     save("verdict", page.screenshot())
     page.emulate_media(color_scheme="dark")
     top = page.locator("#p1-loss").bounding_box()
-    end = page.locator("#p1-gradient").bounding_box()
+    end = page.locator("#p1-schedule").bounding_box()
     assert top is not None
     assert end is not None
     height = end["y"] + end["height"] - top["y"]

@@ -52,6 +52,7 @@ TWELVE = Finding(
     cause="12.00 is gradient_accumulation_steps x world_size = 12 x 1, which is not divided out: "
     "the Trainer passes num_items_in_batch and the model's loss ignores it",
     fix="model.accepts_loss_kwargs = False, before the Trainer is built",
+    candidates=("gradient_accumulation_steps x world_size = 12 x 1",),
 )
 SLOPE = Finding("slope 12", observed={"slope": 12.0, "cosine": 1.0}, factor=12.0)
 

@@ -8,45 +8,53 @@ from trainsanity.diagnosis import diagnose
 from trainsanity.registry import registry
 from trainsanity.types import Finding, Result, Status
 
-RUN = {"gradient_accumulation_steps": 12, "world_size": 1, "num_labels": 280}
+TWELVE = "gradient_accumulation_steps x world_size = 12 x 1"
 
 
-def results(factor, *, cause="why", explained=None):
-    found = [
-        Result(registry().get("TS502"), "p", Status.FAIL,
-               (Finding("wrong", factor=factor, cause=cause),))
-    ]  # fmt: skip
-    if explained is not None:
-        found.append(
-            Result(registry().get("TS601"), "p", Status.BLOCKED,
-                   (Finding("slope", factor=explained),))
-        )  # fmt: skip
-    return found
+def found(factor=None, *candidates, cause="why"):
+    finding = Finding("wrong", factor=factor, cause=cause, candidates=candidates)
+    return Result(registry().get("TS502"), "p", Status.FAIL, (finding,))
 
 
-ONLY = "only gradient_accumulation_steps x world_size = 12 x 1 fits"
+def explained(code, factor):
+    return Result(registry().get(code), "p", Status.BLOCKED, (Finding("slope", factor=factor),))
 
 
 @pytest.mark.parametrize(
-    ("said", "facts", "confidence"),
+    ("results", "confidence"),
     [
-        (results(12.0), RUN, f"good: {ONLY}"),
-        (results(12.03, explained=12.0), RUN, f"high: {ONLY}, and TS601 shows the same factor"),
-        (results(12.0, explained=3.0), RUN, f"good: {ONLY}"),
-        (results(7.0), RUN, "open: the factor 7.00 is no known quantity of the run"),
-        (results(None), RUN, "likely: what is wrong was measured, why is concluded"),
+        ([found(12.0, TWELVE)], f"good: only {TWELVE} fits"),
         (
-            results(None, cause=None),
-            RUN,
-            "open: what is wrong was measured, the cause is not known",
+            [found(12.03, TWELVE), explained("TS601", 12.0)],
+            f"high: only {TWELVE} fits, and TS601 shows the same factor",
         ),
-        ([], RUN, ""),
+        (
+            [found(12.0, TWELVE), *(explained(code, 12.0) for code in ("TS601", "TS602", "TS606"))],
+            f"high: only {TWELVE} fits, and TS601, TS602 and TS606 show the same factor",
+        ),
+        ([found(12.0, TWELVE), explained("TS601", 3.0)], f"good: only {TWELVE} fits"),
+        (
+            [found(12.0, TWELVE, "num_labels = 12"), explained("TS601", 12.0)],
+            "open between 2 that fit equally well",
+        ),
+        ([found(1.88)], "likely: what is wrong was measured, why is concluded"),
+        ([found()], "likely: what is wrong was measured, why is concluded"),
+        ([found(7.0, cause=None)], "open: the factor 7.00 is no known quantity of the run"),
+        ([found(cause=None)], "open: what is wrong was measured, the cause is not known"),
+        ([], ""),
     ],
 )
-def test_confidence(said, facts, confidence):
-    assert diagnose(said, (), facts).confidence == confidence
+def test_confidence(results, confidence):
+    assert diagnose(results).confidence == confidence
 
 
-def test_two_that_fit_equally_are_open():
-    confidence = diagnose(results(12.0), (), {**RUN, "num_labels": 12}).confidence
-    assert confidence.startswith("open between 2: gradient_accumulation_steps x world_size and num")
+@pytest.mark.parametrize(
+    ("results", "confidence"),
+    [
+        ([found(12.3, TWELVE)], f"likely: only {TWELVE} fits, which a log cannot prove"),
+        ([found(12.3, TWELVE, "num_labels = 12")], "open between 2 that fit equally well"),
+        ([found(12.3)], "open: a log shows that something is wrong, not why"),
+    ],
+)
+def test_a_log_is_never_sure(results, confidence):
+    assert diagnose(results, of_a_log=True).confidence == confidence

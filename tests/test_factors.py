@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trainsanity.factors import fitting, name_factor, tell_apart
+from trainsanity.factors import fitting, name_factor, tell_apart, told
 
 RUN = {"gradient_accumulation_steps": 6, "world_size": 2, "per_device_train_batch_size": 4}
 
@@ -66,6 +66,20 @@ def test_a_range_names_all_that_lie_in_it():
         "gradient_accumulation_steps x world_size = 6 x 2",
         "per_device_train_batch_size = 4",
     ]
+
+
+def test_a_factor_is_told_by_its_names():
+    assert told(12.0, ["num_labels = 12"]) == "12.00 is num_labels = 12"
+    assert told(12.0, ["num_labels = 12", "sequence_length = 12"]) == (
+        "12.00 is num_labels = 12 or sequence_length = 12 (num_labels and sequence_length fit "
+        "equally well; to tell them apart, take one step with another num_labels: the factor "
+        "follows the one that it comes from)"
+    )
+
+
+def test_of_a_quotient_the_setting_is_changed():
+    names = ["1 / (grad_norm / max_grad_norm) = 1 / (7 / 1)", "1 / (num_labels) = 1 / (7)"]
+    assert "take one step with another max_grad_norm" in tell_apart(names)
 
 
 def test_what_would_tell_two_apart():

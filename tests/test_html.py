@@ -16,10 +16,13 @@ from tests.reports import (
     HEALTHY,
     INCIDENT,
     LOSS,
+    MASK,
     NASTY,
     PAD,
     REPORTS,
+    ROWS,
     assert_snapshot,
+    ended,
     failed,
     passed,
     report,
@@ -150,6 +153,34 @@ def test_every_report_and_the_words_of_every_status(page: str) -> None:
     assert "sane: 3 of 3 checks ran and passed" in text
     assert "the weights are random: Qwen/Qwen3-4B could not be had" in text
     assert "model.accepts_loss_kwargs = False, before the Trainer is built" in text
+
+
+def test_what_else_fails_and_what_is_explained_stand_below_the_first_failure(page: str) -> None:
+    text = " ".join(Page(page).text.split())
+    places = [
+        text.index(words)
+        for words in (
+            "Look here first: loss",
+            "how sure high: only gradient_accumulation_steps x world_size = 12 x 1 fits",
+            "Also failing",
+            "kept 0.5%",
+            "Explained by these failures",
+            "slope 12.0000, cosine 1.000000 against the closed form (explained by TS502",
+            "Acquitted PAD / EOS, attention mask",
+            "PAD 151643 is not EOS 151645; 48 of 48 rows are read at their last token",
+            "Tokenizer passed",
+            "1 passed: TS102",
+        )
+    ]
+    assert places == sorted(places)
+
+
+def test_a_stage_is_not_called_by_what_did_not_apply_to_it() -> None:
+    told = report(passed(PAD), ended(MASK, Status.SKIP, "not here"), passed(ROWS), passed(LOSS))
+    text = " ".join(Page(render([(told, ())])).text.split())
+    assert "Collator passed, 1 skipped" in text
+    # Nobody is accused, so nobody is acquitted: the lines have the numbers.
+    assert "Acquitted" not in text
 
 
 def test_accepted_and_gone_are_told_with_their_reasons() -> None:
@@ -286,7 +317,7 @@ def test_the_keyboard_reaches_everything(shown: Any) -> None:
 def test_stages_lead_to_their_sections(shown: Any) -> None:
     shown.locator("nav a", has_text="loss").first.focus()
     shown.keyboard.press("Enter")
-    assert shown.url.endswith("#p1-loss")
+    shown.wait_for_url("**#p1-loss")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -301,10 +332,17 @@ def test_accessible_in_light_and_dark(shown: Any, scheme: str) -> None:
 
 
 def test_print_opens_what_is_shut(shown: Any) -> None:
-    title = shown.locator(".check:not([open]) .title").first
     visible = "one => one.checkVisibility({contentVisibilityAuto: true})"
-    assert not title.evaluate(visible)
+    told = [
+        shown.locator(".check:not(.pass):not([open]) .title").first,
+        shown.locator(".fold .check.pass > summary").first,
+        shown.locator(".fold dd", has_text="PAD 151643 is not EOS").first,
+    ]
+    assert not any(one.evaluate(visible) for one in told)
     shown.emulate_media(media="print")
-    assert title.evaluate(visible)
-    assert title.bounding_box()["height"] > 10
+    for one in told:
+        assert one.evaluate(visible)
+        assert one.bounding_box()["height"] > 10
+    # Of what passed the line says enough.
+    assert not shown.locator(".check.pass .title").first.evaluate(visible)
     assert shown.pdf(format="A4").startswith(b"%PDF")

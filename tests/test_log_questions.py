@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 
 import pytest
 
@@ -73,6 +74,51 @@ def test_two_that_fit_equally_are_both_told():
     cause = answers(TABLE, **INCIDENT, **given)["loss.initial_is_uninformed"].findings[0].cause
     assert "gradient_accumulation_steps x world_size and per_device_train_batch_size fit" in cause
     assert "to tell them apart" in cause
+
+
+def test_what_the_log_leaves_open_is_said_so():
+    report = ask(Case(read(str(TABLE)), Known(**INCIDENT)))
+    assert report.diagnosis.confidence == "open: a log shows that something is wrong, not why"
+    given = {**INCIDENT, "gradient_accumulation_steps": 12}
+    report = ask(Case(read(str(TABLE)), Known(**given)))
+    assert report.diagnosis.confidence.startswith("likely: only gradient_accumulation_steps x")
+    assert "how sure  likely: only" in render(report)
+
+
+@pytest.mark.parametrize(
+    ("known", "words"),
+    [
+        ({}, r"consistent with a factor of \d\.\d to \d\d\.\d over"),
+        # Where many factors fit, it is no news that a number of the run is one of them.
+        (
+            {"gradient_accumulation_steps": 12},
+            "consistent with gradient_accumulation_steps x world_size = 12 x 1, which is not "
+            r"divided out, as with any factor of \d\.\d to \d\d\.\d, and with a head",
+        ),
+        # The mean of one row may be next to nothing, so that there is no greatest factor.
+        (
+            {"gradient_accumulation_steps": 1, "per_device_train_batch_size": 1},
+            "consistent with num_labels = 2, which is not divided out, as with any factor of "
+            r"\d\.\d or more",
+        ),
+        ({"world_size": 20}, r"= 20 does not explain a factor of \d\.\d to \d\d\.\d; possibly"),
+    ],
+)
+def test_two_labels_tell_little(known, words):
+    log = log_of({"step": 1, "loss": 8.3})
+    finding = answers(log, num_labels=2, **known)["loss.initial_is_uninformed"].findings[0]
+    assert re.search(words, finding.cause)
+    assert finding.candidates == ()
+
+
+def test_a_loss_that_only_few_rows_excuse_says_how_few():
+    log = log_of({"step": 1, "loss": 2.5})
+    result = answers(log, num_labels=2)["loss.initial_is_uninformed"]
+    assert result.status is Status.PASS
+    assert "a mean over 8 rows may lie so far above that (--per-device-train" in result.message
+    known = {"per_device_train_batch_size": 32}
+    result = answers(log, num_labels=2, **known)["loss.initial_is_uninformed"]
+    assert result.status is Status.FAIL
 
 
 def test_a_single_row_of_the_incident_is_enough(tmp_path):
@@ -251,3 +297,9 @@ def test_the_text_says_what_was_not_judged():
     assert "nothing found in the log, as far as 1 of 9 questions go" in text
     assert "--num-labels is not given" in " ".join(text.split())
     assert "exp(69.5)" in " ".join(text.split())
+    assert "To judge more, give --num-labels." in text
+
+
+def test_without_the_peak_nothing_is_said_of_it():
+    message = answers(TABLE)["update.moves_the_right_ones"].message
+    assert "13 steps at the highest rate in the log" in message

@@ -49,6 +49,14 @@ FORMS = {
     "markdown": "Look:\n\n| Step | **Loss** | Grad Norm | LR | Epoch |\n|---:|:--|---|---|---|\n"
     "| 1 | **5.7** | 2.5 | `1.5e-08` | 0.1 |\n\nThat was it.\n",
     "blanks": "step  loss  grad_norm   lr       epoch\n1     5.7   2.5    1.5e-08  0.1\n",
+    "llama factory": json.dumps(
+        {"current_steps": 1, "total_steps": 9, "lr": ROW["learning_rate"]}
+        | {k: ROW[k] for k in ("loss", "grad_norm", "epoch")}
+    )
+    + "\n",
+    "numbers of numpy and torch": "{'loss': np.float64(5.7), 'grad_norm': tensor(2.5, "
+    "device='cuda:0'), 'learning_rate': 1.5e-08, 'epoch': 0.1}\n",
+    "semicolons": "step;loss;grad_norm;lr;epoch\n1;5.7;2.5;1.5e-08;0.1\n",
     "wandb": json.dumps({f"train/{k}": v for k, v in ROW.items()}) + "\n",
 }
 
@@ -111,12 +119,36 @@ def test_tensorboard(tmp_path):
         ('{"log_history": [\n{"loss": 5', "is JSON that ends in the middle"),
         ('{\n"log_history": [],\n"max_steps": 10\n}', "has no logged loss: the run ended before"),
         ("Epoch 1/5\n99/99 - 2s - loss: 0.4\n", "looks like a log of Keras, which is not read"),
+        (
+            " iteration   100/  500000 | learning rate: 1.5E-06 | lm loss: 1.03E+01 |\n",
+            "looks like a log of Megatron-LM, which is not read",
+        ),
+        ("Step 1 | loss:5.71 lr:1e-05\n", "looks like a log of torchtune, which is not read"),
+        ("iter 0: loss 10.98, time 4920.1ms\n", "looks like a log of another framework"),
         ("step 1 loss=0.4 lr=3\n", "looks like a log of another framework"),
+        (
+            "{'train_runtime': 3.1, 'train_loss': 3.4, 'epoch': 1.0}\n",
+            "has no logged loss, only the Trainer's summary (train_runtime)",
+        ),
         ("Dear diary,\ntoday was quiet.\n", "has no entry with a loss"),
         ("a,b\n1,2\n", "has no entry with a loss"),
         ("x\0y", "that is a binary file"),
     ],
-    ids=["empty", "blank", "truncated", "nothing-yet", "keras", "other", "prose", "csv", "binary"],
+    ids=[
+        "empty",
+        "blank",
+        "truncated",
+        "nothing-yet",
+        "keras",
+        "megatron",
+        "torchtune",
+        "nanogpt",
+        "other",
+        "summary",
+        "prose",
+        "csv",
+        "binary",
+    ],
 )
 def test_what_is_no_log(tmp_path, text, says):
     with pytest.raises(UsageError, match=re.escape(says)) as error:
@@ -150,6 +182,29 @@ def test_two_runs_in_one_log(tmp_path):
         "the steps start again 1 time: the log holds 2 runs, and the last one, from line 5, is "
         "judged"
     ]
+
+
+def test_runs_that_were_appended_show_by_their_epochs_alone(tmp_path):
+    """Printed lines have no step."""
+
+    def lines(*epochs):
+        return "".join(f"{{'loss': 5.7, 'epoch': {epoch}}}\n" for epoch in epochs)
+
+    log = read(str(written(tmp_path, lines(0.1, 0.1, 0.2) + lines(0.1, 0.2, 0.3))))
+    assert (log.count, log.runs, log.resumed) == (3, 2, 0)
+    assert "the last one, from line 4, is judged" in log.notes[0]
+    log = read(str(written(tmp_path, lines(0.1, 0.2, 0.3) + lines(0.2, 0.3))))
+    assert (log.count, log.runs, log.resumed) == (5, 1, 1)
+    assert log.notes[0].startswith("line 4 goes back from epoch 0.3 to 0.2: the run was resumed")
+
+
+def test_runs_that_wrote_into_one_log_at_a_time():
+    steps = [k for pair in zip(range(2, 9), range(1, 8), strict=True) for k in pair]
+    log = log_of(*({"step": k, "loss": 5.0 + i / 10} for i, k in enumerate([0, *steps])))
+    assert log.resumed == 7
+    (note,) = log.notes
+    assert "goes back from step 2 to 1, and 6 more do so" in note
+    assert "several runs that wrote into one log" in note
 
 
 def test_a_resumed_run():

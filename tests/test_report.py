@@ -39,7 +39,7 @@ from tests.reports import (
 from trainsanity import Finding, Result, Status, __version__
 from trainsanity.report.json import as_dict, dumps, json_value, schema
 from trainsanity.report.text import render
-from trainsanity.report.words import rerun, value_text, verdict, without_verdict
+from trainsanity.report.words import codes_of, rerun, value_text, verdict, without_verdict
 from trainsanity.runner import Report
 from trainsanity.types import STAGES, Check, Cost
 
@@ -64,6 +64,21 @@ def test_runs_that_nobody_asked_for_are_left_out_by_cost() -> None:
     assert verdict(gate) == "sane as far as judged: 1 of 4 checks ran and passed"
     chosen = report(passed(PAD), passed(RUN), unasked=(OTHER_RUN,))
     assert without_verdict(chosen) == "Without a verdict: TS902 not selected."
+
+
+@pytest.mark.parametrize(
+    ("codes", "told"),
+    [
+        ("TS101", "TS101"),
+        ("TS101 TS102", "TS101 and TS102"),
+        ("TS101 TS102 TS103", "TS101 to TS103"),
+        ("TS109 TS110 TS111 TS201 TS203 ACME001", "TS109 to TS111, TS201, TS203 and ACME001"),
+        ("TS110 TS201 TS202 TS203", "TS110 and TS201 to TS203"),
+    ],
+)
+def test_codes_in_a_row_are_told_by_their_ends(codes: str, told: str) -> None:
+    every = [Check(code, "loop.learns", says_nothing) for code in codes.split()]
+    assert codes_of(every) == told
 
 
 @pytest.mark.parametrize(
@@ -156,6 +171,12 @@ def test_acquitted_with_numbers_but_not_on_half_the_evidence() -> None:
     assert as_dict(half)["summary"]["acquitted"] == {}
 
 
+def test_where_nothing_is_wrong_nobody_is_acquitted() -> None:
+    text = render(report(passed(PAD, "PAD 151643 is not EOS 151645"), SKIP))
+    assert "Acquitted" not in text
+    assert "pass  PAD 151643 is not EOS 151645" in text
+
+
 def test_accepted_failure_says_why_and_is_no_failure() -> None:
     text = render(report(passed(PAD), XFAIL))
     accepted = text.partition("Accepted failures")[2].partition("All checks")[0]
@@ -237,7 +258,7 @@ def test_values_for_people(value: Any, text: str) -> None:
 
 
 RESULT_KEYS = ["code", "name", "stage", "status", "observed", "expected", "factor", "message"]
-RESULT_KEYS += ["cause", "fix", "where", "reason", "seconds"]
+RESULT_KEYS += ["cause", "fix", "where", "candidates", "reason", "seconds"]
 
 
 def test_json_is_schema_1() -> None:
@@ -253,6 +274,7 @@ def test_json_is_schema_1() -> None:
     assert loss["observed"] == TWELVE.observed
     assert loss["factor"] == TWELVE.factor
     assert loss["fix"] == TWELVE.fix
+    assert loss["candidates"] == list(TWELVE.candidates)
     assert document["summary"] == {
         "ran": 5,
         "of": 9,
@@ -265,6 +287,8 @@ def test_json_is_schema_1() -> None:
         "abstain": 0,
         "error": 1,
         "first_broken_stage": "loss",
+        "confidence": "high: only gradient_accumulation_steps x world_size = 12 x 1 fits, and "
+        "TS601 shows the same factor",
         "acquitted": {
             "PAD / EOS": [
                 "PAD 151643 is not EOS 151645",

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from .factors import name_factor, tell_apart
 from .types import Check, Finding, Result, Status
 
 SAME_FACTOR = 0.02
@@ -57,14 +55,16 @@ def _same(one: float | None, other: float) -> bool:
 def diagnose(
     results: Sequence[Result],
     unasked: Iterable[Check] = (),
-    facts: Mapping[str, Any] | None = None,
+    *,
+    of_a_log: bool = False,
 ) -> Diagnosis:
     """Read the results in stage order.
 
     Args:
         results: of the checks that were asked for.
         unasked: the other checks; a suspect that one of them speaks for is not cleared.
-        facts: the numbers of the run, as in ``Pipeline.facts``.
+        of_a_log: all that was seen of the run is its log, which shows that something is wrong
+            and never proves why.
     """
     failures = sorted((r for r in results if r.status is Status.FAIL), key=lambda r: r.check.order)
     first = failures[0] if failures else None
@@ -75,25 +75,31 @@ def diagnose(
         finding=first.findings[0] if first else None,
         explained=explained,
         acquitted=_acquitted(results, {check.acquits for check in unasked}),
-        confidence=_confidence(first.findings[0], explained, facts or {}) if first else "",
+        confidence=_confidence(first.findings[0], explained, of_a_log) if first else "",
     )
 
 
-def _confidence(finding: Finding, explained: Iterable[Result], facts: Mapping[str, Any]) -> str:
+def _confidence(finding: Finding, explained: Iterable[Result], of_a_log: bool) -> str:
     """How sure the cause is: that it is broken was measured, why it is was concluded."""
-    if finding.factor is None or not finding.factor > 0:
-        return "likely: what is wrong was measured, why is concluded" if finding.cause else (
-            "open: what is wrong was measured, the cause is not known"
-        )  # fmt: skip
-    names = name_factor(finding.factor, facts, SAME_FACTOR * abs(math.log(finding.factor)))
+    names = finding.candidates
     if len(names) > 1:
-        return f"open between {len(names)}: {tell_apart(names)}"
-    if not names:
-        return f"open: the factor {finding.factor:.2f} is no known quantity of the run"
-    others = [r.check.code for r in explained if _same(r.factor, finding.factor)]
-    if others:
-        return f"high: only {names[0]} fits, and {', '.join(others)} shows the same factor"
-    return f"good: only {names[0]} fits"
+        return f"open between {len(names)} that fit equally well"
+    if of_a_log:
+        why = f"only {names[0]} fits, which a log cannot prove" if names else ""
+        return f"likely: {why}" if why else "open: a log shows that something is wrong, not why"
+    if names:
+        others = [r.check.code for r in explained if _same(r.factor, finding.factor or 0.0)]
+        if not others:
+            return f"good: only {names[0]} fits"
+        shows = f"{others[0]} shows" if len(others) == 1 else (
+            f"{', '.join(others[:-1])} and {others[-1]} show"
+        )  # fmt: skip
+        return f"high: only {names[0]} fits, and {shows} the same factor"
+    if finding.cause:
+        return "likely: what is wrong was measured, why is concluded"
+    if finding.factor is None:
+        return "open: what is wrong was measured, the cause is not known"
+    return f"open: the factor {finding.factor:.2f} is no known quantity of the run"
 
 
 def _acquitted(

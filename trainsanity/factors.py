@@ -62,10 +62,17 @@ def name_factor(factor: float, facts: Mapping[str, Any], tolerance: float) -> li
     return fitting(factor / (1 + tolerance), factor / (1 - min(tolerance, 0.5)), facts)
 
 
+def told(factor: float, names: Sequence[str]) -> str:
+    """The factor by its names, with what would tell them apart if there are several."""
+    apart = f" ({tell_apart(names)})" if len(names) > 1 else ""
+    return f"{factor:.2f} is {' or '.join(names)}{apart}"
+
+
 def tell_apart(names: Sequence[str]) -> str:
     """What would show which of several quantities it is, as a sentence."""
     words = [name.removeprefix("1 / (").split(" = ")[0].rstrip(")") for name in names]
-    first = words[0].split(" x ")[0]
+    # Of a product the first can be set, of a quotient the last.
+    first = words[0].split(" x ")[0].split(" / ")[-1]
     return (
         f"{' and '.join(words)} fit equally well; to tell them apart, take one step with another "
         f"{first}: the factor follows the one that it comes from"

@@ -199,6 +199,8 @@ class Report:
     """Checks that exist but were not selected."""
     command: tuple[str, ...] = ()
     """As in ``Pipeline``."""
+    of_a_log: bool = False
+    """Nothing but the log of the run was seen."""
 
     @property
     def ran(self) -> int:
@@ -208,7 +210,7 @@ class Report:
     @property
     def diagnosis(self) -> Diagnosis:
         """First broken stage, its finding, who is acquitted."""
-        return diagnose(self.results, self.unasked, self.facts)
+        return diagnose(self.results, self.unasked, of_a_log=self.of_a_log)
 
     def counts(self) -> dict[str, int]:
         """Number of results by status, all statuses named."""

@@ -87,6 +87,8 @@ class Finding:
         factor: observed / expected where that is one number.
         cause: the most likely cause.
         fix: the change to make.
+        candidates: the known quantities of the run that the factor equals, by name; more than one
+            fit equally well.
     """
 
     message: str
@@ -96,6 +98,7 @@ class Finding:
     factor: float | None = None
     cause: str | None = None
     fix: str | None = None
+    candidates: tuple[str, ...] = ()
 
 
 CheckFunction = Callable[..., Iterable[Seen | Finding]]
@@ -196,6 +199,7 @@ class Result:
             "cause": first.cause,
             "fix": first.fix,
             "where": first.where,
+            "candidates": list(first.candidates),
             "reason": self.reason,
             "seconds": round(self.seconds, 3),
         }

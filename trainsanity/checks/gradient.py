@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..factors import name_factor
+from ..factors import name_factor, told
 from ..measurements.head import is_tied
 from ..measurements.recording import Recording, Step, reference
 from ..registry import check
@@ -97,14 +97,18 @@ def _against_closed_form(
             fix="zero gradients once per optimizer step, and return each micro-batch's own loss",
         )
     if not abs(slope - 1) <= off_scale:
-        names = name_factor(slope, pipeline.facts, max(off_scale, 1e-3))
+        facts = recording.facts(pipeline, slope)
+        names = name_factor(slope, facts, max(off_scale, 1e-3))
         return seen, Finding(
             f"the head's gradient is {slope:.4f} x the closed form, in the right direction "
             f"(cosine {cosine:.6f})",
             expected={"slope": 1, "cosine": 1},
             factor=slope,
-            cause=f"{slope:.2f} is {' or '.join(names)}" if names else "the loss is scaled",
-            fix="make backward start from the mean over the examples of the optimizer step",
+            candidates=tuple(names),
+            cause=told(slope, names) if names else "the loss is scaled",
+            fix="clip once: leave it to max_grad_norm"
+            if recording.clipped_before(pipeline, slope)
+            else "make backward start from the mean over the examples of the optimizer step",
         )
     return seen, None
 
@@ -115,7 +119,11 @@ def _against_closed_form(
     cost=Cost.STEP,
     needs=("trainer",),
     requires=("dataset.labels_in_range", "gradient.finite"),
-    explained_by=("model.logits_spread", "loss.matches_reference"),
+    explained_by=(
+        "model.logits_spread",
+        "loss.matches_reference",
+        "gradient.head_closed_form",
+    ),
     acquits="gradient norm",
 )
 def norm_within_bounds(pipeline: Pipeline, recording: Recording) -> Iterator[Seen | Finding]:
@@ -189,13 +197,14 @@ def norm_within_bounds(pipeline: Pipeline, recording: Recording) -> Iterator[See
     "gradient.clipping",
     cost=Cost.STEP,
     requires=("gradient.finite",),
+    explained_by=("gradient.head_closed_form",),
     acquits="clipping",
 )
 def clipping(pipeline: Pipeline, recording: Recording) -> Iterator[Seen | Finding]:
     """Clipping leaves the norm that ``max_grad_norm`` says.
 
-    What it checks: the total norm after clipping against min(norm, max_grad_norm), and tells which
-    share of the gradient is kept.
+    What it checks: the total norm after clipping against min(norm, max_grad_norm), that nothing
+    else clipped before, and tells which share of the gradient is kept.
 
     Why it matters: a clip that keeps half a percent is no fault of its own under AdamW, but it
     makes every step the same length and hides what happened before it.  A clip that does not
@@ -203,6 +212,8 @@ def clipping(pipeline: Pipeline, recording: Recording) -> Iterator[Seen | Findin
 
     How it is measured: both norms are computed from the gradients themselves, before and after.
     Clipping multiplies by max_grad_norm / (norm + 1e-6); the rounding of the dtype is allowed.
+    A gradient that is too short by the head's closed form (TS601), and already has the norm
+    max_grad_norm before the Trainer clips, was clipped by something else.
 
     How to fix: repair the loss's scale first (TS502), then choose ``max_grad_norm`` from the norms
     that are seen in healthy steps.
@@ -230,6 +241,17 @@ def clipping(pipeline: Pipeline, recording: Recording) -> Iterator[Seen | Findin
     kept = after / norm if norm else math.nan
     told = f"max_grad_norm {limit:g} keeps {kept:.1%} of a gradient of norm {norm:.3f}"
     slope = _slope(pipeline, recording)
+    if slope is not None and recording.clipped_before(pipeline, slope):
+        yield Finding(
+            f"the gradient has the norm {norm:.4f} before the Trainer clips it to {limit:g}, and "
+            f"is {slope:.4f} x what it should be",
+            observed=norm,
+            expected=norm / slope,
+            factor=slope,
+            where="step 1, before clipping",
+            cause="something clips to max_grad_norm before the Trainer does",
+            fix="clip once: leave it to max_grad_norm",
+        )
     if slope is not None and norm and abs(slope - 1) > WORTH_TELLING:
         right = min(1.0, limit * slope / norm) if limit else 1.0
         told += f"; it would keep {right:.1%} at the right scale"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ..factors import name_factor
+from ..factors import name_factor, told
 from ..measurements.head import is_tied
 from ..measurements.recording import SAMPLE, Recording
 from ..measurements.replay import Replay
@@ -80,7 +80,7 @@ def matches_autograd(
             torch.cat([observed[name] for name in bad]),
             torch.cat([replay.gradients[name] for name in bad]),
         )
-        known = name_factor(slope, pipeline.facts, 1e-3)
+        known = name_factor(slope, recording.facts(pipeline, slope), 1e-3)
         yield Finding(
             f"{len(bad)} of {said} differ from automatic differentiation: "
             f"slope {slope:.4f}, cosine {cosine:.6f}",
@@ -88,7 +88,8 @@ def matches_autograd(
             expected={"slope": 1, "cosine": 1},
             where=", ".join(bad[:3]),
             factor=slope,
-            cause=f"{slope:.2f} is {' or '.join(known)}"
+            candidates=tuple(known),
+            cause=told(slope, known)
             if known
             else "micro-batches lost, counted twice or zeroed, or a gradient beside the loss's",
             fix="find what writes to .grad of these parameters between the backward passes",

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..factors import name_factor, tell_apart
+from ..factors import name_factor, told
 from ..measurements.forward import Forward
 from ..measurements.recording import Recording, Step, reference
 from ..registry import check
@@ -158,7 +158,9 @@ def matches_reference(pipeline: Pipeline, recording: Recording) -> Iterator[Seen
             expected=expected,
             factor=factor,
             where=f"step {number}",
-            **_explain(pipeline, step, right.count, factor, tolerance),
+            **_explain(
+                pipeline, recording, step, count=right.count, factor=factor, tolerance=tolerance
+            ),
         )
         break
     observed, right = judged[0]
@@ -225,8 +227,14 @@ def finite(recording: Recording) -> Iterator[Seen | Finding]:
 
 
 def _explain(
-    pipeline: Pipeline, step: Step, count: int, factor: float, tolerance: float
-) -> dict[str, str | None]:
+    pipeline: Pipeline,
+    recording: Recording,
+    step: Step,
+    *,
+    count: int,
+    factor: float,
+    tolerance: float,
+) -> dict[str, Any]:
     """Cause and fix, as far as the factor and the Trainer's own switches tell."""
     items = step.micro_steps[0].num_items_in_batch
     if items and items != count and abs(factor * items / count - 1) <= tolerance:
@@ -236,12 +244,10 @@ def _explain(
             "counts labels that the loss does not (before the shift, or ignored ones)",
             "fix": "count the labels that the loss counts: labels[..., 1:] != -100",
         }
-    names = name_factor(factor, pipeline.facts, tolerance)
+    names = name_factor(factor, recording.facts(pipeline), tolerance)
     if not names:
         return {"cause": None, "fix": "compare what compute_loss returns with the plain mean"}
-    cause = f"{factor:.2f} is {' or '.join(names)}"
-    if len(names) > 1:
-        cause += f" ({tell_apart(names)})"
+    cause = told(factor, names)
     accepts = getattr(pipeline.trainer, "model_accepts_loss_kwargs", False)
     if factor > 1 and items is not None and accepts:
         cause += (
@@ -259,4 +265,4 @@ def _explain(
     else:
         cause += ", which is divided out twice"
         fix = "divide once: leave it to the Trainer, or to compute_loss"
-    return {"cause": cause, "fix": fix}
+    return {"cause": cause, "fix": fix, "candidates": tuple(names)}

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..factors import name_factor
+from ..factors import name_factor, told
 from ..measurements.evaluation import Evaluation
 from ..measurements.recording import Recording, reference
 from ..registry import check
@@ -64,7 +64,8 @@ def train_equals_eval(
             expected=expected,
             factor=factor,
             where="Trainer.evaluate",
-            cause=f"{factor:.2f} is {' or '.join(names)}"
+            candidates=tuple(names),
+            cause=told(factor, names)
             if names
             else "what evaluation returns is not the mean over the batch",
             fix="return the batch's mean from compute_loss or prediction_step in evaluation",

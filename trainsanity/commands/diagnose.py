@@ -8,7 +8,7 @@ import click
 
 from ..report.json import dumps
 from .base import Command
-from .output import Output, write_text
+from .output import Output, progress, write_text
 
 _COUNT = click.IntRange(min=1)
 _RATE = click.FloatRange(min=0)
@@ -47,7 +47,9 @@ def diagnose(log: str, json_file: str | None, debug: bool, **known: Any) -> int:
     from ..logs.reading import read
 
     output = Output(json_file)
-    report = ask(Case(read(log), Known(**known)))
+    with progress() as tell:
+        tell(f"reading {log}")
+        report = ask(Case(read(log), Known(**known)))
     write_text(output.text, lambda width, color: render(report, width=width, color=color))
     if json_file is not None:
         output.json(dumps([report]))

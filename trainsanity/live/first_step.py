@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..factors import name_factor, tell_apart
+from ..factors import name_factor, told
 from ..tasks import SINGLE_LABEL, Task, known
 from ..tolerances import LOG_DECIMALS, MARGIN, STANDARD_ERRORS
 from ..types import Finding, Seen, Skip
@@ -96,7 +96,8 @@ class FirstStep:
                     expected=expected,
                     factor=factor,
                     where="the first step",
-                    cause=f"{factor:.2f} is {names[0]}" if len(names) == 1 else tell_apart(names),
+                    candidates=tuple(names),
+                    cause=told(factor, names),
                     fix="model.accepts_loss_kwargs = False before the Trainer is built, for a "
                     "model whose loss ignores num_items_in_batch",
                 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ KEPT = 4_096
 """Entries kept of the whole; when there are more, every second one is dropped, again and again."""
 
 _ALIASES = {
-    "step": ("step", "global_step", "steps", "iteration", "iter", "_step"),
+    "step": ("step", "global_step", "steps", "current_steps", "iteration", "iter", "_step"),
     "loss": ("loss", "train_loss", "training_loss"),
     "eval_loss": ("eval_loss", "eval/loss", "val_loss", "valid_loss", "validation_loss"),
     "grad_norm": ("grad_norm", "gradient_norm", "gradnorm", "grad_norm_before_clip"),
@@ -29,7 +30,10 @@ _FIELD = {alias: name for name, aliases in _ALIASES.items() for alias in aliases
 _DECORATION = " \t*`'\""
 """What Markdown and quotes put around a word."""
 
-_SUMMARY = "train_runtime"
+_CALL = re.compile(r"[a-z][\w.]*\(([^,)]+)")
+"""A number as numpy and torch print it: ``np.float64(2.5)``, ``tensor(2.5, device='cuda:0')``."""
+
+SUMMARY = "train_runtime"
 """Only the line that the Trainer prints at the end has it; its ``train_loss`` is a mean."""
 
 
@@ -77,7 +81,7 @@ class Entry:
 
 def entry_of(values: Mapping[str, Any], place: str) -> Entry | None:
     """The entry that a line's keys and values make; None if they are of something else."""
-    if _SUMMARY in values:
+    if SUMMARY in values:
         return None
     found: dict[str, float] = {}
     rate = ""
@@ -99,8 +103,12 @@ def entry_of(values: Mapping[str, Any], place: str) -> Entry | None:
 def _number(value: Any) -> float | None:
     if isinstance(value, bool) or value is None:
         return None
+    if isinstance(value, str):
+        value = value.strip(_DECORATION)
+        if (call := _CALL.match(value)) is not None:
+            value = call[1]
     try:
-        return float(value.strip(_DECORATION) if isinstance(value, str) else value)
+        return float(value)
     except (TypeError, ValueError):
         return None
 
@@ -143,6 +151,7 @@ class Log:
     resumed: int = 0
     _stride: int = 1
     _late_start: str | None = None
+    _back: str = ""
 
     @property
     def empty(self) -> bool:
@@ -181,20 +190,22 @@ class Log:
         )
 
     def _follow(self, entry: Entry) -> None:
-        before = self.last[-1].step if self.last else None
-        if before is None or entry.step is None or entry.step > before:
+        if not self.last:
             return
-        if self.first and self.first[0].step is not None and entry.step <= self.first[0].step:
+        what = "epoch" if entry.step is None else "step"
+        start, before, now = (getattr(one, what) for one in (self.first[0], self.last[-1], entry))
+        if start is None or before is None or now is None or now > before:
+            return
+        # Epochs are rounded, so that neighbours may have the same.
+        if now == before and what == "epoch":
+            return
+        if now <= start:
             fresh = Log(self.name, facts=self.facts, notes=self.notes, runs=self.runs + 1)
             fresh._late_start = entry.place
             self.__dict__.update(fresh.__dict__)
         else:
             self.resumed += 1
-            if self.resumed == 1:
-                self.notes.append(
-                    f"{entry.place} goes back from step {before} to {entry.step}: the run was "
-                    "resumed from a checkpoint; both parts are read as one run"
-                )
+            self._back = self._back or f"{entry.place} goes back from {what} {before:g} to {now:g}"
 
     def _keep(self, entry: Entry) -> None:
         assert entry.loss is not None
@@ -223,7 +234,17 @@ class Log:
             self.bad_norm = self.bad_norm or entry
 
     def closed(self) -> Log:
-        """The log, with the note on several runs, of which the last one is kept."""
+        """The log, with the notes on several runs, of which the last one is kept."""
+        if self.resumed == 1:
+            self.notes.append(
+                f"{self._back}: the run was resumed from a checkpoint; both parts are read as one "
+                "run"
+            )
+        elif self.resumed:
+            self.notes.append(
+                f"{self._back}, and {self.resumed - 1} more do so: a run that was resumed so "
+                "often, or several runs that wrote into one log, which are judged as one here"
+            )
         if self.runs > 1:
             self.notes.append(
                 f"the steps start again {self.runs - 1} time{'s' * (self.runs > 2)}: the log holds "

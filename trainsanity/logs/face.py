@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable
 
 from rich.console import Console
@@ -10,10 +11,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ..report.words import clean, fields_of, value_text
+from ..report.words import clean, confidence_in, fields_of, value_text
 from ..runner import Report
 from ..types import Result, Status
 
+_OPTION = re.compile(r"(?<!\S)--[a-z]+(?:-[a-z]+)*")
 _STYLE = {Status.PASS: "green", Status.FAIL: "bold red", Status.SKIP: "dim"}
 _WORD = {Status.PASS: "nothing found", Status.FAIL: "found", Status.SKIP: "not judged"}
 
@@ -52,10 +54,13 @@ def render(report: Report, *, width: int = 100, color: bool = False) -> str:
     headline = Text(f"{clean(report.pipeline_id)}: ", style="bold")
     console.print(headline.append(verdict(report), "red" if report.exit_code() else "green"))
     known = ", ".join(f"{clean(k)} {clean(value_text(v))}" for k, v in report.facts.items())
-    console.print(Text(f"{report.ran} of {report.total} questions could be judged; {known}."))
+    told = f"{report.ran} of {report.total} questions could be judged; {known}."
+    if options := options_asked_for(report):
+        told += f" To judge more, give {', '.join(options)}."
+    console.print(Text(told))
     for result in report.results:
         if result.status is Status.FAIL:
-            _found(console, result)
+            _found(console, result, report)
     _section(
         console,
         "What else the log shows",
@@ -68,13 +73,20 @@ def render(report: Report, *, width: int = 100, color: bool = False) -> str:
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
 
 
-def _found(console: Console, result: Result) -> None:
+def options_asked_for(report: Report) -> list[str]:
+    """The options that questions without an answer name."""
+    reasons = " ".join(r.reason for r in report.results if r.status is Status.SKIP)
+    return list(dict.fromkeys(_OPTION.findall(reasons)))
+
+
+def _found(console: Console, result: Result, report: Report) -> None:
     console.print(Text())
     title = Text(f"{result.check.code} {result.check.name}", style="bold")
     console.print(title.append("  ").append(_WORD[result.status], _STYLE[result.status]))
     for finding in result.findings:
         console.print(Padding(Text(clean(finding.message), style="bold"), (0, 0, 0, 2)))
-        _rows(console, [(label, value, "") for label, value in fields_of(finding)])
+        fields = fields_of(finding, confidence_in(finding, report))
+        _rows(console, [(label, value, "") for label, value in fields])
 
 
 def _section(console: Console, title: str, results: Iterable[Result]) -> None:

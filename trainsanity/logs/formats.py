@@ -84,8 +84,9 @@ def _cells(line: str, expected: int) -> list[str]:
         return []
     if "|" in stripped:
         return [cell.strip() for cell in stripped.strip("|").split("|")]
-    if "," in stripped:
-        return [cell.strip() for cell in stripped.split(",")]
+    for comma in ";,":
+        if comma in stripped:
+            return [cell.strip() for cell in stripped.split(comma)]
     wide = _COLUMNS.split(stripped)
     words = stripped.split()
     return wide if len(wide) > 1 and (not expected or len(wide) == expected) else words

@@ -55,6 +55,7 @@ def initial(case: Case) -> Said:
     why = f"log C + s^2 / 2, where s = {INITIALIZER_RANGE} sqrt(hidden size), for {widths}"
     multiple = f"{loss / floor:.1f} x log {classes} ({floor:.3f})"
     if loss > band(classes, case.hidden_size, case.rows)[1]:
+        names = _candidates(case, loss)
         yield Finding(
             f"the first loss, {loss:g} at {case.where(entry)}, is {multiple}; "
             f"a head that knows nothing starts at {usual} ({why})",
@@ -62,21 +63,26 @@ def initial(case: Case) -> Said:
             expected=[round(low, 4), round(high, 4)],
             factor=loss / floor,
             where=case.where(entry),
-            cause=_why_too_high(case, loss, usual),
+            cause=_why_too_high(case, loss, usual, names),
+            candidates=tuple(names) if _few(*_factors(case, loss)) else (),
             fix="find out which: "
             + case.sure("TS402", "TS501", "TS502")
             + " recomputes the loss of step 1 from its own logits and names the factor",
         )
-    below = ""
-    if loss < band(classes, case.hidden_size, case.rows)[0]:
-        below = (
-            f", below {usual}: the head already knows something, or the loss is divided once too "
+    beside = ""
+    if loss > high:
+        beside = f", and a mean over {case.rows} rows may lie so far above that"
+        if not case.per_device_train_batch_size:
+            beside += " (--per-device-train-batch-size tells how many there are)"
+    elif loss < band(classes, case.hidden_size, case.rows)[0]:
+        beside = (
+            "; this is less: the head already knows something, or the loss is divided once too "
             f"often; {case.sure('TS502')} tells which"
         )
     late = " (a mean over the steps before it)" if _is_mean(entry) else ""
     yield Seen(
         f"the first loss, {loss:g} at {case.where(entry)}{late}, is {multiple}; "
-        f"a fresh head starts at {usual}{below}",
+        f"a fresh head starts at {usual}{beside}",
         loss,
         [round(low, 4), round(high, 4)],
     )
@@ -99,15 +105,33 @@ def _is_mean(entry: Entry) -> bool:
     return entry.step is not None and entry.step > 1
 
 
-def _why_too_high(case: Case, loss: float, usual: str) -> str:
-    """The candidates, and no more certainty than a log gives."""
-    spread = shouting_spread(case.num_labels, loss)
-    head = f"a head far too large (logits with a standard deviation of {spread:.1f})"
+def _factors(case: Case, loss: float) -> tuple[float, float]:
+    """The least and the greatest factor over what a fresh head's loss may be.
+
+    The mean over a few rows may be anything above zero, and then there is no greatest.
+    """
     # What was not divided out was multiplied over as many rows more.
     rows = case.rows if case.together else ROWS * int(loss / math.log(case.num_labels))
     low, high = band(case.num_labels, case.hidden_size, rows)
-    least, most = loss / high, loss / low
-    names = [] if case.together is None else fitting(least, most, case.facts)
+    return loss / high, loss / low if low > 0 else math.inf
+
+
+def _candidates(case: Case, loss: float) -> list[str]:
+    """The known numbers of the run that lie in between; none where nobody gave them."""
+    return [] if case.together is None else fitting(*_factors(case, loss), case.facts)
+
+
+def _why_too_high(case: Case, loss: float, usual: str, names: list[str]) -> str:
+    """The candidates, and no more certainty than a log gives."""
+    spread = shouting_spread(case.num_labels, loss)
+    head = f"a head far too large (logits with a standard deviation of {spread:.1f})"
+    least, most = _factors(case, loss)
+    fits = _whole(least, most)
+    if names and not _few(least, most):
+        return (
+            f"consistent with {' or '.join(names)}, which is not divided out, as with any factor "
+            f"of {fits}, and with {head}"
+        )
     if len(names) == 1:
         return (
             f"likely {names[0]}, which is not divided out; in a log {head} would look the same, "
@@ -116,15 +140,11 @@ def _why_too_high(case: Case, loss: float, usual: str) -> str:
     if names:
         return f"likely one of {len(names)}: {tell_apart(names)}; or {head}"
     if case.together is not None:
+        between = f"{least:.1f} to {most:.1f}" if math.isfinite(most) else fits
         return (
-            f"accumulation x processes = {case.together} does not explain a factor of "
-            f"{least:.1f} to {most:.1f}; possibly {head}, or labels that belong to other outputs"
+            f"accumulation x processes = {case.together} does not explain a factor of {between}; "
+            f"possibly {head}, or labels that belong to other outputs"
         )
-    whole = range(max(math.ceil(least), 2), math.floor(most) + 1)
-    *others, largest = map(str, whole or [0])
-    fits = f"{', '.join(others)} or {largest}" if others else largest
-    if not 1 <= len(whole) <= 3:
-        fits = f"{least:.1f} to {most:.1f}"
     return (
         f"consistent with a factor of {fits} over a healthy {usual}, as of a loss "
         f"that is not divided by accumulation x processes; that they make {fits} is an inference, "
@@ -132,6 +152,21 @@ def _why_too_high(case: Case, loss: float, usual: str) -> str:
         f"Consistent, too, with {head}. In one step with gradient_accumulation_steps=1 on one "
         "process the first goes away and the second stays"
     )
+
+
+def _whole(least: float, most: float) -> str:
+    """The whole numbers in between, if they are few."""
+    if math.isinf(most):
+        return f"{least:.1f} or more"
+    if not _few(least, most):
+        return f"{least:.1f} to {most:.1f}"
+    *others, largest = map(str, range(max(math.ceil(least), 2), math.floor(most) + 1))
+    return f"{', '.join(others)} or {largest}" if others else largest
+
+
+def _few(least: float, most: float) -> bool:
+    """Few enough factors lie in between that meeting a number of the run is no accident."""
+    return math.isfinite(most) and 1 <= math.floor(most) - max(math.ceil(least), 2) + 1 <= 3
 
 
 def train_and_eval(case: Case) -> Said:
@@ -223,7 +258,8 @@ def moves(case: Case) -> Said:
     if done is None:
         yield Seen(f"{told}; how far the learning rate has come is not known", after[0])
         return
-    so_far = f"up to {where} the run amounts to {done:.2g} steps at the peak learning rate"
+    rate = "the peak learning rate" if case.learning_rate else "the highest rate in the log"
+    so_far = f"up to {where} the run amounts to {done:.2g} steps at {rate}"
     knows_nothing = _still_uninformed(case, after)
     if done >= AT_PEAK and knows_nothing is not None:
         yield Finding(

@@ -41,6 +41,7 @@ def ask(case: Case) -> Report:
         {"notes": list(case.log.notes)},
         {"entries": case.log.count, **case.facts},
         time.perf_counter() - start,
+        of_a_log=True,
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import UsageError, first_line
-from .entries import Log, entry_of
+from .entries import SUMMARY, Log, entry_of
 from .formats import Cut, Line, document, lines_of
 
 ACCEPTED = (
@@ -27,7 +27,10 @@ PIECE = 1 << 16
 _OTHERS = {
     "Keras": re.compile(r"Epoch \d+/\d+|- loss: [\d.]+"),
     "fairseq": re.compile(r"\| (train|train_inner) \|.*loss"),
-    "another framework": re.compile(r"\bloss\s*[:=]\s*[-\d.]+", re.IGNORECASE),
+    "Megatron-LM": re.compile(r"iteration\s+\d+/\s*\d+ \|.*lm loss:"),
+    "torchtune": re.compile(r"Step \d+ \| loss:"),
+    "Lightning": re.compile(r"\bv_num="),
+    "another framework": re.compile(r"\bloss\s*[:= ]\s*[-\d.]+", re.IGNORECASE),
 }
 
 
@@ -187,6 +190,11 @@ def _nothing(name: str, sample: list[str], cut: bool) -> str:
         return (
             f"{name} has no logged loss: the run ended before the first of logging_steps; "
             "logging_first_step=True logs step 1"
+        )
+    if SUMMARY in text:
+        return (
+            f"{name} has no logged loss, only the Trainer's summary ({SUMMARY}), whose train_loss "
+            "is a mean over the whole run; logging_strategy='steps' logs the others"
         )
     for framework, looks in _OTHERS.items():
         if looks.search(text):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -113,6 +114,27 @@ class Recording:
     def first(self) -> Step:
         """Step 1, at the weights that the pipeline came with."""
         return self.steps[0]
+
+    def facts(self, pipeline: Pipeline, slope: float = 1.0) -> dict[str, Any]:
+        """What a factor in the first step is matched against: the run's numbers and its own.
+
+        Args:
+            pipeline: the run.
+            slope: of the gradient over what it should be.
+        """
+        facts = dict(pipeline.facts)
+        ids = self.first.micro_steps[0].inputs.get("input_ids")
+        if ids is not None and ids.dim() > 1:
+            facts["sequence_length"] = int(ids.shape[1])
+        if self.clipped_before(pipeline, slope):
+            facts["grad_norm"] = self.first.norm_before_clip / slope
+        return facts
+
+    def clipped_before(self, pipeline: Pipeline, slope: float) -> bool:
+        """The gradient is too short, and has the norm max_grad_norm before the Trainer clips it."""
+        norm, clip = self.first.norm_before_clip, pipeline.facts.get("max_grad_norm")
+        # By chance a norm lies so near to it once in a thousand times.
+        return bool(clip and 0 < slope < 0.999 and math.isclose(norm, clip, rel_tol=1e-3))
 
 
 @measurement(Cost.STEP)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ..types import Result, Status
 from .words import (
     clean,
+    confidence_in,
     coverage,
     fields_of,
     rerun,
@@ -76,7 +77,7 @@ def _failure(result: Result, report: Report) -> Iterator[str]:
     for finding in result.findings:
         yield f"**{md(finding.message)}**"
         yield ""
-        if fields := fields_of(finding):
+        if fields := fields_of(finding, confidence_in(finding, report)):
             yield from _table(("", ""), [(label, md(text)) for label, text in fields])
     if result.status is Status.XPASS:
         yield md(f"It is expected to fail ({result.reason}) and passes: delete its entry in "

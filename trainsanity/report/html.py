@@ -13,9 +13,14 @@ from ..types import STAGES, Result, Status
 from .figures import draw
 from .pictures import Picture
 from .words import (
+    accused,
     clean,
+    codes_of,
+    confidence_in,
     coverage,
+    explained,
     fields_of,
+    observed,
     rerun,
     row_text,
     value_text,
@@ -114,25 +119,32 @@ class _View:
     ) -> None:
         self.prefix, self.report, self.pictures, self.debug = prefix, report, pictures, debug
         self.results = sorted(report.results, key=lambda r: r.check.order)
-        # Where all passed nobody was accused.
-        accused = any(result.status is not Status.PASS for result in self.results)
-        self.acquitted = report.diagnosis.acquitted if accused else {}
+        self.accused = accused(self.results)
+        self.acquitted = report.diagnosis.acquitted if self.accused else {}
 
     def as_dict(self, *, strict: bool) -> dict[str, Any]:
         report, diagnosis = self.report, self.report.diagnosis
         environment = dict(report.environment)
         notes = environment.pop("notes", None) or ()
         where = {**environment, **report.facts, "seconds": round(report.seconds, 1)}
-        stages = [self.stage(stage) for stage in STAGES]
+        shown = map(self.stage, STAGES)
+        stages = _paired([s for s in shown if s["results"] or s["passed"] or s["pictures"]])
         return {
             "prefix": self.prefix,
             "name": report.pipeline_id,
             "verdict": verdict(report, strict=strict),
             "good": report.exit_code(strict=strict) == 0,
             "coverage": " ".join(filter(None, (coverage(report), without_verdict(report)))),
-            "stages": [stage for stage in stages if stage["results"] or stage["pictures"]],
+            "stages": stages,
             "broken": diagnosis.first_broken_stage,
             "first": diagnosis.result and self.result(diagnosis.result),
+            "also": [
+                self.result(r)
+                for r in self.results
+                if r.status is Status.FAIL and r is not diagnosis.result
+            ],
+            "explained": [(self.result(r), observed(r)) for r in explained(self.results)],
+            "accused": self.accused,
             "accepted": [self.result(r) for r in with_status(self.results, Status.XFAIL)],
             "unexpected": [self.result(r) for r in with_status(self.results, Status.XPASS)],
             "acquitted": self.acquitted,
@@ -142,16 +154,24 @@ class _View:
 
     def stage(self, stage: str) -> dict[str, Any]:
         results = [result for result in self.results if result.check.stage == stage]
+        passed = with_status(results, Status.PASS)
         statuses = {result.status for result in results}
         worst = next((status for status in _WORST if status in statuses), None)
         sign, words = WORDS[worst] if worst else ("○", "not asked for")
+        if worst in (Status.SKIP, Status.ABSTAIN) and passed:
+            # What is not for this pipeline takes nothing from what is.
+            unsaid = f"{len(with_status(results, worst))} {words}"
+            worst, (sign, words) = Status.PASS, WORDS[Status.PASS]
+            words = f"{words}, {unsaid}"
         return {
             "name": stage,
             "status": str(worst or "none"),
             "sign": sign,
             "words": words,
-            "results": [self.result(result) for result in results],
-            "pictures": [self.picture(one) for one in self.pictures if one.stage == stage],
+            "results": [self.result(r) for r in results if r.status is not Status.PASS],
+            "passed": [self.result(result) for result in passed],
+            "passed_codes": codes_of(r.check for r in passed) if passed else "",
+            "pictures": [self.picture(p) for p in self.pictures if p.stage == stage],
         }
 
     def picture(self, picture: Picture) -> dict[str, Any]:
@@ -170,7 +190,7 @@ class _View:
     def result(self, result: Result) -> dict[str, Any]:
         sign, words = WORDS[result.status]
         told = result.status in (Status.FAIL, Status.XPASS, Status.ERROR)
-        unexpected = with_status(self.results, Status.XPASS)
+        above = with_status(self.results, Status.XPASS) + with_status(self.results, Status.FAIL)
         seen = [
             (label, value_text(value))
             for label, value in (("observed", result.observed), ("expected", result.expected))
@@ -186,14 +206,29 @@ class _View:
             "row": "" if told or result.check.acquits in self.acquitted else row_text(result),
             "message": result.message,
             "reason": result.reason,
-            "findings": [(f.message, fields_of(f)) for f in result.findings],
+            "findings": [
+                (f.message, fields_of(f, confidence_in(f, self.report))) for f in result.findings
+            ],
             "seen": seen,
             "rerun": rerun(self.report.command, result.check.code) if told else None,
             "debug": result.debug if self.debug else "",
             "seconds": f"{result.seconds:.1f} s",
             # What the top of the page has told in full stays shut below.
-            "open": told and result not in (self.report.diagnosis.result, *unexpected),
+            "open": told and result not in above,
+            "above": told and result in above,
         }
+
+
+def _paired(stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Where the window has two columns, neighbours alike stand abreast, the others across both."""
+    at = 0
+    while at < len(stages):
+        pair = stages[at : at + 2]
+        abreast = [len(stage["pictures"]) for stage in pair] in ([0, 0], [1, 1])
+        for stage in pair[: 1 + abreast]:
+            stage["wide"] = not abreast
+        at += 1 + abreast
+    return stages
 
 
 def _value(value: Any) -> str:

@@ -40,6 +40,7 @@ def as_dict(report: Report, *, strict: bool = False) -> dict[str, Any]:
             "of": report.total,
             **report.counts(),
             "first_broken_stage": diagnosis.first_broken_stage,
+            "confidence": diagnosis.confidence,
             "acquitted": diagnosis.acquitted,
             "exit_code": report.exit_code(strict=strict),
             "seconds": round(report.seconds, 3),

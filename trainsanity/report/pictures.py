@@ -194,7 +194,7 @@ def tokens(batch: Batch, pipeline: Pipeline) -> Shown:
 
 
 @picture("loss", "Loss of each example against the uninformed band")
-def losses(forward: Forward, pipeline: Pipeline) -> Shown:
+def losses(forward: Forward, pipeline: Pipeline, recording: Recording | None = None) -> Shown:
     """Reference losses of the first step's rows, sorted, beside those of a head without a clue."""
     from ..checks.loss import label_prior
 
@@ -208,10 +208,12 @@ def losses(forward: Forward, pipeline: Pipeline) -> Shown:
     order = sorted(range(len(each)), key=each.__getitem__)
     mean = statistics.fmean(each)
     place = "inside" if abs(mean - uninformed) <= band else "outside"
+    logged = None if recording is None else recording.first.logged.get("loss")
+    trainer = "" if logged is None else f"; the Trainer logs {logged:.3f} for this step"
     return Shown(
         f"mean {mean:.3f} over {len(each)} examples, {place} the band {uninformed:.3f} "
         f"± {band:.3f} in which the mean of a head lies that knows nothing; "
-        f"log {z.shape[1]} = {math.log(z.shape[1]):.3f}",
+        f"log {z.shape[1]} = {math.log(z.shape[1]):.3f}{trainer}",
         ("example", "label", "loss"),
         [(i + 1, labels[i], round(each[i], 4)) for i in order],
         {

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import pytest
 
 PREFIX = "trainsanity."
-_FINDING = ("message", "observed", "expected", "where", "factor", "cause", "fix")
+_FINDING = ("message", "observed", "expected", "where", "factor", "cause", "fix", "candidates")
 
 
 def title(result: Result) -> str:
@@ -91,7 +91,7 @@ def properties(result: Result) -> list[tuple[str, object]]:
         "acquits": result.check.acquits,
     }
     values = {key: json_value(value) for key, value in row.items()}
-    return [(PREFIX + key, value) for key, value in values.items() if value not in (None, "")]
+    return [(PREFIX + key, value) for key, value in values.items() if value not in (None, "", [])]
 
 
 def reports_of(tests: Iterable[Sequence[tuple[str, object]]]) -> Iterator[Report]:
@@ -121,12 +121,15 @@ def _result_of(row: dict[str, Any]) -> Result:
     check = Check(row["code"], row["name"], lambda: (), cost, acquits=row.get("acquits"))
     status = Status(row["status"])
     said = {name: row[name] for name in _FINDING if name in row}
+    said["candidates"] = tuple(row.get("candidates", ()))
+    # What is blocked by the same factor speaks for the cause of the failure before it.
+    found = status in (Status.FAIL, Status.XFAIL) or "factor" in row
     finding = Finding(**{"message": "", **said})
     return Result(
         check,
         row["pipeline"],
         status,
-        (finding,) if status in (Status.FAIL, Status.XFAIL) else (),
+        (finding,) if found else (),
         message=row.get("message", ""),
         reason=row.get("reason", ""),
         seconds=row["seconds"],
@@ -141,6 +144,7 @@ def summary(report: Report) -> Iterator[str]:
     diagnosis = report.diagnosis
     if diagnosis.result is not None and diagnosis.finding is not None:
         yield f"  {title(diagnosis.result)}: {diagnosis.finding.message}"
+        yield f"  how sure: {diagnosis.confidence}"
         for suspect, sentences in diagnosis.acquitted.items():
             yield f"  acquitted: {suspect}: {'; '.join(sentences)}"
     for status, said in (

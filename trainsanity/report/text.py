@@ -13,8 +13,11 @@ from rich.text import Text
 
 from ..types import Result, Status
 from .words import (
+    accused,
     clean,
+    confidence_in,
     coverage,
+    explained,
     fields_of,
     observed,
     pairs,
@@ -83,7 +86,7 @@ class _Writer:
         self.console = console
         self.report = report
         self.results = sorted(report.results, key=lambda r: r.check.order)
-        self.accused = any(result.status is not Status.PASS for result in self.results)
+        self.accused = accused(self.results)
 
     def write(self, *, strict: bool, debug: bool) -> None:
         report = self.report
@@ -115,7 +118,7 @@ class _Writer:
         self._title(result)
         for finding in result.findings:
             self._indented(Text(clean(finding.message), style="bold"))
-            self._fields(fields_of(finding))
+            self._fields(fields_of(finding, confidence_in(finding, self.report)))
         self._command(result)
 
     def _title(self, result: Result, note: str = "") -> None:
@@ -155,9 +158,7 @@ class _Writer:
             self._command(result, *(() if debug else ("--debug",)))
 
     def _explained(self) -> None:
-        # Blocked with findings: it was measured and shows the factor of an earlier failure.
-        # Blocked without: it could not be judged at all, and the table says after what it waits.
-        results = [r for r in with_status(self.results, Status.BLOCKED) if r.findings]
+        results = explained(self.results)
         named = len([r for r in self.results if r.status in (Status.FAIL, Status.XFAIL)])
         if results:
             by = {0: "a check that was not asked for", 1: "it"}.get(named, "these failures")
@@ -168,7 +169,7 @@ class _Writer:
         )  # fmt: skip
 
     def _acquitted(self) -> None:
-        """Who is innocent; where all passed nobody was accused, and the table has the numbers."""
+        """Who is innocent; where nothing is wrong nobody was accused, and the table has it all."""
         acquitted = self.report.diagnosis.acquitted if self.accused else {}
         if acquitted:
             self._heading("Acquitted")

@@ -114,19 +114,53 @@ def rerun(command: Sequence[str], code: str, *options: str) -> str | None:
     return shlex.join(["trainsanity", "run", target, "--select", code, *options, *own])
 
 
+def accused(results: Iterable[Result]) -> bool:
+    """Something is wrong, so that who is innocent is worth telling."""
+    return any(
+        result.status not in (Status.PASS, Status.SKIP, Status.ABSTAIN) for result in results
+    )
+
+
+def explained(results: Iterable[Result]) -> list[Result]:
+    """Blocked with findings: measured, and they show the factor of an earlier failure.
+
+    Those without findings could not be judged at all; their reason says after what they wait.
+    """
+    return [result for result in with_status(results, Status.BLOCKED) if result.findings]
+
+
 def with_status(results: Iterable[Result], status: Status) -> list[Result]:
     """The results that ended so."""
     return [result for result in results if result.status is status]
 
 
 def codes_of(checks: Iterable[Check]) -> str:
-    """The codes as a list in a sentence."""
-    codes = [check.code for check in checks]
-    return codes[0] if len(codes) == 1 else f"{', '.join(codes[:-1])} and {codes[-1]}"
+    """The codes as a list in a sentence; three and more in a row by the first and the last."""
+    runs: list[list[str]] = []
+    for code in (check.code for check in checks):
+        if runs and _next(runs[-1][-1]) == code:
+            runs[-1].append(code)
+        else:
+            runs.append([code])
+    told: list[str] = []
+    for run in runs:
+        told += run if len(run) < 3 else [f"{run[0]} to {run[-1]}"]
+    return told[0] if len(told) == 1 else f"{', '.join(told[:-1])} and {told[-1]}"
 
 
-def fields_of(finding: Finding) -> list[tuple[str, str]]:
-    """What a finding says besides its message, each with its label."""
+def _next(code: str) -> str:
+    letters = code.rstrip("0123456789")
+    digits = code.removeprefix(letters)
+    return f"{letters}{int(digits) + 1:0{len(digits)}}"
+
+
+def fields_of(finding: Finding, confidence: str = "") -> list[tuple[str, str]]:
+    """What a finding says besides its message, each with its label.
+
+    Args:
+        finding: what is told.
+        confidence: of the diagnosis, beside the finding that it is about.
+    """
     factor = None if finding.factor is None else f"{finding.factor:.2f}"
     fields = [
         ("observed", None if finding.observed is None else value_text(finding.observed)),
@@ -134,9 +168,15 @@ def fields_of(finding: Finding) -> list[tuple[str, str]]:
         ("factor", factor),
         ("where", finding.where),
         ("cause", finding.cause),
+        ("how sure", confidence or None),
         ("fix", finding.fix),
     ]
     return [(label, clean(text)) for label, text in fields if text is not None]
+
+
+def confidence_in(finding: Finding, report: Report) -> str:
+    """What the diagnosis says of the first finding's cause; empty for the others."""
+    return report.diagnosis.confidence if finding is report.diagnosis.finding else ""
 
 
 def observed(result: Result) -> str:
