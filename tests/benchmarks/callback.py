@@ -1,4 +1,4 @@
-"""What `SanityCallback` costs: `python tests/benchmarks/callback.py [PAIRS]`.
+"""What `SanityCallback` costs: `python tests/benchmarks/callback.py [PAIRS] [--json FILE]`.
 
 One run of the incident's pipeline in its tiny form, twelve micro-batches of 4 rows a step, in which
 every second step is watched by the callback: each pair of steps is a pair of measurements under the
@@ -10,7 +10,9 @@ with 1 if the share, or the ratio beyond four standard errors, is 0.5 % or more.
 
 from __future__ import annotations
 
+import argparse
 import itertools
+import json
 import math
 import statistics
 import sys
@@ -73,8 +75,11 @@ def measure(steps: int) -> tuple[list[float], list[float]]:
 
 def main() -> int:
     """Print the figures; the exit code says whether they are good enough."""
-    pairs = int(sys.argv[1]) if len(sys.argv) > 1 else 20
-    steps = 2 * pairs + WEIGHTS + 2
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("pairs", nargs="?", type=int, default=20)
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    options = parser.parse_args()
+    steps = 2 * options.pairs + WEIGHTS + 2
     seconds, inside = measure(steps)
     watched = range(WEIGHTS + 2, steps, 2)
     ratios = [seconds[k] / seconds[k + 1] - 1 for k in watched]
@@ -88,6 +93,18 @@ def main() -> int:
         f"{inside[FIRST] * 1e3:.0f} ms for the first loss, "
         f"{inside[WEIGHTS] * 1e3:.0f} ms for the weights"
     )
+    if options.json:
+        told = {
+            "step_ms": round(statistics.median(seconds) * 1e3, 3),
+            "inside_ms": round(statistics.median(inside[k] for k in watched) * 1e3, 3),
+            "share": share,
+            "pairs": len(ratios),
+            "ratio": ratio,
+            "standard_error": error,
+            "first_loss_ms": round(inside[FIRST] * 1e3, 3),
+            "weights_ms": round(inside[WEIGHTS] * 1e3, 3),
+        }
+        options.json.write_text(json.dumps({"callback": told}, indent=2) + "\n", encoding="utf-8")
     return int(share >= LIMIT or ratio - 4 * error >= LIMIT)
 
 

@@ -1,0 +1,100 @@
+"""What a long log costs: `python tests/benchmarks/diagnose.py [MEGABYTES] [--json FILE]`.
+
+`trainsanity diagnose`, as a whole process, on a log of 200 MB of the lines that Trainer prints, and
+on one of a tenth of that, beside a process that reads the same lines and does nothing with them.
+Told are wall-clock seconds and the highest resident memory (ru_maxrss).  Exits with 1 if the long
+log takes 64 MiB, or more than 1.1 times the memory of the short one: it is streamed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+MEMORY, GROWTH = 64 * 2**20, 1.1
+"""Bytes, and times those of the short log."""
+
+READS = "import sys\nfor line in open(sys.argv[1], encoding='utf-8'): pass\n"
+WATCHED = (
+    "import resource, runpy, sys\n"
+    "try:\n"
+    "    runpy.run_module('trainsanity', run_name='__main__', alter_sys=True)\n"
+    "finally:\n"
+    "    print('PEAK', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)\n"
+)
+
+
+def write(path: Path, size: int) -> int:
+    """A log of that many bytes; how many entries it has."""
+    entries, written = 0, 0
+    with path.open("w", encoding="utf-8") as stream:
+        while written < size:
+            loss, norm = 5.7 - entries * 1e-7, 2.5 + entries % 7
+            line = (
+                f"{{'loss': {loss:.4f}, 'grad_norm': {norm:.3f}, 'learning_rate': 1e-05, "
+                f"'epoch': {entries / 1000:.2f}}}\n"
+            )
+            written += stream.write(line)
+            entries += 1
+    return entries
+
+
+def seconds(*command: str) -> tuple[float, str]:
+    """How long a whole process takes, and what it prints."""
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return time.perf_counter() - start, done.stdout
+
+
+def measure(path: Path, size: int) -> dict[str, Any]:
+    """Seconds and memory for a log of that size."""
+    entries = write(path, size)
+    read, _ = seconds("-c", READS, str(path))
+    took, said = seconds("-c", WATCHED, "diagnose", str(path), "--num-labels", "280")
+    path.unlink()
+    assert f"{entries} of {entries} logged losses are numbers" in " ".join(said.split()), said
+    return {
+        "megabytes": size / 1e6,
+        "entries": entries,
+        "seconds": round(took, 2),
+        "read_seconds": round(read, 2),
+        "peak_bytes": int(said.rpartition("PEAK ")[2]),
+    }
+
+
+def main() -> int:
+    """Print the figures; the exit code says whether they are good enough."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("megabytes", nargs="?", type=int, default=200)
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="trainsanity-") as folder:
+        path = Path(folder) / "train.log"
+        short, long = (measure(path, options.megabytes * 10**5 * k) for k in (1, 10))
+    for found in (short, long):
+        print(  # noqa: T201
+            f"{found['megabytes']:.0f} MB, {found['entries']:,} entries: {found['seconds']} s "
+            f"(reading the lines alone {found['read_seconds']} s), "
+            f"{found['peak_bytes'] / 2**20:.0f} MiB"
+        )
+    if options.json:
+        told = {"diagnose": {"short": short, "long": long}}
+        options.json.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    grows = long["peak_bytes"] > GROWTH * short["peak_bytes"]
+    return int(long["peak_bytes"] >= MEMORY or grows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""All benchmarks, one table: `python tests/benchmarks/run.py [NAME ...] [--json FILE]`.
+
+Each module beside this one is a benchmark: a script that takes `--json FILE` and exits with 1 if
+its figures are not good enough.  They run one after the other, each in a process of its own; at the
+end stands one table of all, and the file has all their figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+
+Row = tuple[str, str, str, str, str]
+COLUMNS = ("what", "measured", "beside", "ratio", "limit")
+
+
+def scan(found: list[dict[str, Any]]) -> Iterator[Row]:
+    """The dataset stage beside bare reductions."""
+    last = found[-1]
+    told = f"dataset stage, {last['rows']:,} rows"
+    yield (told, f"{last['seconds']:.2f} s", f"numpy {last['numpy_seconds']:.2f} s",
+           f"{last['of_numpy_speed']:.2f} of its speed", "at least 0.5")  # fmt: skip
+    yield (f"{told}, memory", f"{last['extra_mib']:.0f} MiB", "", "", "below 1024 MiB")
+
+
+def gate(found: dict[str, Any]) -> Iterator[Row]:
+    """`trainsanity run` beside the imports of a training script."""
+    yield ("gate on the tiny pipeline", f"{found['gate_seconds']} s",
+           f"imports {found['imports_seconds']} s", f"{found['ratio']} times",
+           "at most 2")  # fmt: skip
+
+
+def callback(found: dict[str, Any]) -> Iterator[Row]:
+    """`SanityCallback` beside the step that it watches."""
+    yield ("SanityCallback in a step", f"{found['inside_ms']:.2f} ms",
+           f"step {found['step_ms']:.0f} ms", f"{found['share']:.3%}", "below 0.5%")  # fmt: skip
+    pairs = f"{found['ratio']:+.2%} ± {found['standard_error']:.2%}"
+    yield (f"watched against unwatched, {found['pairs']} pairs", "", "", pairs,
+           "below 0.5% by 4 errors")  # fmt: skip
+
+
+def diagnose(found: dict[str, Any]) -> Iterator[Row]:
+    """A long log beside its bare lines."""
+    long = found["long"]
+    told = f"diagnose, {long['megabytes']:.0f} MB log"
+    ratio = f"{long['seconds'] / long['read_seconds']:.0f} times"
+    yield (told, f"{long['seconds']} s", f"reading {long['read_seconds']} s", ratio, "")
+    yield (f"{told}, memory", f"{long['peak_bytes'] / 2**20:.0f} MiB",
+           f"a tenth of it {found['short']['peak_bytes'] / 2**20:.0f} MiB",
+           f"{long['peak_bytes'] / found['short']['peak_bytes']:.2f} times",
+           "at most 1.1, below 64 MiB")  # fmt: skip
+
+
+def collect(found: dict[str, Any]) -> Iterator[Row]:
+    """An idle plugin beside none."""
+    yield ("pytest --collect-only with the plugin", f"{found['with_plugin_ms']} ms",
+           f"without {found['without_ms']} ms",
+           f"{found['difference_ms']:+} ± {found['standard_error_ms']} ms",
+           "below 30 ms")  # fmt: skip
+
+
+ROWS: dict[str, Callable[[Any], Iterator[Row]]] = {
+    "scan": scan,
+    "gate": gate,
+    "callback": callback,
+    "diagnose": diagnose,
+    "collect": collect,
+}
+"""By the name of the benchmark, what it adds to the table."""
+
+
+def table(found: dict[str, Any]) -> str:
+    """The figures of all benchmarks in Markdown."""
+    lines = [f"| {' | '.join(COLUMNS)} |", "|---|---|---|---|---|"]
+    for name, figures in found.items():
+        lines += [f"| {' | '.join(row)} |" for row in ROWS[name](figures)]
+    return "\n".join(lines)
+
+
+def figures(file: Path, name: str) -> Any:
+    """What a benchmark wrote, under its own name or bare."""
+    document = json.loads(file.read_text(encoding="utf-8"))
+    return document.get(name, document)
+
+
+def there() -> list[str]:
+    """The benchmarks in this folder, in the order of the table."""
+    return [name for name in ROWS if (HERE / f"{name}.py").exists()]
+
+
+def main() -> int:
+    """Run them; 1 if any is not good enough."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(there())}")
+    parser.add_argument("--json", type=Path, help="write all figures there")
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(there()):
+        parser.error(f"no benchmark is called {', '.join(sorted(unknown))}")
+    found: dict[str, Any] = {}
+    failed = []
+    for name in options.names or there():
+        with tempfile.TemporaryDirectory(prefix="trainsanity-") as folder:
+            file = Path(folder) / "figures.json"
+            command = [sys.executable, str(HERE / f"{name}.py"), "--json", str(file)]
+            code = subprocess.run(command, check=False).returncode
+            if code:
+                failed.append(name)
+            if file.exists():
+                found[name] = figures(file, name)
+    print(f"\n{table(found)}")  # noqa: T201
+    if failed:
+        print(f"\nnot good enough: {', '.join(failed)}")  # noqa: T201
+    if options.json:
+        where = {"python": platform.python_version(), "cores": os.cpu_count()}
+        text = json.dumps({"where": where, "figures": found}, indent=2)
+        options.json.write_text(f"{text}\n", encoding="utf-8")
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+"""All benchmarks are in the one table; what they measure is no test."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.benchmarks import run
+
+
+def test_every_benchmark_has_its_rows() -> None:
+    names = {path.stem for path in run.HERE.glob("*.py")} - {"run"}
+    assert names <= set(run.ROWS)
+
+
+def test_a_small_one_is_run_and_told(tmp_path: Path) -> None:
+    """The log of 200 MB, but for its size."""
+    file = tmp_path / "figures.json"
+    command = [sys.executable, str(run.HERE / "diagnose.py"), "1", "--json", str(file)]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert said.returncode in (0, 1), said.stderr
+    lines = run.table({"diagnose": run.figures(file, "diagnose")}).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == [
+        "| diagnose, 1 MB log",
+        "| diagnose, 1 MB log, memory",
+    ]
