@@ -66,6 +66,7 @@ def evaluation(pipeline: Pipeline, recording: Recording) -> Evaluation:
         align_special_tokens(pipeline)
         trainer.callback_handler.callbacks = []
         trainer.compute_metrics = None
+        trainer.args.dataloader_drop_last = False  # all of these few rows
         trainer.args.disable_tqdm = True
         _record_prediction_step(pipeline, watch, batches)
         metrics = trainer.evaluate(eval_dataset=_like(pipeline.train_dataset, rows))
