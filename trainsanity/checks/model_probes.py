@@ -83,11 +83,11 @@ def padding_invariance(probes: Probes) -> Iterator[Seen | Finding]:
 
     How it is measured: largest absolute difference of logits, largest relative difference of
     states.  Four times the difference between rows alone and among copies of themselves is
-    allowed, or torch.testing's relative tolerance for the dtype.  The other side is judged where
-    the model takes ``position_ids``: there mask and positions are all that padding may change, so
-    the states must agree, with the model's own positions or with those that the mask gives.  The
-    pooled logits are not compared there: a first token that is pooled is the first on one side
-    only.
+    allowed, or torch.testing's relative tolerance for the dtype, for states times the root of the
+    number of layers.  The other side is judged where the model takes ``position_ids``: there mask
+    and positions are all that padding may change, so the states must agree, with the model's own
+    positions or with those that the mask gives.  The pooled logits are not compared there: a first
+    token that is pooled is the first on one side only.
 
     How to fix: count positions from the mask, ``(attention_mask.cumsum(-1) - 1).clamp(min=0)``; or
     pad on the side that the model was made for.

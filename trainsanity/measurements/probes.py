@@ -75,6 +75,7 @@ class Probes:
         logits_noise: largest difference of logits between a row alone and among copies of itself.
         states_noise: largest relative difference of a token's state there.
         dtype: in which the model computes.
+        layers: of the model; 1 if its config does not tell.
         causal: what says that the model is causal; empty if nothing does.
         head_width: outputs that config and task promise; None if they promise nothing.
     """
@@ -96,6 +97,7 @@ class Probes:
     logits_noise: float
     states_noise: float
     dtype: Any
+    layers: int
     causal: str
     head_width: int | None
     inputs: dict[str, Any] = field(repr=False, default_factory=dict)
@@ -115,10 +117,14 @@ class Probes:
 
     @property
     def allowed_states(self) -> float:
-        """What arithmetic explains, relative to a state's norm."""
+        """What arithmetic explains, relative to a state's norm.
+
+        The least that is allowed is one operation's.  A state has been through every layer, and
+        independent roundings add up as a random walk does.
+        """
         from ..tolerances import logits_difference
 
-        return logits_difference(self.dtype, self.states_noise, 1.0)
+        return logits_difference(self.dtype, self.states_noise, math.sqrt(self.layers))
 
 
 @measurement(Cost.FORWARD)
@@ -177,6 +183,7 @@ def probes(pipeline: Pipeline, batch: Batch) -> Probes:
                 if a.states is not None and c.states is not None
             ),
             dtype=ask.dtype,
+            layers=getattr(pipeline.config, "num_hidden_layers", None) or 1,
             causal=_claim(pipeline),
             head_width=_promised(pipeline),
             inputs=inputs,
