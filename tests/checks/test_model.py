@@ -6,8 +6,15 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+import tokenizers
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
+    PreTrainedTokenizerFast,
+)
 
 from fixtures.controls import all_controls
 from fixtures.controls.models import EARLY, SHORT, last_attended, onto, other_family, pooling
@@ -285,3 +292,53 @@ def test_a_decoder_made_an_encoder_is_not_held_to_be_causal(trainer):
     result = judged("model.causal", model)
     assert result.status is Status.SKIP
     assert result.reason == "nothing says that the model is causal: it may look ahead"
+
+
+def test_what_noise_would_hide_is_told_and_not_judged():
+    result = judged("model.batch_equals_single", CONTROLS["zero_head"].build())
+    assert result.status is Status.ABSTAIN
+    assert result.reason.startswith("rows differ from each other by 0, which arithmetic noise of")
+
+
+# --- parts that do not belong together -----------------------------------------------------------
+
+
+def test_a_head_of_the_wrong_size(trainer):
+    broken = healthy()
+    broken.model.score = torch.nn.Linear(broken.model.config.hidden_size, 300, bias=False)
+    report = run(
+        Pipeline.from_trainer(broken), registry().select(["model.head_fits_config", "TS5"])
+    )
+    first, *_ = report.results
+    assert said(first) == "the model returns 300 logits, its config says 280"
+    # The loss reshapes by the config's number and raises, which is no error of its own.
+    assert {result.status for result in report.results[1:]} == {Status.BLOCKED, Status.PASS}
+    assert report.diagnosis.result is first
+
+
+def test_a_model_with_a_smaller_vocabulary_than_the_tokenizer(trainer):
+    other = other_family(trainer, "gpt2", n_embd=64, n_layer=1, n_head=4, vocab_size=50_257)
+    assert said(judged("tokenizer.config_agrees", other)).startswith(
+        "the tokenizer has ids up to 151668, the embedding 50257 rows"
+    )
+
+
+def test_a_tokenizer_of_another_model(trainer):
+    words = sorted({word for row in trainer.train_dataset for word in row["text"].split()})
+    ids = {word: k for k, word in enumerate(["[PAD]", "[UNK]", *words])}
+    model = tokenizers.Tokenizer(tokenizers.models.WordLevel(ids, unk_token="[UNK]"))
+    model.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    other = PreTrainedTokenizerFast(tokenizer_object=model, pad_token="[PAD]", unk_token="[UNK]")
+    rows = trainer.train_dataset.map(lambda row: other(row["text"]), new_fingerprint="words")
+    broken = type(trainer)(
+        model=trainer.model,
+        args=trainer.args,
+        train_dataset=rows,
+        data_collator=DataCollatorWithPadding(other),
+        processing_class=other,
+    )
+    result = judged("tokenizer.special_ids_agree", broken)
+    assert result.findings[0].message == (
+        "eos_token_id is 151645 in model.config; to this tokenizer that is no special token"
+    )
+    assert "different checkpoints" in result.findings[0].cause

@@ -158,6 +158,7 @@ def embeddings_learn(embedding_gradient: EmbeddingGradient) -> Iterator[Seen | F
     cost=Cost.FORWARD,
     requires=("model.eval_is_repeatable",),
     acquits="head size",
+    stops=True,
 )
 def head_fits_config(probes: Probes) -> Iterator[Seen | Finding]:
     """The head has as many outputs as the config says.

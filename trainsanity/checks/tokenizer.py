@@ -95,7 +95,13 @@ def pad_is_not_eos(pipeline: Pipeline) -> Iterator[Seen | Finding]:
     yield Seen(f"PAD {pad} is not EOS {eos}", {"pad_token_id": pad, "eos_token_id": eos})
 
 
-@check("TS103", "tokenizer.config_agrees", needs=("tokenizer",), acquits="config / tokenizer")
+@check(
+    "TS103",
+    "tokenizer.config_agrees",
+    needs=("tokenizer",),
+    acquits="config / tokenizer",
+    stops=True,
+)
 def config_agrees(special_tokens: SpecialTokens) -> Iterator[Seen | Finding]:
     """Tokenizer, model config and embedding speak of the same ids while training.
 
