@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,12 +28,18 @@ def example(check: Check, fault: Fault) -> dict[str, str]:
     Raises:
         SystemExit: it does not find it.
     """
+    from fixtures.processes import reported, results_of
     from trainsanity.pipeline import PipelineSpec
     from trainsanity.report.pytest import failure_text
     from trainsanity.runner import run
 
-    command = (f"fixtures.faults.factories:{fault.id}",)
-    (result,) = run(PipelineSpec(fault.id, fault.build, command=command).make(), [check]).results
+    if fault.processes > 1:
+        (report,), _ = reported([fault.command], f"--select={check.code}")
+        (result,) = results_of(report)
+        result = replace(result, pipeline_id=fault.id)
+    else:
+        spec = PipelineSpec(fault.id, fault.build, command=(fault.command,))
+        (result,) = run(spec.make(), [check]).results
     if not result.findings:
         raise SystemExit(f"{check.code} is {result.status} on {fault.id}: {result.reason}")
     return {

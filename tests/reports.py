@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
@@ -133,13 +133,13 @@ FOLDERS = re.compile(r"(?<!\S)/\S*/")
 REPORTS = {"incident": INCIDENT, "healthy": HEALTHY, "accepted": ACCEPTED}
 
 
-def assert_examples_are_current(fault: str, told: Report) -> None:
+def assert_examples_are_current(fault: str, results: Iterable[Result]) -> None:
     """What ``explain`` shows of a fault is what it makes the checks say, numbers aside."""
     path = resources.files("trainsanity.report") / "examples.json"
     document = json.loads(path.read_text(encoding="utf-8"))
     if document["transformers"].partition(".")[0] != version("transformers").partition(".")[0]:
         return  # another major version may choose other words
-    for result in told.results:
+    for result in results:
         example = document["examples"].get(result.check.code)
         if result.findings and example and example["fault"] == fault:
             said, shown = _words(failure_text(result)), _words(example["text"])

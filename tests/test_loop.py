@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fixtures.controls import OF_SEVERAL_PROCESSES
 from fixtures.faults import healthy
 from trainsanity.errors import UsageError
 from trainsanity.pipeline import Pipeline, PipelineSpec
@@ -63,7 +64,7 @@ def names(results: dict[str, Any], status: str) -> set[str]:
     return {name for name, result in results.items() if str(result.status) == status}
 
 
-SKIPPED = {
+SKIPPED = OF_SEVERAL_PROCESSES | {
     "tokenizer.rows_match_text",  # these rows have no text
     "model.weights_are_the_checkpoints",  # the weights are random
     "loss.train_equals_eval",

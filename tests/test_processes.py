@@ -2,90 +2,131 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from fixtures.controls import OF_SEVERAL_PROCESSES
+from fixtures.faults import all_faults
+from fixtures.processes import ACCELERATE, reported, results_of, started
+from tests.reports import assert_examples_are_current
 
 pytestmark = pytest.mark.distributed
 
+FAULTS = {fault.id: fault for fault in all_faults() if fault.processes == 2}
 
-TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node=2")
-# With --cpu it starts one process, or as many as MPI has; the pipeline itself asks for the CPU.
-ACCELERATE = ("accelerate.commands.launch", "--multi_gpu", "--num_processes=2",
-              "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no")  # fmt: skip
+HEALTHY = ("healthy", "other_heads", "sharded_healthy", "sharded_and_loaded_by_one")
 
 
-def started(folder: Path, factory: str, launcher: tuple[str, ...] = TORCHRUN) -> Any:
-    """Two processes of ``trainsanity run``, when they have ended."""
-    return subprocess.run(
-        [
-            *(sys.executable, "-m", *launcher, "-m", "trainsanity", "run"),
-            *(f"--json={folder / 'report.json'}", f"tests.examples.processes:{factory}"),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+def example(name: str) -> str:
+    return f"tests.examples.processes:{name}"
 
 
-def judged(
-    folder: Path, factory: str, launcher: tuple[str, ...] = TORCHRUN
-) -> tuple[int, Any, str]:
-    """Exit code, JSON report and stderr of two processes of ``trainsanity run``."""
-    process = started(folder, factory, launcher)
-    report = folder / "report.json"
-    assert report.exists(), process.stderr
-    assert process.stdout.count("checks ran") == 1, process.stdout
-    return process.returncode, json.loads(report.read_text()), process.stderr
+@pytest.fixture(scope="module")
+def reports() -> dict[str, Any]:
+    """What two processes say of each fault and of each healthy run, one after the other."""
+    targets = {name: fault.command for name, fault in FAULTS.items()}
+    targets |= {name: example(name) for name in (*HEALTHY, "incident", "sharded_factor")}
+    said, process = reported(list(targets.values()), timeout=600)
+    # The first process alone tells.
+    assert process.stdout.count("checks ran") == len(targets), process.stdout
+    return dict(zip(targets, said, strict=True))
 
 
-@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
-def test_a_healthy_run_is_green(tmp_path: Path, launcher: tuple[str, ...]) -> None:
-    code, report, stderr = judged(tmp_path, "healthy", launcher)
-    bad = [row for row in report["results"] if row["status"] not in ("pass", "skip")]
-    assert not bad
-    assert code == 0, stderr
-    by_name = {row["name"]: row for row in report["results"]}
+def names(report: Any, *statuses: str) -> set[str]:
+    return {row["name"] for row in report["results"] if row["status"] in statuses}
+
+
+def by_name(report: Any) -> dict[str, Any]:
+    return {row["name"]: row for row in report["results"]}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_fault_kills_exactly(fault, reports):
+    report = reports[fault.id]
+    assert names(report, "fail") == fault.kills
+    assert not names(report, "error")
+    # What the healthy base gives no occasion to look at; and a step of eight rows has too few to
+    # make an evaluation batch for each process.
+    allowed = fault.control.skips - OF_SEVERAL_PROCESSES | {"loss.train_equals_eval"}
+    assert names(report, "skip", "abstain") <= allowed
+    results = [replace(result, pipeline_id=fault.id) for result in results_of(report)]
+    assert_examples_are_current(fault.id, results)
+
+
+SKIPS = {"model.weights_are_the_checkpoints"}
+SHARDED = SKIPS | {
+    "loss.train_equals_eval",
+    "gradient.norm_within_bounds",
+    "loop.ranks_hold_equal_weights",
+}
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_a_healthy_run_is_green(name, reports):
+    report = reports[name]
+    assert names(report, "fail", "error", "blocked", "abstain") == set()
+    assert names(report, "skip") == (SHARDED if name.startswith("sharded") else SKIPS)
+    rows = by_name(report)
     assert report["facts"]["world_size"] == 2
     # Two processes, two micro-batches each, four rows in each.
-    assert "mean over the 16 examples" in by_name["loss.matches_reference"]["message"]
-    assert by_name["gradient.head_closed_form"]["observed"]["slope"] == pytest.approx(1, abs=1e-4)
-    assert by_name["gradient.matches_autograd"]["status"] == "pass"
+    assert "mean over the 16 examples" in rows["loss.matches_reference"]["message"]
+    assert rows["gradient.head_closed_form"]["observed"]["slope"] == pytest.approx(1, abs=1e-4)
+    assert rows["gradient.matches_autograd"]["observed"] < 1e-4
+    assert "read 152 + 152 of 300 rows" in rows["loop.ranks_share_the_data"]["message"]
 
 
-def test_the_factor_is_accumulation_times_processes(tmp_path: Path) -> None:
+def test_the_runs_that_several_processes_can_take_together():
+    (report,), _ = reported([example("cheap")], "--select=loop")
+    alone = {row["name"]: row["reason"] for row in report["results"] if row["status"] == "skip"}
+    assert names(report, "fail", "error", "blocked", "abstain") == set()
+    # These start processes of their own, or ask in which order one reads.
+    assert set(alone) == {
+        "loop.resume_equals_straight",
+        "loop.survives_killed_save",
+        "loop.epoch_covers_data",
+    }
+    assert all("in one process" in reason for reason in alone.values())
+
+
+def test_accelerate_launch_is_another_way_in():
+    (report,), process = reported([example("healthy")], launcher=ACCELERATE)
+    assert process.returncode == 0, process.stderr
+    assert report["facts"]["world_size"] == 2
+    assert names(report, "fail", "error", "blocked") == set()
+
+
+def test_the_factor_is_accumulation_times_processes(reports):
     from fixtures.pipelines import tiny_qwen3
 
     if not tiny_qwen3.incident(rows=48).model_accepts_loss_kwargs:
         pytest.skip("this transformers divides the loss of this model by itself")
-    code, report, _ = judged(tmp_path, "incident")
-    assert code == 1
-    by_name = {row["name"]: row for row in report["results"]}
-    loss = by_name["loss.matches_reference"]
+    loss = by_name(reports["incident"])["loss.matches_reference"]
     assert loss["factor"] == pytest.approx(4, rel=1e-3)
     assert "gradient_accumulation_steps x world_size = 2 x 2" in loss["cause"]
 
 
-def test_what_one_process_sees_counts_for_both(tmp_path: Path) -> None:
-    code, report, _ = judged(tmp_path, "one_rank_is_nan")
-    assert code == 1
-    by_name = {row["name"]: row for row in report["results"]}
-    assert by_name["loss.finite"]["status"] == "fail"
-    assert "process 1" in by_name["loss.finite"]["where"]
+def test_the_factor_is_seen_through_fsdp2(reports):
+    report = reports["sharded_factor"]
+    assert names(report, "fail") == {"loss.matches_reference"}
+    assert names(report, "error", "abstain") == set()
+    loss = by_name(report)["loss.matches_reference"]
+    assert loss["factor"] == pytest.approx(2, rel=1e-3)
+    assert "world_size = 2" in loss["cause"]
+
+
+def test_what_one_process_sees_counts_for_both():
+    (report,), process = reported([example("one_rank_is_nan")])
+    assert process.returncode == 1
+    finite = by_name(report)["loss.finite"]
+    assert finite["status"] == "fail"
+    assert "process 1" in finite["where"]
 
 
 def test_a_process_that_raises_is_named_and_holds_nobody_up(tmp_path: Path) -> None:
-    ended = started(tmp_path, "one_rank_raises")
+    ended = started([example("one_rank_raises")], f"--json={tmp_path / 'report.json'}")
     assert ended.returncode != 0
     said = next(line for line in ended.stderr.splitlines() if "trainsanity: error" in line)
     assert "process 1 failed and the others wait for it" in said
@@ -94,7 +135,7 @@ def test_a_process_that_raises_is_named_and_holds_nobody_up(tmp_path: Path) -> N
 
 
 def test_a_process_that_dies_is_named_and_holds_nobody_up(tmp_path: Path) -> None:
-    ended = started(tmp_path, "one_rank_dies")
+    ended = started([example("one_rank_dies")], f"--json={tmp_path / 'report.json'}")
     assert ended.returncode != 0
     # torchrun's own words: it ends the others.
     assert "Signal 9 (SIGKILL)" in ended.stderr

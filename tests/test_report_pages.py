@@ -97,5 +97,5 @@ def test_other_words_than_those_shown_are_noticed() -> None:
     check = registry().get("TS502")
     told = report(failed(check, Finding("something else")))
     with pytest.raises(AssertionError, match=r"run \.ci/examples\.py TS502"):
-        assert_examples_are_current(examples()["TS502"]["fault"], told)
-    assert_examples_are_current("some other fault", told)
+        assert_examples_are_current(examples()["TS502"]["fault"], told.results)
+    assert_examples_are_current("some other fault", told.results)

@@ -88,6 +88,9 @@ class Pipeline:
         """
         from transformers import PreTrainedTokenizerBase
 
+        from .measurements.sharding import complete
+
+        complete(trainer)
         candidates = (trainer.processing_class, getattr(trainer.data_collator, "tokenizer", None))
         pipeline = cls(
             model=trainer.model,
@@ -205,6 +208,11 @@ class Pipeline:
         from .tasks import task_of
 
         return task_of(self)
+
+    @property
+    def other_processes(self) -> int | None:
+        """How many processes train the model besides this one; None if it is alone."""
+        return (getattr(self.args, "world_size", None) or 1) - 1 or None
 
     @property
     def config(self) -> Any:

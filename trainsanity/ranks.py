@@ -9,14 +9,17 @@ from __future__ import annotations
 import itertools
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from .errors import RankError
 from .types import Result, Status
 
 if TYPE_CHECKING:
     from .types import Finding
+
+T = TypeVar("T")
 
 WORST_FIRST = (
     Status.ERROR,
@@ -45,6 +48,42 @@ def rank() -> int:
     return int(os.environ.get("RANK") or 0)
 
 
+def everyones(value: T) -> list[T]:
+    """What all processes have under this name, by process.  All of them have to ask."""
+    from torch import distributed
+
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return [value]
+    values: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values
+
+
+def first_ones(value: T) -> T:
+    """What the first process has under this name.  All of them have to ask."""
+    from torch import distributed
+
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return value
+    values: list[Any] = [value]
+    distributed.broadcast_object_list(values, src=0)
+    return cast("T", values[0])
+
+
+def by_the_first(look: Callable[[], T]) -> T:
+    """What the first process's look returns or raises, on all processes; the others only wait."""
+    outcome: Any = None
+    if rank() == 0:
+        try:
+            outcome = look()
+        except Exception as error:
+            outcome = error
+    outcome = first_ones(outcome)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return cast("T", outcome)
+
+
 def agreed(result: Result, world_size: int) -> Result:
     """The worst of all processes' results of one check, the same on every one of them.
 
@@ -53,13 +92,9 @@ def agreed(result: Result, world_size: int) -> Result:
     """
     if world_size < 2:
         return result
-    import torch.distributed
-
     _meet(result, world_size)
-    everyone: list[Any] = [None] * world_size
     # A check may be a function that only its own process can name; the rest is plain values.
-    torch.distributed.all_gather_object(everyone, replace(result, check=None))  # type: ignore[arg-type]
-    results: list[Result] = everyone
+    results = everyones(replace(result, check=None))  # type: ignore[arg-type]
     worst = min(WORST_FIRST.index(seen.status) for seen in results)
     chosen = next(r for r, seen in enumerate(results) if WORST_FIRST.index(seen.status) == worst)
     shown = replace(results[chosen], check=result.check)

@@ -104,7 +104,8 @@ class Runner:
 
         missing = [need for need in check.needs if getattr(self.pipeline, need, None) is None]
         if missing:
-            return ended(Status.SKIP, f"this pipeline has no {' and no '.join(missing)}")
+            words = " and no ".join(need.replace("_", " ") for need in missing)
+            return ended(Status.SKIP, f"this pipeline has no {words}")
         try:
             looks = {name: self.pipeline.measurements.get(name) for name in check.looks}
             # Only a check that holds the pipeline itself can change it.

@@ -8,13 +8,15 @@ import os
 import pytest
 import torch
 
-from fixtures.controls import all_controls
+from fixtures.controls import OF_SEVERAL_PROCESSES, all_controls
 from fixtures.controls.factories import CHEAP
 from fixtures.faults import healthy, subclassed
-from trainsanity.checks import loop_data, loop_resume
+from trainsanity.checks import loop_data, loop_ranks, loop_resume
 from trainsanity.measurements.epochs import Epochs
 from trainsanity.measurements.overfit import constant_loss
+from trainsanity.measurements.recording import Recording
 from trainsanity.measurements.resume import Ended, Interrupted, Resumed
+from trainsanity.measurements.shares import Shares
 from trainsanity.measurements.state import fingerprint
 from trainsanity.measurements.trace import Plan, Trace, plan_of
 from trainsanity.measurements.workers import Workers
@@ -145,7 +147,7 @@ def test_runs_leave_nothing_behind(tmp_path, monkeypatch):
     judged = pipeline(command=factory("plain"))
     output = judged.args.output_dir
     before = fingerprint(judged)
-    report = run(judged, registry().select(["loop"], ["TS901"]))
+    report = run(judged, registry().select(["loop"], ["TS901", *OF_SEVERAL_PROCESSES]))
     assert {r.status for r in report.results} == {Status.PASS}
     assert fingerprint(judged) == before
     assert os.listdir(output) == []
@@ -203,3 +205,45 @@ def test_workers_that_repeat_only_the_epoch():
     assert [f.message for f in said if isinstance(f, Finding)] == [
         "the second epoch repeats the random numbers of the first"
     ]
+
+
+# --- several processes ---------------------------------------------------------------------------
+
+
+def shared(read, rows=12, batch=8, drops_last=False, same=True):
+    seen = Shares([] if rows is None else [rows] * len(read), same, read, batch, drops_last)
+    return [f.message for f in loop_ranks.ranks_share_the_data(seen) if isinstance(f, Finding)]
+
+
+def test_rows_that_processes_share():
+    # Twelve rows in rounds of eight: the second round is filled up with the first four rows.
+    assert shared([[0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 0, 1, 2, 3]]) == []
+    assert shared([[0, 1, 2, 3], [4, 5, 6, 7]], drops_last=True) == []
+    assert shared([[0, 1, 2, 3], [4, 5, 6, 7]]) == ["4 of 12 rows are read by none of 2 processes"]
+    assert shared([list(range(12))] * 2) == [
+        "12 of 12 rows are read by more than one of 2 processes"
+    ]
+    assert shared([list(range(12))] * 2, same=False) == []
+    assert shared([list(range(12)), list(range(6))], same=False) == [
+        "process 1 has a dataset of its own and reads 6 of its 12 rows: the others are read by "
+        "nobody"
+    ]
+
+
+def test_streams_that_processes_share():
+    assert shared([[1, 2, 3, 4], [5, 6, 7, 1]], rows=None) == []
+    assert shared([[1, 2], [3, 4], [1, 2]], rows=None) == [
+        "100% of the first rows that process 2 reads are read by process 0, too: the stream is "
+        "not divided"
+    ]
+
+
+def test_parts_of_weights_are_not_held_against_each_other():
+    with pytest.raises(Skip, match="all 3 parameters are sharded"):
+        list(loop_ranks.ranks_hold_equal_weights(Recording(held={"now": [{}, {}]}, sharded=3)))
+
+
+def test_one_process_says_that_it_is_alone():
+    result = run_one("loop.ranks_hold_equal_weights", pipeline())
+    assert result.status is Status.SKIP
+    assert result.reason == "this pipeline has no other processes"

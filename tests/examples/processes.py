@@ -11,12 +11,75 @@ from fixtures.pipelines import tiny_qwen3
 SETTINGS: dict[str, Any] = {"rows": 300, "gradient_accumulation_steps": 2}
 
 
-def healthy() -> Any:
-    return tiny_qwen3.repaired(**SETTINGS)
+def healthy(**settings: Any) -> Any:
+    from accelerate.state import AcceleratorState
+
+    # Several are built in one process, one after the other.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return tiny_qwen3.repaired(**{**SETTINGS, **settings})
+
+
+def cheap() -> Any:
+    return healthy(per_device_train_batch_size=2)
 
 
 def incident() -> Any:
     return tiny_qwen3.incident(**SETTINGS)
+
+
+def sharded(trainer: Any, **plugin: Any) -> Any:
+    """FSDP2 by accelerate, on the CPU.
+
+    What it runs is the same everywhere, but it turns it on for accelerators only: on a CPU
+    ``TrainingArguments(fsdp=...)`` trains with DistributedDataParallel, and nobody is told.
+    """
+    from accelerate.state import PartialState
+    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+    state = trainer.accelerator.state
+    state.fsdp_plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        auto_wrap_policy="transformer_based_wrap",
+        transformer_cls_names_to_wrap=["Qwen3DecoderLayer"],
+        **{"cpu_ram_efficient_loading": False, **plugin},
+    )
+    for shared in (state.__dict__, PartialState._shared_state):
+        shared["distributed_type"] = DistributedType.FSDP
+    trainer.is_fsdp_enabled = True
+    return trainer
+
+
+def sharded_healthy() -> Any:
+    return sharded(healthy())
+
+
+def sharded_and_loaded_by_one() -> Any:
+    """As ``accelerate launch`` has it: the other processes hold memory that nobody wrote to."""
+    trainer = sharded(healthy(), cpu_ram_efficient_loading=True)
+    if trainer.args.process_index:
+        for parameter in trainer.model.parameters():
+            parameter.data.fill_(float("nan"))
+    return trainer
+
+
+def sharded_factor() -> Any:
+    """As :func:`incident` on every version: the Trainer believes in a count that is ignored."""
+    from fixtures.faults.loss import multiplied_by_processes
+
+    return sharded(multiplied_by_processes(healthy(gradient_accumulation_steps=3)))
+
+
+def other_heads() -> Any:
+    """Each process draws a head of its own, and DistributedDataParallel sends the first's round."""
+    import torch
+
+    trainer = healthy()
+    torch.nn.init.normal_(
+        trainer.model.score.weight,
+        std=0.02,
+        generator=torch.Generator().manual_seed(trainer.args.process_index),
+    )
+    return trainer
 
 
 def one_rank_is_nan() -> Any:

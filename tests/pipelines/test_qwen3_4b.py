@@ -15,6 +15,7 @@ from functools import partial
 import pytest
 
 import trainsanity
+from fixtures.controls import OF_SEVERAL_PROCESSES
 from fixtures.pipelines import qwen3_4b
 from trainsanity import PipelineSpec, Status
 from trainsanity.registry import registry
@@ -149,7 +150,7 @@ WITHOUT_FILES = {"model.weights_are_the_checkpoints"}
 
 def of_the_gate():
     """The checks that are run unless somebody asks for more, and have something to go by."""
-    return {check.name for check in registry().select()} - WITHOUT_FILES
+    return {check.name for check in registry().select()} - WITHOUT_FILES - OF_SEVERAL_PROCESSES
 
 
 def judged(pipeline, expected_failures=ROUNDED):

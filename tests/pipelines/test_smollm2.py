@@ -7,6 +7,7 @@ from importlib.util import find_spec
 import pytest
 
 import trainsanity
+from fixtures.controls import OF_SEVERAL_PROCESSES
 from fixtures.pipelines import smollm2
 from trainsanity import Cost, PipelineSpec, Status
 from trainsanity.registry import registry
@@ -45,4 +46,4 @@ def test_only_what_was_published_so_is_red(pipeline):
     assert {r.check.name for r in report.results if r.status is Status.FAIL} == set(PUBLISHED)
     rest = {r.check.name: r.status for r in report.results if r.status is not Status.PASS}
     # Whether EOS pads inside a text cannot be told where they are one.
-    assert set(rest) - set(PUBLISHED) <= {"tokenizer.pad_not_in_text"}, rest
+    assert set(rest) - set(PUBLISHED) <= {"tokenizer.pad_not_in_text", *OF_SEVERAL_PROCESSES}, rest

@@ -149,6 +149,11 @@ def norm_within_bounds(pipeline: Pipeline, recording: Recording) -> Iterator[See
     References: field measurements of healthy norms in the README.
     """
     step = recording.first
+    if recording.sharded:
+        raise Skip(
+            "FSDP2 adds up the processes' gradients as they come: those of one micro-batch, which "
+            "bound the norm from above, are not seen"
+        )
     eps = _eps(step, pipeline)
     right = reference(pipeline, step)
     exact: Any = None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..alignment import Placement, placements
 from ..errors import UsageError
 from ..types import Cost, Skip
+from .sharding import beside_model
 from .state import preserved
 from .store import measurement
 
@@ -81,7 +82,7 @@ def batch(pipeline: Pipeline) -> Batch:
         calls = record_collator(trainer)
         inputs = []
         for collated in trainer.get_train_dataloader():
-            inputs.append(trainer._prepare_inputs(collated))
+            inputs.append(beside_model(pipeline, trainer._prepare_inputs(collated)))
             if len(inputs) == steps:
                 break
     if not inputs:
@@ -142,7 +143,7 @@ def prepared(pipeline: Pipeline, made: Any) -> dict[str, Any]:
             f"the data_collator returned {type(made).__name__}: return a dict of tensors"
         )
     if pipeline.trainer is not None:
-        return dict(pipeline.trainer._prepare_inputs(made))
+        return dict(beside_model(pipeline, pipeline.trainer._prepare_inputs(made)))
     return {
         name: value.to(pipeline.device) if torch.is_tensor(value) else value
         for name, value in made.items()

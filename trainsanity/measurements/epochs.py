@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..pipeline import has_places
 from ..types import Cost, Skip
-from .batch import quiet
-from .state import preserved
+from .places import PLACE, placed
 from .store import measurement
 
 if TYPE_CHECKING:
@@ -40,40 +39,34 @@ class Epochs:
 
 @measurement(Cost.RUN)
 def epochs(pipeline: Pipeline) -> Epochs:
-    """Read two epochs from the Trainer's own data loader; rows are read, and not collated.
+    """Read two epochs from the Trainer's own data loader; rows are chosen, and not read.
 
     Raises:
         Skip: there is no Trainer, or the rows have no places.
     """
-    trainer, data = pipeline.trainer, pipeline.train_dataset
-    if trainer is None:
+    data = pipeline.train_dataset
+    if pipeline.trainer is None:
         raise Skip("a loop of one's own chooses its rows itself")
-    if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
+    if not has_places(data):
         raise Skip("the rows are a stream: it alone knows where an epoch ends and in which order")
-    if pipeline.args.world_size > 1:
-        raise Skip("judged in one process: run it once without torchrun")
-    with preserved(pipeline), quiet(pipeline):
-        places: list[int] = []
-        trainer.train_dataset = _noting(data, places)
-        trainer.data_collator = _count
-        _in_this_process(trainer.args)
-        # Which columns a row has does not matter here, and to remove some makes another dataset.
-        trainer.args.remove_unused_columns = False
-        loader = trainer.get_train_dataloader()
+    if pipeline.other_processes:
+        raise Skip("what the processes read together is TS910's; orders are judged in one process")
+    with placed(pipeline) as loader:
         read = []
         for epoch in range(EPOCHS):
             if hasattr(loader, "set_epoch"):
                 loader.set_epoch(epoch)
-            places.clear()  # of what the sampler looked at when it was made
-            for _ in loader:
+            places: list[int] = []
+            for batch in loader:
+                places += batch[PLACE].tolist()
                 _progress(pipeline, len(places), len(data))
-            read.append([place % len(data) for place in places])
+            read.append(places)
         sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
     return Epochs(
         len(data),
         read,
-        trainer.args.train_batch_size,
-        bool(trainer.args.dataloader_drop_last),
+        pipeline.args.train_batch_size,
+        bool(pipeline.args.dataloader_drop_last),
         type(sampler).__name__,
         _strategy(pipeline.args),
     )
@@ -84,49 +77,6 @@ def _strategy(args: Any) -> str:
     if getattr(args, "group_by_length", False):
         return "group_by_length"
     return str(getattr(args, "train_sampling_strategy", "random"))
-
-
-def _in_this_process(args: Any) -> None:
-    args.dataloader_num_workers = 0
-    args.dataloader_prefetch_factor = None
-    args.dataloader_persistent_workers = False
-
-
-def _count(rows: list[Any]) -> dict[str, Any]:
-    import torch
-
-    return {"rows": torch.zeros(len(rows))}
-
-
-def _noting(data: Any, places: list[int]) -> Any:
-    """The same dataset, of a class that notes which places are asked for."""
-    import operator
-
-    kind: Any = type(data)
-
-    def note(place: Any) -> None:
-        # A column is asked for by name.
-        if hasattr(place, "__index__"):
-            places.append(operator.index(place))
-
-    def getitem(self: Any, place: Any) -> Any:
-        note(place)
-        return kind.__getitem__(self, place)
-
-    def getitems(self: Any, several: Any) -> Any:
-        for place in several:
-            note(place)
-        mark = len(places)
-        rows = kind.__getitems__(self, several)
-        del places[mark:]  # it may ask for them one by one
-        return rows
-
-    methods: dict[str, Any] = {"__getitem__": getitem}
-    if hasattr(kind, "__getitems__"):
-        methods["__getitems__"] = getitems
-    noting = copy.copy(data)
-    noting.__class__ = type(kind.__name__, (kind,), methods)
-    return noting
 
 
 def _progress(pipeline: Pipeline, done: int, of: int) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..types import Cost, Skip
+from .sharding import refuse_sharded
 from .state import random_states
 from .store import measurement
 from .trace import Plan, Trace, apart, moment_of, plan_of, random_hashes, settings, trace
@@ -55,6 +56,7 @@ def evaluated(pipeline: Pipeline) -> Evaluated:
     """
     if pipeline.trainer is None:
         raise Skip("a loop of one's own has no evaluate()")
+    refuse_sharded(pipeline)
     plan = plan_of(pipeline)
     with tempfile.TemporaryDirectory(prefix="trainsanity-") as folder:
         straight = trace(pipeline, plan, folder)

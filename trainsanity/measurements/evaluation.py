@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..ranks import everyones
 from ..tasks import known
 from ..types import Cost, Skip
 from .batch import quiet
@@ -12,6 +13,7 @@ from .forward import align_special_tokens
 from .head import find_head, watched
 from .items import items_of
 from .recording import MicroStep, Recording
+from .sharding import fsdp
 from .state import preserved
 from .store import measurement
 
@@ -57,9 +59,23 @@ def evaluation(pipeline: Pipeline, recording: Recording) -> Evaluation:
         raise Skip("a loop of one's own has no evaluate()")
     if not known(pipeline.task):
         raise Skip(f"no reference loss for {type(pipeline.model).__name__}")
+    if fsdp(pipeline):
+        raise Skip("FSDP2 shards model and optimizer together: evaluate() before train() raises")
     rows = _rows(pipeline, recording)
-    trainer = pipeline.trainer
     batches: list[MicroStep] = []
+    metrics = _evaluate(pipeline, rows, batches)
+    if any(micro.items is None for micro in batches) or not batches:
+        raise Skip("evaluate() did not make logits from labelled rows in one pass of the model")
+    if "eval_loss" not in metrics:
+        raise Skip("evaluate() returned no eval_loss")
+    batches = [micro for own in everyones(batches) for micro in own]
+    return Evaluation(float(metrics["eval_loss"]), batches, sum(m.size for m in batches))
+
+
+def _evaluate(
+    pipeline: Pipeline, rows: list[dict[str, Any]], batches: list[MicroStep]
+) -> dict[str, float]:
+    trainer = pipeline.trainer
     _, head = find_head(pipeline)
     with preserved(pipeline), quiet(pipeline), watched(pipeline.model, head) as watch:
         # As inside train(), where evaluation takes place.
@@ -69,27 +85,21 @@ def evaluation(pipeline: Pipeline, recording: Recording) -> Evaluation:
         trainer.args.dataloader_drop_last = False  # all of these few rows
         trainer.args.disable_tqdm = True
         _record_prediction_step(pipeline, watch, batches)
-        metrics = trainer.evaluate(eval_dataset=_like(pipeline.train_dataset, rows))
-    if any(micro.items is None for micro in batches) or not batches:
-        raise Skip("evaluate() did not make logits from labelled rows in one pass of the model")
-    if "eval_loss" not in metrics:
-        raise Skip("evaluate() returned no eval_loss")
-    if pipeline.args.world_size > 1:
-        batches = _gathered(batches)
-    return Evaluation(float(metrics["eval_loss"]), batches, sum(m.size for m in batches))
+        metrics: dict[str, float] = trainer.evaluate(
+            eval_dataset=_like(pipeline.train_dataset, rows)
+        )
+    return metrics
 
 
 def _rows(pipeline: Pipeline, recording: Recording) -> list[dict[str, Any]]:
     """Rows of the first step; the same on every process, and a whole number of batches there."""
     micros = recording.first.micro_steps
-    rows = [row for micro in micros for row in micro.rows or ()][:ROWS]
-    if pipeline.args.world_size > 1:
-        import torch.distributed
-
-        everyone = pipeline.args.eval_batch_size * pipeline.args.world_size
-        shared = [rows[: len(rows) // everyone * everyone]]
-        torch.distributed.broadcast_object_list(shared, src=0)
-        rows = shared[0]
+    own = [row for micro in micros for row in micro.rows or ()]
+    # From all processes in turn, and of one as many as are asked.
+    rows = [row for several in zip(*everyones(own), strict=False) for row in several][:ROWS]
+    if pipeline.other_processes:
+        together = pipeline.args.eval_batch_size * pipeline.args.world_size
+        rows = rows[: len(rows) // together * together]
     if not rows:
         raise Skip("which rows the first step was made of was not visible")
     return rows
@@ -124,11 +134,3 @@ def _record_prediction_step(pipeline: Pipeline, watch: Any, batches: list[MicroS
         return said
 
     pipeline.trainer.prediction_step = recording
-
-
-def _gathered(own: list[MicroStep]) -> list[MicroStep]:
-    import torch.distributed
-
-    everyone: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(everyone, own)
-    return [micro for batches in everyone for micro in batches]

@@ -6,6 +6,8 @@ import functools
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from .sharding import local
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -15,10 +17,13 @@ the columns are few."""
 
 
 def hashes(tensors: Iterable[Any]) -> list[Any]:
-    """A hash of each tensor's bits (None for none); one wait for the device at the end."""
+    """A hash of each tensor's bits (None for none); one wait for the device at the end.
+
+    Of a tensor that several processes hold in parts, the bits are those of the own part.
+    """
     import torch
 
-    hashes = [None if t is None or t.is_meta else _hash(t.detach()) for t in tensors]
+    hashes = [None if t is None or t.is_meta else _hash(local(t.detach())) for t in tensors]
     there = [h for h in hashes if torch.is_tensor(h)]
     fetched = iter(torch.stack(there).tolist()) if there else iter(())
     return [next(fetched) if torch.is_tensor(h) else h for h in hashes]

@@ -8,12 +8,14 @@ import tempfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..ranks import by_the_first, everyones
 from ..tasks import MULTI_LABEL, REGRESSION, Task, known
 from ..types import Cost, Skip
 from .batch import Batch, MicroBatch, quiet
 from .head import find_head, watched
 from .items import items_of
 from .record_trainer import alone
+from .sharding import refuse_sharded
 from .state import preserved
 from .store import measurement
 
@@ -79,9 +81,11 @@ def overfit(pipeline: Pipeline, batch: Batch) -> Overfit:
         raise Skip(f"no reference loss for {type(pipeline.model).__name__}")
     if any("labels" not in micro.inputs for micro in batch):
         raise Skip("the batch has no labels")
+    refuse_sharded(pipeline)
     task = dataclasses.replace(pipeline.task, label_smoothing=0.0)
     _, head = find_head(pipeline)
-    kept, seen = _chosen(task, batch, head.in_features)
+    # All processes learn one batch: when it is learnt, all of them are to stop.
+    kept, seen = by_the_first(lambda: _chosen(task, batch, head.in_features))
     _train(pipeline, task, kept, seen)
     return seen
 
@@ -101,7 +105,7 @@ def _chosen(task: Task, batch: Batch, width: int) -> tuple[list[dict[str, Any]],
 
 def _narrowed(task: Task, micro: MicroBatch, width: int) -> dict[str, Any]:
     """Of tokens no more than the head has inputs: so many vectors a linear head can tell apart."""
-    inputs = dict(micro.inputs)
+    inputs = {k: v.cpu() if hasattr(v, "cpu") else v for k, v in micro.inputs.items()}
     if task.counts == "tokens":
         labels = inputs["labels"].clone()
         labels[:, 1 + width // len(labels) :] = -100
@@ -177,12 +181,18 @@ def _watch(
         parts.append(items_of(task, watch.passes[0], labels).losses)
         said["loss"] += float(loss)
         if len(parts) == len(kept):
-            seen.losses.append(float(torch.cat(parts).mean()))
+            seen.losses.append(_together(float(torch.cat(parts).mean())))
             parts.clear()
         return loss
 
     trainer.get_batch_samples, trainer.training_step = feeding, watching
     return said
+
+
+def _together(loss: float) -> float:
+    """The mean over all processes: dropout may fall otherwise in each, and one rate is set."""
+    losses = everyones(loss)
+    return sum(losses) / len(losses)
 
 
 def _callback(seen: Overfit, said: dict[str, float]) -> Any:
@@ -201,7 +211,7 @@ def _callback(seen: Overfit, said: dict[str, float]) -> Any:
             if math.isnan(rate):
                 seen.optimizer = type(inner).__name__
                 # Both by the Trainer's own loss: were it scaled, the scale would cancel.
-                rate = seen.rate = said["loss"] / (STRIDE * steepness(inner, shares))
+                rate = seen.rate = _together(said["loss"]) / (STRIDE * steepness(inner, shares))
             elif len(seen.losses) > 1:
                 rate *= FASTER if seen.losses[-1] < seen.losses[-2] else SLOWER
             said["loss"] = 0.0

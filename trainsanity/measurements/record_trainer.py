@@ -11,13 +11,16 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from ..tasks import Task, known
+from ..ranks import everyones, rank
+from ..tasks import known
 from .batch import quiet, record_collator
+from .hashing import hashes
 from .head import find_head, watched
 from .items import items_of
 from .recording import MicroStep, Recording, Step, random_state, sample, total_norm
 from .replay import checkpointed, fill_items
 from .schedule import curve_of
+from .sharding import is_sharded, standing_in, whole
 from .state import preserved, snapshot_bytes
 from .update import before_step, frozen_state, trial_steps
 
@@ -34,15 +37,27 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
     evaluation, reporting and the user's callbacks are off, and ``output_dir`` is a temporary
     folder.
     """
+    with standing_in(pipeline) as standing:
+        seen = _record(standing, steps, own=standing is pipeline)
+    # A step that was begun and never ended, at the end of the data, is none.
+    seen.steps = [step for step in seen.steps if step.learning_rate == step.learning_rate]
+    fill_items(pipeline, seen.first)
+    if pipeline.other_processes:
+        _gather(seen)
+    return seen
+
+
+def _record(pipeline: Pipeline, steps: int, *, own: bool) -> Recording:
+    """As :func:`record`, with ``own`` on the pipeline's own model, whose weights are put back."""
     import torch
 
-    trainer, device = pipeline.trainer, pipeline.device
+    trainer, device = pipeline.trainer, pipeline.trainer.args.device
     name, head = find_head(pipeline)
-    cuda = device.type == "cuda"
+    cuda = trainer.args.device.type == "cuda"
     begin = time.perf_counter()
     with (
         tempfile.TemporaryDirectory(prefix="trainsanity-") as folder,
-        preserved(pipeline, weights=True),
+        preserved(pipeline, weights=own),
         quiet(pipeline),
         watched(pipeline.model, head) as watch,
     ):
@@ -51,7 +66,7 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
         pipeline.model.zero_grad()
         collated = record_collator(trainer)
         alone(trainer, folder, _callback(seen, pipeline, steps))
-        _record_training_step(trainer, seen, watch, pipeline.task, collated)
+        _record_training_step(pipeline, seen, watch, collated)
         _record_clipping(trainer, seen)
         if cuda:
             # What earlier looks left in torch's pool, in pieces of their sizes, is the run's.
@@ -69,11 +84,6 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
             seen.peak_bytes = torch.cuda.max_memory_allocated(device)
         begin = time.perf_counter()
     seen.restore_seconds = time.perf_counter() - begin
-    # A step that was begun and never ended, at the end of the data, is none.
-    seen.steps = [step for step in seen.steps if step.learning_rate == step.learning_rate]
-    fill_items(pipeline, seen.first)
-    if pipeline.args.world_size > 1:
-        _gather(seen)
     if cuda:
         torch.cuda.empty_cache()
     return seen
@@ -100,7 +110,7 @@ def _callback(seen: Recording, pipeline: Pipeline, steps: int) -> Any:
     from transformers import TrainerCallback
 
     model = pipeline.model
-    frozen = frozen_state(model)
+    frozen: dict[str, Any] = {}
 
     def last(state: Any) -> bool:
         planned = min(steps, int(state.max_steps))
@@ -108,6 +118,9 @@ def _callback(seen: Recording, pipeline: Pipeline, steps: int) -> Any:
 
     class Recorder(TrainerCallback):
         """Reads what the loop does, lets it log every step and stops it after the last."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            frozen.update(frozen_state(model))
 
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             step = seen.steps[-1]
@@ -126,7 +139,16 @@ def _callback(seen: Recording, pipeline: Pipeline, steps: int) -> Any:
             for parameter in seen.update.parameters:
                 parameter.changed_frozen = frozen.get(parameter.name) != after.get(parameter.name)
             warmup = args.get_warmup_steps(state.max_steps)
-            trial_steps(seen.update, model, kwargs["optimizer"], seen.curve, warmup)
+            note_held(pipeline, seen, f"after step {len(seen.steps)}")
+            trial_steps(
+                seen.update,
+                model,
+                kwargs["optimizer"],
+                seen.curve,
+                warmup,
+                # A warm-up's first rates move next to nothing.
+                at_peak=lambda: note_held(pipeline, seen, "after one more at the peak rate"),
+            )
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
             seen.next_learning_rate = kwargs["optimizer"].param_groups[0]["lr"]
@@ -164,15 +186,28 @@ def note_update(seen: Recording, model: Any, optimizer: Any) -> None:
         parameter.finite &= earlier.get(parameter.name, True)
 
 
+def note_held(pipeline: Pipeline, seen: Recording, moment: str) -> None:
+    """Hashes of the weights as this process has them now, to be held against the others'."""
+    if pipeline.other_processes is None:
+        return
+    named = dict(pipeline.model.named_parameters())
+    whole = {name: p for name, p in named.items() if not is_sharded(p)}
+    seen.sharded = len(named) - len(whole)
+    seen.held[moment] = [dict(zip(whole, hashes(whole.values()), strict=True))]
+
+
 def _record_training_step(
-    trainer: Any, seen: Recording, watch: Any, task: Task, collated: list[Any]
+    pipeline: Pipeline, seen: Recording, watch: Any, collated: list[Any]
 ) -> None:
     import torch
 
+    trainer, task = pipeline.trainer, pipeline.task
     training_step = trainer.training_step
     calls = iter(collated)
 
     def recording(model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        if not seen.steps:
+            note_held(pipeline, seen, "as step 1 begins")
         if not seen.steps or seen.steps[-1].learning_rate == seen.steps[-1].learning_rate:
             seen.steps.append(Step())  # the one before has been taken
         items = None if num_items_in_batch is None else float(num_items_in_batch)
@@ -266,7 +301,7 @@ def take_gradients(seen: Recording, model: Any) -> None:
     """Read what has been accumulated for the step in progress."""
     gradient = model.get_submodule(seen.head_name).weight.grad
     if gradient is not None:
-        seen.steps[-1].head_gradient = gradient.detach().cpu().clone()
+        seen.steps[-1].head_gradient = whole(gradient.detach()).cpu().clone()
     seen.steps[-1].norm_before_clip = total_norm(model)
     if len(seen.steps) == 1:
         seen.gradients = {
@@ -276,22 +311,18 @@ def take_gradients(seen: Recording, model: Any) -> None:
 
 def _gather(seen: Recording) -> None:
     """Each process saw its own rows; the reference needs them all.  Same order everywhere."""
-    import torch.distributed
-
-    world = torch.distributed.get_world_size()
+    for moment, (own_hashes,) in seen.held.items():
+        seen.held[moment] = everyones(own_hashes)
     for step in seen.steps:
         # What only the own process can ask again stays here.
         own = [dataclasses.replace(micro, inputs={}, random_state=None, rows=None)
                for micro in step.micro_steps]  # fmt: skip
-        everyone: list[Any] = [None] * world
-        torch.distributed.all_gather_object(everyone, own)
-        mine = torch.distributed.get_rank()
         micros = [
-            (rank, step.micro_steps[k] if rank == mine else micro)
-            for rank, gathered in enumerate(everyone)
+            (number, step.micro_steps[k] if number == rank() else micro)
+            for number, gathered in enumerate(everyones(own))
             for k, micro in enumerate(gathered)
         ]
         step.micro_steps = []
-        for rank, micro in micros:
-            micro.rank = rank
+        for number, micro in micros:
+            micro.rank = number
             step.micro_steps.append(micro)

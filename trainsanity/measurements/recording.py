@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..tasks import known
 from ..types import Cost, Skip
 from .items import Items
+from .sharding import whole
 from .store import measurement
 from .update import Update
 
@@ -88,6 +89,9 @@ class Recording:
         update: whom the optimizer holds and who moves, at the last step.
         checkpointing: the modules whose activations are computed again in the backward pass, and
             the function that each does it by.
+        held: where several processes train: by moment, for each process a hash of every parameter
+            that it holds whole, by name.
+        sharded: how many parameters each process holds a part of.
         out_of_memory: a second step did not fit, so only the first was recorded.
         peak_bytes: device memory at its highest; None on the CPU.
         seconds: of the steps alone.
@@ -103,6 +107,8 @@ class Recording:
     max_steps: int = 0
     update: Update = field(default_factory=Update)
     checkpointing: list[tuple[Any, Any]] = field(default_factory=list)
+    held: dict[str, list[dict[str, int]]] = field(default_factory=dict)
+    sharded: int = 0
     out_of_memory: bool = False
     peak_bytes: int | None = None
     seconds: float = 0.0
@@ -238,10 +244,13 @@ float64, and a slope over as many elements is known to 0.4 % of a standard devia
 
 
 def sample(tensor: Any) -> Any:
-    """At most :data:`SAMPLE` elements (1-D, on the CPU), spread over the rows and the columns."""
+    """At most :data:`SAMPLE` elements (1-D, on the CPU), spread over the rows and the columns.
+
+    Of a sharded tensor all processes have to ask.
+    """
     import math
 
-    flat = tensor.detach().reshape(-1)
+    flat = whole(tensor.detach()).reshape(-1)
     stride = max(1, flat.numel() // SAMPLE)
     # A stride that shares a divisor with the row length would look at a few columns only.
     while stride > 1 and math.gcd(stride, tensor.shape[-1]) > 1:
@@ -254,7 +263,7 @@ def total_norm(model: Any) -> float:
     import torch
 
     norms = [
-        torch.linalg.vector_norm(p.grad, dtype=torch.float32)
+        whole(torch.linalg.vector_norm(p.grad, dtype=torch.float32))
         for p in model.parameters()
         if p.grad is not None
     ]

@@ -12,13 +12,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..ranks import everyones
 from ..tasks import known
 from ..types import Cost, Skip
 from .batch import quiet
 from .forward import align_special_tokens
+from .hashing import hashes
 from .head import Pooled
 from .items import items_of
 from .recording import MicroStep, Recording, Step, item_weights, sample, set_random_state
+from .sharding import beside_model
 from .state import preserved
 from .store import measurement
 
@@ -87,7 +90,7 @@ def _replay(pipeline: Pipeline, recording: Recording, micros: list[MicroStep]) -
     noise: dict[str, float] = {}
     checkpointing = None
     parameters = {n: p for n, p in pipeline.model.named_parameters() if p.requires_grad}
-    with as_in_training(pipeline):
+    with _as_wrapped(pipeline, recording), as_in_training(pipeline):
         for micro, weight in zip(recording.first.micro_steps, weights, strict=True):
             if not micro.inputs:
                 continue
@@ -102,11 +105,39 @@ def _replay(pipeline: Pipeline, recording: Recording, micros: list[MicroStep]) -
                 exact[name] = exact.get(name, 0) + gradient
                 rounded[name] = rounded.get(name, torch.zeros_like(gradient, dtype=dtype))
                 rounded[name] = rounded[name] + gradient.to(dtype)
-    if pipeline.args.world_size > 1:
-        _add_up(exact)
     added = _differences({name: g.double() for name, g in rounded.items()}, exact)
     noise = {name: noise[name] + added[name] for name in noise}
+    if pipeline.other_processes:
+        _add_up(exact)
     return Replay(exact, noise, checkpointing)
+
+
+@contextmanager
+def _as_wrapped(pipeline: Pipeline, recording: Recording) -> Iterator[None]:
+    """The weights that step 1 began with: the first process's, which wrapping sends to the others.
+
+    A head that each process draws for itself is another one before, and again afterwards.
+    """
+    begun = next(iter(recording.held.values()), None)
+    parameters = dict(pipeline.model.named_parameters())
+    if begun is None or set(begun[0]) != set(parameters):
+        yield
+        return
+    now = dict(zip(parameters, hashes(parameters.values()), strict=True))
+    present = everyones(now)
+    if present == begun or any(one != present[0] for one in begun):
+        yield
+        return
+    with preserved(pipeline, weights=True):
+        _send_round(parameters)
+        yield
+
+
+def _send_round(parameters: dict[str, Any]) -> None:
+    import torch.distributed
+
+    for parameter in parameters.values():
+        torch.distributed.broadcast(parameter.detach(), src=0)
 
 
 def _size(pipeline: Pipeline, micro: MicroStep) -> int:
@@ -158,6 +189,7 @@ def _gradients(
 def _logits(pipeline: Pipeline, micro: MicroStep) -> Tensor:
     set_random_state(micro.random_state)
     inputs = {name: value for name, value in micro.inputs.items() if name != "labels"}
+    inputs = beside_model(pipeline, inputs)
     with autocast(pipeline):
         output = pipeline.model(**inputs)
     logits: Tensor | None = getattr(output, "logits", None)

@@ -160,7 +160,7 @@ def interrupted(pipeline: Pipeline) -> Interrupted:
 def _plan(pipeline: Pipeline) -> Plan:
     if pipeline.trainer is None:
         raise Skip("a loop of one's own has no checkpoints that could be judged")
-    if pipeline.args.world_size > 1:
+    if pipeline.other_processes:
         raise Skip("judged in one process: run it once without torchrun")
     if not pipeline.command:
         raise Skip(

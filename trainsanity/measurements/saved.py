@@ -5,15 +5,18 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import first_line
+from ..ranks import by_the_first, everyones, first_ones
 from ..types import Cost, Skip
 from .batch import Batch
 from .forward import as_trained, without_labels
 from .origin import Origin
+from .sharding import refuse_sharded
 from .state import preserved
 from .store import measurement
 from .trace import no_bars
@@ -77,14 +80,13 @@ def saved(pipeline: Pipeline, batch: Batch, origin: Origin) -> Saved:
     Raises:
         Skip: there is no Trainer, or nobody but its author knows how to load the model.
     """
-    import torch
-
     if pipeline.trainer is None:
         raise Skip("a loop of one's own saves in a way of its own")
+    refuse_sharded(pipeline)
     inputs = without_labels(batch.micro_batches[0].inputs)
     seen = Saved(rows=len(batch.micro_batches[0].rows), texts=_texts(pipeline, batch))
     with (
-        tempfile.TemporaryDirectory(prefix="trainsanity-") as folder,
+        _folder() as folder,
         preserved(pipeline, weights=True),
         as_trained(pipeline),
         no_bars(),
@@ -94,30 +96,51 @@ def saved(pipeline: Pipeline, batch: Batch, origin: Origin) -> Saved:
         trainer = pipeline.trainer
         trainer.args.push_to_hub = False
         trainer.args.output_dir = folder
+        error = ""
         try:
             trainer.save_model(folder)
-        except Exception as error:
-            seen.error = f"save_model raised {type(error).__name__}: {first_line(error)}"
-            return seen
-        seen.files = sorted(p.name for p in Path(folder).rglob("*") if p.is_file())
-        _load_tokenizer(seen, folder)
-        before = _logits(pipeline.model, inputs)
-        seen.noise = float((_logits(pipeline.model, inputs) - before).abs().max())
-        seen.size, seen.dtype = float(before.abs().max()), before.dtype
-        try:
-            loaded, seen.missing = _load(pipeline.model, fresh, folder)
-        except torch.OutOfMemoryError as error:
-            raise Skip("the model does not fit a second time beside itself") from error
-        except Exception as error:
-            seen.error = f"loading raised {type(error).__name__}: {first_line(error)}"
-            return seen
-        loaded.eval()
-        after = _logits(loaded, inputs)
-        if after.shape != before.shape:
-            shapes = f"{tuple(after.shape)}, not {tuple(before.shape)}"
-            seen.error = f"the loaded model makes logits of {shapes}"
-        else:
-            seen.difference = float((after.float() - before.float()).abs().max())
+        except Exception as raised:
+            error = f"save_model raised {type(raised).__name__}: {first_line(raised)}"
+        # The first process writes, and the others wait for it.
+        seen.error = next((one for one in everyones(error) if one), "")
+        if not seen.error:
+            seen = by_the_first(lambda: _loaded(pipeline, seen, folder, fresh, inputs))
+    return seen
+
+
+@contextmanager
+def _folder() -> Iterator[str]:
+    """A temporary folder, one for all processes of this machine."""
+    with tempfile.TemporaryDirectory(prefix="trainsanity-") as own:
+        yield first_ones(own)
+        everyones(None)  # nobody's is gone while another looks at it
+
+
+def _loaded(
+    pipeline: Pipeline, seen: Saved, folder: str, fresh: Any, inputs: dict[str, Any]
+) -> Saved:
+    """Fill in what the folder holds, and what the model loaded from it says of the rows."""
+    import torch
+
+    seen.files = sorted(p.name for p in Path(folder).rglob("*") if p.is_file())
+    _load_tokenizer(seen, folder)
+    before = _logits(pipeline.model, inputs)
+    seen.noise = float((_logits(pipeline.model, inputs) - before).abs().max())
+    seen.size, seen.dtype = float(before.abs().max()), before.dtype
+    try:
+        loaded, seen.missing = _load(pipeline.model, fresh, folder)
+    except torch.OutOfMemoryError as error:
+        raise Skip("the model does not fit a second time beside itself") from error
+    except Exception as error:
+        seen.error = f"loading raised {type(error).__name__}: {first_line(error)}"
+        return seen
+    loaded.eval()
+    after = _logits(loaded, inputs)
+    if after.shape != before.shape:
+        shapes = f"{tuple(after.shape)}, not {tuple(before.shape)}"
+        seen.error = f"the loaded model makes logits of {shapes}"
+    else:
+        seen.difference = float((after.float() - before.float()).abs().max())
     return seen
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from ..ranks import everyones
+from .sharding import added, is_sharded, local
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,7 +100,6 @@ def frozen_state(model: Any) -> dict[str, Any]:
 def before_step(model: Any, optimizer: Any) -> Update:
     """Read groups and gradients just before the optimizer steps."""
     inner = getattr(optimizer, "optimizer", optimizer)
-    whole = iter(_finite([p.grad for _, p in model.named_parameters()]))
     decay = {id(p): group.get("weight_decay", 0.0) for group in inner.param_groups
              for p in group["params"]}  # fmt: skip
     own = {id(p) for p in model.parameters()}
@@ -107,6 +109,9 @@ def before_step(model: Any, optimizer: Any) -> Update:
         if "norm" in type(module).__name__.lower()
         for key, _ in module.named_parameters(recurse=False)
     }
+    finite = _finite([None if p.grad is None else local(p.grad) for p in model.parameters()])
+    if any(is_sharded(p) for p in model.parameters()):  # a NaN may be in another's part
+        finite = [all(column) for column in zip(*everyones(finite), strict=True)]
     return Update(
         parameters=[
             Parameter(
@@ -117,10 +122,10 @@ def before_step(model: Any, optimizer: Any) -> Update:
                 weight_decay=decay.get(id(p)),
                 is_norm_or_bias=name in norms or name.endswith("bias"),
                 has_gradient=p.grad is not None,
-                finite=next(whole),
+                finite=fine,
                 elements=p.numel(),
             )
-            for name, p in model.named_parameters()
+            for (name, p), fine in zip(model.named_parameters(), finite, strict=True)
         ],
         optimizer=type(inner).__name__,
         strangers=sum(
@@ -150,9 +155,17 @@ def _finite(gradients: list[Tensor | None]) -> list[bool]:
 
 
 def trial_steps(
-    update: Update, model: Any, optimizer: Any, curve: Mapping[int, float] | None, warmup: int
+    update: Update,
+    model: Any,
+    optimizer: Any,
+    curve: Mapping[int, float] | None,
+    warmup: int,
+    *,
+    at_peak: Callable[[], None] = lambda: None,
 ) -> None:
     """Step with the same gradients at two rates of the run, count who moves, take it back.
+
+    ``at_peak`` is called while the weights are those after the step at the peak.
 
     Warm-up starts at a rate of zero, so the recorded steps themselves move next to nothing.
     Whether an update survives the weights' dtype is asked at the largest one that the run will
@@ -164,11 +177,19 @@ def trial_steps(
     if middle and curve and peaks[0]:
         share = curve[middle] / peaks[0]
         update.trials.append(_trial(update, model, inner, [peak * share for peak in peaks], middle))
-    update.trials.append(_trial(update, model, inner, peaks, None))
+    update.trials.append(_trial(update, model, inner, peaks, None, stepped=at_peak))
     update.rate = update.trials[-1].rate
 
 
-def _trial(update: Update, model: Any, inner: Any, rates: list[float], step: int | None) -> Trial:
+def _trial(
+    update: Update,
+    model: Any,
+    inner: Any,
+    rates: list[float],
+    step: int | None,
+    *,
+    stepped: Callable[[], None] = lambda: None,
+) -> Trial:
     import torch
 
     configured = [group["lr"] for group in inner.param_groups]
@@ -180,10 +201,11 @@ def _trial(update: Update, model: Any, inner: Any, rates: list[float], step: int
         for group, rate in zip(inner.param_groups, rates, strict=True):
             group["lr"] = rate
         inner.step()
+        stepped()
         for seen in judged:
-            p, old = tensors[seen.name], before[seen.name]
-            touched = p.grad != 0
-            whom = (touched, touched & (p.detach() != old), touched & can_move(old, max(rates)))
+            p, old = local(tensors[seen.name].detach()), local(before[seen.name])
+            touched = local(tensors[seen.name].grad) != 0
+            whom = (touched, touched & (p != old), touched & can_move(old, max(rates)))
             counts.append(torch.stack([torch.count_nonzero(one) for one in whom]))
     finally:
         for group, rate in zip(inner.param_groups, configured, strict=True):
@@ -194,6 +216,7 @@ def _trial(update: Update, model: Any, inner: Any, rates: list[float], step: int
     shares: dict[str, tuple[int, int, int]] = {}
     # One wait for the device.
     rows = torch.stack([row.to(counts[0].device) for row in counts]).tolist() if counts else []
+    rows = added(rows, [is_sharded(tensors[seen.name]) for seen in judged])
     for seen, (touching, moving, movable) in zip(judged, rows, strict=True):
         seen.with_gradient, seen.moved, seen.can_move = touching, moving, movable
         dtype = str(seen.dtype).removeprefix("torch.")
