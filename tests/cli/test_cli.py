@@ -152,7 +152,7 @@ def test_strict_does_not_let_a_skip_pass(call: Call) -> None:
     strict = call(*arguments, "--strict")
     assert strict.exit_code == 3
     assert ": incomplete: 1 of " in strict.stdout
-    assert call("run", "cli_factories:healthy", "--select", "tokenizer").exit_code == 3
+    assert call("run", "cli_factories:healthy", "--select", "TS102").exit_code == 3
 
 
 def test_several_pipelines_and_the_worst_code(call: Call) -> None:
