@@ -270,3 +270,11 @@ def test_tokens_masked_at_random_are_recovered_and_repeated(seed):
     report = run(pipeline, registry().select(["collator"]))
     assert {str(result.status) for result in report.results} == {"pass"}
     assert pipeline.data_collator.generator is None
+
+
+def test_a_masked_language_model_has_no_number_of_labels():
+    result = run_one("TS415", Pipeline.from_trainer(masked_language_model()))
+    assert (result.status, result.reason) == (
+        Status.SKIP,
+        "the config names no number of outputs",
+    )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import first_line
-from ..tasks import CAUSAL_LM
+from ..tasks import CAUSAL_LM, known
 from ..types import Cost, Skip
 from .batch import Batch
 from .forward import as_trained
@@ -354,4 +354,5 @@ def _promised(pipeline: Pipeline) -> int | None:
     config = pipeline.config
     if pipeline.task.name == CAUSAL_LM:
         return getattr(config, "vocab_size", None)
-    return getattr(config, "num_labels", None)
+    # Every config has a num_labels, also that of a masked language model.
+    return getattr(config, "num_labels", None) if known(pipeline.task) else None
