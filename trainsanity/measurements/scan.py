@@ -11,7 +11,7 @@ from ..errors import UsageError
 from ..types import Cost, Skip
 from .scan_blocks import COLUMNS, PROBES, Block, Special, signatures
 from .scan_labels import AT_ONCE, Labels, LabelTally
-from .scan_rows import Rows, joined, places_of, refuse_negative, rows_of
+from .scan_rows import Rows, joined, places_of, refuse_negative, room, rows_of
 from .store import measurement
 
 if TYPE_CHECKING:
@@ -217,13 +217,11 @@ class _Tally:
     """Takes in blocks, gives the :class:`Split`."""
 
     def __init__(self, pipeline: Pipeline, rows: Rows, label: str | None) -> None:
-        import numpy
-
         n, tokenizer = len(rows), pipeline.tokenizer
         self.rows = rows
         # One array as long as no padding is met.
-        self.widths = self.lengths = self.spans = numpy.zeros(n, numpy.int32)
-        self.probes = numpy.zeros((PROBES, n), numpy.int32)
+        self.widths = self.lengths = self.spans = room(n, "int32")
+        self.probes = room((PROBES, n), "int32")
         self.lowest: tuple[int, int] | None = None
         self.highest: tuple[int, int] | None = None
         ids = (getattr(tokenizer, f"{name}_token_id", None) for name in SPECIAL)

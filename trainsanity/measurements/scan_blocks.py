@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from .scan_rows import Lists, lists, places_of, row_of
+from .scan_rows import Lists, lists, places_of, room, row_of
 
 if TYPE_CHECKING:
     from .scan_rows import Array
@@ -157,7 +157,7 @@ def signatures(probes: Array, spans: Array) -> Array:
     """A number for each row (``probes`` is ``[PROBES, n]``), equal for equal rows; 0 for empty."""
     import numpy
 
-    signed = numpy.zeros(len(spans), numpy.uint64)
+    signed = room(len(spans), "uint64")
     for at in range(0, len(spans), 1 << 15):  # as many as stay in the processor's cache
         some = slice(at, at + (1 << 15))
         mixed = spans[some].astype(numpy.uint64)
