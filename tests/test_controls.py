@@ -18,15 +18,16 @@ CONTROLS = {control.id: control for control in all_controls()}
 def test_control_lives(control):
     pipeline = PipelineSpec(control.id, control.build).make()
     revealed = control.reveals(pipeline.trainer)
-    report = run(pipeline, registry().select())
+    report = run(pipeline, registry().select(), expected_failures=control.accepted)
     not_passed = {
         r.check.name: (str(r.status), r.reason, [f.message for f in r.findings])
         for r in report.results
         if r.status is not Status.PASS
     }
-    assert set(not_passed) == control.skips | revealed, not_passed
+    assert set(not_passed) == control.skips | revealed | set(control.accepted), not_passed
     for name, (status, *_) in not_passed.items():
-        assert status == "fail" if name in revealed else status in ("skip", "abstain")
+        expected = {"fail"} if name in revealed else {"skip", "abstain"}
+        assert status in ({"xfail"} if name in control.accepted else expected)
 
 
 PROCESSES = {"loop.resume_equals_straight", "loop.survives_killed_save"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from fixtures.faults import all_faults
@@ -9,7 +11,7 @@ from tests.reports import assert_examples_are_current
 from trainsanity.pipeline import PipelineSpec
 from trainsanity.registry import registry
 from trainsanity.runner import run
-from trainsanity.types import Cost, Status
+from trainsanity.types import STAGES, Cost, Status
 
 DEAR = {"loop.overfits_one_batch", "loop.resume_equals_straight", "loop.survives_killed_save"}
 """Runs of many seconds: asked for only where a fault is to kill one of them."""
@@ -30,7 +32,16 @@ ALONE = {name: fault for name, fault in FAULTS.items() if fault.processes == 1}
 """The others are in test_processes.py."""
 
 
-@pytest.mark.parametrize("fault", ALONE.values(), ids=ALONE)
+def matrix():
+    """The faults, those marked whose checks are all killed by an earlier one, too."""
+    killed = set()
+    for name, fault in ALONE.items():
+        marks = () if fault.kills - killed else (pytest.mark.matrix,)
+        killed |= fault.kills
+        yield pytest.param(fault, id=name, marks=marks)
+
+
+@pytest.mark.parametrize("fault", [*matrix()])
 def test_fault_kills_exactly(fault):
     # A process of its own builds it by this name.
     pipeline = PipelineSpec(fault.id, fault.build, command=(fault.command,)).make()
@@ -52,9 +63,31 @@ def test_fault_kills_exactly(fault):
 
 
 def test_every_check_is_killed_by_something():
-    killed = set().union(*(fault.kills for fault in FAULTS.values()))
+    unmarked = [param.values[0] for param in matrix() if not param.marks]
+    unmarked += [fault for fault in FAULTS.values() if fault.processes > 1]
+    killed = set().union(*(fault.kills for fault in unmarked))
     assert killed == {check.name for check in registry().all()}
 
 
 def test_every_fault_names_where_it_comes_from():
     assert all(fault.upstream and fault.title for fault in FAULTS.values())
+
+
+ISSUE = re.compile(r"[\w.-]+/[\w.-]+#\d+")
+
+
+def test_most_faults_are_built_from_an_issue_and_two_kill_a_check_on_average():
+    cited = [fault for fault in FAULTS.values() if ISSUE.search(fault.upstream)]
+    assert len(FAULTS) >= 60
+    assert len(cited) >= 45
+    kills = sum(len(fault.kills) for fault in FAULTS.values())
+    assert kills >= 2 * len(registry().all())
+
+
+def test_faults_are_spread():
+    bases = {fault.base for fault in FAULTS.values()}
+    tasks = {"plain", "multi_label", "regression", "token_labels", "language_model"}
+    assert tasks | {"lora", "dropout", "gpt2", "bert", "from_checkpoint"} <= bases
+    assert len({fault.stage for fault in FAULTS.values()}) == len(STAGES)
+    steps = {fault.settings.get("gradient_accumulation_steps", 4) for fault in FAULTS.values()}
+    assert len(steps) > 1

@@ -33,11 +33,11 @@ def train_equals_eval(
     """On the examples that were trained on, ``evaluate()`` says what the same mean says.
 
     What it checks: ``eval_loss`` of rows of the first step against the mean of their own losses,
-    computed from the logits of that evaluation.
+    computed from the logits of that evaluation; and that no module is in training mode there.
 
     Why it matters: early stopping, ``load_best_model_at_end`` and every plot of training against
     evaluation compare the two.  Where one of them is scaled, or sums, the gap between them is read
-    as overfitting or as its opposite.
+    as overfitting or as its opposite.  Dropout that is on makes it noisy, and too large.
 
     How it is measured: ``trainer.evaluate`` runs on those rows with the user's Trainer, in eval
     mode and at the weights of step 1; logits and labels of each batch are recorded.  The Trainer
@@ -48,9 +48,10 @@ def train_equals_eval(
     ``num_items_in_batch`` is None.
 
     Known false alarms: an evaluation loss that is another function than the training loss, by
-    design.
+    design; dropout that is left on to sample predictions.
 
-    References: huggingface/transformers#47688; ``Trainer.evaluation_loop``.
+    References: huggingface/transformers#47688; unslothai/unsloth-zoo#1123;
+    ``Trainer.evaluation_loop``.
     """
     expected, observed = evaluation.reference, evaluation.loss
     allowed = logged_loss_rounding(evaluation.batches)
@@ -69,6 +70,17 @@ def train_equals_eval(
             if names
             else "what evaluation returns is not the mean over the batch",
             fix="return the batch's mean from compute_loss or prediction_step in evaluation",
+        )
+    if evaluation.training:
+        named = [name for name in evaluation.training if name] or ["the model itself"]
+        yield Finding(
+            f"evaluate() asks the model with {len(evaluation.training)} of its modules in training "
+            "mode: their dropout and noise are in the evaluation's loss",
+            observed=len(evaluation.training),
+            expected=0,
+            where=", ".join(named[:3]),
+            cause="train() is called on the way, or eval() is overridden",
+            fix="leave model.eval() to the Trainer's evaluation_loop",
         )
     trained = recording.first.logged.get("loss", math.nan)
     yield Seen(

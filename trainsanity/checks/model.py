@@ -12,7 +12,7 @@ from ..measurements.forward import Forward
 from ..measurements.placement import not_in_memory
 from ..measurements.singles import Singles
 from ..registry import check
-from ..tolerances import STANDARD_ERRORS, logits_difference
+from ..tolerances import MARGIN, STANDARD_ERRORS, logits_difference
 from ..types import Abstain, Cost, Finding, Seen, Skip
 
 if TYPE_CHECKING:
@@ -28,21 +28,26 @@ differ by less than that for heads of the usual size only if the cut is at three
 
 @check("TS401", "model.logits_finite", cost=Cost.FORWARD, acquits="head initialisation")
 def logits_finite(pipeline: Pipeline, forward: Forward) -> Iterator[Seen | Finding]:
-    """Head and logits are numbers.
+    """Head and logits are numbers, and the logits no probabilities.
 
     What it checks: every weight of the head and every logit of the first optimizer step's rows.
 
     Why it matters: one NaN makes the loss NaN, and the Trainer's ``logging_nan_inf_filter`` logs a
-    plausible number in its place.
+    plausible number in its place.  Cross entropy takes a softmax of what it is given: of C
+    probabilities it cannot fall below log(1 + (C - 1) / e), and learning crawls.
 
-    How it is measured: ``isfinite``, exactly, on an evaluation forward.
+    How it is measured: ``isfinite``, exactly, on an evaluation forward; and whether the C numbers
+    of every row are not negative and add up to 1, but for four roundings of their dtype.
 
     How to fix: initialise what the checkpoint did not bring; a model built on the meta device and
-    a head added after loading are where it is forgotten.
+    a head added after loading are where it is forgotten.  Return the logits from before the
+    softmax.
 
-    Known false alarms: a mask of -inf on logits that cannot occur.
+    Known false alarms: a mask of -inf on logits that cannot occur; a model whose own loss takes
+    probabilities.
 
-    References: huggingface/transformers#46002, huggingface/transformers#28244.
+    References: huggingface/transformers#46002, huggingface/transformers#28244;
+    torch.nn.CrossEntropyLoss, which takes logits.
     """
     weight = pipeline.model.get_submodule(forward.head_name).weight.detach()
     if weight.is_meta:  # offloaded: the logits tell
@@ -66,8 +71,27 @@ def logits_finite(pipeline: Pipeline, forward: Forward) -> Iterator[Seen | Findi
             if bad_weights
             else "run the forward with torch.autograd.detect_anomaly, or in float32",
         )
+    elif _are_probabilities(forward):
+        yield Finding(
+            "the logits of every row are not negative and add up to 1: they are probabilities, and "
+            "the loss takes a softmax of them once more",
+            observed="probabilities",
+            expected="logits",
+            where="the model's output",
+            cause="a softmax between the head and the loss",
+            fix="return what the head makes; take the softmax where probabilities are wanted",
+        )
     yield Seen(f"all {weight.numel()} head weights and {forward.logits.numel()} logits are finite",
                seen, {"head_weights": 0, "logits": 0})  # fmt: skip
+
+
+def _are_probabilities(forward: Forward) -> bool:
+    """Each row has been through a softmax."""
+    import torch
+
+    rounding = MARGIN * torch.finfo(forward.passes[0].logits.dtype).eps
+    sums = forward.logits.sum(-1)
+    return bool((forward.logits >= 0).all()) and bool(((sums - 1).abs() <= rounding).all())
 
 
 @check(

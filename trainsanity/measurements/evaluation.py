@@ -33,11 +33,13 @@ class Evaluation:
         loss: its ``eval_loss``.
         batches: what each batch's loss counts; those of all processes.
         rows: how many rows were evaluated, over all processes.
+        training: names of modules that were in training mode while the model was asked.
     """
 
     loss: float
     batches: list[MicroStep]
     rows: int
+    training: tuple[str, ...] = ()
 
     @property
     def reference(self) -> float:
@@ -63,21 +65,31 @@ def evaluation(pipeline: Pipeline, recording: Recording) -> Evaluation:
         raise Skip("FSDP2 shards model and optimizer together: evaluate() before train() raises")
     rows = _rows(pipeline, recording)
     batches: list[MicroStep] = []
-    metrics = _evaluate(pipeline, rows, batches)
+    training: dict[str, None] = {}
+    metrics = _evaluate(pipeline, rows, batches, training)
     if any(micro.items is None for micro in batches) or not batches:
         raise Skip("evaluate() did not make logits from labelled rows in one pass of the model")
     if "eval_loss" not in metrics:
         raise Skip("evaluate() returned no eval_loss")
     batches = [micro for own in everyones(batches) for micro in own]
-    return Evaluation(float(metrics["eval_loss"]), batches, sum(m.size for m in batches))
+    rows_seen = sum(micro.size for micro in batches)
+    return Evaluation(float(metrics["eval_loss"]), batches, rows_seen, tuple(training))
 
 
 def _evaluate(
-    pipeline: Pipeline, rows: list[dict[str, Any]], batches: list[MicroStep]
+    pipeline: Pipeline,
+    rows: list[dict[str, Any]],
+    batches: list[MicroStep],
+    training: dict[str, None],
 ) -> dict[str, float]:
     trainer = pipeline.trainer
     _, head = find_head(pipeline)
+
+    def look(module: Any, _inputs: Any) -> None:
+        training.update({name: None for name, one in module.named_modules() if one.training})
+
     with preserved(pipeline), quiet(pipeline), watched(pipeline.model, head) as watch:
+        pipeline.model.register_forward_pre_hook(look)
         # As inside train(), where evaluation takes place.
         align_special_tokens(pipeline)
         trainer.callback_handler.callbacks = []

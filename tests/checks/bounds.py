@@ -1,0 +1,24 @@
+"""Where the cases of test_bounds.py are collected."""
+
+from __future__ import annotations
+
+from trainsanity.registry import registry
+
+CASES = {}
+
+
+def case(name):
+    """Register how the measurements of a check are moved to a share of its bound."""
+
+    def register(move):
+        CASES[f"{name}-{move.__name__}"] = (registry().get(name), move)
+        return move
+
+    return register
+
+
+def expected(get, name):
+    """The bound as the check itself tells it of the healthy pipeline."""
+    check = registry().get(name)
+    (seen,) = check.fn(**{look: get(look) for look in check.looks})
+    return seen.expected

@@ -1,0 +1,170 @@
+"""Measurements of collator and model, moved to a share of their bound."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+
+import torch
+
+from tests.checks.bounds import case, expected
+from trainsanity.tolerances import STANDARD_ERRORS, logits_difference
+
+# Collator
+
+
+@case("collator.padding_overhead")
+def stretch(get, share):
+    bound = expected(get, "collator.padding_overhead")["stretch_below"]
+    return {"padding": replace(get("padding"), stretch=bound * share), "padding_times": {}}
+
+
+# Model
+
+
+@case("model.head_init")
+def loss_of_a_wide_head(get, share):
+    """A head three standard errors and more too wide, whose loss is four above a healthy one's."""
+    forward, pipeline = get("forward"), get("pipeline")
+    losses = forward.losses
+    planned = pipeline.config.initializer_range / 2  # to this one the head is twice too wide
+    size, width = pipeline.config.num_labels, forward.vectors.norm(dim=-1).mean()
+    healthy_loss = math.log(size) + float(planned * width) ** 2 / 2
+    error = float(losses.std() / len(losses) ** 0.5)
+    target = healthy_loss + share * STANDARD_ERRORS * error
+    return {"pipeline": planning(pipeline, planned), "forward": with_losses(forward, target)}
+
+
+@case("model.head_init")
+def width_of_a_loud_head(get, share):
+    """A loss far above a healthy head's, and a width that is just not, or just, another's."""
+    forward, pipeline = get("forward"), get("pipeline")
+    weight = pipeline.model.score.weight
+    near = share * 6 / math.sqrt(2 * weight.numel())
+    planned = float(weight.detach().double().std()) / (1 + near)
+    return {"pipeline": planning(pipeline, planned), "forward": with_losses(forward, 50.0)}
+
+
+@case("model.logits_spread")
+def scaled_logits(get, share):
+    forward, weight = get("forward"), get("pipeline").model.score.weight.detach().double()
+    ratio = forward.logits.std(dim=-1) / (weight.std() * forward.vectors.norm(dim=-1))
+    wanted = 1 + share * STANDARD_ERRORS / math.sqrt(2 * (len(weight) - 1))
+    return {"forward": replace(forward, logits=forward.logits * (wanted / float(ratio.mean())))}
+
+
+def one_off(rows, by):
+    """The same tensors, with one number of the first changed."""
+    first = rows[0].clone()
+    first.view(-1)[0] += by
+    return [first, *rows[1:]]
+
+
+@case("model.batch_equals_single")
+def one_logit_beside_others(get, share):
+    singles = get("singles")
+    allowed = expected(get, "model.batch_equals_single")
+    batched = torch.stack(one_off(list(singles.alone), share * allowed))
+    return {"singles": replace(singles, batched=batched)}
+
+
+@case("model.eval_is_repeatable")
+def one_logit_again(get, share):
+    probes = get("probes")
+    size = max(float(one.abs().max()) for one in probes.own.logits)
+    by = share * logits_difference(probes.dtype, 0.0, size)
+    return {"probes": replace(probes, again=moved_logits(probes.own, by))}
+
+
+@case("model.padding_invariance")
+def one_logit_of_the_wider(get, share):
+    probes = get("probes")
+    by = share * probes.allowed_logits
+    return {"probes": replace(probes, wider=moved_logits(probes.own, by))}
+
+
+@case("model.padding_invariance")
+def one_state_on_the_other_side(get, share):
+    probes = get("probes")
+    look = moved_state(probes.own, share * probes.allowed_states)
+    return {"probes": replace(probes, elsewhere=dict.fromkeys(probes.elsewhere, look))}
+
+
+@case("model.mask_is_obeyed")
+def one_state_of_the_refilled(get, share):
+    probes = get("probes")
+    look = moved_state(probes.own, share * probes.allowed_states)
+    return {"probes": replace(probes, refilled=look)}
+
+
+@case("model.read_at_the_end")
+def one_logit_with_cache(get, share):
+    probes = get("probes")
+    look = moved_logits(probes.own, share * probes.allowed_logits)
+    return {"probes": replace(probes, cached=[look, probes.own])}
+
+
+@case("model.read_at_the_end")
+def one_logit_alone_with_padding(get, share):
+    probes = get("probes")
+    look = moved_logits(probes.alone[0], share * probes.allowed_logits)
+    return {"probes": replace(probes, alone_padded=[look, *probes.alone[1:]])}
+
+
+@case("model.causal")
+def one_state_before_the_last(get, share):
+    probes = get("probes")
+    look = moved_state(probes.own, share * probes.allowed_states)
+    return {"probes": replace(probes, changed=look)}
+
+
+@case("model.causal")
+def one_state_in_a_row_alone(get, share):
+    probes = get("probes")
+    look = moved_state(probes.alone[0], share * probes.allowed_states)
+    return {"probes": replace(probes, alone_changed=look)}
+
+
+@case("model.attention_agrees")
+def one_logit_by_another_attention(get, share):
+    probes, attention = get("probes"), get("attention")
+    look = moved_logits(probes.own, share * probes.allowed_logits)
+    return {"attention": replace(attention, looks=dict.fromkeys(attention.looks, look))}
+
+
+@case("model.rope_frequencies")
+def one_frequency(get, share):
+    rope = get("rope")
+    off = [replace(one, error=share * one.allowed) for one in rope.buffers]
+    return {"rope": replace(rope, buffers=off)}
+
+
+def moved_logits(look, by):
+    return replace(look, logits=one_off(look.logits, by))
+
+
+def moved_state(look, by):
+    """The first token's state of the first row, longer by this share of itself."""
+    first = look.states[0].clone()
+    first[0] *= 1 + by
+    return replace(look, states=[first, *look.states[1:]])
+
+
+def planning(pipeline, initializer_range):
+    """The same pipeline beside a config that has another ``initializer_range``."""
+    other = copy.copy(pipeline)
+    config = copy.deepcopy(pipeline.config)
+    config.initializer_range = initializer_range
+    model = copy.copy(pipeline.model)
+    model.config = config
+    other.model = model
+    return other
+
+
+def with_losses(forward, mean):
+    """Another reference loss for the same rows, its spread kept."""
+
+    changed = replace(forward)
+    vars(changed)["losses"] = forward.losses + (mean - forward.losses.mean())  # it is cached there
+    return changed

@@ -1,0 +1,235 @@
+"""Measurements of loss, gradient, update, schedule and loop, moved to a share of their bound."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+
+from tests.checks.bounds import case, expected
+from trainsanity.measurements.evaluated import Evaluated
+from trainsanity.measurements.overfit import Overfit
+from trainsanity.measurements.recording import reference
+from trainsanity.measurements.resume import Ended, Resumed
+from trainsanity.measurements.saved import Saved
+from trainsanity.measurements.trace import Plan, Trace
+from trainsanity.measurements.update import Trial
+from trainsanity.tolerances import (
+    MARGIN,
+    REDUCTIONS,
+    STANDARD_ERRORS,
+    head_gradient_floor,
+    logged_loss_rounding,
+    logits_difference,
+)
+
+# Loss
+
+
+@case("loss.initial_is_uninformed")
+def other_labels_by_a_little(get, share):
+    """Each row's own logit is lowered until the mean gap is the share of four standard errors."""
+    forward, pipeline = get("forward"), get("pipeline")
+    labels = torch.tensor(pipeline.train_dataset["label"])
+    prior = torch.bincount(labels, minlength=forward.logits.shape[1]).double() / len(labels)
+    own = torch.nn.functional.one_hot(forward.labels, len(prior)).double()
+
+    def lowered(by):
+        z = forward.logits - by * own
+        known = (z * prior).sum(-1)
+        variance = ((z * z * prior).sum(-1) - known**2).sum()
+        gap = (known - (z * own).sum(-1)).mean()
+        return z, float(gap - share * STANDARD_ERRORS * variance.sqrt() / len(z))
+
+    low, high = -10.0, 10.0
+    for _ in range(60):  # bisection: the gap grows with `by`, its error hardly
+        middle = (low + high) / 2
+        low, high = (middle, high) if lowered(middle)[1] < 0 else (low, middle)
+    return {"forward": replace(forward, logits=lowered(low)[0])}
+
+
+def of_first(recording, **changes):
+    """The recording with another first step."""
+    return replace(recording, steps=[replace(recording.steps[0], **changes), *recording.steps[1:]])
+
+
+@case("loss.matches_reference")
+def logged_loss(get, share):
+    recording = get("recording")
+    step = recording.first
+    by = share * logged_loss_rounding(step.micro_steps)
+    loss = reference(get("pipeline"), step).mean + by
+    return {"recording": of_first(recording, logged={**step.logged, "loss": loss})}
+
+
+@case("loss.train_equals_eval")
+def evaluation_loss(get, share):
+    evaluation = get("evaluation")
+    by = share * logged_loss_rounding(evaluation.batches)
+    return {"evaluation": replace(evaluation, loss=evaluation.reference - by)}
+
+
+@case("loss.dtype")
+def spread_of_a_coarse_loss(get, share):
+    """A bfloat16 loss, and items whose mean is known just better, or just worse, than its steps."""
+    recording = get("recording")
+    step = recording.first
+    losses = torch.cat([micro.items.losses for micro in step.micro_steps])
+    mean = losses.mean()
+    # bfloat16 has 8 significant bits: half a unit in the last place of a number in [4, 8).
+    assert 4 < mean < 8
+    half_unit = 2.0 ** (2 - 7) / 2
+    narrower = half_unit / share / (losses.std() / math.sqrt(len(losses)))
+    micros = [
+        replace(
+            micro,
+            loss_dtype=torch.bfloat16,
+            items=replace(micro.items, losses=mean + (micro.items.losses - mean) * narrower),
+        )
+        for micro in step.micro_steps
+    ]
+    return {"recording": of_first(recording, micro_steps=micros)}
+
+
+# Gradient
+
+
+def floor(get):
+    """Exact head gradient, and what rounding explains in slope and cosine."""
+    pipeline, step = get("pipeline"), get("recording").first
+    right = reference(pipeline, step)
+    exact = sum(
+        weight * (pipeline.task.residual(part.logits, part.targets).T @ part.vectors.double())
+        for part, weight in zip(right.parts, right.weights, strict=True)
+    )
+    return exact, *head_gradient_floor(pipeline.task, right, torch.float32, exact)
+
+
+@case("gradient.head_closed_form")
+def slope(get, share):
+    exact, off_scale, _ = floor(get)
+    gradient = (exact * (1 + share * off_scale)).float()
+    return {"recording": of_first(get("recording"), head_gradient=gradient)}
+
+
+@case("gradient.head_closed_form")
+def cosine(get, share):
+    exact, _, off_axis = floor(get)
+    aside = torch.randn(exact.shape, generator=torch.Generator().manual_seed(0)).double()
+    aside -= exact * (aside * exact).sum() / exact.square().sum()
+    tangent = math.sqrt(1 / (1 - share * off_axis) ** 2 - 1)
+    gradient = (exact + aside * (tangent * exact.norm() / aside.norm())).float()
+    return {"recording": of_first(get("recording"), head_gradient=gradient)}
+
+
+EPS = torch.finfo(torch.float32).eps + REDUCTIONS
+"""Rounding of a norm of float32 gradients."""
+
+
+def with_norm(get, norm):
+    recording = get("recording")
+    logged = {**recording.first.logged, "grad_norm": norm}
+    return {"recording": of_first(recording, norm_before_clip=norm, logged=logged)}
+
+
+@case("gradient.norm_within_bounds")
+def norm_above(get, share):
+    at_most = expected(get, "gradient.norm_within_bounds")["at_most"]
+    return with_norm(get, at_most * share)
+
+
+@case("gradient.norm_within_bounds")
+def norm_below(get, share):
+    at_least = expected(get, "gradient.norm_within_bounds")["at_least"]
+    return with_norm(get, at_least / share)
+
+
+@case("gradient.norm_within_bounds")
+def norm_that_is_logged(get, share):
+    recording = get("recording")
+    norm = recording.first.norm_before_clip * (1 + share * EPS)
+    return {"recording": of_first(recording, logged={**recording.first.logged, "grad_norm": norm})}
+
+
+@case("gradient.clipping")
+def norm_that_is_left(get, share):
+    left = expected(get, "gradient.clipping")["norm_after"] * (1 + share * EPS)
+    return {"recording": of_first(get("recording"), norm_after_clip=left)}
+
+
+@case("gradient.matches_autograd")
+def one_gradient(get, share):
+    recording, replay = get("recording"), get("replay")
+    name = "model.norm.weight"
+    off = share * (MARGIN * replay.noise[name] + REDUCTIONS)
+    gradients = {**recording.gradients, name: replay.gradients[name] * (1 + off)}
+    return {"recording": replace(recording, gradients=gradients)}
+
+
+@case("gradient.checkpointing_is_exact")
+def one_gradient_computed_again(get, share):
+    replay = get("replay")
+    off = {name: share * (MARGIN * noise + REDUCTIONS) for name, noise in replay.noise.items()}
+    return {"replay": replace(replay, checkpointing=off)}
+
+
+# Update, schedule
+
+
+@case("update.survives_rounding")
+def half_of_the_elements(get, share):
+    recording = get("recording")
+    update = recording.update
+    elements = 100_000
+    moved = round(elements * 0.5 / share)  # outside is fewer
+    peak = Trial(None, update.rate, {"float32": (elements, moved, elements)})
+    return {"recording": replace(recording, update=replace(update, trials=[peak]))}
+
+
+@case("schedule.peak_is_reached")
+def peak(get, share):
+    schedule, asked = get("schedule"), get("pipeline").args.learning_rate
+    # The ninth decimal, as the docstring says.
+    top = asked * (1 - share * 1e-9)
+    curve = {step: min(rate, top) for step, rate in schedule.curve.items()}
+    return {"schedule": replace(schedule, curve=curve)}
+
+
+@case("schedule.learning_rate_follows")
+def next_rate(get, share):
+    recording = get("recording")
+    rate = recording.next_learning_rate * (1 + share * 1e-9)
+    return {"recording": replace(recording, next_learning_rate=rate)}
+
+
+# Loop: what a run ends with, without the run
+
+
+@case("loop.overfits_one_batch")
+def loss_at_the_end(get, share):
+    constant = math.log(4)  # the entropy of four labels that differ
+    return {"overfit": Overfit(constant, 4, "rows", losses=[5.6, share * constant / 2])}
+
+
+@case("loop.save_load_equal")
+def logits_that_are_loaded(get, share):
+    allowed = logits_difference(torch.float32, 1e-7, 2.0)
+    difference = share * allowed
+    return {"saved": Saved(["model"], "", [], difference, 1e-7, 2.0, torch.float32, 4)}
+
+
+@case("loop.resume_equals_straight")
+def weights_of_the_resumed(get, share):
+    noise = 1e-6
+    trace = Trace(batches={2: ["a"], 3: ["b"]})
+    difference = share * MARGIN * noise
+    return {"resumed": Resumed(Plan(2, 4, 9), trace, Ended(trace), [], difference, noise)}
+
+
+@case("loop.eval_leaves_training_alone")
+def weights_after_an_evaluation(get, share):
+    noise = 1e-6
+    random = [({"torch": "a"}, {"torch": "b"}), ({"torch": "c"}, {"torch": "d"})]
+    seen = Evaluated(Plan(2, 4, 9), Trace(), Trace(), {}, {}, random, share * MARGIN * noise, noise)
+    return {"evaluated": seen}

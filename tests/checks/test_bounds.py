@@ -1,0 +1,69 @@
+"""Each numeric check, just inside its bound and just outside.
+
+One healthy pipeline is measured once.  In each case the quantity that a check holds against its
+bound is moved to a share of that bound: 0.99 of it has to pass, 1.01 of it has to fail.  Where the
+bound lies is computed from the formula in the check's docstring and ``trainsanity.tolerances``.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from fixtures.faults import healthy
+from tests.checks import bounds_model, bounds_step  # noqa: F401
+from tests.checks.bounds import CASES
+from trainsanity.pipeline import Pipeline
+from trainsanity.registry import registry
+from trainsanity.types import Finding, Seen
+
+NEAR = 0.01
+"""How near to the bound, relative: far above what float32 rounds, far below any effect."""
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return Pipeline.from_trainer(healthy(gradient_accumulation_steps=2))
+
+
+def said(check, pipeline, changed):
+    get = pipeline.measurements.get
+    looks = {name: changed[name] if name in changed else get(name) for name in check.looks}
+    return list(check.fn(**looks))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bound(pipeline, name):
+    check, move = CASES[name]
+    get = pipeline.measurements.get
+    inside = said(check, pipeline, move(get, 1 - NEAR))
+    assert [type(one) for one in inside] == [Seen], inside
+    outside = said(check, pipeline, move(get, 1 + NEAR))
+    assert any(isinstance(one, Finding) for one in outside), outside
+
+
+def test_length_limit_is_exact(pipeline):
+    check, config = registry().get("dataset.lengths_within_limit"), pipeline.config
+    longest, before = (
+        pipeline.measurements.get("scan").train.longest,
+        config.max_position_embeddings,
+    )
+    try:
+        config.max_position_embeddings = longest
+        assert [type(one) for one in said(check, pipeline, {})] == [Seen]
+        config.max_position_embeddings = longest - 1
+        assert isinstance(said(check, pipeline, {})[0], Finding)
+    finally:
+        config.max_position_embeddings = before
+
+
+def test_no_numeric_check_is_forgotten():
+    """Whatever check uses a bound of trainsanity.tolerances, or one by name, has its pair here."""
+    words = ("tolerances", "allowed", "STANDARD_ERRORS", "MARGIN", "RELATIVE", "HALF", "_GAIN")
+    numeric = set()
+    for check in registry().all():
+        body = inspect.getsource(check.fn).rpartition('"""')[2]
+        if any(word in body for word in words):
+            numeric.add(check.name)
+    assert numeric - {name.partition("-")[0] for name in CASES} == set()
