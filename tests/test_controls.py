@@ -6,6 +6,7 @@ import pytest
 
 from fixtures.controls import OF_SEVERAL_PROCESSES, all_controls
 from fixtures.controls.factories import CHEAP
+from tests.untouched import untouched
 from trainsanity.pipeline import PipelineSpec
 from trainsanity.registry import registry
 from trainsanity.runner import run
@@ -18,7 +19,8 @@ CONTROLS = {control.id: control for control in all_controls()}
 def test_control_lives(control):
     pipeline = PipelineSpec(control.id, control.build).make()
     revealed = control.reveals(pipeline.trainer)
-    report = run(pipeline, registry().select(), expected_failures=control.accepted)
+    with untouched(pipeline):
+        report = run(pipeline, registry().select(), expected_failures=control.accepted)
     not_passed = {
         r.check.name: (str(r.status), r.reason, [f.message for f in r.findings])
         for r in report.results
@@ -71,7 +73,9 @@ def test_control_runs(name):
         command=(f"fixtures.controls.factories:{name}__cheap",),
     )
     checks = registry().select(["loop"], left_out | OF_SEVERAL_PROCESSES)
-    report = run(spec.make(), checks)
+    pipeline = spec.make()
+    with untouched(pipeline):
+        report = run(pipeline, checks)
     by_status = {
         r.check.name: (str(r.status), r.reason, [f.message for f in r.findings])
         for r in report.results

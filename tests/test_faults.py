@@ -8,6 +8,7 @@ import pytest
 
 from fixtures.faults import all_faults
 from tests.reports import assert_examples_are_current
+from tests.untouched import untouched
 from trainsanity.pipeline import PipelineSpec
 from trainsanity.registry import registry
 from trainsanity.runner import run
@@ -47,7 +48,8 @@ def test_fault_kills_exactly(fault):
     pipeline = PipelineSpec(fault.id, fault.build, command=(fault.command,)).make()
     base = fault.control
     revealed = base.reveals(pipeline.trainer)
-    report = run(pipeline, checks_for(fault))
+    with untouched(pipeline):
+        report = run(pipeline, checks_for(fault))
     by_status = {
         status: {r.check.name: r.reason for r in report.results if r.status is status}
         for status in Status

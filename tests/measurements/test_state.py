@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+import os
+import signal
 
 import pytest
 import torch
 
 from fixtures.controls import OF_SEVERAL_PROCESSES
 from fixtures.faults import healthy
-from trainsanity.measurements.state import fingerprint, preserved
+from trainsanity.errors import UsageError
+from trainsanity.measurements.state import StateChanged, fingerprint, guarded, preserved
 from trainsanity.pipeline import Pipeline
 from trainsanity.registry import registry
 from trainsanity.runner import run
-from trainsanity.types import RAN
+from trainsanity.types import RAN, Skip
 
 
 def train(trainer, steps=2):
@@ -45,7 +48,11 @@ def test_training_after_the_checks_equals_training_without_them():
 
 @pytest.fixture(scope="module")
 def pipeline():
-    return Pipeline.from_trainer(healthy())
+    trainer = healthy()
+    optimizer = torch.optim.AdamW(trainer.model.parameters())
+    trainer.optimizer = optimizer
+    trainer.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (step + 1))
+    return Pipeline.from_trainer(trainer)
 
 
 def meddle_weights(pipeline):
@@ -83,8 +90,33 @@ def meddle_tokenizer(pipeline):
     pipeline.tokenizer.padding_side = "left"
 
 
+def meddle_tokenizers_backend(pipeline):
+    pipeline.tokenizer("a b c", truncation=True, max_length=2, padding="max_length")
+
+
 def meddle_random_states(pipeline):
     torch.rand(3)
+
+
+def meddle_optimizer(pipeline):
+    pipeline.trainer.optimizer.param_groups[0]["lr"] = 1.0
+
+
+def meddle_scheduler(pipeline):
+    pipeline.trainer.optimizer.step()
+    pipeline.trainer.lr_scheduler.step()
+
+
+def meddle_state(pipeline):
+    pipeline.trainer.state.global_step = 7
+
+
+def meddle_environment(pipeline):
+    os.environ["TRAINSANITY_MEDDLED"] = "1"
+
+
+def meddle_working_directory(pipeline):
+    os.chdir("/")
 
 
 @pytest.mark.parametrize(
@@ -102,4 +134,91 @@ def test_everything_is_put_back_also_after_an_exception(pipeline, meddle):
 
     with pytest.raises(KeyError):
         meddle_and_fail()
+    assert fingerprint(pipeline) == before
+
+
+@pytest.fixture
+def linear():
+    return Pipeline(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("error", [KeyError("why"), Skip("not here"), UsageError("give more")])
+def test_a_change_is_told_although_the_look_raised(linear, error):
+    def look():
+        with guarded(linear, "a look"):
+            linear.model.eval()
+            raise error
+
+    with pytest.raises(StateChanged, match="a look changed the pipeline's train/eval flags, and "):
+        look()
+
+
+def test_an_interrupt_gets_through_with_a_note_on_what_changed(linear):
+    def look():
+        with guarded(linear, "a look"):
+            linear.model.eval()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        look()
+    assert caught.value.__notes__ == ["a look changed the pipeline's train/eval flags"]
+
+
+def test_files_in_output_dir_are_seen(pipeline, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline.args, "output_dir", str(tmp_path / "out"))
+    before = fingerprint(pipeline)
+    (tmp_path / "out").mkdir()
+    made = fingerprint(pipeline)
+    assert made["output_dir"] != before["output_dir"]
+    (tmp_path / "out" / "trainer_state.json").write_text("{}")
+    written = fingerprint(pipeline)
+    assert written["output_dir"] != made["output_dir"]
+    (tmp_path / "out" / "trainer_state.json").write_text("{ }")
+    assert fingerprint(pipeline)["output_dir"] != written["output_dir"]
+    # In a project's root others write, too.
+    monkeypatch.chdir(tmp_path / "out")
+    before = fingerprint(pipeline)
+    (tmp_path / "out" / "pytest.log").write_text("")
+    assert fingerprint(pipeline)["output_dir"] == before["output_dir"]
+
+
+def test_ctrl_c_while_putting_back_waits_until_all_is_back(linear):
+    class Impatient(torch.nn.Linear):
+        """Interrupts when its flag is put back."""
+
+        def __setattr__(self, name, value):
+            super().__setattr__(name, value)
+            if name == "training" and value and self.armed:
+                signal.raise_signal(signal.SIGINT)
+
+        armed = False
+
+    linear.model = torch.nn.Sequential(Impatient(2, 2), torch.nn.Linear(2, 2))
+    before = fingerprint(linear)
+
+    def look():
+        with preserved(linear, weights=True):
+            meddle_flags(linear)
+            linear.model[0].weight.data.mul_(2)
+            linear.model[0].armed = True
+
+    with pytest.raises(KeyboardInterrupt):
+        look()
+    linear.model[0].armed = False
+    assert fingerprint(linear) == before
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_one_part_that_cannot_be_put_back_does_not_keep_the_others(pipeline):
+    before = fingerprint(pipeline)
+
+    def look():
+        with preserved(pipeline, weights=True):
+            meddle_weights(pipeline)
+            meddle_flags(pipeline)
+            pipeline.trainer.lr_scheduler.load_state_dict = None
+
+    with pytest.raises(TypeError):
+        look()
+    del pipeline.trainer.lr_scheduler.load_state_dict
     assert fingerprint(pipeline) == before

@@ -6,7 +6,10 @@ import contextlib
 import copy
 import os
 import random
-from collections.abc import Iterable, Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..limits import held
@@ -37,7 +40,9 @@ def preserved(pipeline: Pipeline, *, weights: bool = False) -> Iterator[None]:
         room_for(snapshot_bytes(pipeline))
     undo = [
         _rng_states(),
+        _surroundings(),
         *(_attributes(obj) for obj in _objects(pipeline)),
+        *map(_backend, _tokenizers(pipeline)),
         _accelerate_globals(),
         _module_states(pipeline.model),
     ]
@@ -45,23 +50,45 @@ def preserved(pipeline: Pipeline, *, weights: bool = False) -> Iterator[None]:
         undo += [_tensors(pipeline.model.parameters()), _gradients(pipeline.model)]
         undo += _user_optimizer(pipeline)
     undo.append(_tensors(pipeline.model.buffers()))
-    try:
+    with _put_back(undo):
         yield
-    finally:
-        with held():
-            for restore in reversed(undo):
-                restore()
 
 
 @contextlib.contextmanager
 def restored(objects: Iterable[Any]) -> Iterator[None]:
     """Put back the attributes of these objects and the random states: for many small looks."""
     undo = [_rng_states(), *(_attributes(obj) for obj in objects if hasattr(obj, "__dict__"))]
+    with _put_back(undo):
+        yield
+
+
+@contextlib.contextmanager
+def _put_back(undo: list[Callable[[], None]]) -> Iterator[None]:
+    """Call all of these at the end, the last one first, whatever one of them raises."""
     try:
         yield
     finally:
-        for restore in reversed(undo):
-            restore()
+        with held(), _uninterrupted(), contextlib.ExitStack() as stack:
+            for restore in undo:
+                stack.callback(restore)
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C wait: a second one, from an impatient user, would leave half of it undone."""
+    handler = signal.getsignal(signal.SIGINT)
+    # Only the main thread is interrupted, and only it may ask.
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    waiting: list[tuple[int, Any]] = []
+    signal.signal(signal.SIGINT, lambda number, frame: waiting.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if waiting:
+            handler(*waiting[0])
 
 
 def random_states(owner: Any = None) -> Any:
@@ -110,6 +137,28 @@ def _rng_states() -> Any:
     return restore
 
 
+def _surroundings() -> Any:
+    """Working directory and environment variables."""
+    here, environment = working_directory(), dict(os.environ)
+
+    def restore() -> None:
+        if here is not None and working_directory() != here:
+            os.chdir(here)
+        if dict(os.environ) != environment:
+            os.environ.clear()
+            os.environ.update(environment)
+
+    return restore
+
+
+def working_directory() -> str | None:
+    """Where this process is; None if somebody has removed the folder."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None
+
+
 def configs(pipeline: Pipeline) -> list[Any]:
     """Every config and generation config of the model and its parts, once each."""
     found: dict[int, Any] = {}
@@ -135,12 +184,39 @@ def _objects(pipeline: Pipeline) -> list[Any]:
             trainer.callback_handler,
             trainer.accelerator,
         ]
-    collator = pipeline.data_collator
-    tokenizer = getattr(collator, "tokenizer", None)
-    objects += [
-        obj for obj in (collator, tokenizer, pipeline.tokenizer) if hasattr(obj, "__dict__")
-    ]
+    parts = (pipeline.data_collator, *_tokenizers(pipeline))
+    objects += [obj for obj in parts if hasattr(obj, "__dict__")]
     return objects
+
+
+def _tokenizers(pipeline: Pipeline) -> list[Any]:
+    """The pipeline's and the collator's: mostly one."""
+    found = (getattr(pipeline.data_collator, "tokenizer", None), pipeline.tokenizer)
+    return list({id(one): one for one in found if one is not None}.values())
+
+
+def _backend(tokenizer: Any) -> Any:
+    """Truncation and padding of a fast tokenizer: each call leaves its own, and they are saved."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    before = _backend_settings(tokenizer)
+
+    def restore() -> None:
+        if backend is None or _backend_settings(tokenizer) == before:
+            return
+        backend.no_truncation()
+        backend.no_padding()
+        truncation, padding = before
+        if truncation is not None:
+            backend.enable_truncation(**truncation)
+        if padding is not None:
+            backend.enable_padding(**padding)
+
+    return restore
+
+
+def _backend_settings(tokenizer: Any) -> tuple[Any, Any]:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return getattr(backend, "truncation", None), getattr(backend, "padding", None)
 
 
 def _attributes(obj: Any) -> Any:
@@ -260,17 +336,30 @@ def snapshot_bytes(pipeline: Pipeline) -> int:
 
 @contextlib.contextmanager
 def guarded(pipeline: Pipeline, who: str) -> Iterator[None]:
-    """Compare fingerprints around a look.
+    """Compare fingerprints around a look, also around one that raises.
 
     Raises:
-        StateChanged: something differs afterwards; the text names what.
+        StateChanged: something differs afterwards; the text names what.  To Ctrl-C and the like,
+            which have to get through, the sentence is added as a note.
     """
     before = fingerprint(pipeline)
-    yield
+    try:
+        yield
+    except BaseException as error:
+        changed = _changed(pipeline, before, who)
+        if changed and isinstance(error, Exception):
+            raise StateChanged(f"{changed}, and raised {type(error).__name__}: {error}") from error
+        if changed:
+            error.add_note(changed)
+        raise
+    if changed := _changed(pipeline, before, who):
+        raise StateChanged(changed)
+
+
+def _changed(pipeline: Pipeline, before: dict[str, Any], who: str) -> str:
     after = fingerprint(pipeline)
-    changed = [name for name, value in after.items() if before[name] != value]
-    if changed:
-        raise StateChanged(f"{who} changed the pipeline's {', '.join(changed)}")
+    changed = [name for name, value in after.items() if before.get(name) != value]
+    return f"{who} changed the pipeline's {', '.join(changed)}" if changed else ""
 
 
 def fingerprint(pipeline: Pipeline) -> dict[str, Any]:
@@ -284,26 +373,55 @@ def fingerprint(pipeline: Pipeline) -> dict[str, Any]:
         "buffers": hashes(model.buffers()),
         "gradients": hashes(p.grad for p in model.parameters()),
         "train/eval flags": [m.training for m in model.modules()],
+        "frozen parameters": [p.requires_grad for p in model.parameters()],
         "config": [repr(sorted(vars(c).items(), key=lambda kv: kv[0])) for c in configs(pipeline)],
         "python random state": hash(random.getstate()),
-        "numpy random state": numpy.random.get_state()[1].tobytes(),  # type: ignore[index]
+        "numpy random state": _words(numpy.random.get_state()),
         "torch random state": torch.get_rng_state().numpy().tobytes(),
-        "working directory": os.getcwd(),
+        "working directory": working_directory(),
         "environment variables": dict(os.environ),
     }
     if torch.cuda.is_initialized():
         prints["cuda random state"] = [
             state.numpy().tobytes() for state in torch.cuda.get_rng_state_all()
         ]
-    prints["optimizer"] = hashes(_optimizer_tensors(_optimizer(pipeline)[0]))
+    optimizer, scheduler = _optimizer(pipeline)
+    prints["optimizer"] = hashes(_optimizer_tensors(optimizer))
+    prints["optimizer's groups"] = [
+        {name: value for name, value in group.items() if name != "params"}
+        for group in getattr(optimizer, "param_groups", ())
+    ]
+    prints["scheduler"] = repr(scheduler and scheduler.state_dict())
     if trainer is not None:
+        prints["output_dir"] = _files(trainer.args.output_dir)
+        prints["trainer's state"] = repr(trainer.state)
         prints["training arguments"] = repr(sorted(vars(trainer.args).items(), key=lambda i: i[0]))
         prints["trainer"] = {name: id(value) for name, value in vars(trainer).items()}
         prints["callbacks"] = [id(c) for c in trainer.callback_handler.callbacks]
-    tokenizer = pipeline.tokenizer
-    if tokenizer is not None:
-        prints["tokenizer"] = (tokenizer.padding_side, tokenizer.special_tokens_map)
+    prints["tokenizer"] = [
+        (getattr(one, "padding_side", None), getattr(one, "special_tokens_map", None),
+         _backend_settings(one))
+        for one in _tokenizers(pipeline)
+    ]  # fmt: skip
     return prints
+
+
+def _files(output_dir: str | None) -> list[Any]:
+    """What lies in the folder, by name, with size and time of the last change."""
+    here = Path(working_directory() or "/")
+    folder = here / (output_dir or "tmp_trainer")
+    # A folder that the whole project lies in is everybody's: logs and caches appear by themselves.
+    if not folder.is_dir() or folder.resolve() in (here, *here.parents):
+        return [folder.is_dir()]
+    with os.scandir(folder) as entries:
+        listed = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
+    return sorted((name, told.st_size, told.st_mtime_ns) for name, told in listed)
+
+
+def _words(numpy_state: Any) -> tuple[Any, ...]:
+    """Kind, key, position in it, and the normal number that is kept for the next draw."""
+    kind, key, *rest = numpy_state
+    return (kind, key.tobytes(), *rest)
 
 
 def _optimizer_tensors(optimizer: Any) -> list[Any]:
