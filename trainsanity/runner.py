@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import sys
 import time
 import traceback
@@ -163,6 +164,9 @@ def _verdict(check: Check, pipeline_id: str, said: list[Any]) -> Result:
     if strange:
         reason = f"the check said {strange[0]!r}; it may yield Seen and Finding"
         return Result(check, pipeline_id, Status.ERROR, reason=reason)
+    if seen is not None and not findings and (odd := _not_a_number(seen)):
+        reason = f"the check passed with {odd}, and what is no number shows nothing"
+        return Result(check, pipeline_id, Status.ERROR, reason=reason)
     if not findings and seen is None:
         reason = "the check neither found nor saw anything; it must yield Seen to pass"
         return Result(check, pipeline_id, Status.ERROR, reason=reason)
@@ -176,6 +180,20 @@ def _verdict(check: Check, pipeline_id: str, said: list[Any]) -> Result:
         expected=first.expected if first else seen.expected if seen else None,
         message=seen.message if seen else "",
     )
+
+
+def _not_a_number(seen: Seen) -> str:
+    """Where a NaN or an infinity is among what was measured and computed; empty if nowhere."""
+    for name in ("observed", "expected"):
+        values = [(name, getattr(seen, name))]
+        for where, value in values:  # grows while it is read
+            if isinstance(value, float) and not math.isfinite(value):
+                return f"{where} = {value}"
+            if isinstance(value, Mapping):
+                values += [(f"{where}[{key!r}]", item) for key, item in value.items()]
+            elif isinstance(value, list | tuple):
+                values += [(f"{where}[{k}]", item) for k, item in enumerate(value)]
+    return ""
 
 
 def _traceback(error: BaseException) -> str:

@@ -7,7 +7,7 @@ the roundings of the dtype in question.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,6 +34,20 @@ about 30,000 falls above it."""
 
 LOG_DECIMALS = 5e-5
 """Half a unit of the fourth decimal: transformers 4 rounds the logged loss to four."""
+
+
+def within(seen: float, allowed: float) -> bool:
+    """Whether a difference is no more than arithmetic explains; never for a NaN.
+
+    An infinite bound explains nothing: a NaN or an infinity went into it.
+    """
+    return seen <= allowed < math.inf
+
+
+def largest(values: Iterable[float], default: float = 0.0) -> float:
+    """The largest; NaN if any is, which ``max`` tells of the first only."""
+    found = list(values)
+    return math.nan if any(map(math.isnan, found)) else max(found, default=default)
 
 
 def logged_loss_rounding(micro_steps: Sequence[MicroStep]) -> float:
@@ -76,7 +90,7 @@ def logits_difference(dtype: Any, noise: float, size: float) -> float:
         torch.bfloat16: 1.6e-2,
         torch.float16: 1e-3,
     }[dtype]
-    return max(MARGIN * noise, relative * size)
+    return largest((MARGIN * noise, relative * size))
 
 
 def regress(observed: Tensor, reference: Tensor) -> tuple[float, float]:

@@ -11,6 +11,7 @@ from ..measurements.economics import Economics
 from ..measurements.padding import Padding, round_up
 from ..registry import check
 from ..strategies import Rows
+from ..tolerances import within
 from ..types import Cost, Finding, Seen, Skip
 
 if TYPE_CHECKING:
@@ -142,14 +143,14 @@ def padding_overhead(
     }
     expected: dict[str, float] = {"stretch_below": BEST_ALIGNMENT_GAIN}
     ratio, noise, gain = 1.0, 0.0, ""
-    too_much = padding.stretch > BEST_ALIGNMENT_GAIN
+    too_much = not padding.stretch <= BEST_ALIGNMENT_GAIN
     if padding_times:
         ratio = padding_times[padding.multiple or 1] / padding_times[1]
         noise = abs(padding_times[0] / padding_times[1] - 1)
         limit = 1 + (USUAL_MULTIPLE - 1) / padding.longest[0] + noise
         expected = {"time_ratio_at_most": round(limit, 4)}
         gain = f", {ratio:.2f} x the step time"
-        too_much = not ratio <= limit
+        too_much = not within(ratio, limit)
         numbers["time_ratio"] = round(ratio, 4)
     if too_much:
         yield Finding(

@@ -12,7 +12,7 @@ from ..factors import name_factor, told
 from ..measurements.head import is_tied
 from ..measurements.recording import Recording, Step, reference
 from ..registry import check
-from ..tolerances import REDUCTIONS, head_gradient_floor, regress
+from ..tolerances import REDUCTIONS, head_gradient_floor, regress, within
 from ..types import Cost, Finding, Seen, Skip
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _against_closed_form(
     right = reference(pipeline, step)
     off_scale, off_axis = head_gradient_floor(pipeline.task, right, gradient.dtype, exact)
     seen = {"slope": round(slope, 6), "cosine": round(cosine, 8)}
-    if not cosine >= 1 - off_axis:
+    if not within(1 - cosine, off_axis):
         return seen, Finding(
             f"the head's gradient points elsewhere than the closed form: cosine {cosine:.6f}",
             expected={"slope": 1, "cosine": 1},
@@ -96,7 +96,7 @@ def _against_closed_form(
             "gradients of the step before that were not zeroed",
             fix="zero gradients once per optimizer step, and return each micro-batch's own loss",
         )
-    if not abs(slope - 1) <= off_scale:
+    if not within(abs(slope - 1), off_scale):
         facts = recording.facts(pipeline, slope)
         names = name_factor(slope, facts, max(off_scale, 1e-3))
         return seen, Finding(
@@ -167,7 +167,7 @@ def norm_within_bounds(pipeline: Pipeline, recording: Recording) -> Iterator[See
         high += micro.gradient_norm * weight * float(items.losses.sum()) / micro.backward_loss
     norm = step.norm_before_clip
     bounds = {"at_least": low * (1 - eps), "at_most": high * (1 + eps)}
-    if not bounds["at_least"] <= norm <= bounds["at_most"]:
+    if not (bounds["at_least"] <= norm and within(norm, bounds["at_most"])):
         side = "at_most" if norm > high else "at_least"
         slope = regress(step.head_gradient, exact)[0] if trained else 1.0
         scaled = abs(slope - 1) > eps
@@ -184,7 +184,7 @@ def norm_within_bounds(pipeline: Pipeline, recording: Recording) -> Iterator[See
             fix="see the loss's scale first; then what else writes to .grad",
         )
     logged = step.logged.get("grad_norm")
-    if logged is not None and not abs(logged - norm) <= eps * norm:
+    if logged is not None and not within(abs(logged - norm), eps * norm):
         yield Finding(
             f"the Trainer logs grad_norm {logged:.4f}; the gradients have the norm {norm:.4f}",
             observed=logged,
@@ -232,7 +232,9 @@ def clipping(pipeline: Pipeline, recording: Recording) -> Iterator[Seen | Findin
     limit = pipeline.args.max_grad_norm
     expected = min(norm, limit) if limit and limit > 0 else norm
     eps = _eps(step, pipeline)
-    if not abs(after - expected) <= eps * expected:
+    # A clip makes something finite even of an infinite norm.
+    sound = math.isfinite(norm) and not math.isnan(limit or 0.0)
+    if not (sound and abs(after - expected) <= eps * expected):
         yield Finding(
             f"the gradient's norm is {after:.4f} when the optimizer steps; "
             f"max_grad_norm {limit:g} makes it {expected:.4f}",

@@ -10,7 +10,7 @@ from ..measurements.head import is_tied
 from ..measurements.recording import SAMPLE, Recording
 from ..measurements.replay import Replay
 from ..registry import check
-from ..tolerances import MARGIN, REDUCTIONS, regress
+from ..tolerances import MARGIN, REDUCTIONS, largest, regress, within
 from ..types import Cost, Finding, Seen, Skip
 
 if TYPE_CHECKING:
@@ -58,20 +58,21 @@ def matches_autograd(
 
     References: huggingface/transformers#37766, #47688; huggingface/trl#4104.
     """
-    observed = {name: g.double() for name, g in recording.gradients.items()}
-    names = [name for name in replay.gradients if name in observed]
+    names = [name for name in replay.gradients if name in recording.gradients]
     if not is_tied(pipeline, recording.head_name):
         names = [name for name in names if name != f"{recording.head_name}.weight"]
     if not names:
         raise Skip("no parameter below the head is trained")
-    worst, bad = 0.0, []
+    observed = {name: recording.gradients[name].double() for name in names}
+    apart, bad = [], []
     for name in names:
         exact = replay.gradients[name]
         size, off = float(exact.norm()), float((observed[name] - exact).norm())
         allowed = (MARGIN * replay.noise[name] + REDUCTIONS) * size
-        worst = max(worst, off / size if size else off)
-        if not off <= allowed:
+        apart.append(off / size if size else off)
+        if not within(off, allowed):
             bad.append(name)
+    worst = largest(apart)
     said = f"{len(names)} gradients (up to {SAMPLE:,} elements of each)"
     if bad:
         import torch
@@ -133,9 +134,9 @@ def checkpointing_is_exact(replay: Replay) -> Iterator[Seen | Finding]:
     bad = [
         name
         for name, difference in replay.checkpointing.items()
-        if not difference <= MARGIN * replay.noise[name] + REDUCTIONS
+        if not within(difference, MARGIN * replay.noise[name] + REDUCTIONS)
     ]
-    worst = max(replay.checkpointing.values(), default=0.0)
+    worst = largest(replay.checkpointing.values())
     if bad:
         yield Finding(
             f"gradient checkpointing changes {len(bad)} of {len(replay.checkpointing)} gradients, "

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ..measurements.evaluated import Evaluated
 from ..registry import check
-from ..tolerances import MARGIN
+from ..tolerances import MARGIN, within
 from ..types import Cost, Finding, Seen
 
 LEFT = {
@@ -104,7 +104,7 @@ def eval_leaves_training_alone(evaluated: Evaluated) -> Iterator[Seen | Finding]
                 fix="give each data loader its own",
             )
         )
-    if not found and not seen.difference <= MARGIN * seen.noise:
+    if not found and not within(seen.difference, MARGIN * seen.noise):
         found.append(
             Finding(
                 f"with an evaluation in between, the weights after step {seen.plan.steps} differ "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from ..measurements.overfit import STEPS, Overfit
@@ -47,7 +48,7 @@ def overfits_one_batch(overfit: Overfit) -> Iterator[Seen | Finding]:
     what = f"{overfit.items} {overfit.counts}"
     limit = f"the best constant answer has {overfit.constant:.3f}, asked is {overfit.target:.3f}"
     start = overfit.losses[0] if overfit.losses else float("nan")
-    if not overfit.best < overfit.target:
+    if not (overfit.best < overfit.target and math.isfinite(overfit.best)):
         yield Finding(
             f"one batch cannot be learnt: in {len(overfit.losses)} steps of {overfit.optimizer} "
             f"the loss of {what} goes from {start:.3f} to {overfit.best:.3f} at the best; {limit}",

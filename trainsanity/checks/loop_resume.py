@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ..measurements.resume import Interrupted, Resumed
 from ..measurements.trace import Plan, Trace
 from ..registry import check
-from ..tolerances import MARGIN
+from ..tolerances import MARGIN, within
 from ..types import Cost, Finding, Seen, Skip
 
 LOST = {
@@ -96,7 +96,7 @@ def resume_equals_straight(resumed: Resumed) -> Iterator[Seen | Finding]:
     else:
         found = [*_rows(plan, resumed.straight, fresh), *_state(plan, resumed.straight, fresh)]
         yield from found
-        if not found and not resumed.difference <= MARGIN * resumed.noise:
+        if not found and not within(resumed.difference, MARGIN * resumed.noise):
             yield Finding(
                 f"the two runs see the same and end apart: their weights differ by up to "
                 f"{resumed.difference:.3g}, two straight runs by {resumed.noise:.3g}",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..measurements.saved import Saved
 from ..registry import check
-from ..tolerances import logits_difference
+from ..tolerances import logits_difference, within
 from ..types import Cost, Finding, Seen
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def save_load_equal(saved: Saved) -> Iterator[Seen | Finding]:
             cause="only a part of the model is saved, or under other names",
             fix="save trainer.model itself, not a module inside it",
         )
-    elif not saved.difference <= allowed:
+    elif not within(saved.difference, allowed):
         yield Finding(
             f"the loaded model's logits differ from the saved one's by up to "
             f"{saved.difference:.3g}, of logits up to {saved.size:.3g}",

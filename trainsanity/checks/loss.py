@@ -11,7 +11,7 @@ from ..measurements.forward import Forward
 from ..measurements.recording import Recording, Step, reference
 from ..registry import check
 from ..tasks import require_single_label
-from ..tolerances import STANDARD_ERRORS, logged_loss_rounding
+from ..tolerances import STANDARD_ERRORS, logged_loss_rounding, within
 from ..types import Cost, Finding, Seen, Skip
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ def initial_is_uninformed(pipeline: Pipeline, forward: Forward) -> Iterator[Seen
     gap = known - z.gather(-1, forward.labels[:, None])[:, 0]
     mean, error = float(gap.mean()), float(spread.sum().sqrt() / len(gap))
     loss = float(forward.losses.mean())
-    if not mean <= STANDARD_ERRORS * error + ROUNDED_TO_ZERO:
+    allowed = STANDARD_ERRORS * error + ROUNDED_TO_ZERO
+    if not (within(mean, allowed) and math.isfinite(loss)):
         yield Finding(
             f"the first loss is {loss:.3f}; logits that say nothing about the labels "
             f"would give {uninformed:.3f} +- {error:.3f}",
@@ -146,7 +147,7 @@ def matches_reference(pipeline: Pipeline, recording: Recording) -> Iterator[Seen
         expected, observed = right.mean, step.logged["loss"]
         judged.append((observed, right))
         allowed = logged_loss_rounding(step.micro_steps)
-        if abs(observed - expected) <= allowed:
+        if within(abs(observed - expected), allowed):
             continue
         factor = observed / expected if expected else math.nan
         tolerance = max(allowed / expected, 1e-3) if expected else 1e-3

@@ -11,7 +11,7 @@ from ..measurements.evaluation import Evaluation
 from ..measurements.recording import Recording, reference
 from ..registry import check
 from ..tasks import MULTI_LABEL, REGRESSION
-from ..tolerances import logged_loss_rounding
+from ..tolerances import logged_loss_rounding, within
 from ..types import Abstain, Cost, Finding, Seen, Skip
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def train_equals_eval(
     """
     expected, observed = evaluation.reference, evaluation.loss
     allowed = logged_loss_rounding(evaluation.batches)
-    if not abs(observed - expected) <= allowed:
+    if not within(abs(observed - expected), allowed):
         factor = observed / expected if expected else math.nan
         names = name_factor(factor, pipeline.facts, 1e-3)
         yield Finding(
@@ -125,16 +125,16 @@ def dtype(pipeline: Pipeline, recording: Recording) -> Iterator[Seen | Finding]:
     kind = step.micro_steps[0].loss_dtype
     name = str(kind).removeprefix("torch.")
     right = reference(pipeline, step)
-    losses = torch.cat([items.losses for items in right.parts])
     if torch.finfo(kind).bits >= 32:
         yield Seen(f"the loss is {name}", name, "float32")
         return
+    losses = torch.cat([items.losses for items in right.parts])
     _, exponent = math.frexp(right.mean)
     half_unit = math.ldexp(torch.finfo(kind).eps, exponent) / 4
     error = float(losses.std()) / math.sqrt(len(losses)) if len(losses) > 1 else math.nan
     if not error > 0:
         raise Abstain("all items have one loss: there is no spread to hold the rounding against")
-    if half_unit > error:
+    if not within(half_unit, error):
         yield Finding(
             f"the loss is {name}: around {right.mean:.2f} that rounds by up to {half_unit:.2g}, "
             f"and the mean over {right.count} {pipeline.task.counts} is known to {error:.2g}",

@@ -12,7 +12,7 @@ from ..measurements.forward import Forward
 from ..measurements.placement import not_in_memory
 from ..measurements.singles import Singles
 from ..registry import check
-from ..tolerances import MARGIN, STANDARD_ERRORS, logits_difference
+from ..tolerances import MARGIN, STANDARD_ERRORS, logits_difference, within
 from ..types import Abstain, Cost, Finding, Seen, Skip
 
 if TYPE_CHECKING:
@@ -129,14 +129,11 @@ def head_init(pipeline: Pipeline, forward: Forward) -> Iterator[Seen | Finding]:
     std, planned = float(weight.std()), getattr(pipeline.config, "initializer_range", None)
     if planned is None:
         raise Skip("the config has no initializer_range to hold the head against")
-    wide = std > planned * (1 + HEAD_STANDARD_ERRORS / math.sqrt(2 * weight.numel()))
-    loss, error = float(forward.losses.mean()), _standard_error(forward.losses)
     if forward.vectors is None:
         raise Skip("what the head reads was not found, so its scale cannot be judged")
-    healthy = (
-        math.log(len(weight)) + (planned * float(forward.vectors.norm(dim=-1).mean())) ** 2 / 2
-    )
-    if wide and loss > healthy + STANDARD_ERRORS * error:
+    narrow = std <= planned * (1 + HEAD_STANDARD_ERRORS / math.sqrt(2 * weight.numel()))
+    loss, healthy, error = (0.0, 0.0, 0.0) if narrow else _first_loss(forward, planned)
+    if not within(loss, healthy + STANDARD_ERRORS * error):
         yield Finding(
             f"the head's standard deviation is {std:.4g}, initializer_range {planned:g}: "
             f"the first loss is {loss:.3f} where a head drawn as configured gives {healthy:.3f}",
@@ -187,8 +184,8 @@ def logits_spread(pipeline: Pipeline, forward: Forward) -> Iterator[Seen | Findi
     ratio = float((forward.logits.std(dim=-1) / predicted).mean())
     allowed = STANDARD_ERRORS / math.sqrt(2 * (len(weight) - 1))
     observed, expected = float(forward.logits.std(dim=-1).mean()), float(predicted.mean())
-    scale = statistics.mean(one.scale for one in forward.passes)
     if not abs(ratio - 1) <= allowed:
+        scale = statistics.mean(one.scale for one in forward.passes)
         yield Finding(
             f"the logits have a standard deviation of {observed:.3f}; "
             f"head and hidden states make {expected:.3f}",
@@ -306,7 +303,7 @@ def batch_equals_single(pipeline: Pipeline, singles: Singles) -> Iterator[Seen |
             f"rows differ from each other by {between:.2g}, "
             f"which arithmetic noise of {allowed:.2g} would hide"
         )
-    if not difference <= allowed:
+    if not within(difference, allowed):
         yield Finding(
             f"logits of the same row differ by {difference:.3g} between the batch and the row "
             f"alone; arithmetic explains {allowed:.2g}",
@@ -334,6 +331,15 @@ def _weight(pipeline: Pipeline, forward: Forward) -> Tensor:
     if weight.is_meta or not weight.is_floating_point():
         raise Skip(not_in_memory(pipeline.model) or "the head's weight is quantised")
     return weight
+
+
+def _first_loss(forward: Forward, planned: float) -> tuple[float, float, float]:
+    """The first loss, that of a head drawn as configured, and the standard error of the first."""
+    assert forward.vectors is not None
+    healthy = (planned * float(forward.vectors.norm(dim=-1).mean())) ** 2 / 2
+    classes = forward.logits.shape[1]
+    loss = float(forward.losses.mean())
+    return loss, math.log(classes) + healthy, _standard_error(forward.losses)
 
 
 def _standard_error(values: object) -> float:

@@ -8,6 +8,7 @@ from ..measurements.attention import Attention
 from ..measurements.probes import Probes, difference
 from ..measurements.rope import Rope
 from ..registry import check
+from ..tolerances import within
 from ..types import Cost, Finding, Seen
 
 
@@ -43,7 +44,7 @@ def attention_agrees(probes: Probes, attention: Attention) -> Iterator[Seen | Fi
     seen = {
         name: difference(look.logits, probes.own.logits) for name, look in attention.looks.items()
     }
-    apart = [name for name, moved in seen.items() if not moved <= allowed]
+    apart = [name for name, moved in seen.items() if not within(moved, allowed)]
     if apart:
         yield Finding(
             f"logits by {attention.own} differ from those by {' and '.join(apart)} by "
@@ -86,7 +87,7 @@ def rope_frequencies(rope: Rope) -> Iterator[Seen | Finding]:
     References: huggingface/transformers#48892, huggingface/transformers#45902.
     """
     for one in rope.buffers:
-        if not one.error <= one.allowed:
+        if not within(one.error, one.allowed):
             yield Finding(
                 f"{one.name} differs from its formula by {one.error:.3g} of its value: "
                 f"it begins {_listed(one.seen)}, the formula {_listed(one.expected)}",

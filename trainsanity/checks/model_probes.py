@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from ..measurements.probes import OTHER, WIDER, Look, Probes, difference, relative
 from ..registry import check
+from ..tolerances import largest, logits_difference, within
 from ..types import Abstain, Cost, Finding, Seen, Skip
 
 READABLE = (
@@ -44,12 +45,10 @@ def eval_is_repeatable(probes: Probes) -> Iterator[Seen | Finding]:
 
     References: huggingface/transformers#33844.
     """
-    from ..tolerances import logits_difference
-
-    size = max(float(one.abs().max()) for one in probes.own.logits)
+    size = largest(float(one.abs().max()) for one in probes.own.logits)
     allowed = logits_difference(probes.dtype, 0.0, size)
     seen = difference(probes.own.logits, probes.again.logits)
-    if not seen <= allowed:
+    if not within(seen, allowed):
         yield Finding(
             f"two evaluation forwards over the same rows differ by {seen:.3g} in the logits; "
             f"arithmetic explains {allowed:.2g}",
@@ -97,10 +96,15 @@ def padding_invariance(probes: Probes) -> Iterator[Seen | Finding]:
 
     References: jy-yuan/KIVI#46, huggingface/transformers#29029.
     """
+    looks = {"as trained": probes.own, f"{WIDER} columns wider": probes.wider}
+    broken = _not_numbers(looks | probes.elsewhere)
+    if broken:
+        yield broken
+        return
     allowed = probes.allowed_logits
     wider = difference(probes.own.logits, probes.wider.logits)
     _abstain_if_hidden(probes)
-    if not wider <= allowed:
+    if not within(wider, allowed):
         yield Finding(
             f"{WIDER} more columns of padding on the {probes.side} change the logits by "
             f"{wider:.3g}; arithmetic explains {allowed:.2g}",
@@ -112,7 +116,7 @@ def padding_invariance(probes: Probes) -> Iterator[Seen | Finding]:
         )
     other, said = OTHER[probes.side], ""
     # Where more padding matters on its own side, the rows are no measure for the other.
-    if wider <= allowed and probes.elsewhere and probes.own.states is not None:
+    if within(wider, allowed) and probes.elsewhere and probes.own.states is not None:
         near = probes.allowed_states
         by_way = {
             way: relative(look.states, probes.own.states)
@@ -120,7 +124,7 @@ def padding_invariance(probes: Probes) -> Iterator[Seen | Finding]:
             if look.states is not None
         }
         least = min(by_way.values(), default=math.nan)
-        if by_way and not least <= near:
+        if by_way and not within(least, near):
             yield Finding(
                 f"padded on the {other} instead of the {probes.side}, the tokens' states change by "
                 f"{least:.3g} of their norm, whatever positions are given; "
@@ -169,9 +173,17 @@ def mask_is_obeyed(probes: Probes) -> Iterator[Seen | Finding]:
 
     References: jy-yuan/KIVI#46, huggingface/transformers#35352.
     """
+    broken = _not_numbers({
+        "as trained": probes.own,
+        "with other ids under mask 0": probes.refilled,
+        "with a mask of ones": probes.unmasked,
+    })  # fmt: skip
+    if broken:
+        yield broken
+        return
     hidden, allowed, what = _moved(probes, probes.refilled)
     shown, _, _ = _moved(probes, probes.unmasked)
-    if not hidden <= allowed:
+    if not within(hidden, allowed):
         yield Finding(
             f"other ids under mask 0, {_place(probes)}, change {what} by {hidden:.3g}; "
             f"arithmetic explains {allowed:.2g}",
@@ -184,7 +196,7 @@ def mask_is_obeyed(probes: Probes) -> Iterator[Seen | Finding]:
         )
     needed = (
         f"a mask of ones would change {what} by {shown:.2g}"
-        if not shown <= allowed
+        if not within(shown, allowed)
         else f"padding {_place(probes)} reaches no token even without a mask"
     )
     yield Seen(
@@ -231,7 +243,17 @@ def read_at_the_end(probes: Probes) -> Iterator[Seen | Finding]:
     own, states = probes.own, probes.own.states
     if states is None:
         raise Skip("the states under the head are not visible, so it is not known what looks ahead")
-    if not _ahead(probes.changed, own) <= probes.allowed_states:
+    broken = _not_numbers({
+        "as trained": own,
+        "with another last token": probes.changed,
+        **{f"row {k} alone": look for k, look in enumerate(probes.alone)},
+        **{f"row {k} alone with padding": look for k, look in enumerate(probes.alone_padded)},
+        **{f"use_cache, look {k}": look for k, look in enumerate(probes.cached)},
+    })  # fmt: skip
+    if broken:
+        yield broken
+        return
+    if not within(_ahead(probes.changed, own), probes.allowed_states):
         raise Skip("tokens look ahead in this model: each reaches the one that is read")
     _abstain_if_hidden(probes)
     allowed, where = probes.allowed_logits, f"padding on the {probes.side}"
@@ -251,7 +273,7 @@ def read_at_the_end(probes: Probes) -> Iterator[Seen | Finding]:
             "attended column",
             fix=fix,
         )
-    elif still and not behind <= allowed:
+    elif still and not within(behind, allowed):
         yield Finding(
             f"padding changes the logits of a row alone by {behind:.3g} and no token's state: "
             "the logits are read from padding",
@@ -270,8 +292,8 @@ def read_at_the_end(probes: Probes) -> Iterator[Seen | Finding]:
             cause="the head reads something else than the states of the text",
             fix=fix,
         )
-    cached = max((difference(look.logits, own.logits) for look in probes.cached), default=0.0)
-    if not cached <= allowed:
+    cached = largest(difference(look.logits, own.logits) for look in probes.cached)
+    if not within(cached, allowed):
         yield Finding(
             f"use_cache changes the logits by {cached:.3g}; arithmetic explains {allowed:.2g}",
             observed=cached,
@@ -324,13 +346,22 @@ def causal(probes: Probes) -> Iterator[Seen | Finding]:
         raise Skip("nothing says that the model is causal: it may look ahead")
     if probes.own.states is None:
         raise Skip("no state for each token is visible")
+    broken = _not_numbers({
+        "as trained": probes.own,
+        "with another last token": probes.changed,
+        "a row alone": probes.alone[0],
+        "a row alone with another last token": probes.alone_changed,
+    })  # fmt: skip
+    if broken:
+        yield broken
+        return
     allowed = probes.allowed_states
     seen = {
         "in a padded batch": _ahead(probes.changed, probes.own),
         "in a row alone": _ahead(probes.alone_changed, probes.alone[0]),
     }
     for where, moved in seen.items():
-        if not moved <= allowed:
+        if not within(moved, allowed):
             yield Finding(
                 f"{where}, another last token changes the states of tokens before it by "
                 f"{moved:.3g} of their norm, but {probes.causal}",
@@ -341,13 +372,29 @@ def causal(probes: Probes) -> Iterator[Seen | Finding]:
                 fix="set is_causal=True where no mask is given, or another attn_implementation",
             )
             break
-    largest = max(seen.values())
     yield Seen(
-        f"another last token changes earlier states by {largest:.2g} (allowed {allowed:.2g}): "
-        f"{probes.causal}",
+        f"another last token changes earlier states by {largest(seen.values()):.2g} "
+        f"(allowed {allowed:.2g}): {probes.causal}",
         seen,
         allowed,
     )
+
+
+def _not_numbers(looks: Mapping[str, Look]) -> Finding | None:
+    """A NaN or an infinity at a row's own tokens, in whichever way the rows are asked."""
+    for how, look in looks.items():
+        said = [*look.logits, *(look.states or ())]
+        bad = sum(int((~one.isfinite()).sum()) for one in said)
+        if bad:
+            return Finding(
+                f"{bad} logits or states of the rows' own tokens are not finite: {how}",
+                observed=bad,
+                expected=0,
+                where=how,
+                cause="an overflow, or a softmax over a row that the mask hides as a whole",
+                fix="ask the model in that way in float32, with torch.autograd.detect_anomaly",
+            )
+    return None
 
 
 def _ahead(changed: Look, before: Look) -> float:
@@ -360,13 +407,13 @@ def _ahead(changed: Look, before: Look) -> float:
 def _padding_alone(probes: Probes) -> tuple[float, bool]:
     """What padding changes in the logits of rows by themselves; whether states stay as they are."""
     pairs = list(zip(probes.alone_padded, probes.alone, strict=True))
-    moved = max(difference(padded.logits, bare.logits) for padded, bare in pairs)
+    moved = largest(difference(padded.logits, bare.logits) for padded, bare in pairs)
     states = [
         relative(padded.states, bare.states)
         for padded, bare in pairs
         if padded.states is not None and bare.states is not None
     ]
-    return moved, all(one <= probes.allowed_states for one in states)
+    return moved, all(within(one, probes.allowed_states) for one in states)
 
 
 def _moved(probes: Probes, look: Look) -> tuple[float, float, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from ..measurements.embedding import EmbeddingGradient
@@ -126,6 +127,18 @@ def embeddings_learn(embedding_gradient: EmbeddingGradient) -> Iterator[Seen | F
     if not norms:
         raise Skip("the rows have no token but PAD")
     special = {t: text for t, text in embedding_gradient.special.items() if t in norms}
+    broken = [token for token, norm in norms.items() if not math.isfinite(norm)]
+    if broken:
+        yield Finding(
+            f"the gradients of {len(broken)} of {len(norms)} attended tokens in the input "
+            f"embedding are not finite, the first is id {broken[0]}",
+            observed=len(broken),
+            expected=0,
+            where=f"id {broken[0]}",
+            cause="an operation whose derivative is infinite where its value is not",
+            fix="find it with torch.autograd.detect_anomaly",
+        )
+        return
     moving = [token for token, norm in norms.items() if norm > 0]
     still = [token for token in special or norms if token not in moving]
     if still and (special or not moving):

@@ -41,8 +41,21 @@ def peak_is_reached(pipeline: Pipeline, schedule: Schedule) -> Iterator[Seen | F
     References: ``transformers.get_scheduler``.
     """
     asked = pipeline.args.learning_rate
+    broken = [k for k, rate in schedule.curve.items() if not math.isfinite(rate)]
+    if broken or not math.isfinite(asked):
+        k = broken[0] if broken else 0
+        yield Finding(
+            f"learning_rate is {asked:g}, and the schedule gives {schedule.curve[k]:g} for step "
+            f"{k + 1}: that is no rate",
+            observed=schedule.curve[k],
+            expected="a number",
+            where=f"learning_rate = {asked:g}, step {k + 1}",
+            cause="a learning rate that is no number, or a division by zero in the schedule",
+            fix="give learning_rate, and the schedule's own arguments, as finite numbers",
+        )
+        return
     shares = {str(k): schedule.curve[k - 1] / asked for k in EARLY if k - 1 in schedule.curve}
-    if schedule.peak < asked * (1 - RELATIVE):
+    if not schedule.peak >= asked * (1 - RELATIVE):
         yield Finding(
             f"the run of {schedule.max_steps} steps never reaches learning_rate {asked:g}: "
             f"it ends inside a warm-up of {schedule.warmup_steps} steps at {schedule.peak:.3g}",

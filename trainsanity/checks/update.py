@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -116,7 +117,8 @@ def survives_rounding(recording: Recording) -> Iterator[Seen | Finding]:
     )
     for trial in earlier:
         told += f"; in the middle of the warm-up, at {trial.rate:.3g}, {trial.moved():.2%}"
-    if not share >= HALF:
+    rates = [trial.rate for trial in update.trials]
+    if not (share >= HALF and all(map(math.isfinite, rates))):
         coarse = min(shares, key=lambda dtype: shares[dtype]["moved"], default="none")
         yield Finding(
             f"a step at the peak learning rate {update.rate:g} changes {share:.2%} of the "

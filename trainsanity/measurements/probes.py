@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import first_line
 from ..tasks import CAUSAL_LM, known
+from ..tolerances import largest, logits_difference
 from ..types import Cost, Skip
 from .batch import Batch
 from .forward import as_trained
@@ -110,9 +111,7 @@ class Probes:
     @property
     def allowed_logits(self) -> float:
         """What arithmetic explains, in logits."""
-        from ..tolerances import logits_difference
-
-        size = max(float(one.abs().max()) for one in self.own.logits)
+        size = largest(float(one.abs().max()) for one in self.own.logits)
         return logits_difference(self.dtype, self.logits_noise, size)
 
     @property
@@ -122,8 +121,6 @@ class Probes:
         The least that is allowed is one operation's.  A state has been through every layer, and
         independent roundings add up as a random walk does.
         """
-        from ..tolerances import logits_difference
-
         return logits_difference(self.dtype, self.states_noise, math.sqrt(self.layers))
 
 
@@ -173,11 +170,11 @@ def probes(pipeline: Pipeline, batch: Batch) -> Probes:
             alone_padded=padded,
             alone_changed=ask(first.stacked(first.longest, side), side, first),
             read_at={},
-            logits_noise=_most(
+            logits_noise=largest(
                 difference(a.logits * len(c.logits), c.logits)
                 for a, c in zip(alone, copies, strict=True)
             ),
-            states_noise=_most(
+            states_noise=largest(
                 relative(a.states * len(c.states), c.states)
                 for a, c in zip(alone, copies, strict=True)
                 if a.states is not None and c.states is not None
@@ -309,12 +306,12 @@ def _kept(tensor: Tensor) -> Tensor:
 
 def difference(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
     """Largest absolute difference of two looks' logits; NaN if any is."""
-    return _most(float((a - b).abs().max()) for a, b in zip(one, other, strict=True))
+    return largest(float((a - b).abs().max()) for a, b in zip(one, other, strict=True))
 
 
 def relative(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
     """Largest difference of a token's states, relative to their norm; NaN if any is."""
-    return _most(_by_token(a, b) for a, b in zip(one, other, strict=True))
+    return largest(_by_token(a, b) for a, b in zip(one, other, strict=True))
 
 
 def _by_token(a: Tensor, b: Tensor) -> float:
@@ -324,15 +321,6 @@ def _by_token(a: Tensor, b: Tensor) -> float:
         return 0.0
     tiny = torch.finfo(b.dtype).tiny
     return float(((a - b).norm(dim=-1) / b.norm(dim=-1).clamp(min=tiny)).max())
-
-
-def _most(values: Any) -> float:
-    largest = 0.0
-    for value in values:
-        if math.isnan(value):
-            return math.nan
-        largest = max(largest, value)
-    return largest
 
 
 def _claim(pipeline: Pipeline) -> str:

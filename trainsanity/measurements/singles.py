@@ -6,6 +6,7 @@ import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..tolerances import largest
 from ..types import Cost
 from .batch import Batch, prepared
 from .forward import Forward, as_trained, without_labels
@@ -60,5 +61,5 @@ def singles(pipeline: Pipeline, batch: Batch, forward: Forward) -> Singles:
         for i in picked:
             single = ask([i])
             alone.append(single[0])
-            noise = max(noise, float((ask([i] * copies) - single).abs().max()))
+            noise = largest((noise, float((ask([i] * copies) - single).abs().max())))
     return Singles(picked, torch.stack(alone), forward.logits[picked], noise)

@@ -205,7 +205,9 @@ def _trial(
         for seen in judged:
             p, old = local(tensors[seen.name].detach()), local(before[seen.name])
             touched = local(tensors[seen.name].grad) != 0
-            whom = (touched, touched & (p != old), touched & can_move(old, max(rates)))
+            # A weight that became NaN is lost, and has not learnt.
+            moved = touched & (p != old) & p.isfinite()
+            whom = (touched, moved, touched & can_move(old, max(rates)))
             counts.append(torch.stack([torch.count_nonzero(one) for one in whom]))
     finally:
         for group, rate in zip(inner.param_groups, configured, strict=True):

@@ -1,0 +1,285 @@
+"""NaN and infinity are never a pass: put in the place of every number that was measured."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import importlib
+import itertools
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy
+import pytest
+import torch
+
+from fixtures.controls import all_controls
+from fixtures.controls.factories import CHEAP
+from trainsanity.pipeline import Pipeline, PipelineSpec
+from trainsanity.registry import registry
+from trainsanity.runner import Runner, run
+from trainsanity.types import Check, Cost, Status
+
+CONTROLS = {control.id: control for control in all_controls()}
+
+GATE = registry().select(max_cost=Cost.STEP)
+RUNS = ["loop.overfits_one_batch", "loop.save_load_equal", "loop.eval_leaves_training_alone"]
+"""Runs that compare numbers, as far as they need no process of their own."""
+
+TOLD = {
+    # Code, and the place of a number that its check reads to tell it, or reads past it.
+    ("TS304", r"economics\..*"): "told: nothing is judged by an epoch's waste",
+    ("TS304", r"padding\.(waste|least_waste|table\..*)"): "told beside the stretch",
+    (
+        "TS504",
+        r"recording\.steps\.0\.logged\.loss",
+    ): "told: loss.matches_reference judges it",
+    ("TS60[12]|TS505", r"recording\..*\.items\.losses"): "summed on the way to the items' weights",
+    ("TS603", r"recording\..*\.(items\..*|head_gradient)"): "the slope is told beside the share",
+}
+"""By code and place: numbers that a check reads and does not judge by."""
+
+
+# --- how a number is put in another's place, and whether it was looked at -------------------------
+
+
+class Noted:
+    """Whether the number that was put in was read."""
+
+    read = False
+
+
+class Watched(torch.Tensor):
+    """A tensor that notes when its values are used; its shape and kind are no secret."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.__name__ not in ("__get__", "size", "dim", "numel", "is_floating_point", "__len__"):
+            Noted.read = True
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **(kwargs or {}))
+
+
+@functools.cache
+def watching(cls: type) -> type:
+    """A subclass that notes when the attribute of the name ``_watched`` is read."""
+
+    def read(self: Any, name: str) -> Any:
+        if name == object.__getattribute__(self, "__dict__").get("_watched"):
+            Noted.read = True
+        return cls.__getattribute__(self, name)
+
+    return type(cls.__name__, (cls,), {"__getattribute__": read})
+
+
+class WatchedDict(dict[Any, Any]):
+    """Notes when the value of one key is read."""
+
+    watched: Any
+
+    def __getitem__(self, key: Any) -> Any:
+        Noted.read |= key == self.watched
+        return super().__getitem__(key)
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        Noted.read |= key == self.watched
+        return super().get(key, default)
+
+    def items(self) -> Any:
+        Noted.read = True
+        return super().items()
+
+    def values(self) -> Any:
+        Noted.read = True
+        return super().values()
+
+
+def numbers_in(
+    value: Any, path: tuple[Any, ...] = (), above: tuple[int, ...] = ()
+) -> Iterator[Any]:
+    """Path and value of each float, float tensor and float array below; of many, a few."""
+    if id(value) in above:
+        return
+    kind = getattr(value, "dtype", None)
+    floats = getattr(kind, "is_floating_point", False) or getattr(kind, "kind", "") == "f"
+    if isinstance(value, float) or (floats and len(value.shape) and 0 not in value.shape):
+        yield path, value
+        return
+    children: list[Any] = []
+    if isinstance(value, dict):
+        children = [(("item", key), item) for key, item in value.items()]
+    elif isinstance(value, list | tuple):
+        children = [(("item", key), item) for key, item in enumerate(value)]
+    elif type(value).__module__.startswith("trainsanity.") and hasattr(value, "__dict__"):
+        yield from (
+            found
+            for name, item in vars(value).items()
+            for found in numbers_in(item, (*path, ("attribute", name)), (*above, id(value)))
+        )
+    few = {0, len(children) // 2, len(children) - 1}
+    for step, item in (child for k, child in enumerate(children) if k in few):
+        yield from numbers_in(item, (*path, step), (*above, id(value)))
+
+
+def put(value: Any, path: tuple[Any, ...], number: Any) -> Any:
+    """A copy of the value with another number at the end of the path, which notes its readers."""
+    if not path:
+        return number.as_subclass(Watched) if torch.is_tensor(number) else number
+    (kind, key), *rest = path
+    last = not rest and not torch.is_tensor(number)
+    if kind == "attribute":
+        made = copy.copy(value)
+        for name in list(vars(made)):  # what was computed from the number before
+            if isinstance(getattr(type(value), name, None), functools.cached_property):
+                del vars(made)[name]
+        vars(made)[key] = put(vars(value)[key], tuple(rest), number)
+        if last:
+            vars(made)["_watched"] = key
+            object.__setattr__(made, "__class__", watching(type(value)))
+        return made
+    if isinstance(value, dict):
+        made = WatchedDict(value) if last else dict(value)
+        if last:
+            made.watched = key
+        made[key] = put(value[key], tuple(rest), number)
+        return made
+    Noted.read |= last
+    items = [*value[:key], put(value[key], tuple(rest), number), *value[key + 1 :]]
+    return items if isinstance(value, list) else tuple(items)
+
+
+def spoilt(number: Any) -> Iterator[tuple[str, Any]]:
+    """The number as NaN and as infinity: all of a tensor, and its first element."""
+    for word in ("nan", "inf"):
+        if isinstance(number, float):
+            yield word, float(word)
+            continue
+        made = number.copy() if isinstance(number, numpy.ndarray) else number.detach().clone()
+        made.reshape(-1)[0] = float(word)
+        yield f"{word} first", made
+        yield f"{word} everywhere", made * float(word) if word == "nan" else made * 0 + float(word)
+
+
+def wrongly_passed(check: Check, pipeline: Pipeline) -> tuple[int, list[str]]:
+    """How many numbers were put in and read; the places where the check passed all the same."""
+    looks = {name: pipeline.measurements.get(name) for name in check.looks}
+    tried, wrong = 0, []
+    for look, value in looks.items():
+        if look == "pipeline":
+            continue
+        for path, number in numbers_in(value):
+            where = ".".join([look, *(str(key) for _, key in path)])
+            for what, other in spoilt(number):
+                Noted.read = False
+                changed = {**looks, look: put(value, path, other)}
+                status = judged(check, pipeline, changed)
+                tried += Noted.read
+                if status is Status.PASS and Noted.read and not told(check, where):
+                    wrong.append(f"{where} = {what}")
+    return tried, wrong
+
+
+def judged(check: Check, pipeline: Pipeline, looks: dict[str, Any]) -> Status:
+    """What the runner makes of the check with these measurements."""
+    with_these = dataclasses.replace(pipeline)
+    with_these.measurements._values.update(looks)
+    with_these.measurements._values["pipeline"] = with_these
+    return Runner(with_these)._call(dataclasses.replace(check, requires=())).status
+
+
+def told(check: Check, where: str) -> bool:
+    return any(
+        re.fullmatch(code, check.code) and re.fullmatch(place, where) for code, place in TOLD
+    )
+
+
+# --- every check, every number --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "checks"),
+    [
+        ("plain", GATE),
+        ("regression", GATE),
+        ("multi_label", registry().select(["loss", "gradient"])),
+        ("language_model", registry().select(["loss", "gradient"])),
+        ("bf16_autocast", registry().select(["loss", "gradient", "update"])),
+        ("gradient_checkpointing", [registry().get("TS607")]),
+        ("plain", registry().select(RUNS)),
+    ],
+    ids=["plain", "regression", "multi_label", "language_model", "bf16", "checkpointing", "runs"],
+)
+def test_a_number_that_is_none_is_never_a_pass(name: str, checks: list[Check]) -> None:
+    pipeline = PipelineSpec(name, lambda: CONTROLS[name].build(**CHEAP)).make()
+    runner = Runner(pipeline)
+    tried, wrong = 0, []
+    for check in checks:
+        if runner._call(check).status is not Status.PASS:
+            continue  # it has no occasion here
+        read, places = wrongly_passed(check, pipeline)
+        tried += read
+        wrong += [f"{check.code} {place}" for place in places]
+    assert not wrong, "\n".join(wrong)
+    assert tried >= 4 * len(checks) / 10, "the numbers are not found any more"
+
+
+# --- the same, put where a user would have it -----------------------------------------------------
+
+
+def weights(trainer: Any, number: float) -> None:
+    trainer.model.classifier.weight.data[0, 0] = number
+
+
+def deep_weights(trainer: Any, number: float) -> None:
+    trainer.model.bert.encoder.layer[0].output.dense.weight.data[0, 0] = number
+
+
+def learning_rate(trainer: Any, number: float) -> None:
+    trainer.args.learning_rate = number
+
+
+def max_grad_norm(trainer: Any, number: float) -> None:
+    trainer.args.max_grad_norm = number
+
+
+def initializer_range(trainer: Any, number: float) -> None:
+    trainer.model.config.initializer_range = number
+
+
+def loss(trainer: Any, number: float) -> None:
+    stock = trainer.compute_loss
+    trainer.compute_loss = lambda *args, **kwargs: stock(*args, **kwargs) * number
+
+
+def gradient(trainer: Any, number: float) -> None:
+    trainer.model.classifier.weight.register_hook(lambda gradient: gradient * number)
+
+
+def logged(trainer: Any, number: float) -> None:
+    stock = trainer.log
+    trainer.log = lambda logs, *args, **kwargs: stock(
+        {**logs, **({"loss": number} if "loss" in logs else {})}, *args, **kwargs
+    )
+
+
+@pytest.mark.parametrize(
+    ("place", "number"),
+    [
+        *itertools.product(
+            [weights, deep_weights, learning_rate, initializer_range, loss, gradient, logged],
+            [math.nan, math.inf, -math.inf],
+        ),
+        (max_grad_norm, math.nan),  # infinite is what people write for "only tell me the norm"
+    ],
+)
+def test_a_pipeline_with_a_number_that_is_none_is_not_sane(
+    place: Any, number: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend("tests/examples")
+    trainer = importlib.import_module("cli_factories").healthy()
+    place(trainer, number)
+    report = run(Pipeline.from_trainer(trainer), registry().select(ignore=["tokenizer", "dataset"]))
+    assert report.exit_code() != 0, [(r.check.name, r.message) for r in report.results]
