@@ -20,7 +20,7 @@ import time
 import traceback
 from collections.abc import Iterator
 
-from .errors import UsageError
+from .errors import UsageError, text_of
 
 GRACE = 30.0
 """Seconds that a look which has been told to stop may take to put everything back: weights of
@@ -93,8 +93,10 @@ def limited(seconds: float | None, who: str) -> Iterator[None]:
             signal.setitimer(signal.ITIMER_REAL, 0)
         if time.monotonic() - start > seconds:
             raise late
-    except _Stop:
-        raise late from None
+    except _Stop as stopped:
+        # What it left changed, if anything: see state.guarded.
+        notes = getattr(stopped, "__notes__", ())
+        raise TimedOut("; ".join([str(late), *notes])) from None
     except Exception as error:
         if error is not late and time.monotonic() - start > seconds:
             raise late from error
@@ -138,7 +140,7 @@ def out_of_memory(error: BaseException) -> str | None:
     """
     torch = sys.modules.get("torch")
     kinds = (MemoryError, *((torch.OutOfMemoryError,) if torch is not None else ()))
-    text = str(error)
+    text = text_of(error)
     known = isinstance(error, kinds) or (
         isinstance(error, RuntimeError) and "CPUAllocator" in text and "memory" in text
     )
@@ -172,4 +174,4 @@ def described(who: str, error: BaseException) -> str:
             f"{who} ran out of memory{asked}: give a smaller per_device_train_batch_size, or leave "
             "out with --max-cost what takes so much"
         )
-    return f"{who} raised {type(error).__name__}: {error}"
+    return f"{who} raised {type(error).__name__}: {text_of(error)}"
