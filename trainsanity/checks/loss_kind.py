@@ -187,6 +187,16 @@ def problem_type(pipeline: Pipeline, recording: Recording) -> Iterator[Seen | Fi
     if not parts:
         raise Skip("no labels were seen in the first step")
     targets = torch.cat([items.targets.flatten(1) for items in parts]) if task in GUESSED else None
+    if targets is not None and not bool(targets.isfinite().all()):
+        yield Finding(
+            "targets that are no numbers ask for no loss function",
+            observed=int((~targets.isfinite()).sum()),
+            expected=0,
+            where="labels of the recorded steps",
+            cause="a column with missing values",
+            fix="drop the rows without a label",
+        )
+        return
     guess = f"problem_type is not set, and transformers guesses {task}"
     finding: dict[str, Any] = {}
     if targets is not None and not stated:

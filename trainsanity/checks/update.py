@@ -117,7 +117,7 @@ def survives_rounding(recording: Recording) -> Iterator[Seen | Finding]:
     )
     for trial in earlier:
         told += f"; in the middle of the warm-up, at {trial.rate:.3g}, {trial.moved():.2%}"
-    rates = [trial.rate for trial in update.trials]
+    rates = [update.rate, *(trial.rate for trial in update.trials)]
     if not (share >= HALF and all(map(math.isfinite, rates))):
         coarse = min(shares, key=lambda dtype: shares[dtype]["moved"], default="none")
         yield Finding(
