@@ -23,6 +23,7 @@ from .types import Check, Cost, Result, Status
 
 if TYPE_CHECKING:
     from .pipeline import Pipeline
+    from .runner import Report
 
 MARK = "trainsanity"
 
@@ -378,16 +379,43 @@ def _rerun(item: pytest.Item) -> str | None:
     return f'pytest "{path}{colons}{test}"{asked}'
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Be red where checks were called and none of a pipeline's came to a verdict.
+
+    Tests that a mark skips, as ``gpu`` does, are not called: that is the user's own word.
+    """
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if exitstatus != pytest.ExitCode.OK or reporter is None:
+        return
+    if any(report.ran == 0 for report in _reports(reporter, "call")):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What the results of each pipeline mean together."""
-    reports = [r for some in terminalreporter.stats.values() for r in some]
-    told = {r.nodeid: r.user_properties for r in reports if getattr(r, "user_properties", None)}
-    if not told:
-        return
-    from .report.pytest import reports_of, summary
-
-    for number, report in enumerate(reports_of(told.values())):
+    called = {report.pipeline_id for report in _reports(terminalreporter, "call")}
+    for number, report in enumerate(_reports(terminalreporter)):
         if number == 0:
             terminalreporter.section("trainsanity")
+        from .report.pytest import summary
+
         for line in summary(report):
             terminalreporter.line(line)
+        if report.ran == 0 and report.pipeline_id in called:
+            terminalreporter.line("  Nothing was judged, and that is no success: exit code 1.")
+
+
+def _reports(reporter: pytest.TerminalReporter, when: str | None = None) -> list[Report]:
+    """One for each pipeline that tests told of; of tests in one phase if ``when`` names it."""
+    told = {
+        report.nodeid: report.user_properties
+        for some in reporter.stats.values()
+        for report in some
+        if getattr(report, "user_properties", None) and when in (None, report.when)
+    }
+    if not told:
+        return []
+    from .report.pytest import reports_of
+
+    return list(reports_of(told.values()))

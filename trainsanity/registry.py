@@ -10,7 +10,7 @@ import importlib.metadata
 import re
 from collections.abc import Callable, Iterable
 
-from .errors import UsageError
+from .errors import UsageError, first_line
 from .types import STAGES, Check, CheckFunction, Cost
 
 _CODE = re.compile(r"[A-Z]{2,}\d{3,}")
@@ -162,7 +162,17 @@ def check(
 def _load() -> None:
     importlib.import_module("trainsanity.checks")
     for entry in importlib.metadata.entry_points(group="trainsanity.checks"):
-        entry.load()
+        try:
+            entry.load()
+        except UsageError:
+            raise
+        except (Exception, SystemExit) as error:
+            # Left out in silence, its checks would be missing from a green run.
+            package = entry.dist.name if entry.dist is not None else "an installed package"
+            raise UsageError(
+                f"the checks of {package} ({entry.name} = {entry.value}) cannot be loaded: "
+                f"{type(error).__name__}: {first_line(error)}; mend that package or uninstall it"
+            ) from error
 
 
 def registry() -> Registry:
