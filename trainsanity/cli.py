@@ -16,6 +16,7 @@ import click
 
 from . import __version__
 from .commands.base import INTERRUPTED, USAGE
+from .report.words import clean
 
 _COMMANDS = {
     "run": "run",
@@ -26,6 +27,10 @@ _COMMANDS = {
 }
 """Module in ``commands/``, which is the command's name, and the function there; in the order in
 which ``--help`` shows them."""
+
+
+LONGEST = 900
+"""Characters of a sentence; somebody else's error may be a megabyte long."""
 
 
 class _Program(click.Group):
@@ -70,8 +75,9 @@ def program() -> None:
 
 
 def _sentence(text: str) -> str:
-    """One line, whatever the message was made of."""
-    return " ".join(text.split())
+    """One line that can be read, whatever the message was made of."""
+    line = clean(" ".join(text.split()))
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
 
 
 def main() -> None:

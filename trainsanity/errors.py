@@ -15,9 +15,22 @@ class RankError(Exception):
     """One of several processes failed where the others cannot follow; the run ends at once."""
 
 
+LINE = 300
+"""Characters of somebody else's error that fit into a sentence."""
+
+
+def text_of(error: BaseException) -> str:
+    """The error's own text; also of one that raises when it is asked for it."""
+    try:
+        return str(error)
+    except Exception as another:
+        return f"(no text: {type(another).__name__} in its __str__)"
+
+
 def first_line(error: BaseException) -> str:
     """As much of an error's text as fits into a sentence."""
-    return str(error).strip().partition("\n")[0] or "(no message)"
+    line = text_of(error).strip().partition("\n")[0]
+    return (line if len(line) <= LINE else f"{line[:LINE]}...") or "(no message)"
 
 
 class CheckFailure(AssertionError):

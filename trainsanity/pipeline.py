@@ -91,6 +91,10 @@ class Pipeline:
         from .measurements.sharding import complete
 
         complete(trainer)
+        done = getattr(trainer.state, "global_step", 0)
+        if done:
+            notes = [*notes, f"this Trainer has trained {done} steps before: weights, optimizer "
+                     "and schedule are judged as those left them"]  # fmt: skip
         candidates = (trainer.processing_class, getattr(trainer.data_collator, "tokenizer", None))
         pipeline = cls(
             model=trainer.model,
@@ -102,6 +106,7 @@ class Pipeline:
             trainer=trainer,
             notes=tuple(notes),
         )
+        pipeline.refuse_unusable_model()
         pipeline._refuse_unusable_data()
         return pipeline
 
@@ -170,18 +175,50 @@ class Pipeline:
             lr_scheduler=lr_scheduler,
             notes=tuple(notes),
         )
+        pipeline.refuse_unusable_model()
         pipeline._refuse_unusable_data()
         return pipeline
+
+    def refuse_unusable_model(self) -> None:
+        """Say so where there is nothing to train.
+
+        Raises:
+            UsageError: the model is no torch module, or has no parameters.
+        """
+        import torch
+
+        if not isinstance(self.model, torch.nn.Module):
+            raise UsageError(
+                f"the model is {type(self.model).__name__}: give the torch.nn.Module to be trained"
+            )
+        if not any(p.is_floating_point() for p in self.model.parameters()):
+            raise UsageError(f"{type(self.model).__name__} has no parameters that could be trained")
 
     def _refuse_unusable_data(self) -> None:
         if self.train_dataset is None:
             raise UsageError("there is no train_dataset: pass the one you would train on")
         if not has_places(self.train_dataset):
             _refuse_what_can_be_read_once(self.train_dataset)
-        if not hasattr(self.train_dataset, "__len__"):
-            return
-        size = len(self.train_dataset)
         batch_size = self.args.per_device_train_batch_size
+        accumulation = self.args.gradient_accumulation_steps
+        for name, value in (
+            ("per_device_train_batch_size", batch_size),
+            ("gradient_accumulation_steps", accumulation),
+        ):
+            if not isinstance(value, int) or value < 1:
+                raise UsageError(f"{name} is {value!r}: give a whole number from 1 on")
+        if isinstance(self.train_dataset, Mapping):
+            splits = ", ".join(map(str, self.train_dataset)) or "none"
+            raise UsageError(f"train_dataset has splits ({splits}): pass one of them")
+        if isinstance(self.train_dataset, type) or not hasattr(self.train_dataset, "__len__"):
+            return
+        try:
+            size = len(self.train_dataset)
+        except Exception as error:
+            raise UsageError(
+                f"train_dataset raised {type(error).__name__} when it was asked for its length: "
+                f"{first_line(error)}"
+            ) from error
         if size == 0:
             raise UsageError("train_dataset is empty: pass at least one batch of rows")
         if size < batch_size:
@@ -332,9 +369,9 @@ class PipelineSpec:
         """
         try:
             built = self.build()
-        except UsageError:
+        except (UsageError, KeyboardInterrupt):
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             raise UsageError(
                 f"{self.id} raised {type(error).__name__}: {first_line(error)}; "
                 "it has to run without arguments and return a Trainer"
@@ -348,6 +385,7 @@ class PipelineSpec:
                     "return the Trainer that you would call train() on"
                 )
             built = Pipeline.from_trainer(built)
+        built.refuse_unusable_model()
         built.id, built.command = self.id, self.command
         return built
 

@@ -135,7 +135,7 @@ class Runner:
             if stopped_by is None:
                 return ended(Status.ERROR, str(error), _traceback(error))
             return self._stopped(check, stopped_by, error)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             debug = _traceback(error)
             if out_of_memory(error) is not None:
                 give_back(error)

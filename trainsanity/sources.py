@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
@@ -15,6 +16,9 @@ from .pipeline import Pipeline, PipelineSpec
 from .script import Script
 
 T = TypeVar("T")
+
+OPTIONS = ("pipelines", "expected_failures")
+"""What ``[tool.trainsanity]`` may hold."""
 
 
 class Source(Protocol):
@@ -137,11 +141,11 @@ def configuration(start: Path | None = None) -> dict[str, Any]:
     """``[tool.trainsanity]`` of the nearest pyproject.toml at or above ``start``.
 
     Returns:
-        ``pipelines`` (list of targets), ``expected_failures`` (check name to reason) and other
-        options as written; an empty dict if there is no such table.
+        ``pipelines`` (list of targets) and ``expected_failures`` (check name to reason); an empty
+        dict if there is no such table.
 
     Raises:
-        UsageError: the file cannot be read, or an entry has the wrong type.
+        UsageError: the file cannot be read, or an entry is unknown or has the wrong type.
     """
     folder = (start or Path.cwd()).resolve()
     for path in (parent / "pyproject.toml" for parent in (folder, *folder.parents)):
@@ -150,13 +154,20 @@ def configuration(start: Path | None = None) -> dict[str, Any]:
     else:
         return {}
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("trainsanity")
+        tools = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {})
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
+    table = tools.get("trainsanity") if isinstance(tools, dict) else tools
     if table is None:
         return {}
     if not isinstance(table, dict):
         raise UsageError(f"{path}: tool.trainsanity must be a table")
+    for key in table:
+        if key not in OPTIONS:
+            near = difflib.get_close_matches(key, OPTIONS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {' and '.join(OPTIONS)}"
+            # An option that nobody reads would be taken for one that counts.
+            raise UsageError(f"{path}: tool.trainsanity has no {key!r}; {hint}")
     pipelines = table.get("pipelines", [])
     if not isinstance(pipelines, list) or not all(isinstance(p, str) for p in pipelines):
         raise UsageError(f"{path}: pipelines must be a list of 'pkg.module:factory' strings")

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ..errors import RankError, UsageError
+from ..errors import RankError, UsageError, text_of
 
 USAGE, INTERNAL, INTERRUPTED = 2, 3, 130
 """Exit codes of calls that came to no report; those of reports are in runner.py."""
@@ -36,10 +36,12 @@ class Command(click.Command):
         except RankError as error:
             _trace(debug)
             raise Unexpected(str(error)) from error
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             _trace(debug)
             # A factory that exits with 0 must not end us with the code of a sane pipeline.
-            what = f"unexpected {type(error).__name__}: {error}"
+            what = f"unexpected {type(error).__name__}: {text_of(error)}"
             more = "" if debug else "; run again with --debug for the traceback"
             raise Unexpected(what + more) from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shutil
 import sys
@@ -69,7 +70,10 @@ class Output:
     """
 
     def __init__(self, json_file: str | None) -> None:
-        self.text = sys.stderr if json_file == "-" else sys.stdout
+        if json_file == "-" and sys.stdout is None:
+            raise UsageError("--json -: stdout is closed, give the name of a file")
+        # Python has no stream for a descriptor that the caller closed; the exit code is for him.
+        self.text = (sys.stderr if json_file == "-" else sys.stdout) or io.StringIO()
         self._file = None if json_file in (None, "-") else OutputFile("--json", str(json_file))
 
     def json(self, text: str) -> None:
@@ -98,12 +102,12 @@ class OutputFile:
         self._called = f"{option} {name}".rstrip()
         if not name or name == "-":
             raise UsageError(f"{self._called}: give the name of a file")
-        # The pipeline's code may change the directory before the end.
-        self._path = Path(name).resolve()
         self._append = append
-        if self._path.is_dir():
-            raise UsageError(f"{self._called}: that is a directory, give a file")
         with self._told():
+            # The pipeline's code may change the directory before the end.
+            self._path = Path(name).resolve()
+            if self._path.is_dir():
+                raise UsageError(f"{self._called}: that is a directory, give a file")
             if self._direct:
                 return
             if append and self._path.exists():
@@ -125,8 +129,8 @@ class OutputFile:
     def _told(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
-            reason = error.strerror or error
+        except (OSError, ValueError) as error:  # a null byte is no OSError
+            reason = getattr(error, "strerror", None) or error
             raise UsageError(f"{self._called}: it cannot be written ({reason})") from error
 
     def write(self, text: str) -> None:

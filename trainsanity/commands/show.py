@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
+from ..measurements import MeasurementError
 from ..report.json import encode
 from ..report.show import as_dict, render
 from ..types import Skip
@@ -72,8 +73,8 @@ def _look(source: Source) -> Supervision:
         tell(f"the first batch of {source.id}")
         try:
             seen: Supervision = pipeline.measurements.get("supervision")
-        except Skip as skip:
-            raise UsageError(f"{source.id} has nothing to show: {skip}") from skip
+        except (Skip, MeasurementError) as error:
+            raise UsageError(f"{source.id} has nothing to show: {error}") from error
         return seen
 
     with stdout_is_stderr(), progress() as tell:

@@ -40,12 +40,14 @@ def read(target: str) -> Log:
     Raises:
         UsageError: there is nothing there that could be read as a log.
     """
+    if target == "-" and sys.stdin is None:
+        raise UsageError(f"stdin is closed; {ACCEPTED}")
     if target == "-":
         return _text(Log("stdin"), sys.stdin.buffer)
     path = Path(target)
-    if not path.exists():
-        raise UsageError(f"there is no file or folder {target!r}")
     try:
+        if not path.exists():
+            raise UsageError(f"there is no file or folder {target!r}")
         if path.is_dir():
             return _folder(path)
         if path.name.startswith("events.out.tfevents"):

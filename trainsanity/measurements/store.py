@@ -73,7 +73,7 @@ class Measurements:
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
         self._values: dict[str, Any] = {"pipeline": pipeline}
-        self._errors: dict[str, Exception] = {}
+        self._errors: dict[str, Exception | SystemExit] = {}
         self.seconds: dict[str, float] = {}
         self.passes: dict[str, Passes] = {}
         """What each measurement ran; those that it asked for are counted for themselves."""
@@ -107,7 +107,8 @@ class Measurements:
                 counted(self._pipeline.model) as self.passes[name],
             ):
                 value = look.fn(**arguments)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
+            # A model that exits must not end the run, perhaps with the code of a sane pipeline.
             self._errors[name] = error
             if out_of_memory(error) is not None:
                 give_back(error)
@@ -133,7 +134,7 @@ class Measurements:
         raise Skip(f"{name!r} was not measured: no check that ran asked for it")
 
 
-def _again(name: str, error: Exception, *, first: bool) -> Exception:
+def _again(name: str, error: BaseException, *, first: bool) -> Exception:
     if isinstance(error, Skip | Abstain | UsageError | MeasurementError):
         return error
     return MeasurementError(name, error, first=first)
