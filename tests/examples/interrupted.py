@@ -34,13 +34,13 @@ def interrupted(pipeline: Pipeline, seconds: float) -> str:
     at = [""]
     pipeline.measurements.on_start = lambda name: at.__setitem__(0, name)
     timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
     try:
+        timer.start()
         judge(pipeline)
+        timer.cancel()
+        timer.join()
     except KeyboardInterrupt:
         return at[0]
-    finally:
-        timer.cancel()
     return "too late"
 
 
@@ -62,7 +62,7 @@ def main() -> None:
     times = int(sys.argv[2])
     for k in range(times):
         before = everything(pipeline)
-        at = interrupted(pipeline, whole * k / times)
+        at = interrupted(pipeline, whole * (k + 1) / (times + 1))
         changed = differences(before, everything(pipeline))
         print(f"{at}: {', '.join(changed) or 'as it was'}", flush=True)  # noqa: T201
     untouched = PipelineSpec(name, build).make()
