@@ -159,7 +159,7 @@ def _first_row(dataset: Any) -> Any:
     put_back = random_states()
     try:
         return dataset[0] if has_places(dataset) else next(iter(dataset), None)
-    except (Exception, SystemExit):  # the scan reads the rows, too, and says what is wrong with them
+    except (Exception, SystemExit):  # the scan reads the rows, too, and says what is wrong
         return None
     finally:
         put_back()
