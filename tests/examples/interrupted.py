@@ -64,10 +64,10 @@ def main() -> None:
         before = everything(pipeline)
         at = interrupted(pipeline, whole * (k + 1) / (times + 1))
         changed = differences(before, everything(pipeline))
-        print(f"{at}: {', '.join(changed) or 'as it was'}", flush=True)  # noqa: T201
+        print(f"SEEN {at}: {', '.join(changed) or 'as it was'}", flush=True)  # noqa: T201
     untouched = PipelineSpec(name, build).make()
     same = trained(pipeline) == trained(untouched)
-    print(f"trains {'as if nothing had been' if same else 'otherwise'}", flush=True)  # noqa: T201
+    print(f"SEEN trains {'as if nothing had been' if same else 'otherwise'}", flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..strategies import Case, Rows, cases, cut, per_token, smallest
 from ..types import Cost
 from .batch import Batch, attended
+from .state import restored
 from .store import measurement
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ def drawn(pipeline: Pipeline, batch: Batch) -> Drawn:
     }
     tried: list[Case] = []
     asked = Drawn(rows, _settings(pipeline.data_collator), tried, how)
-    smallest(asked.strategy(asked.settings), tried.append)
+    with restored(()):  # Hypothesis seeds the generators, and does not put them back on Ctrl-C
+        smallest(asked.strategy(asked.settings), tried.append)
     return asked
 
 
