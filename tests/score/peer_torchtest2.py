@@ -17,7 +17,7 @@ from torchtest2 import Status
 
 from .looks import Look, line
 from .subjects import Subject
-from .wiring import first_batch, is_single_label, is_wide, optimizer_of, trainer_of, without_labels
+from .wiring import first_batch, is_single_label, is_wide, trainer_of, without_labels
 
 PACKAGE = "torchtest2"
 
@@ -65,7 +65,8 @@ def look(subject: Subject) -> Look:
         plugin="huggingface",
         forward_fn=compute_loss,
         loss_fn=lambda loss, _labels=None: loss,
-        optimizer=optimizer_of(trainer),
+        # Without the schedule, whose first rate is 0 in a warm-up: it takes a few steps only.
+        optimizer=trainer.create_optimizer(),
         overfit_steps=STEPS // 5 if is_wide(trainer) else STEPS,
     )
     _take(said, report)
