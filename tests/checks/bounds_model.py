@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 
 from tests.checks.bounds import case, expected
+from trainsanity.measurements.padding import PaddingTimes
 from trainsanity.tolerances import STANDARD_ERRORS, logits_difference
 
 # Collator
@@ -17,7 +18,10 @@ from trainsanity.tolerances import STANDARD_ERRORS, logits_difference
 @case("collator.padding_overhead")
 def stretch(get, share):
     bound = expected(get, "collator.padding_overhead")["stretch_below"]
-    return {"padding": replace(get("padding"), stretch=bound * share), "padding_times": {}}
+    return {
+        "padding": replace(get("padding"), stretch=bound * share),
+        "padding_times": PaddingTimes(),
+    }
 
 
 # Model

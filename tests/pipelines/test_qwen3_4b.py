@@ -125,7 +125,7 @@ def of_one_batch(pipeline):
     """Seconds of one forward + backward of the first step's batch, from the median micro-batch."""
     micro_batches = pipeline.args.gradient_accumulation_steps
     multiple = pipeline.measurements.taken("padding").multiple or 1
-    seconds = pipeline.measurements.taken("padding_times")[multiple]
+    seconds = pipeline.measurements.taken("padding_times").seconds[multiple]
     return {
         "rows": pipeline.args.per_device_train_batch_size,
         "micro_batches": micro_batches,

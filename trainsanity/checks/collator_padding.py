@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..collating import Collating, Made
 from ..measurements.batch import Batch, attended
 from ..measurements.economics import Economics
-from ..measurements.padding import Padding, round_up
+from ..measurements.padding import Padding, PaddingTimes, round_up
 from ..registry import check
 from ..strategies import Rows
 from ..tolerances import within
@@ -98,7 +98,7 @@ def pad_to_multiple_of(
     acquits="pad_to_multiple_of",
 )
 def padding_overhead(
-    padding: Padding, economics: Economics, padding_times: dict[int, float]
+    padding: Padding, economics: Economics, padding_times: PaddingTimes
 ) -> Iterator[Seen | Finding]:
     """Padding costs less than it brings.
 
@@ -112,7 +112,8 @@ def padding_overhead(
     How it is measured: waste = 1 - tokens / positions, now, at the least (each batch padded to its
     longest row), and for each usual multiple.  On a GPU forward + backward of the first batch is
     timed with each: it may be slower than no multiple by what a multiple of 8 can cost at the
-    most, 7 positions on the longest row, and by the spread of two looks at the same setting.
+    most, 7 positions on the longest row, and by the noise of the clock: two looks at one setting,
+    or 4 standard errors of the medians where that is more.
     Elsewhere the stretch (positions / least positions) must stay below
     1 / 0.65, the most that alignment has been seen to gain (see BEST_ALIGNMENT_GAIN).
 
@@ -133,7 +134,7 @@ def padding_overhead(
         "least_waste": round(padding.least_waste, 4),
         "stretch": round(padding.stretch, 4),
         "waste_by_multiple": _by_name(padding.table),
-        "seconds_by_multiple": {str(m): round(s, 4) for m, s in padding_times.items() if m},
+        "seconds_by_multiple": {str(m): round(s, 4) for m, s in padding_times.seconds.items()},
     }
     numbers["epoch"] = {
         "counted": economics.counted,
@@ -144,9 +145,8 @@ def padding_overhead(
     expected: dict[str, float] = {"stretch_below": BEST_ALIGNMENT_GAIN}
     ratio, noise, gain = 1.0, 0.0, ""
     too_much = not padding.stretch <= BEST_ALIGNMENT_GAIN
-    if padding_times:
-        ratio = padding_times[padding.multiple or 1] / padding_times[1]
-        noise = abs(padding_times[0] / padding_times[1] - 1)
+    if times := padding_times.seconds:
+        ratio, noise = times[padding.multiple or 1] / times[1], padding_times.noise
         limit = 1 + (USUAL_MULTIPLE - 1) / padding.longest[0] + noise
         expected = {"time_ratio_at_most": round(limit, 4)}
         gain = f", {ratio:.2f} x the step time"
@@ -165,7 +165,7 @@ def padding_overhead(
             fix="DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)",
         )
     yield Seen(
-        f"{_advice(padding, economics, padding_times, noise)} ({_table(padding, economics)})",
+        f"{_advice(padding, economics, times, noise)} ({_table(padding, economics)})",
         numbers,
         expected,
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..alignment import packed
+from ..tolerances import STANDARD_ERRORS
 from ..types import Cost, Skip
 from .batch import Batch, MicroBatch, quiet
 from .state import preserved
@@ -20,8 +22,25 @@ if TYPE_CHECKING:
 MULTIPLES = (1, 8, 16, 64)
 """Settings of ``pad_to_multiple_of`` that the table shows; 1 stands for none."""
 
-REPEATS = 3
-"""Timed repeats of each width; the median is kept."""
+REPEATS, LONG_ENOUGH = 3, 0.5
+"""Rounds that are timed at the least, and seconds that a round's width is timed for in all: where a
+pass takes milliseconds the clock is noisy, and more of them cost nothing.  No measurement: half a
+second is what three passes of a large model take."""
+
+
+@dataclass(frozen=True)
+class PaddingTimes:
+    """What a width costs on this device.
+
+    Attributes:
+        seconds: median of forward + backward of the first micro-batch, by ``pad_to_multiple_of``
+            (1 for none); without a multiple that is wider than the run's own and does not fit on
+            the device.  Empty off the GPU, where no alignment helps.
+        noise: what one ratio of these seconds differs from another by chance, see :func:`noise`.
+    """
+
+    seconds: dict[int, float] = field(default_factory=dict)
+    noise: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -87,22 +106,19 @@ def _positions(micros: list[MicroBatch], widths: list[int]) -> int:
 
 
 @measurement(Cost.BACKWARD)
-def padding_times(batch: Batch, padding: Padding, pipeline: Pipeline) -> dict[int, float]:
-    """Median seconds of forward + backward of the first micro-batch, by ``pad_to_multiple_of``.
-
-    Empty off the GPU, where width costs what it costs and no alignment helps.  The key 0 is a
-    second look at 1, taken in the same rounds: their ratio is the noise.  Without a multiple that
-    is wider than the run's own and does not fit on the device.
+def padding_times(batch: Batch, padding: Padding, pipeline: Pipeline) -> PaddingTimes:
+    """Time forward and backward of the first micro-batch at each ``pad_to_multiple_of``.
 
     Raises:
         Skip: the run's own does not fit without gradient checkpointing.
     """
     settable = hasattr(pipeline.data_collator, "pad_to_multiple_of")
     if pipeline.device.type != "cuda" or not settable:
-        return {}
+        return PaddingTimes()
     import torch
 
     rows = batch.micro_batches[0].rows
+    # The key 0 is a second look at 1, taken in the same rounds.
     settings = {0: 1, **{m: m for m in (*MULTIPLES, padding.multiple or 1)}}
     with preserved(pipeline), quiet(pipeline):
         from .forward import align_special_tokens
@@ -121,7 +137,7 @@ def padding_times(batch: Batch, padding: Padding, pipeline: Pipeline) -> dict[in
             timed[0] = made[0]
             _warm_up(pipeline, timed, shapes[padding.multiple or 1])
             taken: dict[Any, list[float]] = {key: [] for key in timed}
-            for _ in range(REPEATS):
+            while len(taken[0]) < REPEATS or sum(taken[0]) < LONG_ENOUGH:
                 for key, inputs in timed.items():
                     torch.cuda.synchronize()
                     start = time.perf_counter()
@@ -131,9 +147,34 @@ def padding_times(batch: Batch, padding: Padding, pipeline: Pipeline) -> dict[in
         finally:
             for parameter, gradient in zip(pipeline.model.parameters(), before, strict=True):
                 parameter.grad = gradient
-    found = {key: statistics.median(values) for key, values in taken.items()}
-    times = {key: found.get(shapes[key] if key else 0) for key in settings}
-    return {key: seconds for key, seconds in times.items() if seconds is not None}
+    by_setting = {key: taken[shapes[key]] for key in settings if key and shapes[key] in taken}
+    return PaddingTimes(
+        {key: statistics.median(values) for key, values in by_setting.items()},
+        noise(by_setting[1], taken[0], by_setting[padding.multiple or 1]),
+    )
+
+
+def noise(one: list[float], again: list[float], own: list[float]) -> float:
+    """How far a ratio of medians is off by chance: the larger of what two looks say.
+
+    The ratio of two looks at one width, and :data:`STANDARD_ERRORS` standard errors of the ratio:
+    of a median of n values that is sqrt(pi / 2 / n) times their standard deviation, which is
+    1.4826 times their median absolute deviation (both for a normal spread).
+
+    Args:
+        one: seconds at no multiple.
+        again: likewise, taken in the same rounds.
+        own: at the run's own multiple.
+    """
+    middle = statistics.median(one)
+    apart = abs(statistics.median(again) / middle - 1)
+    return max(apart, STANDARD_ERRORS * math.hypot(_error(one), _error(own)) / middle)
+
+
+def _error(values: list[float]) -> float:
+    middle = statistics.median(values)
+    deviation = statistics.median(abs(value - middle) for value in values)
+    return 1.4826 * deviation * math.sqrt(math.pi / 2 / len(values))
 
 
 def _warm_up(pipeline: Pipeline, timed: dict[Any, Any], own: tuple[int, ...]) -> None:
