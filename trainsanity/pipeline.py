@@ -240,6 +240,11 @@ class Pipeline:
         return Measurements(self)
 
     @cached_property
+    def known_hashes(self) -> dict[Any, Any]:
+        """Hashes of the weights as the last look left them; for the guard's own use."""
+        return {}
+
+    @cached_property
     def task(self) -> Task:
         """The kind of loss; its name is ``unknown`` if undecided."""
         from .tasks import task_of

@@ -153,6 +153,20 @@ def test_a_change_is_told_although_the_look_raised(linear, error):
         look()
 
 
+def test_a_weight_that_is_written_to_uncounted_is_seen_at_the_next_look_too(linear):
+    with guarded(linear, "a look"):
+        pass
+    with pytest.raises(StateChanged, match="another look changed the pipeline's weights"):  # noqa: SIM117
+        with guarded(linear, "another look"):
+            linear.model.weight.data[0, 0] += 1
+    with guarded(linear, "a third look"):
+        pass
+    with torch.no_grad():
+        linear.model.weight += 1  # between two looks: nobody is to blame
+    with guarded(linear, "a fourth look"):
+        pass
+
+
 def test_an_interrupt_gets_through_with_a_note_on_what_changed(linear):
     def look():
         with guarded(linear, "a look"):

@@ -77,6 +77,20 @@ def test_copies_by_way_of_two_blocks_are_exact_both_ways(size):
     assert all(map(torch.equal, there, here))
 
 
+def test_what_was_not_written_to_is_not_hashed_again():
+    known = {}
+    one, other = torch.ones(3), torch.ones(4)
+    before = hashes([one, other, None], known)
+    known |= dict.fromkeys(known, "known")
+    assert hashes([one, other, None], known) == ["known", "known", None]
+    one.zero_()
+    assert hashes([one, other], known) == [hashes([one])[0], "known"]
+    assert before == hashes([torch.ones(3), torch.ones(4), None])
+    with torch.inference_mode():
+        uncounted = torch.ones(3)
+    assert hashes([uncounted, uncounted], known) == [before[0]] * 2
+
+
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu, id="cuda")])
 def test_what_is_copied_to_the_host_comes_back(device):
     ones = [

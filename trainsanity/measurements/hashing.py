@@ -16,17 +16,43 @@ ROW = 4_096
 the columns are few."""
 
 
-def hashes(tensors: Iterable[Any]) -> list[Any]:
+Known = dict[Any, Any]
+"""Hashes, by which tensor it is and how often it was written to: see :func:`_stamp`."""
+
+
+def hashes(tensors: Iterable[Any], known: Known | None = None) -> list[Any]:
     """A hash of each tensor's bits (None for none); one wait for the device at the end.
 
     Of a tensor that several processes hold in parts, the bits are those of the own part.
+
+    Args:
+        tensors: on any device.
+        known: what is in it is not computed again, and what is not is added.
     """
     import torch
 
-    hashes = [None if t is None or t.is_meta else _hash(local(t.detach())) for t in tensors]
-    there = [h for h in hashes if torch.is_tensor(h)]
-    fetched = iter(torch.stack(there).tolist()) if there else iter(())
-    return [next(fetched) if torch.is_tensor(h) else h for h in hashes]
+    known = {} if known is None else known
+    stamps: list[Any] = []
+    for tensor in tensors:
+        if tensor is None or tensor.is_meta:
+            stamps.append(None)
+            continue
+        stamps.append(_stamp(tensor))
+        if stamps[-1] not in known:
+            known[stamps[-1]] = _hash(local(tensor.detach()))
+    there = [stamp for stamp in known if torch.is_tensor(known[stamp])]
+    if there:
+        fetched = torch.stack([known[stamp] for stamp in there]).tolist()
+        known.update(zip(there, fetched, strict=True))
+    return [known.get(stamp) for stamp in stamps]
+
+
+def _stamp(tensor: Tensor) -> Any:
+    """Equal for a tensor that nothing but ``.data`` was written to through in between."""
+    if tensor.is_inference():  # without a count of its changes
+        return object()
+    own = local(tensor.detach())
+    return id(tensor), own.data_ptr(), tensor._version, tuple(own.shape), own.dtype
 
 
 def _hash(tensor: Any) -> Any:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..limits import held
-from .hashing import hashes
+from .hashing import Known, hashes
 from .host import room_for, to_device, to_host
 
 if TYPE_CHECKING:
@@ -342,7 +342,9 @@ def guarded(pipeline: Pipeline, who: str) -> Iterator[None]:
         StateChanged: something differs afterwards; the text names what.  To Ctrl-C and the like,
             which have to get through, the sentence is added as a note.
     """
-    before = fingerprint(pipeline)
+    # The weights need not be read twice between two looks, where nothing but us runs; what a look
+    # itself did to them is read in full, since ``.data`` is written to without being counted.
+    before = fingerprint(pipeline, pipeline.known_hashes)
     try:
         yield
     except BaseException as error:
@@ -357,21 +359,27 @@ def guarded(pipeline: Pipeline, who: str) -> Iterator[None]:
 
 
 def _changed(pipeline: Pipeline, before: dict[str, Any], who: str) -> str:
-    after = fingerprint(pipeline)
+    pipeline.known_hashes.clear()
+    after = fingerprint(pipeline, pipeline.known_hashes)
     changed = [name for name, value in after.items() if before.get(name) != value]
     return f"{who} changed the pipeline's {', '.join(changed)}" if changed else ""
 
 
-def fingerprint(pipeline: Pipeline) -> dict[str, Any]:
-    """What must be equal before and after a look, by name; tensors as hashes of their bits."""
+def fingerprint(pipeline: Pipeline, known: Known | None = None) -> dict[str, Any]:
+    """What must be equal before and after a look, by name; tensors as hashes of their bits.
+
+    Args:
+        pipeline: what is looked at.
+        known: hashes that need not be computed again, see :func:`hashes`.
+    """
     import numpy
     import torch
 
     model, trainer = pipeline.model, pipeline.trainer
     prints: dict[str, Any] = {
-        "weights": hashes(model.parameters()),
-        "buffers": hashes(model.buffers()),
-        "gradients": hashes(p.grad for p in model.parameters()),
+        "weights": hashes(model.parameters(), known),
+        "buffers": hashes(model.buffers(), known),
+        "gradients": hashes((p.grad for p in model.parameters()), known),
         "train/eval flags": [m.training for m in model.modules()],
         "frozen parameters": [p.requires_grad for p in model.parameters()],
         "config": [repr(sorted(vars(c).items(), key=lambda kv: kv[0])) for c in configs(pipeline)],
@@ -386,7 +394,7 @@ def fingerprint(pipeline: Pipeline) -> dict[str, Any]:
             state.numpy().tobytes() for state in torch.cuda.get_rng_state_all()
         ]
     optimizer, scheduler = _optimizer(pipeline)
-    prints["optimizer"] = hashes(_optimizer_tensors(optimizer))
+    prints["optimizer"] = hashes(_optimizer_tensors(optimizer), known)
     prints["optimizer's groups"] = [
         {name: value for name, value in group.items() if name != "params"}
         for group in getattr(optimizer, "param_groups", ())
