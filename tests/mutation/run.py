@@ -1,0 +1,157 @@
+"""How many mutants of `checks/` and `measurements/` the tests notice: `tox -e mutation`.
+
+In a copy of the tree: the tests run once with coverage by test, cosmic-ray lists its mutants, a
+sample of them is drawn and each is judged by the tests that run its line. A sample, since there are
+thousands: told are the share that was noticed and the 95 % interval (Wilson's) for the share of
+all. A mutant that no test runs, or that only tests beyond the time of `judge.py` would notice, has
+survived. `--survivors` lists them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import coverage_map
+import judge
+
+ROOT = Path(__file__).resolve().parents[2]
+
+Z = 1.959964
+"""97.5 % of a normal distribution lie below."""
+
+
+def interval(killed: int, of: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share."""
+    share, spread = killed / of, Z * Z / of
+    middle = (share + spread / 2) / (1 + spread)
+    half = Z / (1 + spread) * math.sqrt(share * (1 - share) / of + spread / (4 * of))
+    return middle - half, middle + half
+
+
+def copied(folder: Path) -> Path:
+    """The tracked and new files of this tree, elsewhere."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    tree = folder / "tree"
+    for name in filter(None, listed.stdout.split("\0")):
+        target = tree / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, target)
+    return tree
+
+
+def unharmed(tree: Path, socket: str) -> None:
+    """Ask without a mutant.
+
+    Raises:
+        SystemExit: a test fails all the same, so that every mutant would be taken for noticed.
+    """
+    coverage = coverage_map.Coverage.read(tree / "coverage.json")
+    quick = sorted(coverage.seconds, key=coverage.seconds.__getitem__)
+    if code := judge.asked(socket, tree, quick[:: max(1, len(quick) // 20)]):
+        raise SystemExit(f"without a mutant the tests end with {code}: see {tree / 'last.log'}")
+
+
+def judged(tree: Path, size: int, seed: int) -> list[dict[str, Any]]:
+    """Each mutant of the sample, and whether it survived."""
+    from cosmic_ray.work_db import use_db
+
+    cosmic_ray = [sys.executable, "-m", "cosmic_ray.cli"]
+    config, session = "tests/mutation/cosmic-ray.toml", "session.sqlite"
+    sample = [sys.executable, "tests/mutation/sample.py", session]
+    if not (tree / session).exists():
+        subprocess.run([*cosmic_ray, "init", config, session], cwd=tree, check=True)
+        subprocess.run([*sample, f"--size={size}", f"--seed={seed}"], cwd=tree, check=True)
+    socket = str(tree / "server")
+    Path(socket).unlink(missing_ok=True)
+    environment = {**os.environ, "TRAINSANITY_MUTATION_SERVER": socket}
+    with subprocess.Popen([sys.executable, "tests/mutation/server.py", socket], cwd=tree) as server:
+        try:
+            while not Path(socket).exists() and server.poll() is None:
+                time.sleep(0.2)
+            unharmed(tree, socket)
+            subprocess.run(
+                [*cosmic_ray, "exec", config, session], cwd=tree, check=True, env=environment
+            )
+        finally:
+            server.kill()
+    found = []
+    with use_db(tree / session) as db:
+        for item, result in db.completed_work_items:
+            if result.worker_outcome.name == "SKIPPED":
+                continue
+            if judge.BROKEN in result.output or result.test_outcome.name == "INCOMPETENT":
+                raise SystemExit(f"a mutant could not be judged: {result.output}")
+            (mutation,) = item.mutations
+            found.append(
+                {
+                    "file": str(mutation.module_path),
+                    "line": mutation.start_pos[0],
+                    "operator": mutation.operator_name,
+                    "survived": result.is_killed is False,
+                    "diff": result.diff,
+                }
+            )
+    return sorted(found, key=lambda mutant: (mutant["file"], mutant["line"]))
+
+
+def main() -> None:
+    """Print the score; with --json write it, too."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=int, default=200, help="mutants in the sample")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--folder", type=Path, help="work here, and go on where it was left")
+    parser.add_argument("--survivors", action="store_true", help="show what nothing noticed")
+    parser.add_argument("tests", nargs="*", default=coverage_map.TESTS)
+    options = parser.parse_args()
+    start = time.monotonic()
+    folder = options.folder or Path(tempfile.mkdtemp(prefix="trainsanity-mutation-"))
+    tree = folder / "tree" if (folder / "tree").exists() else copied(folder)
+    os.environ["PYTHONPATH"] = str(tree)
+    if not (tree / "coverage.json").exists():
+        coverage_map.measure(tree, list(options.tests)).write(tree / "coverage.json")
+    mutants = judged(tree, options.size, options.seed)
+    killed = sum(not mutant["survived"] for mutant in mutants)
+    low, high = interval(killed, len(mutants))
+    score = {
+        "killed": killed,
+        "of": len(mutants),
+        "low": round(low, 4),
+        "high": round(high, 4),
+        "seed": options.seed,
+        "minutes": round((time.monotonic() - start) / 60),
+        "cosmic-ray": version("cosmic-ray"),
+    }
+    if options.survivors:
+        for mutant in mutants:
+            if mutant["survived"]:
+                print(mutant["diff"])  # noqa: T201
+    print(  # noqa: T201
+        f"{killed} of {len(mutants)} mutants noticed: {killed / len(mutants):.1%} "
+        f"(95 % interval {low:.1%} to {high:.1%})"
+    )
+    if options.json:
+        options.json.write_text(json.dumps(score, indent=1) + "\n", encoding="utf-8")
+    if options.folder is None:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
