@@ -7,6 +7,7 @@ Whatever goes wrong ends in one sentence on stderr and an exit code (see ``train
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from importlib import import_module
 from importlib.util import find_spec
@@ -80,11 +81,25 @@ def _sentence(text: str) -> str:
     return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
 
 
+def _let_go_of_stdout() -> None:
+    """What a full disk did not take has been told; the interpreter would tell it by exit code 120.
+
+    It writes what is left when it ends, and a failure then overrides ours.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (AttributeError, ValueError):
+        return  # None, or closed
+
+
 def main() -> None:
     """The console script."""
     try:
         program(prog_name="trainsanity")
     finally:
+        _let_go_of_stdout()
         # The process ends here.  Without this the interpreter searches everything that torch and
         # transformers have made for cycles before it does, for longer than a second.
         gc.freeze()

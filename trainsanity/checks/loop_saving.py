@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..measurements.saved import Saved
+from ..measurements.state import preserved
 from ..registry import check
 from ..tolerances import logits_difference, within
 from ..types import Cost, Finding, Seen
@@ -123,7 +124,10 @@ def saved_tokenizer_is_the_one(pipeline: Pipeline, saved: Saved) -> Iterator[See
             fix="give the tokenizer to the Trainer as processing_class, and call its save_model",
         )
     else:
-        yield from _compared(used, loaded, saved.texts)
+        # A tokenizer that is called keeps the truncation that it was called with.
+        with preserved(pipeline):
+            found = list(_compared(used, loaded, saved.texts))
+        yield from found
     count = len(saved.texts)
     yield Seen(f"the saved tokenizer gives the same ids for {count} texts", count, count)
 

@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.text import Text
@@ -52,8 +52,21 @@ def stdout_is_stderr() -> Iterator[None]:
             os.dup2(2, 1)
             stack.callback(os.dup2, saved, 1)
             stack.callback(_flush_stdout)
-        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        stack.enter_context(contextlib.redirect_stdout(_Lent(sys.stderr)))
         yield
+
+
+class _Lent:
+    """A stream that the user's code may write to, and close without closing it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def close(self) -> None:
+        """Leave that to the stream's owner."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _flush_stdout() -> None:

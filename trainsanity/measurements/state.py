@@ -399,7 +399,7 @@ def fingerprint(pipeline: Pipeline, known: Known | None = None) -> dict[str, Any
         {name: value for name, value in group.items() if name != "params"}
         for group in getattr(optimizer, "param_groups", ())
     ]
-    prints["scheduler"] = repr(scheduler and scheduler.state_dict())
+    prints["scheduler"] = repr(getattr(scheduler, "state_dict", lambda: None)())
     if trainer is not None:
         prints["output_dir"] = _files(trainer.args.output_dir)
         prints["trainer's state"] = repr(trainer.state)
