@@ -2,8 +2,9 @@
 
 The incident's report is what the tool prints here and now; the table of checks comes from the
 catalogue; the GPU figures come from .ci/measured.jsonl, which `pytest -m gpu -n0` writes where
-there is a GPU and TRAINSANITY_RECORD names it.  Of the report only the words are compared: the last
-digits are the machine's.
+there is a GPU and TRAINSANITY_RECORD names it; the benchmarks' come from .ci/benchmarks.json, which
+is what `tox -e bench` wrote.  Of the report only the words are compared: the last digits are the
+machine's.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def taken(run: dict[str, Any]) -> list[str]:
         + " | peak GiB |",
         f"|---|---|---|{'---|' * len(named)}---|",
         *(
-            row(f"`{one['name']}`", one["seconds"], f"{one['peak_bytes'] / 2**30:.1f}", one)
+            row(f"`{one['name']}`", one["seconds"], _gib(one["peak_bytes"]), one)
             for one in sorted(rows, key=lambda one: -one["seconds"])
             if one["seconds"] >= 0.05
         ),
@@ -146,7 +147,27 @@ def probed(runs: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-BLOCKS = {"report:incident": report, "checks": checks, "measured": measured}
+def _gib(size: int | None) -> str:
+    """Nothing where the device was not asked."""
+    return "" if size is None else f"{size / 2**30:.1f}"
+
+
+def benchmarks() -> str:
+    """The figures that `tox -e bench` wrote, saved as .ci/benchmarks.json."""
+    from tests.benchmarks.run import COMMAND, table
+
+    document = json.loads((HERE / "benchmarks.json").read_text(encoding="utf-8"))
+    where = document["where"]
+    said = f"`{COMMAND}` on {where['cores']} cores, Python {where['python']}, nothing else running."
+    return f"{said}\n\n{table(document['figures'])}"
+
+
+BLOCKS = {
+    "report:incident": report,
+    "checks": checks,
+    "benchmarks": benchmarks,
+    "measured": measured,
+}
 
 
 def filled(text: str, names: list[str]) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+COMMAND = "tox -e bench"
 
 Row = tuple[str, str, str, str, str]
 COLUMNS = ("what", "measured", "beside", "ratio", "limit")
