@@ -41,3 +41,23 @@ def _devices() -> list[str]:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Plain tests that need a GPU skip as the checks do, with the reason."""
     skip_without_gpu(item)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With a stage, a check's name or its code alone, -k asks the pipelines and nothing else.
+
+    That is what somebody types who debugs a pipeline.  Tests of the tool, a hundred of which have
+    the word in their names and judge pipelines of their own, have more words, or a file to name.
+    """
+    from trainsanity.bound import BoundCheck
+    from trainsanity.registry import registry
+
+    words = {word for check in registry().all() for word in check.keywords}
+    if config.option.keyword.strip() not in words:
+        return
+    parameters = {item: getattr(getattr(item, "callspec", None), "params", {}) for item in items}
+    asked = [item for item in items if isinstance(parameters[item].get("check"), BoundCheck)]
+    if asked:
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(asked)])
+        items[:] = asked

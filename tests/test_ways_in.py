@@ -1,4 +1,4 @@
-"""What other tools are given: the hooks of pre-commit."""
+"""What other tools are given: the hooks of pre-commit, and what -k asks here."""
 
 from __future__ import annotations
 
@@ -33,3 +33,23 @@ def test_pre_commit_takes_the_hooks() -> None:
     pytest.importorskip("pre_commit", reason="pre-commit is not installed")
     command = [sys.executable, "-m", "pre_commit", "validate-manifest", str(HOOKS)]
     assert subprocess.run(command, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "of_the_tool"),
+    [("collator", False), ("TS304", False), ("collator and refuses", True)],
+)
+def test_a_stage_alone_asks_the_pipelines_and_more_words_the_tests_of_the_tool(
+    words: str, of_the_tool: bool
+) -> None:
+    files = ["tests/pipelines/test_tiny_qwen3.py", "tests/checks/test_collator.py"]
+    ended = subprocess.run(
+        [*(sys.executable, "-m", "pytest", "--collect-only", "-q", "-k", words), *files],
+        cwd=HOOKS.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    asked = [line for line in ended.stdout.splitlines() if "::" in line]
+    assert asked, ended.stdout
+    assert all(files[of_the_tool] in line for line in asked)
