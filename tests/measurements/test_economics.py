@@ -18,7 +18,7 @@ from trainsanity.measurements.economics import (
     grouped_lengths,
     waste,
 )
-from trainsanity.measurements.padding import Padding, round_up
+from trainsanity.measurements.padding import Padding, PaddingTimes, round_up
 from trainsanity.pipeline import Pipeline
 from trainsanity.types import Finding
 
@@ -68,7 +68,7 @@ def test_it_is_computed_from_all_rows_and_the_order_in_use():
     assert grouped.now is grouped.grouped
 
 
-def said(times, multiple=8, **more):
+def said(times, multiple=8, noise=0.0, **more):
     """What the check says of a batch of four rows, timed as given."""
     width = round_up(281, multiple or 1)
     waste = 1 - 0.87 * 281 / width
@@ -76,10 +76,10 @@ def said(times, multiple=8, **more):
     table = {1: 0.130, 8: 0.141, 16: 0.150, 64: 0.249}
     grouped = {1: 0.011, 8: 0.024, 16: 0.036, 64: 0.12}
     economics = Economics("2,988,208 rows", table, grouped, 0.003, by_length=False)
-    return list(padding_overhead(padding, economics, times))
+    return list(padding_overhead(padding, economics, PaddingTimes(times, noise)))
 
 
-FAST = {0: 1.0, 1: 1.0, 8: 0.66, 16: 0.67, 64: 0.94}
+FAST = {1: 1.0, 8: 0.66, 16: 0.67, 64: 0.94}
 
 
 def test_keep_what_is_faster():
@@ -96,9 +96,10 @@ def test_take_what_is_faster():
 
 
 def test_no_advice_within_the_noise():
-    noisy = {**FAST, 0: 1.5}
-    assert said(noisy)[0].message.startswith("8: +1.1 points of padding, 0.66 x the step time")
-    assert said(noisy, multiple=None)[0].message.startswith("no multiple: 13.0% of the positions")
+    noisy = said(FAST, noise=0.5)[0].message
+    assert noisy.startswith("8: +1.1 points of padding, 0.66 x the step time")
+    message = said(FAST, multiple=None, noise=0.5)[0].message
+    assert message.startswith("no multiple: 13.0% of the positions")
 
 
 def test_without_a_gpu_there_is_no_time():
@@ -107,6 +108,8 @@ def test_without_a_gpu_there_is_no_time():
 
 def test_nan_never_passes():
     assert isinstance(said({**FAST, 8: float("nan")})[0], Finding)
+    assert isinstance(said(FAST, noise=float("nan"))[0], Finding)
+    assert isinstance(said(FAST, noise=float("inf"))[0], Finding)
 
 
 def test_packed_rows_are_not_advised():
