@@ -3,7 +3,7 @@
 The incident's report is what the tool prints here and now; the table of checks comes from the
 catalogue; the GPU figures come from .ci/measured.jsonl, which `pytest -m gpu -n0` writes where
 there is a GPU and TRAINSANITY_RECORD names it; the benchmarks' come from .ci/benchmarks.json, which
-is what `tox -e bench` wrote.  Of the report only the words are compared: the last digits are the
+is what `python tests/benchmarks/run.py --json` wrote.  Of the report only the words are compared: the last digits are the
 machine's.
 """
 
@@ -153,7 +153,7 @@ def _gib(size: int | None) -> str:
 
 
 def benchmarks() -> str:
-    """The figures that `tox -e bench` wrote, saved as .ci/benchmarks.json."""
+    """The figures that the benchmarks wrote, saved as .ci/benchmarks.json."""
     from tests.benchmarks.run import COMMAND, table
 
     document = json.loads((HERE / "benchmarks.json").read_text(encoding="utf-8"))
