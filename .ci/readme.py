@@ -3,8 +3,8 @@
 The incident's report is what the tool prints here and now; the table of checks comes from the
 catalogue; the GPU figures come from .ci/measured.jsonl, which `pytest -m gpu -n0` writes where
 there is a GPU and TRAINSANITY_RECORD names it; the benchmarks' come from .ci/benchmarks.json, which
-is what `python tests/benchmarks/run.py --json` wrote.  Of the report only the words are compared: the last digits are the
-machine's.
+is what `python tests/benchmarks/run.py --json` wrote.  Of the report only the words are compared:
+the last digits are the machine's.
 """
 
 from __future__ import annotations
