@@ -50,11 +50,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     That is what somebody types who debugs a pipeline.  Tests of the tool, a hundred of which have
     the word in their names and judge pipelines of their own, have more words, or a file to name.
     """
+    keyword = config.option.keyword.strip()
+    if not keyword:
+        return
     from trainsanity.bound import BoundCheck
+    from trainsanity.errors import UsageError
     from trainsanity.registry import registry
 
-    words = {word for check in registry().all() for word in check.keywords}
-    if config.option.keyword.strip() not in words:
+    try:
+        words = {word for check in registry().all() for word in check.keywords}
+    except UsageError as error:
+        raise pytest.UsageError(str(error)) from error
+    if keyword not in words:
         return
     parameters = {item: getattr(getattr(item, "callspec", None), "params", {}) for item in items}
     asked = [item for item in items if isinstance(parameters[item].get("check"), BoundCheck)]

@@ -108,8 +108,9 @@ SENTENCE = (
         (["trainsanity", "list"], 2),
         (["trainsanity", "run", "cli_factories:healthy"], 2),
         (["pytest", "--pyargs", "trainsanity.suite", "--trainsanity=cli_factories:healthy"], 4),
+        (["pytest", "--co", str(ROOT / "tests" / "test_tasks.py"), "-k", "tokenizer"], 4),
     ],
-    ids=["list", "run", "pytest"],
+    ids=["list", "run", "pytest", "keyword"],
 )
 def test_checks_that_cannot_be_loaded_are_missed(
     broken_package: Path, command: list[str], code: int
