@@ -1,10 +1,11 @@
 """Write the parts of README.md that are measured or generated; `--check` only compares.
 
 The incident's report is what the tool prints here and now; the table of checks comes from the
-catalogue; the GPU figures come from .ci/measured.jsonl, which `pytest -m gpu -n0` writes where
-there is a GPU and TRAINSANITY_RECORD names it; the benchmarks' come from .ci/benchmarks.json, which
-is what `python tests/benchmarks/run.py --json` wrote.  Of the report only the words are compared:
-the last digits are the machine's.
+catalogue; the scores come from .ci/score.json and .ci/mutation.json, which `tox -e score` and
+`tox -e mutation` write; the GPU figures come from .ci/measured.jsonl, which `pytest -m gpu -n0`
+writes where there is a GPU and TRAINSANITY_RECORD names it; the benchmarks' come from
+.ci/benchmarks.json, which is what `python tests/benchmarks/run.py --json` wrote.  Of the report
+only the words are compared: the last digits are the machine's.
 """
 
 from __future__ import annotations
@@ -162,9 +163,30 @@ def benchmarks() -> str:
     return f"{said}\n\n{table(document['figures'])}"
 
 
+def score() -> str:
+    """What trainsanity and its peers say of the same faults and controls, as recorded."""
+    sys.path.insert(0, str(HERE.parent))
+    from tests.score import table
+
+    return table.markdown(json.loads(table.DOCUMENT.read_text(encoding="utf-8")))
+
+
+def mutation() -> str:
+    """The share of the mutants that were noticed, as recorded."""
+    told = json.loads((HERE / "mutation.json").read_text(encoding="utf-8"))
+    return (
+        f"`{told['command']}`: {told['killed']} of {told['of']} mutants of `checks/` and "
+        f"`measurements/` are noticed, {told['killed'] / told['of']:.1%} (95 % interval "
+        f"{told['low']:.1%} to {told['high']:.1%}), a sample of {told['all']:,} that cosmic-ray "
+        f"{told['cosmic-ray']} makes; {told['minutes']} minutes on {told['cores']} cores."
+    )
+
+
 BLOCKS = {
     "report:incident": report,
     "checks": checks,
+    "score": score,
+    "mutation": mutation,
     "benchmarks": benchmarks,
     "measured": measured,
 }

@@ -8,6 +8,7 @@ import pytest
 
 from fixtures.faults import all_faults
 from tests.reports import assert_examples_are_current
+from tests.said import assert_said
 from tests.untouched import untouched
 from trainsanity.pipeline import PipelineSpec
 from trainsanity.registry import registry
@@ -62,6 +63,10 @@ def test_fault_kills_exactly(fault):
     assert looked_away == base.skips - fault.kills - set(by_status[Status.BLOCKED])
     assert report.exit_code() == 1
     assert_examples_are_current(fault.id, report.results)
+    assert_said(
+        f"fault-{fault.id}",
+        (result for result in report.results if result.check.name in fault.kills),
+    )
 
 
 def test_every_check_is_killed_by_something():

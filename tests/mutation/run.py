@@ -111,6 +111,11 @@ def judged(tree: Path, size: int, seed: int) -> list[dict[str, Any]]:
     return sorted(found, key=lambda mutant: (mutant["file"], mutant["line"]))
 
 
+def population(tree: Path) -> int:
+    """How many mutants there were to draw from."""
+    return int((tree / "population").read_text(encoding="utf-8"))
+
+
 def main() -> None:
     """Print the score; with --json write it, too."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -131,12 +136,15 @@ def main() -> None:
     killed = sum(not mutant["survived"] for mutant in mutants)
     low, high = interval(killed, len(mutants))
     score = {
+        "command": "tox -e mutation",
         "killed": killed,
         "of": len(mutants),
+        "all": population(tree),
         "low": round(low, 4),
         "high": round(high, 4),
         "seed": options.seed,
         "minutes": round((time.monotonic() - start) / 60),
+        "cores": os.cpu_count(),
         "cosmic-ray": version("cosmic-ray"),
     }
     if options.survivors:

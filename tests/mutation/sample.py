@@ -57,6 +57,7 @@ class Sample(FilterApp):
         work_db.set_multiple_results(
             others, WorkResult(output="not drawn", worker_outcome=WorkerOutcome.SKIPPED)
         )
+        Path("population").write_text(str(len(seen)), encoding="utf-8")
         print(f"{len(chosen)} of {len(seen)} mutants")  # noqa: T201
 
 

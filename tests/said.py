@@ -1,0 +1,104 @@
+"""What the checks say of faults and controls, word for word, as it was when somebody read it last.
+
+A message that changes, a number that moves, a check that looks away: each shows up as a difference
+in `tests/snapshots/said`, to be read and kept with UPDATE_SNAPSHOTS=1, or to be mended.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from trainsanity.types import Result
+
+FOLDER = Path(__file__).parent / "snapshots" / "said"
+VERSIONS = FOLDER / "versions.json"
+"""Of the libraries with which the numbers were computed."""
+NOISE = 1e-4
+"""Differences below are arithmetic: what is there depends on threads and processor."""
+CLOSE = 5e-3
+"""Relative: two processors sum in another order, and a run of steps carries that on."""
+NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
+PLACES = re.compile(r"(?<!\S)/\S+")
+
+
+def assert_said(name: str, results: Iterable[Result]) -> None:
+    """Compare with what was said under this name, or with UPDATE_SNAPSHOTS write it.
+
+    Another minor version of a library may compute other numbers, another major one find other
+    words; then those are not compared.
+    """
+    path, used = FOLDER / f"{name}.json", {one: version(one) for one in ("torch", "transformers")}
+    said = {result.check.code: _told(result) for result in results}
+    if os.environ.get("UPDATE_SNAPSHOTS"):
+        FOLDER.mkdir(exist_ok=True)
+        VERSIONS.write_text(json.dumps(used) + "\n", encoding="utf-8")
+        rows = ",\n".join(
+            f"{json.dumps(code)}: {json.dumps(row, ensure_ascii=False)}"
+            for code, row in sorted(said.items())
+        )
+        path.write_text("{\n" + rows + "\n}\n", encoding="utf-8")
+    recorded_with = json.loads(VERSIONS.read_text(encoding="utf-8"))
+    if any(_major(used[one]) != _major(recorded_with[one]) for one in used):
+        return
+    numbers = used == recorded_with
+    recorded = json.loads(path.read_text(encoding="utf-8"))
+    again = json.loads(json.dumps(said))
+    differences = [
+        f"{code}: said {old}\n  now {again.get(code)}"
+        for code, old in recorded.items()
+        if not _alike(old, again.get(code), numbers)
+    ]
+    differences += [f"{code}: not said" for code in again.keys() - recorded.keys()]
+    assert not differences, "\n".join(differences)
+
+
+def _major(number: str) -> str:
+    return number.partition(".")[0]
+
+
+def _told(result: Result) -> dict[str, Any]:
+    row = result.as_dict()
+    kept = ("status", "message", "reason", "observed", "expected", "factor", "where")
+    return {key: _rounded(row[key]) for key in kept if row[key] is not None}
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {_rounded(str(key)): _rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
+    return PLACES.sub("…", value) if isinstance(value, str) else value
+
+
+def _alike(old: Any, new: Any, numbers: bool) -> bool:
+    if isinstance(old, bool) or isinstance(new, bool) or old is None or new is None:
+        return old is new
+    if isinstance(old, int | float) and isinstance(new, int | float):
+        if not numbers:
+            return True
+        if math.isnan(old) or math.isnan(new):
+            return math.isnan(old) and math.isnan(new)
+        return math.isclose(old, new, rel_tol=CLOSE, abs_tol=NOISE)
+    if isinstance(old, str) and isinstance(new, str):
+        found = [[_number(text) for text in NUMBER.findall(side)] for side in (old, new)]
+        return NUMBER.sub("#", old) == NUMBER.sub("#", new) and _alike(*found, numbers)
+    if isinstance(old, list) and isinstance(new, list):
+        return len(old) == len(new) and all(
+            _alike(*pair, numbers) for pair in zip(old, new, strict=True)
+        )
+    if isinstance(old, dict) and isinstance(new, dict):
+        return old.keys() == new.keys() and all(_alike(old[key], new[key], numbers) for key in old)
+    return bool(old == new)
+
+
+def _number(text: str) -> float:
+    return float(text.replace(",", ""))
