@@ -9,6 +9,7 @@ import importlib
 import itertools
 import math
 import re
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,8 @@ import torch
 
 from fixtures.controls import all_controls
 from fixtures.controls.factories import CHEAP
+from trainsanity.measurements.resume import Ended, Interrupted, Resumed
+from trainsanity.measurements.trace import Plan, trace
 from trainsanity.pipeline import Pipeline, PipelineSpec
 from trainsanity.registry import registry
 from trainsanity.runner import Runner, run
@@ -110,6 +113,16 @@ class WatchedItems:
         Noted.read = True
         return super().__iter__()
 
+    def __eq__(self, other: object) -> bool:
+        Noted.read = True
+        return super().__eq__(other)
+
+    def __ne__(self, other: object) -> bool:
+        Noted.read = True
+        return super().__ne__(other)
+
+    __hash__ = None
+
 
 class WatchedList(WatchedItems, list[Any]):
     pass
@@ -120,15 +133,18 @@ class WatchedTuple(WatchedItems, tuple[Any, ...]):
 
 
 def numbers_in(
-    value: Any, path: tuple[Any, ...] = (), above: tuple[int, ...] = ()
+    value: Any,
+    path: tuple[Any, ...] = (),
+    above: tuple[int, ...] = (),
+    kinds: tuple[type, ...] = (float,),
 ) -> Iterator[Any]:
-    """Path and value of each float, float tensor and float array below; of many, a few."""
+    """Path and value of each number, float tensor and float array below; of many, a few."""
     if id(value) in above:
         return
     kind = getattr(value, "dtype", None)
     floats = getattr(kind, "is_floating_point", False) or getattr(kind, "kind", "") == "f"
     shape = getattr(value, "shape", ()) if floats else ()
-    if isinstance(value, float) or (len(shape) and 0 not in shape):
+    if type(value) in kinds or (len(shape) and 0 not in shape):
         yield path, value
         return
     children: list[Any] = []
@@ -141,11 +157,13 @@ def numbers_in(
             found
             for name, item in vars(value).items()
             if name != "rows"  # data, which nobody measured
-            for found in numbers_in(item, (*path, ("attribute", name)), (*above, id(value)))
+            for found in numbers_in(item, (*path, ("attribute", name)), (*above, id(value)), kinds)
         )
     few = {0, len(children) // 2, len(children) - 1}
+    if isinstance(value, dict) and len(value) < 10:  # of different kinds, by their names
+        few = set(range(len(value)))
     for step, item in (child for k, child in enumerate(children) if k in few):
-        yield from numbers_in(item, (*path, step), (*above, id(value)))
+        yield from numbers_in(item, (*path, step), (*above, id(value)), kinds)
 
 
 def put(value: Any, path: tuple[Any, ...], number: Any) -> Any:
@@ -181,7 +199,7 @@ def put(value: Any, path: tuple[Any, ...], number: Any) -> Any:
 def spoilt(number: Any) -> Iterator[tuple[str, Any]]:
     """The number as NaN and as infinity: all of a tensor, and its first element."""
     for word in ("nan", "inf"):
-        if isinstance(number, float):
+        if isinstance(number, float | int):
             yield word, float(word)
             continue
         made = number.copy() if isinstance(number, numpy.ndarray) else number.detach().clone()
@@ -190,14 +208,16 @@ def spoilt(number: Any) -> Iterator[tuple[str, Any]]:
         yield f"{word} everywhere", made * float(word) if word == "nan" else made * 0 + float(word)
 
 
-def wrongly_passed(check: Check, pipeline: Pipeline) -> tuple[int, list[str]]:
+def wrongly_passed(
+    check: Check, pipeline: Pipeline, kinds: tuple[type, ...] = (float,)
+) -> tuple[int, list[str]]:
     """How many numbers were put in and read; the places where the check passed all the same."""
     looks = {name: pipeline.measurements.get(name) for name in check.looks}
     tried, wrong = 0, []
     for look, value in looks.items():
         if look == "pipeline":
             continue
-        for path, number in numbers_in(value):
+        for path, number in numbers_in(value, kinds=kinds):
             where = ".".join([look, *(str(key) for _, key in path)])
             for what, other in spoilt(number):
                 Noted.read = False
@@ -249,6 +269,42 @@ def test_a_number_that_is_none_is_never_a_pass(name: str, checks: list[Check]) -
         wrong += [f"{check.code} {place}" for place in places]
     assert not wrong, "\n".join(wrong)
     assert tried >= 4 * len(checks) / 10, "the numbers are not found any more"
+
+
+def cut_and_resumed(pipeline: Pipeline) -> dict[str, Any]:
+    """What processes of their own come to that lose nothing, without starting any."""
+    plan = Plan(2, 4, None)
+    with tempfile.TemporaryDirectory() as folder:
+        straight = trace(pipeline, plan, folder, saves=(plan.cut,))
+        fresh = Ended(trace(pipeline, plan, folder, resume=f"{folder}/checkpoint-{plan.cut}"))
+    return {
+        "resumed": Resumed(plan, straight, fresh),
+        "interrupted": Interrupted(plan, Ended(killed=9), [], [], "checkpoint-3", straight, fresh),
+    }
+
+
+def test_a_resumed_run_with_a_number_that_is_none_is_never_a_pass() -> None:
+    pipeline = PipelineSpec("plain", lambda: CONTROLS["plain"].build(**CHEAP)).make()
+    pipeline.measurements._values |= cut_and_resumed(pipeline)
+    for code, least in (("TS902", 12), ("TS908", 4)):
+        check = registry().get(code)
+        looks = {name: pipeline.measurements.get(name) for name in check.looks}
+        assert judged(check, pipeline, looks) is Status.PASS
+        tried, wrong = wrongly_passed(check, pipeline)
+        assert not wrong, "\n".join(wrong)
+        assert tried >= least, "the numbers are not found any more"
+
+
+@pytest.mark.parametrize("code", ["TS905", "TS906"])
+def test_a_place_or_a_count_that_is_none_is_never_a_pass(code: str) -> None:
+    """What these look at is counted; what a count would be after it was divided by nothing."""
+    name = "masking_workers"
+    pipeline = PipelineSpec(name, lambda: CONTROLS[name].build(**CHEAP)).make()
+    check = registry().get(code)
+    assert Runner(pipeline)._call(check).status is Status.PASS
+    tried, wrong = wrongly_passed(check, pipeline, (float, int))
+    assert not wrong, "\n".join(wrong)
+    assert tried >= 2, "the numbers are not found any more"
 
 
 # --- the same, put where a user would have it -----------------------------------------------------
@@ -308,3 +364,23 @@ def test_a_pipeline_with_a_number_that_is_none_is_not_sane(
     place(trainer, number)
     report = run(Pipeline.from_trainer(trainer), registry().select(ignore=["tokenizer", "dataset"]))
     assert report.exit_code() != 0, [(r.check.name, r.message) for r in report.results]
+
+
+@pytest.mark.parametrize("code", ["TS902", "TS907"])
+def test_a_run_that_turns_to_nan_after_the_recorded_steps_equals_nothing(code: str) -> None:
+    pipeline = PipelineSpec("plain", lambda: CONTROLS["plain"].build(**CHEAP)).make()
+    trainer = pipeline.trainer
+    stock = trainer.compute_loss
+
+    def compute_loss(*args: Any, **kwargs: Any) -> Any:
+        late = trainer.state.global_step >= 2 and trainer.model.training
+        return stock(*args, **kwargs) * math.nan if late else stock(*args, **kwargs)
+
+    trainer.compute_loss = compute_loss
+    if code == "TS902":
+        pipeline.measurements._values |= cut_and_resumed(pipeline)
+    result = Runner(pipeline)._call(registry().get(code))
+    assert result.status is Status.FAIL
+    assert [finding.message for finding in result.findings] == [
+        "the loss of step 3 is nan: that two such runs are equal says nothing"
+    ]

@@ -8,6 +8,7 @@ from ..measurements.evaluated import Evaluated
 from ..registry import check
 from ..tolerances import MARGIN, within
 from ..types import Cost, Finding, Seen
+from .loop_resume import not_finite
 
 LEFT = {
     "weights": "the weights are others than before it",
@@ -44,7 +45,8 @@ def eval_leaves_training_alone(evaluated: Evaluated) -> Iterator[Seen | Finding]
     ``compute_metrics``.  States are compared by bits.  Random states are put back before the next
     step, because any data loader draws from them; between the two evaluations a number is drawn
     from each generator, so that both end in the same state only if something set it.  The final
-    weights may differ by four times what two straight runs differ by.
+    weights may differ by four times what two straight runs differ by; losses and weights that are
+    no numbers are a finding, equal or not.
 
     How to fix: change copies; seed generators of your own in place of the global ones.
 
@@ -54,7 +56,7 @@ def eval_leaves_training_alone(evaluated: Evaluated) -> Iterator[Seen | Finding]
     """
     seen = evaluated
     step = f"the evaluation after step {seen.plan.cut}"
-    found = []
+    found = [*not_finite(seen.straight)]
     for name, said in LEFT.items():
         before, after = seen.before.get(name), seen.after.get(name)
         if before != after:

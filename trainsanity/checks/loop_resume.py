@@ -72,7 +72,8 @@ def resume_equals_straight(resumed: Resumed) -> Iterator[Seen | Finding]:
     and trains as many again.  Then the pipeline is built once more in a process of its own, by the
     words after ``trainsanity run``, resumes from that checkpoint and trains to the same step.  All
     is compared by its bits.  Only where the final weights differ is the straight run repeated: what
-    two straight runs differ by is the device's own noise, and four times that is allowed.
+    two straight runs differ by is the device's own noise, and four times that is allowed.  A
+    straight run whose losses or weights are no numbers is a finding: NaN equals NaN bit for bit.
     Everything is written to a temporary folder; the Trainer itself loads it.
 
     How to fix: as the finding says.  Most often it is ``save_only_model``, ``ignore_data_skip``, a
@@ -94,7 +95,11 @@ def resume_equals_straight(resumed: Resumed) -> Iterator[Seen | Finding]:
             fix="run the training script with resume_from_checkpoint and read its traceback",
         )
     else:
-        found = [*_rows(plan, resumed.straight, fresh), *_state(plan, resumed.straight, fresh)]
+        found = [
+            *not_finite(resumed.straight),
+            *_rows(plan, resumed.straight, fresh),
+            *_state(plan, resumed.straight, fresh),
+        ]
         yield from found
         if not found and not within(resumed.difference, MARGIN * resumed.noise):
             yield Finding(
@@ -115,6 +120,19 @@ def resume_equals_straight(resumed: Resumed) -> Iterator[Seen | Finding]:
         0.0,
         0.0,
     )
+
+
+def not_finite(straight: Trace) -> Iterator[Finding]:
+    """What loss.finite says of the first steps, of those that a run takes after them."""
+    if straight.broken:
+        yield Finding(
+            f"{straight.broken}: that two such runs are equal says nothing",
+            observed=straight.broken,
+            expected="numbers",
+            where="the straight run",
+            cause="an operation whose value or derivative is not finite at these rows or weights",
+            fix="find the operation with torch.autograd.detect_anomaly",
+        )
 
 
 def _rows(plan: Plan, straight: Trace, fresh: Trace) -> Iterator[Finding]:

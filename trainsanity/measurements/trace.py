@@ -44,6 +44,18 @@ class Trace:
     end: dict[str, int] = field(default_factory=dict)
     weights: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def broken(self) -> str:
+        """Where the first number stands that is none; empty if all are numbers."""
+        for step, losses in self.losses.items():
+            for loss in losses:
+                if not math.isfinite(loss):
+                    return f"the loss of step {step + 1} is {loss:g}"
+        for name, weights in self.weights.items():
+            if not bool(weights.isfinite().all()):
+                return f"{name} is not finite after the last step"
+        return ""
+
 
 @dataclass(frozen=True)
 class Plan:
