@@ -6,16 +6,21 @@ in `tests/snapshots/said`, to be read and kept with UPDATE_SNAPSHOTS=1, or to be
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from trainsanity.types import Result
+import numpy
+import torch
+
+from trainsanity.measurements.store import Measurements
+from trainsanity.types import Result, Skip
 
 FOLDER = Path(__file__).parent / "snapshots" / "said"
 VERSIONS = FOLDER / "versions.json"
@@ -24,18 +29,33 @@ NOISE = 1e-4
 """Differences below are arithmetic: what is there depends on threads and processor."""
 CLOSE = 5e-3
 """Relative: two processors sum in another order, and a run of steps carries that on."""
+FIRST = 6
+"""Of a list or dictionary in a measurement."""
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 PLACES = re.compile(r"(?<!\S)/\S+")
 
 
 def assert_said(name: str, results: Iterable[Result]) -> None:
-    """Compare with what was said under this name, or with UPDATE_SNAPSHOTS write it.
+    """Compare with what was said under this name, or with UPDATE_SNAPSHOTS write it."""
+    _compare(name, {result.check.code: _told(result) for result in results})
 
-    Another minor version of a library may compute other numbers, another major one find other
-    words; then those are not compared.
-    """
+
+def assert_measured(name: str, measurements: Measurements) -> None:
+    """Likewise what was measured."""
+    _compare(name, {look: _measured(measurements, look) for look in measurements.seconds})
+
+
+def _measured(measurements: Measurements, look: str) -> Any:
+    try:
+        return _figures(measurements.taken(look))
+    except Skip as skip:
+        return str(skip)
+
+
+def _compare(name: str, said: dict[str, Any]) -> None:
+    # Another minor version of a library may compute other numbers, another major one find other
+    # words; then those are not compared.
     path, used = FOLDER / f"{name}.json", {one: version(one) for one in ("torch", "transformers")}
-    said = {result.check.code: _told(result) for result in results}
     if os.environ.get("UPDATE_SNAPSHOTS"):
         FOLDER.mkdir(exist_ok=True)
         VERSIONS.write_text(json.dumps(used) + "\n", encoding="utf-8")
@@ -65,8 +85,37 @@ def _major(number: str) -> str:
 
 def _told(result: Result) -> dict[str, Any]:
     row = result.as_dict()
-    kept = ("status", "message", "reason", "observed", "expected", "factor", "where")
-    return {key: _rounded(row[key]) for key in kept if row[key] is not None}
+    kept = (
+        *("status", "message", "reason", "observed", "expected", "factor", "where"),
+        *("cause", "fix", "candidates"),
+    )
+    return {key: _rounded(row[key]) for key in kept if row[key] not in (None, "", [])}
+
+
+def _figures(value: Any) -> Any:
+    """Numbers and words of a measurement; of tensors and of long lists what is telling."""
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().double().numpy()
+    if isinstance(value, numpy.ndarray | numpy.generic):
+        shape = list(value.shape)
+        if not value.size or value.dtype.kind not in "biuf":
+            return [shape, str(value.dtype)]
+        return _rounded([shape, *map(float, (value.min(), value.max(), abs(value).mean()))])
+    if dataclasses.is_dataclass(value):
+        value = {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        shown = {
+            str(key): _figures(value[key])
+            for key in list(value)[:FIRST]
+            if key not in ("seconds", "random_state")
+        }
+        return {"": len(value), **shown} if len(value) > FIRST else shown
+    if isinstance(value, list | tuple):
+        shown = [_figures(item) for item in value[:FIRST]]
+        return [len(value), *shown] if len(value) > FIRST else shown
+    if value is None or isinstance(value, bool | int | float | str):
+        return _rounded(value)
+    return type(value).__name__
 
 
 def _rounded(value: Any) -> Any:

@@ -6,7 +6,7 @@ import pytest
 
 from fixtures.controls import OF_SEVERAL_PROCESSES, all_controls
 from fixtures.controls.factories import CHEAP
-from tests.said import assert_said
+from tests.said import assert_measured, assert_said
 from tests.untouched import untouched
 from trainsanity.pipeline import PipelineSpec
 from trainsanity.registry import registry
@@ -40,6 +40,7 @@ def test_control_lives(control):
         assert status in ({"xfail"} if name in control.accepted else expected)
     if control.id in ONE_OF_A_KIND:
         assert_said(f"control-{control.id}", report.results)
+        assert_measured(f"measured-{control.id}", pipeline.measurements)
 
 
 PROCESSES = {"loop.resume_equals_straight", "loop.survives_killed_save"}

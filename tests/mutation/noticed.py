@@ -11,7 +11,7 @@ import pytest
 
 from fixtures.controls import all_controls
 from fixtures.faults import all_faults
-from tests.said import assert_said
+from tests.said import assert_measured, assert_said
 from tests.test_controls import ONE_OF_A_KIND
 from trainsanity.pipeline import PipelineSpec
 from trainsanity.registry import registry
@@ -36,3 +36,4 @@ def test_control(control):
     pipeline = PipelineSpec(control.id, control.build).make()
     report = run(pipeline, registry().select(), expected_failures=control.accepted)
     assert_said(f"control-{control.id}", report.results)
+    assert_measured(f"measured-{control.id}", pipeline.measurements)
