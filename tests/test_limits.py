@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import signal
+import sys
 import time
 import weakref
 
@@ -67,6 +68,30 @@ def test_what_takes_longer_than_it_may_is_stopped_and_swallowing_does_not_help(m
     with pytest.raises(KeyError), limited(60, "the look"):
         raise KeyError
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_what_was_told_where_nobody_hears_it_is_told_again_at_once(monkeypatch, capfd):
+    monkeypatch.setattr(limits, "AGAIN", 3600)
+    deleted = []
+
+    class Slow:
+        def __del__(self):
+            deleted.append(True)
+            time.sleep(0.3)
+            deleted.append(True)
+
+    def lets_go():
+        Slow()
+        for _ in range(500):  # not for ever, or nobody would see it fail
+            time.sleep(0.01)
+        pytest.fail("it was not told again")
+
+    hook = sys.unraisablehook
+    with pytest.raises(TimedOut), limited(0.1, "the look"):
+        lets_go()
+    assert len(deleted) == 1
+    assert sys.unraisablehook is hook
+    assert capfd.readouterr().err == ""
 
 
 def test_what_is_being_put_back_is_not_stopped(monkeypatch):

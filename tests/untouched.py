@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,10 @@ def everything(pipeline: Pipeline) -> dict[str, Any]:
         ],
         "modules": [(name, id(m)) for name, m in model.named_modules()],
         "optimizer": _plain(_state_dict(owner.optimizer)),
+        "what it steps": [
+            [id(p) for p in group["params"]]
+            for group in getattr(owner.optimizer, "param_groups", ())
+        ],
         "scheduler": _plain(_state_dict(owner.lr_scheduler)),
         "python random state": random.getstate(),
         "numpy random state": repr(numpy.random.get_state()),
@@ -49,7 +54,7 @@ def everything(pipeline: Pipeline) -> dict[str, Any]:
         "environment": dict(os.environ),
         "working directory": os.getcwd(),
         "config": [_plain(m.config.to_dict()) for m in model.modules() if hasattr(m, "config")],
-        "data": [id(pipeline.train_dataset), id(pipeline.eval_dataset), id(pipeline.data_collator)],
+        "parts": {part.name: id(getattr(pipeline, part.name)) for part in fields(pipeline)},
         "collator": _plain(getattr(pipeline.data_collator, "__dict__", {})),
     }
     if pipeline.tokenizer is not None:

@@ -26,6 +26,9 @@ GRACE = 30.0
 """Seconds that a look which has been told to stop may take to put everything back: weights of
 8 GB take a few."""
 
+SOON = 0.01
+"""Likewise where nobody could hear it: see :func:`_heard`."""
+
 AGAIN = 5.0
 """Seconds after which a look is told once more: somebody may have swallowed it."""
 
@@ -88,7 +91,8 @@ def limited(seconds: float | None, who: str) -> Iterator[None]:
     others, interval = signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
     try:
         try:
-            yield
+            with _heard():
+                yield
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
         if time.monotonic() - start > seconds:
@@ -107,6 +111,27 @@ def limited(seconds: float | None, who: str) -> Iterator[None]:
         if others:  # a timer of pytest's, for example, goes on
             left = max(others - (time.monotonic() - start), 1e-3)
             signal.setitimer(signal.ITIMER_REAL, left, interval)
+
+
+@contextlib.contextmanager
+def _heard() -> Iterator[None]:
+    """Tell a look again, and nobody else, that was told inside ``__del__`` or the collector.
+
+    What is raised there goes to ``sys.unraisablehook``, which prints it, and no further.
+    """
+    others = sys.unraisablehook
+
+    def unheard(unraisable: sys.UnraisableHookArgs) -> None:
+        if unraisable.exc_type is _Stop:
+            signal.setitimer(signal.ITIMER_REAL, SOON, AGAIN)
+        else:
+            others(unraisable)
+
+    sys.unraisablehook = unheard
+    try:
+        yield
+    finally:
+        sys.unraisablehook = others
 
 
 @contextlib.contextmanager

@@ -134,6 +134,8 @@ class Pipeline:
             train_step: is given the micro-batches of one optimizer step, a list of
                 ``gradient_accumulation_steps`` collated batches on the model's device; takes that
                 step, scheduler and clip included; returns the loss that the loop would log for it.
+                What it keeps in objects of its own, such as an accelerator's count of
+                micro-batches or a running mean, goes on: nobody else knows of it.
             optimizer: the ``torch.optim.Optimizer`` (or accelerate's wrapper) that it steps.
             lr_scheduler: likewise.
             tokenizer: likewise; the collator's by default.

@@ -166,6 +166,13 @@ def hanging() -> Any:
     return trainer
 
 
+def waits() -> Any:
+    """Something that never arrives is waited for while it is built."""
+    import time
+
+    time.sleep(600)
+
+
 def sleeping() -> Any:
     """A loss that is waited for."""
     import time
