@@ -145,6 +145,12 @@ def test_whole_numbers_are_no_targets_of_several_labels():
                                                   "labels", column))  # fmt: skip
     result = run_one("TS202", Pipeline.from_trainer(made))
     assert "takes a list of 7 floats between 0 and 1" in said(result)[0]
+    assert result.findings[0].cause == "the labels were made for another task, or by another rule"
+    one_each = [float(k) for k in range(len(column))]
+    made.train_dataset = made.train_dataset.remove_columns("labels").add_column("labels", one_each)
+    finding, *_ = run_one("TS202", Pipeline.from_trainer(made)).findings
+    assert "row 0 of train_dataset has a double in column 'labels'" in finding.message
+    assert "the labels' type decides the loss" in finding.cause
 
 
 def test_label_names(judged, trainer):
@@ -154,6 +160,8 @@ def test_label_names(judged, trainer):
         config.label2id = {**config.label2id, "LABEL_3": 4}
         (message,) = said(judged("TS203", rows()))
         assert message == "config.label2id is not the inverse of config.id2label: 'LABEL_3' differs"
+        config.label2id = {**before[1], "LABEL_3": 2}
+        assert "'LABEL_3' differs" in said(judged("TS203", rows()))[0]
         config.id2label, config.label2id = before
         names = ["a", "b", *"cdefgh"]
         train = rows().cast_column("label", ClassLabel(names=names))
@@ -177,6 +185,18 @@ def test_what_repeats_is_named_by_its_number_in_the_dataset(judged):
     (message,) = said(judged("TS209", rows(), {"late": rows([[9], [3, 4, 5]])}))
     assert message == (
         "1 of 2 rows in eval_dataset['late'] are in train_dataset, too: row 1 is its row 3"
+    )
+
+
+@pytest.mark.parametrize("low", [-3, 0, 5])
+def test_contradictions_between_labels_from_any_number_on(judged, low):
+    labels = [low + k for k in (0, 1, 2, 0, 1)]
+    data = rows([[1, 2], [3, 4], [5, 6], [1, 2], [3, 4]], labels)
+    assert judged("TS208", data).status is Status.PASS
+    (message,) = said(judged("TS208", rows(data["input_ids"], [*labels[:4], low + 2])))
+    assert message == (
+        "1 of 5 rows in train_dataset have the ids of another and a different label: "
+        f"rows 1 ({low + 1}) and 4 ({low + 2})"
     )
 
 

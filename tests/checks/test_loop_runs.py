@@ -16,7 +16,7 @@ from trainsanity.measurements.epochs import Epochs
 from trainsanity.measurements.overfit import constant_loss
 from trainsanity.measurements.recording import Recording
 from trainsanity.measurements.resume import Ended, Interrupted, Resumed
-from trainsanity.measurements.shares import Shares
+from trainsanity.measurements.shares import PEEK, Shares
 from trainsanity.measurements.state import fingerprint
 from trainsanity.measurements.trace import Plan, Trace, plan_of
 from trainsanity.measurements.workers import Workers
@@ -210,32 +210,83 @@ def test_workers_that_repeat_only_the_epoch():
 # --- several processes ---------------------------------------------------------------------------
 
 
-def shared(read, rows=12, batch=8, drops_last=False, same=True):
+def shares_said(read, rows=12, batch=8, drops_last=False, same=True):
     seen = Shares([] if rows is None else [rows] * len(read), same, read, batch, drops_last)
-    return [f.message for f in loop_ranks.ranks_share_the_data(seen) if isinstance(f, Finding)]
+    return list(loop_ranks.ranks_share_the_data(seen))
+
+
+def shared(*args, **kwargs):
+    return [f.message for f in shares_said(*args, **kwargs) if isinstance(f, Finding)]
 
 
 def test_rows_that_processes_share():
     # Twelve rows in rounds of eight: the second round is filled up with the first four rows.
-    assert shared([[0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 0, 1, 2, 3]]) == []
-    assert shared([[0, 1, 2, 3], [4, 5, 6, 7]], drops_last=True) == []
-    assert shared([[0, 1, 2, 3], [4, 5, 6, 7]]) == ["4 of 12 rows are read by none of 2 processes"]
-    assert shared([list(range(12))] * 2) == [
-        "12 of 12 rows are read by more than one of 2 processes"
+    filled_up = [[0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 0, 1, 2, 3]]
+    (seen,) = shares_said(filled_up)
+    assert seen.message == "2 processes read 8 + 8 of 12 rows, 4 of them twice and 0 never"
+    assert (seen.observed, seen.expected) == ({"twice": 4, "never": 0}, {"twice": 4, "never": 0})
+    assert shared([filled_up[0], [*filled_up[1][:-1], 8]]) == []  # one more would be too many
+    assert shared([filled_up[0], [*filled_up[1], 8]]) == [
+        "5 of 12 rows are read by more than one of 2 processes"
     ]
-    assert shared([list(range(12))] * 2, same=False) == []
-    assert shared([list(range(12)), list(range(6))], same=False) == [
+    # What does not fill a round may be left out: four rows of twelve, and none of sixteen.
+    (seen,) = shares_said([[0, 1, 2, 3], [4, 5, 6, 7]], drops_last=True)
+    assert seen.expected == {"twice": 4, "never": 4}
+    assert shared([[0, 1, 2], [4, 5, 6, 7]], drops_last=True)
+    assert shared([[0, 1, 2, 3], [4, 5, 6, 7]], rows=16, drops_last=True)
+
+
+def test_rows_that_no_process_reads_or_every_one():
+    missing = shares_said([[0, 1, 2, 3], [5, 6, 7, 8]])[0]
+    assert missing.message == "4 of 12 rows are read by none of 2 processes"
+    assert (missing.observed, missing.expected, missing.where) == (4, 0, "row 4")
+    assert missing.factor == 8 / 12
+    twice = shares_said([list(range(12))] * 3)[0]
+    assert twice.message == "12 of 12 rows are read by more than one of 3 processes"
+    assert (twice.observed, twice.expected, twice.where, twice.factor) == (12, 4, "row 0", 3.0)
+
+
+def test_datasets_that_processes_have_of_their_own():
+    (seen,) = shares_said([list(range(12))] * 2, same=False)
+    assert seen.message.startswith("2 processes hold datasets of their own, 12 and 12 rows")
+    half = shares_said([list(range(12)), list(range(6)), []], same=False)[0]
+    assert half.message == (
         "process 1 has a dataset of its own and reads 6 of its 12 rows: the others are read by "
         "nobody"
-    ]
+    )
+    assert (half.observed, half.expected, half.where, half.factor) == (6, 0, "process 1", 0.5)
+    whole_rounds = [list(range(8)), list(range(4, 12))]
+    assert shared(whole_rounds, same=False, drops_last=True) == []
+    assert shared([list(range(8)), list(range(7))], same=False, drops_last=True)
 
 
 def test_streams_that_processes_share():
-    assert shared([[1, 2, 3, 4], [5, 6, 7, 1]], rows=None) == []
-    assert shared([[1, 2], [3, 4], [1, 2]], rows=None) == [
-        "100% of the first rows that process 2 reads are read by process 0, too: the stream is "
+    (seen,) = shares_said([[1, 2, 3, 4], [5, 6, 7, 1]], rows=None)
+    assert seen.message == "the first 4 rows of a stream: processes share at most 25% of theirs"
+    assert seen.observed == 0.25
+    assert shared([[1, 2, 3, 4], [1, 2, 7, 8]], rows=None) == []  # a half, and no more
+    again = shares_said([[1, 2, 3], [3, 4, 5], [1, 2, 9]], rows=None)[0]
+    assert again.message == (
+        "67% of the first rows that process 2 reads are read by process 0, too: the stream is "
         "not divided"
-    ]
+    )
+    assert (again.observed, again.where) == (2 / 3, "process 2")
+
+
+def test_one_process_reads_all_rows_and_the_start_of_a_stream():
+    trainer = healthy(rows=13, per_device_train_batch_size=3)
+    trainer.args.max_steps, trainer.args.num_train_epochs = -1, 1
+    seen = Pipeline.from_trainer(trainer).measurements.get("shares")
+    (places,) = seen.read
+    assert sorted(places) == list(range(13))
+    assert (seen.rows, seen.same, seen.batch, seen.drops_last) == ([13], True, 3, False)
+    assert not seen.stream
+    stream = Pipeline.from_trainer(CONTROLS["streaming"].build()).measurements.get("shares")
+    (hashes,) = stream.read
+    assert stream.stream
+    # The rows of as many batches as are looked at, told apart and without a sign.
+    assert len(set(hashes)) == len(hashes) == PEEK * stream.batch
+    assert all(0 <= number < 2**63 for number in hashes)
 
 
 def test_parts_of_weights_are_not_held_against_each_other():

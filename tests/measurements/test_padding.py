@@ -6,8 +6,12 @@ import random
 import statistics
 
 import pytest
+import torch
 
-from trainsanity.measurements.padding import REPEATS, noise
+from fixtures.controls.factories import CHEAP
+from fixtures.faults import healthy
+from trainsanity.measurements.padding import MULTIPLES, REPEATS, noise, timed_settings
+from trainsanity.pipeline import Pipeline
 
 
 @pytest.mark.parametrize(("repeats", "at_most"), [(REPEATS, 0.1), (20, 0.005), (60, 0.005)])
@@ -28,3 +32,33 @@ def test_a_width_that_costs_half_as_much_again_is_beyond():
     own = [rng.gauss(0.015, 0.001) for _ in range(20)]
     ratio = statistics.median(own) / statistics.median(one)
     assert ratio > 1 + noise(one, again, own)
+
+
+def test_each_setting_is_timed_at_its_width():
+    """On the CPU, where the times mean nothing."""
+    trainer = healthy(**CHEAP, pad_to_multiple_of=32)
+    pipeline = Pipeline.from_trainer(trainer)
+    batch, padding = (pipeline.measurements.get(name) for name in ("batch", "padding"))
+    head = trainer.model.score.weight
+    head.grad = before = torch.ones_like(head)
+    widths, waits = [], []
+    hook = trainer.model.register_forward_pre_hook(
+        lambda model, args, inputs: widths.append(inputs["input_ids"].shape[1]), with_kwargs=True
+    )
+    seen = timed_settings(batch, padding, pipeline, lambda: waits.append(len(widths)))
+    hook.remove()
+    longest = max(len(row["input_ids"]) for row in batch.micro_batches[0].rows)
+    settings = {m: -(-longest // m) * m for m in (*MULTIPLES, 32)}
+    assert list(seen.seconds) == [1, 8, 16, 64, 32]
+    assert all(seconds > 0 for seconds in seen.seconds.values())
+    # The widest first; then rounds of every width and of the narrowest once more.
+    rounds = [*sorted({*settings.values()}), longest]
+    assert widths[0] == max(settings.values())
+    assert len(widths[1:]) % len(rounds) == 0
+    assert len(widths[1:]) >= REPEATS * len(rounds)
+    assert sorted(widths[1 : 1 + len(rounds)]) == sorted(rounds)
+    # The clock starts and stops when the device is idle.
+    assert waits == [count for k in range(1, len(widths)) for count in (k, k + 1)]
+    assert head.grad is before
+    assert torch.equal(before, torch.ones_like(head))
+    assert trainer.data_collator.pad_to_multiple_of == 32

@@ -137,6 +137,20 @@ def test_everything_is_put_back_also_after_an_exception(pipeline, meddle):
     assert fingerprint(pipeline) == before
 
 
+def test_hooks_are_those_from_before(pipeline):
+    head = pipeline.model.score
+    kept = head.register_forward_hook(lambda *args: None)
+    kinds = (head._forward_hooks, head._forward_pre_hooks, head._backward_hooks)
+    before = [dict(kind) for kind in kinds]
+    with preserved(pipeline):
+        head.register_forward_hook(lambda *args: None)
+        head.register_forward_pre_hook(lambda *args: None)
+        head.register_full_backward_hook(lambda *args: None)
+        assert [dict(kind) for kind in kinds] != before
+    assert [dict(kind) for kind in kinds] == before
+    kept.remove()
+
+
 @pytest.fixture
 def linear():
     return Pipeline(torch.nn.Linear(2, 2))

@@ -15,6 +15,7 @@ TESTS = (
     "tests/cli/test_cli_data.py",
     "tests/measurements",
     "tests/mutation/noticed.py",
+    "tests/test_controls.py::test_control_runs",
     "tests/test_limits.py",
     "tests/test_loop.py",
     "tests/test_not_a_number.py",

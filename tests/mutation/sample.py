@@ -1,8 +1,10 @@
 """Of all mutants of a cosmic-ray session keep a sample, drawn by a seed, and skip the others.
 
 What no test could notice is not among those that are drawn from: annotations, which are never
-evaluated, and what stands under ``if TYPE_CHECKING``.  Nor is what is no Python any more, which
-every test would notice.
+evaluated, what stands under ``if TYPE_CHECKING``, the star before keyword-only parameters, and the
+``strict=True`` of a ``zip`` over what is equally long.  Nor is ``==`` in place of ``is`` or the
+reverse: whether equal words or small numbers are one object is the interpreter's affair.  Nor is
+what is no Python any more, which every test would notice.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import argparse
 import ast
 import itertools
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,13 @@ from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator
 from cosmic_ray.tools.filters.filter_app import FilterApp
 from cosmic_ray.work_item import WorkerOutcome, WorkResult
+
+IDENTITY = {
+    "core/ReplaceComparisonOperator_Eq_Is",
+    "core/ReplaceComparisonOperator_NotEq_IsNot",
+    "core/ReplaceComparisonOperator_Is_Eq",
+    "core/ReplaceComparisonOperator_IsNot_NotEq",
+}
 
 Span = tuple[int, int, int, int]
 
@@ -44,9 +54,11 @@ class Sample(FilterApp):
             (mutation,) = item.mutations
             path = Path(mutation.module_path)
             if path not in spans:
-                spans[path] = list(unseen(ast.parse(path.read_text(encoding="utf-8"))))
+                spans[path] = list(unseen(path.read_text(encoding="utf-8")))
             place = (*mutation.start_pos, *mutation.end_pos)
-            target = skipped if any(_inside(place, span) for span in spans[path]) else seen
+            same = mutation.operator_name in IDENTITY
+            hidden = same or any(_inside(place, span) for span in spans[path])
+            target = skipped if hidden else seen
             target.append((str(path), mutation.operator_name, mutation.occurrence, item.job_id))
         # By what they are, not by their random ids: the same tree gives the same sample.
         seen.sort()
@@ -72,12 +84,17 @@ def runs(path: str, operator: str, occurrence: int) -> bool:
     return mutant is not None
 
 
-def unseen(tree: ast.AST) -> Iterator[Span]:
+def unseen(source: str) -> Iterator[Span]:
     """Where the interpreter never looks."""
-    for node in ast.walk(tree):
+    for number, line in enumerate(source.splitlines(), 1):
+        for star in re.finditer(r"(?<=[(\s])\*(?=,)", line):
+            yield (number, star.start(), number, star.end())
+    for node in ast.walk(ast.parse(source)):
         for name in ("annotation", "returns"):
             if (found := getattr(node, name, None)) is not None:
                 yield _span(found)
+        if isinstance(node, ast.keyword) and node.arg == "strict":
+            yield _span(node)
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             yield _span(node)
 

@@ -17,6 +17,8 @@ from .state import preserved
 from .store import measurement
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..pipeline import Pipeline
 
 MULTIPLES = (1, 8, 16, 64)
@@ -117,6 +119,13 @@ def padding_times(batch: Batch, padding: Padding, pipeline: Pipeline) -> Padding
         return PaddingTimes()
     import torch
 
+    return timed_settings(batch, padding, pipeline, torch.cuda.synchronize)
+
+
+def timed_settings(
+    batch: Batch, padding: Padding, pipeline: Pipeline, synchronize: Callable[[], None]
+) -> PaddingTimes:
+    """The same, where ``synchronize`` waits until the device has done what it was given."""
     rows = batch.micro_batches[0].rows
     # The key 0 is a second look at 1, taken in the same rounds.
     settings = {0: 1, **{m: m for m in (*MULTIPLES, padding.multiple or 1)}}
@@ -139,10 +148,10 @@ def padding_times(batch: Batch, padding: Padding, pipeline: Pipeline) -> Padding
             taken: dict[Any, list[float]] = {key: [] for key in timed}
             while len(taken[0]) < REPEATS or sum(taken[0]) < LONG_ENOUGH:
                 for key, inputs in timed.items():
-                    torch.cuda.synchronize()
+                    synchronize()
                     start = time.perf_counter()
                     _forward_backward(pipeline, inputs)
-                    torch.cuda.synchronize()
+                    synchronize()
                     taken[key].append(time.perf_counter() - start)
         finally:
             for parameter, gradient in zip(pipeline.model.parameters(), before, strict=True):
