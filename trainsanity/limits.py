@@ -21,6 +21,7 @@ import traceback
 from collections.abc import Iterator
 
 from .errors import UsageError, text_of
+from .scratch import clear
 
 GRACE = 30.0
 """Seconds that a look which has been told to stop may take to put everything back: weights of
@@ -152,6 +153,7 @@ def _give_up(who: str, seconds: float) -> None:
     )
     os.write(stderr, told.encode())
     faulthandler.dump_traceback(stderr)
+    clear()
     os._exit(EXIT)
 
 

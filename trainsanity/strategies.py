@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from .scratch import scratch
 
 if TYPE_CHECKING:
     from hypothesis.strategies import DrawFn, SearchStrategy
@@ -166,7 +167,7 @@ def _nothing_written() -> Iterator[None]:
     from hypothesis import configuration
 
     before = getattr(configuration, "__hypothesis_home_directory", None)
-    with tempfile.TemporaryDirectory(prefix="trainsanity-") as folder:
+    with scratch() as folder:
         configuration.set_hypothesis_home_dir(folder)
         try:
             yield

@@ -28,8 +28,10 @@ def test_a_check_that_takes_too_long_is_an_error_and_the_others_are_judged(launc
 
 
 def test_what_cannot_be_stopped_ends_the_process_and_says_so(
-    launch: Launch, tmp_path: Path
+    launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
     result = launch(
         "run", "cli_factories:hanging", "--select", "TS503", "--timeout", "3", "--json", "x.json"
     )
@@ -41,6 +43,8 @@ def test_what_cannot_be_stopped_ends_the_process_and_says_so(
     ) in result.stderr
     assert "in locked" in result.stderr
     assert not (tmp_path / "x.json").exists()
+    # What the factory makes is its own.
+    assert [*(tmp_path / "tmp").glob("trainsanity-*")] == [*(tmp_path / "tmp").glob("*-test-*")]
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "soon", "nan", "inf"])

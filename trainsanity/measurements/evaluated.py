@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..scratch import scratch
 from ..types import Cost, Skip
 from .sharding import refuse_sharded
 from .state import random_states
@@ -58,7 +58,7 @@ def evaluated(pipeline: Pipeline) -> Evaluated:
         raise Skip("a loop of one's own has no evaluate()")
     refuse_sharded(pipeline)
     plan = plan_of(pipeline)
-    with tempfile.TemporaryDirectory(prefix="trainsanity-") as folder:
+    with scratch() as folder:
         straight = trace(pipeline, plan, folder)
         # Before the evaluation: what that changes for good would pass for noise.
         noise = apart(straight, trace(pipeline, plan, folder))

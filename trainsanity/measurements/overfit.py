@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import tempfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..ranks import by_the_first, everyones
+from ..scratch import scratch
 from ..tasks import MULTI_LABEL, REGRESSION, Task, known
 from ..types import Cost, Skip
 from .batch import Batch, MicroBatch, quiet
@@ -134,7 +134,7 @@ def _train(pipeline: Pipeline, task: Task, kept: list[dict[str, Any]], seen: Ove
     trainer = pipeline.trainer
     _, head = find_head(pipeline)
     with (
-        tempfile.TemporaryDirectory(prefix="trainsanity-") as folder,
+        scratch() as folder,
         preserved(pipeline, weights=True),
         quiet(pipeline),
         watched(pipeline.model, head) as watch,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..ranks import everyones, rank
+from ..scratch import scratch
 from ..tasks import known
 from .batch import quiet, record_collator
 from .hashing import hashes
@@ -56,7 +56,7 @@ def _record(pipeline: Pipeline, steps: int, *, own: bool) -> Recording:
     cuda = trainer.args.device.type == "cuda"
     begin = time.perf_counter()
     with (
-        tempfile.TemporaryDirectory(prefix="trainsanity-") as folder,
+        scratch() as folder,
         preserved(pipeline, weights=own),
         quiet(pipeline),
         watched(pipeline.model, head) as watch,

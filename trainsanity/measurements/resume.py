@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..scratch import scratch
 from ..types import Cost, Skip
 from .state import snapshot_bytes
 from .store import measurement
@@ -91,7 +92,7 @@ def resumed(pipeline: Pipeline) -> Resumed:
         seen = Resumed(plan, straight, fresh, files)
         if fresh.trace is not None and fresh.trace.end != straight.end:
             seen.difference = apart(straight, fresh.trace)
-            with tempfile.TemporaryDirectory(prefix="trainsanity-") as other:
+            with scratch() as other:
                 seen.noise = apart(straight, trace(pipeline, plan, other))
     return seen
 
@@ -133,7 +134,7 @@ def interrupted(pipeline: Pipeline) -> Interrupted:
     last = plan.steps - 1
     with _folder(pipeline, saves=2) as folder:
         begin = time.perf_counter()
-        with tempfile.TemporaryDirectory(prefix="trainsanity-") as other:
+        with scratch() as other:
             straight = trace(pipeline, dataclasses.replace(plan, cut=last), other)
         seconds = time.perf_counter() - begin
         _empty_cache()
@@ -173,7 +174,7 @@ def _plan(pipeline: Pipeline) -> Plan:
 @contextlib.contextmanager
 def _folder(pipeline: Pipeline, saves: int) -> Iterator[str]:
     """A temporary folder with room for this many checkpoints."""
-    with tempfile.TemporaryDirectory(prefix="trainsanity-") as folder:
+    with scratch() as folder:
         # Weights, and two float32 moments of each: what AdamW keeps.
         trained = sum(p.numel() for p in pipeline.model.parameters() if p.requires_grad)
         needed = saves * (snapshot_bytes(pipeline) + 8 * trained)
@@ -220,7 +221,7 @@ def in_fresh_process(
         "saves": saves or [],
         "kill": kill,
     }
-    with tempfile.TemporaryDirectory(prefix="trainsanity-") as folder:
+    with scratch() as folder:
         path = Path(folder, "request.json")
         path.write_text(json.dumps(request), encoding="utf-8")
         code, last = _run(path, BUILDING + SLOWER * seconds)

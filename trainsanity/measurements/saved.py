@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import first_line
 from ..ranks import by_the_first, everyones, first_ones
+from ..scratch import scratch
 from ..types import Cost, Skip
 from .batch import Batch
 from .forward import as_trained, without_labels
@@ -111,7 +111,7 @@ def saved(pipeline: Pipeline, batch: Batch, origin: Origin) -> Saved:
 @contextmanager
 def _folder() -> Iterator[str]:
     """A temporary folder, one for all processes of this machine."""
-    with tempfile.TemporaryDirectory(prefix="trainsanity-") as own:
+    with scratch() as own:
         yield first_ones(own)
         everyones(None)  # nobody's is gone while another looks at it
 
