@@ -26,6 +26,9 @@ TESTS = (
 """The tests that look at checks and measurements; those of the faces and of the command line
 would only be slower at it."""
 
+BROAD = "tests/mutation/noticed.py::test_control["
+"""All that is said and measured of a healthy pipeline."""
+
 STARTED = {"trainsanity/measurements/fresh.py": "trainsanity/measurements/resume.py"}
 """What runs in processes of its own, where no line is seen: the file that starts them."""
 
@@ -54,7 +57,7 @@ class Coverage:
         path.write_text(json.dumps(vars(self)), encoding="utf-8")
 
     def tests_of(self, file: str, lines: set[int]) -> list[str]:
-        """The tests that run one of the lines, the quick ones first.
+        """The tests that run one of the lines: a few that look at most first, then the quick ones.
 
         A line that runs when the module is imported belongs to all tests of the module.
         """
@@ -64,7 +67,9 @@ class Coverage:
             known, at_lines = self.lines[STARTED[file]], {""}
         if "" in at_lines:
             at_lines = {test for tests in known.values() for test in tests} - {""}
-        return sorted(at_lines, key=lambda test: self.seconds.get(test, 0.0))
+        quick = sorted(at_lines, key=lambda test: self.seconds.get(test, 0.0))
+        broad = [test for test in quick if test.startswith(BROAD)][:4]
+        return broad + [test for test in quick if test not in broad]
 
 
 def measure(tree: Path, options: list[str]) -> Coverage:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from coverage_map import Coverage
 
-SECONDS = 45.0
+SECONDS = 60.0
 """Of tests, by their own time without a mutant, that are spent on one mutant: what lies beyond is
 counted as if it noticed nothing."""
 NOTICED = {1, 2, -signal.SIGALRM, -signal.SIGSEGV}
