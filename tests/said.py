@@ -20,7 +20,7 @@ import numpy
 import torch
 
 from trainsanity.measurements.store import Measurements
-from trainsanity.types import Result, Skip
+from trainsanity.types import Finding, Result, Seen, Skip
 
 FOLDER = Path(__file__).parent / "snapshots" / "said"
 VERSIONS = FOLDER / "versions.json"
@@ -31,6 +31,7 @@ CLOSE = 5e-3
 """Relative: two processors sum in another order, and a run of steps carries that on."""
 FIRST = 6
 """Of a list or dictionary in a measurement."""
+UNTOLD = {"seconds", "random_state"}
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 PLACES = re.compile(r"(?<!\S)/\S+")
 
@@ -43,6 +44,11 @@ def assert_said(name: str, results: Iterable[Result]) -> None:
 def assert_measured(name: str, measurements: Measurements) -> None:
     """Likewise what was measured."""
     _compare(name, {look: _measured(measurements, look) for look in measurements.seconds})
+
+
+def assert_found(name: str, seen: Iterable[Seen | Finding]) -> None:
+    """Likewise what one check yields."""
+    _compare(name, {str(number): _figures(one) for number, one in enumerate(seen)})
 
 
 def _measured(measurements: Measurements, look: str) -> Any:
@@ -102,13 +108,13 @@ def _figures(value: Any) -> Any:
             return [shape, str(value.dtype)]
         return _rounded([shape, *map(float, (value.min(), value.max(), abs(value).mean()))])
     if dataclasses.is_dataclass(value):
-        value = {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        shown = {
-            str(key): _figures(value[key])
-            for key in list(value)[:FIRST]
-            if key not in ("seconds", "random_state")
+        return {
+            one.name: _figures(getattr(value, one.name))
+            for one in dataclasses.fields(value)
+            if one.name not in UNTOLD
         }
+    if isinstance(value, Mapping):
+        shown = {str(key): _figures(value[key]) for key in list(value)[:FIRST]}
         return {"": len(value), **shown} if len(value) > FIRST else shown
     if isinstance(value, list | tuple):
         shown = [_figures(item) for item in value[:FIRST]]

@@ -14,6 +14,7 @@ import pytest
 from fixtures.faults import healthy
 from tests.checks import bounds_model, bounds_step  # noqa: F401
 from tests.checks.bounds import CASES
+from tests.said import assert_found
 from trainsanity.pipeline import Pipeline
 from trainsanity.registry import registry
 from trainsanity.types import Finding, Seen
@@ -41,6 +42,7 @@ def test_bound(pipeline, name):
     assert [type(one) for one in inside] == [Seen], inside
     outside = said(check, pipeline, move(get, 1 + NEAR))
     assert any(isinstance(one, Finding) for one in outside), outside
+    assert_found(f"bound-{name}", [*inside, *outside])
 
 
 def test_length_limit_is_exact(pipeline):

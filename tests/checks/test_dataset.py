@@ -200,6 +200,13 @@ def test_contradictions_between_labels_from_any_number_on(judged, low):
     )
 
 
+def test_one_row_that_was_not_cut_tells_what_the_others_lost(judged):
+    cut = [[k, k + 1, k + 2, k + 3] for k in range(7)]
+    (message,) = said(judged("TS108", rows([*cut, [1, 2, EOS]])))
+    assert message.startswith("7 of 7 rows of the greatest length 4 do not end with '<|im_end|>'")
+    assert judged("TS108", rows([*cut, [1, 2, 3]])).status is Status.PASS
+
+
 def test_padding_without_a_mask(judged):
     padded = [[PAD] * (k % 3) + [7] * 5 + [PAD] * (2 - k % 3) for k in range(8)]
     result = judged("TS204", rows(padded))
