@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 from typing import Any
 
 HEAVY = (
@@ -38,12 +39,19 @@ def serve(path: str) -> None:
 
 
 def _asked(question: dict[str, Any]) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        return _forked(question, folder)
+
+
+def _forked(question: dict[str, Any], temporary: str) -> int:
+    """The fork leaves without cleaning up, so its temporary files are in a folder of ours."""
     child = os.fork()
     if not child:
         code = 70
         try:
             os.setsid()
             signal.alarm(LIMIT)
+            tempfile.tempdir = os.environ["TMPDIR"] = temporary
             code = _tests(question["folder"], question["tests"])
         finally:
             os._exit(code)

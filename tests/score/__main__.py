@@ -13,8 +13,10 @@ import importlib
 import json
 import os
 import pkgutil
+import shutil
 import signal
 import sys
+import tempfile
 import time
 import warnings
 from importlib.metadata import version
@@ -115,19 +117,23 @@ def _all(queue: list[tuple[str, Subject]], modules: dict[str, Any], asked: Any) 
         while waiting and len(running) < asked.jobs:
             tool, subject = waiting.pop()
             reading, writing = os.pipe()
+            # The fork leaves without cleaning up.
+            temporary = tempfile.mkdtemp(prefix="trainsanity-score-")
             pid = os.fork()
             if not pid:
                 os.close(reading)
+                tempfile.tempdir = os.environ["TMPDIR"] = temporary
                 _answer(modules[tool].look, subject, writing)
             os.close(writing)
-            running[pid] = (tool, subject, reading, time.monotonic())
-        for pid, (tool, subject, reading, since) in list(running.items()):
+            running[pid] = (tool, subject, reading, temporary, time.monotonic())
+        for pid, (tool, subject, reading, temporary, since) in list(running.items()):
             late = time.monotonic() - since > asked.limit
             if late:
                 os.killpg(pid, signal.SIGKILL)
             done, status = os.waitpid(pid, 0 if late else os.WNOHANG)
             if done:
                 del running[pid]
+                shutil.rmtree(temporary, ignore_errors=True)
                 with os.fdopen(reading, encoding="utf-8") as pipe:
                     text = pipe.read()
                 why = f"no answer within {asked.limit:g} s" if late else f"died: {status}"
