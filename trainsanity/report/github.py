@@ -15,6 +15,7 @@ from .words import (
     confidence_in,
     coverage,
     fields_of,
+    passes,
     rerun,
     row_text,
     verdict,
@@ -68,6 +69,8 @@ def _summary(report: Report, *, strict: bool) -> Iterator[str]:
     yield from _table(("", "check", "", "saw"), [
         (SIGNS[r.status], _name(r), str(r.status), md(row_text(r))) for r in results
     ])  # fmt: skip
+    if ran := passes(report):
+        yield from (md(f"The model ran {ran}."), "")
     yield from ("</details>", "")
 
 

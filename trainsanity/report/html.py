@@ -21,6 +21,7 @@ from .words import (
     explained,
     fields_of,
     observed,
+    passes,
     rerun,
     row_text,
     value_text,
@@ -127,6 +128,8 @@ class _View:
         environment = dict(report.environment)
         notes = environment.pop("notes", None) or ()
         where = {**environment, **report.facts, "seconds": round(report.seconds, 1)}
+        if ran := passes(report):
+            where["passes"] = ran
         shown = map(self.stage, STAGES)
         stages = _paired([s for s in shown if s["results"] or s["passed"] or s["pictures"]])
         return {
