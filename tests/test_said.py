@@ -1,0 +1,44 @@
+"""How what is said and measured is compared with what it was."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.said import differences, recorded_with, versions
+
+
+def test_it_is_compared_here():
+    if versions() != recorded_with():
+        pytest.skip(
+            f"tests/snapshots/said was written with {recorded_with()}, and here are {versions()}: "
+            "UPDATE_SNAPSHOTS=1, read the differences, commit"
+        )
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"a": [1.0, "3.14 x"]}, {"a": [1.004, "3.15 x"]}),  # half a percent
+        ({"a": 1e-7}, {"a": 9e-5}),  # noise
+        ({"a": float("nan")}, {"a": float("nan")}),
+    ],
+)
+def test_arithmetic_is_no_difference(old, new):
+    assert list(differences(old, new, "here")) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place"),
+    [
+        ({"a": [1.0, 2.0]}, {"a": [1.0, 2.02]}, "here, a, 1: it was 2.0 and is 2.02"),
+        ({"a": "3 of 4"}, {"a": "3 of 5"}, "here, a: it was '3 of 4' and is '3 of 5'"),
+        ({"a": "3 of 4"}, {"a": "3 out of 4"}, "here, a: it was '3 of 4' and is '3 out of 4'"),
+        ({"a": [1]}, {"a": [1, 2]}, "here, a: it was [1] and is [1, 2]"),
+        ({"a": 1}, {}, "here, a: it was 1 and is None"),
+        ({}, {"a": 0}, "here, a: it was None and is 0"),
+        ({"a": 1}, {"a": True}, "here, a: it was 1 and is True"),
+        ({"a": float("nan")}, {"a": 1.0}, "here, a: it was nan and is 1.0"),
+    ],
+)
+def test_everything_else_is_one(old, new, place):
+    assert list(differences(old, new, "here")) == [place]
