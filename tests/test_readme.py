@@ -16,7 +16,9 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_generated_blocks_are_current():
-    blocks = ["checks", "benchmarks", "measured"] + (["report:incident"] if DEFECT else [])
+    blocks = ["checks", "mutation", "benchmarks", "measured"] + (
+        ["report:incident"] if DEFECT else []
+    )
     said = subprocess.run(
         [sys.executable, ".ci/readme.py", "--check", *blocks],
         cwd=ROOT,

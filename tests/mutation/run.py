@@ -25,6 +25,8 @@ from typing import Any
 import coverage_map
 import judge
 
+SESSION = "session.sqlite"
+
 ROOT = Path(__file__).resolve().parents[2]
 
 Z = 1.959964
@@ -49,6 +51,8 @@ def copied(folder: Path) -> Path:
         check=True,
     )
     tree = folder / "tree"
+    tree.mkdir()
+    (tree / "begun").touch()
     for name in filter(None, listed.stdout.split("\0")):
         target = tree / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -68,16 +72,17 @@ def unharmed(tree: Path, socket: str) -> None:
         raise SystemExit(f"without a mutant the tests end with {code}: see {tree / 'last.log'}")
 
 
-def judged(tree: Path, size: int, seed: int) -> list[dict[str, Any]]:
-    """Each mutant of the sample, and whether it survived."""
-    from cosmic_ray.work_db import use_db
-
+def judge_sample(tree: Path, size: int, seed: int) -> None:
+    """Draw the sample and have each of its mutants judged; what was judged before is left out."""
     cosmic_ray = [sys.executable, "-m", "cosmic_ray.cli"]
-    config, session = "tests/mutation/cosmic-ray.toml", "session.sqlite"
-    sample = [sys.executable, "tests/mutation/sample.py", session]
-    if not (tree / session).exists():
-        subprocess.run([*cosmic_ray, "init", config, session], cwd=tree, check=True)
+    config = "tests/mutation/cosmic-ray.toml"
+    sample = [sys.executable, "tests/mutation/sample.py", SESSION]
+    if not (tree / SESSION).exists():
+        subprocess.run([*cosmic_ray, "init", config, SESSION], cwd=tree, check=True)
         subprocess.run([*sample, f"--size={size}", f"--seed={seed}"], cwd=tree, check=True)
+    # A run that was stopped left its mutant where it was.
+    for file, source in coverage_map.Coverage.read(tree / "coverage.json").sources.items():
+        (tree / file).write_text(source, encoding="utf-8")
     socket = str(tree / "server")
     Path(socket).unlink(missing_ok=True)
     environment = {**os.environ, "TRAINSANITY_MUTATION_SERVER": socket}
@@ -87,12 +92,21 @@ def judged(tree: Path, size: int, seed: int) -> list[dict[str, Any]]:
                 time.sleep(0.2)
             unharmed(tree, socket)
             subprocess.run(
-                [*cosmic_ray, "exec", config, session], cwd=tree, check=True, env=environment
+                [*cosmic_ray, "exec", config, SESSION], cwd=tree, check=True, env=environment
             )
         finally:
             server.kill()
+
+
+def judged(tree: Path) -> list[dict[str, Any]]:
+    """Each mutant that was judged, and whether it survived.
+
+    cosmic-ray takes them in the order of their random ids, so part of a sample is a sample.
+    """
+    from cosmic_ray.work_db import use_db
+
     found = []
-    with use_db(tree / session) as db:
+    with use_db(tree / SESSION) as db:
         for item, result in db.completed_work_items:
             if result.worker_outcome.name == "SKIPPED":
                 continue
@@ -111,6 +125,12 @@ def judged(tree: Path, size: int, seed: int) -> list[dict[str, Any]]:
     return sorted(found, key=lambda mutant: (mutant["file"], mutant["line"]))
 
 
+def minutes(tree: Path) -> int:
+    """From the copy of the tree to the last mutant that was judged."""
+    begun, last = ((tree / name).stat().st_mtime for name in ("begun", "last.log"))
+    return round((last - begun) / 60)
+
+
 def population(tree: Path) -> int:
     """How many mutants there were to draw from."""
     return int((tree / "population").read_text(encoding="utf-8"))
@@ -123,16 +143,20 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--folder", type=Path, help="work here, and go on where it was left")
+    parser.add_argument(
+        "--tell", action="store_true", help="only tell what has been judged in --folder so far"
+    )
     parser.add_argument("--survivors", action="store_true", help="show what nothing noticed")
     parser.add_argument("tests", nargs="*", default=coverage_map.TESTS)
     options = parser.parse_args()
-    start = time.monotonic()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="trainsanity-mutation-"))
     tree = folder / "tree" if (folder / "tree").exists() else copied(folder)
     os.environ["PYTHONPATH"] = str(tree)
     if not (tree / "coverage.json").exists():
         coverage_map.measure(tree, list(options.tests)).write(tree / "coverage.json")
-    mutants = judged(tree, options.size, options.seed)
+    if not options.tell:
+        judge_sample(tree, options.size, options.seed)
+    mutants = judged(tree)
     killed = sum(not mutant["survived"] for mutant in mutants)
     low, high = interval(killed, len(mutants))
     score = {
@@ -143,7 +167,7 @@ def main() -> None:
         "low": round(low, 4),
         "high": round(high, 4),
         "seed": options.seed,
-        "minutes": round((time.monotonic() - start) / 60),
+        "minutes": minutes(tree),
         "cores": os.cpu_count(),
         "cosmic-ray": version("cosmic-ray"),
     }
