@@ -16,7 +16,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_generated_blocks_are_current():
-    blocks = ["checks", "mutation", "benchmarks", "measured"] + (
+    blocks = ["checks", "score", "mutation", "benchmarks", "measured"] + (
         ["report:incident"] if DEFECT else []
     )
     said = subprocess.run(
