@@ -232,7 +232,8 @@ def _notes(document: dict[str, Any]) -> list[str]:
             for check in {*one["red"], *(one.get("warned", ()) if strict else ())}
         )
         if alarms:
-            listed = ", ".join(f"`{check}` {count}" for check, count in alarms.most_common(4))
+            most = sorted(alarms.items(), key=lambda item: (-item[1], item[0]))[:4]
+            listed = ", ".join(f"`{check}` {count}" for check, count in most)
             notes.append(f"Controls on which {name} is red, by its checks: {listed}.")
         late = sum(1 for one in answers.values() if "all" in one.get("unable", {}))
         if late:
