@@ -178,7 +178,8 @@ def mutation() -> str:
         f"`{told['command']}`: {told['killed']} of {told['of']} mutants of `checks/` and "
         f"`measurements/` are noticed, {told['killed'] / told['of']:.1%} (95 % interval "
         f"{told['low']:.1%} to {told['high']:.1%}), a sample of {told['all']:,} that cosmic-ray "
-        f"{told['cosmic-ray']} makes; {told['minutes']} minutes on {told['cores']} cores."
+        f"{told['cosmic-ray']} makes; {told['minutes']} minutes on {told['cores']} cores, in which "
+        f"that many of the {told['drawn']} drawn were judged."
     )
 
 

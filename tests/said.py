@@ -26,7 +26,8 @@ FOLDER = Path(__file__).parent / "snapshots" / "said"
 VERSIONS = FOLDER / "versions.json"
 """Of the libraries with which the numbers were computed."""
 NOISE = 1e-4
-"""Differences below are arithmetic: what is there depends on threads and processor."""
+"""Differences below are arithmetic: what is there depends on threads and processor.  Chosen, like
+the next one, and not measured: runs with one thread and in two workers stay within both."""
 CLOSE = 5e-3
 """Relative: two processors sum in another order, and a run of steps carries that on."""
 FIRST = 6

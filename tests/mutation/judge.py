@@ -1,8 +1,8 @@
 """Judge the mutant that lies on disk: exit with 1 if a test notices it.
 
-cosmic-ray calls this as its test command.  The tests that run the mutated line are asked, quick
-ones first, until one fails or the time is spent; they run in a process that `server.py` forks, in
-which torch and transformers are imported already.
+cosmic-ray calls this as its test command.  The tests that run the mutated line are asked, a few
+broad ones and then the quick ones, until one fails or the time is spent; they run in a process that
+`server.py` forks, in which torch and transformers are imported already.
 """
 
 from __future__ import annotations

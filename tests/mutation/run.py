@@ -163,6 +163,7 @@ def main() -> None:
         "command": "tox -e mutation",
         "killed": killed,
         "of": len(mutants),
+        "drawn": options.size,
         "all": population(tree),
         "low": round(low, 4),
         "high": round(high, 4),
