@@ -19,7 +19,7 @@ from .measurements import MeasurementError
 from .measurements.state import guarded
 from .ranks import agreed
 from .registry import Registry, registry
-from .types import RAN, Abstain, Check, Finding, Result, Seen, Skip, Status
+from .types import RAN, Abstain, Blocked, Check, Finding, Result, Seen, Skip, Status
 
 if TYPE_CHECKING:
     from .measurements.passes import Passes
@@ -126,6 +126,8 @@ class Runner:
             return ended(Status.SKIP, str(skip))
         except Abstain as abstain:
             return ended(Status.ABSTAIN, str(abstain))
+        except Blocked as fault:
+            return replace(ended(Status.BLOCKED, str(fault)), blocked_by=fault.by)
         except MeasurementError as error:
             if not error.first:
                 blocked = ended(Status.BLOCKED, str(error), _traceback(error))
@@ -326,6 +328,6 @@ def _cost_of_looking(pipeline: Pipeline) -> dict[str, Any]:
     """What was copied to host memory, to be put back after the recorded steps."""
     try:
         recording = pipeline.measurements.taken("recording")
-    except (Skip, UsageError, Abstain):
+    except (Skip, UsageError, Abstain, Blocked):
         return {}
     return {"snapshot_gib": round(recording.snapshot_bytes / 2**30, 2)}

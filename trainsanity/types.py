@@ -58,6 +58,18 @@ class Skip(Exception):
     """Raised in a check or a measurement that does not apply here; the text is the reason."""
 
 
+class Blocked(Exception):
+    """Raised in a measurement for which a fault leaves nothing; the text is the reason.
+
+    Attributes:
+        by: the name of the check that judges the fault.
+    """
+
+    def __init__(self, reason: str, by: str) -> None:
+        super().__init__(reason)
+        self.by = by
+
+
 class Abstain(Exception):
     """Raised when the measured noise is as large as the effect that the check looks for."""
 

@@ -42,7 +42,7 @@ def look(subject: Subject) -> Look:
     errors = any(r.status is Status.ERROR for r in report.results)
     kills = fault.kills if fault else frozenset()
     said.more = {
-        "exact": failed == kills | revealed
+        "exact": kills <= failed <= kills | revealed
         and not errors
         and (subject.runs or looked_away == base.skips - kills - blocked)
     }

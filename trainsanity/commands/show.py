@@ -10,7 +10,7 @@ from ..errors import UsageError
 from ..measurements import MeasurementError
 from ..report.json import encode
 from ..report.show import as_dict, render
-from ..types import Skip
+from ..types import Blocked, Skip
 from .output import Output, progress, stdout_is_stderr, write_text
 from .targets import TargetCommand, sources_for
 
@@ -73,7 +73,7 @@ def _look(source: Source) -> Supervision:
         tell(f"the first batch of {source.id}")
         try:
             seen: Supervision = pipeline.measurements.get("supervision")
-        except (Skip, MeasurementError) as error:
+        except (Skip, Blocked, MeasurementError) as error:
             raise UsageError(f"{source.id} has nothing to show: {error}") from error
         return seen
 

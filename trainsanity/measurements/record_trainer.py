@@ -13,6 +13,7 @@ from ..errors import UsageError
 from ..ranks import everyones, rank
 from ..scratch import scratch
 from ..tasks import known
+from ..types import Blocked
 from .batch import quiet, record_collator
 from .hashing import hashes
 from .head import find_head, watched
@@ -90,8 +91,11 @@ def _record(pipeline: Pipeline, steps: int, *, own: bool) -> Recording:
 
 
 def alone(trainer: Any, folder: str, callback: Any) -> None:
-    """Nothing but the training loop itself: no files, no reports, no evaluation."""
-    trainer.callback_handler.callbacks = [callback]
+    """Nothing but the training loop itself: no files, no reports, no evaluation.
+
+    A loop that takes no step raises :class:`NoStep` at the end of its first epoch.
+    """
+    trainer.callback_handler.callbacks = [callback, _takes_steps()]
     quiet_arguments = {
         "output_dir": folder,
         "logging_dir": folder,
@@ -103,6 +107,35 @@ def alone(trainer: Any, folder: str, callback: Any) -> None:
     for argument, value in quiet_arguments.items():
         if hasattr(trainer.args, argument):
             setattr(trainer.args, argument, value)
+
+
+class NoStep(Blocked):
+    """The Trainer went through an epoch of so many micro-batches without an optimizer step."""
+
+    def __init__(self, micro_batches: int) -> None:
+        reason = f"an epoch of {micro_batches} micro-batches ends without an optimizer step"
+        super().__init__(reason, by="schedule.steps_are_taken")
+        self.micro_batches = micro_batches
+
+
+def _takes_steps() -> Any:
+    from transformers import TrainerCallback
+
+    class Watch(TrainerCallback):
+        """With max_steps there is always a next epoch, which would end like the first."""
+
+        micro_batches = 0
+
+        def on_substep_end(self, *_: Any, **kwargs: Any) -> None:
+            self.micro_batches += 1
+
+        def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if not state.global_step:
+                raise NoStep(self.micro_batches)
+
+        on_train_end = on_epoch_end
+
+    return Watch()
 
 
 def _callback(seen: Recording, pipeline: Pipeline, steps: int) -> Any:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..limits import described, give_back, limited, out_of_memory
-from ..types import Abstain, Cost, Skip
+from ..types import Abstain, Blocked, Cost, Skip
 
 if TYPE_CHECKING:
     from ..pipeline import Pipeline
@@ -86,7 +86,7 @@ class Measurements:
         """The value of the measurement of that name.
 
         Raises:
-            Skip, Abstain, UsageError: as the measurement raised them, each time.
+            Skip, Abstain, Blocked, UsageError: as the measurement raised them, each time.
             MeasurementError: the measurement raised something else.
         """
         if name in self._values:
@@ -135,6 +135,6 @@ class Measurements:
 
 
 def _again(name: str, error: BaseException, *, first: bool) -> Exception:
-    if isinstance(error, Skip | Abstain | UsageError | MeasurementError):
+    if isinstance(error, Skip | Abstain | Blocked | UsageError | MeasurementError):
         return error
     return MeasurementError(name, error, first=first)
