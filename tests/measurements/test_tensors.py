@@ -27,7 +27,8 @@ def bits(size: int) -> torch.Tensor:
 
 
 def told(bits: torch.Tensor) -> list[int]:
-    return on_device(bits).tolist()
+    (sums,) = on_device([bits]).tolist()
+    return sums
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -45,6 +46,12 @@ def test_the_hash_of_a_device_sees_each_bit_and_each_swap(size):
             other = one.clone()
             other[place], other[partner] = one[partner].item(), one[place].item()
             assert (told(other) != told(one)) == (not torch.equal(other, one)), (place, partner)
+
+
+def test_the_hash_on_a_device_does_not_depend_on_what_is_hashed_beside_it():
+    ones = [bits(size) for size in SIZES]
+    assert on_device(ones).tolist() == [told(one) for one in ones]
+    assert on_device(ones[::-1]).tolist() == [told(one) for one in ones[::-1]]
 
 
 def test_the_hash_of_a_piece_is_that_of_its_copy():

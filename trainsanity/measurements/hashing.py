@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,8 @@ ROW = 4_096
 """Words that are summed up in one row of a tensor: short enough for many rows, and the sums over
 the columns are few."""
 
+GOLDEN = -7046029254386353131
+"""2**64 / golden ratio, as a signed number: its multiples are spread over 64 bits."""
 
 Known = dict[Any, Any]
 """Hashes, by which tensor it is and how often it was written to: see :func:`_stamp`."""
@@ -29,21 +30,26 @@ def hashes(tensors: Iterable[Any], known: Known | None = None) -> list[Any]:
         tensors: on any device.
         known: what is in it is not computed again, and what is not is added.
     """
-    import torch
+    import xxhash
 
     known = {} if known is None else known
     stamps: list[Any] = []
+    there: dict[Any, dict[Any, Tensor]] = {}
     for tensor in tensors:
         if tensor is None or tensor.is_meta:
             stamps.append(None)
             continue
-        stamps.append(_stamp(tensor))
-        if stamps[-1] not in known:
-            known[stamps[-1]] = _hash(local(tensor.detach()))
-    there = [stamp for stamp in known if torch.is_tensor(known[stamp])]
-    if there:
-        fetched = torch.stack([known[stamp] for stamp in there]).tolist()
-        known.update(zip(there, fetched, strict=True))
+        stamp = _stamp(tensor)
+        stamps.append(stamp)
+        if stamp in known:
+            continue
+        own = local(tensor.detach())
+        if own.device.type == "cpu":
+            known[stamp] = xxhash.xxh3_64_intdigest(_bits(own).numpy())
+        else:
+            there.setdefault(own.device, {})[stamp] = own
+    for waiting in there.values():
+        known.update(zip(waiting, on_device([*waiting.values()]).tolist(), strict=True))
     return [known.get(stamp) for stamp in stamps]
 
 
@@ -55,18 +61,14 @@ def _stamp(tensor: Tensor) -> Any:
     return id(tensor), own.data_ptr(), tensor._version, tuple(own.shape), own.dtype
 
 
-def _hash(tensor: Any) -> Any:
+def _bits(tensor: Tensor) -> Any:
     import torch
-    import xxhash
 
-    bits = tensor.contiguous().view(-1).view(torch.uint8)
-    if tensor.device.type == "cpu":
-        return xxhash.xxh3_64_intdigest(bits.numpy())
-    return on_device(bits)
+    return tensor.contiguous().view(-1).view(torch.uint8)
 
 
-def on_device(bits: Tensor) -> Tensor:
-    """Four sums over the bits, ``[4]`` int64, that read them twice and write next to nothing.
+def on_device(many: list[Tensor]) -> Tensor:
+    """For each, four sums over its bits, ``[len(many), 4]`` int64; they are read twice.
 
     A copy to the host would cost more than the look that it guards.  The words of eight bytes are
     laid out in rows; the sums of the rows, and those of the columns, are added up with weights by
@@ -74,27 +76,47 @@ def on_device(bits: Tensor) -> Tensor:
     two words that change places differ in row or in column.  What fills no row, and the bytes that
     fill no word, have sums of their own.
 
+    The tensors of a model are many and most take less time to read than to ask for, so the sums
+    of all lie in one piece, which is weighted and added up at once.
+
     Args:
-        bits: ``[N]`` uint8.
+        many: of any dtype, on one device, one at the least.
     """
+    import torch
+
+    sizes = [size for tensor in many for size in _sizes(tensor.numel() * tensor.element_size())]
+    device = many[0].device
+    sums = torch.empty(sum(sizes), dtype=torch.int64, device=device)
+    pieces = iter(sums.split(sizes))
+    for tensor, *four in zip(many, pieces, pieces, pieces, pieces, strict=True):
+        _add_up(_bits(tensor), *four)
+    lengths = torch.tensor(sizes, device=device)
+    part = torch.arange(len(sizes), device=device)
+    part = part.repeat_interleave(lengths, output_size=len(sums))
+    places = torch.arange(len(sums), device=device) - (lengths.cumsum(0) - lengths)[part]
+    weighted = sums * (places * GOLDEN | 1)
+    # Integers: in whatever order they are added, the sum is one.
+    return torch.zeros_like(lengths).index_add_(0, part, weighted).view(-1, 4)
+
+
+def _sizes(length: int) -> tuple[int, int, int, int]:
+    """Of so many bytes: rows, columns, words that fill no row, bytes that fill no word."""
+    words, tail = divmod(length, 8)
+    rows, rest = divmod(words, ROW)
+    return rows, ROW if rows else 0, rest, tail
+
+
+def _add_up(bits: Tensor, rows: Tensor, columns: Tensor, rest: Tensor, tail: Tensor) -> None:
     import torch
 
     if bits.storage_offset() % 8:
         bits = bits.clone()  # a piece of a larger tensor: words begin at multiples of eight bytes
     words = bits[: len(bits) // 8 * 8].view(torch.int64)
-    whole = len(words) // ROW * ROW
-    table = words[:whole].view(-1, ROW)
-    rest = words[whole:]
-    rows, columns = table.sum(1), table.sum(0)
-    tail = bits[len(words) * 8 :].to(torch.int64)
-    parts = (rows, columns, rest, tail)
-    return torch.stack([(part * _weights(len(part), bits.device)).sum() for part in parts])
-
-
-@functools.lru_cache(maxsize=256)
-def _weights(count: int, device: Any) -> Tensor:
-    """Odd numbers, one for each place, spread over 64 bits (the factor is 2**64 / golden ratio)."""
-    import torch
-
-    places = torch.arange(count, dtype=torch.int64, device=device)
-    return (places * -7046029254386353131) | 1
+    if len(rows):
+        table = words[: len(rows) * ROW].view(-1, ROW)
+        torch.sum(table, 1, out=rows)
+        torch.sum(table, 0, out=columns)
+    if len(rest):
+        rest.copy_(words[len(rows) * ROW :])
+    if len(tail):
+        tail.copy_(bits[len(words) * 8 :])
