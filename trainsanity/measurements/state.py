@@ -165,7 +165,7 @@ def configs(pipeline: Pipeline) -> list[Any]:
     for module in pipeline.model.modules():
         for name in ("config", "generation_config"):
             config = getattr(module, name, None)
-            if config is not None and hasattr(config, "to_dict"):
+            if config is not None and id(config) not in found and hasattr(config, "to_dict"):
                 found[id(config)] = config
                 inner = config.get_text_config() if hasattr(config, "get_text_config") else config
                 found[id(inner)] = inner
@@ -376,12 +376,14 @@ def fingerprint(pipeline: Pipeline, known: Known | None = None) -> dict[str, Any
     import torch
 
     model, trainer = pipeline.model, pipeline.trainer
+    # A walk through a large model takes milliseconds, and there are two for each look.
+    parameters = [*model.parameters()]
     prints: dict[str, Any] = {
-        "weights": hashes(model.parameters(), known),
+        "weights": hashes(parameters, known),
         "buffers": hashes(model.buffers(), known),
-        "gradients": hashes((p.grad for p in model.parameters()), known),
+        "gradients": hashes((p.grad for p in parameters), known),
         "train/eval flags": [m.training for m in model.modules()],
-        "frozen parameters": [p.requires_grad for p in model.parameters()],
+        "frozen parameters": [p.requires_grad for p in parameters],
         "config": [repr(sorted(vars(c).items(), key=lambda kv: kv[0])) for c in configs(pipeline)],
         "python random state": hash(random.getstate()),
         "numpy random state": _words(numpy.random.get_state()),
