@@ -12,6 +12,7 @@ from fixtures.controls import OF_SEVERAL_PROCESSES
 from fixtures.faults import all_faults
 from fixtures.processes import ACCELERATE, reported, results_of, started
 from tests.reports import assert_examples_are_current
+from tests.said import assert_said
 
 pytestmark = pytest.mark.distributed
 
@@ -43,9 +44,7 @@ def by_name(report: Any) -> dict[str, Any]:
     return {row["name"]: row for row in report["results"]}
 
 
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-def test_fault_kills_exactly(fault, reports):
-    report = reports[fault.id]
+def assert_kills(fault, report):
     assert names(report, "fail") == fault.kills
     assert not names(report, "error")
     # What the healthy base gives no occasion to look at; and a step of eight rows has too few to
@@ -54,6 +53,7 @@ def test_fault_kills_exactly(fault, reports):
     assert names(report, "skip", "abstain") <= allowed
     results = [replace(result, pipeline_id=fault.id) for result in results_of(report)]
     assert_examples_are_current(fault.id, results)
+    assert_said(f"fault-{fault.id}", results)
 
 
 SKIPS = {"model.weights_are_the_checkpoints"}
@@ -64,9 +64,7 @@ SHARDED = SKIPS | {
 }
 
 
-@pytest.mark.parametrize("name", HEALTHY)
-def test_a_healthy_run_is_green(name, reports):
-    report = reports[name]
+def assert_green(name, report):
     assert names(report, "fail", "error", "blocked", "abstain") == set()
     assert names(report, "skip") == (SHARDED if name.startswith("sharded") else SKIPS)
     rows = by_name(report)
@@ -76,6 +74,17 @@ def test_a_healthy_run_is_green(name, reports):
     assert rows["gradient.head_closed_form"]["observed"]["slope"] == pytest.approx(1, abs=1e-4)
     assert rows["gradient.matches_autograd"]["observed"] < 1e-4
     assert "read 152 + 152 of 300 rows" in rows["loop.ranks_share_the_data"]["message"]
+    assert_said(f"processes-{name}", results_of(report))
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_fault_kills_exactly(fault, reports):
+    assert_kills(fault, reports[fault.id])
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_a_healthy_run_is_green(name, reports):
+    assert_green(name, reports[name])
 
 
 def test_the_runs_that_several_processes_can_take_together():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -29,8 +30,21 @@ would only be slower at it."""
 BROAD = "tests/mutation/noticed.py::test_control["
 """All that is said and measured of a healthy pipeline."""
 
-STARTED = {"trainsanity/measurements/fresh.py": "trainsanity/measurements/resume.py"}
-"""What runs in processes of its own, where no line is seen: the file that starts them."""
+IN_PROCESSES = "tests/mutation/noticed.py::test_processes_"
+"""What is said of a pipeline that two processes train."""
+
+STARTED = """\
+[run]
+data_file = {tree}/.coverage
+parallel = true
+sigterm = true
+include =
+    {tree}/trainsanity/checks/*
+    {tree}/trainsanity/measurements/*
+disable_warnings = no-data-collected
+"""
+"""How coverage looks at the processes that tests start: see `started/sitecustomize.py`.  pytest-cov
+combines what they leave beside its own file."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +77,6 @@ class Coverage:
         """
         known = self.lines.get(file, {})
         at_lines = {test for line in lines for test in known.get(str(line), ())}
-        if file in STARTED:
-            known, at_lines = self.lines[STARTED[file]], {""}
         if "" in at_lines:
             at_lines = {test for tests in known.values() for test in tests} - {""}
         quick = sorted(at_lines, key=lambda test: self.seconds.get(test, 0.0))
@@ -83,7 +95,15 @@ def measure(tree: Path, options: list[str]) -> Coverage:
         *("--cov=trainsanity.checks", "--cov=trainsanity.measurements", "--cov-context=test"),
         *("--cov-report=", "--junit-xml=tests.xml", "-o", "junit_family=xunit1", *options),
     ]
-    done = subprocess.run(command, cwd=tree, check=False)
+    started = tree / "started.cfg"
+    started.write_text(STARTED.format(tree=tree), encoding="utf-8")
+    path = [str(tree / "tests" / "mutation" / "started"), os.environ.get("PYTHONPATH", "")]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, path)),
+        "TRAINSANITY_MUTATION_COVERAGE": str(started),
+    }
+    done = subprocess.run(command, cwd=tree, check=False, env=environment)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} exited with {done.returncode} without a mutant")
     return Coverage(_seconds(tree), _lines(tree), _sources(tree))

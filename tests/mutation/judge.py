@@ -1,8 +1,9 @@
 """Judge the mutant that lies on disk: exit with 1 if a test notices it.
 
 cosmic-ray calls this as its test command.  The tests that run the mutated line are asked, a few
-broad ones and then the quick ones, until one fails or the time is spent; they run in a process that
-`server.py` forks, in which torch and transformers are imported already.
+broad ones and then the quick ones, then a few in two processes, until one fails or the time is
+spent; they run in a process that `server.py` forks, in which torch and transformers are imported
+already.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ import socket
 import sys
 from pathlib import Path
 
-from coverage_map import Coverage
+from coverage_map import IN_PROCESSES, Coverage
 
 SECONDS = 60.0
 """Of tests, by their own time without a mutant, that are spent on one mutant: what lies beyond is
 counted as if it noticed nothing."""
+SECONDS_OF_PROCESSES = 30.0
+"""Likewise of tests in two processes, which begin by importing all there is: by their time alone
+they would be the last to be asked, and never be."""
 NOTICED = {1, 2, -signal.SIGALRM, -signal.SIGSEGV}
 """A test failed, or could not be imported, or ran on and on, or the process died."""
 BROKEN = "the tests could not be run"
@@ -46,12 +50,12 @@ def changed(coverage: Coverage) -> tuple[str, set[int]]:
     raise SystemExit(BROKEN + ": there is no mutant on disk")
 
 
-def within(tests: list[str], seconds: dict[str, float]) -> list[str]:
-    """The first of them, up to :data:`SECONDS` together, and one at the least."""
+def within(tests: list[str], seconds: dict[str, float], limit: float) -> list[str]:
+    """The first of them, up to ``limit`` seconds together, and one at the least."""
     spent, chosen = 0.0, []
     for test in tests:
         spent += seconds.get(test, 0.0)
-        if chosen and spent > SECONDS:
+        if chosen and spent > limit:
             break
         chosen.append(test)
     return chosen
@@ -69,7 +73,11 @@ def main() -> int:
     """The exit code: 0 if nothing noticed."""
     coverage = Coverage.read(Path("coverage.json"))
     file, lines = changed(coverage)
-    tests = within(coverage.tests_of(file, lines), coverage.seconds)
+    found = coverage.tests_of(file, lines)
+    alone = [test for test in found if not test.startswith(IN_PROCESSES)]
+    together = [test for test in found if test.startswith(IN_PROCESSES)]
+    tests = within(alone, coverage.seconds, SECONDS)
+    tests += within(together, coverage.seconds, SECONDS_OF_PROCESSES)
     print(file, sorted(lines), len(tests), "tests")  # noqa: T201
     if not tests:
         return 0

@@ -11,8 +11,11 @@ import pytest
 
 from fixtures.controls import all_controls
 from fixtures.faults import all_faults
+from fixtures.processes import reported
 from tests.said import assert_measured, assert_said
 from tests.test_controls import ONE_OF_A_KIND
+from tests.test_processes import FAULTS as IN_PROCESSES
+from tests.test_processes import HEALTHY, assert_green, assert_kills, example
 from trainsanity.pipeline import PipelineSpec
 from trainsanity.registry import registry
 from trainsanity.runner import run
@@ -37,3 +40,20 @@ def test_control(control):
     report = run(pipeline, registry().select(), expected_failures=control.accepted)
     assert_said(f"control-{control.id}", report.results)
     assert_measured(f"measured-{control.id}", pipeline.measurements)
+
+
+# One after the other, where tests/test_processes.py starts two processes once for all of them.
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("fault", IN_PROCESSES.values(), ids=IN_PROCESSES)
+def test_processes_fault(fault):
+    (report,), _ = reported([fault.command])
+    assert_kills(fault, report)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("name", HEALTHY)
+def test_processes_healthy(name):
+    (report,), _ = reported([example(name)])
+    assert_green(name, report)
