@@ -153,7 +153,7 @@ def _row(
     for name, value in without_labels(micro.inputs).items():
         if not torch.is_tensor(value) or value.dim() == 0 or len(value) != len(micro.inputs[IDS]):
             raise Skip(f"the batch has {name!r}, which does not go by row")
-        if value.shape == places.shape or value.shape == micro.inputs[IDS].shape:
+        if value.shape == micro.inputs[IDS].shape:
             kept = value[k][places]
             before, after = (limit + 1) // 2, limit // 2
             # What opens and closes a text stays.
