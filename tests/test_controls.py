@@ -18,9 +18,12 @@ CONTROLS = {control.id: control for control in all_controls()}
 ONE_OF_A_KIND = {
     *("plain", "left_padding", "dropout", "multi_label", "regression", "token_labels"),
     *("language_model", "lora", "frozen_backbone", "gradient_checkpointing", "streaming"),
-    *("from_checkpoint", "gpt2", "bert"),
+    *("from_checkpoint", "gpt2", "bert", "modernbert", "llama_scaled", "lora_from_checkpoint"),
+    *("instructions", "flattening", "label_smoothing", "several_evals", "plain_torch_dataset"),
+    *("rows_already_padded", "optimizer_of_the_user"),
 }
-"""A control for each task and each way to look: here all that is said is compared."""
+"""A control for each task, each kind of data and each way to look: here all that is said is
+compared."""
 
 
 @pytest.mark.parametrize("control", CONTROLS.values(), ids=CONTROLS)

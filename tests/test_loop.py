@@ -8,6 +8,7 @@ import pytest
 
 from fixtures.controls import OF_SEVERAL_PROCESSES
 from fixtures.faults import healthy
+from tests.said import assert_said
 from tests.untouched import untouched
 from trainsanity.errors import UsageError
 from trainsanity.pipeline import Pipeline, PipelineSpec
@@ -81,6 +82,7 @@ def test_a_healthy_loop_passes_what_applies():
     assert names(results, "skip") == SKIPPED
     assert "slope 1.0000" in results["gradient.head_closed_form"].message
     assert "in 2 steps" in results["gradient.head_closed_form"].message
+    assert_said("loop-healthy", results.values())
 
 
 def undivided(model: Any, optimizer: Any, scheduler: Any) -> Any:
@@ -147,6 +149,7 @@ def test_a_wrong_loop_is_told_where(step, killed, factor):
     results = judged(looped(step, max_grad_norm=0.0))
     assert names(results, "fail") == killed
     (name,) = killed
+    assert_said(f"loop-{step.__name__}", [results[name]])
     if factor:
         assert results[name].factor == pytest.approx(factor, rel=1e-3)
 
