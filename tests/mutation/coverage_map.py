@@ -31,7 +31,8 @@ BROAD = "tests/mutation/noticed.py::test_control["
 """All that is said and measured of a healthy pipeline."""
 
 IN_PROCESSES = "tests/mutation/noticed.py::test_processes_"
-"""What is said of a pipeline that two processes train."""
+HEALTHY_IN_PROCESSES = f"{IN_PROCESSES}healthy"
+"""What is said of pipelines that two processes train, and of healthy ones."""
 
 STARTED = """\
 [run]
@@ -81,6 +82,7 @@ class Coverage:
             at_lines = {test for tests in known.values() for test in tests} - {""}
         quick = sorted(at_lines, key=lambda test: self.seconds.get(test, 0.0))
         broad = [test for test in quick if test.startswith(BROAD)][:4]
+        broad += [test for test in quick if test.startswith(HEALTHY_IN_PROCESSES)]
         return broad + [test for test in quick if test not in broad]
 
 
