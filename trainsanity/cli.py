@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 from importlib import import_module
 from importlib.util import find_spec
@@ -16,7 +17,7 @@ from typing import Any
 import click
 
 from . import __version__
-from .commands.base import INTERRUPTED, USAGE
+from .commands.base import INTERRUPTED, TERMINATED, USAGE, Terminated
 from .report.words import clean
 
 _COMMANDS = {
@@ -57,9 +58,10 @@ class _Program(click.Group):
         except click.ClickException as error:
             click.echo(f"trainsanity: error: {_sentence(error.format_message())}", err=True)
             code = error.exit_code
-        except click.Abort:
-            click.echo("trainsanity: interrupted; no JSON was written", err=True)
-            code = INTERRUPTED
+        except click.Abort as abort:
+            terminated = isinstance(abort.__cause__, Terminated)
+            how, code = ("terminated", TERMINATED) if terminated else ("interrupted", INTERRUPTED)
+            click.echo(f"trainsanity: {how}; no JSON was written", err=True)
         sys.exit(code)
 
 
@@ -68,7 +70,8 @@ class _Program(click.Group):
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 every check that ran passed or failed as accepted; 1 a check failed, "
     "or an accepted failure passed; 2 the call or its input was wrong; 3 incomplete: an error, "
-    "nothing ran, or, with --strict, anything skipped, blocked or abstained; 130 interrupted.",
+    "nothing ran, or, with --strict, anything skipped, blocked or abstained; 130 interrupted, 143 "
+    "terminated.",
 )
 @click.version_option(__version__, prog_name="trainsanity")
 def program() -> None:
@@ -94,8 +97,23 @@ def _let_go_of_stdout() -> None:
         return  # None, or closed
 
 
+def _end_when_terminated() -> None:
+    """Let SIGTERM unwind as Ctrl-C does, so that no folder and no process of ours is left.
+
+    One of several processes may stand in a collective, where it hears nothing: torchrun ends it.
+    """
+    if "RANK" in os.environ or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        return
+
+    def end(*_: Any) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, end)
+
+
 def main() -> None:
     """The console script."""
+    _end_when_terminated()
     try:
         program(prog_name="trainsanity")
     finally:

@@ -10,8 +10,12 @@ import click
 
 from ..errors import RankError, UsageError, text_of
 
-USAGE, INTERNAL, INTERRUPTED = 2, 3, 130
+USAGE, INTERNAL, INTERRUPTED, TERMINATED = 2, 3, 130, 143
 """Exit codes of calls that came to no report; those of reports are in runner.py."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: a scheduler's, when the time is over."""
 
 
 class Command(click.Command):

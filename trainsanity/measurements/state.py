@@ -76,19 +76,26 @@ def _put_back(undo: list[Callable[[], None]]) -> Iterator[None]:
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
     """Let Ctrl-C wait: a second one, from an impatient user, would leave half of it undone."""
-    handler = signal.getsignal(signal.SIGINT)
+    handlers: dict[int, Any] = {
+        number: handler
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if callable(handler := signal.getsignal(number))
+    }
     # Only the main thread is interrupted, and only it may ask.
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+    if threading.current_thread() is not threading.main_thread() or not handlers:
         yield
         return
     waiting: list[tuple[int, Any]] = []
-    signal.signal(signal.SIGINT, lambda number, frame: waiting.append((number, frame)))
+    for number in handlers:
+        signal.signal(number, lambda number, frame: waiting.append((number, frame)))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         if waiting:
-            handler(*waiting[0])
+            number, frame = waiting[0]
+            handlers[number](number, frame)
 
 
 def random_states(owner: Any = None) -> Any:
