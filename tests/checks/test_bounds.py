@@ -21,6 +21,8 @@ from trainsanity.types import Finding, Seen
 
 NEAR = 0.01
 """How near to the bound, relative: far above what float32 rounds, far below any effect."""
+FAR, LITTLE = 30.0, 0.03
+"""So far from the bound that no wording takes the one for arithmetic, nor the other for worse."""
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,10 @@ def test_bound(pipeline, name):
     assert [type(one) for one in inside] == [Seen], inside
     outside = said(check, pipeline, move(get, 1 + NEAR))
     assert any(isinstance(one, Finding) for one in outside), outside
-    assert_found(f"bound-{name}", [*inside, *outside])
+    # What is said of it far beyond and far inside is compared with what it was.
+    far = said(check, pipeline, move(get, FAR))
+    little = said(check, pipeline, move(get, LITTLE))
+    assert_found(f"bound-{name}", [*inside, *outside, *far, *little])
 
 
 def test_length_limit_is_exact(pipeline):

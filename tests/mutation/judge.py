@@ -21,7 +21,7 @@ from coverage_map import IN_PROCESSES, Coverage
 SECONDS = 60.0
 """Of tests, by their own time without a mutant, that are spent on one mutant: what lies beyond is
 counted as if it noticed nothing."""
-SECONDS_OF_PROCESSES = 45.0
+SECONDS_OF_PROCESSES = 50.0
 """Likewise of tests in two processes, which begin by importing all there is: by their time alone
 they would be the last to be asked, and never be."""
 NOTICED = {1, 2, -signal.SIGALRM, -signal.SIGSEGV}
