@@ -310,10 +310,12 @@ class Pipeline:
                 versions[package] = metadata.version(package)
             except metadata.PackageNotFoundError:
                 continue
-        if self.device.type == "cuda":
-            hardware = torch.cuda.get_device_name(self.device)
+        # FSDP leaves the model in host memory until it trains.
+        device = self.device if self.trainer is None else self.trainer.args.device
+        if device.type == "cuda":
+            hardware = torch.cuda.get_device_name(device)
         else:
-            hardware = f"{self.device.type}, {torch.get_num_threads()} threads"
+            hardware = f"{device.type}, {torch.get_num_threads()} threads"
         return {
             "python": platform.python_version(),
             "platform": sys.platform,
