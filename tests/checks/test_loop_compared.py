@@ -1,0 +1,278 @@
+"""What the runs say of two traces that are not alike, of traces that are made up.
+
+What is red, and where, is asserted; what is said of it is compared with what it was.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.said import assert_found
+from trainsanity.checks import loop_data, loop_evaluation, loop_learning, loop_resume, loop_saving
+from trainsanity.measurements.epochs import Epochs
+from trainsanity.measurements.evaluated import Evaluated
+from trainsanity.measurements.overfit import Overfit
+from trainsanity.measurements.resume import Ended, Interrupted, Resumed
+from trainsanity.measurements.saved import Saved
+from trainsanity.measurements.trace import Plan, Trace, apart
+from trainsanity.measurements.workers import Workers
+from trainsanity.types import Finding, Seen
+
+PLAN = Plan(2, 4, 18)
+
+MOMENT = {
+    "weights": {"a": 1, "b": 2, "c": 3, "d": 4},
+    "trainable": ["a", "b"],
+    "settings": {"x.rate": "0.1"},
+    "optimizer": [{"exp_avg": 1}, {"exp_avg": 2}],
+    "learning rate": [0.1, 0.2],
+    "scheduler": 2,
+    "random numbers": {"python": "p", "numpy": "n", "torch": "t"},
+}
+
+
+def trace(begin=0, **changes):
+    """Two micro-batches a step, none like another."""
+    batches = {step: [f"{step}a", f"{step}b"] for step in range(begin, 4)}
+    losses = {step: [1.0, 2.0] for step in range(begin, 4)}
+    return Trace(**{"batches": batches, "losses": losses, "moment": MOMENT, **changes})
+
+
+def findings(found):
+    assert isinstance(found[-1], Seen)
+    return [one for one in found if isinstance(one, Finding)]
+
+
+def resumed(fresh, **changes):
+    seen = Resumed(PLAN, trace(), Ended(trace=fresh), ["optimizer.pt", "model.safetensors"])
+    return list(loop_resume.resume_equals_straight(replace(seen, **changes)))
+
+
+def test_equal_runs():
+    (equal,) = resumed(trace(2))
+    assert equal.message.startswith("2 steps, a checkpoint and a fresh process: the next 4 micro-")
+    assert equal.message.endswith("the weights after step 4 bit for bit")
+    (near,) = resumed(trace(2), difference=1e-3, noise=1e-3)
+    assert near.message.endswith("the weights after step 4 to 0.001, within noise")
+    (far,) = findings(resumed(trace(2), difference=1e-2, noise=1e-3))
+    assert (far.observed, far.where) == (1e-2, "the weights after step 4")
+    assert findings(resumed(trace(2), difference=math.nan, noise=1e-3))
+
+
+@pytest.mark.parametrize(
+    ("batches", "where"),
+    [
+        ({0: ["0a", "0b"], 1: ["1a", "1b"]}, "trainer_state.json"),
+        ({1: ["1a", "1b"], 2: ["2a", "2b"], 3: ["3a", "3b"]}, "trainer_state.json"),
+        ({3: ["3a", "3b"]}, "trainer_state.json"),
+        ({}, "trainer_state.json"),
+        ({2: ["0a", "0b"], 3: ["1a", "1b"]}, "step 3"),
+        ({2: ["2a", "2b"], 3: ["2a", "2b"]}, "step 4"),
+        ({2: ["other", "2b"], 3: ["3a", "3b"]}, "step 3"),
+        ({2: ["2a", "2b"]}, "step 4"),
+    ],
+    ids=["anew", "early", "late", "never", "again", "twice", "other", "short"],
+)
+def test_rows_of_a_resumed_run(batches, where, request):
+    (finding,) = findings(resumed(trace(2, batches=batches)))
+    assert finding.where == where
+    assert_found(f"compared-rows_{request.node.callspec.id}", [finding])
+
+
+OTHER = {
+    "weights": {"a": 1, "b": 0, "c": 0, "d": 0, "e": 0},
+    "trainable": ["a"],
+    "settings": {"x.rate": "0.2"},
+    "optimizer": [{"exp_avg": 1}, {"exp_avg": 0}],
+    "learning rate": [0.1, 0.3],
+    "scheduler": 0,
+    "random numbers": {"python": "p", "numpy": "x", "torch": "x"},
+}
+
+
+@pytest.mark.parametrize("name", MOMENT)
+def test_what_a_resumed_run_has_lost(name):
+    found = resumed(trace(2, moment={**MOMENT, name: OTHER[name]}), difference=1.0)
+    (finding,) = findings(found)
+    if isinstance(MOMENT[name], list):  # of another length they are not counted one by one
+        (longer,) = findings(resumed(trace(2, moment={**MOMENT, name: [*MOMENT[name], 0]})))
+        assert longer.observed == "others"
+    gone = resumed(trace(2, moment={k: v for k, v in MOMENT.items() if k != name}))
+    assert_found(f"compared-lost_{name.replace(' ', '_')}", [finding, *findings(gone)])
+    seen = Interrupted(
+        PLAN, Ended(killed=9), ["a", "b"], ["a", "b", "c", "d"], "checkpoint-3", trace(), Ended()
+    )
+    going_on = Ended(trace=trace(2, moment={**MOMENT, name: OTHER[name]}))
+    found = list(loop_resume.survives_killed_save(replace(seen, resumed=going_on)))
+    (finding,) = findings(found)
+    assert (finding.observed, finding.where) == ([name], "checkpoint-3 without c, d")
+    assert "(2 of 4 files of checkpoint-3 were written)" in finding.message
+    (said,) = loop_resume.survives_killed_save(replace(seen, resumed=Ended(trace=trace(2))))
+    assert said.message.endswith(", resuming from it loses nothing")
+    (said,) = loop_resume.survives_killed_save(
+        replace(seen, chosen="", resumed=Ended(error="none"))
+    )
+    assert said.message.endswith(", none is taken instead")
+
+
+def test_a_run_that_is_broken_before_it_is_compared():
+    bad = trace(losses={0: [1.0], 1: [1.0], 2: [1.0, math.inf], 3: [math.nan]})
+    assert bad.broken == "the loss of step 3 is inf"
+    (finding,) = findings(resumed(trace(2), straight=bad))
+    assert finding.message.startswith("the loss of step 3 is inf: that two such runs")
+    weights = trace(weights={"a": torch.ones(2), "b": torch.tensor([1.0, math.nan])})
+    assert weights.broken == "b is not finite after the last step"
+    assert trace(weights={"a": torch.ones(2)}).broken == ""
+
+
+def test_how_far_apart_two_runs_end():
+    def ends(**weights):
+        return Trace(weights={name: torch.tensor(values) for name, values in weights.items()})
+
+    one = ends(a=[1.0, 2.0], b=[3.0])
+    assert apart(one, one) == 0
+    assert apart(one, ends(a=[1.0, 2.5], b=[3.25])) == 0.5
+    assert apart(one, ends(a=[1.0, 1.5], b=[2.0])) == 1
+    assert apart(one, ends(a=[1.0, 2.0])) == math.inf
+    assert apart(one, ends(a=[1.0, math.nan], b=[3.0])) == math.inf
+    assert apart(ends(a=[math.nan], b=[1.0]), ends(a=[1.0], b=[1.0])) == math.inf
+
+
+# --- evaluation ----------------------------------------------------------------------------------
+
+DRAWN = [({"python": 1, "torch": 1}, {"python": 2, "torch": 2}),
+         ({"python": 3, "torch": 3}, {"python": 4, "torch": 4})]  # fmt: skip
+
+
+def evaluated(**changes):
+    made = {"before": MOMENT, "after": MOMENT, "random": DRAWN, **changes}
+    return list(loop_evaluation.eval_leaves_training_alone(Evaluated(PLAN, trace(), **made)))
+
+
+def test_an_evaluation_that_changes_nothing():
+    (same,) = evaluated(evaluated=trace())
+    assert same.message.endswith("are those of a run without it, bit for bit")
+    (near,) = evaluated(evaluated=trace(), difference=1e-3, noise=1e-3)
+    assert near.message.endswith("within noise")
+    (far,) = findings(evaluated(evaluated=trace(), difference=1e-2, noise=1e-3))
+    assert (far.observed, far.where) == (1e-2, "the evaluation after step 2")
+
+
+@pytest.mark.parametrize("name", sorted(set(MOMENT) & set(loop_evaluation.LEFT)))
+def test_what_an_evaluation_leaves_changed(name):
+    found = evaluated(evaluated=trace(), after={**MOMENT, name: OTHER[name]}, difference=1.0)
+    (finding,) = findings(found)
+    assert_found(f"compared-left_{name.replace(' ', '_')}", [finding])
+
+
+@pytest.mark.parametrize(
+    ("random", "seeded"),
+    [
+        ([(DRAWN[0][0], {"python": 7, "torch": 2}), (DRAWN[1][0], {"python": 7, "torch": 4})],
+         ["python"]),
+        ([(DRAWN[0][0], {"python": 7, "torch": 8}), (DRAWN[1][0], {"python": 7, "torch": 8})],
+         ["python", "torch"]),
+        # Nothing was drawn in between, so that equal ends say nothing.
+        ([DRAWN[0], (DRAWN[0][0], DRAWN[0][1])], []),
+    ],
+)  # fmt: skip
+def test_an_evaluation_that_sets_a_seed(random, seeded):
+    found = findings(evaluated(evaluated=trace(), random=random))
+    assert [finding.observed for finding in found] == ([seeded] if seeded else [])
+    if seeded:
+        assert f"the random numbers of {' and '.join(seeded)} to" in found[0].message
+
+
+def test_an_evaluation_that_takes_rows_from_training():
+    other = trace(batches={**trace().batches, 2: ["3a", "2b"], 3: ["2a", "3b"]})
+    (finding,) = findings(evaluated(evaluated=other, difference=1.0))
+    assert finding.where == "step 3"
+    assert finding.message.startswith("step 3 trains on other rows")
+
+
+# --- learning, saving, reading -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("losses", "right"),
+    [
+        ([5.0, 0.4], True),
+        ([5.0, 0.5], False),
+        ([0.3, 5.0], True),
+        ([5.0, math.nan, 0.4], True),
+        ([math.nan], False),
+        ([], False),
+        ([-math.inf], False),
+    ],
+    ids=["below", "half", "first", "past_nan", "nan", "nothing", "infinite"],
+)
+def test_a_batch_is_learnt_below_half_of_the_best_constant(losses, right, request):
+    seen = Overfit(1.0, 8, "examples", "AdamW", 0.01, losses)
+    found = list(loop_learning.overfits_one_batch(seen))
+    assert (not findings(found)) == right
+    assert_found(f"compared-learnt_{request.node.callspec.id}", found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"difference": 0.0}, None),
+        ({"difference": 1.0}, "a, b, c, d, e, f, g, h"),
+        ({"difference": math.nan}, "a, b, c, d, e, f, g, h"),
+        ({"error": "loading raised OSError", "missing": ["x"]}, "a, b, c, d, e, f, g, h"),
+        ({"error": "nothing was written", "files": []}, "nothing"),
+        ({"missing": ["w", "x", "y", "z"], "difference": 1.0}, "w, x, y"),
+    ],
+    ids=["equal", "apart", "nan", "unloadable", "unwritten", "missing"],
+)
+def test_what_was_saved(changes, where, request):
+    seen = Saved([*"abcdefghi"], noise=1e-7, size=2.0, dtype=torch.float32, rows=4)
+    found = list(loop_saving.save_load_equal(replace(seen, **changes)))
+    assert [finding.where for finding in findings(found)] == ([where] if where else [])
+    assert_found(f"compared-saved_{request.node.callspec.id}", found)
+
+
+SHUFFLED = [3, 1, 2, 0, 5, 4, 7, 6, 9, 8, 11, 10]
+
+
+@pytest.mark.parametrize(
+    ("read", "changes", "red"),
+    [
+        ([SHUFFLED, SHUFFLED[::-1]], {}, 0),
+        ([SHUFFLED, [*SHUFFLED[:-1], 3]], {}, 1),
+        ([[*SHUFFLED[:-1], 3], SHUFFLED], {}, 1),
+        ([SHUFFLED[2:], SHUFFLED[3:]], {"drops_last": True}, 1),
+        ([SHUFFLED[2:], SHUFFLED[1:]], {"drops_last": True}, 0),
+        ([list(range(12)), SHUFFLED], {"strategy": "sequential"}, 0),
+        # Nine rows fall alike more often than once in a million, ten do not.
+        ([list(range(9))] * 2, {"rows": 9}, 0),
+        ([list(range(10))] * 2, {"rows": 10}, 1),
+    ],
+    ids=["right", "second", "first", "three", "two", "sequential", "nine", "ten"],
+)
+def test_epochs(read, changes, red, request):
+    made = {"rows": 12, "batch": 5, "drops_last": False, "sampler": "S", "strategy": "random"}
+    found = list(loop_data.epoch_covers_data(Epochs(read=read, **{**made, **changes})))
+    assert len(findings(found)) == red
+    assert_found(f"compared-epochs_{request.node.callspec.id}", found)
+
+
+@pytest.mark.parametrize(
+    ("count", "made", "red"),
+    [
+        (0, [], 0),
+        (2, [[["a", "a"], ["a", "a"]], [["a", "a"], ["a", "a"]]], 0),
+        (2, [[["a", "b"], ["c", "d"]], [["e", "f"], ["g", "h"]]], 0),
+        (2, [[["a", "b"], ["a", "b"]], [["e", "f"], ["g", "h"]]], 1),
+        (3, [[["a", "b"], ["a", "b"], ["c", "d"]], [["a", "b"], ["a", "b"], ["c", "d"]]], 2),
+    ],
+    ids=["none", "fixed", "right", "alike", "both"],
+)
+def test_workers(count, made, red, request):
+    found = list(loop_data.workers_do_not_repeat_random(None, Workers(count, made)))
+    assert len(findings(found)) == red
+    assert_found(f"compared-workers_{request.node.callspec.id}", found)
