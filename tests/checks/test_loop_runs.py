@@ -15,7 +15,7 @@ from trainsanity.checks import loop_data, loop_ranks, loop_resume
 from trainsanity.measurements.epochs import Epochs
 from trainsanity.measurements.overfit import constant_loss
 from trainsanity.measurements.recording import Recording
-from trainsanity.measurements.resume import Ended, Interrupted, Resumed
+from trainsanity.measurements.resume import Ended, Interrupted, Resumed, _run
 from trainsanity.measurements.shares import PEEK, Shares
 from trainsanity.measurements.state import fingerprint
 from trainsanity.measurements.trace import Plan, Trace, plan_of
@@ -113,6 +113,18 @@ def test_a_process_that_dies_is_quoted():
     assert first.message == (
         "the resumed run came to no end: ended with code -9; its last line: Killed"
     )
+
+
+def test_a_process_that_takes_too_long_is_ended_and_one_that_fails_is_quoted(tmp_path):
+    request = tmp_path / "slow" / "request.json"
+    request.parent.mkdir()
+    os.mkfifo(request)  # nobody writes to it
+    assert _run(request, 0.5) == (None, "")
+    request = tmp_path / "request.json"
+    request.write_text("no JSON", encoding="utf-8")
+    code, last = _run(request, 60)
+    assert code == 1
+    assert last.startswith("json.decoder.JSONDecodeError: ")
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,9 @@ def test_a_norm_before_and_after_the_clip(pipeline):
 SLOPES = (-1.0, 0.01, 0.25, 0.5, 0.9, 1.1, 2.0, 4.0, 280.0)
 
 
-@pytest.mark.parametrize("name", ["gradient.head_closed_form", "gradient.norm_within_bounds"])
+@pytest.mark.parametrize(
+    "name", ["gradient.head_closed_form", "gradient.norm_within_bounds", "gradient.clipping"]
+)
 def test_a_gradient_that_is_a_factor_off(pipeline, name):
     recording = pipeline.measurements.get("recording")
     first, told = recording.first, []
@@ -151,6 +153,7 @@ def test_a_gradient_that_is_a_factor_off(pipeline, name):
             recording,
             head_gradient=slope * first.head_gradient,
             norm_before_clip=abs(slope) * first.norm_before_clip,
+            norm_after_clip=min(1.0, abs(slope) * first.norm_before_clip),
             logged={**first.logged, "grad_norm": abs(slope) * first.norm_before_clip},
         )
         found = said(name, pipeline, recording=changed)

@@ -91,6 +91,26 @@ def test_of_a_vocabulary_columns_in_even_steps_are_kept():
     assert look.width == 3 * COLUMNS
 
 
+def test_states_are_those_of_the_body_where_it_shows_them():
+    states = torch.arange(2.0 * 4 * 5).reshape(2, 4, 5)
+    model = Says(Output(logits=torch.zeros(2, 3)))
+
+    def body_first(*_):
+        model.base_model(None)
+
+    model.register_forward_pre_hook(body_first)
+    for shown, seen in ((states, states), (states[:, :3], None), (states[:1], None)):
+        model.base_model = Says(Output(last_hidden_state=shown))
+        look = Asker(Pipeline(model), ROWS)(ROWS.stacked(4, "right"), "right")
+        if seen is None:
+            assert look.states is None
+        else:
+            assert [one.tolist() for one in look.states] == [
+                states[0, :3].tolist(),
+                states[1, :1].tolist(),
+            ]
+
+
 @pytest.mark.parametrize(
     ("output", "says"),
     [
