@@ -73,6 +73,7 @@ SKIPPED = OF_SEVERAL_PROCESSES | {
     "loss.train_equals_eval",
     "gradient.norm_within_bounds",
     "schedule.peak_is_reached",
+    "schedule.steps_are_taken",
 }
 
 
