@@ -174,12 +174,16 @@ def score() -> str:
 def mutation() -> str:
     """The share of the mutants that were noticed, as recorded."""
     told = json.loads((HERE / "mutation.json").read_text(encoding="utf-8"))
+    others = told["of"] - told["same"]
     return (
         f"`{told['command']}`: {told['killed']} of {told['of']} mutants of `checks/` and "
         f"`measurements/` are noticed, {told['killed'] / told['of']:.1%} (95 % interval "
         f"{told['low']:.1%} to {told['high']:.1%}), a sample of {told['all']:,} that cosmic-ray "
-        f"{told['cosmic-ray']} makes; {told['minutes']} minutes on {told['cores']} cores, in which "
-        f"that many of the {told['drawn']} drawn were judged."
+        f"{told['cosmic-ray']} makes. {told['same']} of the rest are the same program spelt "
+        "otherwise (`tests/mutation/same.toml` says why, one by one); of those that are not, "
+        f"{told['killed']} of {others} are noticed, {told['killed'] / others:.1%} "
+        f"({told['low_of_others']:.1%} to {told['high_of_others']:.1%}). {told['minutes']} minutes "
+        f"on {told['cores']} cores, in which that many of the {told['drawn']} drawn were judged."
     )
 
 

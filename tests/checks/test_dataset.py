@@ -91,13 +91,14 @@ def test_null_empty_and_uneven_rows(judged):
     ("labels", "says"),
     [
         ([0, 1, 2, 3, None, 5, 6, 7], "row 4 of train_dataset has no label in column 'label';"),
+        ([0, 1, 2, None, None, 5, 6, 7], "has no label in column 'label' (2 rows do);"),
         (list("abcdefgh"), "row 0 of train_dataset has a string in column 'label';"),
         ([True, False] * 4, "row 0 of train_dataset has a bool in column 'label';"),
         ([[0, 1], [2]] * 4, "row 0 of train_dataset has a list<"),
         ([0.0, float("nan")] * 4, "has a label that is not finite in column 'label' (4 rows do);"),
         ([0.0, 1.0] * 4, "has a double in column 'label'; multi_label_classification takes a list"),
     ],
-    ids=["null", "words", "bool", "ragged", "nan", "float"],
+    ids=["null", "nulls", "words", "bool", "ragged", "nan", "float"],
 )
 def test_labels_that_do_not_fit(judged, labels, says):
     result = judged("TS202", rows(label=labels))

@@ -6,7 +6,11 @@ What is red, and where, is asserted; what is said of it is compared with what it
 from __future__ import annotations
 
 import math
+import re
+import shutil
+import tempfile
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,11 +20,11 @@ from trainsanity.checks import loop_data, loop_evaluation, loop_learning, loop_r
 from trainsanity.measurements.epochs import Epochs
 from trainsanity.measurements.evaluated import Evaluated
 from trainsanity.measurements.overfit import Overfit
-from trainsanity.measurements.resume import Ended, Interrupted, Resumed
+from trainsanity.measurements.resume import Ended, Interrupted, Resumed, _folder
 from trainsanity.measurements.saved import Saved
 from trainsanity.measurements.trace import Plan, Trace, apart
 from trainsanity.measurements.workers import Workers
-from trainsanity.types import Finding, Seen
+from trainsanity.types import Finding, Seen, Skip
 
 PLAN = Plan(2, 4, 18)
 
@@ -276,3 +280,19 @@ def test_workers(count, made, red, request):
     found = list(loop_data.workers_do_not_repeat_random(None, Workers(count, made)))
     assert len(findings(found)) == red
     assert_found(f"compared-workers_{request.node.callspec.id}", found)
+
+
+def test_checkpoints_that_the_disk_has_no_room_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    model = torch.nn.Linear(1, 1, bias=False)
+    pipeline = SimpleNamespace(model=model, trainer=None, optimizer=None, lr_scheduler=None)
+    free = shutil.disk_usage(tmp_path).free
+    # Two moments in float32 of the one weight, and the weight itself.
+    saves = 2 * free // 12
+    with pytest.raises(Skip) as skip, _folder(pipeline, saves):
+        pass
+    has, needs = (float(number) for number in re.findall(r"[0-9.]+(?= GiB|: set)", str(skip.value)))
+    assert has == pytest.approx(free / 2**30, rel=0.05)
+    assert needs == pytest.approx(2 * free / 2**30, rel=0.05)
+    assert not [*tmp_path.iterdir()]

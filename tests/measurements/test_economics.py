@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 from statistics import mean
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fixtures.faults import healthy
-from trainsanity.checks.collator_padding import padding_overhead
+from trainsanity.checks.collator_padding import _price, padding_overhead
 from trainsanity.measurements.economics import (
     Economics,
     expected_waste,
@@ -104,6 +105,24 @@ def test_no_advice_within_the_noise():
 
 def test_without_a_gpu_there_is_no_time():
     assert said({})[0].message.startswith("8: +1.1 points of padding (2,988,208 rows")
+
+
+@pytest.mark.parametrize("multiple", [None, 8, 64])
+def test_the_ratio_is_of_times(multiple):
+    seen = said({1: 2.0, 8: 1.5, 16: 1.6, 64: 3.0}, multiple)[-1].observed
+    assert seen["time_ratio"] == {None: 1.0, 8: 0.75, 64: 1.5}[multiple]
+
+
+def test_the_price_of_a_fixed_width_is_its_own():
+    fixed = {"widths": [512], "waste": 0.52, "least_waste": 0.13, "table": {1: 0.13, 8: 0.14}}
+    padding = Padding(**{"multiple": 8, "longest": [281], "stretch": 1.8, **fixed})
+    economics = Economics("8 rows", {1: 0.1, 8: 0.2}, {1: 0.1, 8: 0.2}, 0.0, by_length=False)
+    ratios = {8: 0.7}
+    assert _price(padding, economics, 8, {}) == "+39.0 points of padding"
+    assert _price(padding, economics, 8, ratios) == "+39.0 points of padding, 0.70 x the step time"
+    # What another multiple would cost is computed.
+    other = replace(padding, multiple=None)
+    assert _price(other, economics, 8, {}) == "+1.0 points of padding"
 
 
 def test_nan_never_passes():

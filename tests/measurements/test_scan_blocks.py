@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from trainsanity.measurements.scan_blocks import _earlier, _extents, _highest, signatures
+from trainsanity.measurements.scan_blocks import (
+    Block,
+    Special,
+    _earlier,
+    _extents,
+    _highest,
+    signatures,
+)
 from trainsanity.measurements.scan_repeats import _leak, _pair
+from trainsanity.measurements.scan_rows import Lists, lists
 
 INTEGERS = [np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64]
 
@@ -86,3 +95,30 @@ def test_a_leak_is_a_row_of_a_group_that_is_trained_on(train, evaluated, rows, f
 )
 def test_the_pair_whose_later_place_comes_first(which, pair):
     assert _pair(np.array([2, 8, 5, 3, 9][: len(which) + 1]), np.array(which)) == pair
+
+
+def test_a_row_begins_twice_with_an_id_and_not_with_it_and_a_higher_one():
+    rows = [[5, 5, 1], [5, 6, 1], [5, 4, 1], [5], [6, 5], [5, 5]]
+    offsets = np.cumsum([0, *map(len, rows)])
+    values = np.concatenate(rows)
+    begins, spans = offsets[:-1], np.diff(offsets)
+    special = Special()
+    block = Block(Lists(values, offsets), 6, False, None, None, begins, spans, spans)
+    special.add(5, block, np.arange(6))
+    assert (special.total, special.rows, special.leading) == (8, 6, 5)
+    assert (special.doubled, special.first_doubled) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "kind", "values", "nulls"),
+    [
+        ([[None], [None, None]], pa.null(), [0, 0, 0], [True, True]),
+        ([[1, None], [2]], pa.int32(), [1, 0, 2], [True, False]),
+        ([[1], None, [2]], pa.int16(), [1, 2], [False, True, False]),
+    ],
+)
+def test_nulls_are_noughts_whose_rows_are_named(rows, kind, values, nulls):
+    found = lists(pa.array(rows, pa.list_(kind)), "input_ids")
+    assert found.values.tolist() == values
+    assert found.values.dtype.kind == "i"
+    assert found.nulls.tolist() == nulls

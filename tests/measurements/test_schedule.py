@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
 from fixtures.controls import all_controls
 from fixtures.faults import healthy
+from trainsanity.measurements.store import catalogue
 from trainsanity.pipeline import Pipeline
 
 CONTROLS = {control.id: control for control in all_controls()}
@@ -77,3 +79,16 @@ class Stopped(Exception):
 
 def stop(*args, **kwargs):
     raise Stopped
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_the_curve_of_a_loop_goes_one_step_beyond_what_is_recorded(steps):
+    import torch
+
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        torch.optim.SGD([parameter], lr=0.5), lambda k: 1 / (k + 1)
+    )
+    loop = SimpleNamespace(trainer=None, lr_scheduler=scheduler, optimizer_steps=steps)
+    curve = catalogue["schedule"].fn(loop).curve
+    assert curve == {k: 0.5 / (k + 1) for k in range(steps + 1)}

@@ -52,6 +52,9 @@ def test_the_hash_on_a_device_does_not_depend_on_what_is_hashed_beside_it():
     ones = [bits(size) for size in SIZES]
     assert on_device(ones).tolist() == [told(one) for one in ones]
     assert on_device(ones[::-1]).tolist() == [told(one) for one in ones[::-1]]
+    # Bits are hashed, whatever they stand for.
+    numbers = [torch.randn(ROW + 3, dtype=kind) for kind in (torch.float64, torch.bfloat16)]
+    assert on_device(numbers).tolist() == [told(one.view(torch.uint8)) for one in numbers]
 
 
 def test_the_hash_of_a_piece_is_that_of_its_copy():

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 TESTS = (
     "tests/checks",
     "tests/cli/test_cli_data.py",
+    "tests/cli/test_cli_input.py",
     "tests/measurements",
     "tests/mutation/noticed.py",
     "tests/test_controls.py::test_control_runs",

@@ -4,7 +4,8 @@ In a copy of the tree: the tests run once with coverage by test, cosmic-ray list
 sample of them is drawn and each is judged by the tests that run its line. A sample, since there are
 thousands: told are the share that was noticed and the 95 % interval (Wilson's) for the share of
 all. A mutant that no test runs, or that only tests beyond the time of `judge.py` would notice, has
-survived. `--survivors` lists them.
+survived. `--survivors` lists them. Of those some are the same program spelt otherwise: `same.toml`
+names them with the reason, and the share is told without them, too.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ import coverage_map
 import judge
 
 SESSION = "session.sqlite"
+SAME = Path(__file__).with_name("same.toml")
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -125,6 +128,32 @@ def judged(tree: Path) -> list[dict[str, Any]]:
     return sorted(found, key=lambda mutant: (mutant["file"], mutant["line"]))
 
 
+def lines(diff: str, sign: str) -> str:
+    """The lines that a diff takes away or adds, without their margins."""
+    found = [line[1:].strip() for line in diff.splitlines() if line.startswith(sign)]
+    return "\n".join(line for line in found if line.strip(sign) and line[:3] != sign * 2 + " ")
+
+
+def equivalent(mutants: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that survived and are known to be the same program.
+
+    Raises:
+        SystemExit: one of them was noticed, so it is another program.
+    """
+    known = {
+        (one["file"], one["was"], one["now"])
+        for one in tomllib.loads(SAME.read_text(encoding="utf-8")).get("mutant", [])
+    }
+    same = [
+        mutant
+        for mutant in mutants
+        if (mutant["file"], lines(mutant["diff"], "-"), lines(mutant["diff"], "+")) in known
+    ]
+    if wrong := [mutant for mutant in same if not mutant["survived"]]:
+        raise SystemExit(f"{SAME.name} names a mutant that is noticed:\n{wrong[0]['diff']}")
+    return same
+
+
 def minutes(tree: Path) -> int:
     """From the copy of the tree to the last mutant that was judged."""
     begun, last = ((tree / name).stat().st_mtime for name in ("begun", "last.log"))
@@ -159,6 +188,9 @@ def main() -> None:
     mutants = judged(tree)
     killed = sum(not mutant["survived"] for mutant in mutants)
     low, high = interval(killed, len(mutants))
+    same = equivalent(mutants)
+    others = len(mutants) - len(same)
+    low_of_others, high_of_others = interval(killed, others)
     score = {
         "command": "tox -e mutation",
         "killed": killed,
@@ -167,6 +199,9 @@ def main() -> None:
         "all": population(tree),
         "low": round(low, 4),
         "high": round(high, 4),
+        "same": len(same),
+        "low_of_others": round(low_of_others, 4),
+        "high_of_others": round(high_of_others, 4),
         "seed": options.seed,
         "minutes": minutes(tree),
         "cores": os.cpu_count(),
@@ -174,11 +209,12 @@ def main() -> None:
     }
     if options.survivors:
         for mutant in mutants:
-            if mutant["survived"]:
+            if mutant["survived"] and mutant not in same:
                 print(mutant["diff"])  # noqa: T201
     print(  # noqa: T201
         f"{killed} of {len(mutants)} mutants noticed: {killed / len(mutants):.1%} "
-        f"(95 % interval {low:.1%} to {high:.1%})"
+        f"(95 % interval {low:.1%} to {high:.1%}); without {len(same)} that are the same program "
+        f"{killed / others:.1%} ({low_of_others:.1%} to {high_of_others:.1%})"
     )
     if options.json:
         options.json.write_text(json.dumps(score, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,40 @@
+"""What the tokenizer checks say of ids and rows that no fault happens to show."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from trainsanity.alignment import Placement
+from trainsanity.registry import registry
+from trainsanity.types import Finding
+
+EOS = 151_645
+
+
+def test_the_first_id_that_is_no_special_token_is_told():
+    special_tokens = SimpleNamespace(
+        known={EOS},
+        ids={"eos_token_id": {"tokenizer": EOS}},
+        named={"model.generation_config": {"eos_token_id": [EOS, 7, 8]}},
+    )
+    finding, seen = registry().get("tokenizer.special_ids_agree").fn(special_tokens=special_tokens)
+    assert finding.observed == 7
+    assert finding.message.startswith("eos_token_id is 7 in model.generation_config")
+    assert seen.message.startswith("3 ids of model.generation_config")
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("stored", [None, [1, 1, 1], [0, 1, 1], [1, 1, 0]], ids=str)
+@pytest.mark.parametrize("start", [0, 2])
+def test_the_side_of_the_padding_by_the_batch_and_by_the_rows_masks(side, stored, start):
+    row = {"input_ids": [5, 6, 7]} | ({"attention_mask": stored} if stored else {})
+    micro = SimpleNamespace(rows=[row], placements=[Placement(start, 3, 5)])
+    fn = registry().get("tokenizer.padding_side").fn
+    found = fn(
+        pipeline=SimpleNamespace(tokenizer=SimpleNamespace(padding_side=side)), batch=[micro]
+    )
+    padded = {"left": start > 0 or stored == [0, 1, 1], "right": start < 2 or stored == [1, 1, 0]}
+    other = "right" if side == "left" else "left"
+    assert any(isinstance(one, Finding) for one in found) is padded[other]
