@@ -396,3 +396,25 @@ def test_interrupt_from_the_keyboard(project: Path, write: Callable[[str], str])
     assert process.returncode == 130
     assert err.splitlines()[-1] == "trainsanity: interrupted; no JSON was written"
     assert files(project.parent / "work") == set()
+
+
+POOL = """
+import multiprocessing, sys, time
+
+def work(k):
+    time.sleep(100 if k else 0)
+
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    next(pool.imap(work, range(3)))  # the others are terminated
+print("ended", file=sys.stderr)
+"""
+
+
+def test_workers_that_the_script_terminates_end_without_a_word(
+    project: Path, write: Callable[[str], str]
+) -> None:
+    process = launched(write(POOL), folder=project.parent / "work")
+    _, err = process.communicate(timeout=60)
+    ended, why = err.splitlines()
+    assert ended == "ended"
+    assert "ended without calling train()" in why

@@ -105,8 +105,14 @@ def _end_when_terminated() -> None:
     if "RANK" in os.environ or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         return
 
-    def end(*_: Any) -> None:
-        raise Terminated
+    own = os.getpid()
+
+    def end(number: int, _: Any) -> None:
+        if os.getpid() == own:
+            raise Terminated
+        # A worker that the user's code forked and terminates ends as it would without us.
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
 
     signal.signal(signal.SIGTERM, end)
 
