@@ -48,7 +48,7 @@ def checks() -> str:
 def measured() -> str:
     """The GPU runs as recorded."""
     recorded = [json.loads(line) for line in (HERE / "measured.jsonl").read_text().splitlines()]
-    runs = [run for run in recorded if "probes" not in run]
+    runs = [run for run in recorded if not run.keys() & {"probes", "processes"}]
     first = runs[0]
     versions = ", ".join(f"{name} {first[name]}" for name in ("torch", "transformers", "datasets"))
     lines = [
@@ -73,7 +73,8 @@ def measured() -> str:
             f"| {run['seconds']} | {run['peak_gib']} |"
         )
     lines += ["", *(f"- {note}" for note in dict.fromkeys(n for r in runs for n in r["notes"]))]
-    return "\n".join([*lines, *taken(first), *probed([run for run in recorded if "probes" in run])])
+    lines += [*taken(first), *probed([run for run in recorded if "probes" in run])]
+    return "\n".join([*lines, *shared([run for run in recorded if "processes" in run])])
 
 
 RATIO = 30
@@ -146,6 +147,26 @@ def probed(runs: list[dict[str, Any]]) -> list[str]:
             f"| {run['peak_gib']} |"
         )
     return lines
+
+
+def shared(runs: list[dict[str, Any]]) -> list[str]:
+    """Several processes with a GPU each; healthy, and with a loss multiplied by their number."""
+    if not runs:
+        return []
+    return [
+        "",
+        f"{runs[0]['processes']} processes with a GPU each, over NCCL "
+        "(`pytest -m gpu -n0 tests/test_processes_gpu.py`), on the tiny model.",
+        "",
+        "| pipeline | failed | factor | ran | seconds |",
+        "|---|---|---|---|---|",
+        *(
+            f"| `{run['pipeline']}` | {', '.join(f'`{name}`' for name in run['failed']) or 'none'} "
+            f"| {format(run['factor'], '.2f') if run['factor'] else ''} "
+            f"| {run['ran']} of {run['of']} | {run['seconds']} |"
+            for run in runs
+        ),
+    ]
 
 
 def _gib(size: int | None) -> str:

@@ -15,7 +15,7 @@ from fixtures.processes import reported
 from tests.said import assert_measured, assert_said
 from tests.test_controls import ONE_OF_A_KIND
 from tests.test_processes import FAULTS as IN_PROCESSES
-from tests.test_processes import assert_green, assert_kills, example
+from tests.test_processes import assert_healthy, assert_kills, example
 from trainsanity.pipeline import PipelineSpec
 from trainsanity.registry import registry
 from trainsanity.runner import run
@@ -57,4 +57,4 @@ def test_processes_healthy():
     names = ("healthy", "sharded_and_loaded_by_one")
     reports, _ = reported([example(name) for name in names])
     for name, report in zip(names, reports, strict=True):
-        assert_green(name, report)
+        assert_healthy(name, report)
