@@ -293,6 +293,7 @@ def test_checkpoints_that_the_disk_has_no_room_for(tmp_path, monkeypatch):
     with pytest.raises(Skip) as skip, _folder(pipeline, saves):
         pass
     has, needs = (float(number) for number in re.findall(r"[0-9.]+(?= GiB|: set)", str(skip.value)))
-    assert has == pytest.approx(free / 2**30, rel=0.05)
-    assert needs == pytest.approx(2 * free / 2**30, rel=0.05)
+    # Told to a tenth of a GiB, and others write to the disk meanwhile.
+    assert has == pytest.approx(free / 2**30, rel=0.05, abs=0.05)
+    assert needs == pytest.approx(2 * free / 2**30, rel=0.05, abs=0.05)
     assert not [*tmp_path.iterdir()]

@@ -192,7 +192,7 @@ def main() -> None:
     others = len(mutants) - len(same)
     low_of_others, high_of_others = interval(killed, others)
     score = {
-        "command": "tox -e mutation",
+        "command": f"tox -e mutation -- --size {options.size} --seed {options.seed}",
         "killed": killed,
         "of": len(mutants),
         "drawn": options.size,
