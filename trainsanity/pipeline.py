@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -299,17 +300,8 @@ class Pipeline:
     @cached_property
     def environment(self) -> dict[str, Any]:
         """Versions, device and the pipeline's own notes, for the report."""
-        from importlib import metadata
-
         import torch
 
-        packages = ("torch", "transformers", "accelerate", "datasets", "tokenizers")
-        versions = {}
-        for package in packages:
-            try:
-                versions[package] = metadata.version(package)
-            except metadata.PackageNotFoundError:
-                continue
         # FSDP leaves the model in host memory until it trains.
         device = self.device if self.trainer is None else self.trainer.args.device
         if device.type == "cuda":
@@ -319,10 +311,22 @@ class Pipeline:
         return {
             "python": platform.python_version(),
             "platform": sys.platform,
-            **versions,
+            **_versions(),
             "device": hardware,
             "notes": list(self.notes),
         }
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """Of the packages that a run depends on; reading one takes milliseconds."""
+    from importlib import metadata
+
+    versions = {}
+    for package in ("torch", "transformers", "accelerate", "datasets", "tokenizers"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return versions
 
 
 def has_places(dataset: Any) -> bool:

@@ -323,6 +323,47 @@ def test_labels_of_every_kind(scanned):
     assert (targets.low[0], targets.high[0]) == (0.0, 1.0)
 
 
+@pytest.mark.parametrize("block", [8, scan_rows.BLOCK_BYTES])
+@pytest.mark.parametrize(
+    ("rows", "ends"),
+    [
+        # Of the longest only the end differs, then only the beginning, then both, then none.
+        ([[5, 1, 6], [5, 6], [5, 2, 7], [5, 6]], ([5, 5, 5, 5], [6, 6, 7, 6])),
+        ([[5, 1, 6], [5, 6], [8, 2, 6], [5, 6]], ([5, 5, 8, 5], [6, 6, 6, 6])),
+        ([[5, 6], [5, 6], [8, 9, 1, 2], [5, 7, 6]], ([5, 5, 8, 5], [6, 6, 2, 6])),
+        ([[5, 6], [5, 6], [5, 6], [5, 6]], ([5, 5, 5, 5], [6, 6, 6, 6])),
+        # Two of the shorter ones differ, at one end or both.
+        ([[5, 1, 6], [5, 7], [5, 6], [5, 2, 6]], ([5, 5, 5, 5], None)),
+        ([[1, 1, 6], [2, 6], [3, 6], [1, 2, 6]], (None, [6, 6, 6, 6])),
+        ([[1, 1, 6], [2, 7], [3, 6], [1, 2, 6]], (None, None)),
+    ],
+)
+def test_the_ends_of_rows_as_long_as_the_shorter_ones_agree(
+    scanned, rows, ends, block, monkeypatch
+):
+    monkeypatch.setattr(scan_rows, "BLOCK_BYTES", block)
+    split = scanned(Dataset.from_dict({"input_ids": rows, "label": [0] * len(rows)})).train
+    for noted, right in zip((split.first, split.last), ends, strict=True):
+        # Between blocks nothing is compared, so that more may be noted: the check compares.
+        if right is not None:
+            assert noted.tolist() == right
+        elif block > 8:
+            assert noted is None
+
+
+def test_rows_without_text_are_those_of_nothing_but_special_ids(scanned):
+    texts = [[EOS], [7, EOS], [EOS, EOS], [], [EOS, 7, EOS], [7], [EOS, EOS, EOS], [PAD, 8]]
+    made = {"input_ids": texts, "label": [0] * len(texts)}
+    made["attention_mask"] = [[1] * len(row) for row in texts[:-1]] + [[1, 0]]
+    split = scanned(Dataset.from_dict(made)).train
+    assert split.empty(0, {EOS}).tolist() == [3]
+    assert split.empty(1, {EOS}).tolist() == [0, 3]
+    assert split.empty(2, {EOS}).tolist() == [0, 2, 3]
+    assert split.empty(3, {EOS}).tolist() == [0, 2, 3, 6]
+    # What is not attended is no text; PAD, if it is attended, is one unless it is special.
+    assert split.empty(1, {EOS, PAD}).tolist() == [0, 3, 7]
+
+
 def test_duplicates_are_those_that_a_dictionary_finds(scanned):
     draw = random.Random(1)
     texts = [[draw.choice([1, 2]) for _ in range(draw.randrange(1, 9))] for _ in range(400)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -14,7 +16,7 @@ from trainsanity.measurements.scan_blocks import (
     _highest,
     signatures,
 )
-from trainsanity.measurements.scan_repeats import _leak, _pair
+from trainsanity.measurements.scan_repeats import _candidates, _leak, _pair
 from trainsanity.measurements.scan_rows import Lists, lists
 
 INTEGERS = [np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64]
@@ -61,9 +63,15 @@ def test_signatures_tell_rows_apart_by_each_probe_and_by_their_length():
     assert signed[0] == signed[1]
     assert len(set(signed.tolist())) == 6
     assert signatures(probes, np.array([0, 1, 0, 1, 0, 1, 0]))[::2].tolist() == [0] * 4
-    # A row is signed alike wherever it stands, also beyond what is signed at a time.
-    many = np.tile(probes[:, :1], 1 << 16)
-    assert set(signatures(many, np.full(1 << 16, 4)).tolist()) == {int(signed[0])}
+
+
+def test_candidates_agree_in_the_whole_of_their_signature():
+    """In half of it 1, 2 and 4 agree with one another, in the other half 3 with 1."""
+    high = 1 << 32
+    one, two = [7 * high + 1, 5 * high + 1, 7 * high + 2], [6 * high + 1, 7 * high + 1, 0, 0]
+    splits = [SimpleNamespace(signatures=np.array(some, np.uint64)) for some in (one, two)]
+    assert [places.tolist() for places in _candidates(splits)] == [[0], [1]]
+    assert [places.tolist() for places in _candidates(splits[:1])] == [[]]
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def copied(folder: Path) -> Path:
         check=True,
     )
     tree = folder / "tree"
-    tree.mkdir()
+    tree.mkdir(parents=True)
     (tree / "begun").touch()
     for name in filter(None, listed.stdout.split("\0")):
         target = tree / name

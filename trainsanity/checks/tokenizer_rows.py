@@ -209,7 +209,9 @@ def truncation_spares_ends(pipeline: Pipeline, scan: Scan) -> Iterator[Seen | Fi
     share = f"{capped.mean():.2%} of {train.counted} have the greatest length, {train.longest}"
     told, closing = [], _closing(pipeline)
     for side, ids in (("begin", train.first), ("end", train.last)):
-        shared = int(ids[shorter][0]) if shorter.any() else None
+        if ids is None or not shorter.any():
+            continue
+        shared = int(ids[shorter][0])
         if shared not in closing or not (ids[shorter] == shared).all():
             continue
         token = pipeline.tokenizer.convert_ids_to_tokens(shared)

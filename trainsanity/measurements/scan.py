@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..types import Cost, Skip
-from .scan_blocks import COLUMNS, PROBES, Block, Special, signatures
+from .scan_blocks import COLUMNS, Block, Special, signatures
 from .scan_labels import AT_ONCE, Labels, LabelTally
 from .scan_rows import Rows, joined, places_of, refuse_negative, room, rows_of
 from .store import measurement
@@ -37,7 +37,9 @@ class Split:
         widths: stored tokens of each row.
         lengths: those that are not padding.
         spans: from the first of those to the last.
-        probes: ``[PROBES, n]``, a few ids of each row, its first and last attended ones among them.
+        signatures: equal for rows with equal attended ids, 0 for rows without any.
+        first, last: the attended ids at the ends of each row, anything for an empty one; None if
+            rows that are not among the longest begin, or end, differently.
         lowest, highest: ids, with the places of rows that hold them; None if there is no token.
         special: id to where it stands.
         nulls: places of rows that are null or hold a null.
@@ -50,7 +52,9 @@ class Split:
     widths: Array
     lengths: Array
     spans: Array
-    probes: Array
+    signatures: Array
+    first: Array | None
+    last: Array | None
     lowest: tuple[int, int] | None
     highest: tuple[int, int] | None
     special: Mapping[int, Special]
@@ -78,9 +82,9 @@ class Split:
         import numpy
 
         places: Array = numpy.flatnonzero(self.lengths <= added)
-        alone = numpy.isin(self.probes[:, places], list(special)).all(axis=0)
-        places = places[alone | (self.lengths[places] == 0)]
-        return places[~numpy.isin(places, self.nulls)]
+        places = places[~numpy.isin(places, self.nulls)]
+        text = [where[block.rows_with_others(special)] for where, block in self.blocks(places)]
+        return places[~numpy.isin(places, joined(text))]
 
     @cached_property
     def histogram(self) -> Array:
@@ -113,24 +117,10 @@ class Split:
 
         return int(self.histogram @ numpy.arange(len(self.histogram)))
 
-    @cached_property
-    def first(self) -> Array:
-        """The first attended id of each row; anything for an empty one."""
-        first: Array = self.probes[0]
-        return first
-
-    @cached_property
-    def last(self) -> Array:
-        """The last attended id of each row; anything for an empty one."""
-        last: Array = self.probes[-1]
-        return last
-
-    def signatures(self) -> Array:
-        """A new array: equal for rows with equal attended ids, 0 for empty ones."""
-        return signatures(self.probes, self.spans)
-
     def blocks(self, places: Array) -> Iterator[tuple[Array, Block]]:
         """Read some rows again, ids and mask alone."""
+        if not len(places):
+            return
         columns = [name for name in COLUMNS if name in self.rows.table.column_names]
         for where, batch in self.rows.blocks(columns, places):
             yield where, Block.of(batch, self.pad, self.name)
@@ -221,7 +211,11 @@ class _Tally:
         self.rows = rows
         # One array as long as no padding is met.
         self.widths = self.lengths = self.spans = room(n, "int32")
-        self.probes = room((PROBES, n), "int32")
+        self.signatures = room(n, "uint64")
+        self.unsigned: list[tuple[Any, Array, Array]] = []
+        self.waiting = 0
+        self.longest = 0
+        self.ends: list[Array | None] = [room(n, "int32"), room(n, "int32")]
         self.lowest: tuple[int, int] | None = None
         self.highest: tuple[int, int] | None = None
         ids = (getattr(tokenizer, f"{name}_token_id", None) for name in SPECIAL)
@@ -249,7 +243,11 @@ class _Tally:
             self.lengths[places] = self.spans[places] = ids.lengths
         if not len(ids.values):
             return
-        self.probes[:, places] = block.probes
+        self.unsigned.append((places, block.probes, block.spans))
+        self.waiting += len(batch)
+        if self.waiting >= AT_ONCE:
+            self._sign()
+        self._add_ends(places, block)
         # Below 0 there is nothing to look for in a block without negative ids.
         if self.lowest is None or self.lowest[0] > 0 or block.negative:
             lowest = int(ids.values.min())
@@ -260,17 +258,46 @@ class _Tally:
         for special, found in self.special.items():
             found.add(special, block, places)
 
+    def _sign(self) -> None:
+        """Sign the rows that wait for it: block by block it would take twice as long."""
+        import numpy
+
+        places, probes, spans = zip(*self.unsigned, strict=True)
+        signed = signatures(numpy.concatenate(probes, axis=1), numpy.concatenate(spans))
+        ends = numpy.cumsum([len(some) for some in spans])
+        for where, some in zip(places, numpy.split(signed, ends[:-1]), strict=True):
+            self.signatures[where] = some
+        self.unsigned.clear()
+        self.waiting = 0
+
+    def _add_ends(self, places: Any, block: Block) -> None:
+        """Note them as long as all that are shorter than another row have the same."""
+        if all(ends is None for ends in self.ends):
+            return
+        self.longest = max(self.longest, int(block.lengths.max()))
+        shorter = (block.lengths > 0) & (block.lengths < self.longest)
+        for side, ids in enumerate((block.probes[0], block.probes[-1])):
+            ends, some = self.ends[side], ids[shorter]
+            if ends is not None:
+                ends[places] = ids
+                if len(some) and (some != some[0]).any():
+                    self.ends[side] = None
+
     def _place(self, places: Any, block: Block, at: Any) -> int:
         return int(places_of(places, block.holder(at)))
 
     def split(self) -> Split:
         refuse_negative(self.widths, f"input_ids of {self.rows.name}")
+        if self.unsigned:
+            self._sign()
         return Split(
             self.rows,
             self.widths,
             self.lengths,
             self.spans,
-            self.probes,
+            self.signatures,
+            self.ends[0],
+            self.ends[1],
             self.lowest,
             self.highest,
             self.special,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from .scan_rows import Lists, lists, places_of, room, row_of
+from .scan_rows import Lists, lists, places_of, row_of
 
 if TYPE_CHECKING:
     from .scan_rows import Array
@@ -17,6 +18,7 @@ PROBES = 4
 those are compared whole."""
 
 MULTIPLIERS = (0x243F6A8885A308D3, 0x13198A2E03707345, 0xA4093822299F31D1, 0x082EFA98EC4E6C89)
+OF_SPAN = 0x452821E638D01377
 """Odd, so that multiplying permutes the 64-bit numbers; nothing up the sleeve: digits of pi."""
 
 COLUMNS = ("input_ids", "attention_mask")
@@ -88,6 +90,16 @@ class Block:
         probes: Array = self.ids.values.take(at, mode="clip")
         return probes
 
+    def rows_with_others(self, ids: Collection[int]) -> Array:
+        """Rows that have an attended id which is none of these."""
+        import numpy
+
+        others = ~numpy.isin(self.ids.values, list(ids))
+        if self.kept is not None:
+            others &= self.kept
+        rows: Array = numpy.unique(self.holder(numpy.flatnonzero(others)))
+        return rows
+
     def holder(self, at: Any) -> Any:
         """The row that holds the id with that index."""
         return row_of(self.ids.offsets, at)
@@ -157,15 +169,9 @@ def signatures(probes: Array, spans: Array) -> Array:
     """A number for each row (``probes`` is ``[PROBES, n]``), equal for equal rows; 0 for empty."""
     import numpy
 
-    signed = room(len(spans), "uint64")
-    for at in range(0, len(spans), 1 << 15):  # as many as stay in the processor's cache
-        some = slice(at, at + (1 << 15))
-        mixed = spans[some].astype(numpy.uint64)
-        for column, factor in zip(probes[:, some], MULTIPLIERS, strict=True):
-            mixed ^= column.astype(numpy.uint64)
-            mixed *= numpy.uint64(factor)
-        signed[some] = numpy.where(spans[some] > 0, mixed, 0)
-    return signed
+    signed: Array = numpy.array(MULTIPLIERS, numpy.uint64) @ probes.astype(numpy.uint64)
+    signed += spans.astype(numpy.uint64) * numpy.uint64(OF_SPAN)
+    return numpy.where(spans > 0, signed, 0)
 
 
 def _text(ids: Lists, pad: int) -> Array | None:
