@@ -318,3 +318,30 @@ def test_tensors_in_a_plain_dataset(judged):
             return {"input_ids": torch.tensor(IDS[k]), "label": torch.tensor(k)}
 
     assert judged("TS201", Tensors()).status is Status.PASS
+
+
+@pytest.mark.parametrize(
+    ("control", "labels", "says"),
+    [
+        ("regression", ["late", "lost"] * 4, "a string"),
+        ("regression", [[1.0]] * 8, None),
+        ("multi_label", [1] * 8, "a int64"),
+        ("token_labels", [1] * 8, "a int64"),
+        ("token_labels", [[0.5] * 3] * 8, "a list<"),
+        ("token_labels", [[1] * 3] * 7 + [[1] * 2], "another number of labels than tokens"),
+        ("token_labels", [[1] * 3] * 7 + [[-100] * 3], "no label but -100"),
+        ("token_labels", [[1] * 3] * 8, None),
+    ],
+)
+def test_labels_that_do_not_fit_the_task(control, labels, says):
+    trainer = CONTROLS[control].build()
+    name = Pipeline.from_trainer(trainer).label_column(
+        dict.fromkeys(trainer.train_dataset.column_names)
+    )
+    trainer.train_dataset = Dataset.from_dict({"input_ids": IDS, name: labels})
+    trainer.eval_dataset = None
+    result = run_one("TS202", Pipeline.from_trainer(trainer))
+    if says is None:
+        assert result.status is Status.PASS
+    else:
+        assert any(says in message for message in said(result))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -102,6 +104,60 @@ def test_a_checkpoint_that_cannot_be_saved_is_a_finding():
     assert result.status is Status.FAIL
     said = result.findings[0].message
     assert "cannot be saved: OSError: No space left on device" in said
+
+
+def cut(trainer, folder):
+    """The weights, without their second half."""
+    file = Path(folder, "model.safetensors")
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def of_another_size(trainer, folder):
+    """A head that another number of labels would have."""
+    from safetensors.torch import load_file, save_file
+
+    file, config = Path(folder, "model.safetensors"), Path(folder, "config.json")
+    tensors = load_file(file)
+    name = next(name for name in tensors if name.startswith("score"))
+    save_file({**tensors, name: tensors[name][:7].clone()}, file, metadata={"format": "pt"})
+    written = json.loads(config.read_text(encoding="utf-8"))
+    for labels in ("id2label", "label2id"):
+        written.pop(labels, None)
+    config.write_text(json.dumps({**written, "num_labels": 7}), encoding="utf-8")
+
+
+def full(trainer, folder):
+    raise OSError("No space left on device")
+
+
+def no_tokenizer(trainer, folder):
+    for file in Path(folder).glob("*token*"):
+        file.unlink()
+
+
+def odd_tokenizer(trainer, folder):
+    for file in Path(folder).glob("tokenizer*"):
+        file.write_text("{", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("then", "name", "says"),
+    [
+        (full, "TS903", "save_model raised OSError: No space left on device"),
+        (cut, "TS903", "loading raised "),
+        (of_another_size, "TS903", "the loaded model makes logits of (2, 7), not (2, 280)"),
+        (no_tokenizer, "TS904", "save_model wrote no tokenizer"),
+        (odd_tokenizer, "TS904", "loading raised "),
+    ],
+)
+def test_what_cannot_be_saved_or_loaded_is_a_finding(then, name, says):
+    def save_model(self, output_dir=None, _internal_call=False):
+        super(type(self), self).save_model(output_dir, _internal_call)
+        then(self, output_dir)
+
+    result = run_one(name, pipeline(change=lambda t: subclassed(t, save_model=save_model)))
+    assert result.status is Status.FAIL
+    assert says in result.findings[0].message
 
 
 def test_a_process_that_dies_is_quoted():

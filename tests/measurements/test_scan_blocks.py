@@ -109,9 +109,8 @@ def test_a_row_begins_twice_with_an_id_and_not_with_it_and_a_higher_one():
     rows = [[5, 5, 1], [5, 6, 1], [5, 4, 1], [5], [6, 5], [5, 5]]
     offsets = np.cumsum([0, *map(len, rows)])
     values = np.concatenate(rows)
-    begins, spans = offsets[:-1], np.diff(offsets)
     special = Special()
-    block = Block(Lists(values, offsets), 6, False, None, None, begins, spans, spans)
+    block = Block(Lists(values, offsets))
     special.add(5, block, np.arange(6))
     assert (special.total, special.rows, special.leading) == (8, 6, 5)
     assert (special.doubled, special.first_doubled) == (2, 0)

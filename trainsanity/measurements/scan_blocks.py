@@ -27,26 +27,17 @@ COLUMNS = ("input_ids", "attention_mask")
 
 @dataclass(eq=False)
 class Block:
-    """The ids of some rows, and which of them are text.
+    """The ids of some rows, and which of them are text.  Each property is read when asked for.
 
     Attributes:
         ids: as stored.
-        high: the highest id; -1 in a block without ids.
-        negative: whether there are ids below 0.
-        kept: which ids are attended, None if all are.
-        uneven: rows whose attention mask has another length than their ids, None if none has.
-        begins, spans: where the attended part of each row begins in the ids, and how far it goes.
-        lengths: attended ids of each row.
+        mask: the attention mask, or None.
+        pad: what padding is where there is no mask, or None.
     """
 
     ids: Lists
-    high: int
-    negative: bool
-    kept: Array | None
-    uneven: Array | None
-    begins: Array
-    spans: Array
-    lengths: Array
+    mask: Lists | None = None
+    pad: int | None = None
 
     @classmethod
     def of(cls, batch: Any, pad: int | None, name: str = "the dataset") -> Block:
@@ -58,30 +49,54 @@ class Block:
         ids = lists(batch.column("input_ids"), f"input_ids of {name}")
         if ids.values.dtype.kind not in "iu":
             raise UsageError(f"input_ids of {name} are of type {ids.values.dtype}; give integers")
-        high, negative = _highest(ids.values)
-        kept = uneven = None
+        mask = None
         if "attention_mask" in batch.schema.names:
             mask = lists(batch.column("attention_mask"), f"attention_mask of {name}")
-            if mask.offsets.tobytes() != ids.offsets.tobytes() and _differ(mask, ids):
-                uneven = mask.lengths != ids.lengths
-            elif len(mask.values) and not mask.values.min():
-                kept = mask.values.astype(bool)
-        elif pad is not None and pad <= high:
-            kept = _text(ids, pad)
-        begins, spans, lengths = ids.offsets[:-1], ids.lengths, ids.lengths
-        if kept is not None:
-            begins, spans, lengths = _extents(kept, ids.offsets)
-        return cls(ids, high, negative, kept, uneven, begins, spans, lengths)
+        return cls(ids, mask, pad)
+
+    @cached_property
+    def highest(self) -> tuple[int, bool]:
+        """The highest id, -1 in a block without ids, and whether there are ids below 0."""
+        return _highest(self.ids.values)
+
+    @cached_property
+    def uneven(self) -> Array | None:
+        """Rows whose mask has another length than their ids, as a mask; None if none has."""
+        mask, ids = self.mask, self.ids
+        if mask is None or mask.offsets.tobytes() == ids.offsets.tobytes():
+            return None
+        uneven: Array = mask.lengths != ids.lengths
+        return uneven if uneven.any() else None
+
+    @cached_property
+    def kept(self) -> Array | None:
+        """Which ids are attended, as a mask; None if all are."""
+        if self.mask is None:
+            padded = self.pad is not None and self.pad <= self.highest[0]
+            return _text(self.ids, self.pad) if padded else None
+        values = self.mask.values
+        if self.uneven is not None or not len(values) or values.min():
+            return None
+        kept: Array = values.astype(bool)
+        return kept
+
+    @cached_property
+    def extents(self) -> tuple[Array, Array, Array]:
+        """Of each row: where its text begins in the ids, how far it goes, how many are attended."""
+        if self.kept is None:
+            return self.ids.offsets[:-1], self.ids.lengths, self.ids.lengths
+        return _extents(self.kept, self.ids.offsets)
 
     @cached_property
     def probes(self) -> Array:
         """``[PROBES, n]``: each row's first id, the middle, three quarters on, and the last."""
         import numpy
 
-        at = numpy.empty((PROBES, len(self.begins)), numpy.int64)
+        begins, spans, _ = self.extents
+        at = numpy.empty((PROBES, len(begins)), numpy.int64)
         first, middle, later, last = at
-        first[:] = self.begins
-        numpy.add(first, self.spans, out=last)
+        first[:] = begins
+        numpy.add(first, spans, out=last)
         last -= 1  # of an empty row whatever stands there
         numpy.add(first, last, out=middle)
         middle >>= 1
@@ -129,7 +144,7 @@ class Special:
         """Count the id in a block; one above all of the block's costs nothing."""
         import numpy
 
-        if special > block.high:
+        if special > block.highest[0]:
             return
         hits = block.ids.values == special
         if block.kept is not None:
@@ -138,10 +153,11 @@ class Special:
         if not len(at):
             return
         rows = numpy.unique(block.holder(at))
-        some = block.spans > 0
+        begins, spans, _ = block.extents
+        some = spans > 0
         leads = (block.probes[0] == special) & some
-        second = block.ids.values.take(block.begins + 1, mode="clip") == special
-        doubled = leads & second & (block.spans > 1)
+        second = block.ids.values.take(begins + 1, mode="clip") == special
+        doubled = leads & second & (spans > 1)
         self.total += len(at)
         self.rows += len(rows)
         self.leading += int(leads.sum())
@@ -149,10 +165,6 @@ class Special:
         self.doubled += int(doubled.sum())
         self.first_row = _earlier(self.first_row, places_of(places, rows))
         self.first_doubled = _earlier(self.first_doubled, places_of(places, doubled))
-
-
-def _differ(mask: Lists, ids: Lists) -> bool:
-    return bool((mask.lengths != ids.lengths).any())
 
 
 def _highest(values: Array) -> tuple[int, bool]:
@@ -174,7 +186,7 @@ def signatures(probes: Array, spans: Array) -> Array:
     return numpy.where(spans > 0, signed, 0)
 
 
-def _text(ids: Lists, pad: int) -> Array | None:
+def _text(ids: Lists, pad: int | None) -> Array | None:
     """Where there is no mask: PAD up to an end of a row is padding; None if there is none."""
     import numpy
 

@@ -100,11 +100,11 @@ def _hashes(split: Split, places: Array) -> Array:
     for where, block in split.blocks(places):
         # Splits may differ in the width of their integers.
         content = block.ids.values.astype(numpy.int64, copy=False).data.cast("B")
-        begins, ends = 8 * block.begins, 8 * (block.begins + block.spans)
+        begins, spans, _ = block.extents
         digests = b"".join(
             [
                 xxh3_128_digest(content[a:b])
-                for a, b in zip(begins.tolist(), ends.tolist(), strict=True)
+                for a, b in zip((8 * begins).tolist(), (8 * (begins + spans)).tolist(), strict=True)
             ]
         )
         hashes[numpy.searchsorted(places, where)] = numpy.frombuffer(digests, dtype="V16")
