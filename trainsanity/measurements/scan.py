@@ -136,6 +136,8 @@ class Split:
         """Share of the stored positions that are padding."""
         import numpy
 
+        if self.lengths is self.widths:
+            return 0.0
         stored = int(self.widths.sum(dtype=numpy.int64))
         return 1 - self.tokens / stored if stored else 0.0
 
@@ -283,9 +285,10 @@ class _Tally:
 
         places, probes, spans = zip(*self.unsigned, strict=True)
         signed = signatures(numpy.concatenate(probes, axis=1), numpy.concatenate(spans))
-        ends = numpy.cumsum([len(some) for some in spans])
-        for where, some in zip(places, numpy.split(signed, ends[:-1]), strict=True):
-            self.signatures[where] = some
+        at = 0
+        for where, some in zip(places, spans, strict=True):
+            self.signatures[where] = signed[at : at + len(some)]
+            at += len(some)
         self.unsigned.clear()
         self.waiting = 0
 

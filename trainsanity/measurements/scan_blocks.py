@@ -181,9 +181,11 @@ def signatures(probes: Array, spans: Array) -> Array:
     """A number for each row (``probes`` is ``[PROBES, n]``), equal for equal rows; 0 for empty."""
     import numpy
 
-    signed: Array = numpy.array(MULTIPLIERS, numpy.uint64) @ probes.astype(numpy.uint64)
-    signed += spans.astype(numpy.uint64) * numpy.uint64(OF_SPAN)
-    return numpy.where(spans > 0, signed, 0)
+    signed: Array = spans.astype(numpy.uint64) * numpy.uint64(OF_SPAN)
+    for ids, factor in zip(probes, MULTIPLIERS, strict=True):
+        signed += ids.astype(numpy.uint64) * numpy.uint64(factor)
+    signed[spans == 0] = 0
+    return signed
 
 
 def _text(ids: Lists, pad: int | None) -> Array | None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from ..types import Cost
 from .scan import Scan, Split
+from .scan_labels import AT_ONCE
+from .scan_rows import joined
 from .store import measurement
 
 if TYPE_CHECKING:
@@ -77,9 +79,7 @@ def _candidates(splits: tuple[Split, ...]) -> list[Array]:
     twice = every[1:][every[1:] == every[:-1]]
     near = numpy.zeros(1 << 16, bool)
     near[twice.view(numpy.uint16)[1::2]] = True
-    places = [
-        numpy.flatnonzero(near[split.signatures.view(numpy.uint16)[1::4]]) for split in splits
-    ]
+    places = [_those(near, split.signatures.view(numpy.uint16)[1::4]) for split in splits]
     signed = numpy.concatenate(
         [split.signatures[where] for split, where in zip(splits, places, strict=True)]
     )
@@ -87,6 +87,14 @@ def _candidates(splits: tuple[Split, ...]) -> list[Array]:
     shared = (counts[groups] > 1) & (signed != 0)  # empty rows are another matter
     ends = numpy.cumsum([len(where) for where in places])[:-1]
     return [where[some] for where, some in zip(places, numpy.split(shared, ends), strict=True)]
+
+
+def _those(near: Array, keys: Array) -> Array:
+    """Where the keys are near, a part at a time: as indices they take four times their room."""
+    import numpy
+
+    parts = range(0, len(keys), AT_ONCE)
+    return joined([at + numpy.flatnonzero(near[keys[at : at + AT_ONCE]]) for at in parts])
 
 
 def _hashes(split: Split, places: Array) -> Array:
