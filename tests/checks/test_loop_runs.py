@@ -15,7 +15,14 @@ from fixtures.controls.factories import CHEAP
 from fixtures.faults import healthy, subclassed
 from trainsanity.checks import loop_data, loop_ranks, loop_resume
 from trainsanity.measurements.epochs import Epochs
-from trainsanity.measurements.overfit import constant_loss
+from trainsanity.measurements.overfit import (
+    FASTER,
+    SLOWER,
+    STRIDE,
+    Overfit,
+    _callback,
+    constant_loss,
+)
 from trainsanity.measurements.recording import Recording
 from trainsanity.measurements.resume import Ended, Interrupted, Resumed, _run
 from trainsanity.measurements.shares import PEEK, Shares
@@ -60,6 +67,29 @@ def test_the_best_constant_answer_to_several_labels_and_to_numbers():
     assert constant_loss(Task(MULTI_LABEL), targets) == pytest.approx(math.log(2) / 2)
     numbers = torch.tensor([[1.0], [3.0]])
     assert constant_loss(Task(REGRESSION), numbers) == pytest.approx(1.0)
+
+
+def test_the_rate_grows_while_the_loss_falls_and_shrinks_when_it_does_not():
+    weight = torch.nn.Parameter(torch.tensor([3.0]))
+    weight.grad = torch.tensor([2.0])
+    optimizer = torch.optim.SGD([weight], lr=0.5)
+    seen, said = Overfit(constant=1.0, items=2, counts="rows"), {"loss": 8.0}
+    conductor = _callback(seen, said)
+
+    def rate(*losses):
+        seen.losses.extend(losses)
+        conductor.on_pre_optimizer_step(None, None, None, optimizer=optimizer)
+        return optimizer.param_groups[0]["lr"]
+
+    # A tenth of the loss, over what a rate of 1 lowers it by: the gradient times itself.
+    first = 8.0 / STRIDE / 4.0
+    assert rate(8.0) == seen.rate == pytest.approx(first)
+    assert weight.item() == 3.0
+    assert rate(7.0) == pytest.approx(first * FASTER)
+    assert rate(7.5) == pytest.approx(first * FASTER * SLOWER)
+    assert rate(7.5) == pytest.approx(first * FASTER * SLOWER * SLOWER)
+    assert said["loss"] == 0.0
+    assert seen.optimizer == "SGD"
 
 
 # --- where a run is cut --------------------------------------------------------------------------
@@ -169,6 +199,24 @@ def test_a_process_that_dies_is_quoted():
     assert first.message == (
         "the resumed run came to no end: ended with code -9; its last line: Killed"
     )
+
+
+@pytest.mark.parametrize("known", [0, 1])
+def test_rows_that_come_once_more_are_told_with_their_step(known):
+    straight = Trace({k: [f"rows of {k}"] for k in range(4)})
+    fresh = Trace({2: straight.batches[known], 3: straight.batches[3]})
+    (said,) = loop_resume._rows(Plan(2, 4, 18), straight, fresh)
+    assert said.message == (
+        f"after resuming, step 3 trains on the rows of step {known + 1} once more"
+    )
+    assert (said.observed, said.expected, said.where) == (
+        f"rows of step {known + 1}",
+        "rows of step 3",
+        "step 3",
+    )
+    assert list(loop_resume._rows(Plan(2, 4, 18), straight, straight)) != []
+    on = Trace({k: straight.batches[k] for k in (2, 3)})
+    assert list(loop_resume._rows(Plan(2, 4, 18), straight, on)) == []
 
 
 def test_a_process_that_takes_too_long_is_ended_and_one_that_fails_is_quoted(tmp_path):

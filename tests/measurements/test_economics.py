@@ -120,6 +120,9 @@ def test_the_price_of_a_fixed_width_is_its_own():
     ratios = {8: 0.7}
     assert _price(padding, economics, 8, {}) == "+39.0 points of padding"
     assert _price(padding, economics, 8, ratios) == "+39.0 points of padding, 0.70 x the step time"
+    # Nor does one that is narrower than the longest row follow it.
+    narrow = replace(padding, widths=[256])
+    assert _price(narrow, economics, 8, {}) == "+39.0 points of padding"
     # What another multiple would cost is computed.
     other = replace(padding, multiple=None)
     assert _price(other, economics, 8, {}) == "+1.0 points of padding"

@@ -465,6 +465,13 @@ def test_columns_that_cannot_be_read(scanned, data, says):
         scanned(Dataset.from_dict(data))
 
 
+@pytest.mark.parametrize("main", ["input_features", "pixel_values"])
+def test_a_model_that_takes_no_ids_needs_none(scanned, trainer, monkeypatch, main):
+    monkeypatch.setattr(trainer.model, "main_input_name", main, raising=False)
+    with pytest.raises(Skip, match="train_dataset has no column 'input_ids'"):
+        scanned(Dataset.from_dict({"ids": [[1]] * 8, "label": [0] * 8}))
+
+
 def test_a_stream_without_rows_and_a_split_without_rows(scanned):
     def nothing():
         yield from ()
