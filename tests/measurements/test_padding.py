@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 
@@ -12,6 +13,7 @@ from fixtures.controls.factories import CHEAP
 from fixtures.faults import healthy
 from trainsanity.measurements.padding import MULTIPLES, REPEATS, noise, timed_settings
 from trainsanity.pipeline import Pipeline
+from trainsanity.tolerances import STANDARD_ERRORS
 
 
 @pytest.mark.parametrize(("repeats", "at_most"), [(REPEATS, 0.1), (20, 0.005), (60, 0.005)])
@@ -32,6 +34,17 @@ def test_a_width_that_costs_half_as_much_again_is_beyond():
     own = [rng.gauss(0.015, 0.001) for _ in range(20)]
     ratio = statistics.median(own) / statistics.median(one)
     assert ratio > 1 + noise(one, again, own)
+
+
+def test_the_noise_is_the_larger_of_what_two_looks_say():
+    one, own = [1.0, 2.0, 3.0, 4.0, 100.0], [1.0, 5.0, 6.0, 7.0, 12.0]
+    # Both spread by 1 about their medians of 3 and 6; the variance of a median is pi / 2n of a
+    # value's, whose deviation is 1.4826 times that spread.
+    error = 1.4826 * (math.pi / 2 / 5) ** 0.5
+    assert noise(one, one, own) == pytest.approx(STANDARD_ERRORS * (2 * error**2) ** 0.5 / 3)
+    again = [3.0 + 300.0] * 5
+    assert noise(one, again, own) == pytest.approx(100.0)
+    assert noise(one, [0.0] * 5, [6.0] * 5) == pytest.approx(max(1.0, STANDARD_ERRORS * error / 3))
 
 
 def test_each_setting_is_timed_at_its_width():

@@ -465,6 +465,14 @@ def test_columns_that_cannot_be_read(scanned, data, says):
         scanned(Dataset.from_dict(data))
 
 
+def test_the_lowest_id_stands_in_any_block(scanned):
+    parts = ([[5, 0], [1]], [[4], [9, -3, 2]], [[-2], [3]])
+    data = [Dataset.from_dict({"input_ids": ids, "label": [0, 0]}) for ids in parts]
+    assert scanned(concatenate_datasets(data)).train.lowest == (-3, 3)
+    assert scanned(concatenate_datasets(data[:1] * 2)).train.lowest == (0, 0)
+    assert scanned(concatenate_datasets(data[::-1])).train.lowest == (-3, 3)
+
+
 @pytest.mark.parametrize("main", ["input_features", "pixel_values"])
 def test_a_model_that_takes_no_ids_needs_none(scanned, trainer, monkeypatch, main):
     monkeypatch.setattr(trainer.model, "main_input_name", main, raising=False)
