@@ -465,6 +465,15 @@ def test_columns_that_cannot_be_read(scanned, data, says):
         scanned(Dataset.from_dict(data))
 
 
+def test_rows_that_are_chosen_twice_are_read_twice(scanned):
+    rows = [[1] * n for n in range(1, 5)]
+    parts = [Dataset.from_dict({"input_ids": ids, "label": [0, 0]}) for ids in (rows[:2], rows[2:])]
+    split = scanned(concatenate_datasets(parts).select([1, 1, 2, 2])).train
+    assert split.lengths.tolist() == [2, 2, 3, 3]
+    split = scanned(concatenate_datasets(parts).select([3, 2, 0, 1])).train
+    assert split.lengths.tolist() == [4, 3, 1, 2]
+
+
 def test_the_lowest_id_stands_in_any_block(scanned):
     parts = ([[5, 0], [1]], [[4], [9, -3, 2]], [[-2], [3]])
     data = [Dataset.from_dict({"input_ids": ids, "label": [0, 0]}) for ids in parts]
