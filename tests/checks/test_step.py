@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +18,9 @@ import torch
 from fixtures.faults import healthy
 from tests.checks.bounds_step import of_first
 from tests.said import assert_found
+from trainsanity.checks.schedule import peak_is_reached
 from trainsanity.measurements.recording import reference
+from trainsanity.measurements.schedule import Schedule
 from trainsanity.measurements.update import Trial
 from trainsanity.pipeline import Pipeline
 from trainsanity.registry import registry
@@ -267,3 +270,16 @@ def test_the_dtype_of_the_loss_is_told(pipeline):
         micros = [replace(one, loss_dtype=dtype) for one in recording.first.micro_steps]
         told += said("loss.dtype", pipeline, recording=of_first(recording, micro_steps=micros))
     assert_found("step-loss_dtype", told)
+
+
+def test_a_rate_that_is_none_is_told_with_its_step(pipeline):
+    rates = {0: 0.0, 1: 5e-6, 2: math.nan, 3: math.inf}
+    (finding,) = peak_is_reached(pipeline, Schedule(4, 2, rates))
+    assert finding.message == (
+        "learning_rate is 1e-05, and the schedule gives nan for step 3: that is no rate"
+    )
+    endless = SimpleNamespace(args=SimpleNamespace(learning_rate=math.inf))
+    (finding,) = peak_is_reached(endless, Schedule(2, 0, {0: 0.5, 1: 0.25}))
+    assert finding.message == (
+        "learning_rate is inf, and the schedule gives 0.5 for step 1: that is no rate"
+    )

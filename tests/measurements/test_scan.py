@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fixtures.faults import healthy
 from trainsanity import UsageError
-from trainsanity.measurements import scan_rows
+from trainsanity.measurements import scan, scan_rows
 from trainsanity.measurements.scan_blocks import Block
 from trainsanity.pipeline import Pipeline
 from trainsanity.types import Skip
@@ -288,6 +288,18 @@ def test_progress_is_told(scanned):
     told = []
     scanned(Dataset.from_dict(made), progress=lambda *word: told.append(word))
     assert told == [(200, 200, "reading train_dataset")]
+
+
+def test_progress_is_told_now_and_then(scanned, monkeypatch):
+    monkeypatch.setattr(scan, "REPORT_EVERY", 50)
+    monkeypatch.setattr(scan, "AT_A_TIME", 1)
+    part = Dataset.from_dict({"input_ids": [[1]] * 20, "label": [0] * 20})
+    told = []
+    scanned(concatenate_datasets([part] * 6), progress=lambda done, *_: told.append(done))
+    assert told == [60, 120]
+    told.clear()
+    scanned(concatenate_datasets([part] * 7), progress=lambda done, *_: told.append(done))
+    assert told == [60, 120, 140]
 
 
 def test_labels_of_every_kind(scanned):
