@@ -183,6 +183,39 @@ def test_accelerate():
     assert names(results, "skip") == SKIPPED
 
 
+def with_a_loss_of_its_own(model: Any, optimizer: Any, scheduler: Any) -> Any:
+    import torch
+
+    def train_step(micro_batches: list[Any]) -> float:
+        optimizer.zero_grad()
+        total = 0.0
+        for micro_batch in micro_batches:
+            wanted = micro_batch.pop("target")
+            loss = torch.nn.functional.cross_entropy(model(**micro_batch).logits, wanted)
+            (loss / len(micro_batches)).backward()
+            total += loss.item() / len(micro_batches)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        scheduler.step()
+        return total
+
+    return train_step
+
+
+def test_without_labels_for_the_model_the_loss_is_nobodys_to_say():
+    collate = healthy().data_collator
+
+    def data_collator(rows: list[Any]) -> Any:
+        batch = collate(rows)
+        batch["target"] = batch.pop("labels")
+        return batch
+
+    results = judged(looped(with_a_loss_of_its_own, data_collator=data_collator))
+    assert names(results, "error") == set()
+    assert str(results["loss.matches_reference"].status) == "skip"
+    assert str(results["update.moves_the_right_ones"].status) == "pass"
+
+
 def broken_in_the_second(model: Any, optimizer: Any, scheduler: Any) -> Any:
     """Steps once, and raises in the second step, with half of its gradient there."""
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,13 +16,17 @@ from fixtures.controls import OF_SEVERAL_PROCESSES, all_controls
 from fixtures.controls.factories import CHEAP
 from fixtures.faults import healthy, subclassed
 from trainsanity.checks import loop_data, loop_ranks, loop_resume
+from trainsanity.measurements import evaluated
+from trainsanity.measurements.batch import MicroBatch
 from trainsanity.measurements.epochs import Epochs
+from trainsanity.measurements.evaluated import Evaluated
 from trainsanity.measurements.overfit import (
     FASTER,
     SLOWER,
     STRIDE,
     Overfit,
     _callback,
+    _narrowed,
     constant_loss,
 )
 from trainsanity.measurements.recording import Recording
@@ -32,7 +38,7 @@ from trainsanity.measurements.workers import Workers
 from trainsanity.pipeline import Pipeline, PipelineSpec
 from trainsanity.registry import registry
 from trainsanity.runner import run
-from trainsanity.tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Task
+from trainsanity.tasks import CAUSAL_LM, MULTI_LABEL, REGRESSION, SINGLE_LABEL, Task
 from trainsanity.testing import run_one
 from trainsanity.types import Finding, Seen, Skip, Status
 
@@ -69,6 +75,18 @@ def test_the_best_constant_answer_to_several_labels_and_to_numbers():
     assert constant_loss(Task(REGRESSION), numbers) == pytest.approx(1.0)
 
 
+def test_of_tokens_no_more_are_learnt_than_the_head_has_inputs():
+    labels = torch.arange(24).reshape(3, 8)
+    micro = MicroBatch({"input_ids": labels + 1, "labels": labels}, [{}] * 3)
+    kept = _narrowed(Task(CAUSAL_LM), micro, width=10)
+    # Three of each row, and the first label, which nothing is to foretell.
+    assert kept["labels"].tolist() == [[*row[:4], *[-100] * 4] for row in labels.tolist()]
+    assert kept["input_ids"].equal(labels + 1)
+    assert labels.equal(torch.arange(24).reshape(3, 8))
+    whole = _narrowed(Task(SINGLE_LABEL), micro, width=1)
+    assert whole["labels"].equal(labels)
+
+
 def test_the_rate_grows_while_the_loss_falls_and_shrinks_when_it_does_not():
     weight = torch.nn.Parameter(torch.tensor([3.0]))
     weight.grad = torch.tensor([2.0])
@@ -90,6 +108,20 @@ def test_the_rate_grows_while_the_loss_falls_and_shrinks_when_it_does_not():
     assert rate(7.5) == pytest.approx(first * FASTER * SLOWER * SLOWER)
     assert said["loss"] == 0.0
     assert seen.optimizer == "SGD"
+
+
+def test_what_an_evaluation_leaves_is_read_after_the_first_of_two(monkeypatch):
+    """Before the second, random numbers are drawn, to see whether it sets a seed."""
+    done = []
+    trainer = SimpleNamespace(evaluate=lambda: done.append(random.random()))
+    monkeypatch.setattr(evaluated, "moment_of", lambda _: {"evaluations": len(done)})
+    seen = Evaluated(Plan(1, 2, 4), Trace(), Trace())
+    before = random.getstate()
+    evaluated._evaluate(trainer, seen)
+    assert (seen.before, seen.after, len(done)) == ({"evaluations": 0}, {"evaluations": 1}, 2)
+    (first, between), (again, after) = seen.random
+    assert len({str(one) for one in (first, between, again, after)}) == 4
+    assert random.getstate() == before
 
 
 # --- where a run is cut --------------------------------------------------------------------------
@@ -365,6 +397,7 @@ def test_rows_that_no_process_reads_or_every_one():
 def test_datasets_that_processes_have_of_their_own():
     (seen,) = shares_said([list(range(12))] * 2, same=False)
     assert seen.message.startswith("2 processes hold datasets of their own, 12 and 12 rows")
+    assert (seen.observed, seen.expected) == (0, 0)
     half = shares_said([list(range(12)), list(range(6)), []], same=False)[0]
     assert half.message == (
         "process 1 has a dataset of its own and reads 6 of its 12 rows: the others are read by "

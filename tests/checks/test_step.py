@@ -283,3 +283,36 @@ def test_a_rate_that_is_none_is_told_with_its_step(pipeline):
     assert finding.message == (
         "learning_rate is inf, and the schedule gives 0.5 for step 1: that is no rate"
     )
+
+
+def test_four_decimals_of_a_small_loss_are_allowed_for_in_its_factor(pipeline):
+    recording = pipeline.measurements.get("recording")
+    micros = [
+        replace(one, items=replace(one.items, losses=one.items.losses * 0.002))
+        for one in recording.first.micro_steps
+    ]
+    small = of_first(recording, micro_steps=micros)
+    right = reference(pipeline, small.first).mean
+    # Of a loss of 0.02 half a unit of the fourth decimal is one in 400.
+    assert 0.01 < right < 0.02
+    logged = {**recording.first.logged, "loss": 2 * right + 4e-5}
+    (finding,) = findings(
+        said("loss.matches_reference", pipeline, recording=of_first(small, logged=logged))
+    )
+    assert abs(finding.factor / 2 - 1) > 1e-3
+    assert "gradient_accumulation_steps" in finding.cause
+
+
+def test_what_a_clipped_gradient_would_have_been_is_told(pipeline):
+    recording = pipeline.measurements.get("recording")
+    step = recording.first
+    half = of_first(
+        recording,
+        head_gradient=step.head_gradient / 2,
+        norm_before_clip=1.0,
+        norm_after_clip=1.0,
+    )
+    (finding,) = findings(said("gradient.clipping", pipeline, recording=half))
+    assert finding.observed == 1.0
+    assert finding.factor == pytest.approx(0.5, rel=1e-3)
+    assert finding.expected == pytest.approx(2.0, rel=1e-3)

@@ -10,6 +10,7 @@ import torch
 from trainsanity.measurements.hashing import ROW, hashes, on_device
 from trainsanity.measurements.host import (
     Lane,
+    _bytes,
     fetch,
     loads,
     room_for,
@@ -55,6 +56,16 @@ def test_the_hash_on_a_device_does_not_depend_on_what_is_hashed_beside_it():
     # Bits are hashed, whatever they stand for.
     numbers = [torch.randn(ROW + 3, dtype=kind) for kind in (torch.float64, torch.bfloat16)]
     assert on_device(numbers).tolist() == [told(one.view(torch.uint8)) for one in numbers]
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 3)])
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float64, torch.bool])
+def test_a_tensor_is_seen_as_its_bytes(shape, kind):
+    tensor = torch.ones(shape, dtype=kind)
+    seen = _bytes(tensor)
+    assert (seen.dtype, seen.dim()) == (torch.uint8, 1)
+    assert len(seen) == tensor.numel() * tensor.element_size()
+    assert seen.data_ptr() == tensor.data_ptr()
 
 
 def test_the_hash_of_a_piece_is_that_of_its_copy():
