@@ -196,6 +196,23 @@ def test_what_repeats_is_named_by_its_number_in_the_dataset(judged):
     )
 
 
+def test_without_a_tokenizer_a_single_token_is_a_text(trainer, monkeypatch):
+    monkeypatch.setattr(trainer, "train_dataset", rows([[5], [6, 7], [], [8]]))
+    pipeline = Pipeline.from_trainer(trainer)
+    pipeline.tokenizer = None
+    result = run_one("dataset.rows_are_whole", pipeline)
+    assert said(result) == [
+        "1 of 4 rows in train_dataset are without text; the first is row 2 of train_dataset"
+    ]
+    assert result.findings[0].fix == 'dataset.filter(lambda row: len(row["input_ids"]) > 0)'
+    monkeypatch.setattr(trainer, "train_dataset", rows([[5], [6, 7], [8], [9]]))
+    pipeline = Pipeline.from_trainer(trainer)
+    pipeline.tokenizer = None
+    result = run_one("dataset.rows_are_whole", pipeline)
+    assert result.status is Status.PASS
+    assert result.message == "4 rows have a text of at least one token"
+
+
 @pytest.mark.parametrize("low", [-3, 0, 5])
 def test_contradictions_between_labels_from_any_number_on(judged, low):
     labels = [low + k for k in (0, 1, 2, 0, 1)]
