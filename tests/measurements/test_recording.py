@@ -198,6 +198,9 @@ def test_one_vector_for_each_row():
     seen = _pooled(MADE[:, 1], GIVEN[:, 1], MADE[:, 1], None)
     assert seen.index is None
     assert torch.equal(seen.vector, GIVEN[:, 1])
+    scaled = _pooled(2 * MADE[:, 1], GIVEN[:, 1], MADE[:, 1], None)
+    assert torch.equal(scaled.vector, GIVEN[:, 1])
+    assert (scaled.index, scaled.scale) == (None, pytest.approx(2.0))
     none = _pooled(MADE[:, 1], GIVEN[:, 0], MADE[:, 1].flip(1), None)
     assert (none.vector, none.index) == (None, None)
 

@@ -491,6 +491,8 @@ def test_the_lowest_id_stands_in_any_block(scanned):
     data = [Dataset.from_dict({"input_ids": ids, "label": [0, 0]}) for ids in parts]
     assert scanned(concatenate_datasets(data)).train.lowest == (-3, 3)
     assert scanned(concatenate_datasets(data[:1] * 2)).train.lowest == (0, 0)
+    above = [Dataset.from_dict({"input_ids": [[k], [k + 1]], "label": [0, 0]}) for k in (5, 3, 4)]
+    assert scanned(concatenate_datasets(above)).train.lowest == (3, 2)
     assert scanned(concatenate_datasets(data[::-1])).train.lowest == (-3, 3)
 
 
