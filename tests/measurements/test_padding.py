@@ -14,6 +14,7 @@ from fixtures.faults import healthy
 from trainsanity.measurements.padding import MULTIPLES, REPEATS, noise, timed_settings
 from trainsanity.pipeline import Pipeline
 from trainsanity.tolerances import STANDARD_ERRORS
+from trainsanity.types import Skip
 
 
 @pytest.mark.parametrize(("repeats", "at_most"), [(REPEATS, 0.1), (20, 0.005), (60, 0.005)])
@@ -75,3 +76,30 @@ def test_each_setting_is_timed_at_its_width():
     assert head.grad is before
     assert torch.equal(before, torch.ones_like(head))
     assert trainer.data_collator.pad_to_multiple_of == 32
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_a_width_that_does_not_fit_is_left_out_unless_it_is_the_runs_own(beyond):
+    """On the CPU, where memory is made up."""
+    trainer = healthy(**CHEAP, pad_to_multiple_of=32)
+    pipeline = Pipeline.from_trainer(trainer)
+    batch, padding = (pipeline.measurements.get(name) for name in ("batch", "padding"))
+    own = padding.widths[0]
+    widest = -(-max(batch.micro_batches[0].lengths) // 64) * 64
+    assert own < widest
+
+    def full(model, args, inputs):
+        if inputs["input_ids"].shape[1] >= own + beyond:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    hook = trainer.model.register_forward_pre_hook(full, with_kwargs=True)
+    try:
+        if beyond:
+            seen = timed_settings(batch, padding, pipeline, lambda: None)
+            assert list(seen.seconds) == [1, 8, 16, 32]
+        else:
+            rows = len(batch.micro_batches[0].rows)
+            with pytest.raises(Skip, match=f"{rows} x {own} tokens do not fit on the device"):
+                timed_settings(batch, padding, pipeline, lambda: None)
+    finally:
+        hook.remove()

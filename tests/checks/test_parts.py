@@ -1,0 +1,115 @@
+"""What checks are made of, asked with values that are made up."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import Trainer
+
+from trainsanity.alignment import Placement
+from trainsanity.checks.collator import _wrong_mask
+from trainsanity.checks.collator_calls import Forward, _may_want_more, _wrong_labels
+from trainsanity.checks.model import right_token_pooled
+from trainsanity.checks.schedule import _why
+from trainsanity.measurements.rope import _scaling_error
+from trainsanity.measurements.schedule import Schedule
+from trainsanity.measurements.weights_files import _is_vocabulary
+from trainsanity.tasks import SINGLE_LABEL, Task
+
+
+@pytest.mark.parametrize("width", [11, 12, 13])
+def test_a_wrong_mask_is_shown_as_long_as_it_is_short(width):
+    rows, wrong = [{"input_ids": [5, 6]}], [1] * width
+    collating = SimpleNamespace(placed=lambda rows, made: [Placement(0, 2, width)])
+    said = _wrong_mask(
+        collating, [{"input_ids": [5, 6]}], {"attention_mask": torch.tensor([wrong])}
+    )
+    told = f"row 0 has 2 tokens in {width} positions and a mask with {width} ones"
+    assert said == (f"{told}: {wrong}" if width <= 12 else told)
+    right = [1, 1, *[0] * (width - 2)]
+    made = {"attention_mask": torch.tensor([right])}
+    assert _wrong_mask(collating, rows, made) is None
+    assert _wrong_mask(collating, [], {}) == "the batch has none"
+
+
+class OwnLoss(Trainer):
+    def compute_loss(self, *args, **kwargs):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_who_may_want_keys_that_forward_does_not_name(is_open):
+    def more(trainer):
+        pipeline = SimpleNamespace(trainer=trainer)
+        return _may_want_more(pipeline, Forward(frozenset({"input_ids"}), is_open))
+
+    assert more(None) is is_open
+    assert more(Trainer.__new__(Trainer)) is is_open
+    assert more(OwnLoss.__new__(OwnLoss)) is True
+
+
+def test_a_batch_without_labels_is_told_what_it_has():
+    def said(made, label_names=None):
+        trainer = SimpleNamespace(label_names=label_names)
+        return _wrong_labels(SimpleNamespace(task=Task(SINGLE_LABEL), trainer=trainer), made)
+
+    inputs = {"input_ids": torch.ones(2, 3), "attention_mask": torch.ones(2, 3)}
+    assert said(inputs) == "the batch has none, only inputs"
+    assert said({**inputs, "target": 1, "class": 2}) == "the batch has none, only class, target"
+    assert said({**inputs, "target": 1}, ["target"]) is None
+    assert said({**inputs, "target": 1}, ["other"]) == "the batch has none, only target"
+
+
+def test_one_rate_is_enough_to_tell_another_peak():
+    none = Schedule(10, 0, {})
+    cause, _ = _why([2e-5], [1e-5], {}, none, in_time=False)
+    assert cause == "the optimizer was built with 2 x the learning_rate of the arguments"
+    cause, _ = _why([2e-5, 4e-5], [1e-5, 1e-5], {}, none, in_time=False)
+    assert cause.startswith("the scheduler was built for other numbers of")
+    cause, _ = _why([0.0], [0.0], {3: 3e-5}, Schedule(10, 0, {3: 1e-5}), in_time=False)
+    assert cause == "the optimizer was built with 3 x the learning_rate of the arguments"
+    cause, _ = _why([1e-5], [0.0], {}, none, in_time=False)
+    assert cause.startswith("the scheduler was built for other numbers of")
+    cause, _ = _why([2e-5], [1e-5], {}, none, in_time=True)
+    assert cause == "the scheduler is stepped more than once per optimizer step"
+
+
+def test_a_token_before_the_last_ends_the_text_and_one_behind_it_is_padding():
+    def said(column):
+        rows = [{"input_ids": [5, 6, 7], "attention_mask": [1, 1, 1]}]
+        micro = SimpleNamespace(rows=rows, placements=[Placement(1, 3, 6)])
+        one = SimpleNamespace(index=[column], ambiguous=False)
+        return list(right_token_pooled(SimpleNamespace(passes=[one]), [micro]))
+
+    (seen,) = said(3)
+    assert seen.message == "1 of 1 rows are read at their last token"
+    before, behind = said(2)[0], said(4)[0]
+    assert (before.observed, before.expected) == (2, 3)
+    assert before.cause == "the text ends with config.pad_token_id"
+    assert behind.cause == "config.pad_token_id is not what the collator pads with"
+
+
+def test_a_rotary_module_that_scales_otherwise():
+    module = SimpleNamespace(attention_scaling=1.5, full_attention_scaling=3.0)
+    assert _scaling_error(module, None, 1.0) == 0.5
+    assert _scaling_error(module, None, 1.5) == 0
+    assert _scaling_error(module, "full", 1.5) == 1.0
+    assert _scaling_error(module, "sliding", 1.5) == 0
+    assert _scaling_error(SimpleNamespace(), None, 2.0) == 0
+
+
+def test_a_model_without_embeddings_may_have_a_head():
+    layer, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+
+    class Model:
+        def get_input_embeddings(self):
+            raise NotImplementedError
+
+        def get_output_embeddings(self):
+            return layer
+
+    assert _is_vocabulary(Model(), layer.weight)
+    assert not _is_vocabulary(Model(), other.weight)
+    assert not _is_vocabulary(object(), layer.weight)
