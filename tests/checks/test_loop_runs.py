@@ -110,6 +110,28 @@ def test_the_rate_grows_while_the_loss_falls_and_shrinks_when_it_does_not():
     assert seen.optimizer == "SGD"
 
 
+def test_an_evaluation_is_of_a_few_batches():
+    size = 3
+    few, many = list(range(2)), torch.utils.data.TensorDataset(torch.arange(99))
+    judged = pipeline()
+    data = judged.trainer.train_dataset
+    assert len(data) > evaluated.BATCHES * size
+    trainer = judged.trainer
+    trainer.args.per_device_eval_batch_size = size
+    for whole in (data, few, many, {"one": data, "other": few}, None):
+        trainer.eval_dataset = whole
+        with evaluated._few_rows(judged):
+            cut = trainer.eval_dataset
+        assert trainer.eval_dataset is whole
+        if whole is data:
+            assert len(cut) == evaluated.BATCHES * size
+            assert cut[0] == data[0]
+        elif isinstance(whole, dict):
+            assert [len(one) for one in cut.values()] == [evaluated.BATCHES * size, 2]
+        else:
+            assert cut is whole
+
+
 def test_what_an_evaluation_leaves_is_read_after_the_first_of_two(monkeypatch):
     """Before the second, random numbers are drawn, to see whether it sets a seed."""
     done = []
@@ -246,7 +268,9 @@ def test_rows_that_come_once_more_are_told_with_their_step(known):
         "rows of step 3",
         "step 3",
     )
-    assert list(loop_resume._rows(Plan(2, 4, 18), straight, straight)) != []
+    (said,) = loop_resume._rows(Plan(3, 6, 18), straight, straight)
+    assert said.message == "the resumed run begins at step 1 and not at step 4"
+    assert (said.observed, said.expected) == (1, 4)
     on = Trace({k: straight.batches[k] for k in (2, 3)})
     assert list(loop_resume._rows(Plan(2, 4, 18), straight, on)) == []
 
