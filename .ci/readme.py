@@ -180,10 +180,7 @@ def benchmarks() -> str:
 
     document = json.loads((HERE / "benchmarks.json").read_text(encoding="utf-8"))
     where = document["where"]
-    said = (
-        f"`{COMMAND}` on {where['cores']} cores, Python {where['python']}, numpy {where['numpy']}, "
-        "nothing else running."
-    )
+    said = f"`{COMMAND}` on {where['cores']} cores, Python {where['python']}, nothing else running."
     return f"{said}\n\n{table(document['figures'])}"
 
 

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -124,11 +123,7 @@ def main() -> int:
     if failed:
         print(f"\nnot good enough: {', '.join(failed)}")  # noqa: T201
     if options.json:
-        where = {
-            "python": platform.python_version(),
-            "numpy": version("numpy"),
-            "cores": os.cpu_count(),
-        }
+        where = {"python": platform.python_version(), "cores": os.cpu_count()}
         text = json.dumps({"where": where, "figures": found}, indent=2)
         options.json.write_text(f"{text}\n", encoding="utf-8")
     return int(bool(failed))
