@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from fixtures.faults import healthy
 from trainsanity.checks.collator_padding import _price, padding_overhead
+from trainsanity.measurements import economics as economics_of
 from trainsanity.measurements.economics import (
     Economics,
     expected_waste,
@@ -76,6 +77,8 @@ def said(times, multiple=8, noise=0.0, **more):
     padding = Padding(multiple, [281], [width], waste, 0.13, width / 281, {1: 0.13}, **more)
     table = {1: 0.130, 8: 0.141, 16: 0.150, 64: 0.249}
     grouped = {1: 0.011, 8: 0.024, 16: 0.036, 64: 0.12}
+    if multiple == 2:
+        table, grouped = {2: 0.134, **table}, {2: 0.015, **grouped}
     economics = Economics("2,988,208 rows", table, grouped, 0.003, by_length=False)
     return list(padding_overhead(padding, economics, PaddingTimes(times, noise)))
 
@@ -88,6 +91,23 @@ def test_keep_what_is_faster():
         "keep 8: +1.1 points of padding, 0.66 x the step time (2,988,208 rows drawn at random: "
         "waste none 13.0%, 8 14.1%, 16 15.0%, 64 24.9%; grouped by length 2.4%)"
     )
+
+
+def test_a_multiple_of_two_is_one_of_the_multiples():
+    message = said({**FAST, 2: 0.8}, multiple=2)[-1].message
+    assert message.startswith("keep 2: ")
+    assert "0.80 x the step time" in message
+
+
+def test_of_many_rows_a_part_is_grouped(monkeypatch):
+    monkeypatch.setattr(economics_of, "GROUPED", 50)
+    trainer = healthy()
+    seen = Pipeline.from_trainer(trainer).measurements.get("economics")
+    step = 4 * trainer.args.gradient_accumulation_steps
+    lengths = numpy.array([len(ids) for ids in trainer.train_dataset["input_ids"]], numpy.int32)
+    # Every sixth of 300 rows, and all of them for what is exact.
+    assert seen.grouped[8] == waste(grouped_lengths(lengths[::6], step), 4, 8)
+    assert seen.least == waste(numpy.sort(lengths), 4, 1)
 
 
 def test_take_what_is_faster():

@@ -88,6 +88,13 @@ def test_what_goes_by_row_is_kept_whole(pipeline):
     assert torch.equal(made["image"], more["image"][[1, 2]])
 
 
+@pytest.mark.parametrize("width", [2, 4])
+def test_what_has_another_width_goes_by_row(pipeline, width):
+    rows = probe_rows(pipeline, [padded([row(3), row(2)], 3, spans=torch.ones(2, width))])
+    assert ["spans" in one for one in rows.tokens] == [False, False]
+    assert [tuple(one["spans"].shape) for one in rows.whole] == [(width,), (width,)]
+
+
 def test_padding_is_filled_with_text_and_tokens_are_changed(pipeline):
     rows = probe_rows(pipeline, [padded([row(3), row(2)], 3)])
     assert rows.stacked(4, "right", refill=True)["input_ids"].tolist() == [

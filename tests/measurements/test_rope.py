@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from trainsanity.measurements.rope import UNITS, _compared
+from trainsanity.measurements.rope import UNITS, _compared, rope
+from trainsanity.types import Skip
 
 EXPECTED = torch.tensor([1.0, 0.5, 0.25, 0.0], dtype=torch.float64)
 
@@ -37,3 +39,27 @@ def test_the_dtype_is_what_rounding_is_allowed_by():
     half = compared(EXPECTED.to(torch.bfloat16))
     assert (half.allowed, half.dtype) == (2.0**-7, "bfloat16")
     assert compared(EXPECTED).allowed == UNITS * 2.0**-23
+
+
+class Rotary(torch.nn.Module):
+    def __init__(self, **parameters):
+        super().__init__()
+        self.config = SimpleNamespace(rope_parameters=parameters)
+        self.register_buffer("inv_freq", 100.0 ** -(torch.arange(4) / 4))
+
+
+def test_a_formula_that_is_not_known_is_told_beside_one_that_is():
+    plain, odd = Rotary(rope_theta=100.0), Rotary(rope_type="of tomorrow")
+
+    def seen(*modules):
+        return rope(SimpleNamespace(model=torch.nn.Sequential(*modules)))
+
+    both = seen(plain, odd)
+    assert [one.name for one in both.buffers] == ["0.inv_freq"]
+    assert both.buffers[0].error < both.buffers[0].allowed
+    assert both.unknown == ["1.inv_freq"]
+    assert seen(plain).unknown == []
+    with pytest.raises(Skip, match=r"no formula is known for 0\.inv_freq"):
+        seen(odd)
+    with pytest.raises(Skip, match="the model has no rotary positions"):
+        seen(torch.nn.Linear(1, 1))
