@@ -23,9 +23,7 @@ from trainsanity.tasks import SINGLE_LABEL, Task
 def test_a_wrong_mask_is_shown_as_long_as_it_is_short(width):
     rows, wrong = [{"input_ids": [5, 6]}], [1] * width
     collating = SimpleNamespace(placed=lambda rows, made: [Placement(0, 2, width)])
-    said = _wrong_mask(
-        collating, [{"input_ids": [5, 6]}], {"attention_mask": torch.tensor([wrong])}
-    )
+    said = _wrong_mask(collating, rows, {"attention_mask": torch.tensor([wrong])})
     told = f"row 0 has 2 tokens in {width} positions and a mask with {width} ones"
     assert said == (f"{told}: {wrong}" if width <= 12 else told)
     right = [1, 1, *[0] * (width - 2)]

@@ -43,7 +43,7 @@ def test_the_noise_is_the_larger_of_what_two_looks_say():
     # value's, whose deviation is 1.4826 times that spread.
     error = 1.4826 * (math.pi / 2 / 5) ** 0.5
     assert noise(one, one, own) == pytest.approx(STANDARD_ERRORS * (2 * error**2) ** 0.5 / 3)
-    again = [3.0 + 300.0] * 5
+    again = [303.0] * 5
     assert noise(one, again, own) == pytest.approx(100.0)
     assert noise(one, [0.0] * 5, [6.0] * 5) == pytest.approx(max(1.0, STANDARD_ERRORS * error / 3))
 

@@ -316,14 +316,8 @@ def test_labels_of_every_kind(scanned):
     assert whole.first(7) == 3
     # A row without a label has a code of its own, whatever the lowest label is.
     for low in (0, 1, 5):
-        assert labels([low, low + 1, None, low, None, low + 3]).codes.tolist() == [
-            0,
-            1,
-            -1,
-            0,
-            -1,
-            3,
-        ]
+        codes = labels([low, low + 1, None, low, None, low + 3]).codes
+        assert codes.tolist() == [0, 1, -1, 0, -1, 3]
     assert whole.shares(8).tolist() == [0, 0, 0, 0.75, 0, 0, 0, 0.25]
     far = labels([10**12, 0, 5, 5, 5, 5])
     assert far.counts == {5: 4, 10**12: 1, 0: 1}
