@@ -302,6 +302,13 @@ def test_progress_is_told_now_and_then(scanned, monkeypatch):
     assert told == [60, 120, 140]
 
 
+def test_parts_without_rows(scanned, monkeypatch):
+    monkeypatch.setattr(scan, "AT_A_TIME", 1)
+    some = Dataset.from_dict({"input_ids": [[1, 2], [3]] * 4, "label": [0, 1] * 4}).data.table
+    split = scanned(Dataset(pa.concat_tables([some[:0], some, some[:0]]))).train
+    assert split.lengths.tolist() == [2, 1] * 4
+
+
 def test_labels_of_every_kind(scanned):
     ids = [[1, 2], [3], [4, 5, 6]]
 
@@ -462,6 +469,20 @@ def test_a_corrupted_file(scanned, tmp_path, ends, kind):
     right = struct.pack(f"<5{width}", *range(5))
     assert content.count(right) == 1
     path.write_bytes(content.replace(right, struct.pack(f"<5{width}", *ends)))
+    with pytest.raises(UsageError, match=r"input_ids of train_dataset.* is corrupted \("):
+        scanned(Dataset.from_file(str(path)))
+
+
+def test_a_file_with_fewer_values_than_it_claims(scanned, tmp_path):
+    table = pa.table({"input_ids": pa.array([[11], [12], [13], [14]], pa.list_(pa.int32()))})
+    path = tmp_path / "data.arrow"
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+    content = path.read_bytes()
+    # Where the values' buffer begins, behind 20 bytes of offsets, and its bytes.
+    right = struct.pack("<2q", 24, 16)
+    assert content.count(right) == 1
+    path.write_bytes(content.replace(right, struct.pack("<2q", 24, 8)))
     with pytest.raises(UsageError, match=r"input_ids of train_dataset.* is corrupted \("):
         scanned(Dataset.from_file(str(path)))
 

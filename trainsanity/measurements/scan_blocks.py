@@ -88,8 +88,8 @@ class Block:
         return _extents(self.kept, self.ids.offsets)
 
     @cached_property
-    def probes(self) -> Array:
-        """``[PROBES, n]``: each row's first id, the middle, three quarters on, and the last."""
+    def probed(self) -> Array:
+        """``[PROBES, n]``: where each row begins, its middle, three quarters on, its last id."""
         import numpy
 
         begins, spans, _ = self.extents
@@ -102,7 +102,14 @@ class Block:
         middle >>= 1
         numpy.add(middle, last, out=later)
         later >>= 1
-        probes: Array = self.ids.values.take(at, mode="clip")
+        return at
+
+    @cached_property
+    def probes(self) -> Array:
+        """``[PROBES, n]``: the ids there."""
+        values, at = self.ids.values, self.probed
+        # numpy refuses to take from nothing, with mode="clip" too.
+        probes: Array = values.take(at, mode="clip") if len(values) else at.astype(values.dtype)
         return probes
 
     def rows_with_others(self, ids: Collection[int]) -> Array:

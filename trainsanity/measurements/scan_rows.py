@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -218,11 +217,11 @@ class Lists:
         return lengths
 
 
-def lists(column: Any, name: str) -> Lists:
-    """The lists of a ``pyarrow.Array``, of whatever list type and width.
+def refuse_unreadable(column: Any, name: str) -> None:
+    """What :func:`lists` rests on, asked of a whole ``pyarrow.ChunkedArray``.
 
     Raises:
-        UsageError: they are no lists of numbers, or the buffers contradict each other.
+        UsageError: it has no lists of numbers, or its buffers contradict each other.
     """
     import pyarrow as pa
 
@@ -232,6 +231,16 @@ def lists(column: Any, name: str) -> Lists:
         column.validate()
     except pa.ArrowInvalid as error:
         raise UsageError(_corrupt(name, first_line(error))) from error
+
+
+def lists(column: Any, name: str) -> Lists:
+    """The lists of a ``pyarrow.Array``, of whatever list type and width.
+
+    Raises:
+        UsageError: rows end where there are no values.
+    """
+    import pyarrow as pa
+
     if column.null_count or pa.types.is_fixed_size_list(column.type):
         # No offsets of their own, or null rows, whose extent means nothing.
         sizes = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
@@ -263,7 +272,6 @@ def _holed(values: Any, offsets: Array, nulls: Array | None) -> Lists:
     return Lists(values.to_numpy(zero_copy_only=False), offsets, nulls)
 
 
-@functools.cache
 def _has_numbers(kind: Any) -> bool:
     from pyarrow import types
 
@@ -297,6 +305,15 @@ def places_of(places: Any, chosen: Any) -> Any:
         chosen = numpy.asarray(chosen)
         return (numpy.flatnonzero(chosen) if chosen.dtype == bool else chosen) + places.start
     return places[chosen]
+
+
+def side_by_side(places: list[Any]) -> Any:
+    """The places of blocks that follow each other, as :meth:`Rows.blocks` gives them, in one."""
+    import numpy
+
+    if isinstance(places[0], slice):
+        return slice(places[0].start, places[-1].stop)
+    return numpy.concatenate(places)
 
 
 def row_of(offsets: Array, at: Any) -> Any:
