@@ -133,6 +133,14 @@ def test_the_ratio_is_of_times(multiple):
     assert seen["time_ratio"] == {None: 1.0, 8: 0.75, 64: 1.5}[multiple]
 
 
+@pytest.mark.parametrize(("ratio", "findings"), [(1.0301, 0), (1.0504, 0), (1.0505, 1)])
+def test_how_much_slower_a_multiple_may_be(ratio, findings):
+    # The first was timed on an H100: every position attended, 280 wide against 279.
+    seen = said({1: 1.0, 8: ratio, 16: 1.05, 64: 1.15})
+    assert len(seen) == 1 + findings
+    assert seen[0].expected == {"time_ratio_at_most": round((288 / 281) ** 2, 4)}
+
+
 def test_the_price_of_a_fixed_width_is_its_own():
     fixed = {"widths": [512], "waste": 0.52, "least_waste": 0.13, "table": {1: 0.13, 8: 0.14}}
     padding = Padding(**{"multiple": 8, "longest": [281], "stretch": 1.8, **fixed})

@@ -112,8 +112,9 @@ def padding_overhead(
     How it is measured: waste = 1 - tokens / positions, now, at the least (each batch padded to its
     longest row), and for each usual multiple.  On a GPU forward + backward of the first batch is
     timed with each: it may be slower than no multiple by what a multiple of 8 can cost at the
-    most, 7 positions on the longest row, and by the noise of the clock: two looks at one setting,
-    or 4 standard errors of the medians where that is more.
+    most, 7 positions on the longest row, squared since attention's time goes with the square of
+    the width, and by the noise of the clock: two looks at one setting, or 4 standard errors of the
+    medians where that is more.
     Elsewhere the stretch (positions / least positions) must stay below
     1 / 0.65, the most that alignment has been seen to gain (see BEST_ALIGNMENT_GAIN).
 
@@ -147,7 +148,7 @@ def padding_overhead(
     too_much = not padding.stretch <= BEST_ALIGNMENT_GAIN
     if times := padding_times.seconds:
         ratio, noise = times[padding.multiple or 1] / times[1], padding_times.noise
-        limit = 1 + (USUAL_MULTIPLE - 1) / padding.longest[0] + noise
+        limit = (1 + (USUAL_MULTIPLE - 1) / padding.longest[0]) ** 2 + noise
         expected = {"time_ratio_at_most": round(limit, 4)}
         gain = f", {ratio:.2f} x the step time"
         too_much = not within(ratio, limit)
