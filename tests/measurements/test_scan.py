@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from fixtures.faults import healthy
 from trainsanity import UsageError
 from trainsanity.measurements import scan, scan_rows
-from trainsanity.measurements.scan_blocks import Block
+from trainsanity.measurements.scan_blocks import COLUMNS, Block
 from trainsanity.pipeline import Pipeline
 from trainsanity.types import Skip
 
@@ -494,7 +494,10 @@ def test_a_file_with_fewer_values_than_it_claims(scanned, tmp_path):
         ({"input_ids": ["a"] * 8}, "is of type string; give each row a flat list of numbers"),
         ({"input_ids": [[[1]]] * 8}, "give each row a flat list of numbers"),
         ({"input_ids": [[0.5]] * 8}, "are of type float64; give integers"),
-        ({"input_ids": [[1]] * 8, "labels": [[[1]]] * 8}, "labels of train_dataset is of type"),
+        (
+            {name: [[1]] * 8 for name in COLUMNS} | {"labels": [[[1]]] * 8},
+            "labels of train_dataset is of type",
+        ),
     ],
 )
 def test_columns_that_cannot_be_read(scanned, data, says):
