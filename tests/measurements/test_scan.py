@@ -456,35 +456,40 @@ def test_text_again(scanned, trainer):
         retokenized(text=texts, input_ids=[row[:4] for row in ids])
 
 
+@pytest.fixture
+def corrupted(tmp_path):
+    """A dataset from a file in which numbers stand in the place of others."""
+
+    def corrupted(table, form, right, wrong):
+        path = tmp_path / "data.arrow"
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+            writer.write_table(table)
+        content, right = path.read_bytes(), struct.pack(form, *right)
+        assert content.count(right) == 1
+        path.write_bytes(content.replace(right, struct.pack(form, *wrong)))
+        return Dataset.from_file(str(path))
+
+    return corrupted
+
+
+CORRUPTED = r"input_ids of train_dataset.* is corrupted \("
+
+
 @pytest.mark.parametrize("kind", [pa.list_, pa.large_list])
 @pytest.mark.parametrize("ends", [[0, 2, 99, 3, 4], [0, 3, 1, 3, 4], [0, 1, 2, 3, 10**6]])
-def test_a_corrupted_file(scanned, tmp_path, ends, kind):
+def test_a_corrupted_file(scanned, corrupted, ends, kind):
     ids = pa.array([[11], [12], [13], [14]], kind(pa.int32()))
     table = pa.table({"input_ids": ids, "label": [0, 1, 2, 3]})
-    path = tmp_path / "data.arrow"
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
-        writer.write_table(table)
-    width = "q" if kind is pa.large_list else "i"
-    content = path.read_bytes()
-    right = struct.pack(f"<5{width}", *range(5))
-    assert content.count(right) == 1
-    path.write_bytes(content.replace(right, struct.pack(f"<5{width}", *ends)))
-    with pytest.raises(UsageError, match=r"input_ids of train_dataset.* is corrupted \("):
-        scanned(Dataset.from_file(str(path)))
+    form = "<5q" if kind is pa.large_list else "<5i"
+    with pytest.raises(UsageError, match=CORRUPTED):
+        scanned(corrupted(table, form, range(5), ends))
 
 
-def test_a_file_with_fewer_values_than_it_claims(scanned, tmp_path):
+def test_a_file_with_fewer_values_than_it_claims(scanned, corrupted):
     table = pa.table({"input_ids": pa.array([[11], [12], [13], [14]], pa.list_(pa.int32()))})
-    path = tmp_path / "data.arrow"
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
-        writer.write_table(table)
-    content = path.read_bytes()
     # Where the values' buffer begins, behind 20 bytes of offsets, and its bytes.
-    right = struct.pack("<2q", 24, 16)
-    assert content.count(right) == 1
-    path.write_bytes(content.replace(right, struct.pack("<2q", 24, 8)))
-    with pytest.raises(UsageError, match=r"input_ids of train_dataset.* is corrupted \("):
-        scanned(Dataset.from_file(str(path)))
+    with pytest.raises(UsageError, match=CORRUPTED):
+        scanned(corrupted(table, "<2q", (24, 16), (24, 8)))
 
 
 @pytest.mark.parametrize(
