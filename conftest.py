@@ -53,9 +53,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     keyword = config.option.keyword.strip()
     if not keyword:
         return
-    from trainsanity.bound import BoundCheck
+    from trainsanity.engine.registry import registry
     from trainsanity.errors import UsageError
-    from trainsanity.registry import registry
+    from trainsanity.pytest_plugin.bound import BoundCheck
 
     try:
         words = {word for check in registry().all() for word in check.keywords}

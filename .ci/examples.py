@@ -29,9 +29,9 @@ def example(check: Check, fault: Fault) -> dict[str, str]:
         SystemExit: it does not find it.
     """
     from fixtures.processes import reported, results_of
-    from trainsanity.pipeline import PipelineSpec
-    from trainsanity.report.pytest import failure_text
-    from trainsanity.runner import run
+    from trainsanity.engine.runner import run
+    from trainsanity.pytest_plugin.results import failure_text
+    from trainsanity.sources.building import PipelineSpec
 
     if fault.processes > 1:
         (report,), _ = reported([fault.command], f"--select={check.code}")
@@ -54,7 +54,7 @@ def example(check: Check, fault: Fault) -> dict[str, str]:
 def main() -> None:
     """Write all, or those that are named; what no check is called any more goes."""
     from fixtures.faults import all_faults
-    from trainsanity.registry import registry
+    from trainsanity.engine.registry import registry
 
     old = json.loads(EXAMPLES.read_text(encoding="utf-8"))["examples"] if EXAMPLES.exists() else {}
     new, problems = {}, []

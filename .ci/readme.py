@@ -36,7 +36,7 @@ def report() -> str:
 
 def checks() -> str:
     """One row for each check."""
-    from trainsanity.registry import registry
+    from trainsanity.engine.registry import registry
 
     rows = [
         f"| {c.code} | `{c.name}` | {c.title.replace('``', '`').rstrip('.')} |"

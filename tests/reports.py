@@ -11,10 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from trainsanity import Check, Cost, Finding, Result, Seen, Status
-from trainsanity.measurements.passes import Passes
-from trainsanity.report.pytest import failure_text
-from trainsanity.runner import Report
+from trainsanity import Check, Cost, Finding, Measured, Result, Status
+from trainsanity.engine.report import Report
+from trainsanity.isolation.pass_counter import Passes
+from trainsanity.pytest_plugin.results import failure_text
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 TARGET = "shop.train:trainer"
@@ -28,19 +28,19 @@ def assert_snapshot(name: str, text: str) -> None:
     assert text == path.read_text(encoding="utf-8")
 
 
-def says_nothing() -> Iterator[Seen]:
+def says_nothing() -> Iterator[Measured]:
     """A check that is never called."""
-    yield Seen("")
+    yield Measured("")
 
 
-PAD = Check("TS102", "tokenizer.pad_is_not_eos", says_nothing, acquits="PAD / EOS")
-MASK = Check("TS301", "collator.mask_is_exact", says_nothing, acquits="attention mask")
+PAD = Check("TS102", "tokenizer.pad_is_not_eos", says_nothing, rules_out="PAD / EOS")
+MASK = Check("TS301", "collator.mask_is_exact", says_nothing, rules_out="attention mask")
 ROWS = Check("TS302", "collator.rows_recovered", says_nothing)
 WIDTH = Check("TS303", "collator.pad_to_multiple_of", says_nothing)
-POOLED = Check("TS404", "model.right_token_pooled", says_nothing, acquits="PAD / EOS")
+POOLED = Check("TS404", "model.right_token_pooled", says_nothing, rules_out="PAD / EOS")
 LOSS = Check("TS502", "loss.matches_reference", says_nothing, cost=Cost.STEP)
 HEAD = Check("TS601", "gradient.head_closed_form", says_nothing, cost=Cost.STEP)
-CLIP = Check("TS603", "gradient.clipping", says_nothing, acquits="clipping")
+CLIP = Check("TS603", "gradient.clipping", says_nothing, rules_out="clipping")
 RATE = Check("TS801", "schedule.peak_is_reached", says_nothing)
 
 TWELVE = Finding(

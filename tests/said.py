@@ -19,8 +19,8 @@ from typing import Any
 import numpy
 import torch
 
-from trainsanity.measurements.store import Measurements
-from trainsanity.types import Finding, Result, Seen, Skip
+from trainsanity.engine.store import Measurements
+from trainsanity.types import Finding, Measured, Result, Skip
 
 FOLDER = Path(__file__).parent / "snapshots" / "said"
 VERSIONS = FOLDER / "versions.json"
@@ -47,7 +47,7 @@ def assert_measured(name: str, measurements: Measurements) -> None:
     _compare(name, {look: _measured(measurements, look) for look in looks})
 
 
-def assert_found(name: str, seen: Iterable[Seen | Finding]) -> None:
+def assert_found(name: str, seen: Iterable[Measured | Finding]) -> None:
     """Likewise what one check yields."""
     _compare(name, {str(number): _figures(one) for number, one in enumerate(seen)})
 

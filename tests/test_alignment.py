@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainsanity.alignment import Placement, packed, place, placements
+from trainsanity.maths.alignment import Placement, packed, place, placements
 
 ids = st.lists(st.integers(1, 9), min_size=1, max_size=12)
 PAD = 0

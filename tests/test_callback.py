@@ -242,11 +242,11 @@ def test_results_that_cannot_be_written_do_not_end_the_run(tmp_path, heard):
 
 def test_it_is_a_trainer_callback_that_loads_nothing_before_it_is_used():
     code = (
-        "import sys, trainsanity, trainsanity.callback\n"
+        "import sys, trainsanity, trainsanity.live.callback\n"
         "assert 'transformers' not in sys.modules and 'torch' not in sys.modules\n"
         "from transformers import TrainerCallback\n"
         "assert issubclass(trainsanity.SanityCallback, TrainerCallback)\n"
-        "assert trainsanity.callback.SanityCallback is trainsanity.SanityCallback\n"
+        "assert trainsanity.live.callback.SanityCallback is trainsanity.SanityCallback\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 

@@ -8,9 +8,9 @@ from fixtures.controls import OF_SEVERAL_PROCESSES, all_controls
 from fixtures.controls.factories import CHEAP
 from tests.said import assert_measured, assert_said
 from tests.untouched import untouched
-from trainsanity.pipeline import PipelineSpec
-from trainsanity.registry import registry
-from trainsanity.runner import run
+from trainsanity.engine.registry import registry
+from trainsanity.engine.runner import run
+from trainsanity.sources.building import PipelineSpec
 from trainsanity.types import Cost, Status
 
 CONTROLS = {control.id: control for control in all_controls()}
@@ -33,7 +33,7 @@ def test_control_lives(control):
     with untouched(pipeline):
         report = run(pipeline, registry().select(), expected_failures=control.accepted)
     not_passed = {
-        r.check.name: (str(r.status), r.reason, [f.message for f in r.findings])
+        r.check.name: (str(r.status), r.reason, [f.headline for f in r.findings])
         for r in report.results
         if r.status is not Status.PASS and not (revealed and r.status is Status.BLOCKED)
     }
@@ -92,7 +92,7 @@ def test_control_runs(name):
     with untouched(pipeline):
         report = run(pipeline, checks)
     by_status = {
-        r.check.name: (str(r.status), r.reason, [f.message for f in r.findings])
+        r.check.name: (str(r.status), r.reason, [f.headline for f in r.findings])
         for r in report.results
         if r.status is not Status.PASS
     }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from trainsanity.diagnosis import diagnose
-from trainsanity.registry import registry
+from trainsanity.engine.diagnosis import diagnose
+from trainsanity.engine.registry import registry
 from trainsanity.types import Finding, Result, Status
 
 TWELVE = "gradient_accumulation_steps x world_size = 12 x 1"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trainsanity.factors import fitting, name_factor, tell_apart, told
+from trainsanity.maths.factors import fitting, name_factor, tell_apart, told
 
 RUN = {"gradient_accumulation_steps": 6, "world_size": 2, "per_device_train_batch_size": 4}
 

@@ -1,4 +1,4 @@
-"""Every fault kills exactly what it says, and every check is killed by something."""
+"""Every fault caught_by exactly what it says, and every check is killed by something."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from fixtures.faults import all_faults
 from tests.reports import assert_examples_are_current
 from tests.said import assert_said
 from tests.untouched import untouched
-from trainsanity.pipeline import PipelineSpec
-from trainsanity.registry import registry
-from trainsanity.runner import run
+from trainsanity.engine.registry import registry
+from trainsanity.engine.runner import run
+from trainsanity.sources.building import PipelineSpec
 from trainsanity.types import STAGES, Cost, Status
 
-DEAR = {"loop.overfits_one_batch", "loop.resume_equals_straight", "loop.survives_killed_save"}
+SLOW = {"loop.overfits_one_batch", "loop.resume_equals_straight", "loop.survives_killed_save"}
 """Runs of many seconds: asked for only where a fault is to kill one of them."""
 
 
@@ -26,7 +26,7 @@ def checks_for(fault):
     """
     if fault.stage != "loop":
         return registry().select()
-    return registry().select(ignore=DEAR - fault.kills, max_cost=Cost.RUN)
+    return registry().select(ignore=SLOW - fault.caught_by, max_cost=Cost.RUN)
 
 
 FAULTS = {f"{fault.stage}-{fault.id}": fault for fault in all_faults()}
@@ -38,8 +38,8 @@ def matrix():
     """The faults, those marked whose checks are all killed by an earlier one, too."""
     killed = set()
     for name, fault in ALONE.items():
-        marks = () if fault.kills - killed else (pytest.mark.matrix,)
-        killed |= fault.kills
+        marks = () if fault.caught_by - killed else (pytest.mark.matrix,)
+        killed |= fault.caught_by
         yield pytest.param(fault, id=name, marks=marks)
 
 
@@ -55,24 +55,24 @@ def test_fault_kills_exactly(fault):
         status: {r.check.name: r.reason for r in report.results if r.status is status}
         for status in Status
     }
-    assert fault.kills <= set(by_status[Status.FAIL]) <= fault.kills | revealed, by_status
+    assert fault.caught_by <= set(by_status[Status.FAIL]) <= fault.caught_by | revealed, by_status
     # What the fault touches besides is blocked by it; nothing may be looked away from but what the
     # healthy base gives no occasion to look at.
     assert not by_status[Status.ERROR]
     looked_away = set(by_status[Status.SKIP]) | set(by_status[Status.ABSTAIN])
-    assert looked_away == base.skips - fault.kills - set(by_status[Status.BLOCKED])
+    assert looked_away == base.skips - fault.caught_by - set(by_status[Status.BLOCKED])
     assert report.exit_code() == 1
     assert_examples_are_current(fault.id, report.results)
     assert_said(
         f"fault-{fault.id}",
-        (result for result in report.results if result.check.name in fault.kills),
+        (result for result in report.results if result.check.name in fault.caught_by),
     )
 
 
 def test_every_check_is_killed_by_something():
     unmarked = [param.values[0] for param in matrix() if not param.marks]
     unmarked += [fault for fault in FAULTS.values() if fault.processes > 1]
-    killed = set().union(*(fault.kills for fault in unmarked))
+    killed = set().union(*(fault.caught_by for fault in unmarked))
     assert killed == {check.name for check in registry().all()}
 
 
@@ -87,8 +87,8 @@ def test_most_faults_are_built_from_an_issue_and_two_kill_a_check_on_average():
     cited = [fault for fault in FAULTS.values() if ISSUE.search(fault.upstream)]
     assert len(FAULTS) >= 60
     assert len(cited) >= 45
-    kills = sum(len(fault.kills) for fault in FAULTS.values())
-    assert kills >= 2 * len(registry().all())
+    caught_by = sum(len(fault.caught_by) for fault in FAULTS.values())
+    assert caught_by >= 2 * len(registry().all())
 
 
 def test_faults_are_spread():

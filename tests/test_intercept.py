@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from trainsanity.intercept import patched
+from trainsanity.sources.patching import patched
 
 SOURCE = """
 class Base:

@@ -12,14 +12,15 @@ import pytest
 import torch
 
 from fixtures.faults import healthy
-from trainsanity import limits
+from trainsanity.engine.registry import Registry, registry
+from trainsanity.engine.runner import Runner, run
 from trainsanity.errors import UsageError
-from trainsanity.limits import TimedOut, give_back, held, limited, out_of_memory
-from trainsanity.measurements.state import fingerprint
+from trainsanity.isolation import time_limit as limits
+from trainsanity.isolation.fingerprint import fingerprint
+from trainsanity.isolation.out_of_memory import give_back, out_of_memory
+from trainsanity.isolation.time_limit import TimedOut, held, limited
 from trainsanity.pipeline import Pipeline
-from trainsanity.registry import Registry, registry
-from trainsanity.runner import Runner, run
-from trainsanity.types import Check, Seen, Status
+from trainsanity.types import Check, Measured, Status
 
 CHECKS = ["TS102", "TS503", "TS701", "TS801"]
 """The second and third need the recorded steps, the others do not."""
@@ -127,10 +128,10 @@ def test_a_timer_that_runs_already_runs_on():
 def test_a_check_that_hangs_is_an_error_and_the_next_one_is_judged():
     def hangs(pipeline):
         forever()
-        yield Seen("never")
+        yield Measured("never")
 
     def passes(pipeline):
-        yield Seen("all is well")
+        yield Measured("all is well")
 
     catalogue = Registry()
     for number, check in enumerate((hangs, passes)):

@@ -9,12 +9,12 @@ import re
 import pytest
 
 from fixtures.incident import TABLE, TRAIN_LOG
-from trainsanity.logs.case import Case, Known
-from trainsanity.logs.entries import Entry, Log
-from trainsanity.logs.expected import fresh_loss, healthy_range, share_of_peak
-from trainsanity.logs.face import render
-from trainsanity.logs.questions import ask
-from trainsanity.logs.reading import read
+from trainsanity.diagnose.case import Case, Known
+from trainsanity.diagnose.entries import Entry, Log
+from trainsanity.diagnose.expected import fresh_loss, healthy_range, share_of_peak
+from trainsanity.diagnose.face import render
+from trainsanity.diagnose.questions import ask
+from trainsanity.diagnose.reading import read
 from trainsanity.types import Status
 
 INCIDENT = {"num_labels": 280, "learning_rate": 1e-5, "warmup_steps": 700}
@@ -26,7 +26,7 @@ def answers(log, **known):
 
 
 def said(result):
-    return " ".join([result.message, result.reason, *(f.message for f in result.findings)])
+    return " ".join([result.message, result.reason, *(f.headline for f in result.findings)])
 
 
 def log_of(*rows):
@@ -46,8 +46,8 @@ def test_the_incident(path):
         "loss.initial_is_uninformed"
     ]
     (finding,) = found["loss.initial_is_uninformed"].findings
-    assert "12.3 x log 280 (5.635)" in finding.message
-    assert "starts at 5.7 to 6.3" in finding.message
+    assert "12.3 x log 280 (5.635)" in finding.headline
+    assert "starts at 5.7 to 6.3" in finding.headline
     assert "consistent with a factor of 11 or 12 over a healthy 5.7 to 6.3" in finding.cause
     assert "that they make 11 or 12 is an inference" in finding.cause
     assert "a head far too large" in finding.cause

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from trainsanity.diagnose.case import Case, Known
+from trainsanity.diagnose.entries import KEPT, Entry, Log
+from trainsanity.diagnose.questions import ask
+from trainsanity.diagnose.reading import read
 from trainsanity.errors import UsageError
-from trainsanity.logs.case import Case, Known
-from trainsanity.logs.entries import KEPT, Entry, Log
-from trainsanity.logs.questions import ask
-from trainsanity.logs.reading import read
 
 ROW = {"step": 1, "loss": 5.7, "grad_norm": 2.5, "learning_rate": 1.5e-08, "epoch": 0.1}
 

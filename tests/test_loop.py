@@ -10,10 +10,11 @@ from fixtures.controls import OF_SEVERAL_PROCESSES
 from fixtures.faults import healthy
 from tests.said import assert_said
 from tests.untouched import untouched
+from trainsanity.engine.registry import registry
+from trainsanity.engine.runner import run
 from trainsanity.errors import UsageError
-from trainsanity.pipeline import Pipeline, PipelineSpec
-from trainsanity.registry import registry
-from trainsanity.runner import run
+from trainsanity.pipeline import Pipeline
+from trainsanity.sources.building import PipelineSpec
 
 ACCUMULATION, ROWS = 3, 4
 

@@ -19,11 +19,12 @@ import torch
 
 from fixtures.controls import all_controls
 from fixtures.controls.factories import CHEAP
-from trainsanity.measurements.resume import Ended, Interrupted, Resumed
-from trainsanity.measurements.trace import Plan, trace
-from trainsanity.pipeline import Pipeline, PipelineSpec
-from trainsanity.registry import registry
-from trainsanity.runner import Runner, run
+from trainsanity.engine.registry import registry
+from trainsanity.engine.runner import Runner, run
+from trainsanity.measurements.runs.resume import Ended, Interrupted, Resumed
+from trainsanity.measurements.runs.trace import Plan, trace
+from trainsanity.pipeline import Pipeline
+from trainsanity.sources.building import PipelineSpec
 from trainsanity.types import Check, Cost, Status
 
 CONTROLS = {control.id: control for control in all_controls()}
@@ -212,7 +213,7 @@ def wrongly_passed(
     check: Check, pipeline: Pipeline, kinds: tuple[type, ...] = (float,)
 ) -> tuple[int, list[str]]:
     """How many numbers were put in and read; the places where the check passed all the same."""
-    looks = {name: pipeline.measurements.get(name) for name in check.looks}
+    looks = {name: pipeline.measurements.get(name) for name in check.inputs}
     tried, wrong = 0, []
     for look, value in looks.items():
         if look == "pipeline":
@@ -288,7 +289,7 @@ def test_a_resumed_run_with_a_number_that_is_none_is_never_a_pass() -> None:
     pipeline.measurements._values |= cut_and_resumed(pipeline)
     for code, least in (("TS902", 12), ("TS908", 4)):
         check = registry().get(code)
-        looks = {name: pipeline.measurements.get(name) for name in check.looks}
+        looks = {name: pipeline.measurements.get(name) for name in check.inputs}
         assert judged(check, pipeline, looks) is Status.PASS
         tried, wrong = wrongly_passed(check, pipeline)
         assert not wrong, "\n".join(wrong)
@@ -381,6 +382,6 @@ def test_a_run_that_turns_to_nan_after_the_recorded_steps_equals_nothing(code: s
         pipeline.measurements._values |= cut_and_resumed(pipeline)
     result = Runner(pipeline)._call(registry().get(code))
     assert result.status is Status.FAIL
-    assert [finding.message for finding in result.findings] == [
+    assert [finding.headline for finding in result.findings] == [
         "the loss of step 3 is nan: that two such runs are equal says nothing"
     ]

@@ -45,7 +45,7 @@ def by_name(report: Any) -> dict[str, Any]:
 
 
 def assert_kills(fault, report):
-    assert names(report, "fail") == fault.kills
+    assert names(report, "fail") == fault.caught_by
     assert not names(report, "error")
     # What the healthy base gives no occasion to look at; and a step of eight rows has too few to
     # make an evaluation batch for each process.

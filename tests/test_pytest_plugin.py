@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 import pytest
 import torch  # noqa: F401 - or the inner runs would each import, and forget, it again
 
-import trainsanity.report.pytest  # noqa: F401 - the same
-from trainsanity import registry as registry_module
+import trainsanity.pytest_plugin.results  # noqa: F401 - the same
+from trainsanity.engine import registry as registry_module
 
 EXAMPLES = Path(__file__).parent / "examples"
 
@@ -415,7 +415,7 @@ def test_unused_the_plugin_loads_nothing_heavy(pytester):
             heavy = {"torch", "transformers", "datasets", "hypothesis", "numpy", "rich", "click"}
             assert not heavy & set(sys.modules)
             assert "trainsanity.pytest_plugin" in sys.modules
-            assert not {"trainsanity.checks", "trainsanity.runner"} & set(sys.modules)
+            assert not {"trainsanity.checks", "trainsanity.engine.runner"} & set(sys.modules)
         """
     )
     pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)
@@ -423,12 +423,12 @@ def test_unused_the_plugin_loads_nothing_heavy(pytester):
 
 SLOW = """
 import time
-from trainsanity import Seen, check
+from trainsanity import Measured, check
 
 @check("ACME901", "loop.never_ends")
 def never_ends(pipeline):
     time.sleep(600)
-    yield Seen("it does")
+    yield Measured("it does")
 """
 
 

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
+from trainsanity.engine.registry import Registry, registry
 from trainsanity.errors import UsageError
-from trainsanity.registry import Registry, registry
-from trainsanity.types import STAGES, Check, Cost, Seen
+from trainsanity.types import STAGES, Check, Cost, Measured
 
 PAGE = (
     "What it checks:",
@@ -21,15 +21,15 @@ PAGE = (
 
 
 def look(pipeline):
-    yield Seen("looked")
+    yield Measured("looked")
 
 
 def dear(recording):
-    yield Seen("looked")
+    yield Measured("looked")
 
 
 def lost(crystal_ball):
-    yield Seen("looked")
+    yield Measured("looked")
 
 
 def add(code="ACME001", name="loss.mine", fn=look, into=None, **more):
@@ -107,4 +107,4 @@ def test_every_page_is_complete(check):
     places = [check.page.find(section) for section in PAGE]
     assert -1 not in places, f"{check.code}: {dict(zip(PAGE, places, strict=True))}"
     assert places == sorted(places)
-    assert check.acquits, "a pass speaks for a suspect"
+    assert check.rules_out, "a pass speaks for a suspect"

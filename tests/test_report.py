@@ -37,10 +37,10 @@ from tests.reports import (
     says_nothing,
 )
 from trainsanity import Finding, Result, Status, __version__
+from trainsanity.engine.report import Report
 from trainsanity.report.json import as_dict, dumps, json_value, schema
 from trainsanity.report.text import render
 from trainsanity.report.words import codes_of, rerun, value_text, verdict, without_verdict
-from trainsanity.runner import Report
 from trainsanity.types import STAGES, Check, Cost
 
 

@@ -11,8 +11,8 @@ from markdown_it import MarkdownIt
 from fixtures.faults import all_faults
 from tests.reports import assert_examples_are_current, failed, report
 from trainsanity import Finding
-from trainsanity.cli import program
-from trainsanity.registry import registry
+from trainsanity.cli.main import program
+from trainsanity.engine.registry import registry
 from trainsanity.report.pages import examples, page, reference
 from trainsanity.types import STAGES, Check
 
@@ -25,7 +25,7 @@ def test_every_page_shows_a_real_failure(check: Check) -> None:
     example = examples().get(check.code)
     assert example, f"run .ci/examples.py {check.code}"
     fault = FAULTS[example["fault"]]
-    assert check.name in fault.kills
+    assert check.name in fault.caught_by
     assert (example["title"], example["upstream"]) == (fault.title, fault.upstream)
     assert example["text"].startswith(f"{check.code} {check.name} fails on {fault.id}\n")
     shown = page(check)

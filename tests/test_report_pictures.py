@@ -10,11 +10,12 @@ import pytest
 
 from fixtures.controls import all_controls
 from fixtures.faults import healthy
+from trainsanity.engine.registry import registry
+from trainsanity.engine.report import Report
+from trainsanity.engine.runner import run
 from trainsanity.pipeline import Pipeline
-from trainsanity.registry import registry
 from trainsanity.report import pictures as module
 from trainsanity.report.pictures import Picture, binned, layer_of, pictures_of
-from trainsanity.runner import Report, run
 
 NAMES = ["lengths", "tokens", "losses", "slope", "movement", "learning_rate"]
 

@@ -7,12 +7,13 @@ import gc
 import pytest
 import torch
 
+from trainsanity.engine.registry import Registry
+from trainsanity.engine.report import Report
+from trainsanity.engine.runner import Runner, run
+from trainsanity.engine.store import Measurement, catalogue
 from trainsanity.errors import UsageError
-from trainsanity.measurements.store import Measurement, catalogue
 from trainsanity.pipeline import Pipeline
-from trainsanity.registry import Registry
-from trainsanity.runner import Report, Runner, run
-from trainsanity.types import Abstain, Check, Cost, Finding, Seen, Skip, Status
+from trainsanity.types import Abstain, Check, Cost, Finding, Measured, Skip, Status
 
 
 class Catalogue(Registry):
@@ -25,7 +26,7 @@ class Catalogue(Registry):
 
 
 def passes(pipeline):
-    yield Seen("all is well", 1, 1)
+    yield Measured("all is well", 1, 1)
 
 
 def fails(factor=None):
@@ -150,7 +151,7 @@ def test_what_is_blocked_by_a_check_that_was_not_asked_for_is_not_green():
 
 
 def stumbles(broken):
-    yield Seen("all is well")
+    yield Measured("all is well")
 
 
 @pytest.mark.parametrize(
@@ -191,17 +192,17 @@ def test_a_check_that_needs_what_is_not_there_is_skipped():
 def heavier(pipeline):
     with torch.no_grad():
         pipeline.model.weight += 1
-    yield Seen("all is well")
+    yield Measured("all is well")
 
 
 def in_eval(pipeline):
     pipeline.model.eval()
-    yield Seen("all is well")
+    yield Measured("all is well")
 
 
 def dicing(pipeline):
     torch.rand(1)
-    yield Seen("all is well")
+    yield Measured("all is well")
 
 
 @pytest.mark.parametrize(
@@ -219,11 +220,11 @@ def test_the_garbage_collector_is_as_it_was():
 
     def looks(pipeline):
         seen.append(gc.get_freeze_count())
-        yield Seen("all is well")
+        yield Measured("all is well")
 
     before, frozen = (gc.get_threshold(), gc.isenabled()), gc.get_freeze_count()
     pipeline = Pipeline(torch.nn.Linear(2, 2))
-    run(pipeline, [Check("ACME001", "loss.looks", looks)])
+    run(pipeline, [Check("ACME001", "loss.inputs", looks)])
     assert seen[0] > 10_000  # torch alone has more objects
     assert (gc.get_threshold(), gc.isenabled()) == before
     assert gc.get_freeze_count() <= frozen  # Python 3.12 begins with some

@@ -19,8 +19,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from trainsanity import Pipeline, PipelineSpec, UsageError
-from trainsanity.cli import program
-from trainsanity.script import judge_script
+from trainsanity.cli.main import program
+from trainsanity.sources.script import judge_script
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = Path(__file__).parent / "examples" / "scripts"

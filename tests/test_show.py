@@ -10,10 +10,10 @@ from click.testing import CliRunner
 
 from fixtures.controls import all_controls
 from fixtures.faults import all_faults, healthy
-from trainsanity.cli import program
-from trainsanity.measurements.supervision import Row, Supervision, Token
-from trainsanity.pipeline import PipelineSpec
+from trainsanity.cli.main import program
+from trainsanity.measurements.batches.supervision import Row, Supervision, Token
 from trainsanity.report.show import render
+from trainsanity.sources.building import PipelineSpec
 
 CONTROLS = {control.id: control for control in all_controls()}
 FAULTS = {fault.id: fault for fault in all_faults()}

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from trainsanity import UsageError
-from trainsanity.sources import configuration, spec_of
+from trainsanity.sources.config import configuration
+from trainsanity.sources.factory import spec_of
 
 EXAMPLES = Path(__file__).parent / "examples"
 

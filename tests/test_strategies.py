@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from fixtures.faults import healthy
+from trainsanity.measurements.batches.strategies import EXAMPLES, Case, cases, per_token, smallest
 from trainsanity.pipeline import Pipeline
-from trainsanity.strategies import EXAMPLES, Case, cases, per_token, smallest
 
 END = 9
 ROWS = [

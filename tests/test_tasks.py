@@ -9,8 +9,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.trainer_pt_utils import LabelSmoother
 
-from trainsanity.pipeline import Pipeline
-from trainsanity.tasks import (
+from trainsanity.objectives.base import (
     CAUSAL_LM,
     IGNORED,
     MULTI_LABEL,
@@ -19,6 +18,7 @@ from trainsanity.tasks import (
     TOKENS,
     Task,
 )
+from trainsanity.pipeline import Pipeline
 
 torch.manual_seed(0)
 LOGITS = torch.randn(7, 11, dtype=torch.float64) * 3

@@ -15,9 +15,10 @@ from fixtures.controls import OF_SEVERAL_PROCESSES, all_controls
 from fixtures.controls.factories import CHEAP
 from tests.test_loop import looped
 from tests.untouched import untouched
-from trainsanity.pipeline import Pipeline, PipelineSpec
-from trainsanity.registry import registry
-from trainsanity.runner import run
+from trainsanity.engine.registry import registry
+from trainsanity.engine.runner import run
+from trainsanity.pipeline import Pipeline
+from trainsanity.sources.building import PipelineSpec
 from trainsanity.types import Cost, Status
 
 CONTROLS = {control.id: control for control in all_controls()}

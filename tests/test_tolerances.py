@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from trainsanity.measurements.head import same_direction
-from trainsanity.tolerances import MARGIN
+from trainsanity.maths.tolerances import MARGIN
+from trainsanity.measurements.model.head import same_direction
 
 
 def chance(n: int) -> float:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from trainsanity.cli import program
+from trainsanity.cli.main import program
 
 HOOKS = Path(__file__).parent.parent / ".pre-commit-hooks.yaml"
 

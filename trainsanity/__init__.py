@@ -17,14 +17,14 @@ _HOME = {
     "Cost": "types",
     "Finding": "types",
     "Pipeline": "pipeline",
-    "PipelineSpec": "pipeline",
+    "PipelineSpec": "sources.building",
     "Result": "types",
-    "SanityCallback": "callback",
-    "Seen": "types",
+    "SanityCallback": "live.callback",
+    "Measured": "types",
     "Skip": "types",
     "Status": "types",
     "UsageError": "errors",
-    "check": "registry",
+    "check": "engine.registry",
     "parametrize_with_checks": "pytest_plugin",
 }
 
@@ -34,11 +34,11 @@ __all__ = [
     "CheckFailure",
     "Cost",
     "Finding",
+    "Measured",
     "Pipeline",
     "PipelineSpec",
     "Result",
     "SanityCallback",
-    "Seen",
     "Skip",
     "Status",
     "UsageError",
@@ -47,15 +47,28 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .callback import SanityCallback
+    from .engine.registry import check
     from .errors import CheckFailure, UsageError
-    from .pipeline import Pipeline, PipelineSpec
+    from .live.callback import SanityCallback
+    from .pipeline import Pipeline
     from .pytest_plugin import parametrize_with_checks
-    from .registry import check
-    from .types import Abstain, Check, Cost, Finding, Result, Seen, Skip, Status
+    from .sources.building import PipelineSpec
+    from .types import Abstain, Check, Cost, Finding, Measured, Result, Skip, Status
+
+
+_RENAMED = {"Seen": "Measured"}
+"""Public names of before, which go on working with a DeprecationWarning."""
 
 
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        import warnings
+
+        new = _RENAMED[name]
+        warnings.warn(
+            f"trainsanity.{name} is trainsanity.{new} now", DeprecationWarning, stacklevel=2
+        )
+        name = new
     if name in _HOME:
         return getattr(import_module(f".{_HOME[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,5 +1,5 @@
 """``python -m trainsanity``."""
 
-from .cli import main
+from trainsanity.cli.main import main
 
 main()

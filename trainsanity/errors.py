@@ -1,6 +1,23 @@
-"""Errors that are somebody's to mend."""
+"""Exceptions reported to the user, and the exit codes of the command line."""
 
 from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """How a process of trainsanity ends.
+
+    ``INCOMPLETE`` is also the code of a run that broke off: a measurement that cannot be stopped, a
+    process that failed where the others cannot follow.
+    """
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    INCOMPLETE = 3
+    INTERRUPTED = 130
+    TERMINATED = 143
 
 
 class UsageError(Exception):

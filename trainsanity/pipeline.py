@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import platform
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .errors import UsageError, first_line
-from .intercept import NewFolders
+from trainsanity.errors import UsageError, first_line
+from trainsanity.fields import is_indexable
 
 if TYPE_CHECKING:
-    from .measurements import Measurements
-    from .tasks import Task
+    pass
 
 T = TypeVar("T")
 
@@ -39,7 +33,7 @@ class LoopArguments:
         return self.per_device_train_batch_size
 
 
-@dataclass
+@dataclass(eq=False)
 class Pipeline:
     """The parts of a fine-tuning run.
 
@@ -62,6 +56,7 @@ class Pipeline:
         command: the words after ``trainsanity run`` that lead here again: the target, and then a
             script's own arguments.  Empty if only Python can.
         progress: called with what is done, out of how much, and of what, during long looks.
+        session: where :class:`trainsanity.engine.session.Session` keeps itself.
     """
 
     model: Any
@@ -79,6 +74,7 @@ class Pipeline:
     id: str = "pipeline"
     command: tuple[str, ...] = ()
     progress: Callable[[int, int, str], None] | None = None
+    session: Any = field(default=None, init=False, repr=False)
 
     @classmethod
     def from_trainer(cls, trainer: Any, notes: Sequence[str] = ()) -> Pipeline:
@@ -89,9 +85,6 @@ class Pipeline:
         """
         from transformers import PreTrainedTokenizerBase
 
-        from .measurements.sharding import complete
-
-        complete(trainer)
         done = getattr(trainer.state, "global_step", 0)
         if done:
             notes = [*notes, f"this Trainer has trained {done} steps before: weights, optimizer "
@@ -200,7 +193,7 @@ class Pipeline:
     def _refuse_unusable_data(self) -> None:
         if self.train_dataset is None:
             raise UsageError("there is no train_dataset: pass the one you would train on")
-        if not has_places(self.train_dataset):
+        if not is_indexable(self.train_dataset):
             _refuse_what_can_be_read_once(self.train_dataset)
         batch_size = self.args.per_device_train_batch_size
         accumulation = self.args.gradient_accumulation_steps
@@ -235,25 +228,6 @@ class Pipeline:
         names = ("label", "labels", "label_ids", *(getattr(self.args, "label_names", None) or ()))
         return next((name for name in names if name in row), None)
 
-    @cached_property
-    def measurements(self) -> Measurements:
-        """The looks taken at this pipeline so far, each once."""
-        from .measurements import Measurements
-
-        return Measurements(self)
-
-    @cached_property
-    def known_hashes(self) -> dict[Any, Any]:
-        """Hashes of the weights as the last look left them; for the guard's own use."""
-        return {}
-
-    @cached_property
-    def task(self) -> Task:
-        """The kind of loss; its name is ``unknown`` if undecided."""
-        from .tasks import task_of
-
-        return task_of(self)
-
     @property
     def other_processes(self) -> int | None:
         """How many processes train the model besides this one; None if it is alone."""
@@ -275,68 +249,6 @@ class Pipeline:
         """The dtype of the model's first floating-point parameter (``torch.dtype``)."""
         return next(p.dtype for p in self.model.parameters() if p.is_floating_point())
 
-    @cached_property
-    def facts(self) -> dict[str, Any]:
-        """The numbers of the run that factors are matched against and reports show."""
-        args, config = self.args, self.config
-        facts: dict[str, Any] = {
-            "model": type(self.model).__name__,
-            "parameters": sum(p.numel() for p in self.model.parameters()),
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "device": str(self.device),
-            "task": self.task.name,
-            "num_labels": getattr(config, "num_labels", None),
-        }
-        if args is not None:
-            facts |= {
-                "per_device_train_batch_size": args.per_device_train_batch_size,
-                "gradient_accumulation_steps": args.gradient_accumulation_steps,
-                "world_size": args.world_size,
-                "learning_rate": args.learning_rate,
-                "max_grad_norm": args.max_grad_norm,
-            }
-        return facts
-
-    @cached_property
-    def environment(self) -> dict[str, Any]:
-        """Versions, device and the pipeline's own notes, for the report."""
-        import torch
-
-        # FSDP leaves the model in host memory until it trains.
-        device = self.device if self.trainer is None else self.trainer.args.device
-        if device.type == "cuda":
-            hardware = torch.cuda.get_device_name(device)
-        else:
-            hardware = f"{device.type}, {torch.get_num_threads()} threads"
-        return {
-            "python": platform.python_version(),
-            "platform": sys.platform,
-            **_versions(),
-            "device": hardware,
-            "notes": list(self.notes),
-        }
-
-
-@functools.cache
-def _versions() -> dict[str, str]:
-    """Of the packages that a run depends on; reading one takes milliseconds."""
-    from importlib import metadata
-
-    versions = {}
-    for package in ("torch", "transformers", "accelerate", "datasets", "tokenizers"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    return versions
-
-
-def has_places(dataset: Any) -> bool:
-    """Whether rows can be asked for by number; a stream gives them one after the other."""
-    from torch.utils.data import IterableDataset
-
-    # Torch's streams inherit a __getitem__ that raises.
-    numbered = hasattr(dataset, "__getitem__") and not isinstance(dataset, IterableDataset)
-    return numbered and hasattr(dataset, "__len__")
-
 
 def _refuse_what_can_be_read_once(stream: Any) -> None:
     if not hasattr(stream, "__iter__"):
@@ -347,73 +259,3 @@ def _refuse_what_can_be_read_once(stream: Any) -> None:
             f"train_dataset ({type(stream).__name__}) can be read only once: let its __iter__ "
             "return a new iterator each time, or a second epoch has no rows"
         )
-
-
-@dataclass(frozen=True)
-class PipelineSpec:
-    """How to build a pipeline, later: ``build`` is never called while tests are collected.
-
-    Attributes:
-        id: what reports and test names call it.
-        build: takes nothing, returns a ``transformers.Trainer`` or a :class:`Pipeline`.
-        marks: pytest marks, for example ``(pytest.mark.gpu,)``.
-        expected_failures: check name to the reason why its failure is accepted here.
-        options: for the pipeline's own use.
-        command: as in :class:`Pipeline`.
-    """
-
-    id: str
-    build: Callable[[], Any]
-    marks: tuple[Any, ...] = ()
-    expected_failures: Mapping[str, str] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
-    command: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        for name, reason in self.expected_failures.items():
-            if not str(reason).strip():
-                raise UsageError(f"expected failure {name!r} of {self.id!r} needs a reason")
-
-    def make(self) -> Pipeline:
-        """Build the pipeline now.
-
-        Raises:
-            UsageError: ``build`` raised, or returned neither a Trainer nor a Pipeline.
-        """
-        try:
-            built = self.build()
-        except (UsageError, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            raise UsageError(
-                f"{self.id} raised {type(error).__name__}: {first_line(error)}; "
-                "it has to run without arguments and return a Trainer"
-            ) from error
-        if not isinstance(built, Pipeline):
-            from transformers import Trainer
-
-            if not isinstance(built, Trainer):
-                raise UsageError(
-                    f"{self.id} returned {type(built).__name__}, not a transformers.Trainer; "
-                    "return the Trainer that you would call train() on"
-                )
-            built = Pipeline.from_trainer(built)
-        built.refuse_unusable_model()
-        built.id, built.command = self.id, self.command
-        return built
-
-    @contextlib.contextmanager
-    def built(self) -> Iterator[Pipeline]:
-        """The pipeline, built now; empty output folders of its Trainers are removed at the end."""
-        folders = NewFolders()
-        try:
-            with folders.noted():
-                pipeline = self.make()
-            yield pipeline
-        finally:
-            folders.remove_empty()
-
-    def visit(self, judge: Callable[[Pipeline], T]) -> T:
-        """What ``judge`` makes of the pipeline, which is built for it now."""
-        with self.built() as pipeline:
-            return judge(pipeline)

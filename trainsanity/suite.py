@@ -5,9 +5,9 @@ Without the option, the pipelines of ``[tool.trainsanity]`` in pyproject.toml ar
 
 from __future__ import annotations
 
-from .bound import BoundCheck
-from .pipeline import Pipeline
-from .pytest_plugin import parametrize_with_checks
+from trainsanity.pipeline import Pipeline
+from trainsanity.pytest_plugin import parametrize_with_checks
+from trainsanity.pytest_plugin.bound import BoundCheck
 
 
 @parametrize_with_checks()

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
-from .registry import registry
-from .runner import Report, Runner, run
-from .types import Check, Cost, Result, Status
+from trainsanity.engine.registry import registry
+from trainsanity.engine.report import Report
+from trainsanity.engine.runner import Runner, run
+from trainsanity.types import Check, Cost, Result, Status
 
 if TYPE_CHECKING:
-    from .pipeline import Pipeline
+    from trainsanity.pipeline import Pipeline
 
 RED = frozenset({Status.FAIL, Status.ERROR})
 """What :func:`assert_kills` counts as killed or broken."""
@@ -77,7 +78,7 @@ def _as_wanted(result: Result, wanted: Collection[str]) -> bool:
 
 def _complaint(result: Result, wanted: Collection[str]) -> str:
     expected = "fail" if result.check.name in wanted else "pass or be blocked"
-    said = " ".join(finding.message for finding in result.findings) or result.reason
+    said = " ".join(finding.headline for finding in result.findings) or result.reason
     return (
         f"{result.check.code} {result.check.name} should {expected}: {result.status}: "
         f"{said or result.message}"

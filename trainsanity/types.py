@@ -1,14 +1,16 @@
-"""What a check is, and what it may say.
+"""A check, what it yields, and how it ends.
 
-A check is one invariant of a fine-tuning pipeline.  Its function names the measurements it wants
-as parameters and yields what it saw: at most one :class:`Seen` (the measured value beside the
-computed one, kept also when all is well) and a :class:`Finding` for everything that is wrong.
+A check is one invariant of a fine-tuning pipeline.  Its function names the measurements it needs
+as parameters.  It yields exactly one :class:`Measured`, the measured value beside the computed one
+in words that are true whether or not the check fails, and a :class:`Finding` for each thing that is
+wrong.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any
@@ -37,10 +39,25 @@ class Cost(IntEnum):
     RUN = 4
 
 
+class Severity(StrEnum):
+    """How bad a finding is: a warning is harmless as measured, or a choice that people make."""
+
+    FAILURE = "failure"
+    WARNING = "warning"
+
+
+class Judges(StrEnum):
+    """Which number of the training step a check holds against a computed one."""
+
+    LOSS = "loss"
+    GRADIENT = "gradient"
+
+
 class Status(StrEnum):
-    """How a check ended.  Only ``pass`` and ``xfail`` are good news."""
+    """How a check ended.  ``pass``, ``warning`` and ``xfail`` leave the exit code at 0."""
 
     PASS = "pass"
+    WARNING = "warning"
     FAIL = "fail"
     XFAIL = "xfail"
     XPASS = "xpass"
@@ -50,7 +67,7 @@ class Status(StrEnum):
     ERROR = "error"
 
 
-RAN = frozenset({Status.PASS, Status.FAIL, Status.XFAIL, Status.XPASS})
+RAN = frozenset({Status.PASS, Status.WARNING, Status.FAIL, Status.XFAIL, Status.XPASS})
 """The statuses of checks that reached a verdict."""
 
 
@@ -75,11 +92,14 @@ class Abstain(Exception):
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What was measured and what the mathematics says, in one sentence and two values.
+class Measured:
+    """The measured value and the computed one, with a sentence that is true of both outcomes.
 
-    ``message`` is read by people, also as the number that acquits a suspect; ``observed`` and
-    ``expected`` are JSON values.
+    Attributes:
+        message: neutral: "2 of 400 rows repeat an earlier one", never "no row repeats".  On a pass
+            it is the number that rules a suspect out.
+        observed: the measured value (JSON).
+        expected: the computed value (JSON).
     """
 
     message: str
@@ -92,7 +112,7 @@ class Finding:
     """One thing that is wrong, as a value that a test can compare.
 
     Attributes:
-        message: what was seen and why that is wrong, in one or two sentences.
+        headline: what was measured and why that is wrong, in one or two sentences.
         observed: the measured value (JSON).
         expected: the computed value (JSON).
         where: the place: a row, a parameter name, a setting.
@@ -101,9 +121,13 @@ class Finding:
         fix: the change to make.
         candidates: the known quantities of the run that the factor equals, by name; more than one
             fit equally well.
+        severity: ``failure``, or ``warning`` for what is harmless as measured or a choice.
+
+    Raises:
+        ValueError: the severity is neither.
     """
 
-    message: str
+    headline: str
     observed: Any = None
     expected: Any = None
     where: str | None = None
@@ -111,9 +135,28 @@ class Finding:
     cause: str | None = None
     fix: str | None = None
     candidates: tuple[str, ...] = ()
+    severity: Severity = Severity.FAILURE
+
+    def __post_init__(self) -> None:
+        if self.severity not in tuple(Severity):
+            raise ValueError(f"severity {self.severity!r}: give {' or '.join(Severity)}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the finding's row in the JSON report."""
+        return {
+            "severity": str(self.severity),
+            "headline": self.headline,
+            "observed": self.observed,
+            "expected": self.expected,
+            "factor": self.factor,
+            "where": self.where,
+            "cause": self.cause,
+            "fix": self.fix,
+            "candidates": list(self.candidates),
+        }
 
 
-CheckFunction = Callable[..., Iterable[Seen | Finding]]
+CheckFunction = Callable[..., Iterable[Measured | Finding]]
 
 
 @dataclass(frozen=True)
@@ -123,15 +166,18 @@ class Check:
     Attributes:
         code: ``TSnxx``, never reused; other prefixes belong to other packages.
         name: ``stage.invariant``.
-        fn: yields :class:`Seen` and :class:`Finding`; its parameters name measurements, or
-            ``pipeline`` itself.  Its docstring is the page that ``trainsanity explain`` prints.
+        fn: yields one :class:`Measured` and any :class:`Finding`; its parameters name
+            measurements, or ``pipeline`` itself.  Its docstring is the page that ``trainsanity
+            explain`` prints.
         cost: the most that its measurements cost.
         needs: attributes of the pipeline without which there is nothing to judge.
         requires: checks that must not have failed, because this one cannot be judged then.
         explained_by: checks whose failure by the same factor explains a failure here.
-        acquits: the suspect that a pass speaks for, in the words people use.
+        rules_out: the suspect that a pass speaks for, in the words people use.
         stops: what fails this check can stop a training step, so that a measurement which raises
             after it has failed says nothing of its own.
+        judges: ``loss`` or ``gradient`` where the check holds it against a computed value.  A run
+            in which no such check reached a verdict is incomplete.
     """
 
     code: str
@@ -141,8 +187,9 @@ class Check:
     needs: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
     explained_by: tuple[str, ...] = ()
-    acquits: str | None = None
+    rules_out: str | None = None
     stops: bool = False
+    judges: Judges | None = None
 
     @property
     def stage(self) -> str:
@@ -150,8 +197,8 @@ class Check:
         return self.name.partition(".")[0]
 
     @property
-    def looks(self) -> tuple[str, ...]:
-        """What the function asks for, by parameter name."""
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the measurements that the function needs."""
         return tuple(inspect.signature(self.fn).parameters)
 
     @property
@@ -177,7 +224,11 @@ class Check:
 
 @dataclass(frozen=True)
 class Result:
-    """How one check ended on one pipeline."""
+    """How one check ended on one pipeline.
+
+    ``message`` is the neutral sentence of :class:`Measured`; ``reason`` says why there is no
+    verdict, or why a failure is accepted.
+    """
 
     check: Check
     pipeline_id: str
@@ -191,13 +242,50 @@ class Result:
     blocked_by: str | None = None
     debug: str = field(default="", compare=False)
 
+    @classmethod
+    def of(cls, check: Check, pipeline_id: str, yielded: Iterable[Any]) -> Result:
+        """Fold what a check yielded into its result.
+
+        A check that yields no :class:`Measured`, two of them, something else, or a number that is
+        none and no failure beside it, has shown nothing: that is an error.
+        """
+        items = list(yielded)
+        findings = tuple(item for item in items if isinstance(item, Finding))
+        measured = [item for item in items if isinstance(item, Measured)]
+        failed = any(finding.severity is Severity.FAILURE for finding in findings)
+        error = ""
+        if strange := [item for item in items if not isinstance(item, Finding | Measured)]:
+            error = f"the check yielded {strange[0]!r}; it may yield Measured and Finding"
+        elif len(measured) != 1:
+            error = f"the check yielded {len(measured) or 'no'} Measured; it has to yield one"
+        elif not failed and (odd := _not_a_number(measured[0])):
+            error = f"the check passed with {odd}, and what is no number shows nothing"
+        if error:
+            return cls(check, pipeline_id, Status.ERROR, reason=error)
+        # The first failure stands for the result, before any warning.
+        shown = sorted(findings, key=lambda finding: finding.severity is Severity.WARNING)
+        first = shown[0] if shown else measured[0]
+        return cls(
+            check,
+            pipeline_id,
+            Status.FAIL if failed else Status.WARNING if findings else Status.PASS,
+            tuple(shown),
+            observed=first.observed,
+            expected=first.expected,
+            message=measured[0].message,
+        )
+
     @property
     def factor(self) -> float | None:
         """The first finding's factor."""
         return self.findings[0].factor if self.findings else None
 
     def as_dict(self) -> dict[str, Any]:
-        """The row of the JSON report (schema 1)."""
+        """Return the row of the JSON report (schema 2).
+
+        ``cause``, ``fix``, ``where``, ``factor`` and ``candidates`` are those of the first finding,
+        as schema 1 had them; ``findings`` has all.
+        """
         first = self.findings[0] if self.findings else Finding(self.message)
         return {
             "code": self.check.code,
@@ -207,7 +295,9 @@ class Result:
             "observed": self.observed,
             "expected": self.expected,
             "factor": first.factor,
-            "message": " ".join(f.message for f in self.findings) or self.message,
+            "message": " ".join(f.headline for f in self.findings) or self.message,
+            "measured": self.message,
+            "findings": [finding.as_dict() for finding in self.findings],
             "cause": first.cause,
             "fix": first.fix,
             "where": first.where,
@@ -215,3 +305,17 @@ class Result:
             "reason": self.reason,
             "seconds": round(self.seconds, 3),
         }
+
+
+def _not_a_number(measured: Measured) -> str:
+    """Return where a NaN or an infinity is among observed and expected; empty if nowhere."""
+    for name in ("observed", "expected"):
+        values = [(name, getattr(measured, name))]
+        for where, value in values:  # grows while it is read
+            if isinstance(value, float) and not math.isfinite(value):
+                return f"{where} = {value}"
+            if isinstance(value, Mapping):
+                values += [(f"{where}[{key!r}]", item) for key, item in value.items()]
+            elif isinstance(value, list | tuple):
+                values += [(f"{where}[{k}]", item) for k, item in enumerate(value)]
+    return ""

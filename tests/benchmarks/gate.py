@@ -56,17 +56,17 @@ def stages() -> None:
         marks[name] = time.perf_counter()
 
     mark("imports of torch and transformers")
-    from trainsanity.commands.run import _seldom_collected
+    from trainsanity.cli.run import _seldom_collected
 
     with _seldom_collected():
         import torch  # noqa: F401
         from transformers import Trainer  # noqa: F401
 
         mark("imports of trainsanity")
-        from trainsanity.pipeline import PipelineSpec
-        from trainsanity.registry import registry
+        from trainsanity.engine.registry import registry
+        from trainsanity.engine.runner import run
         from trainsanity.report.text import render
-        from trainsanity.runner import run
+        from trainsanity.sources.building import PipelineSpec
 
         checks = registry().select()
         mark("building the pipeline")

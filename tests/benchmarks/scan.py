@@ -137,9 +137,9 @@ def pipeline(data: Any) -> Any:
 def stage(trainer: Any) -> None:
     """Every check of the dataset stage."""
     from trainsanity import Status
+    from trainsanity.engine.registry import registry
+    from trainsanity.engine.runner import run
     from trainsanity.pipeline import Pipeline
-    from trainsanity.registry import registry
-    from trainsanity.runner import run
 
     # Rows drawn at random repeat nothing and lack nothing: a verdict other than pass is a defect.
     report = run(Pipeline.from_trainer(trainer), registry().select(["TS2"]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainsanity.registry import registry
+from trainsanity.engine.registry import registry
 
 CASES = {}
 
@@ -20,5 +20,5 @@ def case(name):
 def expected(get, name):
     """The bound as the check itself tells it of the healthy pipeline."""
     check = registry().get(name)
-    (seen,) = check.fn(**{look: get(look) for look in check.looks})
+    (seen,) = check.fn(**{look: get(look) for look in check.inputs})
     return seen.expected

@@ -9,8 +9,8 @@ from dataclasses import replace
 import torch
 
 from tests.checks.bounds import case, expected
-from trainsanity.measurements.padding import PaddingTimes
-from trainsanity.tolerances import STANDARD_ERRORS, logits_difference
+from trainsanity.maths.tolerances import STANDARD_ERRORS, logits_difference
+from trainsanity.measurements.batches.padding import PaddingTimes
 
 # Collator
 
@@ -134,7 +134,7 @@ def one_state_in_a_row_alone(get, share):
 def one_logit_by_another_attention(get, share):
     probes, attention = get("probes"), get("attention")
     look = moved_logits(probes.own, share * probes.allowed_logits)
-    return {"attention": replace(attention, looks=dict.fromkeys(attention.looks, look))}
+    return {"attention": replace(attention, looks=dict.fromkeys(attention.inputs, look))}
 
 
 @case("model.rope_frequencies")

@@ -8,21 +8,15 @@ from dataclasses import replace
 import torch
 
 from tests.checks.bounds import case, expected
-from trainsanity.measurements.evaluated import Evaluated
-from trainsanity.measurements.overfit import Overfit
-from trainsanity.measurements.recording import reference
-from trainsanity.measurements.resume import Ended, Resumed
-from trainsanity.measurements.saved import Saved
-from trainsanity.measurements.trace import Plan, Trace
-from trainsanity.measurements.update import Trial
-from trainsanity.tolerances import (
-    MARGIN,
-    REDUCTIONS,
-    STANDARD_ERRORS,
-    head_gradient_floor,
-    logged_loss_rounding,
-    logits_difference,
-)
+from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, STANDARD_ERRORS, logits_difference
+from trainsanity.measurements.runs.evaluated import Evaluated
+from trainsanity.measurements.runs.overfit import Overfit
+from trainsanity.measurements.runs.resume import Ended, Resumed
+from trainsanity.measurements.runs.saved import Saved
+from trainsanity.measurements.runs.trace import Plan, Trace
+from trainsanity.measurements.step.bounds import head_gradient_floor, logged_loss_rounding
+from trainsanity.measurements.step.steps import reference
+from trainsanity.measurements.step.update import Trial
 
 # Loss
 

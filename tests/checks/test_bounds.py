@@ -2,7 +2,7 @@
 
 One healthy pipeline is measured once.  In each case the quantity that a check holds against its
 bound is moved to a share of that bound: 0.99 of it has to pass, 1.01 of it has to fail.  Where the
-bound lies is computed from the formula in the check's docstring and ``trainsanity.tolerances``.
+bound lies is computed from the formula in the check's docstring and ``trainsanity.maths.tolerances``.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from fixtures.faults import healthy
 from tests.checks import bounds_model, bounds_step  # noqa: F401
 from tests.checks.bounds import CASES
 from tests.said import assert_found
+from trainsanity.engine.registry import registry
 from trainsanity.pipeline import Pipeline
-from trainsanity.registry import registry
-from trainsanity.types import Finding, Seen
+from trainsanity.types import Finding, Measured
 
 NEAR = 0.01
 """How near to the bound, relative: far above what float32 rounds, far below any effect."""
@@ -32,7 +32,7 @@ def pipeline():
 
 def said(check, pipeline, changed):
     get = pipeline.measurements.get
-    looks = {name: changed[name] if name in changed else get(name) for name in check.looks}
+    looks = {name: changed[name] if name in changed else get(name) for name in check.inputs}
     return list(check.fn(**looks))
 
 
@@ -41,7 +41,7 @@ def test_bound(pipeline, name):
     check, move = CASES[name]
     get = pipeline.measurements.get
     inside = said(check, pipeline, move(get, 1 - NEAR))
-    assert [type(one) for one in inside] == [Seen], inside
+    assert [type(one) for one in inside] == [Measured], inside
     outside = said(check, pipeline, move(get, 1 + NEAR))
     assert any(isinstance(one, Finding) for one in outside), outside
     # What is said of it far beyond and far inside is compared with what it was.
@@ -58,7 +58,7 @@ def test_length_limit_is_exact(pipeline):
     )
     try:
         config.max_position_embeddings = longest
-        assert [type(one) for one in said(check, pipeline, {})] == [Seen]
+        assert [type(one) for one in said(check, pipeline, {})] == [Measured]
         config.max_position_embeddings = longest - 1
         assert isinstance(said(check, pipeline, {})[0], Finding)
     finally:
@@ -66,7 +66,7 @@ def test_length_limit_is_exact(pipeline):
 
 
 def test_no_numeric_check_is_forgotten():
-    """Whatever check uses a bound of trainsanity.tolerances, or one by name, has its pair here."""
+    """Whatever check uses a bound of trainsanity.maths.tolerances, or one by name, has its pair here."""
     words = ("tolerances", "allowed", "STANDARD_ERRORS", "MARGIN", "RELATIVE", "HALF", "_GAIN")
     numeric = set()
     for check in registry().all():

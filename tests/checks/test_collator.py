@@ -10,9 +10,10 @@ import pytest
 
 from fixtures.controls import all_controls
 from fixtures.faults import all_faults, healthy
-from trainsanity.pipeline import Pipeline, PipelineSpec
-from trainsanity.registry import registry
-from trainsanity.runner import run
+from trainsanity.engine.registry import registry
+from trainsanity.engine.runner import run
+from trainsanity.pipeline import Pipeline
+from trainsanity.sources.building import PipelineSpec
 from trainsanity.testing import run_one
 from trainsanity.types import Status
 
@@ -71,17 +72,17 @@ def test_the_failure_shows_the_smallest_case(name):
     pipeline = PipelineSpec(name, fault.build).make()
     rows = [row for micro in pipeline.measurements.get("batch") for row in micro.rows]
     first, second, *_ = max((row["input_ids"] for row in rows), key=len)
-    checks = [check for check in sorted(fault.kills) if check.startswith("collator.")]
+    checks = [check for check in sorted(fault.caught_by) if check.startswith("collator.")]
     results = [run_one(check, pipeline) for check in checks]
     assert {result.status for result in results} == {Status.FAIL}
     case = SMALLEST[name].replace(A, str(first)).replace(B, str(second))
     # What the training batch itself shows needs no case.
-    assert any(f"smallest case {case}" in result.findings[0].message for result in results)
+    assert any(f"smallest case {case}" in result.findings[0].headline for result in results)
 
 
 def test_labels_that_moved_are_shown_with_two_rows():
     result = run_one("TS305", PipelineSpec("moved", FAULTS["labels_moved"].build).make())
-    smallest = result.findings[0].message.partition("smallest case")[2]
+    smallest = result.findings[0].headline.partition("smallest case")[2]
     assert re.search(r"labels \[(\d+), (\d+)\] came out as \[\2, \1\]$", smallest)
 
 
@@ -157,7 +158,7 @@ def test_random_numbers_without_a_seed_are_not_repeatable():
 
     result = run_one("collator.repeatable", collating(make))
     assert result.status is Status.FAIL
-    assert "position_ids came out differently" in result.findings[0].message
+    assert "position_ids came out differently" in result.findings[0].headline
 
 
 def test_random_numbers_with_a_seed_are():
@@ -204,7 +205,7 @@ def test_keys_and_labels_that_the_model_does_not_take(change, says):
     ):
         pytest.skip("this transformers stops at a key that it does not know")
     result = run_one("collator.model_takes_batch", pipeline)
-    assert says in " ".join(finding.message for finding in result.findings)
+    assert says in " ".join(finding.headline for finding in result.findings)
 
 
 def _parameters(function):

@@ -6,21 +6,14 @@ import pytest
 import torch
 
 from fixtures.faults import healthy
-from trainsanity.checks.collator_calls import _as_default, _changed
-from trainsanity.checks.collator_labels import (
-    Labelled,
-    _dropped,
-    _dropped_rows,
-    _ends_with,
-    _left_out,
-    _shifted,
-    _target,
-    _wrong_rows,
-    _wrong_token,
-)
+from trainsanity.checks.collator._labels import Labelled, _target
+from trainsanity.checks.collator.labels_aligned import _shifted, _wrong_rows, _wrong_token
+from trainsanity.checks.collator.model_takes_batch import _as_default
+from trainsanity.checks.collator.rows_unchanged import _changed
+from trainsanity.checks.collator.targets_kept import _dropped, _dropped_rows, _ends_with, _left_out
+from trainsanity.engine.registry import registry
+from trainsanity.engine.runner import run
 from trainsanity.pipeline import Pipeline
-from trainsanity.registry import registry
-from trainsanity.runner import run
 
 END, OUT = 9, -100
 

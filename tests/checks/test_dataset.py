@@ -12,9 +12,10 @@ from datasets import ClassLabel, Dataset
 from fixtures.controls import all_controls
 from fixtures.faults import healthy
 from trainsanity import UsageError
-from trainsanity.pipeline import Pipeline, PipelineSpec
-from trainsanity.registry import registry
-from trainsanity.runner import run
+from trainsanity.engine.registry import registry
+from trainsanity.engine.runner import run
+from trainsanity.pipeline import Pipeline
+from trainsanity.sources.building import PipelineSpec
 from trainsanity.testing import run_one
 from trainsanity.types import Status
 
@@ -48,7 +49,7 @@ def rows(ids=None, label=None, **columns):
 
 def said(result):
     assert result.status is Status.FAIL, result
-    return [finding.message for finding in result.findings]
+    return [finding.headline for finding in result.findings]
 
 
 def replaced(values, place, value):
@@ -157,7 +158,7 @@ def test_whole_numbers_are_no_targets_of_several_labels():
     one_each = [float(k) for k in range(len(column))]
     made.train_dataset = made.train_dataset.remove_columns("labels").add_column("labels", one_each)
     finding, *_ = run_one("TS202", Pipeline.from_trainer(made)).findings
-    assert "row 0 of train_dataset has a double in column 'labels'" in finding.message
+    assert "row 0 of train_dataset has a double in column 'labels'" in finding.headline
     assert "the labels' type decides the loss" in finding.cause
 
 

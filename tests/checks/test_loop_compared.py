@@ -16,15 +16,22 @@ import pytest
 import torch
 
 from tests.said import assert_found
-from trainsanity.checks import loop_data, loop_evaluation, loop_learning, loop_resume, loop_saving
-from trainsanity.measurements.epochs import Epochs
-from trainsanity.measurements.evaluated import Evaluated
-from trainsanity.measurements.overfit import Overfit
-from trainsanity.measurements.resume import Ended, Interrupted, Resumed, _folder
-from trainsanity.measurements.saved import Saved
-from trainsanity.measurements.trace import Plan, Trace, apart
-from trainsanity.measurements.workers import Workers
-from trainsanity.types import Finding, Seen, Skip
+from trainsanity.checks.loop.epoch_covers_data import epoch_covers_data
+from trainsanity.checks.loop.eval_leaves_training_alone import LEFT, eval_leaves_training_alone
+from trainsanity.checks.loop.overfits_one_batch import overfits_one_batch
+from trainsanity.checks.loop.resume_equals_straight import resume_equals_straight
+from trainsanity.checks.loop.save_load_equal import save_load_equal
+from trainsanity.checks.loop.survives_killed_save import survives_killed_save
+from trainsanity.checks.loop.workers_do_not_repeat_random import workers_do_not_repeat_random
+from trainsanity.measurements.runs.epochs import Epochs
+from trainsanity.measurements.runs.evaluated import Evaluated
+from trainsanity.measurements.runs.overfit import Overfit
+from trainsanity.measurements.runs.resume import Ended, Interrupted, Resumed, _folder
+from trainsanity.measurements.runs.saved import Saved
+from trainsanity.measurements.runs.trace import Plan, Trace, max_weight_difference
+from trainsanity.measurements.runs.workers import Workers
+from trainsanity.measurements.step.evaluation import evaluation as loop_evaluation
+from trainsanity.types import Finding, Measured, Skip
 
 PLAN = Plan(2, 4, 18)
 
@@ -47,13 +54,13 @@ def trace(begin=0, **changes):
 
 
 def findings(found):
-    assert isinstance(found[-1], Seen)
+    assert isinstance(found[-1], Measured)
     return [one for one in found if isinstance(one, Finding)]
 
 
 def resumed(fresh, **changes):
     seen = Resumed(PLAN, trace(), Ended(trace=fresh), ["optimizer.pt", "model.safetensors"])
-    return list(loop_resume.resume_equals_straight(replace(seen, **changes)))
+    return list(resume_equals_straight(replace(seen, **changes)))
 
 
 def test_equal_runs():
@@ -111,15 +118,13 @@ def test_what_a_resumed_run_has_lost(name):
         PLAN, Ended(killed=9), ["a", "b"], ["a", "b", "c", "d"], "checkpoint-3", trace(), Ended()
     )
     going_on = Ended(trace=trace(2, moment={**MOMENT, name: OTHER[name]}))
-    found = list(loop_resume.survives_killed_save(replace(seen, resumed=going_on)))
+    found = list(survives_killed_save(replace(seen, resumed=going_on)))
     (finding,) = findings(found)
     assert (finding.observed, finding.where) == ([name], "checkpoint-3 without c, d")
-    assert "(2 of 4 files of checkpoint-3 were written)" in finding.message
-    (said,) = loop_resume.survives_killed_save(replace(seen, resumed=Ended(trace=trace(2))))
+    assert "(2 of 4 files of checkpoint-3 were written)" in finding.headline
+    (said,) = survives_killed_save(replace(seen, resumed=Ended(trace=trace(2))))
     assert said.message.endswith(", resuming from it loses nothing")
-    (said,) = loop_resume.survives_killed_save(
-        replace(seen, chosen="", resumed=Ended(error="none"))
-    )
+    (said,) = survives_killed_save(replace(seen, chosen="", resumed=Ended(error="none")))
     assert said.message.endswith(", none is taken instead")
 
 
@@ -127,7 +132,7 @@ def test_a_run_that_is_broken_before_it_is_compared():
     bad = trace(losses={0: [1.0], 1: [1.0], 2: [1.0, math.inf], 3: [math.nan]})
     assert bad.broken == "the loss of step 3 is inf"
     (finding,) = findings(resumed(trace(2), straight=bad))
-    assert finding.message.startswith("the loss of step 3 is inf: that two such runs")
+    assert finding.headline.startswith("the loss of step 3 is inf: that two such runs")
     weights = trace(weights={"a": torch.ones(2), "b": torch.tensor([1.0, math.nan])})
     assert weights.broken == "b is not finite after the last step"
     assert trace(weights={"a": torch.ones(2)}).broken == ""
@@ -138,12 +143,12 @@ def test_how_far_apart_two_runs_end():
         return Trace(weights={name: torch.tensor(values) for name, values in weights.items()})
 
     one = ends(a=[1.0, 2.0], b=[3.0])
-    assert apart(one, one) == 0
-    assert apart(one, ends(a=[1.0, 2.5], b=[3.25])) == 0.5
-    assert apart(one, ends(a=[1.0, 1.5], b=[2.0])) == 1
-    assert apart(one, ends(a=[1.0, 2.0])) == math.inf
-    assert apart(one, ends(a=[1.0, math.nan], b=[3.0])) == math.inf
-    assert apart(ends(a=[math.nan], b=[1.0]), ends(a=[1.0], b=[1.0])) == math.inf
+    assert max_weight_difference(one, one) == 0
+    assert max_weight_difference(one, ends(a=[1.0, 2.5], b=[3.25])) == 0.5
+    assert max_weight_difference(one, ends(a=[1.0, 1.5], b=[2.0])) == 1
+    assert max_weight_difference(one, ends(a=[1.0, 2.0])) == math.inf
+    assert max_weight_difference(one, ends(a=[1.0, math.nan], b=[3.0])) == math.inf
+    assert max_weight_difference(ends(a=[math.nan], b=[1.0]), ends(a=[1.0], b=[1.0])) == math.inf
 
 
 # --- evaluation ----------------------------------------------------------------------------------
@@ -195,7 +200,7 @@ def test_an_evaluation_that_takes_rows_from_training():
     other = trace(batches={**trace().batches, 2: ["3a", "2b"], 3: ["2a", "3b"]})
     (finding,) = findings(evaluated(evaluated=other, difference=1.0))
     assert finding.where == "step 3"
-    assert finding.message.startswith("step 3 trains on other rows")
+    assert finding.headline.startswith("step 3 trains on other rows")
 
 
 # --- learning, saving, reading -------------------------------------------------------------------
@@ -216,7 +221,7 @@ def test_an_evaluation_that_takes_rows_from_training():
 )
 def test_a_batch_is_learnt_below_half_of_the_best_constant(losses, right, request):
     seen = Overfit(1.0, 8, "examples", "AdamW", 0.01, losses)
-    found = list(loop_learning.overfits_one_batch(seen))
+    found = list(overfits_one_batch(seen))
     assert (not findings(found)) == right
     assert_found(f"compared-learnt_{request.node.callspec.id}", found)
 
@@ -235,7 +240,7 @@ def test_a_batch_is_learnt_below_half_of_the_best_constant(losses, right, reques
 )
 def test_what_was_saved(changes, where, request):
     seen = Saved([*"abcdefghi"], noise=1e-7, size=2.0, dtype=torch.float32, rows=4)
-    found = list(loop_saving.save_load_equal(replace(seen, **changes)))
+    found = list(save_load_equal(replace(seen, **changes)))
     assert [finding.where for finding in findings(found)] == ([where] if where else [])
     assert_found(f"compared-saved_{request.node.callspec.id}", found)
 
@@ -260,7 +265,7 @@ SHUFFLED = [3, 1, 2, 0, 5, 4, 7, 6, 9, 8, 11, 10]
 )
 def test_epochs(read, changes, red, request):
     made = {"rows": 12, "batch": 5, "drops_last": False, "sampler": "S", "strategy": "random"}
-    found = list(loop_data.epoch_covers_data(Epochs(read=read, **{**made, **changes})))
+    found = list(epoch_covers_data(Epochs(read=read, **{**made, **changes})))
     assert len(findings(found)) == red
     assert_found(f"compared-epochs_{request.node.callspec.id}", found)
 
@@ -277,7 +282,7 @@ def test_epochs(read, changes, red, request):
     ids=["none", "fixed", "right", "alike", "both"],
 )
 def test_workers(count, made, red, request):
-    found = list(loop_data.workers_do_not_repeat_random(None, Workers(count, made)))
+    found = list(workers_do_not_repeat_random(None, Workers(count, made)))
     assert len(findings(found)) == red
     assert_found(f"compared-workers_{request.node.callspec.id}", found)
 

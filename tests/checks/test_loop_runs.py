@@ -15,32 +15,37 @@ import torch
 from fixtures.controls import OF_SEVERAL_PROCESSES, all_controls
 from fixtures.controls.factories import CHEAP
 from fixtures.faults import healthy, subclassed
-from trainsanity.checks import loop_data, loop_ranks, loop_resume
-from trainsanity.measurements import evaluated
-from trainsanity.measurements.batch import MicroBatch
-from trainsanity.measurements.epochs import Epochs
-from trainsanity.measurements.evaluated import Evaluated
-from trainsanity.measurements.overfit import (
+from trainsanity.checks.loop.epoch_covers_data import epoch_covers_data
+from trainsanity.checks.loop.ranks_hold_equal_weights import ranks_hold_equal_weights
+from trainsanity.checks.loop.ranks_share_the_data import ranks_share_the_data
+from trainsanity.checks.loop.resume_equals_straight import _rows, resume_equals_straight
+from trainsanity.checks.loop.survives_killed_save import survives_killed_save
+from trainsanity.checks.loop.workers_do_not_repeat_random import workers_do_not_repeat_random
+from trainsanity.engine.registry import registry
+from trainsanity.engine.runner import run
+from trainsanity.isolation.fingerprint import fingerprint
+from trainsanity.measurements.batches.batch import MicroBatch
+from trainsanity.measurements.runs import evaluated
+from trainsanity.measurements.runs.epochs import Epochs
+from trainsanity.measurements.runs.evaluated import Evaluated
+from trainsanity.measurements.runs.overfit import (
     FASTER,
-    SLOWER,
     STRIDE,
     Overfit,
     _callback,
     _narrowed,
     constant_loss,
 )
-from trainsanity.measurements.recording import Recording
-from trainsanity.measurements.resume import Ended, Interrupted, Resumed, _run
-from trainsanity.measurements.shares import PEEK, Shares
-from trainsanity.measurements.state import fingerprint
-from trainsanity.measurements.trace import Plan, Trace, plan_of
-from trainsanity.measurements.workers import Workers
-from trainsanity.pipeline import Pipeline, PipelineSpec
-from trainsanity.registry import registry
-from trainsanity.runner import run
-from trainsanity.tasks import CAUSAL_LM, MULTI_LABEL, REGRESSION, SINGLE_LABEL, Task
+from trainsanity.measurements.runs.resume import SLOWER, Ended, Interrupted, Resumed, _run
+from trainsanity.measurements.runs.shares import PEEK, Shares
+from trainsanity.measurements.runs.trace import Plan, Trace, plan_of
+from trainsanity.measurements.runs.workers import Workers
+from trainsanity.measurements.step.steps import Recording
+from trainsanity.objectives.base import CAUSAL_LM, MULTI_LABEL, REGRESSION, SINGLE_LABEL, Task
+from trainsanity.pipeline import Pipeline
+from trainsanity.sources.building import PipelineSpec
 from trainsanity.testing import run_one
-from trainsanity.types import Finding, Seen, Skip, Status
+from trainsanity.types import Finding, Measured, Skip, Status
 
 CONTROLS = {control.id: control for control in all_controls()}
 RESUME = "loop.resume_equals_straight"
@@ -136,7 +141,7 @@ def test_what_an_evaluation_leaves_is_read_after_the_first_of_two(monkeypatch):
     """Before the second, random numbers are drawn, to see whether it sets a seed."""
     done = []
     trainer = SimpleNamespace(evaluate=lambda: done.append(random.random()))
-    monkeypatch.setattr(evaluated, "moment_of", lambda _: {"evaluations": len(done)})
+    monkeypatch.setattr(evaluated, "loop_state", lambda _: {"evaluations": len(done)})
     seen = Evaluated(Plan(1, 2, 4), Trace(), Trace())
     before = random.getstate()
     evaluated._evaluate(trainer, seen)
@@ -186,7 +191,7 @@ def test_a_checkpoint_that_cannot_be_saved_is_a_finding():
     broken = pipeline(command=factory("plain"), change=lambda t: subclassed(t, _save_scaler=breaks))
     result = run_one(RESUME, broken)
     assert result.status is Status.FAIL
-    said = result.findings[0].message
+    said = result.findings[0].headline
     assert "cannot be saved: OSError: No space left on device" in said
 
 
@@ -241,16 +246,16 @@ def test_what_cannot_be_saved_or_loaded_is_a_finding(then, name, says):
 
     result = run_one(name, pipeline(change=lambda t: subclassed(t, save_model=save_model)))
     assert result.status is Status.FAIL
-    assert says in result.findings[0].message
+    assert says in result.findings[0].headline
 
 
 def test_a_process_that_dies_is_quoted():
     died = Resumed(
         Plan(2, 4, 18), Trace(), Ended(error="ended with code -9; its last line: Killed")
     )
-    first, *_ = loop_resume.resume_equals_straight(died)
+    first, *_ = resume_equals_straight(died)
     assert isinstance(first, Finding)
-    assert first.message == (
+    assert first.headline == (
         "the resumed run came to no end: ended with code -9; its last line: Killed"
     )
 
@@ -259,7 +264,7 @@ def test_a_process_that_dies_is_quoted():
 def test_rows_that_come_once_more_are_told_with_their_step(known):
     straight = Trace({k: [f"rows of {k}"] for k in range(4)})
     fresh = Trace({2: straight.batches[known], 3: straight.batches[3]})
-    (said,) = loop_resume._rows(Plan(2, 4, 18), straight, fresh)
+    (said,) = _rows(Plan(2, 4, 18), straight, fresh)
     assert said.message == (
         f"after resuming, step 3 trains on the rows of step {known + 1} once more"
     )
@@ -268,11 +273,11 @@ def test_rows_that_come_once_more_are_told_with_their_step(known):
         "rows of step 3",
         "step 3",
     )
-    (said,) = loop_resume._rows(Plan(3, 6, 18), straight, straight)
+    (said,) = _rows(Plan(3, 6, 18), straight, straight)
     assert said.message == "the resumed run begins at step 1 and not at step 4"
     assert (said.observed, said.expected) == (1, 4)
     on = Trace({k: straight.batches[k] for k in (2, 3)})
-    assert list(loop_resume._rows(Plan(2, 4, 18), straight, on)) == []
+    assert list(_rows(Plan(2, 4, 18), straight, on)) == []
 
 
 def test_a_process_that_takes_too_long_is_ended_and_one_that_fails_is_quoted(tmp_path):
@@ -298,15 +303,15 @@ def test_half_a_checkpoint_that_is_not_used_in_silence_passes(chosen, error, say
     seen = Interrupted(
         Plan(2, 4, 18), Ended(killed=9), ["a"], ["a", "b"], chosen, Trace(), Ended(error=error)
     )
-    (said,) = loop_resume.survives_killed_save(seen)
-    assert isinstance(said, Seen)
+    (said,) = survives_killed_save(seen)
+    assert isinstance(said, Measured)
     assert says in said.message
 
 
 def test_a_run_that_was_not_killed_shows_nothing():
     seen = Interrupted(Plan(2, 4, 18), Ended(), [], [], "", Trace(), Ended())
     with pytest.raises(Skip, match="was not interrupted while it saved"):
-        list(loop_resume.survives_killed_save(seen))
+        list(survives_killed_save(seen))
 
 
 # --- nothing is touched --------------------------------------------------------------------------
@@ -346,7 +351,7 @@ def test_a_loop_of_ones_own_has_no_trainer_to_run():
 def read(first, second, **changes):
     rows = {"rows": 12, "batch": 5, "drops_last": False, "sampler": "S", "strategy": "random"}
     epochs = Epochs(read=[first, second], **{**rows, **changes})
-    return [f.message for f in loop_data.epoch_covers_data(epochs) if isinstance(f, Finding)]
+    return [f.headline for f in epoch_covers_data(epochs) if isinstance(f, Finding)]
 
 
 SHUFFLED = [3, 1, 2, 0, 5, 4, 7, 6, 9, 8, 11, 10]
@@ -373,8 +378,8 @@ def test_epochs():
 
 def test_workers_that_repeat_only_the_epoch():
     alike = [[["a", "b"], ["c", "d"]]] * 2
-    said = list(loop_data.workers_do_not_repeat_random(None, Workers(2, alike)))
-    assert [f.message for f in said if isinstance(f, Finding)] == [
+    said = list(workers_do_not_repeat_random(None, Workers(2, alike)))
+    assert [f.headline for f in said if isinstance(f, Finding)] == [
         "the second epoch repeats the random numbers of the first"
     ]
 
@@ -384,11 +389,11 @@ def test_workers_that_repeat_only_the_epoch():
 
 def shares_said(read, rows=12, batch=8, drops_last=False, same=True):
     seen = Shares([] if rows is None else [rows] * len(read), same, read, batch, drops_last)
-    return list(loop_ranks.ranks_share_the_data(seen))
+    return list(ranks_share_the_data(seen))
 
 
 def shared(*args, **kwargs):
-    return [f.message for f in shares_said(*args, **kwargs) if isinstance(f, Finding)]
+    return [f.headline for f in shares_said(*args, **kwargs) if isinstance(f, Finding)]
 
 
 def test_rows_that_processes_share():
@@ -464,7 +469,7 @@ def test_one_process_reads_all_rows_and_the_start_of_a_stream():
 
 def test_parts_of_weights_are_not_held_against_each_other():
     with pytest.raises(Skip, match="all 3 parameters are sharded"):
-        list(loop_ranks.ranks_hold_equal_weights(Recording(held={"now": [{}, {}]}, sharded=3)))
+        list(ranks_hold_equal_weights(Recording(held={"now": [{}, {}]}, sharded=3)))
 
 
 def test_one_process_says_that_it_is_alone():

@@ -19,10 +19,10 @@ from transformers import (
 from fixtures.controls import all_controls
 from fixtures.controls.models import EARLY, SHORT, last_attended, onto, other_family, pooling
 from fixtures.faults import healthy
-from trainsanity.measurements.placement import not_in_memory
+from trainsanity.engine.registry import registry
+from trainsanity.engine.runner import run
+from trainsanity.measurements.model.placement import not_in_memory
 from trainsanity.pipeline import Pipeline
-from trainsanity.registry import registry
-from trainsanity.runner import run
 from trainsanity.testing import run_one
 from trainsanity.types import Skip, Status
 
@@ -53,7 +53,7 @@ def loaded(trainer, folder, auto=AutoModelForSequenceClassification, **more):
 def said(result):
     assert result.status is Status.FAIL, result
     (finding,) = result.findings
-    return finding.message
+    return finding.headline
 
 
 def test_a_checkpoint_without_weights(trainer, folder):
@@ -338,7 +338,7 @@ def test_a_tokenizer_of_another_model(trainer):
         processing_class=other,
     )
     result = judged("tokenizer.special_ids_agree", broken)
-    assert result.findings[0].message == (
+    assert result.findings[0].headline == (
         "eos_token_id is 151645 in model.config; to this tokenizer that is no special token"
     )
     assert "different checkpoints" in result.findings[0].cause

@@ -8,15 +8,15 @@ import pytest
 import torch
 from transformers import Trainer
 
-from trainsanity.alignment import Placement
-from trainsanity.checks.collator import _wrong_mask
-from trainsanity.checks.collator_calls import Forward, _may_want_more, _wrong_labels
-from trainsanity.checks.model import right_token_pooled
-from trainsanity.checks.schedule import _why
-from trainsanity.measurements.rope import _scaling_error
-from trainsanity.measurements.schedule import Schedule
-from trainsanity.measurements.weights_files import _is_vocabulary
-from trainsanity.tasks import SINGLE_LABEL, Task
+from trainsanity.checks.collator.mask_is_exact import _wrong_mask
+from trainsanity.checks.collator.model_takes_batch import Forward, _may_want_more, _wrong_labels
+from trainsanity.checks.model.right_token_pooled import right_token_pooled
+from trainsanity.checks.schedule.learning_rate_follows import _why
+from trainsanity.maths.alignment import Placement
+from trainsanity.measurements.model.rope import _scaling_error
+from trainsanity.measurements.model.weights_files import _is_vocabulary
+from trainsanity.measurements.step.schedule import Schedule
+from trainsanity.objectives.base import SINGLE_LABEL, Task
 
 
 @pytest.mark.parametrize("width", [11, 12, 13])

@@ -18,13 +18,13 @@ import torch
 from fixtures.faults import healthy
 from tests.checks.bounds_step import of_first
 from tests.said import assert_found
-from trainsanity.checks.schedule import peak_is_reached
-from trainsanity.measurements.recording import reference
-from trainsanity.measurements.schedule import Schedule
-from trainsanity.measurements.update import Trial
+from trainsanity.checks.schedule.peak_is_reached import peak_is_reached
+from trainsanity.engine.registry import registry
+from trainsanity.measurements.step.schedule import Schedule
+from trainsanity.measurements.step.steps import reference
+from trainsanity.measurements.step.update import Trial
 from trainsanity.pipeline import Pipeline
-from trainsanity.registry import registry
-from trainsanity.types import Finding, Seen
+from trainsanity.types import Finding, Measured
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +37,9 @@ def said(name, pipeline, **changed):
     check = registry().get(name)
     get = pipeline.measurements.get
     found = list(
-        check.fn(**{look: changed[look] if look in changed else get(look) for look in check.looks})
+        check.fn(**{look: changed[look] if look in changed else get(look) for look in check.inputs})
     )
-    assert isinstance(found[-1], Seen)
+    assert isinstance(found[-1], Measured)
     return found
 
 
@@ -171,7 +171,7 @@ def test_a_head_without_a_gradient(pipeline):
     recording = pipeline.measurements.get("recording")
     check = registry().get("gradient.head_closed_form")
     (finding,) = check.fn(pipeline=pipeline, recording=of_first(recording, head_gradient=None))
-    assert finding.message == "the head received no gradient"
+    assert finding.headline == "the head received no gradient"
     assert finding.where == f"{recording.head_name}.weight"
 
 
@@ -208,7 +208,7 @@ def test_parameters_without_a_gradient_or_with_one_that_is_no_number(pipeline):
     ):
         (finding,) = findings(said(name, pipeline, recording=marked(**changes)))
         assert finding.where == ", ".join(names[k] for k in (1, 2, 4))
-        assert finding.message.startswith(f"4 of {len(names)} ")
+        assert finding.headline.startswith(f"4 of {len(names)} ")
 
 
 RATES = {
@@ -275,12 +275,12 @@ def test_the_dtype_of_the_loss_is_told(pipeline):
 def test_a_rate_that_is_none_is_told_with_its_step(pipeline):
     rates = {0: 0.0, 1: 5e-6, 2: math.nan, 3: math.inf}
     (finding,) = peak_is_reached(pipeline, Schedule(4, 2, rates))
-    assert finding.message == (
+    assert finding.headline == (
         "learning_rate is 1e-05, and the schedule gives nan for step 3: that is no rate"
     )
     endless = SimpleNamespace(args=SimpleNamespace(learning_rate=math.inf))
     (finding,) = peak_is_reached(endless, Schedule(2, 0, {0: 0.5, 1: 0.25}))
-    assert finding.message == (
+    assert finding.headline == (
         "learning_rate is inf, and the schedule gives 0.5 for step 1: that is no rate"
     )
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from trainsanity.alignment import Placement
-from trainsanity.registry import registry
+from trainsanity.engine.registry import registry
+from trainsanity.maths.alignment import Placement
 from trainsanity.types import Finding
 
 EOS = 151_645
@@ -21,7 +21,7 @@ def test_the_first_id_that_is_no_special_token_is_told():
     )
     finding, seen = registry().get("tokenizer.special_ids_agree").fn(special_tokens=special_tokens)
     assert finding.observed == 7
-    assert finding.message.startswith("eos_token_id is 7 in model.generation_config")
+    assert finding.headline.startswith("eos_token_id is 7 in model.generation_config")
     assert seen.message.startswith("3 ids of model.generation_config")
 
 

@@ -13,7 +13,7 @@ import pytest
 from click.testing import Result
 
 from trainsanity import __version__
-from trainsanity.registry import registry
+from trainsanity.engine.registry import registry
 
 LOSS = "loss.matches_reference"
 DATASET = [check.code for check in registry().all() if check.stage == "dataset"]

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fixtures.incident import TABLE, TRAIN_LOG
-from trainsanity.cli import program
+from trainsanity.cli.main import program
 
 Call = Callable[..., Result]
 Launch = Callable[..., subprocess.CompletedProcess[str]]

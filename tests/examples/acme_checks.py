@@ -1,12 +1,12 @@
 """Checks as a user would write them in a conftest.py."""
 
 import trainsanity
-from trainsanity import Finding, Seen
+from trainsanity import Finding, Measured
 
 
-@trainsanity.check("ACME301", "collator.weight_is_finite", acquits="weights")
+@trainsanity.check("ACME301", "collator.weight_is_finite", rules_out="weights")
 def weight_is_finite(pipeline):
-    yield Seen("the weight is finite", 1.0, 1.0)
+    yield Measured("the weight is finite", 1.0, 1.0)
 
 
 @trainsanity.check("ACME501", "loss.weight_is_one")
@@ -22,9 +22,9 @@ def weight_is_one(pipeline):
             fix="set it to 1",
             where="weight",
         )
-    yield Seen(f"the weight is {weight:g}", weight, 1.0)
+    yield Measured(f"the weight is {weight:g}", weight, 1.0)
 
 
 @trainsanity.check("ACME601", "gradient.follows", requires=("loss.weight_is_one",))
 def follows(pipeline):
-    yield Seen("follows")
+    yield Measured("follows")

@@ -151,7 +151,7 @@ def hanging() -> Any:
     """A model that never comes back: a lock of the C library, taken twice."""
     import ctypes
 
-    from trainsanity import limits
+    from trainsanity.isolation import time_limit as limits
 
     limits.GRACE = 0.5  # one second is enough to see that nothing moves
 

@@ -16,9 +16,10 @@ import time
 from typing import Any
 
 from tests.untouched import differences, everything
-from trainsanity.pipeline import Pipeline, PipelineSpec
-from trainsanity.registry import registry
-from trainsanity.runner import run
+from trainsanity.engine.registry import registry
+from trainsanity.engine.runner import run
+from trainsanity.pipeline import Pipeline
+from trainsanity.sources.building import PipelineSpec
 from trainsanity.types import Cost
 
 

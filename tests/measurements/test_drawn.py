@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import torch
 
-from trainsanity.measurements.batch import Batch, MicroBatch
-from trainsanity.measurements.drawn import SOURCES, _sources
+from trainsanity.measurements.batches.batch import Batch, MicroBatch
+from trainsanity.measurements.batches.drawn import SOURCES, _sources
 
 PAD, EOS = 0, 1
 TOKENIZER = SimpleNamespace(all_special_ids=[PAD, EOS], eos_token_id=EOS)

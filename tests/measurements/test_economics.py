@@ -12,15 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fixtures.faults import healthy
-from trainsanity.checks.collator_padding import _price, padding_overhead
-from trainsanity.measurements import economics as economics_of
-from trainsanity.measurements.economics import (
+from trainsanity.checks.collator.padding_overhead import _price, padding_overhead
+from trainsanity.measurements.batches.padding import Padding, PaddingTimes, round_up
+from trainsanity.measurements.data import economics as economics_of
+from trainsanity.measurements.data.economics import (
     Economics,
     expected_waste,
     grouped_lengths,
     waste,
 )
-from trainsanity.measurements.padding import Padding, PaddingTimes, round_up
 from trainsanity.pipeline import Pipeline
 from trainsanity.types import Finding
 

@@ -11,9 +11,9 @@ import torch
 
 from fixtures.controls.factories import CHEAP
 from fixtures.faults import healthy
-from trainsanity.measurements.padding import MULTIPLES, REPEATS, noise, timed_settings
+from trainsanity.maths.tolerances import STANDARD_ERRORS
+from trainsanity.measurements.batches.padding import MULTIPLES, REPEATS, noise, timed_settings
 from trainsanity.pipeline import Pipeline
-from trainsanity.tolerances import STANDARD_ERRORS
 from trainsanity.types import Skip
 
 

@@ -9,13 +9,13 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from fixtures.faults import HEALTHY, healthy
-from trainsanity.measurements.hashing import hashes
-from trainsanity.measurements.passes import Passes, counted
+from trainsanity.engine.registry import registry
+from trainsanity.engine.runner import run
+from trainsanity.isolation.hashing import hashes
+from trainsanity.isolation.pass_counter import Passes, counted
 from trainsanity.pipeline import Pipeline
-from trainsanity.registry import registry
 from trainsanity.report.json import as_dict
 from trainsanity.report.text import render
-from trainsanity.runner import run
 
 MICRO_BATCHES = HEALTHY["gradient_accumulation_steps"]
 STEPS = 2

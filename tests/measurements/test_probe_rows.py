@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from fixtures.faults import healthy
-from trainsanity.measurements.batch import MicroBatch
-from trainsanity.measurements.probe_rows import LENGTHS, probe_rows
+from trainsanity.measurements.batches.batch import MicroBatch
+from trainsanity.measurements.model.probe_rows import LENGTHS, probe_rows
 from trainsanity.pipeline import Pipeline
 from trainsanity.types import Skip
 

@@ -9,12 +9,18 @@ import torch
 
 from fixtures.controls import all_controls
 from fixtures.faults import healthy
-from trainsanity.measurements.batch import Batch, MicroBatch
-from trainsanity.measurements.origin import Origin
-from trainsanity.measurements.probe_rows import Rows
-from trainsanity.measurements.probes import COLUMNS, Asker, difference, relative, states_of
-from trainsanity.measurements.saved import _base
-from trainsanity.measurements.supervision import supervision
+from trainsanity.measurements.batches.batch import Batch, MicroBatch
+from trainsanity.measurements.batches.supervision import supervision
+from trainsanity.measurements.model.origin import Origin
+from trainsanity.measurements.model.probe_rows import Rows
+from trainsanity.measurements.model.probes import (
+    COLUMNS,
+    ModelProbe,
+    difference,
+    relative,
+    states_of,
+)
+from trainsanity.measurements.runs.saved import _base
 from trainsanity.pipeline import Pipeline
 from trainsanity.types import Skip
 
@@ -62,7 +68,7 @@ ROWS = Rows(
 
 
 def asked(output, side="right", width=4):
-    return Asker(Pipeline(Says(output)), ROWS)(ROWS.stacked(width, side), side)
+    return ModelProbe(Pipeline(Says(output)), ROWS)(ROWS.stacked(width, side), side)
 
 
 def test_logits_of_rows():
@@ -101,7 +107,7 @@ def test_states_are_those_of_the_body_where_it_shows_them():
     model.register_forward_pre_hook(body_first)
     for shown, seen in ((states, states), (states[:, :3], None), (states[:1], None)):
         model.base_model = Says(Output(last_hidden_state=shown))
-        look = Asker(Pipeline(model), ROWS)(ROWS.stacked(4, "right"), "right")
+        look = ModelProbe(Pipeline(model), ROWS)(ROWS.stacked(4, "right"), "right")
         if seen is None:
             assert look.states is None
         else:

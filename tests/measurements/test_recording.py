@@ -9,10 +9,11 @@ import torch
 
 from fixtures.controls import all_controls
 from fixtures.faults import healthy
-from trainsanity.measurements.head import REDUCTIONS, _pooled, same_direction
-from trainsanity.measurements.items import Items
-from trainsanity.measurements.record_trainer import backward_recorded
-from trainsanity.measurements.recording import (
+from trainsanity.maths.tolerances import REDUCTIONS
+from trainsanity.measurements.model.head import _pooled, same_direction
+from trainsanity.measurements.model.items import Items
+from trainsanity.measurements.step.record_trainer import backward_recorded
+from trainsanity.measurements.step.steps import (
     SAMPLE,
     MicroStep,
     Recording,
@@ -247,7 +248,7 @@ def test_the_direction_is_as_coarse_as_the_coarser():
 
 
 def test_what_is_done_in_between_is_done_once_at_the_cut(tmp_path):
-    from trainsanity.measurements.trace import Plan, trace
+    from trainsanity.measurements.runs.trace import Plan, trace
 
     (plain,) = (one for one in all_controls() if one.id == "plain")
     trainer = plain.build(rows=24, per_device_train_batch_size=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from trainsanity.measurements.replay import _switched, checkpointed
+from trainsanity.measurements.step.replay import _switched, checkpointed
 
 
 class Layer(torch.nn.Module):

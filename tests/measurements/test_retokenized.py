@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from fixtures.pipelines import tiny_qwen3
-from trainsanity.measurements.retokenized import (
+from trainsanity.measurements.data.retokenized import (
     _attended,
     _compare,
     _holds,

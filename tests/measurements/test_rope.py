@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from trainsanity.measurements.rope import UNITS, _compared, rope
+from trainsanity.measurements.model.rope import UNITS, _compared, rope
 from trainsanity.types import Skip
 
 EXPECTED = torch.tensor([1.0, 0.5, 0.25, 0.0], dtype=torch.float64)

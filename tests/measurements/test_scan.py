@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from fixtures.faults import healthy
 from trainsanity import UsageError
-from trainsanity.measurements import scan, scan_rows
-from trainsanity.measurements.scan_blocks import COLUMNS, Block
+from trainsanity.measurements.data import scan, scan_rows
+from trainsanity.measurements.data.scan_blocks import COLUMNS, Block
 from trainsanity.pipeline import Pipeline
 from trainsanity.types import Skip
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from trainsanity.measurements.scan_blocks import (
+from trainsanity.measurements.data.scan_blocks import (
     Block,
     Special,
     _earlier,
@@ -16,8 +16,8 @@ from trainsanity.measurements.scan_blocks import (
     _highest,
     signatures,
 )
-from trainsanity.measurements.scan_repeats import _candidates, _leak, _pair
-from trainsanity.measurements.scan_rows import Lists, lists
+from trainsanity.measurements.data.scan_repeats import _candidates, _leak, _pair
+from trainsanity.measurements.data.scan_rows import Lists, lists
 
 INTEGERS = [np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64]
 

@@ -9,7 +9,7 @@ import pytest
 
 from fixtures.controls import all_controls
 from fixtures.faults import healthy
-from trainsanity.measurements.store import catalogue
+from trainsanity.engine.store import catalogue
 from trainsanity.pipeline import Pipeline
 
 CONTROLS = {control.id: control for control in all_controls()}

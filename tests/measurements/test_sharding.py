@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from fixtures.faults import healthy
-from trainsanity.measurements.sharding import added, beside_model, complete, local, whole
+from trainsanity.isolation.fsdp import beside_model, complete
+from trainsanity.isolation.shards import added, local, whole
 from trainsanity.pipeline import Pipeline
 
 

@@ -11,11 +11,12 @@ import torch
 
 from fixtures.controls import OF_SEVERAL_PROCESSES
 from fixtures.faults import healthy
+from trainsanity.engine.registry import registry
+from trainsanity.engine.runner import run
 from trainsanity.errors import UsageError
-from trainsanity.measurements.state import StateChanged, fingerprint, guarded, preserved
+from trainsanity.isolation.fingerprint import StateChanged, fingerprint, guarded
+from trainsanity.isolation.snapshot import preserved
 from trainsanity.pipeline import Pipeline
-from trainsanity.registry import registry
-from trainsanity.runner import run
 from trainsanity.types import RAN, Skip
 
 

@@ -7,8 +7,8 @@ import re
 import pytest
 import torch
 
-from trainsanity.measurements.hashing import ROW, hashes, on_device
-from trainsanity.measurements.host import (
+from trainsanity.isolation.hashing import ROW, hashes, on_device
+from trainsanity.isolation.host_memory import (
     Lane,
     _bytes,
     fetch,

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from trainsanity.measurements.update import _finite, can_move
+from trainsanity.measurements.step.update import _finite, can_move
 
 RATES = [0.0, 1e-40, 3e-8, 1e-5, 2.0**-17, 1e-3, 1.0, 1e30]
 

@@ -16,9 +16,9 @@ from tests.said import assert_measured, assert_said
 from tests.test_controls import ONE_OF_A_KIND
 from tests.test_processes import FAULTS as IN_PROCESSES
 from tests.test_processes import assert_healthy, assert_kills, example
-from trainsanity.pipeline import PipelineSpec
-from trainsanity.registry import registry
-from trainsanity.runner import run
+from trainsanity.engine.registry import registry
+from trainsanity.engine.runner import run
+from trainsanity.sources.building import PipelineSpec
 from trainsanity.types import Status
 
 FAULTS = {f"{fault.stage}-{fault.id}": fault for fault in all_faults() if fault.processes == 1}
@@ -29,7 +29,7 @@ CONTROLS = {control.id: control for control in all_controls() if control.id in O
 def test_fault(fault):
     command = (f"fixtures.faults.factories:{fault.id}",)
     pipeline = PipelineSpec(fault.id, fault.build, command=command).make()
-    results = run(pipeline, [registry().get(name) for name in sorted(fault.kills)]).results
+    results = run(pipeline, [registry().get(name) for name in sorted(fault.caught_by)]).results
     assert {result.status for result in results} == {Status.FAIL}
     assert_said(f"fault-{fault.id}", results)
 

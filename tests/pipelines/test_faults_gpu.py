@@ -12,9 +12,9 @@ import pytest
 
 from fixtures.controls import all_controls
 from fixtures.faults import all_faults
-from trainsanity.pipeline import PipelineSpec
-from trainsanity.registry import registry
-from trainsanity.runner import run
+from trainsanity.engine.registry import registry
+from trainsanity.engine.runner import run
+from trainsanity.sources.building import PipelineSpec
 from trainsanity.types import Status
 
 pytestmark = pytest.mark.gpu
@@ -56,7 +56,7 @@ def test_fault_kills_exactly(name):
     fault = FAULTS[name]
     moved = replace(fault, settings={**fault.settings, **ON_GPU})
     pipeline, by_status = judged(name, moved.build)
-    expected = fault.kills | fault.control.reveals(pipeline.trainer)
+    expected = fault.caught_by | fault.control.reveals(pipeline.trainer)
     assert set(by_status[Status.FAIL]) == expected, by_status
 
 

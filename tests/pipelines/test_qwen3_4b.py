@@ -18,9 +18,9 @@ import trainsanity
 from fixtures.controls import OF_SEVERAL_PROCESSES
 from fixtures.pipelines import qwen3_4b
 from trainsanity import PipelineSpec, Status
-from trainsanity.registry import registry
+from trainsanity.engine.registry import registry
+from trainsanity.engine.runner import run
 from trainsanity.report.json import as_dict
-from trainsanity.runner import run
 
 GIB = 2**30
 
@@ -201,7 +201,7 @@ def test_incident(pipeline, record):
     # The model's losses are means in bf16, of which twelve are added.
     assert report.diagnosis.finding.factor == pytest.approx(12, rel=2e-2)
     assert "gradient_accumulation_steps x world_size = 12 x 1" in report.diagnosis.finding.cause
-    assert {"PAD / EOS", "attention mask", "pad_to_multiple_of"} <= set(report.diagnosis.acquitted)
+    assert {"PAD / EOS", "attention mask", "pad_to_multiple_of"} <= set(report.diagnosis.ruled_out)
 
 
 @indirectly([PAD_TO_512])

@@ -17,9 +17,9 @@ import pytest
 
 from fixtures.pipelines import qwen3_4b
 from trainsanity import PipelineSpec, Status
-from trainsanity.measurements.probes import difference, relative
-from trainsanity.registry import registry
-from trainsanity.runner import run
+from trainsanity.engine.registry import registry
+from trainsanity.engine.runner import run
+from trainsanity.measurements.model.probes import difference, relative
 from trainsanity.types import Skip
 
 GIB = 2**30

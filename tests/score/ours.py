@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from fixtures.controls import all_controls
 from fixtures.faults import Fault, all_faults
-from tests.test_faults import DEAR, checks_for
-from trainsanity.pipeline import PipelineSpec
-from trainsanity.registry import registry
-from trainsanity.runner import run
+from tests.test_faults import SLOW, checks_for
+from trainsanity.engine.registry import registry
+from trainsanity.engine.runner import run
+from trainsanity.sources.building import PipelineSpec
 from trainsanity.types import Check, Cost, Status
 
-from .looks import Look, line
+from .inputs import Look, line
 from .subjects import Subject
 
 PACKAGE = "trainsanity"
@@ -33,18 +33,18 @@ def look(subject: Subject) -> Look:
         if result.status is Status.FAIL:
             failed.add(name)
             if name not in revealed:  # a defect of this transformers, on its healthy pipelines, too
-                said.red[name] = line(result.findings[0].message)
+                said.red[name] = line(result.findings[0].headline)
         elif result.status in (Status.SKIP, Status.ABSTAIN, Status.ERROR):
             said.unable[name] = f"{result.status}: {line(result.reason)}"
         if result.status in (Status.SKIP, Status.ABSTAIN):
             looked_away.add(name)
     blocked = {r.check.name for r in report.results if r.status is Status.BLOCKED}
     errors = any(r.status is Status.ERROR for r in report.results)
-    kills = fault.kills if fault else frozenset()
+    caught_by = fault.caught_by if fault else frozenset()
     said.more = {
-        "exact": kills <= failed <= kills | revealed
+        "exact": caught_by <= failed <= caught_by | revealed
         and not errors
-        and (subject.runs or looked_away == base.skips - kills - blocked)
+        and (subject.runs or looked_away == base.skips - caught_by - blocked)
     }
     return said
 
@@ -57,5 +57,5 @@ def _checks(subject: Subject, fault: Fault | None) -> tuple[Check, ...]:
     asked: set[str] = set()
     for one in all_faults():
         if one.stage == "loop" and one.base == subject.name:
-            asked |= one.kills
-    return tuple(registry().select(ignore=DEAR - asked, max_cost=Cost.RUN))
+            asked |= one.caught_by
+    return tuple(registry().select(ignore=SLOW - asked, max_cost=Cost.RUN))

@@ -8,7 +8,7 @@ from typing import Any
 
 from fixtures.controls import all_controls
 from fixtures.faults import all_faults
-from trainsanity.registry import registry
+from trainsanity.engine.registry import registry
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Subject:
         factory: the same as ``module:name``, for processes that build it again.
         runs: whether checks are asked that train several times.
         stage: that the fault is filed under.
-        stages: where it lies: that stage, and those of the checks that it kills.
+        stages: where it lies: that stage, and those of the checks that it caught_by.
         base: id of the healthy pipeline that it was made from; empty for a control.
     """
 
@@ -65,7 +65,7 @@ def subjects() -> dict[str, Subject]:
                 f"fixtures.faults.factories:{fault.id}",
                 runs,
                 fault.stage,
-                frozenset({fault.stage, *(registry().get(name).stage for name in fault.kills)}),
+                frozenset({fault.stage, *(registry().get(name).stage for name in fault.caught_by)}),
                 f"{'runs' if runs else 'control'}:{fault.base}",
             )
         )

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..factors import name_factor, told
-from ..tasks import SINGLE_LABEL, Task, known
-from ..tolerances import LOG_DECIMALS, MARGIN, STANDARD_ERRORS
-from ..types import Finding, Seen, Skip
-from .ranks import summed
+from trainsanity.live.ranks import summed
+from trainsanity.maths.factors import name_factor, told
+from trainsanity.maths.tolerances import LOG_DECIMALS, MARGIN, STANDARD_ERRORS
+from trainsanity.objectives.base import SINGLE_LABEL, Objective
+from trainsanity.types import Finding, Measured, Skip
 
 
 @dataclass
@@ -26,7 +26,7 @@ class FirstStep:
         skipped: why a micro-batch could not be recomputed; empty if all could.
     """
 
-    task: Task
+    task: Objective
     skipped: str = ""
     _losses: list[Any] = field(default_factory=list)
     _logits: list[Any] = field(default_factory=list)
@@ -37,7 +37,7 @@ class FirstStep:
 
     def watch(self, model: Any) -> None:
         """Look at every training forward of the model from now on."""
-        if not known(self.task):
+        if not self.task.known:
             self.skipped = f"no reference loss for {type(model).__name__}"
         self._handle = model.register_forward_hook(self._see, with_kwargs=True)
 
@@ -74,7 +74,7 @@ class FirstStep:
                     self._targets.append(targets.cpu())
             self._eps = float(torch.finfo(logits.dtype).eps)
 
-    def scale(self, logged: float | None, facts: Mapping[str, Any]) -> Iterator[Seen | Finding]:
+    def scale(self, logged: float | None, facts: Mapping[str, Any]) -> Iterator[Measured | Finding]:
         """The logged loss against the mean over the examples of the step.
 
         Class weights and auxiliary losses are no plain mean, and a run is not stopped for them:
@@ -102,9 +102,9 @@ class FirstStep:
                     "model whose loss ignores num_items_in_batch",
                 )
             words += f": {factor:.4f} x, no known quantity of the run"
-        yield Seen(f"the first logged loss is {logged:.4f}; {words}", logged, expected)
+        yield Measured(f"the first logged loss is {logged:.4f}; {words}", logged, expected)
 
-    def uninformed(self) -> Iterator[Seen | Finding]:
+    def uninformed(self) -> Iterator[Measured | Finding]:
         """The loss against what the same logits give if they say nothing about the labels.
 
         With the shares p of the labels in this very step, sum_c p_c z_c - z_y has the mean 0 over
@@ -136,7 +136,7 @@ class FirstStep:
                 cause="the head's outputs belong to other labels than the dataset's",
                 fix="compare model.config.label2id with the dataset's names, or draw a new head",
             )
-        yield Seen(f"first loss {loss:.3f}, uninformed {told}", loss, uninformed)
+        yield Measured(f"first loss {loss:.3f}, uninformed {told}", loss, uninformed)
 
     def _seen(self) -> tuple[float, float, float, float]:
         if self._totals is None:

@@ -7,16 +7,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from ..logs.case import Case, Known
-from ..logs.entries import Log, entry_of
-from ..logs.questions import QUESTIONS, answer
-from ..pipeline import Pipeline
-from ..runner import Report
-from ..types import Finding, Result, Seen, Skip, Status
-from .first_step import FirstStep
-from .gradients import Gradients
-from .ranks import summed
-from .weights import Weights
+from trainsanity.diagnose.case import Case, Known
+from trainsanity.diagnose.entries import Log, entry_of
+from trainsanity.diagnose.questions import QUESTIONS, answer
+from trainsanity.engine.report import Report
+from trainsanity.engine.session import Session, objective_of
+from trainsanity.live.first_step import FirstStep
+from trainsanity.live.gradients import Gradients
+from trainsanity.live.ranks import summed
+from trainsanity.live.weights import Weights
+from trainsanity.pipeline import Pipeline
+from trainsanity.types import Finding, Measured, Result, Skip, Status
 
 EVERY_LOG = ("loss.finite", "gradient.finite")
 """Asked at each log; the others, which read the whole log, whenever it has doubled."""
@@ -32,12 +33,12 @@ class Run:
     def __init__(self, args: Any, state: Any, model: Any, optimizer: Any, scheduler: Any) -> None:
         pipeline = Pipeline(model=model, args=args)
         self.name = type(model).__name__
-        self.facts = pipeline.facts
+        self.facts = Session.of(pipeline).facts
         self.device = args.device
         self.begin = int(state.global_step)
         self.results: dict[str, Result] = {}
         self.broken = False
-        self.first_step: FirstStep | None = FirstStep(pipeline.task)
+        self.first_step: FirstStep | None = FirstStep(objective_of(pipeline))
         if getattr(args, "torch_compile", False):
             self.first_step.skipped = "a hook would make torch.compile compile twice"
         else:
@@ -91,7 +92,7 @@ class Run:
         for name in QUESTIONS if every else EVERY_LOG:
             self._ask(name)
 
-    def _initial(self, first: FirstStep) -> Iterator[Seen | Finding]:
+    def _initial(self, first: FirstStep) -> Iterator[Measured | Finding]:
         if self.begin:
             raise Skip(f"the run was resumed at step {self.begin}")
         return first.uninformed()
@@ -119,7 +120,7 @@ class Run:
                 if name != "update.moves_the_right_ones" or name not in self.results:
                     self._ask(name)
 
-    def _answer(self, name: str, question: Callable[[], Iterator[Seen | Finding]]) -> None:
+    def _answer(self, name: str, question: Callable[[], Iterator[Measured | Finding]]) -> None:
         self.results[name] = answer(name, lambda case: question(), self.case)
 
     def report(self, seconds: float) -> Report:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..types import Finding, Seen, Skip
+from trainsanity.types import Finding, Measured, Skip
 
 STEPS = 10
 """Steps with a learning rate above 0 after which the sample is compared."""
@@ -40,7 +40,7 @@ class Sample:
 
     def can_move(self, rate: float) -> float:
         """Share of the elements that an update as large as the rate would change."""
-        from ..measurements.update import can_move
+        from trainsanity.measurements.step.update import can_move
 
         shares = [can_move(old, rate).float().mean() for old in self.before]
         return float(sum(shares)) / len(shares)
@@ -63,7 +63,7 @@ class Weights:
         self._highest = max(self._highest, rate)
         return self._steps == STEPS and rate > 0
 
-    def move(self) -> Iterator[Seen | Finding]:
+    def move(self) -> Iterator[Measured | Finding]:
         """Something that could move has moved."""
         if not self._samples:
             raise Skip("no weights that are whole on one device")
@@ -81,12 +81,12 @@ class Weights:
                     cause="the optimizer does not hold them, or their gradients are zero",
                     fix="build the optimizer after the last change to the model",
                 )
-        yield Seen(
+        yield Measured(
             f"after {STEPS} steps at up to {self._highest:g} of the sampled weights have moved: "
             + ", ".join(told)
         )
 
-    def survive(self) -> Iterator[Seen | Finding]:
+    def survive(self) -> Iterator[Measured | Finding]:
         """An update at the peak rate is not lost to the weights' dtype."""
         if not self._samples:
             raise Skip("no weights that are whole on one device")
@@ -107,7 +107,9 @@ class Weights:
                     fix="load them with dtype=torch.float32 and train with bf16=True",
                 )
         told = ", ".join(f"{dtype} {share:.2%}" for dtype, share in shares.items())
-        yield Seen(f"at the peak {self._peak:g} an update can move {told} of the sampled weights")
+        yield Measured(
+            f"at the peak {self._peak:g} an update can move {told} of the sampled weights"
+        )
 
     @property
     def _moves_by_rate(self) -> bool:

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from .pictures import Picture
-from .words import clean
+from trainsanity.report.pictures import Picture
+from trainsanity.report.words import clean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

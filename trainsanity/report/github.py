@@ -9,8 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from ..types import Result, Status
-from .words import (
+from trainsanity.report.words import (
     clean,
     confidence_in,
     coverage,
@@ -22,9 +21,10 @@ from .words import (
     with_status,
     without_verdict,
 )
+from trainsanity.types import Result, Status
 
 if TYPE_CHECKING:
-    from ..runner import Report
+    from trainsanity.engine.report import Report
 
 SIGNS = {
     Status.PASS: "✅",
@@ -63,7 +63,7 @@ def _summary(report: Report, *, strict: bool) -> Iterator[str]:
     if accepted := with_status(results, Status.XFAIL):
         yield from ("### Accepted failures (expected_failures)", "")
         yield from _table(("check", "saw", "accepted because"), [
-            (_name(r), md(" ".join(f.message for f in r.findings)), md(r.reason)) for r in accepted
+            (_name(r), md(" ".join(f.headline for f in r.findings)), md(r.reason)) for r in accepted
         ])  # fmt: skip
     yield from ("<details><summary>All checks asked for</summary>", "")
     yield from _table(("", "check", "", "saw"), [
@@ -78,7 +78,7 @@ def _failure(result: Result, report: Report) -> Iterator[str]:
     yield f"### {SIGNS[result.status]} {_name(result)}: {result.status}"
     yield ""
     for finding in result.findings:
-        yield f"**{md(finding.message)}**"
+        yield f"**{md(finding.headline)}**"
         yield ""
         if fields := fields_of(finding, confidence_in(finding, report)):
             yield from _table(("", ""), [(label, md(text)) for label, text in fields])
@@ -146,7 +146,7 @@ def _said(result: Result) -> str:
         return f"expected to fail ({result.reason}), but passed: delete its expected_failures entry"
     lines = []
     for finding in result.findings:
-        lines.append(finding.message)
+        lines.append(finding.headline)
         named = (("cause", finding.cause), ("fix", finding.fix))
         lines += [f"{label}: {text}" for label, text in named if text]
     return "\n".join(lines) or result.reason

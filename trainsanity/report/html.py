@@ -7,12 +7,11 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from .. import __version__
-from ..errors import UsageError
-from ..types import STAGES, Result, Status
-from .figures import draw
-from .pictures import Picture
-from .words import (
+from trainsanity import __version__
+from trainsanity.errors import UsageError
+from trainsanity.report.figures import draw
+from trainsanity.report.pictures import Picture
+from trainsanity.report.words import (
     accused,
     clean,
     codes_of,
@@ -29,9 +28,10 @@ from .words import (
     with_status,
     without_verdict,
 )
+from trainsanity.types import STAGES, Result, Status
 
 if TYPE_CHECKING:
-    from ..runner import Report
+    from trainsanity.engine.report import Report
 
 WORDS = {
     Status.PASS: ("✓", "passed"),
@@ -121,7 +121,7 @@ class _View:
         self.prefix, self.report, self.pictures, self.debug = prefix, report, pictures, debug
         self.results = sorted(report.results, key=lambda r: r.check.order)
         self.accused = accused(self.results)
-        self.acquitted = report.diagnosis.acquitted if self.accused else {}
+        self.ruled_out = report.diagnosis.ruled_out if self.accused else {}
 
     def as_dict(self, *, strict: bool) -> dict[str, Any]:
         report, diagnosis = self.report, self.report.diagnosis
@@ -150,7 +150,7 @@ class _View:
             "accused": self.accused,
             "accepted": [self.result(r) for r in with_status(self.results, Status.XFAIL)],
             "unexpected": [self.result(r) for r in with_status(self.results, Status.XPASS)],
-            "acquitted": self.acquitted,
+            "acquitted": self.ruled_out,
             "notes": notes,
             "where": [(name.replace("_", " "), _value(value)) for name, value in where.items()],
         }
@@ -206,11 +206,11 @@ class _View:
             "status": str(result.status),
             "sign": sign,
             "words": words,
-            "row": "" if told or result.check.acquits in self.acquitted else row_text(result),
+            "row": "" if told or result.check.rules_out in self.ruled_out else row_text(result),
             "message": result.message,
             "reason": result.reason,
             "findings": [
-                (f.message, fields_of(f, confidence_in(f, self.report))) for f in result.findings
+                (f.headline, fields_of(f, confidence_in(f, self.report))) for f in result.findings
             ],
             "seen": seen,
             "rerun": rerun(self.report.command, result.check.code) if told else None,

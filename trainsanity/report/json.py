@@ -10,10 +10,10 @@ from collections.abc import Set as AbstractSet
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from .. import __version__
+from trainsanity import __version__
 
 if TYPE_CHECKING:
-    from ..runner import Report
+    from trainsanity.engine.report import Report
 
 SCHEMA = 1
 """Rises when a key changes its meaning or goes; new keys may come without that."""
@@ -41,7 +41,7 @@ def as_dict(report: Report, *, strict: bool = False) -> dict[str, Any]:
             **report.counts(),
             "first_broken_stage": diagnosis.first_broken_stage,
             "confidence": diagnosis.confidence,
-            "acquitted": diagnosis.acquitted,
+            "acquitted": diagnosis.ruled_out,
             "exit_code": report.exit_code(strict=strict),
             "seconds": round(report.seconds, 3),
         },

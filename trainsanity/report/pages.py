@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib import resources
 
-from ..types import STAGES, Check
+from trainsanity.types import STAGES, Check
 
 _SECTION = re.compile(r"([A-Z][a-z ]+): (.*)", re.DOTALL)
 _ISSUE = re.compile(r"\b([\w-]+/[\w.-]+)#(\d+)")
@@ -74,8 +74,8 @@ def _facts(check: Check) -> Iterator[str]:
     yield f"cost {check.cost.name}"
     if check.requires:
         yield f"after {', '.join(check.requires)}"
-    if check.acquits:
-        yield f"a pass speaks for: {check.acquits}"
+    if check.rules_out:
+        yield f"a pass speaks for: {check.rules_out}"
 
 
 def _broken(example: Mapping[str, str]) -> str:

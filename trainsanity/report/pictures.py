@@ -14,20 +14,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..tolerances import STANDARD_ERRORS
-from ..types import Skip
-from .json import json_value
-from .tokens import excerpt
+from trainsanity.engine.session import Session
+from trainsanity.maths.tolerances import STANDARD_ERRORS
+from trainsanity.report.json import json_value
+from trainsanity.report.tokens import excerpt
+from trainsanity.types import Skip
 
 if TYPE_CHECKING:
-    from ..measurements.batch import Batch
-    from ..measurements.economics import Economics
-    from ..measurements.forward import Forward
-    from ..measurements.padding import Padding
-    from ..measurements.recording import Recording
-    from ..measurements.scan import Scan
-    from ..measurements.schedule import Schedule
-    from ..pipeline import Pipeline
+    from trainsanity.measurements.batches.batch import Batch
+    from trainsanity.measurements.batches.padding import Padding
+    from trainsanity.measurements.data.economics import Economics
+    from trainsanity.measurements.data.scan import Scan
+    from trainsanity.measurements.model.forward import Forward
+    from trainsanity.measurements.step.schedule import Schedule
+    from trainsanity.measurements.step.steps import Recording
+    from trainsanity.pipeline import Pipeline
 
 POINTS = 400
 """Elements of the head's gradient in the scatter: more cover each other and make the file heavy."""
@@ -107,7 +108,7 @@ def _looks(pipeline: Pipeline, fn: Collector) -> dict[str, Any]:
     looks = {}
     for name, parameter in inspect.signature(fn).parameters.items():
         try:
-            looks[name] = pipeline.measurements.taken(name)
+            looks[name] = Session.of(pipeline).measurements.taken(name)
         except Skip:
             if parameter.default is inspect.Parameter.empty:
                 raise
@@ -179,7 +180,7 @@ def _multiple(m: int, now: int) -> str:
 @picture("collator", "What the model is given: tokens, mask and labels")
 def tokens(batch: Batch, pipeline: Pipeline) -> Shown:
     """Rows of the first micro-batch, where mask or loss change."""
-    from ..measurements.supervision import supervision
+    from trainsanity.measurements.batches.supervision import supervision
 
     # Reads what the batch holds; it asks nothing of the pipeline but to decode.
     seen = supervision(pipeline, batch)
@@ -196,7 +197,7 @@ def tokens(batch: Batch, pipeline: Pipeline) -> Shown:
 @picture("loss", "Loss of each example against the uninformed band")
 def losses(forward: Forward, pipeline: Pipeline, recording: Recording | None = None) -> Shown:
     """Reference losses of the first step's rows, sorted, beside those of a head without a clue."""
-    from ..checks.loss import label_prior
+    from trainsanity.measurements.data.label_prior import label_prior
 
     z, labels = forward.logits, forward.labels.tolist()
     prior = label_prior(pipeline, z.shape[1])
@@ -229,8 +230,8 @@ def losses(forward: Forward, pipeline: Pipeline, recording: Recording | None = N
 @picture("gradient", "The head's accumulated gradient against its closed form")
 def slope(pipeline: Pipeline, recording: Recording) -> Shown:
     """Elements of the head's gradient: what the Trainer accumulated over what it should be."""
-    from ..checks.gradient import closed_form
-    from ..tolerances import regress
+    from trainsanity.maths.tolerances import regress
+    from trainsanity.measurements.step.closed_form import closed_form
 
     gradient = recording.first.head_gradient
     if gradient is None:

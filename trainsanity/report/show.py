@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..tasks import CAUSAL_LM
+from trainsanity.objectives.base import CAUSAL_LM
 
 if TYPE_CHECKING:
-    from ..measurements.supervision import Row, Supervision, Token
+    from trainsanity.measurements.batches.supervision import Row, Supervision, Token
 
 SCHEMA = 1
 """Rises when a key changes its meaning or goes; new keys may come without that."""

@@ -11,8 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ..types import Result, Status
-from .words import (
+from trainsanity.report.words import (
     accused,
     clean,
     confidence_in,
@@ -28,9 +27,10 @@ from .words import (
     with_status,
     without_verdict,
 )
+from trainsanity.types import Result, Status
 
 if TYPE_CHECKING:
-    from ..runner import Report
+    from trainsanity.engine.report import Report
 
 _STYLE = {
     Status.PASS: "green",
@@ -117,7 +117,7 @@ class _Writer:
     def _failure(self, result: Result) -> None:
         self._title(result)
         for finding in result.findings:
-            self._indented(Text(clean(finding.message), style="bold"))
+            self._indented(Text(clean(finding.headline), style="bold"))
             self._fields(fields_of(finding, confidence_in(finding, self.report)))
         self._command(result)
 
@@ -142,7 +142,7 @@ class _Writer:
             self._heading("Accepted failures (expected_failures)")
         for result in results:
             self._title(result)
-            said = [("saw", finding.message) for finding in result.findings]
+            said = [("saw", finding.headline) for finding in result.findings]
             said.append(("accepted", result.reason))
             self._fields([(label, clean(text)) for label, text in said if text])
 
@@ -170,7 +170,7 @@ class _Writer:
 
     def _acquitted(self) -> None:
         """Who is innocent; where nothing is wrong nobody was accused, and the table has it all."""
-        acquitted = self.report.diagnosis.acquitted if self.accused else {}
+        acquitted = self.report.diagnosis.ruled_out if self.accused else {}
         if acquitted:
             self._heading("Acquitted")
         rows = [
@@ -193,7 +193,7 @@ class _Writer:
 
     def _told(self, result: Result) -> bool:
         if result.status is Status.PASS:
-            return self.accused and result.check.acquits in self.report.diagnosis.acquitted
+            return self.accused and result.check.rules_out in self.report.diagnosis.ruled_out
         if result.status is Status.BLOCKED:
             return bool(result.findings)
         return result.status in (Status.FAIL, Status.XFAIL, Status.XPASS, Status.ERROR)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..measurements.supervision import Row, Supervision, Token
+    from trainsanity.measurements.batches.supervision import Row, Supervision, Token
 
 AROUND = 4
 """Tokens shown on either side of each place where mask or loss change, and at both ends."""

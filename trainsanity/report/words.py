@@ -7,11 +7,11 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..types import Check, Cost, Finding, Result, Status
-from .json import json_value
+from trainsanity.report.json import json_value
+from trainsanity.types import Check, Cost, Finding, Result, Status
 
 if TYPE_CHECKING:
-    from ..runner import Report
+    from trainsanity.engine.report import Report
 
 VALUE_LENGTH = 200
 """Longest observed or expected value that is printed; the JSON report has the whole one."""
@@ -181,7 +181,7 @@ def confidence_in(finding: Finding, report: Report) -> str:
 
 def observed(result: Result) -> str:
     """What was seen, whether or not that is wrong."""
-    return result.message or " ".join(finding.message for finding in result.findings)
+    return result.message or " ".join(finding.headline for finding in result.findings)
 
 
 def value_text(value: Any) -> str:

@@ -20,7 +20,7 @@ if "PYTEST_CURRENT_TEST" in os.environ:
     kill = os.kill
 
     def killing(pid: int, number: int) -> None:
-        """A process that kills itself writes down first where it has been."""
+        """A process that caught_by itself writes down first where it has been."""
         if pid == os.getpid() and number == signal.SIGKILL:
             seen.stop()
             seen.save()

@@ -1,0 +1,1 @@
+"""Checks of the collator stage, one module per invariant."""

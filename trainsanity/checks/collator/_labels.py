@@ -1,0 +1,75 @@
+"""Shared by checks of the collator stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.engine.session import objective_of
+from trainsanity.maths.alignment import Placement, place
+from trainsanity.measurements.batches.batch import Batch
+from trainsanity.measurements.batches.collating import Collating, Made
+from trainsanity.measurements.batches.strategies import Rows
+from trainsanity.objectives.base import IGNORED, MULTI_LABEL, REGRESSION, SINGLE_LABEL
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """One row, its labels and where both came to lie.
+
+    Attributes:
+        i: the row's number.
+        row: as the collator was given it.
+        own: the labels that the row brings, one per token; None if it brings none.
+        got: the batch's labels on its tokens.
+        padding: the batch's labels around them.
+    """
+
+    i: int
+    row: Mapping[str, Any]
+    own: list[Any] | None
+    got: list[Any]
+    padding: list[Any]
+
+
+def _per_token(pipeline: Pipeline) -> bool:
+    """Whether the task has a label for each token rather than some for each row."""
+    return objective_of(pipeline).name not in (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
+
+
+def count_labelled(pipeline: Pipeline, batch: Batch) -> int:
+    """Labels that the loss counts, before a language model's shift."""
+    labels = [micro.inputs["labels"] for micro in batch if "labels" in micro.inputs]
+    if _per_token(pipeline):
+        return sum(int((one != IGNORED).sum()) for one in labels)
+    return sum(len(one) for one in labels)
+
+
+def _labelled(
+    collating: Collating, rows: Rows, made: Made, column: str | None
+) -> Iterator[Labelled]:
+    """Each row whose labels can be found in the batch."""
+    labels = made["labels"].tolist()
+    for i, where in enumerate(collating.placed(rows, made)):
+        own = list(rows[i][column]) if column is not None else None
+        if where is None:
+            continue  # collator.rows_recovered speaks of that
+        if own is not None and len(own) != where.length:
+            # A target with a length of its own, as translation has: it is its own row.
+            yield from _target(i, rows[i], own, labels[i])
+            continue
+        if len(labels[i]) == where.width:
+            yield Labelled(i, rows[i], own, where.inside(labels[i]), where.outside(labels[i]))
+
+
+def _target(
+    i: int, row: Mapping[str, Any], own: list[Any], labels: list[Any]
+) -> Iterator[Labelled]:
+    where = place(own, labels) or Placement(0, len(own), len(labels))
+    inside = where.inside(labels)
+    if len(inside) == len(own):
+        yield Labelled(i, {**row, "input_ids": own}, own, inside, where.outside(labels))

@@ -1,0 +1,109 @@
+"""TS305 collator.labels_aligned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from trainsanity.checks.collator._labels import Labelled, _labelled, _per_token, count_labelled
+from trainsanity.engine.registry import check
+from trainsanity.engine.session import objective_of
+from trainsanity.measurements.batches.batch import Batch
+from trainsanity.measurements.batches.collating import Collating, Made
+from trainsanity.measurements.batches.strategies import Rows
+from trainsanity.objectives.base import CAUSAL_LM, IGNORED
+from trainsanity.types import Finding, Measured
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+
+@check(
+    "TS305",
+    "collator.labels_aligned",
+    needs=("data_collator",),
+    requires=("collator.rows_recovered",),
+    rules_out="labels",
+)
+def labels_aligned(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]:
+    """Labels lie beside their own row, and beside their own token.
+
+    What it checks: a label per row against the row's label; labels per token against those that
+    the row brings, place by place, also where they exclude a token from the loss; a language
+    model's against the ids at the same places.
+
+    Why it matters: a label beside the wrong row or token is noise that no loss curve names.  A
+    language model shifts its labels itself: shifted before, it learns the token after the next.
+
+    How it is measured: exact, on the first optimizer step's batches and on pieces of their rows
+    that Hypothesis cuts and that keep their labels, shrunk to the smallest failure.
+
+    How to fix: carry labels through the collator beside ``input_ids``; give language models
+    ``labels = input_ids``, unshifted, and instruction masks to a collator that keeps them
+    (``DataCollatorForSeq2Seq``).
+
+    Known false alarms: a language model whose own loss does not shift (MBart,
+    huggingface/transformers#27517), or one that is taught other tokens than it reads.
+
+    References: huggingface/transformers#47394, #44642 and #32944 for labels shifted twice; #26357
+    for instruction masks that the collator overwrites.
+    """
+    collating = Collating(pipeline, batch)
+    column = pipeline.label_column(batch.micro_batches[0].rows[0])
+    language = objective_of(pipeline).name == CAUSAL_LM
+
+    def wrong(rows: Rows, made: Made) -> str | None:
+        if "labels" not in made:
+            return None  # collator.model_takes_batch speaks of that
+        if not _per_token(pipeline):
+            return _wrong_rows(rows, made, column)
+        found = (_wrong_token(one, language) for one in _labelled(collating, rows, made, column))
+        return next(filter(None, found), None)
+
+    objection = collating.objection(wrong)
+    if objection:
+        shifted = "one place too early" in objection
+        yield Finding(
+            f"labels lie where they do not belong: {objection}",
+            cause="labels were shifted by hand, and the model shifts them again"
+            if shifted
+            else "the collator moves or makes labels by itself, apart from the rows",
+            fix="labels = input_ids, unshifted" if shifted else "keep each row's labels beside it",
+        )
+    count = count_labelled(pipeline, batch)
+    beside = "token" if _per_token(pipeline) else "row"
+    yield Measured(
+        f"{count} of {count} labels lie beside their own {beside}{collating.tried()}", count, count
+    )
+
+
+def _wrong_rows(rows: Rows, made: Made, column: str | None) -> str | None:
+    if column is None:
+        return None
+    given, got = [row[column] for row in rows], made["labels"]
+    # Compared in the collator's dtype: a number need not survive float32 in full.
+    if got.flatten().tolist() != got.new_tensor(given).flatten().tolist():
+        return f"labels {given} came out as {got.tolist()}"
+    return None
+
+
+def _wrong_token(one: Labelled, language: bool) -> str | None:
+    ids = list(one.row["input_ids"])
+    for t, label in enumerate(one.got):
+        if label == IGNORED:
+            continue  # collator.targets_kept speaks of what is lost
+        if one.own is not None and one.own[t] == IGNORED:
+            return f"row {one.i} excludes token {t} from the loss, and its label is {label}"
+        expected = ids[t] if language else one.own[t] if one.own is not None else label
+        if label == expected:
+            continue
+        early = language and _shifted(ids, one.got)
+        where = ", one place too early: the model shifts labels itself" if early else ""
+        return f"row {one.i}: the label of token {t} is {label}, it should be {expected}{where}"
+    return None
+
+
+def _shifted(ids: Sequence[int], labels: Sequence[int]) -> bool:
+    """Whether each label is the id of the token after its own."""
+    pairs = [(after, label) for after, label in zip(ids[1:], labels, strict=False)]
+    return bool(pairs) and all(label in (after, IGNORED) for after, label in pairs)

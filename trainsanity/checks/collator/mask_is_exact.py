@@ -1,0 +1,80 @@
+"""TS301 collator.mask_is_exact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from trainsanity.engine.registry import check
+from trainsanity.measurements.batches.batch import Batch
+from trainsanity.measurements.batches.collating import Collating, Made
+from trainsanity.measurements.batches.strategies import Rows
+from trainsanity.types import Finding, Measured
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+
+@check("TS301", "collator.mask_is_exact", needs=("data_collator",), rules_out="attention mask")
+def mask_is_exact(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]:
+    """The attention mask is 1 on the rows' own tokens and 0 on padding.
+
+    What it checks: ``attention_mask`` against the places where the source rows lie in
+    ``input_ids``, in the first optimizer step's batches and in small ragged ones.
+
+    Why it matters: a mask of ones on padding lets texts attend to it (with padding on the left
+    also real tokens change), a zero on a token hides it; the loss shows neither.
+
+    How it is measured: exact.  The place of a row is found by its ids, not by the mask.  Beside
+    the training batch, Hypothesis cuts pieces from its rows (ragged, of one length, alone, with a
+    longest that is a multiple already), tries both padding sides and several multiples where the
+    collator has such settings, and shrinks a failure to its smallest.
+
+    How to fix: let ``tokenizer.pad`` make the mask (``DataCollatorWithPadding`` does), after the
+    rows were tokenized without padding.
+
+    Known false alarms: none known.  Collators that pack several texts into a row are skipped.
+
+    References: huggingface/transformers#24265; jy-yuan/KIVI#46 for a mask lost with left padding.
+    """
+    collating = Collating(pipeline, batch)
+
+    def wrong(rows: Rows, made: Made) -> str | None:
+        return _wrong_mask(collating, rows, made)
+
+    objection = collating.objection(wrong)
+    if objection:
+        yield Finding(
+            f"the attention mask is not that of the rows: {objection}",
+            cause="the collator makes the mask by itself instead of from the rows' lengths",
+            fix="let tokenizer.pad make it: DataCollatorWithPadding(tokenizer)",
+        )
+    tokens = sum(batch.lengths)
+    positions = sum(len(micro.rows) * micro.width for micro in batch)
+    ones = sum(int(m.inputs["attention_mask"].sum()) for m in batch if "attention_mask" in m.inputs)
+    yield Measured(
+        f"{ones} of {positions} positions are attended, the rows have {tokens} tokens"
+        f"{collating.tried()}",
+        ones,
+        tokens,
+    )
+
+
+def _wrong_mask(collating: Collating, rows: Rows, made: Made) -> str | None:
+    if "attention_mask" not in made:
+        return "the batch has none"
+    masks = made["attention_mask"].tolist()
+    for i, where in enumerate(collating.placed(rows, made)):
+        if where is None:
+            continue  # collator.rows_recovered speaks of that
+        expected = where.mask()
+        own = rows[i].get("attention_mask")
+        if own is not None:
+            expected[where.start : where.start + where.length] = list(own)
+        if masks[i] != expected:
+            shown = f": {masks[i]}" if len(expected) <= 12 else ""
+            return (
+                f"row {i} has {where.length} tokens in {where.width} positions "
+                f"and a mask with {sum(masks[i])} ones{shown}"
+            )
+    return None

@@ -1,0 +1,169 @@
+"""TS308 collator.model_takes_batch."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, get_args
+
+from trainsanity.engine.registry import check
+from trainsanity.engine.session import objective_of
+from trainsanity.measurements.batches.batch import Batch
+from trainsanity.measurements.batches.collating import Made
+from trainsanity.objectives.base import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from trainsanity.types import Finding, Measured
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+
+OWN = ("input_ids", "attention_mask", "labels")
+"""Keys that other checks judge."""
+
+
+@check(
+    "TS308",
+    "collator.model_takes_batch",
+    needs=("data_collator",),
+    rules_out="lost columns",
+)
+def model_takes_batch(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]:
+    """The model takes every key of the batch, and gets every column that it could take.
+
+    What it checks: the batch's keys against the parameters of the model's ``forward``, those of a
+    typed ``**kwargs`` included; the rows' columns that are among these parameters against the
+    batch; the labels' dtype and shape against the loss of the task.
+
+    Why it matters: a model with ``**kwargs`` swallows a misspelt key without a word, and without
+    ``position_ids`` or ``token_type_ids`` it makes its own, which for packed texts or pairs are
+    others.
+
+    How it is measured: exact, on the first optimizer step's batches.  A column whose values are
+    what the model would make by itself (all zeros, or 0, 1, 2 ...) may be missing.
+
+    How to fix: return the model's own names, and pad every column that the model takes.
+
+    Known false alarms: none known.  Keys are not judged where the Trainer has a ``compute_loss`` of
+    its own, which may want more, nor where ``**kwargs`` is not typed.
+
+    References: huggingface/trl#3705 for positions that were lost on the way, and
+    huggingface/transformers#47496 for wrong ones.
+    """
+    forward = _forward(pipeline)
+    made, rows = batch.micro_batches[0].inputs, batch.micro_batches[0].rows
+    foreign = [] if _may_want_more(pipeline, forward) else sorted(set(made) - forward.names)
+    if foreign:
+        yield Finding(
+            f"the model does not know {', '.join(foreign)} of the batch",
+            observed=sorted(made),
+            expected=sorted(forward.names),
+            cause="a misspelt key, or a column that the collator should not pass on",
+            fix="return the names of the model's forward(), and nothing else",
+        )
+    label = pipeline.label_column(rows[0])
+    lost = [
+        key
+        for key in rows[0]
+        if key in forward.names
+        and key not in (*made, *OWN, label)
+        and not all(_as_default(row[key]) for row in rows)
+    ]
+    if lost:
+        yield Finding(
+            f"the rows have {', '.join(lost)}, which the model takes, and the batch does not",
+            observed=sorted(made),
+            expected=sorted({*made, *lost}),
+            cause="the collator passes on input_ids, attention_mask and labels alone",
+            fix="pad these columns, too, and return them",
+        )
+    wrong = _wrong_labels(pipeline, made)
+    if wrong:
+        yield Finding(
+            f"the labels do not suit the loss: {wrong}",
+            cause="labels of another type or shape than the task's",
+            fix="labels as the task wants them, or config.problem_type as the labels are",
+        )
+    keys = sorted(made)
+    yield Measured(
+        f"the model takes all {len(keys)} of {', '.join(keys)}; the rows have no more", keys
+    )
+
+
+@dataclass(frozen=True)
+class Forward:
+    """What a model's ``forward`` takes.
+
+    Attributes:
+        names: its parameters by name, those of a typed ``**kwargs`` included.
+        open: it has a ``**kwargs`` that does not say what it takes.
+    """
+
+    names: frozenset[str]
+    open: bool
+
+
+def _forward(pipeline: Pipeline) -> Forward:
+    model = pipeline.model
+    if hasattr(model, "get_base_model"):  # PEFT passes on whatever it is given
+        model = model.get_base_model()
+    names: set[str] = set()
+    is_open = False
+    try:
+        signature = inspect.signature(model.forward, eval_str=True)
+    except NameError:  # annotations that only a type checker imports
+        signature = inspect.signature(model.forward)
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is not parameter.VAR_KEYWORD:
+            names.add(name)
+            continue
+        # **kwargs: Unpack[TransformersKwargs]
+        typed = next(iter(get_args(parameter.annotation)), None)
+        known_names = getattr(typed, "__annotations__", None)
+        names |= set(known_names or ())
+        is_open = not known_names
+    return Forward(frozenset(names), is_open)
+
+
+def _may_want_more(pipeline: Pipeline, forward: Forward) -> bool:
+    from transformers import Trainer
+
+    trainer = pipeline.trainer
+    stock = trainer is None or type(trainer).compute_loss is Trainer.compute_loss
+    return forward.open or not stock
+
+
+def _as_default(values: Any) -> bool:
+    """Whether the model would make the same by itself."""
+    if hasattr(values, "tolist"):
+        values = values.tolist()
+    if not isinstance(values, list):
+        return False
+    return not any(values) or values == list(range(len(values)))
+
+
+def _wrong_labels(pipeline: Pipeline, made: Made) -> str | None:
+    labels, task = made.get("labels"), objective_of(pipeline)
+    if labels is None:
+        present = sorted(set(made) - set(OWN))
+        own = [
+            name for name in getattr(pipeline.trainer, "label_names", None) or () if name in made
+        ]
+        return None if own else f"the batch has none, only {', '.join(present) or 'inputs'}"
+    if not task.known:
+        return None
+    rows, width = made["input_ids"].shape[:2]
+    outputs = getattr(pipeline.config, "num_labels", 1)
+    floating = task.name in (MULTI_LABEL, REGRESSION)
+    if labels.is_floating_point() != floating:
+        wanted = "floating point" if floating else "integers"
+        return f"{task.name} wants {wanted}, they are {str(labels.dtype).removeprefix('torch.')}"
+    if task.name == SINGLE_LABEL:
+        size = rows
+    elif floating:
+        size = rows * outputs
+    else:
+        size = rows * width
+    if labels.numel() != size:
+        return f"{task.name} wants {size} for {rows} rows, their shape is {tuple(labels.shape)}"
+    return None

@@ -1,0 +1,79 @@
+"""TS303 collator.pad_to_multiple_of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from trainsanity.engine.registry import check
+from trainsanity.measurements.batches.batch import Batch, attended
+from trainsanity.measurements.batches.collating import Collating, Made
+from trainsanity.measurements.batches.padding import Padding, round_up
+from trainsanity.measurements.batches.strategies import Rows
+from trainsanity.types import Finding, Measured, Skip
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+
+@check(
+    "TS303",
+    "collator.pad_to_multiple_of",
+    needs=("data_collator",),
+    requires=("collator.rows_recovered", "dataset.rows_unpadded"),
+    rules_out="pad_to_multiple_of",
+)
+def pad_to_multiple_of(
+    pipeline: Pipeline, batch: Batch, padding: Padding
+) -> Iterator[Measured | Finding]:
+    """Batches are padded to the least multiple that holds their longest row.
+
+    What it checks: each batch's width against ``pad_to_multiple_of`` of the collator.
+
+    Why it matters: a multiple that is not kept loses the tensor cores' fast path that it was set
+    for; one that is overshot pays for padding twice.
+
+    How it is measured: exact.  Width = the longest row rounded up to the multiple (1 if none is
+    set); ``padding="max_length"`` rounds ``max_length`` up instead.  Beside the training batches,
+    Hypothesis cuts pieces from their rows, also some whose longest is a multiple already.
+
+    How to fix: pass ``pad_to_multiple_of`` to the collator and leave padding to it.
+
+    Known false alarms: a collator without such a setting is skipped.
+
+    References: ``transformers.DataCollatorWithPadding``.
+    """
+    collator = pipeline.data_collator
+    if not hasattr(collator, "pad_to_multiple_of"):
+        raise Skip("the collator has no pad_to_multiple_of")
+    collating = Collating(pipeline, batch)
+
+    def least(longest: int) -> int:
+        fixed = getattr(collator, "max_length", None)
+        whole = fixed if getattr(collator, "padding", True) == "max_length" else None
+        return int(round_up(whole or longest, collator.pad_to_multiple_of or 1))
+
+    def wrong(rows: Rows, made: Made) -> str | None:
+        longest = max(attended(row)[1] for row in rows)
+        width, right = made["input_ids"].shape[-1], least(longest)
+        if width == right:
+            return None
+        return f"a batch is {width} wide; its longest row has {longest} tokens, {right} is enough"
+
+    expected = [least(longest) for longest in padding.longest]
+    objection = collating.objection(wrong)
+    if objection:
+        yield Finding(
+            f"pad_to_multiple_of={padding.multiple} is not kept: {objection}",
+            observed=padding.widths,
+            expected=expected,
+            factor=sum(padding.widths) / sum(expected),
+            cause="the collator does not keep its own setting",
+            fix="leave padding to tokenizer.pad(..., pad_to_multiple_of=...)",
+        )
+    yield Measured(
+        f"pad_to_multiple_of={padding.multiple} is kept: widths {min(padding.widths)} to "
+        f"{max(padding.widths)}{collating.tried()}",
+        padding.widths,
+        expected,
+    )

@@ -1,0 +1,73 @@
+"""TS306 collator.padding_ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from trainsanity.checks.collator._labels import _labelled, _per_token
+from trainsanity.engine.registry import check
+from trainsanity.measurements.batches.batch import Batch
+from trainsanity.measurements.batches.collating import Collating, Made
+from trainsanity.measurements.batches.strategies import Rows
+from trainsanity.objectives.base import IGNORED
+from trainsanity.types import Finding, Measured
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+
+@check(
+    "TS306",
+    "collator.padding_ignored",
+    needs=("data_collator",),
+    requires=("collator.rows_recovered",),
+    rules_out="loss on padding",
+)
+def padding_ignored(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]:
+    """Padding has no label that the loss counts.
+
+    What it checks: that ``labels`` is -100 at every position of padding.
+
+    Why it matters: a model that is taught to predict padding learns an easy task besides its own:
+    the loss falls, and every mean over tokens is a mean over other things.
+
+    How it is measured: exact, on the first optimizer step's batches and on pieces of their rows
+    that Hypothesis cuts, padded on either side and to several multiples, shrunk to the smallest
+    failure.  Where each row has one label, padding has none.
+
+    How to fix: ``label_pad_token_id=-100``, or ``labels[attention_mask == 0] = -100``.
+
+    Known false alarms: none known.  Collators that pack are skipped.
+
+    References: huggingface/transformers#32832; ``ignore_index`` of
+    ``torch.nn.CrossEntropyLoss`` is -100.
+    """
+    collating = Collating(pipeline, batch)
+    column = pipeline.label_column(batch.micro_batches[0].rows[0])
+
+    def wrong(rows: Rows, made: Made) -> str | None:
+        if "labels" not in made:
+            return None
+        for one in _labelled(collating, rows, made, column):
+            counted = [label for label in one.padding if label != IGNORED]
+            if counted:
+                return (
+                    f"row {one.i} has {len(one.padding)} positions of padding, "
+                    f"{len(counted)} of them with a label ({counted[0]})"
+                )
+        return None
+
+    objection = collating.objection(wrong) if _per_token(pipeline) else None
+    if objection:
+        yield Finding(
+            f"the loss counts padding: {objection}",
+            cause="labels are padded with an ordinary id instead of -100",
+            fix="label_pad_token_id=-100, or labels[attention_mask == 0] = -100",
+        )
+    padding = sum(len(micro.rows) * micro.width for micro in batch) - sum(batch.lengths)
+    if _per_token(pipeline):
+        told = f"{padding} of {padding} positions of padding are left out of the loss"
+    else:
+        told = f"one label a row: {padding} positions of padding have none"
+    yield Measured(f"{told}{collating.tried()}", 0, 0)

@@ -1,0 +1,113 @@
+"""TS307 collator.targets_kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.checks.collator._labels import Labelled, _labelled, _per_token, count_labelled
+from trainsanity.engine.registry import check
+from trainsanity.engine.session import objective_of
+from trainsanity.measurements.batches.batch import Batch
+from trainsanity.measurements.batches.collating import Collating, Made
+from trainsanity.measurements.batches.strategies import Rows, per_token
+from trainsanity.objectives.base import CAUSAL_LM, IGNORED
+from trainsanity.types import Finding, Measured
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+
+@check(
+    "TS307",
+    "collator.targets_kept",
+    needs=("data_collator",),
+    requires=("collator.rows_recovered", "collator.labels_aligned"),
+    rules_out="ends never learnt",
+)
+def targets_kept(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]:
+    """What the rows offer to learn is in the loss, the end of a text included.
+
+    What it checks: that labels which rows bring are not -100 in the batch; and that a language
+    model's rows that end with EOS have a label there.
+
+    Why it matters: a target that the collator drops is never learnt.  With PAD == EOS the usual
+    collator takes each real EOS for padding, and the model never learns to stop.
+
+    How it is measured: exact, on the first optimizer step's batches and on pieces of their rows
+    that Hypothesis cuts and that keep their end, shrunk to the smallest failure.  A place that a
+    mask column of the row leaves out (``completion_mask`` and the like) is not asked for, nor is a
+    language model's first, which nothing predicts.
+
+    How to fix: a PAD that is not EOS, or ``labels[attention_mask == 0] = -100`` instead of
+    ``labels[input_ids == pad] = -100``.
+
+    Known false alarms: a collator that leaves ends out of the loss on purpose.
+
+    References: huggingface/transformers#23530, huggingface/trl#976.
+    """
+    collating = Collating(pipeline, batch)
+    column = pipeline.label_column(batch.micro_batches[0].rows[0])
+    end = getattr(pipeline.tokenizer, "eos_token_id", None)
+    language = objective_of(pipeline).name == CAUSAL_LM
+
+    def wrong(rows: Rows, made: Made) -> str | None:
+        if "labels" not in made:
+            return None
+        if not _per_token(pipeline):
+            return _dropped_rows(rows, made, column)
+        found = (_dropped(one, language, end) for one in _labelled(collating, rows, made, column))
+        return next(filter(None, found), None)
+
+    objection = collating.objection(wrong)
+    if objection:
+        ends = "ends with EOS" in objection
+        yield Finding(
+            f"what the rows offer to learn is left out of the loss: {objection}",
+            cause="the collator takes EOS for padding, because they share an id"
+            if ends and end == getattr(pipeline.tokenizer, "pad_token_id", None)
+            else "the collator overwrites labels with -100",
+            fix="a PAD that is not EOS, or labels[attention_mask == 0] = -100"
+            if ends
+            else "overwrite labels where attention_mask is 0, and nowhere else",
+        )
+    rows = [row for micro in batch for row in micro.rows]
+    ended = sum(end is not None and _ends_with(row, end) for row in rows)
+    told = f"; {ended} of {len(rows)} rows end with EOS" if language else ""
+    count = count_labelled(pipeline, batch)
+    yield Measured(
+        f"all {count} targets of the rows are in the loss{told}{collating.tried()}", count
+    )
+
+
+def _dropped_rows(rows: Rows, made: Made, column: str | None) -> str | None:
+    if column is None or made["labels"].is_floating_point():
+        return None
+    for i, (row, label) in enumerate(zip(rows, made["labels"].flatten().tolist(), strict=True)):
+        if label == IGNORED != row[column]:
+            return f"row {i} has the label {row[column]}, and the batch {IGNORED}"
+    return None
+
+
+def _dropped(one: Labelled, language: bool, end: int | None) -> str | None:
+    left_out = _left_out(one.row)
+    for t, label in enumerate(one.got):
+        if label != IGNORED or t in left_out or (language and t == 0):
+            continue
+        if one.own is not None and one.own[t] != IGNORED:
+            return f"row {one.i} has the label {one.own[t]} at token {t}, and the batch {IGNORED}"
+        last = t == len(one.got) - 1
+        if language and one.own is None and last and one.row["input_ids"][t] == end:
+            return f"row {one.i} ends with EOS {end}, whose label is {IGNORED}"
+    return None
+
+
+def _left_out(row: Mapping[str, Any]) -> set[int]:
+    """Tokens that a mask column of the row's own takes out of the loss, or that are padding."""
+    masks = [key for key in per_token([row]) if key.endswith(("_mask", "_masks"))]
+    return {t for key in masks for t, one in enumerate(row[key]) if not one}
+
+
+def _ends_with(row: Mapping[str, Any], end: int) -> bool:
+    places = [t for t in range(len(row["input_ids"])) if t not in _left_out(row)]
+    return bool(places) and int(row["input_ids"][places[-1]]) == end

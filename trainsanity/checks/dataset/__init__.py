@@ -1,0 +1,1 @@
+"""Checks of the dataset stage, one module per invariant."""

@@ -1,0 +1,56 @@
+"""TS209 dataset.eval_is_unseen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from trainsanity.engine.registry import check
+from trainsanity.measurements.data.scan import Scan
+from trainsanity.measurements.data.scan_repeats import Repeats
+from trainsanity.types import Finding, Measured
+
+if TYPE_CHECKING:
+    pass
+
+
+@check(
+    "TS209",
+    "dataset.eval_is_unseen",
+    needs=("train_dataset",),
+    rules_out="evaluation",
+)
+def eval_is_unseen(scan: Scan, repeats: Repeats) -> Iterator[Measured | Finding]:
+    """No evaluation row is trained on.
+
+    What it checks: rows of the evaluation data whose ids, padding aside, are those of a training
+    row.
+
+    Why it matters: the score on such rows measures memory.  Early stopping and the choice of a
+    checkpoint then prefer the run that overfits most.
+
+    How it is measured: exact up to equal 128-bit hashes, every evaluation split against all
+    training rows.  Without evaluation data nothing can leak, and the check passes.
+
+    How to fix: drop duplicates first and split then; split by group where texts have near twins.
+
+    Known false alarms: short texts that recur in life, as greetings do; an evaluation on training
+    rows on purpose, to watch overfitting.
+
+    References: Elangovan et al. 2021, "Memorization vs. Generalization".
+    """
+    for split in scan.evals:
+        leak = repeats.leaks[split.name]
+        if leak.first is not None:
+            place, twin = leak.first
+            yield Finding(
+                f"{leak.rows:,} of {split.counted} in {split.name} are in {scan.train.name}, too: "
+                f"row {split.rows.number(place)} is its row {scan.train.rows.number(twin)}",
+                observed=leak.rows,
+                expected=0,
+                where=split.row(place),
+                cause="the data was split before duplicates were dropped, or one file is in both",
+                fix="drop duplicates, then split",
+            )
+    told = ", ".join(f"{split.counted} of {split.name}" for split in scan.evals)
+    yield Measured(f"none of {told} is trained on" if told else "there is no evaluation data", 0, 0)

@@ -1,0 +1,77 @@
+"""TS203 dataset.label_names_agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from trainsanity.engine.registry import check
+from trainsanity.measurements.data.scan import Scan
+from trainsanity.types import Finding, Measured
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+
+@check("TS203", "dataset.label_names_agree", needs=("train_dataset",), rules_out="label names")
+def label_names_agree(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding]:
+    """Model and datasets have one list of label names.
+
+    What it checks: that ``config.id2label`` and ``config.label2id`` are each other's inverse,
+    and that the names of the ``ClassLabel`` columns of all datasets are the same as the model's, in
+    the same order.
+
+    Why it matters: ids are all that training sees.  With the names of another checkpoint, or of a
+    split that was sorted otherwise, the loss looks normal and every prediction is reported under
+    another name; evaluation on such a split measures nothing.
+
+    How it is measured: exact comparison of names.  Names that transformers makes up (``LABEL_0``
+    ...) say nothing and are compared with nothing.
+
+    How to fix: ``from_pretrained(..., id2label=..., label2id=...)`` from
+    ``dataset.features["label"].names``; build all splits with one ``ClassLabel``.
+
+    Known false alarms: names in another spelling.
+
+    References: read: PretrainedConfig.id2label.
+    """
+    config = pipeline.config
+    by_id = {int(k): str(v) for k, v in (getattr(config, "id2label", None) or {}).items()}
+    by_name = {str(k): int(v) for k, v in (getattr(config, "label2id", None) or {}).items()}
+    own = [by_id[k] for k in sorted(by_id)]
+    if {name: k for k, name in by_id.items()} != by_name:
+        strange = next((n for k, n in sorted(by_id.items()) if by_name.get(n) != k), own[:1])
+        yield Finding(
+            f"config.label2id is not the inverse of config.id2label: {strange!r} differs",
+            observed=len(by_name),
+            expected=len(by_id),
+            where="model.config.label2id",
+            cause="one of the two was set, or two labels have the same name",
+            fix="set both: id2label=dict(enumerate(names)), "
+            "label2id={name: k for k, name in enumerate(names)}",
+        )
+    made_up = own == [f"LABEL_{k}" for k in range(len(own))]
+    known = {} if made_up or not own else {"model.config": own}
+    for split in scan.splits:
+        if split.labels is not None and split.labels.names is not None:
+            known[split.name] = split.labels.names
+    (first, names), *others = [*known.items(), ("", None)]
+    for place, theirs in others:
+        if theirs is not None and theirs != names and names is not None:
+            k = next(
+                k
+                for k in range(max(len(names), len(theirs)))
+                if names[k : k + 1] != theirs[k : k + 1]
+            )
+            ours_k, theirs_k = (n[k] if k < len(n) else "none" for n in (names, theirs))
+            yield Finding(
+                f"label {k} is {ours_k!r} in {first} and {theirs_k!r} in {place}",
+                observed=theirs_k,
+                expected=ours_k,
+                where=place,
+                cause="the names come from another checkpoint, or the splits were encoded apart",
+                fix="take id2label and label2id from the training data's ClassLabel, "
+                "and cast every split to it",
+            )
+    told = " and ".join(known) or "no place names its labels"
+    yield Measured(f"{len(names or own)} label names: {told}", list(known))

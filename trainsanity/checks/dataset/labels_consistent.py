@@ -1,0 +1,58 @@
+"""TS208 dataset.labels_consistent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from trainsanity.engine.registry import check
+from trainsanity.measurements.data.scan import Scan
+from trainsanity.measurements.data.scan_repeats import Repeats
+from trainsanity.types import Finding, Measured
+
+if TYPE_CHECKING:
+    pass
+
+
+@check(
+    "TS208",
+    "dataset.labels_consistent",
+    needs=("train_dataset",),
+    rules_out="labels",
+)
+def labels_consistent(scan: Scan, repeats: Repeats) -> Iterator[Measured | Finding]:
+    """Equal texts have equal labels.
+
+    What it checks: rows of the training data with the same ids, padding aside, and different
+    labels.
+
+    Why it matters: no model can be right on both.  The rows put a floor under the loss and a
+    ceiling over the accuracy, and usually mark a join that went wrong, or two annotators.
+
+    How it is measured: exact up to equal 128-bit hashes.  What is counted is the fewest rows that
+    any function of the ids must get wrong: of each text, the rows beside its most frequent label.
+
+    How to fix: look at the rows named; decide for a label, or drop both.
+
+    Known false alarms: data with several true labels a text, one a row.  Lists of labels, as of
+    several labels or of tokens, are not compared.
+
+    References: Northcutt et al. 2021, "Pervasive Label Errors in Test Sets".
+    """
+    train = scan.train
+    if repeats.first_contradiction is not None and train.labels is not None:
+        later, earlier = repeats.first_contradiction
+        codes, values = train.labels.codes, train.labels.values
+        assert codes is not None  # lists of labels are not compared
+        first, second = (values[codes[k]] if codes[k] >= 0 else None for k in (earlier, later))
+        yield Finding(
+            f"{repeats.contradictions:,} of {train.counted} in {train.name} have the ids of "
+            f"another and a different label: rows {train.rows.number(earlier)} ({first}) and "
+            f"{train.rows.number(later)} ({second})",
+            observed=repeats.contradictions,
+            expected=0,
+            where=train.row(later),
+            cause="a join that went wrong, or two opinions on one text",
+            fix="decide for one label, or drop both rows",
+        )
+    yield Measured(f"no two of {train.counted} have the same ids and different labels", 0, 0)

@@ -1,0 +1,117 @@
+"""TS202 dataset.labels_fit_task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.engine.registry import check
+from trainsanity.engine.session import objective_of
+from trainsanity.measurements.data.scan import Scan
+from trainsanity.objectives.base import (
+    CAUSAL_LM,
+    IGNORED,
+    MULTI_LABEL,
+    REGRESSION,
+    SINGLE_LABEL,
+    TOKENS,
+)
+from trainsanity.types import Finding, Measured
+
+if TYPE_CHECKING:
+    from trainsanity.measurements.data.scan_labels import Labels
+    from trainsanity.pipeline import Pipeline
+
+
+@check("TS202", "dataset.labels_fit_task", needs=("train_dataset",), rules_out="labels", stops=True)
+def labels_fit_task(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding]:
+    """Labels have the type, the number and the range that the task's loss takes.
+
+    What it checks: the label column of training and evaluation data: whole numbers, one a row, for
+    single-label classification; ``num_labels`` targets between 0 and 1 for several labels; finite
+    numbers for regression; one label a token, not all of them ignored, for token classification
+    and language models.
+
+    Why it matters: transformers guesses the loss from the labels' dtype where ``problem_type`` is
+    not set: classes stored as floats are taken for several labels.  Binary cross entropy takes a
+    -100 for a target and grows without bound; a row whose labels are all -100 teaches nothing.
+
+    How it is measured: exact, on the column's Arrow type and values.
+
+    How to fix: cast the column (``dataset.cast_column("label", Value("int64"))``), set
+    ``config.problem_type``, give each row as many labels as it has tokens.
+
+    Known false alarms: a collator that makes the labels anew from another column.
+
+    References: read: transformers.loss.loss_utils, the sequence classification heads.
+    """
+    task = objective_of(pipeline).name
+    looked = []
+    for split in scan.splits:
+        labels = split.labels
+        if labels is None:
+            continue
+        looked.append(f"{split.name}: {labels.type}")
+        for problem, places, expected in _misfits(pipeline, labels, task):
+            more = f" ({len(places):,} rows do)" if len(places) > 1 else ""
+            yield Finding(
+                f"{split.row(int(places[0]))} has {problem} in column {labels.column!r}{more}; "
+                f"{task} takes {expected}",
+                observed=labels.type,
+                expected=expected,
+                where=split.row(int(places[0])),
+                cause="the labels' type decides the loss unless config.problem_type is set"
+                if task == MULTI_LABEL and not labels.is_list
+                else "the labels were made for another task, or by another rule",
+                fix=f"give each row {expected}",
+            )
+    told = ", ".join(looked) or "no label column, the collator makes the labels"
+    yield Measured(f"{task}: {told}", looked)
+
+
+def _misfits(pipeline: Pipeline, labels: Labels, task: str) -> Iterator[tuple[str, Any, str]]:
+    """What a row has, the places of such rows, and what it should have."""
+    size = getattr(pipeline.config, "num_labels", None)
+    if len(labels.nulls):
+        yield "no label", labels.nulls, "a label"
+    if len(labels.not_finite):
+        yield "a label that is not finite", labels.not_finite, "finite numbers"
+    if task in (TOKENS, CAUSAL_LM):
+        yield from _misfits_of_tokens(pipeline, labels, task)
+    elif task == MULTI_LABEL:
+        expected = f"a list of {size} floats between 0 and 1"
+        if not labels.is_list or labels.kind != "float":
+            yield f"a {labels.type}", [0], expected
+        elif labels.widths is not None and labels.widths != (size, size):
+            fewest, most = labels.widths
+            yield f"not the right number of targets ({fewest} to {most} are there)", [0], expected
+        yield from _outside(labels, 0, 1, expected)
+        if labels.first_ignored is not None:
+            yield f"the target {IGNORED}", [labels.first_ignored], expected
+    elif task == REGRESSION and labels.kind == "other":
+        yield f"a {labels.type}", [0], "a number"
+    elif task == SINGLE_LABEL and (labels.is_list or labels.kind != "integer"):
+        yield f"a {labels.type}", [0], "one whole number"
+
+
+def _misfits_of_tokens(
+    pipeline: Pipeline, labels: Labels, task: str
+) -> Iterator[tuple[str, Any, str]]:
+    expected = "a list of whole numbers as long as input_ids, not all of them -100"
+    if not labels.is_list or labels.kind != "integer":
+        yield f"a {labels.type}", [0], expected
+        return
+    if len(labels.uneven):
+        yield "another number of labels than tokens", labels.uneven, expected
+    if len(labels.silent):
+        yield "no label but -100", labels.silent, expected
+    bound = "num_labels" if task == TOKENS else "vocab_size"
+    size = getattr(pipeline.config, bound, None)
+    if size is not None:
+        yield from _outside(labels, 0, size - 1, f"labels from 0 to {size - 1}, or -100")
+
+
+def _outside(labels: Labels, low: int, high: int, expected: str) -> Iterator[tuple[str, Any, str]]:
+    for extreme in (labels.low, labels.high):
+        if extreme is not None and not low <= extreme[0] <= high:
+            yield f"the label {extreme[0]:g}", [extreme[1]], expected

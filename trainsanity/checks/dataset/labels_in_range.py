@@ -1,0 +1,76 @@
+"""TS201 dataset.labels_in_range."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from trainsanity.engine.registry import check
+from trainsanity.engine.session import objective_of
+from trainsanity.measurements.data.scan import Scan
+from trainsanity.objectives.base import (
+    IGNORED,
+    require_single_label,
+)
+from trainsanity.types import Finding, Measured, Skip
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+
+@check(
+    "TS201",
+    "dataset.labels_in_range",
+    needs=("train_dataset",),
+    requires=("dataset.labels_fit_task",),
+    rules_out="labels",
+    stops=True,
+)
+def labels_in_range(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding]:
+    """Every label names an output of the head.
+
+    What it checks: the labels of all rows, for training and evaluation, against
+    ``[0, num_labels)``.
+
+    Why it matters: a label of -100 is dropped from the loss without a word, so those rows teach
+    nothing and the mean is taken over fewer; any other label outside the range stops the run on
+    the CPU and is a device-side assert, or garbage, on a GPU.
+
+    How it is measured: exact, on the integers of the label column.
+
+    How to fix: map the labels to 0 .. num_labels - 1 (``ClassLabel`` does), or set ``num_labels``
+    when the model is loaded; drop the rows that have no label.
+
+    Known false alarms: rows marked -100 on purpose in a single-label task; drop them instead, the
+    result is the same and the step is full.
+
+    References: torch.nn.CrossEntropyLoss (``ignore_index=-100``).
+    """
+    require_single_label(objective_of(pipeline))
+    size = pipeline.config.num_labels
+    if scan.train.labels is None:
+        raise Skip("train_dataset has no label column: the collator makes the labels")
+    for split in scan.splits:
+        labels = split.labels
+        for label, count in sorted(labels.counts.items()) if labels is not None else ():
+            if labels is not None and not 0 <= label < size:
+                yield Finding(
+                    f"{count:,} of {split.counted} in {split.name} have the label {label}; "
+                    f"the head has outputs 0 to {size - 1}",
+                    observed=label,
+                    expected=f"0 to {size - 1}",
+                    where=split.row(labels.first(label)),
+                    cause="-100 marks rows that the loss ignores"
+                    if label == IGNORED
+                    else "labels that do not start at 0, or a num_labels that is too small",
+                    fix="map the labels to 0 .. num_labels - 1, and drop rows without a label",
+                )
+    known = scan.train.labels.counts
+    low, high, (most, largest) = min(known), max(known), next(iter(known.items()))
+    seen = {"lowest": low, "highest": high, "distinct": len(known), "largest": largest}
+    yield Measured(
+        f"labels of {scan.train.counted} lie between {low} and {high}, {len(known)} of {size} "
+        f"classes, the largest ({most}) with {largest:,} rows",
+        seen,
+        {"lowest": 0, "highest": size - 1},
+    )

@@ -1,0 +1,85 @@
+"""TS205 dataset.lengths_within_limit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from trainsanity.engine.registry import check
+from trainsanity.measurements.data.scan import Scan
+from trainsanity.types import Finding, Measured
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+
+UNLIMITED = 10**9
+"""A ``model_max_length`` above it says that the tokenizer knows of none (transformers sets it to
+about 10 ** 30 then)."""
+
+
+@check(
+    "TS205",
+    "dataset.lengths_within_limit",
+    needs=("train_dataset",),
+    rules_out="max_length",
+)
+def lengths_within_limit(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding]:
+    """No row is longer than the model, or the run's own settings, allow.
+
+    What it checks: the longest row of training and evaluation data against the model's
+    ``max_position_embeddings``, the tokenizer's ``model_max_length`` and a ``max_length`` of the
+    arguments.
+
+    Why it matters: beyond its positions a model with learnt ones stops with an index error, on a
+    GPU with an assert that names nothing; one with rotary ones goes on, with angles that it was
+    never trained on.
+
+    How it is measured: exact, over all rows.
+
+    How to fix: ``tokenizer(..., truncation=True, max_length=...)``.
+
+    Known false alarms: a tokenizer whose ``model_max_length`` is below what its model can take; set
+    it.
+
+    References: read: tokenization_utils_base, "Token indices sequence length is longer than".
+    """
+    limits = _limits(pipeline)
+    by, limit = min(limits.items(), key=lambda item: item[1], default=("no setting", None))
+    for split in scan.splits:
+        if limit is not None and split.longest > limit:
+            long = int(split.histogram[limit + 1 :].sum())
+            yield Finding(
+                f"{long:,} of {split.counted} in {split.name} are longer than {by} = {limit}; "
+                f"the longest has {split.longest} tokens",
+                observed=split.longest,
+                expected=limit,
+                where=split.row(int((split.lengths == split.longest).argmax())),
+                factor=split.longest / limit,
+                cause="the rows were tokenized without truncation, or for another model",
+                fix=f"tokenizer(..., truncation=True, max_length={limit})",
+            )
+    train = scan.train
+    mean = train.tokens / len(train.rows)
+    yield Measured(
+        f"{train.counted} have {train.shortest} to {train.longest} tokens, {mean:.1f} on average; "
+        f"{by} allows {'any' if limit is None else limit}",
+        {"shortest": train.shortest, "mean": round(mean, 2), "longest": train.longest},
+        limit,
+    )
+
+
+def _limits(pipeline: Pipeline) -> dict[str, int]:
+    """Lengths that something sets, by its name."""
+    places = {
+        "model.config.max_position_embeddings": getattr(
+            pipeline.config, "max_position_embeddings", None
+        ),
+        "tokenizer.model_max_length": getattr(pipeline.tokenizer, "model_max_length", None),
+        "args.max_length": getattr(pipeline.args, "max_length", None),
+    }
+    return {
+        name: int(limit)
+        for name, limit in places.items()
+        if isinstance(limit, int) and 0 < limit < UNLIMITED
+    }

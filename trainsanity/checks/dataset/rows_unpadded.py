@@ -1,0 +1,86 @@
+"""TS204 dataset.rows_unpadded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from trainsanity.engine.registry import check
+from trainsanity.isolation.snapshot import preserved
+from trainsanity.measurements.batches.batch import quiet
+from trainsanity.measurements.data.scan import Scan, Split
+from trainsanity.types import Finding, Measured
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+
+@check(
+    "TS204",
+    "dataset.rows_unpadded",
+    needs=("train_dataset", "data_collator"),
+    rules_out="padding strategy",
+)
+def rows_unpadded(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding]:
+    """Rows are stored without padding if the collator pads.
+
+    What it checks: stored positions that the rows' own mask hides (without a mask: PAD up to an end
+    of the row), where the collator can pad rows of different lengths by itself.
+
+    Why it matters: rows padded to the longest of all, or to ``max_length``, make every batch that
+    wide; a collator that would pad to the longest of its few rows cannot undo it.
+
+    How it is measured: exact, over all rows.  Whether the collator pads is found by giving it two
+    rows of different lengths.
+
+    How to fix: tokenize with ``padding=False`` and leave padding to the collator.
+
+    Known false alarms: fixed shapes for a compiler; leave padding to the collator there, too, with
+    ``padding="max_length"``.
+
+    References: read: DataCollatorWithPadding; collator.padding_overhead for what it costs.
+    """
+    train = scan.train
+    positions = int(train.widths.sum(dtype="int64"))
+    if train.padding and _pads(pipeline, train):
+        yield Finding(
+            f"{train.padding:.1%} of the positions stored in {train.name} are padding, "
+            "and the collator pads by itself",
+            observed=positions,
+            expected=train.tokens,
+            where=train.row(int((train.widths > train.lengths).argmax())),
+            factor=positions / max(train.tokens, 1),
+            cause='tokenized with padding=True or padding="max_length"',
+            fix="tokenizer(..., padding=False): the collator pads to the longest of its rows",
+        )
+    stored = "the collator cannot pad" if train.padding else "without padding"
+    yield Measured(
+        f"{train.counted} hold {train.tokens:,} tokens in {positions:,} positions, {stored}",
+        positions,
+        train.tokens,
+    )
+
+
+def _pads(pipeline: Pipeline, train: Split) -> bool:
+    """Whether the collator makes a batch of two rows of different lengths."""
+    import numpy
+
+    (row,) = train.rows.read(numpy.array([int(train.widths.argmax())]))
+    size = len(row["input_ids"])
+    label = train.labels.column if train.labels is not None else None
+    # What the Trainer drops does not reach the collator.
+    row = {
+        key: value
+        for key, value in row.items()
+        if key == label or (isinstance(value, list) and len(value) == size)
+    }
+    shorter = {
+        key: value[:-1] if isinstance(value, list) and len(value) == size else value
+        for key, value in row.items()
+    }
+    with preserved(pipeline), quiet(pipeline):
+        try:
+            pipeline.data_collator([dict(row), shorter])
+        except Exception:  # whatever it says, it does not pad them
+            return False
+    return True

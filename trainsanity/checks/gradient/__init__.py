@@ -1,0 +1,1 @@
+"""Checks of the gradient stage, one module per invariant."""

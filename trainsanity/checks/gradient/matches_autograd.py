@@ -1,0 +1,110 @@
+"""TS606 gradient.matches_autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from trainsanity.engine.registry import check
+from trainsanity.maths.factors import name_factor, told
+from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, largest, regress, within
+from trainsanity.measurements.model.head import is_tied
+from trainsanity.measurements.step.replay import Replay
+from trainsanity.measurements.step.steps import SAMPLE, Recording
+from trainsanity.types import Cost, Finding, Measured, Skip
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+
+@check(
+    "TS606",
+    "gradient.matches_autograd",
+    cost=Cost.STEP,
+    requires=(
+        "dataset.labels_in_range",
+        "gradient.finite",
+        "gradient.reaches_every_parameter",
+        "gradient.checkpointing_is_exact",
+    ),
+    explained_by=("loss.matches_reference", "gradient.head_closed_form"),
+    rules_out="gradient accumulation",
+)
+def matches_autograd(
+    pipeline: Pipeline, recording: Recording, replay: Replay
+) -> Iterator[Measured | Finding]:
+    """The accumulated gradients are those of the whole step as one batch.
+
+    What it checks: the gradient that the first optimizer step accumulated on each trainable
+    parameter, before clipping, against that of the mean loss over all items of the step.
+
+    Why it matters: k micro-batches have to add up to one batch.  What is lost, zeroed, counted
+    twice or added on the way changes the direction of training and leaves the logged loss as it is.
+
+    How it is measured: the step's rows are asked once more, with the same weights, the same random
+    numbers (dropout included) and without gradient checkpointing; the reference loss is
+    differentiated for each micro-batch and added up in float64, which by linearity is the gradient
+    of one large batch.  Compared are at most 65,536 elements of each parameter, spread evenly;
+    the head is left to gradient.head_closed_form unless it is tied to the embedding.  Allowed is
+    four times the rounding that the reference itself shows when its loss is computed in the logits'
+    dtype and at another scale, and its parts are added in the gradient's dtype.  Where that is as
+    large as the gradient itself, it is rounding alone: a bias of attention's keys, for one, moves
+    no output.
+
+    How to fix: one common slope is a matter of the loss's scale (see TS502).  Otherwise look for
+    what writes to .grad of the named parameters: a hook, a zero_grad inside the accumulation loop,
+    a penalty that is sent backward by itself.
+
+    Known false alarms: auxiliary losses (of experts, of a regulariser inside compute_loss) are part
+    of the gradient by design.
+
+    References: huggingface/transformers#37766, #47688; huggingface/trl#4104.
+    """
+    names = [name for name in replay.gradients if name in recording.gradients]
+    if not is_tied(pipeline, recording.head_name):
+        names = [name for name in names if name != f"{recording.head_name}.weight"]
+    if not names:
+        raise Skip("no parameter below the head is trained")
+    observed = {name: recording.gradients[name].double() for name in names}
+    apart, noisy, bad = [], 0, []
+    for name in names:
+        exact = replay.gradients[name]
+        size, off = float(exact.norm()), float((observed[name] - exact).norm())
+        share = MARGIN * replay.noise[name] + REDUCTIONS
+        if not within(off, share * size):
+            bad.append(name)
+        # Where its whole norm is allowed, as for the bias of keys, whose gradient is 0 but for
+        # rounding, the difference says nothing.
+        if share >= 1:
+            noisy += 1
+        else:
+            apart.append(off / size if size else off)
+    worst = largest(apart)
+    said = f"{len(names)} gradients (up to {SAMPLE:,} elements of each)"
+    if bad:
+        import torch
+
+        slope, cosine = regress(
+            torch.cat([observed[name] for name in bad]),
+            torch.cat([replay.gradients[name] for name in bad]),
+        )
+        known = name_factor(slope, recording.facts(pipeline, slope), 1e-3)
+        yield Finding(
+            f"{len(bad)} of {said} differ from automatic differentiation: "
+            f"slope {slope:.4f}, cosine {cosine:.6f}",
+            observed={"slope": round(slope, 6), "cosine": round(cosine, 8)},
+            expected={"slope": 1, "cosine": 1},
+            where=", ".join(bad[:3]),
+            factor=slope,
+            candidates=tuple(known),
+            cause=told(slope, known)
+            if known
+            else "micro-batches lost, counted twice or zeroed, or a gradient beside the loss's",
+            fix="find what writes to .grad of these parameters between the backward passes",
+        )
+    yield Measured(
+        f"{said} differ from automatic differentiation by {worst:.2g} of their norm at the most"
+        + (f", but for {noisy} that are rounding alone" if noisy else ""),
+        worst,
+        0,
+    )

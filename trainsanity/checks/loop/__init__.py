@@ -1,0 +1,1 @@
+"""Checks of the loop stage, one module per invariant."""

@@ -1,0 +1,5 @@
+"""Shared by checks of the loop stage."""
+
+from __future__ import annotations
+
+TOGETHER = "several processes"

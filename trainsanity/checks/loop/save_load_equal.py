@@ -1,0 +1,83 @@
+"""TS903 loop.save_load_equal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from trainsanity.engine.registry import check
+from trainsanity.maths.tolerances import logits_difference, within
+from trainsanity.measurements.runs.saved import Saved
+from trainsanity.types import Cost, Finding, Measured
+
+if TYPE_CHECKING:
+    pass
+
+
+@check(
+    "TS903",
+    "loop.save_load_equal",
+    cost=Cost.RUN,
+    needs=("trainer",),
+    rules_out="what is saved",
+)
+def save_load_equal(saved: Saved) -> Iterator[Measured | Finding]:
+    """The model that is loaded from what the Trainer saved gives the same logits.
+
+    What it checks: ``trainer.save_model()`` into an empty folder, ``from_pretrained`` of the same
+    class from it (for adapters: the base as it was before training, and ``PeftModel`` on it), and
+    the logits of both for the rows of the first micro-batch.
+
+    Why it matters: a head that no adapter file holds, a wrapper that saves its inside only or a key
+    that is left out is drawn anew when the model is loaded.  The training looked well, and so did
+    its evaluation; the model that is used guesses.
+
+    How it is measured: the trainable weights are moved a little first, as training does, so that
+    untrained and trained ones can be told apart; they are put back.  Both models run in evaluation
+    mode.  In one dtype on one device the logits are equal; allowed is the difference between two
+    passes of one model, times four, and no less than the dtype's own precision.
+
+    How to fix: name what is new in ``LoraConfig(modules_to_save=[...])``; save the whole model, by
+    the Trainer's own ``save_model``.
+
+    Known false alarms: a model whose constructor needs arguments that its config does not hold.
+
+    References: huggingface/peft#310, #577, #1070.
+    """
+    files = ", ".join(saved.files[:8]) or "nothing"
+    allowed = logits_difference(saved.dtype, saved.noise, saved.size) if saved.dtype else 0.0
+    if saved.error:
+        yield Finding(
+            f"what save_model wrote cannot be used: {saved.error}",
+            observed=saved.error,
+            expected="a model",
+            where=files,
+            cause="the folder lacks what from_pretrained needs",
+            fix="let save_model write the whole model with its config: super().save_model()",
+        )
+    elif saved.missing:
+        yield Finding(
+            f"{len(saved.missing)} parameters are not in what save_model wrote, and are drawn anew "
+            "when the model is loaded",
+            observed=len(saved.missing),
+            expected=0,
+            where=", ".join(saved.missing[:3]),
+            cause="only a part of the model is saved, or under other names",
+            fix="save trainer.model itself, not a module inside it",
+        )
+    elif not within(saved.difference, allowed):
+        yield Finding(
+            f"the loaded model's logits differ from the saved one's by up to "
+            f"{saved.difference:.3g}, of logits up to {saved.size:.3g}",
+            observed=saved.difference,
+            expected=allowed,
+            where=files,
+            cause="something that is trained is no part of what is saved, most often the new head",
+            fix="name it in LoraConfig(modules_to_save=[...]), or save the whole state dict",
+        )
+    yield Measured(
+        f"saved and loaded, {saved.rows} rows give logits that differ by "
+        f"{saved.difference:.3g} (allowed {allowed:.2g})",
+        saved.difference,
+        allowed,
+    )

@@ -1,0 +1,1 @@
+"""Checks of the loss stage, one module per invariant."""

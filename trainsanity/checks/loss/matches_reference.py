@@ -1,0 +1,139 @@
+"""TS502 loss.matches_reference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.engine.registry import check
+from trainsanity.engine.session import objective_of
+from trainsanity.maths.factors import name_factor, told
+from trainsanity.maths.tolerances import within
+from trainsanity.measurements.step.bounds import logged_loss_rounding
+from trainsanity.measurements.step.steps import Recording, Step, reference
+from trainsanity.types import Cost, Finding, Measured, Skip
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+
+NEAR_ONE = 0.05
+"""Factors this near to 1 are printed with four decimals; it decides nothing else."""
+
+
+@check(
+    "TS502",
+    "loss.matches_reference",
+    cost=Cost.STEP,
+    requires=("dataset.labels_in_range", "model.logits_finite", "loss.finite"),
+    rules_out="loss scale",
+)
+def matches_reference(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Finding]:
+    """The loss that the Trainer logs is the mean over the examples of the step.
+
+    What it checks: the logged loss of each recorded step against the mean of the examples' own
+    losses (for language models and token classification: the tokens'), computed from the very
+    logits of that step.
+
+    Why it matters: losses and gradients that are a constant factor too large make every logged
+    number useless, turn max_grad_norm into something else, and change the effective rate of
+    SGD-like optimizers.  Under AdamW the direction survives, so the run does not crash and does
+    not obviously fail: it is only wrong.
+
+    How it is measured: during the Trainer's own optimizer steps the logits and labels of
+    each micro-batch are recorded; the reference is the mean over all N items of the accumulated
+    batch in float64: logsumexp(z_i) - z_i[y_i], with the Trainer's label smoothing; for several
+    labels the binary cross entropy, for regression the squared error; for language models after
+    the shift, without what is labelled -100.  The tolerance counts the roundings on the way: each
+    example's log-softmax to the dtype that the head computed in, the mean to the loss's dtype, the
+    four decimals of the log.  The factor is matched against accumulation, processes and batch size.
+
+    How to fix: the finding says which switch the Trainer took.  For a model whose forward takes
+    ``**kwargs`` but whose loss ignores ``num_items_in_batch``, set
+    ``model.accepts_loss_kwargs = False`` before the Trainer is built.
+
+    Known false alarms: class weights and auxiliary losses are no plain mean.
+
+    References: huggingface/transformers#47688, #37766, #37110, #46204, #46731;
+    NVIDIA-NeMo/Automodel#3829.
+    """
+    if not recording.first.logged:
+        raise Skip("no loss was logged for the first step")
+    judged = []
+    for number, step in enumerate(recording.steps, 1):
+        if number > 1 and not step.judgeable:
+            break
+        right = reference(pipeline, step)
+        expected, observed = right.mean, step.logged["loss"]
+        judged.append((observed, right))
+        allowed = logged_loss_rounding(step.micro_steps)
+        if within(abs(observed - expected), allowed):
+            continue
+        factor = observed / expected if expected else math.nan
+        tolerance = max(allowed / expected, 1e-3) if expected else 1e-3
+        yield Finding(
+            f"the Trainer logs a loss of {observed:.4f} for step {number}; "
+            f"the {right.words} is {expected:.4f}: "
+            + (f"{factor:.4f} x" if abs(factor - 1) < NEAR_ONE else f"{factor:.2f} x"),
+            observed=observed,
+            expected=expected,
+            factor=factor,
+            where=f"step {number}",
+            **_explain(
+                pipeline, recording, step, count=right.count, factor=factor, tolerance=tolerance
+            ),
+        )
+        break
+    observed, right = judged[0]
+    steps = f"; equally in {len(judged)} steps" if len(judged) > 1 else ""
+    if recording.out_of_memory:
+        steps = "; a second step did not fit in the device's memory"
+    yield Measured(
+        f"logged loss {observed:.4f}, {right.words} {right.mean:.4f}{steps}",
+        observed,
+        right.mean,
+    )
+
+
+def _explain(
+    pipeline: Pipeline,
+    recording: Recording,
+    step: Step,
+    *,
+    count: int,
+    factor: float,
+    tolerance: float,
+) -> dict[str, Any]:
+    """Cause and fix, as far as the factor and the Trainer's own switches tell."""
+    items = step.micro_steps[0].num_items_in_batch
+    word = objective_of(pipeline).item_word
+    if items and items != count and abs(factor * items / count - 1) <= tolerance:
+        return {
+            "cause": f"{factor:.4f} is {count} / {items:g}: the loss sums over {count} "
+            f"{word} and is divided by num_items_in_batch = {items:g}, which "
+            "counts labels that the loss does not (before the shift, or ignored ones)",
+            "fix": "count the labels that the loss counts: labels[..., 1:] != -100",
+        }
+    names = name_factor(factor, recording.facts(pipeline), tolerance)
+    if not names:
+        return {"cause": None, "fix": "compare what compute_loss returns with the plain mean"}
+    cause = told(factor, names)
+    accepts = getattr(pipeline.trainer, "model_accepts_loss_kwargs", False)
+    if factor > 1 and items is not None and accepts:
+        cause += (
+            ", which is not divided out: the Trainer passes num_items_in_batch "
+            f"({items:g}) because forward takes **kwargs, and skips its own division; the "
+            "model's loss ignores that number and returns the micro-batch's mean"
+        )
+        fix = "model.accepts_loss_kwargs = False, before the Trainer is built"
+    elif factor > 1:
+        cause += ", which is not divided out"
+        fix = (
+            "return the sum over the micro-batch divided by num_items_in_batch from compute_loss, "
+            "or the plain mean with loss_is_scaled_for_ga = False where the Trainer has it"
+        )
+    else:
+        cause += ", which is divided out twice"
+        fix = "divide once: leave it to the Trainer, or to compute_loss"
+    return {"cause": cause, "fix": fix, "candidates": tuple(names)}

@@ -1,0 +1,95 @@
+"""TS506 loss.problem_type."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.engine.registry import check
+from trainsanity.engine.session import objective_of
+from trainsanity.measurements.step.steps import Recording
+from trainsanity.objectives.base import MULTI_LABEL, REGRESSION
+from trainsanity.types import Cost, Finding, Measured, Skip
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+
+GUESSED = (REGRESSION, MULTI_LABEL)
+"""Tasks that are guessed from a dtype, or from a number of labels."""
+
+
+@check(
+    "TS506",
+    "loss.problem_type",
+    cost=Cost.STEP,
+    rules_out="loss function",
+)
+def problem_type(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Finding]:
+    """The loss function is the one that the labels ask for, also where transformers guesses it.
+
+    What it checks: where ``config.problem_type`` is not set, the guess from ``num_labels`` and the
+    labels' dtype against the labels' values.
+
+    Why it matters: class ids that became floats on the way (a column with a missing value, a
+    pandas round trip) turn classification into regression on the ids with ``num_labels=1``, and
+    one-hot rows turn it into as many yes/no questions as there are classes.  Both train.
+
+    How it is measured: on the labels of the recorded steps, exactly.  A guess of regression fails
+    if all targets are 0 or 1 and both occur; a guess of several labels fails if every row has
+    exactly one.  What is stated in ``problem_type`` is not a guess and passes.
+
+    How to fix: set ``config.problem_type``; for one class per row give integer ids and
+    ``num_labels`` as many as there are classes.
+
+    Known false alarms: a probability that happens to be 0 or 1 in every row looked at.
+
+    References: ``transformers.loss.loss_utils.ForSequenceClassificationLoss``.
+    """
+    import torch
+
+    task = objective_of(pipeline).name
+    stated = getattr(pipeline.config, "problem_type", None)
+    parts = [m.items for step in recording.steps for m in step.micro_steps if m.items is not None]
+    if not parts:
+        raise Skip("no labels were seen in the first step")
+    targets = torch.cat([items.targets.flatten(1) for items in parts]) if task in GUESSED else None
+    if targets is not None and not bool(targets.isfinite().all()):
+        yield Finding(
+            "targets that are no numbers ask for no loss function",
+            observed=int((~targets.isfinite()).sum()),
+            expected=0,
+            where="labels of the recorded steps",
+            cause="a column with missing values",
+            fix="drop the rows without a label",
+        )
+        return
+    guess = f"problem_type is not set, and transformers guesses {task}"
+    finding: dict[str, Any] = {}
+    if targets is not None and not stated:
+        ones, zeros = targets == 1, targets == 0
+        if task == REGRESSION and bool((ones | zeros).all()) and bool(ones.any() and zeros.any()):
+            finding = {
+                "message": f"{guess} from num_labels = {targets.shape[-1]}; all {len(targets)} "
+                "targets are 0 or 1",
+                "cause": "two classes whose ids are trained on as numbers",
+                "fix": "num_labels=2 and integer labels; problem_type='regression' if it is meant",
+            }
+        elif task == MULTI_LABEL and bool(((ones.sum(-1) == 1) & (ones | zeros).all(-1)).all()):
+            finding = {
+                "message": f"{guess} from float labels; each of the {len(targets)} rows has "
+                "exactly one",
+                "cause": "one-hot rows: each class became a yes/no question of its own",
+                "fix": "give class ids as integers; problem_type='multi_label_classification' if "
+                "it is meant",
+            }
+    if finding:
+        yield Finding(
+            **finding,
+            observed=task,
+            expected="single_label_classification",
+            where="model.config.problem_type",
+        )
+    seen = sum(len(items.targets) for items in parts)
+    how = "as stated" if stated else "as the labels ask for"
+    yield Measured(f"{task} of {seen} targets, {how}", task, task)

@@ -1,0 +1,92 @@
+"""TS504 loss.train_equals_eval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from trainsanity.engine.registry import check
+from trainsanity.engine.session import Session
+from trainsanity.maths.factors import name_factor, told
+from trainsanity.maths.tolerances import within
+from trainsanity.measurements.step.bounds import logged_loss_rounding
+from trainsanity.measurements.step.evaluation import Evaluation
+from trainsanity.measurements.step.steps import Recording
+from trainsanity.types import Cost, Finding, Measured
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+
+@check(
+    "TS504",
+    "loss.train_equals_eval",
+    cost=Cost.STEP,
+    needs=("trainer",),
+    requires=("dataset.labels_in_range", "loss.finite"),
+    explained_by=("loss.matches_reference",),
+    rules_out="evaluation",
+)
+def train_equals_eval(
+    pipeline: Pipeline, recording: Recording, evaluation: Evaluation
+) -> Iterator[Measured | Finding]:
+    """On the examples that were trained on, ``evaluate()`` says what the same mean says.
+
+    What it checks: ``eval_loss`` of rows of the first step against the mean of their own losses,
+    computed from the logits of that evaluation; and that no module is in training mode there.
+
+    Why it matters: early stopping, ``load_best_model_at_end`` and every plot of training against
+    evaluation compare the two.  Where one of them is scaled, or sums, the gap between them is read
+    as overfitting or as its opposite.  Dropout that is on makes it noisy, and too large.
+
+    How it is measured: ``trainer.evaluate`` runs on those rows with the user's Trainer, in eval
+    mode and at the weights of step 1; logits and labels of each batch are recorded.  The Trainer
+    takes the mean over rows of each batch's loss, and so does the reference.  Allowed is the
+    rounding of the dtypes, as for the logged loss.
+
+    How to fix: return the mean over the batch from ``compute_loss`` or ``prediction_step`` where
+    ``num_items_in_batch`` is None.
+
+    Known false alarms: an evaluation loss that is another function than the training loss, by
+    design; dropout that is left on to sample predictions.
+
+    References: huggingface/transformers#47688; unslothai/unsloth-zoo#1123;
+    ``Trainer.evaluation_loop``.
+    """
+    expected, observed = evaluation.reference, evaluation.loss
+    allowed = logged_loss_rounding(evaluation.batches)
+    if not within(abs(observed - expected), allowed):
+        factor = observed / expected if expected else math.nan
+        names = name_factor(factor, Session.of(pipeline).facts, 1e-3)
+        yield Finding(
+            f"evaluate() gives {observed:.4f} for {evaluation.rows} rows that were trained on; "
+            f"the mean of their own losses is {expected:.4f}: {factor:.4f} x",
+            observed=observed,
+            expected=expected,
+            factor=factor,
+            where="Trainer.evaluate",
+            candidates=tuple(names),
+            cause=told(factor, names)
+            if names
+            else "what evaluation returns is not the mean over the batch",
+            fix="return the batch's mean from compute_loss or prediction_step in evaluation",
+        )
+    if evaluation.training:
+        named = [name for name in evaluation.training if name] or ["the model itself"]
+        yield Finding(
+            f"evaluate() asks the model with {len(evaluation.training)} of its modules in training "
+            "mode: their dropout and noise are in the evaluation's loss",
+            observed=len(evaluation.training),
+            expected=0,
+            where=", ".join(named[:3]),
+            cause="train() is called on the way, or eval() is overridden",
+            fix="leave model.eval() to the Trainer's evaluation_loop",
+        )
+    trained = recording.first.logged.get("loss", math.nan)
+    yield Measured(
+        f"evaluate() gives {observed:.4f} for {evaluation.rows} rows of step 1, the mean of their "
+        f"losses is {expected:.4f}; training logged {trained:.4f}",
+        observed,
+        expected,
+    )

@@ -1,0 +1,1 @@
+"""Checks of the model stage, one module per invariant."""

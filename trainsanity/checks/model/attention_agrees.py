@@ -1,0 +1,63 @@
+"""TS411 model.attention_agrees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from trainsanity.engine.registry import check
+from trainsanity.maths.tolerances import within
+from trainsanity.measurements.model.attention import Attention
+from trainsanity.measurements.model.probes import Probes, difference
+from trainsanity.types import Cost, Finding, Measured
+
+
+@check(
+    "TS411",
+    "model.attention_agrees",
+    cost=Cost.FORWARD,
+    requires=("model.mask_is_obeyed", "model.causal"),
+    rules_out="attention implementation",
+)
+def attention_agrees(probes: Probes, attention: Attention) -> Iterator[Measured | Finding]:
+    """Eager, sdpa and flash attention say the same.
+
+    What it checks: the logits of a few rows by the implementation that is trained, against each
+    other one that the model has and this machine can run.
+
+    Why it matters: implementations differ in what they are told (a scale, a mask, a soft cap), and
+    one that is told too little trains another model than the one that was pretrained or is served.
+
+    How it is measured: largest absolute difference of the logits of padded rows, own tokens only.
+    Four times the difference between rows alone and among copies of themselves is allowed, or
+    torch.testing's relative tolerance for the dtype.
+
+    How to fix: ``attn_implementation="eager"`` where the difference is large, and an issue for the
+    model.
+
+    Known false alarms: implementations that drop a feature of the model with a warning of their
+    own.
+
+    References: huggingface/transformers#44380, huggingface/transformers#28889.
+    """
+    allowed = probes.allowed_logits
+    seen = {
+        name: difference(look.logits, probes.own.logits) for name, look in attention.looks.items()
+    }
+    apart = [name for name, moved in seen.items() if not within(moved, allowed)]
+    if apart:
+        yield Finding(
+            f"logits by {attention.own} differ from those by {' and '.join(apart)} by "
+            f"{seen[apart[0]]:.3g}; arithmetic explains {allowed:.2g}",
+            observed=seen,
+            expected=f"at most {allowed:.3g}",
+            where=f"attn_implementation={attention.own!r}",
+            cause="one of them is not told the model's scale, mask or cap",
+            fix='load the model with attn_implementation="eager", whose formula is in sight',
+        )
+    most = max(seen, key=lambda name: seen[name])
+    yield Measured(
+        f"{attention.own} differs from {', '.join(seen)} by at most {seen[most]:.2g} "
+        f"(allowed {allowed:.2g})",
+        seen,
+        allowed,
+    )

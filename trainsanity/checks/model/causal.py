@@ -1,0 +1,79 @@
+"""TS410 model.causal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from trainsanity.checks.model._invariances import _ahead, _not_numbers
+from trainsanity.engine.registry import check
+from trainsanity.maths.tolerances import largest, within
+from trainsanity.measurements.model.probes import Probes
+from trainsanity.types import Cost, Finding, Measured, Skip
+
+
+@check(
+    "TS410",
+    "model.causal",
+    cost=Cost.FORWARD,
+    requires=("model.eval_is_repeatable",),
+    rules_out="attention mask",
+)
+def causal(probes: Probes) -> Iterator[Measured | Finding]:
+    """Later tokens do not change what earlier ones say.
+
+    What it checks: another last token leaves the states of all tokens before it as they were, in a
+    padded batch and in a row alone, of a model that is causal by its task or by its attention
+    modules (``is_causal``).
+
+    Why it matters: a language model that sees the next token learns to copy it.  The loss falls
+    fast and generation is noise.  Attention kernels are often handed no mask at all where nothing
+    is padded, and then have to know by themselves.
+
+    How it is measured: largest difference of a token's state relative to its norm, between two
+    batches of one shape that differ in one id.  Allowed is torch.testing's relative tolerance for
+    the dtype, or four times the measured noise.
+
+    How to fix: an attention function that gets no mask has to set ``is_causal=True`` for queries
+    longer than one.
+
+    Known false alarms: a decoder turned into an encoder by other means than ``config.is_causal``
+    or ``is_causal`` of its attention modules.
+
+    References: huggingface/transformers#48748.
+    """
+    if not probes.causal:
+        raise Skip("nothing says that the model is causal: it may look ahead")
+    if probes.own.states is None:
+        raise Skip("no state for each token is visible")
+    broken = _not_numbers({
+        "as trained": probes.own,
+        "with another last token": probes.changed,
+        "a row alone": probes.alone[0],
+        "a row alone with another last token": probes.alone_changed,
+    })  # fmt: skip
+    if broken:
+        yield broken
+        return
+    allowed = probes.allowed_states
+    seen = {
+        "in a padded batch": _ahead(probes.changed, probes.own),
+        "in a row alone": _ahead(probes.alone_changed, probes.alone[0]),
+    }
+    for where, moved in seen.items():
+        if not within(moved, allowed):
+            yield Finding(
+                f"{where}, another last token changes the states of tokens before it by "
+                f"{moved:.3g} of their norm, but {probes.causal}",
+                observed=moved,
+                expected=f"at most {allowed:.3g}",
+                where=where,
+                cause="the attention implementation leaves the causal mask out",
+                fix="set is_causal=True where no mask is given, or another attn_implementation",
+            )
+            break
+    yield Measured(
+        f"another last token changes earlier states by {largest(seen.values()):.2g} "
+        f"(allowed {allowed:.2g}): {probes.causal}",
+        seen,
+        allowed,
+    )

@@ -1,0 +1,84 @@
+"""TS414 model.embeddings_learn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from trainsanity.engine.registry import check
+from trainsanity.measurements.model.embedding import EmbeddingGradient
+from trainsanity.types import Cost, Finding, Measured, Skip
+
+
+@check(
+    "TS414",
+    "model.embeddings_learn",
+    cost=Cost.BACKWARD,
+    requires=("model.eval_is_repeatable",),
+    rules_out="special tokens",
+)
+def embeddings_learn(embedding_gradient: EmbeddingGradient) -> Iterator[Measured | Finding]:
+    """The special tokens of a text get a gradient in the embedding.
+
+    What it checks: the gradient of the input embedding at the row of each special or added token
+    that occurs in a few rows of the first step; and that some token's row gets one at all.
+
+    Why it matters: a token that was added starts from a random vector.  If a hook or an index that
+    is off by one keeps its gradient at nought, it stays noise in every text that has it.
+
+    How it is measured: a random projection of the last hidden states is differentiated, whose
+    gradient at an attended token is nought only if something holds it there.  Exactly nought is
+    red.
+
+    How to fix: take the hook off, or let it keep the rows that are to be trained; add tokens
+    before the optimizer is built.
+
+    Known false alarms: special tokens kept as they were on purpose.  PAD is left out, ordinary
+    tokens may be held fixed, and a frozen embedding is skipped.
+
+    References: huggingface/transformers#29897, huggingface/transformers#35022.
+    """
+    norms = {
+        token: norm
+        for token, norm in embedding_gradient.norms.items()
+        if token != embedding_gradient.pad
+    }
+    if not norms:
+        raise Skip("the rows have no token but PAD")
+    special = {t: text for t, text in embedding_gradient.special.items() if t in norms}
+    broken = [token for token, norm in norms.items() if not math.isfinite(norm)]
+    if broken:
+        yield Finding(
+            f"the gradients of {len(broken)} of {len(norms)} attended tokens in the input "
+            f"embedding are not finite, the first is id {broken[0]}",
+            observed=len(broken),
+            expected=0,
+            where=f"id {broken[0]}",
+            cause="an operation whose derivative is infinite where its value is not",
+            fix="find it with torch.autograd.detect_anomaly",
+        )
+        return
+    moving = [token for token, norm in norms.items() if norm > 0]
+    still = [token for token in special or norms if token not in moving]
+    if still and (special or not moving):
+        name = f"{special[still[0]]} ({still[0]})" if special else f"id {still[0]}"
+        what = "special tokens" if special else "tokens"
+        yield Finding(
+            f"{len(still)} of {len(special or norms)} attended {what} get no gradient in the input "
+            f"embedding, the first is {name}",
+            observed=len(still),
+            expected=0,
+            where=name,
+            cause="a hook on the embedding, or its padding_idx, holds these rows"
+            if moving
+            else "the graph is cut between the embedding and the last layer",
+            fix="remove the hook, or let it pass the rows that are to be trained"
+            if moving
+            else "find the detach() or no_grad() below the head",
+        )
+    named = ", ".join(special.values()) or "no special token"
+    yield Measured(
+        f"{len(moving)} of {len(norms)} attended tokens get a gradient ({named} among them)",
+        len(moving),
+        len(norms),
+    )

@@ -1,0 +1,82 @@
+"""TS401 model.logits_finite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from trainsanity.engine.registry import check
+from trainsanity.maths.tolerances import MARGIN
+from trainsanity.measurements.model.forward import Forward
+from trainsanity.types import Cost, Finding, Measured
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+
+@check("TS401", "model.logits_finite", cost=Cost.FORWARD, rules_out="head initialisation")
+def logits_finite(pipeline: Pipeline, forward: Forward) -> Iterator[Measured | Finding]:
+    """Head and logits are numbers, and the logits no probabilities.
+
+    What it checks: every weight of the head and every logit of the first optimizer step's rows.
+
+    Why it matters: one NaN makes the loss NaN, and the Trainer's ``logging_nan_inf_filter`` logs a
+    plausible number in its place.  Cross entropy takes a softmax of what it is given: of C
+    probabilities it cannot fall below log(1 + (C - 1) / e), and learning crawls.
+
+    How it is measured: ``isfinite``, exactly, on an evaluation forward; and whether the C numbers
+    of every row are not negative and add up to 1, but for four roundings of their dtype.
+
+    How to fix: initialise what the checkpoint did not bring; a model built on the meta device and
+    a head added after loading are where it is forgotten.  Return the logits from before the
+    softmax.
+
+    Known false alarms: a mask of -inf on logits that cannot occur; a model whose own loss takes
+    probabilities.
+
+    References: huggingface/transformers#46002, huggingface/transformers#28244;
+    torch.nn.CrossEntropyLoss, which takes logits.
+    """
+    weight = pipeline.model.get_submodule(forward.head_name).weight.detach()
+    if weight.is_meta:  # offloaded: the logits tell
+        weight = weight.new_zeros(0, device="cpu")
+    bad_weights, bad_logits = (
+        int((~weight.isfinite()).sum()),
+        int((~forward.logits.isfinite()).sum()),
+    )
+    seen = {"head_weights": bad_weights, "logits": bad_logits}
+    if bad_weights or bad_logits:
+        yield Finding(
+            f"{bad_weights} of {weight.numel()} head weights and {bad_logits} of "
+            f"{forward.logits.numel()} logits are not finite",
+            observed=seen,
+            expected={"head_weights": 0, "logits": 0},
+            where=f"{forward.head_name}.weight" if bad_weights else "the model's output",
+            cause="the head was never initialised, or was loaded into memory that was not"
+            if bad_weights
+            else "an overflow or an uninitialised tensor below the head",
+            fix="initialise it: model.score.weight.data.normal_(0, config.initializer_range)"
+            if bad_weights
+            else "run the forward with torch.autograd.detect_anomaly, or in float32",
+        )
+    elif _are_probabilities(forward):
+        yield Finding(
+            "the logits of every row are not negative and add up to 1: they are probabilities, and "
+            "the loss takes a softmax of them once more",
+            observed="probabilities",
+            expected="logits",
+            where="the model's output",
+            cause="a softmax between the head and the loss",
+            fix="return what the head makes; take the softmax where probabilities are wanted",
+        )
+    yield Measured(f"all {weight.numel()} head weights and {forward.logits.numel()} logits are finite",
+               seen, {"head_weights": 0, "logits": 0})  # fmt: skip
+
+
+def _are_probabilities(forward: Forward) -> bool:
+    """Each row has been through a softmax."""
+    import torch
+
+    rounding = MARGIN * torch.finfo(forward.passes[0].logits.dtype).eps
+    sums = forward.logits.sum(-1)
+    return bool((forward.logits >= 0).all()) and bool(((sums - 1).abs() <= rounding).all())

@@ -1,0 +1,70 @@
+"""TS403 model.logits_spread."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from trainsanity.checks.model._head import HEAD_STANDARD_ERRORS, _weight
+from trainsanity.engine.registry import check
+from trainsanity.maths.tolerances import STANDARD_ERRORS
+from trainsanity.measurements.model.forward import Forward
+from trainsanity.types import Cost, Finding, Measured, Skip
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+
+@check(
+    "TS403",
+    "model.logits_spread",
+    cost=Cost.FORWARD,
+    requires=("model.head_init",),
+    rules_out="head initialisation",
+)
+def logits_spread(pipeline: Pipeline, forward: Forward) -> Iterator[Measured | Finding]:
+    """The logits are as wide as head and hidden state make them.
+
+    What it checks: the standard deviation of each row's logits against head std x norm of the
+    vector that the head read, for a freshly drawn head.
+
+    Why it matters: something between the head and the loss that rescales logits (a temperature, a
+    cap, a second scaling) changes the loss, its gradient and every later probability.
+
+    How it is measured: for a head drawn at random the C logits of a row are independent with
+    standard deviation std(W) |h|; the ratio of the two, averaged over rows, has a relative
+    standard error of at most 1 / sqrt(2 (C - 1)).  Four of those are allowed.
+
+    How to fix: find what rescales the logits after the head; if it is meant, name the check in
+    expected_failures.
+
+    Known false alarms: a head that is no longer random is skipped.
+
+    References: field measurement: SmolLM2-135M, predicted 6.106 nats, seen 6.02.
+    """
+    weight = _weight(pipeline, forward)
+    if forward.vectors is None:
+        raise Skip("no position of the head's output has the direction of the logits")
+    std, planned = float(weight.double().std()), pipeline.config.initializer_range
+    if abs(std / planned - 1) > HEAD_STANDARD_ERRORS / math.sqrt(2 * weight.numel()):
+        raise Skip(f"the head is not freshly drawn (std {std:.4g}, initializer_range {planned:g})")
+    predicted = std * forward.vectors.norm(dim=-1)
+    ratio = float((forward.logits.std(dim=-1) / predicted).mean())
+    allowed = STANDARD_ERRORS / math.sqrt(2 * (len(weight) - 1))
+    observed, expected = float(forward.logits.std(dim=-1).mean()), float(predicted.mean())
+    if not abs(ratio - 1) <= allowed:
+        scale = statistics.mean(one.scale for one in forward.passes)
+        yield Finding(
+            f"the logits have a standard deviation of {observed:.3f}; "
+            f"head and hidden states make {expected:.3f}",
+            observed=observed,
+            expected=expected,
+            # The regression on the head's own output is exact where it saw a scaling.
+            factor=scale if scale != 1 else ratio,
+            where=forward.head_name,
+            cause="something rescales the logits after the head",
+            fix="remove the scaling, or apply it where the loss is defined",
+        )
+    yield Measured(f"logits std {observed:.3f}, predicted {expected:.3f}", observed, expected)

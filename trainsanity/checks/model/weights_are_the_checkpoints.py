@@ -1,0 +1,87 @@
+"""TS412 model.weights_are_the_checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from trainsanity.engine.registry import check
+from trainsanity.measurements.model.weights_files import WeightsFiles
+from trainsanity.types import Cost, Finding, Measured
+
+CAUSES = {
+    "differ from the file": "they were drawn anew after loading, or never loaded",
+    "are not in the file": "the checkpoint is another architecture's, or names were changed",
+    "are in the file and not in the model": "the checkpoint is another architecture's, or deeper",
+    "have another shape than in the file": "the config was changed, and what did not match was "
+    "drawn anew",
+}
+
+
+@check(
+    "TS412",
+    "model.weights_are_the_checkpoints",
+    cost=Cost.FORWARD,
+    requires=("model.logits_finite",),
+    rules_out="pretrained weights",
+)
+def weights_are_the_checkpoints(weights_files: WeightsFiles) -> Iterator[Measured | Finding]:
+    """The model holds what its checkpoint holds; only the head is new.
+
+    What it checks: each parameter of the model against the tensor of that name in the safetensors
+    files of the checkpoint that ``config._name_or_path`` names: missing in the files, left over in
+    them, of another shape, of other values.
+
+    Why it matters: fine-tuning from random weights runs without any error and ends where training
+    from scratch on little data ends.  A model that is built from a checkpoint's config alone, a
+    renamed layer, and weights that are drawn anew after they were loaded all look like that.
+
+    How it is measured: exact, from this machine's files.  The first 4,096 elements of each tensor
+    or so are compared, rounded to the dtype that the model has or was loaded in.  Rows that an
+    embedding has beyond the file's are added tokens.  Outside the base model everything may be new.
+
+    How to fix: ``from_pretrained``, and not ``from_config``; read its report of missing keys; look
+    for an ``_init_weights`` that writes into weights without asking whether they were loaded.
+
+    Known false alarms: weights changed on purpose after loading (adapters merged, an average over
+    checkpoints, PiSSA).  Skipped without files, for files that are no safetensors, for quantised
+    and for offloaded weights; missing and left-over names are not judged where transformers
+    converts names on loading.
+
+    References: huggingface/transformers#46620, huggingface/transformers#45591.
+    """
+    files = weights_files
+    if files.empty:
+        yield Finding(
+            f"model.config names the checkpoint {files.folder}, which holds no weights",
+            observed="no weights",
+            expected="safetensors files",
+            where=files.folder,
+            cause="the model was built from the checkpoint's config: its weights are random",
+            fix="complete the folder, and load it with from_pretrained",
+        )
+    wrong = {
+        "differ from the file": list(files.differ),
+        "are not in the file": files.missing,
+        "are in the file and not in the model": files.unexpected,
+        "have another shape than in the file": list(files.shapes),
+    }
+    for what, names in wrong.items():
+        if names:
+            share = f" (in {files.differ[names[0]]:.0%} of it)" if names[0] in files.differ else ""
+            yield Finding(
+                f"{len(names)} tensors of the base model {what}: {names[0]}{share}",
+                observed=len(names),
+                expected=0,
+                where=names[0],
+                cause=CAUSES[what],
+                fix="load with from_pretrained and change nothing before the Trainer is built",
+            )
+    said = "".join(
+        f"; {name} is {tuple(here)}, in the file {tuple(there)}"
+        for name, (here, there) in list(files.resized.items())[:1]
+    )
+    new = f"; new: {', '.join(files.new[:3])}" if files.new else ""
+    yield Measured(
+        f"{files.compared} tensors are those of {files.folder}{new}{said}",
+        {"compared": files.compared, "new": files.new, "resized": sorted(files.resized)},
+    )

@@ -1,0 +1,1 @@
+"""Checks of the schedule stage, one module per invariant."""

@@ -1,0 +1,108 @@
+"""TS802 schedule.learning_rate_follows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from trainsanity.checks.schedule._schedule import RELATIVE
+from trainsanity.engine.registry import check
+from trainsanity.measurements.step.schedule import Schedule
+from trainsanity.measurements.step.steps import Recording
+from trainsanity.types import Cost, Finding, Measured
+
+if TYPE_CHECKING:
+    pass
+
+
+@check(
+    "TS802",
+    "schedule.learning_rate_follows",
+    cost=Cost.STEP,
+    rules_out="learning rate",
+)
+def learning_rate_follows(schedule: Schedule, recording: Recording) -> Iterator[Measured | Finding]:
+    """The optimizer uses the scheduled rate, step by step.
+
+    What it checks: the rates that the optimizer used in the recorded steps, the one that is set
+    for the step after them, and the whole curve of the scheduler in use, against the curve that
+    the arguments describe.
+
+    Why it matters: a scheduler that is stepped once per micro-batch or once per process runs
+    through warm-up and decay that many times too fast; one that was built for another number of
+    steps ends too early or never; an optimizer that was built with another rate trains at that.
+
+    How it is measured: the rates are read from the optimizer's first parameter group during the
+    Trainer's own steps, the curve from the scheduler's own function; the expectation comes from
+    the arguments alone.  They are the same double-precision operations, so only rounding is
+    allowed.
+
+    How to fix: step the scheduler once per optimizer step (the Trainer does; a callback or an
+    overridden ``training_step`` should not), do not hand it to ``accelerator.prepare`` with
+    ``split_batches=False`` when it already counts global steps, and let ``learning_rate`` and the
+    optimizer's own ``lr`` agree.
+
+    Known false alarms: schedulers with a state beyond the step count are skipped; an optimizer
+    whose first group has a rate of its own by design.
+
+    References: huggingface/accelerate#2142, huggingface/accelerate#963,
+    huggingface/transformers#26827.
+    """
+    used = [*(step.learning_rate for step in recording.steps), recording.next_learning_rate]
+    # A run may be over sooner than one would look.
+    planned = [schedule.curve.get(k, used[k]) for k in range(len(used))]
+    wrong = [k for k, (seen, asked) in enumerate(zip(used, planned, strict=True))
+             if not _equal(seen, asked)]  # fmt: skip
+    curve = recording.curve or {}
+    bent = [k for k, rate in curve.items()
+            if k in schedule.curve and not _equal(rate, schedule.curve[k])]  # fmt: skip
+    if wrong or bent:
+        k = (wrong or bent)[0]
+        seen, asked = (used[k], planned[k]) if wrong else (curve[k], schedule.curve[k])
+        cause, fix = _why(used, planned, curve, schedule, bool(wrong and not bent))
+        whose = "has the learning rate" if wrong else "is planned by the scheduler in use for"
+        yield Finding(
+            f"optimizer step {k + 1} {whose} {seen:.4g}; the arguments give {asked:.4g} there",
+            observed=seen,
+            expected=asked,
+            factor=seen / asked if asked else None,
+            where=f"step {k + 1}",
+            cause=cause,
+            fix=fix,
+        )
+    told = ", ".join(f"{rate:.3g} in step {k}" for k, rate in enumerate(used, 1))
+    also = f"; the scheduler's own curve agrees at {len(curve)} steps" if curve else ""
+    yield Measured(f"learning rate {told}{also}", used, planned)
+
+
+def _equal(seen: float, asked: float) -> bool:
+    return math.isclose(seen, asked, rel_tol=RELATIVE, abs_tol=1e-300)
+
+
+def _why(
+    used: list[float],
+    planned: list[float],
+    curve: dict[int, float],
+    schedule: Schedule,
+    in_time: bool,
+) -> tuple[str, str]:
+    """Cause and fix: steps taken too often, another peak, or another curve."""
+    ratios = [seen / asked for seen, asked in zip(used, planned, strict=True) if asked]
+    ratios += [curve[k] / schedule.curve[k] for k in curve if schedule.curve.get(k)]
+    if in_time:
+        return (
+            "the scheduler is stepped more than once per optimizer step",
+            "call lr_scheduler.step() once per optimizer step and nowhere else",
+        )
+    if ratios and all(_equal(ratio, ratios[0]) for ratio in ratios):
+        return (
+            f"the optimizer was built with {ratios[0]:.4g} x the learning_rate of the arguments",
+            "give the optimizer the rate of TrainingArguments.learning_rate, or let the Trainer "
+            "build it",
+        )
+    return (
+        "the scheduler was built for other numbers of warm-up or training steps than the run's: "
+        "per micro-batch or per process, perhaps",
+        "let the Trainer build the scheduler, or give it optimizer steps of the whole run",
+    )

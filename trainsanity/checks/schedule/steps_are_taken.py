@@ -1,0 +1,80 @@
+"""TS803 schedule.steps_are_taken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from trainsanity.engine.registry import check
+from trainsanity.engine.session import Session
+from trainsanity.measurements.step.record_trainer import NoStep
+from trainsanity.types import Cost, Finding, Measured
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+
+@check(
+    "TS803",
+    "schedule.steps_are_taken",
+    cost=Cost.STEP,
+    needs=("trainer",),
+    rules_out="gradient accumulation",
+)
+def steps_are_taken(pipeline: Pipeline) -> Iterator[Measured | Finding]:
+    """An epoch of the data gives at least one optimizer step.
+
+    What it checks: that the Trainer steps before its first epoch ends.
+
+    Why it matters: with ``max_steps`` such a run goes through its data for ever, the losses look
+    like training, and no weight moves.  With ``num_train_epochs`` it ends as it began.
+
+    How it is measured: the recorded steps are the Trainer's own.  It steps after
+    ``gradient_accumulation_steps`` micro-batches, and after the last of an epoch if it knows how
+    many there are.  A run that reaches the end of its first epoch with no step is stopped.
+
+    How to fix: as the finding says, by what is missing: rows, or a last step in the epoch.
+
+    Known false alarms: none; a run whose first epoch is to end without a step would be one.
+
+    References: huggingface/transformers#2995; #37777, mended by #37923 in 4.52: the last
+    micro-batches of an epoch are counted in rows, not in micro-batches.
+    """
+    try:
+        taken = Session.of(pipeline).measurements.get("recording").first
+    except NoStep as none:
+        cause, fix = _what_is_missing(pipeline, none.micro_batches)
+        yield Finding(
+            f"{none}; gradient_accumulation_steps = {pipeline.args.gradient_accumulation_steps}: "
+            "no weight ever moves",
+            observed=0,
+            expected=1,
+            where=f"{none.micro_batches} micro-batches of "
+            f"{pipeline.args.per_device_train_batch_size} rows",
+            cause=cause,
+            fix=fix,
+        )
+        return
+    # Of several processes each has micro-batches of its own.
+    count = sum(micro.rank == taken.micro_steps[0].rank for micro in taken.micro_steps)
+    yield Measured(f"the first optimizer step is taken after {count} micro-batches", 1, 1)
+
+
+def _what_is_missing(pipeline: Pipeline, micro_batches: int) -> tuple[str, str]:
+    """Cause and fix of an epoch without a step."""
+    if not micro_batches:
+        return (
+            "the run has no epoch, or its DataLoader no batch",
+            "num_train_epochs or max_steps above zero, and a sampler that draws rows",
+        )
+    if not hasattr(pipeline.train_dataset, "__len__"):
+        return (
+            "the IterableDataset ends before one step is full, and nobody knows its last batch",
+            f"gradient_accumulation_steps of at most {micro_batches}, or a dataset that repeats",
+        )
+    return (
+        "the loop does not count an epoch's last micro-batches right; transformers before 4.52 "
+        "does not, and an overridden get_batch_samples may not",
+        "transformers 4.52 or newer with its own get_batch_samples, or "
+        f"gradient_accumulation_steps of at most {micro_batches}",
+    )

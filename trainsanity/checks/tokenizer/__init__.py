@@ -1,0 +1,1 @@
+"""Checks of the tokenizer stage, one module per invariant."""

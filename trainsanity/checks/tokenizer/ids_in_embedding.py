@@ -1,0 +1,73 @@
+"""TS105 tokenizer.ids_in_embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from trainsanity.engine.registry import check
+from trainsanity.measurements.data.scan import Scan
+from trainsanity.types import Finding, Measured, Skip
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+
+@check(
+    "TS105",
+    "tokenizer.ids_in_embedding",
+    needs=("train_dataset",),
+    rules_out="config / tokenizer",
+    stops=True,
+)
+def ids_in_embedding(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding]:
+    """Every id in the rows has a row in the embedding.
+
+    What it checks: the lowest and highest id of all rows, for training and evaluation, against the
+    number of rows of the model's input embedding.
+
+    Why it matters: one id outside stops the run when its batch comes, hours in, with an index
+    error or a device-side assert that names neither the row nor the id.
+
+    How it is measured: exact, over all rows, or over the stated sample of a dataset that has no
+    columns to read.
+
+    How to fix: tokenize again with the tokenizer of this model; after adding tokens call
+    ``model.resize_token_embeddings(len(tokenizer))``.
+
+    Known false alarms: none known.
+
+    References: read: torch.nn.Embedding.
+    """
+    size = _embedding_rows(pipeline)
+    for split in scan.splits:
+        for extreme in (split.lowest, split.highest):
+            if extreme is not None and not 0 <= extreme[0] < size:
+                yield Finding(
+                    f"{split.row(extreme[1])} has the id {extreme[0]}, "
+                    f"the embedding has rows 0 to {size - 1}",
+                    observed=extreme[0],
+                    expected=f"0 to {size - 1}",
+                    where=split.row(extreme[1]),
+                    cause="the rows were tokenized for another model, or tokens were added since",
+                    fix="tokenize again with this model's tokenizer, "
+                    "or model.resize_token_embeddings(len(tokenizer))",
+                )
+    train = scan.train
+    low, high = (extreme[0] if extreme else None for extreme in (train.lowest, train.highest))
+    yield Measured(
+        f"ids of {train.counted} lie between {low} and {high}, the embedding has {size} rows",
+        {"lowest": low, "highest": high},
+        f"0 to {size - 1}",
+    )
+
+
+def _embedding_rows(pipeline: Pipeline) -> int:
+    try:
+        layer = pipeline.model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        layer = None
+    size = getattr(layer, "num_embeddings", None)
+    if size is None:
+        raise Skip("the model has no get_input_embeddings() that would tell its size")
+    return int(size)

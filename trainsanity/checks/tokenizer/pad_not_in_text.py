@@ -1,0 +1,59 @@
+"""TS106 tokenizer.pad_not_in_text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from trainsanity.engine.registry import check
+from trainsanity.measurements.data.scan import Scan
+from trainsanity.types import Finding, Measured, Skip
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+
+@check(
+    "TS106",
+    "tokenizer.pad_not_in_text",
+    needs=("tokenizer", "train_dataset"),
+    requires=("tokenizer.pad_is_not_eos",),
+    rules_out="PAD / EOS",
+)
+def pad_not_in_text(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding]:
+    """No text contains PAD.
+
+    What it checks: PAD at attended places of the rows, for training and evaluation.
+
+    Why it matters: a head that reads a text at its last token that is not PAD reads another token
+    where the text ends with PAD, and language-model collators take the label away from every PAD,
+    inside a text too.
+
+    How it is measured: exact.  Attended is what the row's own mask says; without a mask, all but a
+    run of PAD at an end of the row.
+
+    How to fix: keep the token out of the texts (``tokenizer(..., split_special_tokens=True)`` for
+    texts that spell it out), or make another, unused token PAD.
+
+    Known false alarms: a checkpoint whose separator between documents is its PAD, trained on packed
+    rows.
+
+    References: huggingface/transformers#23530, huggingface/trl#976.
+    """
+    pad = pipeline.tokenizer.pad_token_id
+    if pad is None:
+        raise Skip("the tokenizer has no PAD")
+    for split in scan.splits:
+        found = split.special[pad]
+        if found.first_row is not None:
+            yield Finding(
+                f"{found.rows:,} of {split.counted} in {split.name} contain PAD "
+                f"({pipeline.tokenizer.pad_token!r}, id {pad}) in their text, "
+                f"{found.trailing:,} of them at the end; the first is {split.row(found.first_row)}",
+                observed=found.total,
+                expected=0,
+                where=split.row(found.first_row),
+                cause="the texts spell the token out, or it was added to them as a separator",
+                fix="keep it out of the texts, or give PAD to a token that no text contains",
+            )
+    yield Measured(f"PAD {pad} is in none of {scan.train.counted}", 0, 0)

@@ -1,0 +1,90 @@
+"""TS108 tokenizer.truncation_spares_ends."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from trainsanity.engine.registry import check
+from trainsanity.isolation.snapshot import preserved
+from trainsanity.measurements.batches.batch import quiet
+from trainsanity.measurements.data.scan import Scan
+from trainsanity.types import Finding, Measured
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+
+@check(
+    "TS108",
+    "tokenizer.truncation_spares_ends",
+    needs=("tokenizer", "train_dataset"),
+    rules_out="truncation",
+)
+def truncation_spares_ends(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding]:
+    """Rows of the greatest length begin and end as the shorter ones do.
+
+    What it checks: if all shorter rows begin, or end, with one and the same special token, whether
+    the rows of the greatest length do, too.
+
+    Why it matters: truncation after the special tokens were added cuts a template's tail off, or
+    with ``truncation_side="left"`` its head.  A model that never sees long texts end does not
+    learn to end them, and a head that reads the last token reads a word instead of the token that
+    closes the text.
+
+    How it is measured: exact, on the first and last attended id of each row of the training data.
+    What all shorter rows share is the expectation; an ordinary token that they share by chance is
+    none.
+
+    How to fix: let the tokenizer truncate (it keeps room for its own special tokens), or truncate
+    the content before the template is applied.
+
+    Known false alarms: packed rows, cut where they are full, if their last row ends with a special
+    token.
+
+    References: modelscope/ms-swift#6961.
+    """
+    train = scan.train
+    capped = train.lengths == train.longest
+    shorter = (train.lengths > 0) & ~capped
+    share = f"{capped.mean():.2%} of {train.counted} have the greatest length, {train.longest}"
+    told, closing = [], _closing(pipeline)
+    for side, ids in (("begin", train.first), ("end", train.last)):
+        if ids is None or not shorter.any():
+            continue
+        shared = int(ids[shorter][0])
+        if shared not in closing or not (ids[shorter] == shared).all():
+            continue
+        token = pipeline.tokenizer.convert_ids_to_tokens(shared)
+        lost = capped & (ids != shared)
+        told.append(f"all others {side} with {token!r}")
+        if lost.any():
+            at = int(lost.argmax())
+            lost_side = "left" if side == "begin" else "right"
+            yield Finding(
+                f"{int(lost.sum()):,} of {int(capped.sum()):,} rows of the greatest length "
+                f"{train.longest} do not {side} with {token!r}, and all {int(shorter.sum()):,} "
+                f"shorter ones do: truncation on the {lost_side} cut it off ({share})",
+                observed=int(lost.sum()),
+                expected=0,
+                where=train.row(at),
+                cause="rows were cut after the template, or the special tokens, were added",
+                fix="truncate the text before the template is applied, "
+                "or let the tokenizer do it: tokenizer(text, truncation=True, max_length=...)",
+            )
+    yield Measured("; ".join([share, *told]), round(float(capped.mean()), 6))
+
+
+def _closing(pipeline: Pipeline) -> set[int]:
+    """Ids that stand at an end of a text because a tokenizer or a template puts them there."""
+    tokenizer = pipeline.tokenizer
+    known = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    if getattr(tokenizer, "chat_template", None):
+        from jinja2 import TemplateError
+
+        turns = [{"role": role, "content": "a"} for role in ("user", "assistant")]
+        with preserved(pipeline), quiet(pipeline), contextlib.suppress(TemplateError):
+            rendered = tokenizer.apply_chat_template(turns, tokenize=False)
+            known.update(tokenizer(rendered, add_special_tokens=False)["input_ids"][-1:])
+    return known

@@ -1,0 +1,1 @@
+"""Checks of the update stage, one module per invariant."""

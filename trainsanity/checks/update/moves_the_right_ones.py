@@ -1,0 +1,64 @@
+"""TS703 update.moves_the_right_ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from trainsanity.engine.registry import check
+from trainsanity.measurements.step.steps import Recording
+from trainsanity.types import Cost, Finding, Measured
+
+if TYPE_CHECKING:
+    pass
+
+
+@check(
+    "TS703",
+    "update.moves_the_right_ones",
+    cost=Cost.STEP,
+    requires=("update.survives_rounding",),
+    rules_out="optimizer",
+)
+def moves_the_right_ones(recording: Recording) -> Iterator[Measured | Finding]:
+    """Trainable parameters move, frozen ones stay.
+
+    What it checks: that no parameter without ``requires_grad`` changed during the recorded step,
+    and that each trainable one with a gradient, and in a dtype that lets it, has elements that move
+    at the peak rate.
+
+    Why it matters: a group with a learning rate of zero, or code that writes to frozen weights,
+    trains another model than the one that was configured.
+
+    How it is measured: hashes of the frozen weights before and after the step, and the trial step
+    of update.survives_rounding.  Exact.
+
+    How to fix: look for the parameter group, or the callback, that owns the named parameter.
+
+    Known false alarms: a schedule of its own that keeps a group at zero for the whole run.
+
+    References: huggingface/peft#310.
+    """
+    update = recording.update
+    thawed = [p.name for p in update.parameters if p.changed_frozen]
+    # What its dtype alone holds in place is the business of update.survives_rounding.
+    stuck = [p.name for p in update.parameters if p.with_gradient and p.can_move and not p.moved]
+    for names, said, cause, fix in (
+        (thawed, "frozen but changed", "something writes to weights outside the optimizer",
+         "find what changes them: a callback, a hook, an in-place operation"),
+        (stuck, "trainable, with a gradient, and do not move",
+         "their group's learning rate is zero, or the update is lost in their dtype",
+         "look at the optimizer's group that holds them"),
+    ):  # fmt: skip
+        if names:
+            yield Finding(
+                f"{len(names)} parameters are {said}",
+                observed=len(names),
+                expected=0,
+                where=", ".join(names[:3]),
+                cause=cause,
+                fix=fix,
+            )
+    moving = sum(bool(p.moved) for p in update.parameters)
+    frozen = sum(not p.trainable for p in update.parameters)
+    yield Measured(f"{moving} parameters move, {frozen} frozen ones stay", moving, moving)

@@ -1,0 +1,78 @@
+"""What all commands have in common: ``--debug``, errors in one sentence, exit codes."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterable
+from typing import Any
+
+import click
+
+from trainsanity.errors import ExitCode, RankError, UsageError, text_of
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: a scheduler's, when the time is over."""
+
+
+class Command(click.Command):
+    """A command with ``--debug``, whose exceptions become sentences."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(
+            click.Option(["--debug"], is_flag=True, help="Show the traceback of an error.")
+        )
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; its return value is the exit code."""
+        debug = ctx.params["debug"]
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
+            raise
+        except UsageError as error:
+            _trace(debug)
+            raise Wrong(str(error)) from error
+        except RankError as error:
+            _trace(debug)
+            raise Unexpected(str(error)) from error
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            _trace(debug)
+            # A factory that exits with 0 must not end us with the code of a sane pipeline.
+            what = f"unexpected {type(error).__name__}: {text_of(error)}"
+            more = "" if debug else "; run again with --debug for the traceback"
+            raise Unexpected(what + more) from error
+
+
+class Wrong(click.ClickException):
+    """The call or its input was wrong."""
+
+    exit_code = ExitCode.USAGE
+
+
+class Unexpected(click.ClickException):
+    """Something that should not happen, here or in the pipeline's code."""
+
+    exit_code = ExitCode.INCOMPLETE
+
+
+def _trace(debug: bool) -> None:
+    if debug:
+        click.echo(traceback.format_exc(), err=True, nl=False)
+
+
+def words(option: str, values: Iterable[str]) -> list[str]:
+    """The words of a repeatable option whose values are lists with commas.
+
+    Raises:
+        UsageError: there are values, and no word in them.
+    """
+    given = list(values)
+    found = [word.strip() for value in given for word in value.split(",") if word.strip()]
+    # An empty variable in a script must not turn "only these" into "all".
+    if given and not found:
+        raise UsageError(f"{option} names no check; 'trainsanity list' shows them all")
+    return found

@@ -1,0 +1,56 @@
+"""``trainsanity diagnose``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from trainsanity.cli.base import Command
+from trainsanity.cli.output import Output, progress, write_text
+from trainsanity.report.json import dumps
+
+_COUNT = click.IntRange(min=1)
+_RATE = click.FloatRange(min=0)
+
+
+@click.command(
+    cls=Command,
+    epilog="Exit codes: 0 nothing found; 1 something found; 2 the call or the log was wrong; "
+    "3 the log holds nothing that could be judged.",
+)
+@click.argument("log")
+@click.option("--num-labels", type=_COUNT, help="Classes of the head.")
+@click.option("--hidden-size", type=_COUNT, help="Width of the model, for the head's first loss.")
+@click.option("--per-device-train-batch-size", type=_COUNT, help="Rows of a micro-batch.")
+@click.option("--gradient-accumulation-steps", type=_COUNT, help="Micro-batches of a step.")
+@click.option("--world-size", type=_COUNT, help="Processes.")
+@click.option("--learning-rate", type=_RATE, help="Its peak.")
+@click.option("--warmup-steps", type=_RATE, help="Steps, or below 1 a share of all steps.")
+@click.option("--max-steps", type=_COUNT, help="Optimizer steps of the run.")
+@click.option("--max-grad-norm", type=_RATE, help="[default: the Trainer's, 1.0]")
+@click.option("--lr-scheduler-type", metavar="NAME", help="[default: the Trainer's, linear]")
+@click.option(
+    "--json", "json_file", metavar="FILE", help="Write the JSON report; '-' is stdout, and the "
+    "text goes to stderr.",
+)  # fmt: skip
+def diagnose(log: str, json_file: str | None, debug: bool, **known: Any) -> int:
+    """Say what a training LOG shows, and what it cannot show.
+
+    LOG is a trainer_state.json, a folder of checkpoints, what Trainer prints, JSON lines, CSV, a
+    table pasted from somewhere, or TensorBoard's event files; '-' is stdin.  What you know of the
+    run goes into the options: each lets one more question be judged.
+    """
+    from trainsanity.diagnose.case import Case, Known
+    from trainsanity.diagnose.face import render
+    from trainsanity.diagnose.questions import ask
+    from trainsanity.diagnose.reading import read
+
+    output = Output(json_file)
+    with progress() as tell:
+        tell(f"reading {log}")
+        report = ask(Case(read(log), Known(**known)))
+    write_text(output.text, lambda width, color: render(report, width=width, color=color))
+    if json_file is not None:
+        output.json(dumps([report]))
+    return report.exit_code()

@@ -1,0 +1,134 @@
+"""The command line: the group of commands, each loaded when it is called.
+
+Whatever goes wrong ends in one sentence on stderr and an exit code (see ``trainsanity --help``).
+``list``, ``explain``, ``diagnose`` and ``--help`` load neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import click
+
+from trainsanity import __version__
+from trainsanity.cli.base import Terminated
+from trainsanity.errors import ExitCode
+from trainsanity.report.words import clean
+
+_COMMANDS = {
+    "run": "run",
+    "list": "list_",
+    "explain": "explain",
+    "diagnose": "diagnose",
+    "show": "show",
+}
+"""Module beside this one, which is the command's name, and the function there; in the order in
+which ``--help`` shows them."""
+
+
+LONGEST = 900
+"""Characters of a sentence; somebody else's error may be a megabyte long."""
+
+
+class _Program(click.Group):
+    """The group of commands; tells errors in one sentence instead of click's usage block."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for name in _COMMANDS if find_spec(f"{__package__}.{name}")]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        module = import_module(f".{cmd_name}", __package__)
+        command: click.Command = getattr(module, _COMMANDS[cmd_name])
+        return command
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        kwargs["standalone_mode"] = False
+        try:
+            code = super().main(*args, **kwargs)
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message(), err=True)
+            code = ExitCode.USAGE
+        except click.ClickException as error:
+            click.echo(f"trainsanity: error: {_sentence(error.format_message())}", err=True)
+            code = error.exit_code
+        except click.Abort as abort:
+            terminated = isinstance(abort.__cause__, Terminated)
+            how, code = (
+                ("terminated", ExitCode.TERMINATED)
+                if terminated
+                else ("interrupted", ExitCode.INTERRUPTED)
+            )
+            click.echo(f"trainsanity: {how}; no JSON was written", err=True)
+        sys.exit(code)
+
+
+@click.group(
+    cls=_Program,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 every check that ran passed or failed as accepted; 1 a check failed, "
+    "or an accepted failure passed; 2 the call or its input was wrong; 3 incomplete: an error, "
+    "nothing ran, or, with --strict, anything skipped, blocked or abstained; 130 interrupted, 143 "
+    "terminated.",
+)
+@click.version_option(__version__, prog_name="trainsanity")
+def program() -> None:
+    """Is this fine-tuning run sane?  Judged before the first GPU hour."""
+
+
+def _sentence(text: str) -> str:
+    """One line that can be read, whatever the message was made of."""
+    line = clean(" ".join(text.split()))
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
+
+
+def _let_go_of_stdout() -> None:
+    """What a full disk did not take has been told; the interpreter would tell it by exit code 120.
+
+    It writes what is left when it ends, and a failure then overrides ours.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (AttributeError, ValueError):
+        return  # None, or closed
+
+
+def _end_when_terminated() -> None:
+    """Let SIGTERM unwind as Ctrl-C does, so that no folder and no process of ours is left.
+
+    One of several processes may stand in a collective, where it hears nothing: torchrun ends it.
+    """
+    if "RANK" in os.environ or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        return
+
+    own = os.getpid()
+
+    def end(number: int, _: Any) -> None:
+        if os.getpid() == own:
+            raise Terminated
+        # A worker that the user's code forked and terminates ends as it would without us.
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+    signal.signal(signal.SIGTERM, end)
+
+
+def main() -> None:
+    """The console script."""
+    _end_when_terminated()
+    try:
+        program(prog_name="trainsanity")
+    finally:
+        _let_go_of_stdout()
+        # The process ends here.  Without this the interpreter searches everything that torch and
+        # transformers have made for cycles before it does, for longer than a second.
+        gc.freeze()

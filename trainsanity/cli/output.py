@@ -1,0 +1,162 @@
+"""Where reports go: text on a stream, the others in files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.text import Text
+
+from trainsanity.errors import UsageError
+
+PIPED_WIDTH, WIDEST = 100, 120
+"""Columns of a report that goes to a file, and the most on a terminal: long lines tire the eye."""
+
+
+def write_text(stream: TextIO, render: Callable[[int, bool], str]) -> None:
+    """Write what ``render`` makes of the stream's width and whether it takes colour."""
+    console = Console(file=stream)
+    width = min(console.width, WIDEST) if console.is_terminal else PIPED_WIDTH
+    text = render(width, console.color_system is not None and not console.no_color)
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    stream.flush()
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Callable[[str], None]]:
+    """A line that says what is being looked at; rich shows it on a terminal only."""
+    with Console(stderr=True).status("") as status:
+        yield lambda what: status.update(Text(what, no_wrap=True, overflow="ellipsis"))
+
+
+@contextlib.contextmanager
+def stdout_is_stderr() -> Iterator[None]:
+    """Send what the user's code prints to stderr; stdout is for the report.
+
+    The descriptor is moved as well as ``sys.stdout``, for C libraries, child processes, and
+    loggers that hold on to the old object.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # one of the two is closed
+            saved = os.dup(1)
+            stack.callback(os.close, saved)
+            _flush_stdout()
+            os.dup2(2, 1)
+            stack.callback(os.dup2, saved, 1)
+            stack.callback(_flush_stdout)
+        stack.enter_context(contextlib.redirect_stdout(_Lent(sys.stderr)))
+        yield
+
+
+class _Lent:
+    """A stream that the user's code may write to, and close without closing it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def close(self) -> None:
+        """Leave that to the stream's owner."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _flush_stdout() -> None:
+    for stream in (sys.stdout, sys.__stdout__):
+        if stream is not None:
+            stream.flush()
+
+
+class Output:
+    """Where the text goes, and the JSON: with ``--json -`` stdout is for that.
+
+    Raises:
+        UsageError: the JSON file cannot be written.
+    """
+
+    def __init__(self, json_file: str | None) -> None:
+        if json_file == "-" and sys.stdout is None:
+            raise UsageError("--json -: stdout is closed, give the name of a file")
+        # Python has no stream for a descriptor that the caller closed; the exit code is for him.
+        self.text = (sys.stderr if json_file == "-" else sys.stdout) or io.StringIO()
+        self._file = None if json_file in (None, "-") else OutputFile("--json", str(json_file))
+
+    def json(self, text: str) -> None:
+        """Write the JSON report."""
+        if self._file is None:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        else:
+            self._file.write(text)
+
+
+class OutputFile:
+    """A file that an option names.  It appears whole at the end, or not at all.
+
+    Args:
+        option: what errors call it by.
+        name: of the file.
+        append: to what is there already, as GitHub's step summary wants it.
+
+    Raises:
+        UsageError: the file cannot be written.  That is tried at once, since the measurements
+            between here and the end may take minutes.
+    """
+
+    def __init__(self, option: str, name: str, *, append: bool = False) -> None:
+        self._called = f"{option} {name}".rstrip()
+        if not name or name == "-":
+            raise UsageError(f"{self._called}: give the name of a file")
+        self._append = append
+        with self._told():
+            # The pipeline's code may change the directory before the end.
+            self._path = Path(name).resolve()
+            if self._path.is_dir():
+                raise UsageError(f"{self._called}: that is a directory, give a file")
+            if self._direct:
+                return
+            if append and self._path.exists():
+                self._path.open("a", encoding="utf-8").close()
+                return
+            self._beside.touch(exist_ok=False)
+            self._beside.unlink()
+
+    @property
+    def _direct(self) -> bool:
+        """A pipe or a device is written to; putting a file in its place would remove it."""
+        return self._path.exists() and not self._path.is_file()
+
+    @property
+    def _beside(self) -> Path:
+        return self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:  # a null byte is no OSError
+            reason = getattr(error, "strerror", None) or error
+            raise UsageError(f"{self._called}: it cannot be written ({reason})") from error
+
+    def write(self, text: str) -> None:
+        """Write it."""
+        with self._told():
+            if self._append or self._direct:
+                with self._path.open("a" if self._append else "w", encoding="utf-8") as file:
+                    file.write(text)
+                return
+            try:
+                self._beside.write_text(text, encoding="utf-8")
+                if self._path.exists():
+                    shutil.copymode(self._path, self._beside)
+                os.replace(self._beside, self._path)
+            finally:
+                self._beside.unlink(missing_ok=True)

@@ -1,0 +1,205 @@
+"""``trainsanity run``."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, TextIO
+
+import click
+
+from trainsanity.cli.base import words
+from trainsanity.cli.output import Output, OutputFile, progress, stdout_is_stderr, write_text
+from trainsanity.cli.targets import TargetCommand, sources_for
+from trainsanity.engine.registry import registry
+from trainsanity.engine.report import Report
+from trainsanity.engine.runner import run as run_checks
+from trainsanity.engine.session import Session
+from trainsanity.engine.store import catalogue
+from trainsanity.errors import ExitCode, UsageError
+from trainsanity.isolation import time_limit as limits
+from trainsanity.isolation.collectives import rank
+from trainsanity.report.github import summary as markdown
+from trainsanity.report.github import workflow_commands
+from trainsanity.report.json import dumps
+from trainsanity.report.pictures import Picture, pictures_of
+from trainsanity.report.text import render
+from trainsanity.sources.factory import Source
+from trainsanity.types import Check, Cost
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+
+@click.command(cls=TargetCommand)
+@click.argument("targets", metavar="[TARGET]... [-- ARGUMENT...]", nargs=-1)
+@click.option("--select", multiple=True, metavar="CHECKS", help="Only these, e.g. collator,TS5.")
+@click.option("--ignore", multiple=True, metavar="CHECKS", help="Not these.")
+@click.option(
+    "--max-cost",
+    type=click.Choice(Cost, case_sensitive=False),
+    help="Only checks that cost this much or less; the default is STEP, and RUN for those that "
+    "--select names.",
+)
+@click.option(
+    "--timeout",
+    type=float,
+    metavar="SECONDS",
+    help="The most that a check, and each measurement it asks for, may take; one that takes longer "
+    "is stopped and ends in an error, and the others run on.",
+)
+@click.option("--strict", is_flag=True, help="Exit with 3 if anything asked for has no verdict.")
+@click.option(
+    "--json",
+    "json_file",
+    metavar="FILE",
+    help="Write the JSON report (a list, if there are several pipelines); '-' is stdout, and the "
+    "text goes to stderr.",
+)
+@click.option(
+    "--html",
+    "html_file",
+    metavar="FILE",
+    help="Write one self-contained page with pictures; needs trainsanity[html].",
+)
+@click.option(
+    "--github-summary",
+    "summary_file",
+    metavar="FILE",
+    help='Append a summary in Markdown, e.g. to "$GITHUB_STEP_SUMMARY".',
+)
+@click.option(
+    "--github-annotations/--no-github-annotations",
+    "annotated",
+    default=None,
+    help="Print GitHub's annotations; the default is to do so in GitHub Actions.",
+)
+def run(  # noqa: PLR0917 - one parameter per option
+    targets: tuple[str, ...],
+    select: tuple[str, ...],
+    ignore: tuple[str, ...],
+    max_cost: Cost | None,
+    timeout: float | None,
+    strict: bool,
+    json_file: str | None,
+    html_file: str | None,
+    summary_file: str | None,
+    annotated: bool | None,
+    debug: bool,
+    arguments: tuple[str, ...],
+) -> int:
+    """Judge pipelines.
+
+    TARGET is pkg.module:factory, a function that takes nothing and returns the Trainer that you
+    would call train() on; modules are looked for in the current directory, too.  Or it is your
+    training script, which runs with the ARGUMENTs after -- until it calls Trainer.train(); the
+    checks take the place of that call, and the script ends there.  Without a TARGET, the pipelines
+    of [tool.trainsanity] in pyproject.toml are judged; its expected_failures always apply.
+
+    CHECKS are stages, names, codes or beginnings of codes, separated by commas; 'trainsanity list'
+    shows them.
+    """
+    sources = sources_for(targets, arguments)
+    checks = registry().select(words("--select", select), words("--ignore", ignore), max_cost)
+    if not checks:
+        raise UsageError("--select, --ignore and --max-cost together leave no check to run")
+    limits.checked(timeout, "--timeout")
+    output = Output(json_file)
+    page = None if html_file is None else _page_file(html_file)
+    summary = (
+        None if summary_file is None else OutputFile("--github-summary", summary_file, append=True)
+    )
+    reports: list[Report] = []
+    pictures: list[Sequence[Picture]] = []
+    for source in sources:
+        report, shown = _judge(source, checks, timeout, with_pictures=page is not None)
+        reports.append(report)
+        pictures.append(shown)
+        if rank():  # all processes agree, and the first one tells
+            continue
+        if len(reports) > 1:
+            output.text.write("\n")
+        _write_text(report, output.text, strict=strict, debug=debug)
+    if rank():
+        return _worst(report.exit_code(strict=strict) for report in reports)
+    if annotated or (annotated is None and os.environ.get("GITHUB_ACTIONS") == "true"):
+        output.text.writelines(f"{line}\n" for line in workflow_commands(reports))
+    if json_file is not None:
+        output.json(dumps(reports, strict=strict))
+    if page is not None:
+        from trainsanity.report import html
+
+        page.write(
+            html.render(list(zip(reports, pictures, strict=True)), strict=strict, debug=debug)
+        )
+    if summary is not None:
+        summary.write(markdown(reports, strict=strict))
+    return _worst(report.exit_code(strict=strict) for report in reports)
+
+
+def _page_file(name: str) -> OutputFile:
+    from trainsanity.report import html
+
+    html.require_extra()
+    return OutputFile("--html", name)
+
+
+def _judge(
+    source: Source, checks: list[Check], timeout: float | None, *, with_pictures: bool
+) -> tuple[Report, Sequence[Picture]]:
+    def judge(pipeline: Pipeline) -> tuple[Report, Sequence[Picture]]:
+        on_check = _tell_progress(pipeline, tell)
+        report = run_checks(pipeline, checks, source.expected_failures, on_check, timeout)
+        # While the pipeline is alive: what the pictures show is not in the report.
+        return report, pictures_of(pipeline) if with_pictures else ()
+
+    with stdout_is_stderr(), progress() as tell, _seldom_collected():
+        tell(f"building {source.id}")
+        return source.visit(judge)
+
+
+SELDOM = 10_000
+"""New objects between two collections.  With 700, Python's default up to 3.12, a fifth of the time
+that it takes to import torch and transformers is spent on collections; with more, no less than with
+this."""
+
+
+@contextlib.contextmanager
+def _seldom_collected() -> Iterator[None]:
+    young, *older = before = gc.get_threshold()
+    if 0 < young < SELDOM:  # 0 is off
+        gc.set_threshold(SELDOM, *older)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+def _tell_progress(pipeline: Pipeline, tell: Callable[[str], None]) -> Callable[[Check], None]:
+    """Have the pipeline tell what it measures, and for which check."""
+    asked = ""
+
+    def on_check(check: Check) -> None:
+        nonlocal asked
+        asked = f"{check.code} {check.name} ({check.cost.name.lower()})"
+        tell(asked)
+
+    Session.of(pipeline).measurements.on_start = lambda name: tell(
+        f"{asked}: {catalogue()[name].title}"
+    )
+    pipeline.progress = lambda done, of, what: tell(f"{asked}: {what}, {done:,} of {of:,}")
+    return on_check
+
+
+def _write_text(report: Report, stream: TextIO, *, strict: bool, debug: bool) -> None:
+    write_text(
+        stream,
+        lambda width, color: render(report, width=width, color=color, strict=strict, debug=debug),
+    )
+
+
+def _worst(codes: Iterable[int]) -> int:
+    """A failure weighs more than something unknown, and that more than success."""
+    return max(codes, key=(ExitCode.OK, ExitCode.INCOMPLETE, ExitCode.FAILED).index)

@@ -1,0 +1,59 @@
+"""What the commands have in common that look at pipelines: a TARGET, and a script's arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from trainsanity.cli.base import Command
+from trainsanity.engine.registry import registry
+from trainsanity.errors import UsageError
+from trainsanity.sources.config import configuration
+from trainsanity.sources.factory import Source, sources_of
+
+
+class TargetCommand(Command):
+    """A command that keeps what follows ``--`` for the script."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the words before ``--``; those after it become the parameter ``arguments``."""
+        own, dashes, rest = args, "--", []
+        if dashes in args:
+            place = args.index(dashes)
+            own, rest = args[:place], args[place + 1 :]
+        scripts = [word for word in own if word.endswith(".py")]
+        try:
+            left = super().parse_args(ctx, own)
+        except click.NoSuchOption as error:
+            if not scripts:
+                raise
+            raise click.UsageError(
+                f"{error.format_message().rstrip('.')}; the script's own arguments go after --: "
+                f"trainsanity {ctx.info_name} {scripts[0]} -- {error.option_name} ..."
+            ) from error
+        ctx.params["arguments"] = tuple(rest)
+        return left
+
+
+def sources_for(targets: Sequence[str], arguments: Sequence[str]) -> list[Source]:
+    """The pipelines to look at; names are checked, nothing is built."""
+    table = configuration()
+    expected: dict[str, str] = table.get("expected_failures", {})
+    for name in expected:
+        try:
+            in_full = registry().get(name).name
+        except UsageError as error:
+            raise UsageError(f"expected_failures in pyproject.toml: {error}") from error
+        if name != in_full:
+            raise UsageError(
+                f"expected_failures in pyproject.toml: name the check in full, {in_full!r}, "
+                f"not by {name!r}"
+            )
+    chosen = targets or table.get("pipelines", [])
+    if not chosen:
+        raise UsageError(
+            "no pipeline to judge: give pkg.module:factory or a script, or name some under "
+            "pipelines in [tool.trainsanity] of pyproject.toml"
+        )
+    return sources_of(chosen, arguments, expected)

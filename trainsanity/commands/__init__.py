@@ -1,1 +1,0 @@
-"""One module per command, loaded when it is called; ``base.py`` and ``output.py`` are shared."""

@@ -1,0 +1,295 @@
+"""What a log's losses can show."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator
+
+from trainsanity.diagnose.case import Case
+from trainsanity.diagnose.entries import Entry
+from trainsanity.diagnose.expected import (
+    INITIALIZER_RANGE,
+    ROWS,
+    WIDTHS,
+    band,
+    healthy_range,
+    shouting_spread,
+)
+from trainsanity.maths.factors import fitting, tell_apart
+from trainsanity.maths.tolerances import STANDARD_ERRORS
+from trainsanity.types import Finding, Measured, Skip
+
+AT_PEAK = 100
+"""Steps at the peak rate after which a loss should have left its own noise.  A last resort, no
+closed form: after so many, AdamW has moved each weight by up to 100 rates."""
+
+MOST_CLASSES = 1_000_000
+"""More than any head or vocabulary has."""
+
+TAIL = 10
+"""Entries whose mean is taken at the end of the log: the noise of one batch is divided by three."""
+
+Said = Iterator[Measured | Finding]
+
+
+def initial(case: Case) -> Said:
+    """The first loss against that of a head that knows nothing."""
+    classes, entry = case.num_labels, _first(case)
+    if classes is None:
+        raise Skip(
+            "--num-labels is not given: for C classes a fresh head starts near log C"
+            + (f" (a cross entropy of {entry.loss:g} would take exp({entry.loss:g}) of them)"
+               if (entry.loss or 0) > math.log(MOST_CLASSES) else "")
+        )  # fmt: skip
+    if classes < 2:
+        raise Skip("one label is a regression: its first loss depends on the labels' scale")
+    loss = entry.loss
+    assert loss is not None
+    floor = math.log(classes)
+    low, high = healthy_range(classes, case.hidden_size)
+    usual = f"{low:.1f} to {high:.1f}" if high - low >= 0.05 else f"{low:.2f}"
+    widths = f"a hidden size of {case.hidden_size}"
+    if not case.hidden_size:
+        widths = f"hidden sizes of {WIDTHS[0]} to {WIDTHS[1]}"
+    why = f"log C + s^2 / 2, where s = {INITIALIZER_RANGE} sqrt(hidden size), for {widths}"
+    multiple = f"{loss / floor:.1f} x log {classes} ({floor:.3f})"
+    if loss > band(classes, case.hidden_size, case.rows)[1]:
+        names = _candidates(case, loss)
+        yield Finding(
+            f"the first loss, {loss:g} at {case.where(entry)}, is {multiple}; "
+            f"a head that knows nothing starts at {usual} ({why})",
+            observed=loss,
+            expected=[round(low, 4), round(high, 4)],
+            factor=loss / floor,
+            where=case.where(entry),
+            cause=_why_too_high(case, loss, usual, names),
+            candidates=tuple(names) if _few(*_factors(case, loss)) else (),
+            fix="find out which: "
+            + case.sure("TS402", "TS501", "TS502")
+            + " recomputes the loss of step 1 from its own logits and names the factor",
+        )
+    beside = ""
+    if loss > high:
+        beside = f", and a mean over {case.rows} rows may lie so far above that"
+        if not case.per_device_train_batch_size:
+            beside += " (--per-device-train-batch-size tells how many there are)"
+    elif loss < band(classes, case.hidden_size, case.rows)[0]:
+        beside = (
+            "; this is less: the head already knows something, or the loss is divided once too "
+            f"often; {case.sure('TS502')} tells which"
+        )
+    late = " (a mean over the steps before it)" if _is_mean(entry) else ""
+    yield Measured(
+        f"the first loss, {loss:g} at {case.where(entry)}{late}, is {multiple}; "
+        f"a fresh head starts at {usual}{beside}",
+        loss,
+        [round(low, 4), round(high, 4)],
+    )
+
+
+def _first(case: Case) -> Entry:
+    """The first entry, if it belongs to the beginning of the run."""
+    if not case.log.first:
+        raise Skip("the log has no training loss")
+    entry = next((e for e in case.log.first if math.isfinite(e.loss or 0.0)), None)
+    if entry is None:
+        raise Skip("no loss near the beginning is a number")
+    interval = case.log.interval
+    if entry.step is not None and entry.step > max(interval or entry.step, 1):
+        raise Skip(f"the log begins at step {entry.step}: the first steps are not in it")
+    return entry
+
+
+def _is_mean(entry: Entry) -> bool:
+    return entry.step is not None and entry.step > 1
+
+
+def _factors(case: Case, loss: float) -> tuple[float, float]:
+    """The least and the greatest factor over what a fresh head's loss may be.
+
+    The mean over a few rows may be anything above zero, and then there is no greatest.
+    """
+    # What was not divided out was multiplied over as many rows more.
+    rows = case.rows if case.together else ROWS * int(loss / math.log(case.num_labels))
+    low, high = band(case.num_labels, case.hidden_size, rows)
+    return loss / high, loss / low if low > 0 else math.inf
+
+
+def _candidates(case: Case, loss: float) -> list[str]:
+    """The known numbers of the run that lie in between; none where nobody gave them."""
+    return [] if case.together is None else fitting(*_factors(case, loss), case.facts)
+
+
+def _why_too_high(case: Case, loss: float, usual: str, names: list[str]) -> str:
+    """The candidates, and no more certainty than a log gives."""
+    spread = shouting_spread(case.num_labels, loss)
+    head = f"a head far too large (logits with a standard deviation of {spread:.1f})"
+    least, most = _factors(case, loss)
+    fits = _whole(least, most)
+    if names and not _few(least, most):
+        return (
+            f"consistent with {' or '.join(names)}, which is not divided out, as with any factor "
+            f"of {fits}, and with {head}"
+        )
+    if len(names) == 1:
+        return (
+            f"likely {names[0]}, which is not divided out; in a log {head} would look the same, "
+            "but only by chance like a known number of the run"
+        )
+    if names:
+        return f"likely one of {len(names)}: {tell_apart(names)}; or {head}"
+    if case.together is not None:
+        between = f"{least:.1f} to {most:.1f}" if math.isfinite(most) else fits
+        return (
+            f"accumulation x processes = {case.together} does not explain a factor of {between}; "
+            f"possibly {head}, or labels that belong to other outputs"
+        )
+    return (
+        f"consistent with a factor of {fits} over a healthy {usual}, as of a loss "
+        f"that is not divided by accumulation x processes; that they make {fits} is an inference, "
+        "the log does not hold them (--gradient-accumulation-steps and --world-size tell). "
+        f"Consistent, too, with {head}. In one step with gradient_accumulation_steps=1 on one "
+        "process the first goes away and the second stays"
+    )
+
+
+def _whole(least: float, most: float) -> str:
+    """The whole numbers in between, if they are few."""
+    if math.isinf(most):
+        return f"{least:.1f} or more"
+    if not _few(least, most):
+        return f"{least:.1f} to {most:.1f}"
+    *others, largest = map(str, range(max(math.ceil(least), 2), math.floor(most) + 1))
+    return f"{', '.join(others)} or {largest}" if others else largest
+
+
+def _few(least: float, most: float) -> bool:
+    """Few enough factors lie in between that meeting a number of the run is no accident."""
+    return math.isfinite(most) and 1 <= math.floor(most) - max(math.ceil(least), 2) + 1 <= 3
+
+
+def train_and_eval(case: Case) -> Said:
+    """Training loss against evaluation loss, which is never accumulated."""
+    if not case.log.evals:
+        raise Skip("the log has no eval_loss to compare with")
+    pairs = [(t, e) for t, e in case.log.evals if t.loss and e.eval_loss and e.eval_loss > 0]
+    ratios = [(t.loss or 0.0) / (e.eval_loss or 1.0) for t, e in pairs]
+    ratios = [ratio for ratio in ratios if math.isfinite(ratio)]
+    if not ratios:
+        raise Skip("no eval_loss with a training loss beside it is a number")
+    ratio = statistics.median(ratios)
+    train, evaluation = pairs[-1]
+    told = f"training loss {train.loss:g}, eval_loss {evaluation.eval_loss:g}"
+    together = case.together
+    low, high = min(ratios), max(ratios)
+    # A gap between two factors: below the root of the factor the ratio is nearer to 1.
+    if together is not None and together > 1 and low > math.sqrt(together):
+        yield Finding(
+            f"the training loss is {ratio:.2f} x the evaluation's ({told})",
+            observed=ratio,
+            expected=1,
+            factor=ratio,
+            where=case.where(train),
+            cause=f"likely accumulation x processes = {together}, which is not divided out of the "
+            "training loss; evaluation does not accumulate",
+            fix=f"{case.sure('TS502')} names the factor; model.accepts_loss_kwargs = False repairs "
+            "a model whose loss ignores num_items_in_batch",
+        )
+    elif together is None and low >= 2 and high / low < math.sqrt(2):
+        yield Finding(
+            f"the training loss stays {ratio:.2f} x the evaluation's ({told})",
+            observed=ratio,
+            expected=1,
+            factor=ratio,
+            where=case.where(train),
+            cause="possibly accumulation x processes that are not divided out: evaluation does not "
+            "accumulate; that is an inference, as the log does not hold them",
+            fix=f"{case.sure('TS502')} names the factor",
+        )
+    yield Measured(f"training loss {ratio:.2f} x the evaluation's ({told})", ratio, 1)
+
+
+def finite(case: Case) -> Said:
+    """Losses that are no numbers, as far as the Trainer lets them through."""
+    log = case.log
+    if not log.count:
+        raise Skip("the log has no training loss")
+    if log.bad_loss is not None:
+        yield Finding(
+            f"{log.bad_losses} of {log.count} logged losses are not numbers, the first "
+            f"({log.bad_loss.loss}) at {case.where(log.bad_loss)}",
+            observed=log.bad_loss.loss,
+            expected="a number",
+            where=case.where(log.bad_loss),
+            cause="likely a step before it: weights that are NaN stay NaN",
+            fix="go back to the last checkpoint before it, and look at its rows with "
+            + case.sure("TS503", "TS604"),
+        )
+    yield Measured(
+        f"{log.count - log.bad_losses} of {log.count} logged losses are numbers; "
+        "logging_nan_inf_filter is on by default and hides the others, so only grad_norm shows "
+        "that there were none",
+        log.count - log.bad_losses,
+        log.count,
+    )
+
+
+def moves(case: Case) -> Said:
+    """Whether the loss moves, given how far the learning rate has come."""
+    log = case.log
+    if log.count < 3 or not log.losses[0] <= log.losses[1]:
+        raise Skip("fewer than three losses that are numbers")
+    where, done = case.where(log.last[-1]), case.steps_at_peak
+    if log.losses[0] == log.losses[1]:
+        yield Finding(
+            f"the loss is {log.losses[0]:g} in all {log.count} entries",
+            observed=log.losses[0],
+            expected="a loss that changes from batch to batch",
+            where=where,
+            cause="logits that do not depend on the rows, a constant in compute_loss, or a loss "
+            "that is NaN and hidden by logging_nan_inf_filter",
+            fix=f"{case.sure('TS403', 'TS503', 'TS605', 'TS7')} tells which",
+        )
+        return
+    tail = min(TAIL, log.count // 2)
+    before, after = _mean(log.first[:tail]), _mean(list(log.last)[-tail:])
+    told = f"the loss goes from {before[0]:.4g} to {after[0]:.4g}"
+    if done is None:
+        yield Measured(f"{told}; how far the learning rate has come is not known", after[0])
+        return
+    rate = "the peak learning rate" if case.learning_rate else "the highest rate in the log"
+    so_far = f"up to {where} the run amounts to {done:.2g} steps at {rate}"
+    knows_nothing = _still_uninformed(case, after)
+    if done >= AT_PEAK and knows_nothing is not None:
+        yield Finding(
+            f"{told}, still that of a head that knows nothing, although {so_far}",
+            observed=after[0],
+            expected=f"below log {case.num_labels} = {knows_nothing:.4g}",
+            where=where,
+            cause="weights that do not move (frozen, not in the optimizer, or bfloat16 at this "
+            "rate), labels that say nothing, or a rate that is far too high",
+            fix=f"{case.sure('TS605', 'TS7')} tells whether the weights move",
+        )
+    early = "; little movement is expected yet" if done < AT_PEAK else ""
+    yield Measured(f"{told}; {so_far}{early}", after[0])
+
+
+def _still_uninformed(case: Case, after: tuple[float, float]) -> float | None:
+    """The value log C if the loss is not below it by more than noise, and on its scale at all."""
+    classes, log = case.num_labels, case.log
+    if not classes or classes < 2 or log.count < 2 * TAIL:
+        return None
+    floor = math.log(classes)
+    if not after[0] <= band(classes, case.hidden_size, case.rows)[1]:
+        return None
+    return floor if after[0] >= floor - STANDARD_ERRORS * after[1] else None
+
+
+def _mean(entries: list[Entry]) -> tuple[float, float]:
+    """Mean and standard error of the finite losses."""
+    losses = [e.loss for e in entries if e.loss is not None and math.isfinite(e.loss)]
+    if not losses:
+        return math.nan, math.nan
+    error = statistics.stdev(losses) / math.sqrt(len(losses)) if len(losses) > 1 else 0.0
+    return statistics.fmean(losses), error

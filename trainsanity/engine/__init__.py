@@ -1,0 +1,1 @@
+"""Run checks on a pipeline: the registry, the session, the runner and the report."""

@@ -1,0 +1,117 @@
+"""What the results mean together: where it broke first, what that explains, who is innocent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from trainsanity.types import Check, Finding, Result, Status
+
+SAME_FACTOR = 0.02
+"""How much of a deviation, on a log scale, may stay unexplained for two factors to count as one.
+Known factors of a run are ratios of small integers and lie further apart.  The factors of one
+defect, seen in the logged loss and in a gradient, agree to 1e-4 in float32; in bfloat16 to 0.3 %
+(12.0284 for 12 on an H100), which is 0.1 % of log 12."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The reading of a report.
+
+    Attributes:
+        first_broken_stage: the earliest stage with a failure that nobody accepted, or None.
+        finding: the first finding there.
+        result: the result that it belongs to.
+        explained: results that the first failure accounts for.
+        ruled_out: suspect to the sentences, with numbers, that clear it.
+        confidence: how sure the cause is, in words; empty if nothing is broken.
+    """
+
+    first_broken_stage: str | None
+    result: Result | None
+    finding: Finding | None
+    explained: tuple[Result, ...]
+    ruled_out: dict[str, tuple[str, ...]]
+    confidence: str = ""
+
+
+def explained_by(failed: Result, earlier: Iterable[Result]) -> Result | None:
+    """The earlier failure that shows the same factor in every finding of ``failed``."""
+    for other in earlier:
+        if other.status not in (Status.FAIL, Status.XFAIL) or other.factor is None:
+            continue
+        if all(_same(finding.factor, other.factor) for finding in failed.findings):
+            return other
+    return None
+
+
+def _same(one: float | None, other: float) -> bool:
+    if one is None or not (one > 0 and other > 0):
+        return False
+    return abs(math.log(one / other)) <= SAME_FACTOR * abs(math.log(other))
+
+
+def diagnose(
+    results: Sequence[Result],
+    unasked: Iterable[Check] = (),
+    *,
+    of_a_log: bool = False,
+) -> Diagnosis:
+    """Read the results in stage order.
+
+    Args:
+        results: of the checks that were asked for.
+        unasked: the other checks; a suspect that one of them speaks for is not cleared.
+        of_a_log: all that was seen of the run is its log, which shows that something is wrong
+            and never proves why.
+    """
+    failures = sorted((r for r in results if r.status is Status.FAIL), key=lambda r: r.check.order)
+    first = failures[0] if failures else None
+    explained = tuple(r for r in results if r.status is Status.BLOCKED)
+    return Diagnosis(
+        first_broken_stage=first.check.stage if first else None,
+        result=first,
+        finding=first.findings[0] if first else None,
+        explained=explained,
+        ruled_out=_ruled_out(results, {check.rules_out for check in unasked}),
+        confidence=_confidence(first.findings[0], explained, of_a_log) if first else "",
+    )
+
+
+def _confidence(finding: Finding, explained: Iterable[Result], of_a_log: bool) -> str:
+    """How sure the cause is: that it is broken was measured, why it is was concluded."""
+    names = finding.candidates
+    if len(names) > 1:
+        return f"open between {len(names)} that fit equally well"
+    if of_a_log:
+        why = f"only {names[0]} fits, which a log cannot prove" if names else ""
+        return f"likely: {why}" if why else "open: a log shows that something is wrong, not why"
+    if names:
+        others = [r.check.code for r in explained if _same(r.factor, finding.factor or 0.0)]
+        if not others:
+            return f"good: only {names[0]} fits"
+        shows = f"{others[0]} shows" if len(others) == 1 else (
+            f"{', '.join(others[:-1])} and {others[-1]} show"
+        )  # fmt: skip
+        return f"high: only {names[0]} fits, and {shows} the same factor"
+    if finding.cause:
+        return "likely: what is wrong was measured, why is concluded"
+    if finding.factor is None:
+        return "open: what is wrong was measured, the cause is not known"
+    return f"open: the factor {finding.factor:.2f} is no known quantity of the run"
+
+
+def _ruled_out(
+    results: Sequence[Result], undecided: Collection[str | None]
+) -> dict[str, tuple[str, ...]]:
+    """A suspect is cleared when every check that speaks for it passed."""
+    spoken: dict[str, list[Result]] = {}
+    for result in results:
+        if result.check.rules_out:
+            spoken.setdefault(result.check.rules_out, []).append(result)
+    return {
+        suspect: tuple(r.message for r in about)
+        for suspect, about in spoken.items()
+        if suspect not in undecided and all(r.status is Status.PASS for r in about)
+    }

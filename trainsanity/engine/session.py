@@ -1,0 +1,101 @@
+"""What is computed from a pipeline: its objective, its facts, its environment, its measurements."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import platform
+import sys
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.engine.loading import load_package, load_plugins
+from trainsanity.engine.store import Measurements
+from trainsanity.objectives.registry import GROUP, objective_for
+
+if TYPE_CHECKING:
+    from trainsanity.objectives.base import Objective
+    from trainsanity.pipeline import Pipeline
+
+
+class Session:
+    """Everything that is computed from one pipeline, each value once."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
+        self.measurements = Measurements(pipeline)
+
+    @classmethod
+    def of(cls, pipeline: Pipeline) -> Session:
+        """Return the pipeline's one session; it is made when it is first asked for."""
+        if pipeline.session is None:
+            pipeline.session = cls(pipeline)
+        session: Session = pipeline.session
+        return session
+
+    @cached_property
+    def objective(self) -> Objective:
+        """What the loss is."""
+        load_package("trainsanity.objectives")
+        load_plugins(GROUP)
+        return objective_for(self.pipeline)
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """The numbers of the run that factors are matched against and reports show."""
+        pipeline = self.pipeline
+        args, config = pipeline.args, pipeline.config
+        facts: dict[str, Any] = {
+            "model": type(pipeline.model).__name__,
+            "parameters": sum(p.numel() for p in pipeline.model.parameters()),
+            "dtype": str(pipeline.dtype).removeprefix("torch."),
+            "device": str(pipeline.device),
+            "task": self.objective.name,
+            "num_labels": getattr(config, "num_labels", None),
+        }
+        if args is not None:
+            facts |= {
+                "per_device_train_batch_size": args.per_device_train_batch_size,
+                "gradient_accumulation_steps": args.gradient_accumulation_steps,
+                "world_size": args.world_size,
+                "learning_rate": args.learning_rate,
+                "max_grad_norm": args.max_grad_norm,
+            }
+        return facts
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """Versions, device and the pipeline's own notes, for the report."""
+        import torch
+
+        pipeline = self.pipeline
+        # FSDP leaves the model in host memory until it trains.
+        device = pipeline.device if pipeline.trainer is None else pipeline.trainer.args.device
+        if device.type == "cuda":
+            hardware = torch.cuda.get_device_name(device)
+        else:
+            hardware = f"{device.type}, {torch.get_num_threads()} threads"
+        return {
+            "python": platform.python_version(),
+            "platform": sys.platform,
+            **_versions(),
+            "device": hardware,
+            "notes": list(pipeline.notes),
+        }
+
+
+def objective_of(pipeline: Pipeline) -> Objective:
+    """Return the pipeline's objective, decided once."""
+    return Session.of(pipeline).objective
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """Return installed versions of what a run depends on; cached, because reads are slow."""
+    from importlib import metadata
+
+    versions = {}
+    for package in ("torch", "transformers", "accelerate", "datasets", "tokenizers"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return versions

@@ -1,0 +1,150 @@
+"""How measurements are registered, taken once, and shared.
+
+A measurement is a function whose parameters name other measurements or ``pipeline``.  Its value,
+or the exception it raised, is kept for the pipeline's lifetime.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.engine.loading import load_package
+from trainsanity.errors import UsageError
+from trainsanity.isolation.out_of_memory import described, give_back, out_of_memory
+from trainsanity.isolation.time_limit import limited
+from trainsanity.types import Abstain, Blocked, Cost, Skip
+
+if TYPE_CHECKING:
+    from trainsanity.isolation.pass_counter import Passes
+    from trainsanity.pipeline import Pipeline
+
+
+class MeasurementError(Exception):
+    """A measurement raised; ``first`` is true for the check that asked first."""
+
+    def __init__(self, name: str, error: BaseException, *, first: bool) -> None:
+        super().__init__(described(f"measurement {name!r}", error))
+        self.name, self.error, self.first = name, error, first
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A named look with its cost."""
+
+    name: str
+    fn: Callable[..., Any]
+    cost: Cost
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What the function asks for, by parameter name."""
+        return tuple(inspect.signature(self.fn).parameters)
+
+    @property
+    def title(self) -> str:
+        """The first line of the function's docstring, without its full stop."""
+        return (inspect.getdoc(self.fn) or "").partition("\n")[0].replace("``", "").rstrip(".")
+
+    @property
+    def total_cost(self) -> Cost:
+        """Its own cost or that of the dearest measurement below it."""
+        below = (catalogue()[look].total_cost for look in self.inputs if look != "pipeline")
+        return max((self.cost, *below))
+
+
+_catalogue: dict[str, Measurement] = {}
+
+
+def catalogue() -> dict[str, Measurement]:
+    """Return every measurement by its name."""
+    load_package("trainsanity.measurements")
+    return _catalogue
+
+
+def measurement(cost: Cost) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a function as the measurement of its name."""
+
+    def register(fn: Callable[..., Any]) -> Callable[..., Any]:
+        _catalogue[fn.__name__] = Measurement(fn.__name__, fn, cost)
+        return fn
+
+    return register
+
+
+class Measurements:
+    """The measurements of one pipeline, taken when first asked for."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self.known_hashes: dict[Any, Any] = {}
+        """Hashes of the weights as the last measurement left them; for the guard's own use."""
+        self._values: dict[str, Any] = {"pipeline": pipeline}
+        self._errors: dict[str, Exception | SystemExit] = {}
+        self.seconds: dict[str, float] = {}
+        self.passes: dict[str, Passes] = {}
+        """What each measurement ran; those that it asked for are counted for themselves."""
+        self.limit: float | None = None
+        """Seconds that each may take; see :func:`.limits.limited`."""
+        self.on_start: Callable[[str], None] = lambda name: None
+        """Called with each measurement's name before it is taken, for a progress line."""
+
+    def get(self, name: str) -> Any:
+        """The value of the measurement of that name.
+
+        Raises:
+            Skip, Abstain, Blocked, UsageError: as the measurement raised them, each time.
+            MeasurementError: the measurement raised something else.
+        """
+        if name in self._values:
+            return self._values[name]
+        if name in self._errors:
+            raise _again(name, self._errors[name], first=False)
+        from trainsanity.isolation.fingerprint import guarded
+        from trainsanity.isolation.pass_counter import counted
+
+        look = catalogue()[name]
+        arguments = {other: self.get(other) for other in look.inputs}
+        self.on_start(name)
+        start = time.perf_counter()
+        try:
+            with (
+                limited(self.limit, f"measurement {name!r}"),
+                guarded(self._pipeline, f"measurement {name!r}", self.known_hashes),
+                counted(self._pipeline.model) as self.passes[name],
+            ):
+                value = look.fn(**arguments)
+        except (Exception, SystemExit) as error:
+            # A model that exits must not end the run, perhaps with the code of a sane pipeline.
+            self._errors[name] = error
+            if out_of_memory(error) is not None:
+                give_back(error)
+            raise _again(name, error, first=True) from error
+        finally:
+            self.seconds[name] = time.perf_counter() - start
+        self._values[name] = value
+        return value
+
+    def taken(self, name: str) -> Any:
+        """The value of a measurement that was asked for before; none is taken for this.
+
+        Raises:
+            Skip: there is no value; the text says why.
+        """
+        if name in self._values:
+            return self._values[name]
+        if name in self._errors:
+            error = self._errors[name]
+            raise Skip(str(_again(name, error, first=False))) from error
+        for other in catalogue()[name].inputs:
+            self.taken(other)
+        raise Skip(f"{name!r} was not measured: no check that ran asked for it")
+
+
+def _again(name: str, error: BaseException, *, first: bool) -> Exception:
+    if isinstance(error, Skip | Abstain | Blocked | UsageError | MeasurementError):
+        return error
+    return MeasurementError(name, error, first=first)

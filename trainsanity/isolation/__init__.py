@@ -1,0 +1,1 @@
+"""Nothing is touched: snapshots, fingerprints, time limits, temporary folders."""

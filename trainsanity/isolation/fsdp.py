@@ -1,0 +1,80 @@
+"""Models that several processes hold in parts, and the copy that is sharded in their place."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.types import Skip
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+
+def fsdp(pipeline: Pipeline) -> bool:
+    """Whether the Trainer shards the model when it begins to train or to evaluate."""
+    return bool(getattr(pipeline.trainer, "is_fsdp_enabled", False))
+
+
+def beside_model(pipeline: Pipeline, inputs: Any) -> Any:
+    """A batch where the model is: the Trainer leaves one that it will shard in host memory."""
+    if not fsdp(pipeline) or not isinstance(inputs, Mapping):
+        return inputs
+    return {
+        name: value.to(pipeline.device) if hasattr(value, "to") else value
+        for name, value in inputs.items()
+    }
+
+
+def refuse_sharded(pipeline: Pipeline) -> None:
+    """For runs that read and write the weights as they go.
+
+    Raises:
+        Skip: they would be those of a sharded model.
+    """
+    if fsdp(pipeline):
+        raise Skip("FSDP2 shards the model when it trains: judged without it, in one process")
+
+
+def complete(trainer: Any) -> None:
+    """Give every process the weights that the first one alone has read.
+
+    With ``cpu_ram_efficient_loading`` the others hold memory that nobody wrote to, until they are
+    sent their parts when training begins.
+    """
+    plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
+    if not getattr(plugin, "cpu_ram_efficient_loading", False) or trainer.args.world_size < 2:
+        return
+    import torch
+
+    for tensor in (*trainer.model.parameters(), *trainer.model.buffers()):
+        sent = tensor.detach().to(trainer.args.device)
+        torch.distributed.broadcast(sent, src=0)
+        tensor.detach().copy_(sent)
+
+
+@contextmanager
+def training_copy(pipeline: Pipeline) -> Iterator[Pipeline]:
+    """The pipeline to call ``train()`` on: itself, unless that would shard its model.
+
+    FSDP2 puts other parameters and classes into the model for good, so a copy is given to it.
+
+    Raises:
+        Skip: FSDP1, whose flat parameters have no names, or an optimizer that knows the original.
+    """
+    from trainsanity.isolation.snapshot import preserved
+
+    trainer = pipeline.trainer
+    if not fsdp(pipeline):
+        yield pipeline
+        return
+    if getattr(trainer.accelerator.state.fsdp_plugin, "fsdp_version", 1) == 1:
+        raise Skip("FSDP1 flattens the parameters: ask for fsdp_version 2 to have them judged")
+    if trainer.optimizer is not None:
+        raise Skip("FSDP2 shards a copy of the model here, and the user's optimizer has the model")
+    with preserved(pipeline):
+        trainer.model = trainer.model_wrapped = copy.deepcopy(trainer.model)
+        yield dataclasses.replace(pipeline, model=trainer.model)

@@ -1,0 +1,171 @@
+"""Copies of a device's tensors in host memory, and back.
+
+Copied one by one to ordinary memory, 8 GB of weights take seconds, in which the processor waits
+for pages that are new to it.  Here they go through two blocks of pinned memory: while the device
+writes one of them, all processors copy the other to where it stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.types import Skip
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Pair = tuple[Tensor, Tensor]
+    """One memory on the device and on the host, each ``[N]`` uint8."""
+    Piece = tuple[Tensor, Tensor, int]
+    """A part of a pair, and where it lies in a block."""
+
+GIB = 2**30
+
+BLOCK = 1 << 27
+"""Bytes of a pinned block: large enough for the bus to run at full speed, small enough to keep."""
+
+
+def room_for(needed: int) -> None:
+    """Whether host memory has room for so many bytes.
+
+    Raises:
+        Skip: it has not; the text says how many there are.
+    """
+    import psutil
+
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise Skip(
+            f"what is to be put back afterwards does not fit into host memory: {needed / GIB:,.1f} "
+            f"GiB of weights and states, and {free / GIB:,.1f} GiB are free"
+        )
+
+
+def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """A copy of each tensor on the CPU."""
+    import torch
+
+    copies: list[Tensor] = []
+    staged: dict[Any, list[Pair]] = {}
+    for tensor in tensors:
+        own = tensor.detach()
+        if own.device.type == "cuda" and own.is_contiguous():
+            copies.append(torch.empty_like(own, device="cpu"))
+            staged.setdefault(own.device, []).append((_bytes(own), _bytes(copies[-1])))
+        else:
+            copies.append(own.to("cpu", copy=True))
+    for device, pairs in staged.items():
+        with _lanes(device) as lanes:
+            fetch(pairs, lanes)
+    return copies
+
+
+def to_device(copies: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
+    """Write the copies into the tensors that they were made of."""
+    staged: dict[Any, list[Pair]] = {}
+    for tensor, copy in zip(tensors, copies, strict=True):
+        own = tensor.detach()
+        if own.device.type == "cuda" and own.is_contiguous():
+            staged.setdefault(own.device, []).append((_bytes(own), _bytes(copy)))
+        else:
+            own.copy_(copy)
+    for device, pairs in staged.items():
+        with _lanes(device) as lanes:
+            send(pairs, lanes)
+
+
+def fetch(pairs: Sequence[Pair], lanes: Sequence[Lane]) -> None:
+    """Copy the first of each pair to the second: a block is emptied while the next one fills."""
+    waiting: tuple[Lane, list[Piece]] | None = None
+    for number, load in enumerate(loads(pairs, len(lanes[0].block))):
+        lane = lanes[number % len(lanes)]
+        for device, _, place in load:
+            lane.block[place : place + len(device)].copy_(device, non_blocking=True)
+        lane.sent()
+        if waiting is not None:
+            _empty(*waiting)
+        waiting = lane, load
+    if waiting is not None:
+        _empty(*waiting)
+
+
+def _empty(lane: Lane, load: list[Piece]) -> None:
+    lane.wait()
+    for _, host, place in load:
+        host.copy_(lane.block[place : place + len(host)])
+
+
+def send(pairs: Sequence[Pair], lanes: Sequence[Lane]) -> None:
+    """Copy the second of each pair to the first: a block fills while the device reads another."""
+    for number, load in enumerate(loads(pairs, len(lanes[0].block))):
+        lane = lanes[number % len(lanes)]
+        lane.wait()
+        for device, host, place in load:
+            piece = lane.block[place : place + len(host)]
+            piece.copy_(host)
+            device.copy_(piece, non_blocking=True)
+        lane.sent()
+
+
+def loads(pairs: Sequence[Pair], size: int) -> Iterator[list[Piece]]:
+    """The pairs cut into pieces and put together to loads of at most ``size`` bytes."""
+    load: list[Piece] = []
+    place = 0
+    for device, host in pairs:
+        start = 0
+        while start < len(device):
+            end = min(len(device), start + size - place)
+            load.append((device[start:end], host[start:end], place))
+            place += end - start
+            start = end
+            if place == size:
+                yield load
+                load, place = [], 0
+    if load:
+        yield load
+
+
+@dataclass
+class Lane:
+    """A block of host memory, and what tells that the device is done with it.
+
+    Attributes:
+        block: ``[BLOCK]`` uint8.
+        event: None where copies are done when they return, as on the CPU.
+    """
+
+    block: Tensor
+    event: Any = None
+
+    def sent(self) -> None:
+        """The device has been told all that it is to do with the block."""
+        if self.event is not None:
+            self.event.record()
+
+    def wait(self) -> None:
+        """Until it has done so."""
+        if self.event is not None:
+            self.event.synchronize()
+
+
+@contextmanager
+def _lanes(device: Any) -> Iterator[list[Lane]]:
+    """Two lanes on a stream of their own, which has done its work at the end of the block."""
+    import torch
+
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.device(device), torch.cuda.stream(stream):
+        blocks = [torch.empty(BLOCK, dtype=torch.uint8, pin_memory=True) for _ in range(2)]
+        yield [Lane(block, torch.cuda.Event()) for block in blocks]
+    stream.synchronize()
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    """The tensor's own memory, ``[N]`` uint8."""
+    import torch
+
+    return tensor.view(-1).view(torch.uint8)

@@ -1,0 +1,180 @@
+"""``SanityCallback``: the same judgements on a run that is going on."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from trainsanity.errors import UsageError
+from trainsanity.report.json import dumps
+from trainsanity.types import Status
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
+    from trainsanity.live.run import Run
+
+    _Base = TrainerCallback
+else:
+    _Base = object
+
+logger = logging.getLogger("trainsanity")
+
+
+class _Events(_Base):
+    """Watches a run and says what is wrong with it, once and in one line each.
+
+    ``Trainer(..., callbacks=[trainsanity.SanityCallback()])``.  The first step's loss is recomputed
+    from its own logits; before every update the gradients are looked at, also where
+    ``logging_nan_inf_filter`` hides a NaN loss; after ten steps it is seen whether weights move;
+    and what is logged is judged as ``trainsanity diagnose`` does.  Step 1 is logged, as with
+    ``logging_first_step=True``.
+
+    Args:
+        action: ``warn`` writes to the logger ``trainsanity``; ``stop`` ends the training, too.
+            When it ends at gradients that are no numbers, that update is not made, and no
+            checkpoint is written: weights and checkpoints are the last good ones.
+        results: a file for the answers, as JSON of the run report's schema.
+
+    With several processes the main one writes, and all of them stop at the same step.
+
+    Raises:
+        UsageError: another action, or a file that cannot be written.
+    """
+
+    def __init__(
+        self,
+        action: Literal["warn", "stop"] = "warn",
+        results: str | os.PathLike[str] | None = None,
+    ) -> None:
+        if action not in ("warn", "stop"):
+            raise UsageError(f"SanityCallback(action={action!r}): give 'warn' or 'stop'")
+        self.action = action
+        self.results = None if results is None else Path(results).resolve()
+        if self.results is not None and not self.results.parent.is_dir():
+            raise UsageError(f"SanityCallback(results=...): there is no {self.results.parent}")
+        self._run: Run | None = None
+        self._told: set[str] = set()
+        self._start = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begin to look."""
+        from trainsanity.live.run import Run
+
+        self._told, self._start = set(), time.perf_counter()
+        self._run = Run(
+            args, state, kwargs["model"], kwargs.get("optimizer"), kwargs.get("lr_scheduler")
+        )
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Look at the gradients, and keep broken ones from the weights."""
+        run = self._run
+        if run is None or not run.before_update(state.global_step + 1):
+            return control
+        self._tell(state, control)
+        if self.action == "stop":
+            control.should_training_stop = True
+            if run.broken:
+                kwargs["model"].zero_grad(set_to_none=True)
+        return control
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """See whether the weights move."""
+        if self._run is not None:
+            self._run.after_update()
+            self._tell(state, control)
+        return control
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Have the first step logged, and no broken step saved."""
+        run = self._run
+        if run is not None and state.global_step == run.begin + 1:
+            run.end_first_step()
+            control.should_log = True
+        return self._unsaved(control)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Have no broken step saved."""
+        return self._unsaved(control)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> Any:
+        """Judge what is logged."""
+        if self._run is not None and logs:
+            self._run.logged(state.global_step, logs)
+            self._tell(state, control)
+        return control
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Judge the whole, and write it down."""
+        if self._run is not None:
+            self._run.ended()
+            self._tell(state, control)
+            self._write(state)
+            self._run = None
+
+    def _unsaved(self, control: Any) -> Any:
+        if self.action == "stop" and self._run is not None and self._run.broken:
+            control.should_save = control.should_evaluate = False
+            control.should_training_stop = True
+        return control
+
+    def _tell(self, state: Any, control: Any) -> None:
+        """One line for each new finding, and the end of the run if that is what is asked for."""
+        from trainsanity.live.ranks import several
+
+        run = self._run
+        assert run is not None
+        new = [
+            result
+            for name, result in run.results.items()
+            if result.status is Status.FAIL and name not in self._told
+        ]
+        for result in new:
+            self._told.add(result.check.name)
+            first = result.findings[0]
+            parts = (first.headline, first.cause and f"cause: {first.cause}",
+                     first.fix and f"fix: {first.fix}")  # fmt: skip
+            if state.is_world_process_zero:
+                line = "; ".join(part for part in parts if part)
+                logger.warning("%s %s: %s", result.check.code, result.check.name, line)
+        if not new:
+            return
+        self._write(state)
+        if self.action == "stop":
+            run.stop_everywhere()
+            # One process that leaves alone would leave the others waiting.
+            control.should_training_stop |= not several()
+
+    def _write(self, state: Any) -> None:
+        """Put the answers in place of the file, whole."""
+        if self.results is None or self._run is None or not state.is_world_process_zero:
+            return
+        text = dumps([self._run.report(time.perf_counter() - self._start)])
+        beside = self.results.with_name(f".{self.results.name}.{os.getpid()}.tmp")
+        try:
+            beside.write_text(text, encoding="utf-8")
+            os.replace(beside, self.results)
+        except OSError as error:
+            # A full disk is no reason to end a training run.
+            logger.warning("the results cannot be written to %s: %s", self.results, error)
+
+
+if TYPE_CHECKING:
+
+    class SanityCallback(_Events):
+        """See :class:`_Events`."""
+
+
+def __getattr__(name: str) -> Any:
+    """Make ``SanityCallback`` when it is first asked for: its base class loads transformers."""
+    if name != "SanityCallback":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from transformers import TrainerCallback
+
+    made = type(name, (_Events, TrainerCallback), {"__doc__": _Events.__doc__,
+                                                  "__module__": __name__})  # fmt: skip
+    globals()[name] = made
+    return made

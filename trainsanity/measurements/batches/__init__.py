@@ -1,0 +1,1 @@
+"""Measurements of collated batches, and of the collator."""

@@ -1,0 +1,163 @@
+"""The user's collator, asked about the training batch and about rows of our own choice."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.engine.session import Session, objective_of
+from trainsanity.errors import first_line
+from trainsanity.isolation.snapshot import preserved, restored
+from trainsanity.maths.alignment import Placement, packed, placements
+from trainsanity.measurements.batches.batch import Batch, quiet
+from trainsanity.measurements.batches.drawn import Drawn, holder_of, listed
+from trainsanity.measurements.batches.strategies import Case, Rows, smallest
+from trainsanity.objectives.base import CAUSAL_LM, IGNORED
+from trainsanity.types import Skip
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
+
+    from trainsanity.pipeline import Pipeline
+
+Made = Mapping[str, Any]
+Wrong = Callable[[Rows, Made], str | None]
+"""Objects to what became of the rows, in words that follow "in the training batch, "."""
+Broken = Callable[[Case], str | None]
+"""Objects to a case."""
+
+
+class Collating:
+    """Asks one collator on behalf of one check.
+
+    Args:
+        pipeline: whose collator.
+        batch: what it made of the first optimizer step's rows.
+        packing: whether the check has something to say of rows that are packed into one.
+
+    Raises:
+        Skip: they are, and it has not.
+    """
+
+    def __init__(self, pipeline: Pipeline, batch: Batch, *, packing: bool = False) -> None:
+        self.pipeline, self.batch = pipeline, batch
+        self.collator = pipeline.data_collator
+        self.untried = ""
+        """Why rows of our own choice told nothing; empty if they did."""
+        self.elsewhere = ""
+        """What goes wrong with settings that the user does not use."""
+        for micro in batch:
+            if not packing and packed(micro.rows, micro.inputs):
+                rows, into = len(micro.rows), len(micro.inputs["input_ids"])
+                raise Skip(f"the collator packs {rows} rows into {into}: there is no padding")
+
+    def objection(self, wrong: Wrong) -> str | None:
+        """What is wrong in the training batch, and the smallest rows that show it."""
+
+        def broken(case: Case) -> str | None:
+            made = self.made(case)
+            return None if packed(case.rows, made) else wrong(case.rows, made)
+
+        trained = next(
+            filter(None, (wrong([*map(listed, m.rows)], m.inputs) for m in self.batch)), None
+        )
+        drawn = self.search(broken)
+        said = [f"in the training batch, {trained}"] if trained else []
+        return "; ".join([*said, *([drawn] if drawn else [])]) or None
+
+    def search(self, broken: Broken) -> str | None:
+        """The smallest case that ``broken`` objects to.
+
+        What goes wrong with other settings than the user's own only is kept for :meth:`tried`, and
+        what the collator refuses is passed over.
+        """
+        drawn: Drawn = Session.of(self.pipeline).measurements.get("drawn")
+        if not drawn.sources:
+            self.untried = "the rows have special tokens only"
+            return None
+        own = drawn.own
+        with preserved(self.pipeline), quiet(self.pipeline):
+            found = self._first(drawn.cases, broken)
+            if found is not None:
+                # One objection is enough to look for the smallest case, which begins with these.
+                found = self._smallest(drawn.strategy(drawn.settings), broken) or found
+            if found is not None and found[0].settings != own:
+                self.elsewhere = f"{found[0]}: {found[1]}"
+                alone = {name: [value] for name, value in own.items()}
+                found = self._smallest(drawn.strategy(alone), broken)
+        return None if found is None else f"smallest case ({found[0]}): {found[1]}"
+
+    def _first(self, cases: Iterable[Case], broken: Broken) -> tuple[Case, str] | None:
+        with self._asked(broken) as objection:
+            for case in cases:
+                said = objection(case)
+                if said:
+                    return case, said
+        return None
+
+    def _smallest(self, strategy: SearchStrategy[Case], broken: Broken) -> tuple[Case, str] | None:
+        with self._asked(broken) as objection:
+            return smallest(strategy, objection)
+
+    @contextmanager
+    def _asked(self, broken: Broken) -> Iterator[Broken]:
+        """``broken``, with the case's settings; :attr:`untried` tells if it could say nothing."""
+        judged, refused = 0, ""
+
+        def objection(case: Case) -> str | None:
+            nonlocal judged, refused
+            try:
+                with self._set(case.settings):
+                    said = broken(case)
+            # A collator that raises is no silent error; and it may ask more of rows than we know.
+            except Exception as error:
+                refused = f"the collator raised {type(error).__name__}: {first_line(error)}"
+                return None
+            judged += 1
+            return said
+
+        yield objection
+        self.untried = "" if judged else refused
+
+    def made(self, case: Case) -> Made:
+        """The collator's batch of a case; the case keeps its rows."""
+        made: Made = self.collator(copy.deepcopy(case.rows))
+        return made
+
+    def tried(self) -> str:
+        """For the end of a sentence: what was not looked at, and what went wrong out of use."""
+        if self.untried:
+            return f" (the training batch alone: {self.untried})"
+        return (
+            f"; not with settings that are not in use: {self.elsewhere}" if self.elsewhere else ""
+        )
+
+    def placed(self, rows: Sequence[Mapping[str, Any]], made: Made) -> list[Placement | None]:
+        """Where each row lies; a masked language model's labels tell what was masked."""
+        found = placements(rows, made)
+        labels = made.get("labels")
+        if all(found) or objective_of(self.pipeline).name == CAUSAL_LM or labels is None:
+            return found
+        ids = made["input_ids"]
+        if getattr(labels, "shape", None) != ids.shape:
+            return found
+        unmasked = ids.clone() if hasattr(ids, "clone") else ids.copy()
+        unmasked[labels != IGNORED] = labels[labels != IGNORED]
+        return placements(rows, {"input_ids": unmasked})
+
+    @contextmanager
+    def _set(self, settings: Mapping[str, Any]) -> Iterator[None]:
+        """The collator with these settings, and everything as it was afterwards."""
+        holders = {name: holder_of(self.collator, name) for name in settings}
+        before = {name: getattr(holder, name) for name, holder in holders.items()}
+        # Not all of the tokenizer each time: its vocabulary would be copied along.
+        with restored([self.collator]):
+            try:
+                for name, value in settings.items():
+                    setattr(holders[name], name, value)
+                yield
+            finally:
+                for name, value in before.items():
+                    setattr(holders[name], name, value)

@@ -1,0 +1,1 @@
+"""Measurements of the rows of training and evaluation data."""

@@ -1,0 +1,147 @@
+"""A few rows' texts, tokenized again beside the ids that are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.engine.store import measurement
+from trainsanity.measurements.data.scan import Scan, Split
+from trainsanity.types import Cost, Skip
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+PROBES = 32
+"""Rows tokenized again, evenly spaced: a stale cache has all rows wrong, or those that an edit
+changed; one in ten is among 32 rows with 97 %."""
+
+TEXT = "text"
+"""The column that holds the text unless ``SFTConfig.dataset_text_field`` names another."""
+
+MESSAGES = "messages"
+"""The column of conversations, which the tokenizer's chat template renders."""
+
+
+@dataclass(frozen=True)
+class Retokenized:
+    """Which of the probed rows hold the tokens of their text.
+
+    Attributes:
+        column: the column that the rows were made of.
+        rows: rows tokenized again.
+        wrong: their numbers in the dataset, where the ids are not those of the text.
+        stored, expected: the first of those: its first ids as stored, and as the text gives them.
+    """
+
+    column: str
+    rows: int
+    wrong: tuple[int, ...]
+    stored: tuple[int, ...] = ()
+    expected: tuple[int, ...] = ()
+
+
+@measurement(Cost.STATIC)
+def retokenized(pipeline: Pipeline, scan: Scan) -> Retokenized:
+    """Tokenize a few texts of the training data with the pipeline's tokenizer."""
+    import numpy
+
+    from trainsanity.isolation.snapshot import preserved
+    from trainsanity.measurements.batches.batch import quiet
+
+    train, tokenizer = scan.train, pipeline.tokenizer
+    if tokenizer is None:
+        raise Skip("this pipeline has no tokenizer")
+    columns = _text_columns(pipeline, train)
+    if not columns:
+        raise Skip("no column of train_dataset holds the text that its rows were made of")
+    # Rows of the greatest length may have lost an end.
+    places = numpy.flatnonzero((train.lengths > 0) & (train.lengths < train.longest))
+    if not len(places):
+        raise Skip("all rows have the same length, as packed or cut ones have")
+    chosen = places[numpy.unique(numpy.linspace(0, len(places) - 1, PROBES).round().astype(int))]
+    numbers = [train.rows.number(int(place)) for place in chosen]
+    rows = [_attended(row) for row in train.rows.read(chosen)]
+    with preserved(pipeline), quiet(pipeline):
+        for column in columns:
+            texts = [_text(tokenizer, row.get(column)) for row in rows]
+            found = [_compare(tokenizer, row["input_ids"], text)
+                     for row, text in zip(rows, texts, strict=True)]  # fmt: skip
+            named = column in _usual(pipeline)
+            if named or any(one.whole for one in found):
+                wrong = [k for k, one in enumerate(found) if not one.fits]
+                first = wrong[0] if wrong else 0
+                return Retokenized(
+                    column,
+                    len(rows),
+                    tuple(numbers[k] for k in wrong),
+                    tuple(rows[first]["input_ids"][:8]),
+                    tuple(found[first].ids[:8]),
+                )
+    raise Skip(f"no row consists of the tokens of one column alone ({', '.join(columns)})")
+
+
+def _usual(pipeline: Pipeline) -> tuple[str, ...]:
+    return (str(getattr(pipeline.args, "dataset_text_field", None) or TEXT), TEXT, MESSAGES)
+
+
+def _text_columns(pipeline: Pipeline, split: Split) -> list[str]:
+    """Columns with a text in each row, those with the usual names first."""
+    from pyarrow import types
+
+    schema = split.rows.table.schema
+    label = split.labels.column if split.labels is not None else None
+    names = [
+        field.name
+        for field in schema
+        if (types.is_string(field.type) or types.is_large_string(field.type))
+        and field.name != label
+    ]
+    if MESSAGES in schema.names:
+        names.append(MESSAGES)
+    return sorted(names, key=lambda name: name not in _usual(pipeline))
+
+
+def _attended(row: dict[str, Any]) -> dict[str, Any]:
+    mask = row.get("attention_mask") or [1] * len(row["input_ids"])
+    ids = [token for token, one in zip(row["input_ids"], mask, strict=False) if one]
+    return {**row, "input_ids": ids}
+
+
+def _text(tokenizer: Any, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if value and isinstance(value[0], Mapping) and getattr(tokenizer, "chat_template", None):
+        return str(tokenizer.apply_chat_template(value, tokenize=False))
+    return ""
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """Whether a row's ids hold a text's, and whether they are nothing else."""
+
+    ids: list[int]
+    fits: bool
+    whole: bool
+
+
+def _compare(tokenizer: Any, row: list[int], text: str) -> _Compared:
+    ids = list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+    special = set(tokenizer.all_special_ids)
+    bare = [token for token in row if token not in special]
+    plain = [token for token in ids if token not in special]
+    if not plain:
+        return _Compared(ids, not bare, whole=False)
+    # A cut row holds one end of its text.
+    cut = bool(bare) and bare in (plain[: len(bare)], plain[len(plain) - len(bare) :])
+    if cut or _holds(bare, plain):
+        return _Compared(ids, fits=True, whole=bare == plain)
+    # In a longer text the tokens at its ends may be merged with their neighbours.
+    shown = tokenizer.decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return _Compared(ids, text.strip() in shown, whole=False)
+
+
+def _holds(row: Sequence[int], part: Sequence[int]) -> bool:
+    size = len(part)
+    return any(row[k : k + size] == part for k in range(len(row) - size + 1))

@@ -1,0 +1,173 @@
+"""Rows that are there more than once: inside the training data, and in training and evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from trainsanity.engine.store import measurement
+from trainsanity.measurements.data.scan import Scan, Split
+from trainsanity.measurements.data.scan_labels import AT_ONCE
+from trainsanity.measurements.data.scan_rows import joined
+from trainsanity.types import Cost
+
+if TYPE_CHECKING:
+    from trainsanity.measurements.data.scan_rows import Array
+
+
+@dataclass(frozen=True)
+class Leak:
+    """Rows of one evaluation split that are trained on.
+
+    Attributes:
+        rows: their number.
+        first: the places of the first of them and of its twin in the training data, or None.
+    """
+
+    rows: int
+    first: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """Rows with the same ids, padding aside.
+
+    Attributes:
+        copies: training rows that equal an earlier one, label included.
+        first_copy: the places of the first of them and of the earlier one, or None.
+        contradictions: training rows whose label is not the most frequent one of the rows with
+            the same ids: what no function of the ids can get right.
+        first_contradiction: places of two rows with the same ids and different labels, or None.
+        leaks: evaluation split to :class:`Leak`.
+    """
+
+    copies: int
+    first_copy: tuple[int, int] | None
+    contradictions: int
+    first_contradiction: tuple[int, int] | None
+    leaks: dict[str, Leak]
+
+
+@measurement(Cost.STATIC)
+def repeats(scan: Scan) -> Repeats:
+    """Compare all rows by signature, and those that agree by a 128-bit hash of all their ids."""
+    import numpy
+
+    splits = scan.splits
+    places = _candidates(splits)
+    hashes = numpy.concatenate(
+        [_hashes(split, where) for split, where in zip(splits, places, strict=True)]
+    )
+    _, groups = numpy.unique(hashes, return_inverse=True)
+    ends = numpy.cumsum([len(where) for where in places])[:-1]
+    train, *evals = numpy.split(groups.reshape(-1), ends)
+    copies, first_copy, contradictions, first_contradiction = _within(scan.train, places[0], train)
+    leaks = {
+        split.name: _leak(places[0], train, where, part)
+        for split, where, part in zip(splits[1:], places[1:], evals, strict=True)
+    }
+    return Repeats(copies, first_copy, contradictions, first_contradiction, leaks)
+
+
+def _candidates(splits: tuple[Split, ...]) -> list[Array]:
+    """Places, per split, of the rows whose signature is not alone."""
+    import numpy
+
+    # Sorting one half of them takes half the room, and rows that agree in a half are few.
+    every = numpy.concatenate([split.signatures.view(numpy.uint32)[::2] for split in splits])
+    every.sort()
+    twice = every[1:][every[1:] == every[:-1]]
+    near = numpy.zeros(1 << 16, bool)
+    near[twice.view(numpy.uint16)[1::2]] = True
+    places = [_those(near, split.signatures.view(numpy.uint16)[1::4]) for split in splits]
+    signed = numpy.concatenate(
+        [split.signatures[where] for split, where in zip(splits, places, strict=True)]
+    )
+    _, groups, counts = numpy.unique(signed, return_inverse=True, return_counts=True)
+    shared = (counts[groups] > 1) & (signed != 0)  # empty rows are another matter
+    ends = numpy.cumsum([len(where) for where in places])[:-1]
+    return [where[some] for where, some in zip(places, numpy.split(shared, ends), strict=True)]
+
+
+def _those(near: Array, keys: Array) -> Array:
+    """Where the keys are near, a part at a time: as indices they take four times their room."""
+    import numpy
+
+    parts = range(0, len(keys), AT_ONCE)
+    return joined([at + numpy.flatnonzero(near[keys[at : at + AT_ONCE]]) for at in parts])
+
+
+def _hashes(split: Split, places: Array) -> Array:
+    """A 128-bit hash of each row's attended ids, in the order of the places."""
+    import numpy
+    from xxhash import xxh3_128_digest
+
+    hashes = numpy.zeros(len(places), dtype="V16")
+    if not len(places):
+        return hashes
+    for where, block in split.blocks(places):
+        # Splits may differ in the width of their integers.
+        content = block.ids.values.astype(numpy.int64, copy=False).data.cast("B")
+        begins, spans, _ = block.extents
+        digests = b"".join(
+            [
+                xxh3_128_digest(content[a:b])
+                for a, b in zip((8 * begins).tolist(), (8 * (begins + spans)).tolist(), strict=True)
+            ]
+        )
+        hashes[numpy.searchsorted(places, where)] = numpy.frombuffer(digests, dtype="V16")
+    return hashes
+
+
+def _within(
+    train: Split, places: Array, groups: Array
+) -> tuple[int, tuple[int, int] | None, int, tuple[int, int] | None]:
+    import numpy
+
+    labels = train.labels.codes if train.labels is not None and len(places) else None
+    codes = numpy.zeros(len(places), numpy.int64) if labels is None else labels[places]
+    order = numpy.lexsort((places, codes, groups))
+    places, groups, codes = places[order], groups[order], codes[order]
+    same = groups[1:] == groups[:-1]
+    copied = same & (codes[1:] == codes[:-1])
+    # Runs of equal (ids, label), and among those of equal ids the longest.
+    starts = numpy.flatnonzero(numpy.concatenate([[True], ~copied])[: len(places)])
+    sizes = numpy.diff(numpy.append(starts, len(places)))
+    run_groups = groups[starts]
+    if not len(starts):
+        return 0, None, 0, None
+    begins = numpy.flatnonzero(numpy.concatenate([[True], run_groups[1:] != run_groups[:-1]]))
+    most = numpy.maximum.reduceat(sizes, begins)
+    wrong = int(sizes.sum() - most.sum())
+    return (
+        int(copied.sum()),
+        _pair(places, copied),
+        wrong,
+        _pair(places, same & ~copied),
+    )
+
+
+def _pair(places: Array, which: Array) -> tuple[int, int] | None:
+    """The later and the earlier place of the neighbouring pair whose later place comes first."""
+    import numpy
+
+    at = numpy.flatnonzero(which)
+    if not len(at):
+        return None
+    later = numpy.maximum(places[at], places[at + 1])
+    best = int(numpy.argmin(later))
+    return int(later[best]), int(min(places[at[best]], places[at[best] + 1]))
+
+
+def _leak(train_places: Array, train: Array, places: Array, groups: Array) -> Leak:
+    import numpy
+
+    known, first = numpy.unique(train, return_index=True)
+    at = numpy.searchsorted(known, groups)
+    if not len(known):
+        return Leak(0, None)
+    seen = known.take(at, mode="clip") == groups
+    if not seen.any():
+        return Leak(0, None)
+    k = int(numpy.argmax(seen))
+    return Leak(int(seen.sum()), (int(places[k]), int(train_places[first[at[k]]])))

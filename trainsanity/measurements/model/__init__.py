@@ -1,0 +1,1 @@
+"""Measurements of the model, before any step."""

@@ -1,0 +1,75 @@
+"""The same rows through each implementation of attention that the model has."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.engine.store import measurement
+from trainsanity.measurements.model.forward import as_trained
+from trainsanity.measurements.model.probes import Look, ModelProbe, Probes, unwrapped
+from trainsanity.types import Cost, Skip
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+IMPLEMENTATIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3")
+"""By the names of transformers' ``attn_implementation``; what is not installed is left out."""
+
+
+@dataclass(frozen=True)
+class Attention:
+    """What the model says with each implementation.
+
+    Attributes:
+        own: the implementation that is trained.
+        looks: by the other implementations' names.
+    """
+
+    own: str
+    looks: dict[str, Look]
+
+
+@measurement(Cost.FORWARD)
+def attention(pipeline: Pipeline, probes: Probes) -> Attention:
+    """Ask the probes' rows once with each other implementation, and put the model's own back.
+
+    Raises:
+        Skip: the model has only one, or has chosen when it was built.
+    """
+    model = unwrapped(pipeline.model)
+    own = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    if not getattr(model, "_supports_attention_backend", False) or own is None:
+        raise Skip(f"the attention of {type(model).__name__} cannot be switched once it is built")
+    looks = {}
+    for name in IMPLEMENTATIONS:
+        if name == own:
+            continue
+        with as_trained(pipeline):
+            if _switched(model, name, half=probes.dtype.itemsize == 2):
+                looks[name] = ModelProbe(pipeline, probes.rows)(probes.inputs, probes.side)
+    if not looks:
+        raise Skip(f"{type(model).__name__} has no implementation of attention beside {own}")
+    return Attention(str(own), looks)
+
+
+def _switched(model: Any, name: str, *, half: bool) -> bool:
+    """Whether the model computes attention so from now on."""
+    flash = name.startswith("flash")
+    if flash and not (half and _installed(name) and model.device.type == "cuda"):
+        return False
+    switch = getattr(model, "set_attn_implementation", None)
+    # What a model cannot do it says in an ImportError or a ValueError.
+    with suppress(ImportError, ValueError):
+        if switch is not None:
+            switch(name)
+        elif not flash:  # before there was a method, the config was what attention looked at
+            model.config._attn_implementation = name
+    return bool(model.config._attn_implementation == name)
+
+
+def _installed(name: str) -> bool:
+    from transformers import utils
+
+    return bool(getattr(utils, f"is_{name.replace('attention', 'attn')}_available", bool)())

@@ -1,0 +1,86 @@
+"""The gradient that each attended token of a few rows leaves in the input embedding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from trainsanity.engine.store import measurement
+from trainsanity.measurements.batches.batch import Batch
+from trainsanity.measurements.model.forward import as_trained
+from trainsanity.measurements.model.placement import not_in_memory
+from trainsanity.measurements.model.probe_rows import IDS, probe_rows
+from trainsanity.measurements.model.probes import ModelProbe, states_of, unwrapped
+from trainsanity.types import Cost, Skip
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+
+@dataclass(frozen=True)
+class EmbeddingGradient:
+    """Which tokens' embeddings move.
+
+    Attributes:
+        norms: norm of the gradient of a token's row, by id, for every id that is attended.
+        special: of those, the special and added tokens, with their texts.
+        pad: the id that padding has, whose row need not move.
+    """
+
+    norms: dict[int, float]
+    special: dict[int, str]
+    pad: int
+
+
+@measurement(Cost.BACKWARD)
+def embedding_gradient(pipeline: Pipeline, batch: Batch) -> EmbeddingGradient:
+    """Differentiate a random projection of the last states by the embedding, eval mode.
+
+    Not the loss: it leaves no gradient where a label is met already, nor under a head of zeros.
+
+    Raises:
+        Skip: the embedding is frozen or not in memory, or no states are visible.
+    """
+    import torch
+
+    if (away := not_in_memory(pipeline.model)) is not None:
+        raise Skip(away)
+    try:
+        layer = unwrapped(pipeline.model).get_input_embeddings()
+    except (AttributeError, NotImplementedError) as error:
+        raise Skip("the model has no input embedding to look at") from error
+    weight = getattr(layer, "weight", None)
+    if weight is None or not weight.requires_grad:
+        raise Skip("the input embedding is frozen")
+    with as_trained(pipeline), torch.enable_grad():
+        rows = probe_rows(pipeline, batch)
+        inputs = rows.stacked(rows.longest, rows.side)
+        asker = ModelProbe(pipeline, rows)
+        with states_of(asker.body) as seen:
+            output = pipeline.model(**inputs)
+        states = seen[-1] if seen else getattr(output, "logits", None)
+        if states is None:
+            raise Skip("no states are visible that could be differentiated")
+        mask = inputs["attention_mask"].bool()
+        kept = states[mask] if states.shape[:2] == mask.shape else states
+        generator = torch.Generator().manual_seed(0)
+        probe = torch.randn(kept.shape, generator=generator).to(kept)
+        (gradient,) = torch.autograd.grad((kept * probe).sum(), weight, allow_unused=True)
+    ids = sorted({int(one) for row in rows.tokens for one in row[IDS]})
+    if gradient is None:
+        norms = dict.fromkeys(ids, 0.0)
+    else:
+        places = torch.tensor(ids, device=gradient.device)
+        found = gradient.index_select(0, places)
+        dense = found.to_dense() if found.is_sparse else found
+        norms = dict(zip(ids, dense.double().norm(dim=-1).tolist(), strict=True))
+    return EmbeddingGradient(norms, _special(pipeline, ids), rows.fill[IDS])
+
+
+def _special(pipeline: Pipeline, ids: list[int]) -> dict[int, str]:
+    tokenizer = pipeline.tokenizer
+    if tokenizer is None:
+        return {}
+    known = {int(i): str(token) for i, token in tokenizer.added_tokens_decoder.items()}
+    known |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    return {i: known[i] for i in ids if i in known}

@@ -1,0 +1,102 @@
+"""One evaluation forward over the first optimizer step's rows, as the Trainer would run it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.engine.session import objective_of
+from trainsanity.engine.store import measurement
+from trainsanity.isolation.snapshot import preserved
+from trainsanity.measurements.batches.batch import Batch, quiet
+from trainsanity.measurements.batches.special_tokens import align_special_tokens
+from trainsanity.measurements.model.head import Pooled, find_head, watched
+from trainsanity.objectives.base import Objective, require_single_label
+from trainsanity.types import Cost, Skip
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainsanity.pipeline import Pipeline
+
+
+@dataclass(frozen=True, eq=False)
+class Forward:
+    """The batch's logits without dropout.
+
+    Attributes:
+        passes: one per micro-batch.
+        logits: ``[N, C]`` float64 on the CPU.
+        labels: ``[N]`` on the CPU.
+        vectors: ``[N, H]`` float64 on the CPU, what the head was given; None if not found.
+        head_name: the head's name in ``named_modules()``.
+    """
+
+    passes: list[Pooled]
+    logits: Tensor
+    labels: Tensor
+    vectors: Tensor | None
+    head_name: str
+    task: Objective
+
+    @cached_property
+    def losses(self) -> Tensor:
+        """``[N]`` float64, the reference loss of each example; labels must be in range."""
+        return self.task.losses(self.logits, self.labels)
+
+
+@measurement(Cost.FORWARD)
+def forward(pipeline: Pipeline, batch: Batch) -> Forward:
+    """Run the micro-batches through the model in eval mode."""
+    import torch
+
+    require_single_label(objective_of(pipeline))
+    if any("labels" not in micro.inputs for micro in batch):
+        raise Skip("the batch has no labels")
+    name, head = find_head(pipeline)
+    with as_trained(pipeline), watched(pipeline.model, head) as watch:
+        for micro in batch:
+            pipeline.model(**without_labels(micro.inputs))
+    passes = [one for one in watch.passes if one is not None]
+    if len(passes) < len(watch.passes):
+        raise Skip("the model returns no logits")
+    logits = torch.cat([one.logits.double().cpu() for one in passes])
+    vectors = [one.vector for one in passes]
+    return Forward(
+        passes,
+        logits,
+        torch.cat([micro.inputs["labels"].cpu() for micro in batch]),
+        None
+        if any(v is None for v in vectors)
+        else torch.cat([v.double().cpu() for v in vectors if v is not None]),
+        name,
+        objective_of(pipeline),
+    )
+
+
+def without_labels(inputs: dict[str, Any]) -> dict[str, Any]:
+    """The model's inputs alone."""
+    return {key: value for key, value in inputs.items() if key != "labels"}
+
+
+@contextmanager
+def as_trained(pipeline: Pipeline) -> Iterator[None]:
+    """The model as ``train()`` would have it, for looking only.
+
+    Special tokens aligned by the library's own code where it does that inside ``train()``, the
+    Trainer's autocast, eval mode, no gradients.
+    """
+    import torch
+
+    with preserved(pipeline), quiet(pipeline), torch.no_grad():
+        align_special_tokens(pipeline)
+        pipeline.model.eval()
+        trainer = pipeline.trainer
+        if trainer is not None:
+            with trainer.accelerator.autocast():
+                yield
+        else:
+            yield

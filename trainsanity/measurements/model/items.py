@@ -1,0 +1,54 @@
+"""What the loss counts in one forward pass: logits, targets, reference losses, head inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.objectives.base import CAUSAL_LM, Objective
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainsanity.measurements.model.head import Pooled
+
+
+@dataclass
+class Items:
+    """The counted items of one micro-batch; tensors on the CPU.
+
+    Attributes:
+        targets: ``[M]``, or ``[M, C]``.
+        losses: ``[M]`` float64, the reference loss of each item.
+        logits: ``[M, C]`` as the model returned them; None for a language model, whose vocabulary
+            is too wide to keep.
+        vectors: ``[M, H]``, what the head made them from; None if not found or not kept.
+        dtype: in which the head computed.
+    """
+
+    targets: Tensor
+    losses: Tensor
+    logits: Tensor | None
+    vectors: Tensor | None
+    dtype: Any
+
+
+def items_of(task: Objective, seen: Pooled, labels: Tensor) -> Items:
+    """Sort a pass into items.
+
+    Args:
+        task: what is counted.
+        seen: the pass.
+        labels: ``[B]``, ``[B, C]`` or ``[B, T]``, as the Trainer was given them.
+    """
+    labels = labels.to(seen.logits.device)
+    logits, targets = task.items(seen.logits, labels), task.targets(labels)
+    keep = task.name != CAUSAL_LM
+    vectors = seen.vector if keep else None
+    return Items(
+        targets=targets.cpu(),
+        losses=task.losses(logits, targets),
+        logits=logits.cpu() if keep else None,
+        vectors=None if vectors is None else task.items(vectors, labels).cpu(),
+        dtype=seen.dtype or seen.logits.dtype,
+    )

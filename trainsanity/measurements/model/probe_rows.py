@@ -1,0 +1,186 @@
+"""The rows that probes ask about, taken out of the training batch and padded anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.measurements.batches.batch import Batch, MicroBatch
+from trainsanity.measurements.model.forward import without_labels
+from trainsanity.types import Skip
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainsanity.pipeline import Pipeline
+
+LENGTHS = (64, 51, 38)
+"""Tokens kept of the longest, a middle and the shortest row of the step.  Unequal, so that there is
+padding; short, so that one token among them shows and a vocabulary of logits stays small."""
+
+IDS, MASK = "input_ids", "attention_mask"
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows without padding, and how the pipeline's batch pads them.
+
+    Attributes:
+        tokens: for each row its values by input, ``[n]`` each; the ids among them.
+        whole: for each row the inputs that do not go by token.
+        fill: by input, what stands where padding is.
+        side: where the pipeline pads.
+        texts: ids that occur in the rows and are not special, to change tokens into.
+    """
+
+    tokens: list[dict[str, Tensor]]
+    whole: list[dict[str, Tensor]]
+    fill: dict[str, int]
+    side: str
+    texts: list[int]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each row."""
+        return [len(row[IDS]) for row in self.tokens]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return max(self.lengths)
+
+    def only(self, *places: int) -> Rows:
+        """Some of the rows, in that order."""
+        return replace(
+            self,
+            tokens=[self.tokens[k] for k in places],
+            whole=[self.whole[k] for k in places],
+        )
+
+    def spans(self, width: int, side: str) -> list[slice]:
+        """Where each row lies when padded to ``width`` on that side."""
+        return [slice(0, n) if side == "right" else slice(width - n, width) for n in self.lengths]
+
+    def stacked(self, width: int, side: str, *, refill: bool = False) -> dict[str, Any]:
+        """The model's inputs with these rows padded; ``refill`` puts text ids where PAD was."""
+        import torch
+
+        made: dict[str, Any] = {}
+        for name, first in self.tokens[0].items():
+            fill = self.fill.get(name, 0)
+            block = first.new_full((len(self.tokens), width), fill)
+            for k, span in enumerate(self.spans(width, side)):
+                if refill and name == IDS:
+                    block[k] = self.another(int(fill))
+                block[k, span] = self.tokens[k][name]
+            made[name] = block
+        for name in self.whole[0]:
+            made[name] = torch.stack([row[name] for row in self.whole])
+        return made
+
+    def another(self, token: int) -> int:
+        """A text id other than this one.
+
+        Raises:
+            Skip: the rows have none.
+        """
+        found = next((one for one in self.texts if one != token), None)
+        if found is None:
+            raise Skip("all tokens of the rows are alike: none can be changed into another")
+        return found
+
+    def with_last_changed(self) -> Rows:
+        """The rows, each with another last token."""
+        return replace(self, tokens=[self._changed(row, len(row[IDS]) - 1) for row in self.tokens])
+
+    def with_each_changed(self) -> Rows:
+        """The first row as often as it has tokens, each time with another one changed."""
+        row = self.tokens[0]
+        count = len(row[IDS])
+        changed = [self._changed(row, place) for place in range(count)]
+        return replace(self, tokens=changed, whole=[self.whole[0]] * count)
+
+    def _changed(self, row: dict[str, Tensor], place: int) -> dict[str, Tensor]:
+        ids = row[IDS].clone()
+        ids[place] = self.another(int(ids[place]))
+        return {**row, IDS: ids}
+
+
+def probe_rows(pipeline: Pipeline, batch: Batch) -> Rows:
+    """Three rows of the first optimizer step as the model was given them, their middles cut out.
+
+    Raises:
+        Skip: there is no mask to tell rows from padding, or rows lie in pieces.
+    """
+    found: list[tuple[MicroBatch, int, Tensor]] = []
+    fill: dict[str, int] = {}
+    side = ""
+    for micro in batch:
+        ids, mask = micro.inputs[IDS], micro.inputs.get(MASK)
+        if mask is None or mask.shape != ids.shape:
+            raise Skip("the batch has no attention_mask that tells rows from padding")
+        for k, places in enumerate(mask.bool()):
+            steps = places.long().diff()
+            if not places.any() or int((steps != 0).sum()) > (2 if not places[0] else 1):
+                raise Skip("the attention_mask of a row has holes: its padding is not at an end")
+            if not places.all():
+                side = side or ("right" if bool(places[0]) else "left")
+                fill = fill or _fill(micro, k, places)
+            found.append((micro, k, places))
+    found.sort(key=lambda one: -int(one[2].sum()))
+    chosen = sorted({0, len(found) // 2, len(found) - 1})
+    rows = [_row(*found[k], limit) for k, limit in zip(chosen, LENGTHS, strict=False)]
+    tokenizer = pipeline.tokenizer
+    fill.setdefault(IDS, _pad(pipeline))
+    special = {fill[IDS], *(getattr(tokenizer, "all_special_ids", None) or ())}
+    tokens, whole = [one for one, _ in rows], [rest for _, rest in rows]
+    return Rows(
+        tokens,
+        whole,
+        fill,
+        side or getattr(tokenizer, "padding_side", None) or "right",
+        [one for one in _distinct(row[IDS] for row in tokens) if one not in special],
+    )
+
+
+def _row(
+    micro: MicroBatch, k: int, places: Tensor, limit: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    import torch
+
+    by_token, whole = {}, {}
+    for name, value in without_labels(micro.inputs).items():
+        if not torch.is_tensor(value) or value.dim() == 0 or len(value) != len(micro.inputs[IDS]):
+            raise Skip(f"the batch has {name!r}, which does not go by row")
+        if value.shape == micro.inputs[IDS].shape:
+            kept = value[k][places]
+            before, after = (limit + 1) // 2, limit // 2
+            # What opens and closes a text stays.
+            by_token[name] = (
+                kept if len(kept) <= limit else torch.cat([kept[:before], kept[-after:]])
+            )
+        else:
+            whole[name] = value[k]
+    return by_token, whole
+
+
+def _fill(micro: MicroBatch, k: int, places: Tensor) -> dict[str, int]:
+    shape = micro.inputs[IDS].shape
+    return {
+        name: int(value[k][~places][0])
+        for name, value in without_labels(micro.inputs).items()
+        if getattr(value, "shape", None) == shape
+    }
+
+
+def _pad(pipeline: Pipeline) -> int:
+    for owner in (pipeline.tokenizer, pipeline.config):
+        pad = getattr(owner, "pad_token_id", None)
+        if pad is not None:
+            return int(pad)
+    raise Skip("neither batch, tokenizer nor config says what rows are padded with")
+
+
+def _distinct(rows: Iterable[Tensor]) -> list[int]:
+    return list(dict.fromkeys(int(one) for row in rows for one in row))

@@ -1,0 +1,347 @@
+"""A few rows asked in several ways: padded elsewhere, a token changed, padding refilled.
+
+One batch shape for all of them, so that what differs is the model's doing; what two shapes differ
+by anyway is measured beside it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.engine.session import objective_of
+from trainsanity.engine.store import measurement
+from trainsanity.errors import first_line
+from trainsanity.maths.tolerances import largest, logits_difference
+from trainsanity.measurements.batches.batch import Batch
+from trainsanity.measurements.model.forward import as_trained
+from trainsanity.measurements.model.probe_rows import Rows, probe_rows
+from trainsanity.objectives.base import CAUSAL_LM
+from trainsanity.types import Cost, Skip
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainsanity.pipeline import Pipeline
+
+WIDER = 64
+"""Columns of padding added to ask for a larger multiple; the largest that collators are set to."""
+
+COLUMNS = 256
+"""Logits of a token that are kept: of a vocabulary, words in even steps."""
+
+OWN = "as trained"
+OTHER = {"left": "right", "right": "left"}
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What the model made of the rows; each a list of float64 tensors on the CPU, one per row.
+
+    Attributes:
+        logits: ``[C]``, or ``[n, C]`` at the row's own tokens where each has logits.
+        states: ``[n, H]``, the state of each of the row's tokens under the head; None where it is
+            not visible.
+        width: outputs per item, before any were left out.
+    """
+
+    logits: list[Tensor]
+    states: list[Tensor] | None
+    width: int
+
+
+@dataclass(frozen=True)
+class Probes:
+    """The same rows, asked in several ways.
+
+    Attributes:
+        rows: what was asked, row by row.
+        side: where the pipeline pads.
+        own: padded as the pipeline pads.
+        again: the same a second time.
+        cached: the same with ``use_cache`` on and off; empty if the model has no such switch.
+        wider: with :data:`WIDER` more columns of padding.
+        elsewhere: padded on the other side, by what positions were given; of states alone.
+        refilled: with text ids in place of PAD, under mask 0.
+        unmasked: the same with a mask of ones.
+        changed: with another last token.
+        alone: each row by itself without any padding, where a mask is often not made at all.
+        alone_padded: each by itself with the padding that it has beside the others.
+        alone_changed: the longest by itself with another last token.
+        read_at: by row, the last token that the row's logits react to; for rows whose logits do not
+            react to their last.
+        logits_noise: largest difference of logits between a row alone and among copies of itself.
+        states_noise: largest relative difference of a token's state there.
+        dtype: in which the model computes.
+        layers: of the model; 1 if its config does not tell.
+        causal: what says that the model is causal; empty if nothing does.
+        head_width: outputs that config and task promise; None if they promise nothing.
+    """
+
+    rows: Rows
+    side: str
+    own: Look
+    again: Look
+    cached: list[Look]
+    wider: Look
+    elsewhere: dict[str, Look]
+    refilled: Look
+    unmasked: Look
+    changed: Look
+    alone: list[Look]
+    alone_padded: list[Look]
+    alone_changed: Look
+    read_at: dict[int, int | None]
+    logits_noise: float
+    states_noise: float
+    dtype: Any
+    layers: int
+    causal: str
+    head_width: int | None
+    inputs: dict[str, Any] = field(repr=False, default_factory=dict)
+
+    @property
+    def per_token(self) -> bool:
+        """Each token has logits of its own."""
+        return self.own.logits[0].dim() == 2
+
+    @property
+    def allowed_logits(self) -> float:
+        """What arithmetic explains, in logits."""
+        size = largest(float(one.abs().max()) for one in self.own.logits)
+        return logits_difference(self.dtype, self.logits_noise, size)
+
+    @property
+    def allowed_states(self) -> float:
+        """What arithmetic explains, relative to a state's norm.
+
+        The least that is allowed is one operation's.  A state has been through every layer, and
+        independent roundings add up as a random walk does.
+        """
+        return logits_difference(self.dtype, self.states_noise, math.sqrt(self.layers))
+
+
+@measurement(Cost.FORWARD)
+def probes(pipeline: Pipeline, batch: Batch) -> Probes:
+    """Ask for three rows in twenty-one passes, no more than 64 tokens of each.
+
+    Evaluation mode, no gradients.  The passes are: as trained, twice; with ``use_cache`` on and
+    off; wider; on the other side, without and with explicit positions; padding refilled, and
+    unmasked; the last token changed, in the batch and in the longest row alone; each row alone,
+    alone with its padding, and among copies.  One more for each row whose logits do not react to
+    its last token.
+
+    Raises:
+        Skip: the rows of the batch cannot be told from their padding, or the model returns no
+            logits.
+    """
+    with as_trained(pipeline):
+        rows = probe_rows(pipeline, batch)
+        width, side = rows.longest + 8, rows.side
+        ask = ModelProbe(pipeline, rows)
+        inputs = rows.stacked(width, side)
+        own = ask(inputs, side)
+        cache = (True, False) if "use_cache" in ask.parameters else ()
+        alone, padded, copies = [], [], []
+        for k in range(len(rows.tokens)):
+            one = rows.only(k)
+            alone.append(ask(one.stacked(one.longest, side), side, one))
+            padded.append(ask(one.stacked(width, side), side, one))
+            copied = rows.only(*[k] * len(rows.tokens))
+            copies.append(ask(copied.stacked(one.longest, side), side, copied))
+        altered = rows.with_last_changed()
+        first = altered.only(0)
+        refilled = rows.stacked(width, side, refill=True)
+        look = Probes(
+            rows=rows,
+            side=side,
+            own=own,
+            again=ask(inputs, side),
+            cached=[ask({**inputs, "use_cache": on}, side) for on in cache],
+            wider=ask(rows.stacked(width + WIDER, side), side),
+            elsewhere=_elsewhere(ask, rows, width),
+            refilled=ask(refilled, side),
+            unmasked=ask({**refilled, "attention_mask": _ones(refilled)}, side),
+            changed=ask(altered.stacked(width, side), side),
+            alone=alone,
+            alone_padded=padded,
+            alone_changed=ask(first.stacked(first.longest, side), side, first),
+            read_at={},
+            logits_noise=largest(
+                difference(a.logits * len(c.logits), c.logits)
+                for a, c in zip(alone, copies, strict=True)
+            ),
+            states_noise=largest(
+                relative(a.states * len(c.states), c.states)
+                for a, c in zip(alone, copies, strict=True)
+                if a.states is not None and c.states is not None
+            ),
+            dtype=ask.dtype,
+            layers=getattr(pipeline.config, "num_hidden_layers", None) or 1,
+            causal=_claim(pipeline),
+            head_width=_promised(pipeline),
+            inputs=inputs,
+        )
+        if not look.per_token:
+            for k in unresponsive_rows(look):
+                look.read_at[k] = last_influential_token(look, ask, k, width)
+    return look
+
+
+def _elsewhere(ask: ModelProbe, rows: Rows, width: int) -> dict[str, Look]:
+    side = OTHER[rows.side]
+    inputs = rows.stacked(width, side)
+    found = {"the model's own positions": ask(inputs, side)}
+    # Nobody promises that a model that takes no positions can be padded on either side.
+    if "position_ids" not in ask.parameters:
+        return {}
+    if "position_ids" not in inputs:
+        mask = inputs["attention_mask"].long()
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        found["positions from the mask"] = ask({**inputs, "position_ids": positions}, side)
+    return found
+
+
+def _ones(inputs: dict[str, Any]) -> Any:
+    return inputs["attention_mask"].new_ones(inputs["attention_mask"].shape)
+
+
+def unresponsive_rows(look: Probes) -> list[int]:
+    """Rows whose logits do not react to their last token."""
+    pairs = zip(look.changed.logits, look.own.logits, strict=True)
+    return [k for k, (a, b) in enumerate(pairs) if difference([a], [b]) <= look.allowed_logits]
+
+
+def last_influential_token(look: Probes, ask: ModelProbe, k: int, width: int) -> int | None:
+    """The last token of a row that its logits react to: each changed in turn, all in one batch."""
+    one = look.rows.only(k)
+    each = one.with_each_changed()
+    said = ask(each.stacked(width, look.side), look.side, each).logits
+    moved = [difference([a], [look.own.logits[k]]) > look.allowed_logits for a in said]
+    return max((place for place, has in enumerate(moved) if has), default=None)
+
+
+class ModelProbe:
+    """Runs the model and keeps what it says at the rows' own tokens."""
+
+    def __init__(self, pipeline: Pipeline, rows: Rows) -> None:
+        import torch
+
+        self.model, self.rows = pipeline.model, rows
+        inner = unwrapped(self.model)
+        self.parameters = set(inspect.signature(inner.forward).parameters)
+        self.body = getattr(inner, "base_model", None)
+        if self.body is inner:
+            self.body = None
+        kind = rows.tokens[0]["input_ids"].device.type  # a parameter may be offloaded
+        autocast = torch.is_autocast_enabled(kind)
+        self.dtype = torch.get_autocast_dtype(kind) if autocast else pipeline.dtype
+
+    def __call__(self, inputs: dict[str, Any], side: str, rows: Rows | None = None) -> Look:
+        """One forward over ``rows``, which were padded on that side."""
+        import torch
+
+        try:
+            with states_of(self.body) as seen:
+                output = self.model(**inputs)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # it ran on the training batch: this is not what it was made for
+            said = f"{type(error).__name__}: {first_line(error)}"
+            raise Skip(f"the model does not take its rows padded anew: {said}") from error
+        logits = getattr(output, "logits", None)
+        if logits is None:
+            raise Skip("the model returns no logits")
+        ids = inputs["input_ids"]
+        spans = (rows or self.rows).spans(ids.shape[1], side)
+        width = logits.shape[-1]
+        if logits.dim() == 3 and logits.shape[:2] == ids.shape:
+            kept = [logits[k, span][:, :: max(1, width // COLUMNS)] for k, span in enumerate(spans)]
+        elif logits.dim() == 2 and len(logits) == len(ids):
+            kept = list(logits)
+        else:
+            raise Skip(f"the model returns logits of shape {tuple(logits.shape)}")
+        states = seen[-1] if seen and seen[-1].shape[:2] == ids.shape else None
+        if states is None and logits.dim() == 3:
+            states = logits[..., :: max(1, width // COLUMNS)]
+        by_row = None if states is None else [_kept(states[k, s]) for k, s in enumerate(spans)]
+        return Look([_kept(one) for one in kept], by_row, width)
+
+
+def unwrapped(model: Any) -> Any:
+    """The model that PEFT wraps, or the model."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+@contextmanager
+def states_of(body: Any) -> Iterator[list[Tensor]]:
+    """The last hidden states of each pass of ``body`` in the block."""
+    import torch
+
+    seen: list[Tensor] = []
+    if body is None:
+        yield seen
+        return
+
+    def at_end(_module: Any, _inputs: Any, output: Any) -> None:
+        found = getattr(output, "last_hidden_state", None)
+        if found is None and isinstance(output, tuple) and output:
+            found = output[0]
+        if torch.is_tensor(found) and found.dim() == 3:
+            seen.append(found)
+
+    handle = body.register_forward_hook(at_end)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def _kept(tensor: Tensor) -> Tensor:
+    return tensor.detach().double().cpu()
+
+
+def difference(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+    """Largest absolute difference of two looks' logits; NaN if any is."""
+    return largest(float((a - b).abs().max()) for a, b in zip(one, other, strict=True))
+
+
+def relative(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+    """Largest difference of a token's states, relative to their norm; NaN if any is."""
+    return largest(_by_token(a, b) for a, b in zip(one, other, strict=True))
+
+
+def _by_token(a: Tensor, b: Tensor) -> float:
+    import torch
+
+    if not len(a):
+        return 0.0
+    tiny = torch.finfo(b.dtype).tiny
+    return float(((a - b).norm(dim=-1) / b.norm(dim=-1).clamp(min=tiny)).max())
+
+
+def _claim(pipeline: Pipeline) -> str:
+    """Who says that later tokens do not matter: the task, or the attention modules themselves."""
+    config = pipeline.config
+    if getattr(config, "is_causal", None) is False:  # transformers' switch for encoders made of it
+        return ""
+    if objective_of(pipeline).name == CAUSAL_LM:
+        return "the task is language modelling"
+    flags = [
+        getattr(module, "is_causal", None) is True
+        for module in pipeline.model.modules()
+        if hasattr(module, "is_causal")
+    ]
+    return "its attention modules have is_causal=True" if flags and all(flags) else ""
+
+
+def _promised(pipeline: Pipeline) -> int | None:
+    config = pipeline.config
+    if objective_of(pipeline).name == CAUSAL_LM:
+        return getattr(config, "vocab_size", None)
+    # Every config has a num_labels, also that of a masked language model.
+    return getattr(config, "num_labels", None) if objective_of(pipeline).known else None

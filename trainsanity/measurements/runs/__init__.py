@@ -1,0 +1,1 @@
+"""Measurements of runs of several steps."""

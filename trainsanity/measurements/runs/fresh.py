@@ -1,0 +1,85 @@
+"""``python -m trainsanity.measurements.runs.fresh REQUEST``: a run goes on in a process of its own.
+
+The request is a JSON file that :mod:`.resume` writes.  The pipeline is built again by the words
+that follow ``trainsanity run``; what the run did is left in ``report.json`` beside the request.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.errors import UsageError, first_line
+from trainsanity.measurements.runs.trace import Plan, Trace, trace
+from trainsanity.sources.factory import sources_of
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+
+def main(path: str) -> None:
+    """Do what the request says, and report."""
+    import torch
+
+    request = json.loads(Path(path).read_text(encoding="utf-8"))
+    folder = Path(path).parent
+    sys.path += [entry for entry in request["path"] if entry not in sys.path]
+    torch.set_num_threads(request["threads"])
+    target, *arguments = request["command"]
+    report: dict[str, Any] = {}
+    try:
+        (source,) = sources_of([target], arguments, {})
+        seen = source.visit(lambda pipeline: _go_on(pipeline, request, report))
+        _write_weights(seen, folder)
+        report["trace"] = asdict(seen) | {"weights": {}}
+    except UsageError as error:
+        report["unusable"] = str(error)
+    except Exception as error:
+        report["error"] = f"{type(error).__name__}: {first_line(error)}"
+    (folder / "report.json").write_text(json.dumps(report), encoding="utf-8")
+
+
+def _go_on(pipeline: Pipeline, request: dict[str, Any], report: dict[str, Any]) -> Trace:
+    report["built"] = True
+    if request["kill"]:
+        _die_in_the_middle(request["kill"])
+    return trace(
+        pipeline,
+        Plan(**request["plan"]),
+        request["output"],
+        resume=request["resume"],
+        saves=request["saves"],
+    )
+
+
+def _die_in_the_middle(checkpoint: str) -> None:
+    """SIGKILL as soon as this checkpoint's optimizer state is on disk: the rest never follows."""
+    import torch
+
+    save = torch.save
+
+    def saving(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
+        save(obj, f, *args, **kwargs)
+        here = isinstance(f, str | os.PathLike) and Path(f).parent == Path(checkpoint)
+        if here and Path(f).name.startswith("optimizer"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    torch.save = saving
+
+
+def _write_weights(seen: Trace, folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file(
+        {name: w.contiguous() for name, w in seen.weights.items()},
+        str(folder / "weights.safetensors"),
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

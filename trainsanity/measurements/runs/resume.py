@@ -1,0 +1,286 @@
+"""A run that is cut, saved and taken up again by a fresh process, beside one that never stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.engine.store import measurement
+from trainsanity.isolation.snapshot import snapshot_bytes
+from trainsanity.isolation.temp_folders import scratch
+from trainsanity.measurements.runs.trace import (
+    CannotSave,
+    Plan,
+    Trace,
+    max_weight_difference,
+    plan_of,
+    trace,
+)
+from trainsanity.types import Cost, Skip
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+BUILDING = 600.0
+"""Seconds that a fresh process has to build the pipeline: how long that takes is not known here,
+and a large checkpoint on a slow disk takes minutes."""
+
+SLOWER = 10.0
+"""How many times the straight run's own time it may take besides: it shares the machine."""
+
+
+@dataclass
+class Ended:
+    """How a fresh process ended.
+
+    Attributes:
+        trace: what it did; None if it came to no end.
+        error: what it raised, or its last line and how it ended.
+        killed: the number of the signal that ended it.
+    """
+
+    trace: Trace | None = None
+    error: str = ""
+    killed: int | None = None
+
+
+@dataclass
+class Resumed:
+    """Two runs over the same steps.
+
+    Attributes:
+        plan: where the second one was cut.
+        straight: the run in this process that saved at the cut and went on.
+        fresh: the one that went on from what was saved.
+        files: names in the checkpoint.
+        difference: largest between their weights at the end; 0 where all bits are equal.
+        noise: the same between two straight runs; measured only if there is a difference.
+    """
+
+    plan: Plan
+    straight: Trace
+    fresh: Ended
+    files: list[str] = field(default_factory=list)
+    difference: float = 0.0
+    noise: float = 0.0
+
+
+@measurement(Cost.RUN)
+def resumed(pipeline: Pipeline) -> Resumed:
+    """Train, save in the middle and go on; then resume in a fresh process.
+
+    Raises:
+        Skip: there is no Trainer, no command that builds it again, or no room.
+    """
+    plan = _plan(pipeline)
+    with _folder(pipeline, saves=1) as folder:
+        begin = time.perf_counter()
+        try:
+            straight = trace(pipeline, plan, folder, saves=(plan.cut,))
+        except CannotSave as error:
+            return Resumed(plan, Trace(), Ended(error=f"the checkpoint cannot be saved: {error}"))
+        seconds = time.perf_counter() - begin
+        checkpoint = Path(folder, f"checkpoint-{plan.cut}")
+        files = sorted(file.name for file in checkpoint.glob("*"))
+        _empty_cache()
+        fresh = in_fresh_process(pipeline, plan, folder, seconds, resume=str(checkpoint))
+        seen = Resumed(plan, straight, fresh, files)
+        if fresh.trace is not None and fresh.trace.end != straight.end:
+            seen.difference = max_weight_difference(straight, fresh.trace)
+            with scratch() as other:
+                seen.noise = max_weight_difference(straight, trace(pipeline, plan, other))
+    return seen
+
+
+@dataclass
+class Interrupted:
+    """A run that is killed while it saves, and what becomes of it.
+
+    Attributes:
+        plan: the last step is the one after which it was killed.
+        killed: how that process ended.
+        files: names in the checkpoint at which it was killed.
+        complete: names in the one before.
+        chosen: the checkpoint that ``get_last_checkpoint`` names, its last part.
+        straight: a run that was never killed, up to the step after the saved one.
+        resumed: how the process ended that resumed from the chosen one.
+    """
+
+    plan: Plan
+    killed: Ended
+    files: list[str]
+    complete: list[str]
+    chosen: str
+    straight: Trace
+    resumed: Ended
+
+
+@measurement(Cost.RUN)
+def interrupted(pipeline: Pipeline) -> Interrupted:
+    """Kill a fresh process in the middle of saving, and resume from what it leaves.
+
+    Raises:
+        Skip: as :func:`resumed`.
+    """
+    from transformers.trainer_utils import get_last_checkpoint
+
+    plan = _plan(pipeline)
+    # One step more than it came to, so that there is a step to compare.
+    last = plan.steps - 1
+    with _folder(pipeline, saves=2) as folder:
+        begin = time.perf_counter()
+        with scratch() as other:
+            straight = trace(pipeline, dataclasses.replace(plan, cut=last), other)
+        seconds = time.perf_counter() - begin
+        _empty_cache()
+        half = Path(folder, f"checkpoint-{last}")
+        killed = in_fresh_process(
+            pipeline, plan, folder, seconds, saves=[plan.cut, last], kill=str(half)
+        )
+        chosen = get_last_checkpoint(folder) or ""
+        seen = Interrupted(
+            plan,
+            killed,
+            sorted(file.name for file in half.glob("*")),
+            sorted(file.name for file in Path(folder, f"checkpoint-{plan.cut}").glob("*")),
+            Path(chosen).name,
+            straight,
+            Ended(),
+        )
+        if killed.killed and chosen == str(half):
+            going_on = dataclasses.replace(plan, cut=last)
+            seen.resumed = in_fresh_process(pipeline, going_on, folder, seconds, resume=chosen)
+    return seen
+
+
+def _plan(pipeline: Pipeline) -> Plan:
+    if pipeline.trainer is None:
+        raise Skip("a loop of one's own has no checkpoints that could be judged")
+    if pipeline.other_processes:
+        raise Skip("judged in one process: run it once without torchrun")
+    if not pipeline.command:
+        raise Skip(
+            "a fresh process cannot build this pipeline: only trainsanity run, or a PipelineSpec "
+            "with a command, says how"
+        )
+    return plan_of(pipeline)
+
+
+@contextlib.contextmanager
+def _folder(pipeline: Pipeline, saves: int) -> Iterator[str]:
+    """A temporary folder with room for this many checkpoints."""
+    with scratch() as folder:
+        # Weights, and two float32 moments of each: what AdamW keeps.
+        trained = sum(p.numel() for p in pipeline.model.parameters() if p.requires_grad)
+        needed = saves * (snapshot_bytes(pipeline) + 8 * trained)
+        free = shutil.disk_usage(folder).free
+        if free < needed:
+            raise Skip(
+                f"{tempfile.gettempdir()} has {free / 2**30:.1f} GiB free, and checkpoints of this "
+                f"run need {needed / 2**30:.1f}: set TMPDIR to a larger disk"
+            )
+        yield folder
+
+
+def _empty_cache() -> None:
+    import torch
+
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def in_fresh_process(
+    pipeline: Pipeline,
+    plan: Plan,
+    output: str,
+    seconds: float,
+    *,
+    resume: str | None = None,
+    saves: list[int] | None = None,
+    kill: str | None = None,
+) -> Ended:
+    """Build the pipeline anew in another process and train it there.
+
+    Raises:
+        Skip: it could not be built there, or does not fit beside the one here.
+    """
+    import torch
+
+    request = {
+        "command": list(pipeline.command),
+        "path": sys.path,
+        "threads": torch.get_num_threads(),
+        "plan": dataclasses.asdict(plan),
+        "output": output,
+        "resume": resume,
+        "saves": saves or [],
+        "kill": kill,
+    }
+    with scratch() as folder:
+        path = Path(folder, "request.json")
+        path.write_text(json.dumps(request), encoding="utf-8")
+        code, last = _run(path, BUILDING + SLOWER * seconds)
+        report_file = path.with_name("report.json")
+        if not report_file.is_file():
+            signalled = -code if code and code < 0 else None
+            how = "took too long and was ended" if code is None else f"ended with code {code}"
+            return Ended(error=f"{how}; its last line: {last or 'none'}", killed=signalled)
+        report = json.loads(report_file.read_text(encoding="utf-8"))
+        if "unusable" in report and not report.get("built"):
+            raise Skip(f"a fresh process could not build the pipeline: {report['unusable']}")
+        if "OutOfMemoryError" in report.get("error", ""):
+            raise Skip("a second process with the same model does not fit beside this one")
+        if "trace" not in report:
+            said = report.get("error") or report.get("unusable", "")
+            # What the temporary folder is called says nothing.
+            return Ended(error=said.replace(output, "output_dir"))
+        return Ended(trace=_trace_of(report["trace"], folder))
+
+
+def _run(request: Path, limit: float) -> tuple[int | None, str]:
+    """``(exit code, last line)``; the code is None if it had to be ended."""
+    noise = request.with_name("output.txt")
+    # What a killed process leaves in its temporary folder goes with ours.
+    scratch = request.with_name("tmp")
+    scratch.mkdir()
+    with noise.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"{__package__}.fresh", str(request)],
+            env={**os.environ, "TMPDIR": str(scratch)},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            code: int | None = process.wait(limit)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            # With its data loader's workers; also when we are interrupted ourselves.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    lines = noise.read_text(encoding="utf-8", errors="replace").split("\n")
+    return code, next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _trace_of(values: dict[str, Any], folder: str) -> Trace:
+    from safetensors.torch import load_file
+
+    # JSON knows no other keys than strings.
+    for name in ("batches", "losses"):
+        values[name] = {int(step): value for step, value in values[name].items()}
+    return Trace(**{**values, "weights": load_file(str(Path(folder, "weights.safetensors")))})

@@ -1,0 +1,245 @@
+"""What the Trainer saves at the end, loaded as its user would load it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.engine.store import measurement
+from trainsanity.errors import first_line
+from trainsanity.isolation.collectives import all_gather, broadcast_from_zero, on_rank_zero
+from trainsanity.isolation.fsdp import refuse_sharded
+from trainsanity.isolation.snapshot import preserved
+from trainsanity.isolation.temp_folders import scratch
+from trainsanity.measurements.batches.batch import Batch
+from trainsanity.measurements.model.forward import as_trained, without_labels
+from trainsanity.measurements.model.origin import Origin
+from trainsanity.measurements.runs.trace import no_bars
+from trainsanity.types import Cost, Skip
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+MOVED = 0.1
+"""How far the trainable weights are moved before saving, in their own standard deviations: as
+training moves them, and enough to show in the logits whether it was they that were saved."""
+
+SCALE = 0.02
+"""The same for a tensor whose elements are all equal, as those of a norm or of an adapter's second
+factor: the standard deviation that transformers draws weights with (``initializer_range``)."""
+
+SAMPLES = (
+    "The quick brown fox jumps over the lazy dog.",
+    "  two spaces,\ttab\nand newline  ",
+    "12345 + 678 = 13023",
+    "Žluťoučký kůň — ½ naïve café",
+    "数据 обучение 🤗",
+)
+"""Texts in which tokenizers differ: case, white space, digits, accents, other scripts."""
+
+
+@dataclass
+class Saved:
+    """A saved model beside the one that was saved.
+
+    Attributes:
+        files: names in the folder that ``save_model`` filled.
+        error: why the model could not be loaded from it, in one sentence; empty if it could.
+        missing: names of parameters that loading did not find there and drew anew.
+        difference: largest difference between the logits of the two.
+        noise: the same between two passes of the saved one.
+        size: its largest logit.
+        dtype: of the logits.
+        rows: how many rows were asked.
+        tokenizer: the tokenizer loaded from the folder, or None.
+        tokenizer_error: why not.
+        texts: sample texts, some of the pipeline's own rows among them.
+    """
+
+    files: list[str] = field(default_factory=list)
+    error: str = ""
+    missing: list[str] = field(default_factory=list)
+    difference: float = float("nan")
+    noise: float = 0.0
+    size: float = 0.0
+    dtype: Any = None
+    rows: int = 0
+    tokenizer: Any = None
+    tokenizer_error: str = ""
+    texts: list[str] = field(default_factory=list)
+
+
+@measurement(Cost.RUN)
+def saved(pipeline: Pipeline, batch: Batch, origin: Origin) -> Saved:
+    """Move the trainable weights as training does, save, load, and ask both for the same rows.
+
+    Raises:
+        Skip: there is no Trainer, or nobody but its author knows how to load the model.
+    """
+    if pipeline.trainer is None:
+        raise Skip("a loop of one's own saves in a way of its own")
+    refuse_sharded(pipeline)
+    inputs = without_labels(batch.micro_batches[0].inputs)
+    seen = Saved(rows=len(batch.micro_batches[0].rows), texts=_texts(pipeline, batch))
+    with (
+        _folder() as folder,
+        preserved(pipeline, weights=True),
+        as_trained(pipeline),
+        no_bars(),
+    ):
+        fresh = _base(pipeline.model, origin)
+        _move(pipeline.model)
+        trainer = pipeline.trainer
+        trainer.args.push_to_hub = False
+        trainer.args.output_dir = folder
+        error = ""
+        try:
+            trainer.save_model(folder)
+        except Exception as raised:
+            error = f"save_model raised {type(raised).__name__}: {first_line(raised)}"
+        # The first process writes, and the others wait for it.
+        seen.error = next((one for one in all_gather(error) if one), "")
+        if not seen.error:
+            seen = on_rank_zero(lambda: _loaded(pipeline, seen, folder, fresh, inputs))
+    return seen
+
+
+@contextmanager
+def _folder() -> Iterator[str]:
+    """A temporary folder, one for all processes of this machine."""
+    with scratch() as own:
+        yield broadcast_from_zero(own)
+        all_gather(None)  # nobody's is gone while another looks at it
+
+
+def _loaded(
+    pipeline: Pipeline, seen: Saved, folder: str, fresh: Any, inputs: dict[str, Any]
+) -> Saved:
+    """Fill in what the folder holds, and what the model loaded from it says of the rows."""
+    import torch
+
+    seen.files = sorted(p.name for p in Path(folder).rglob("*") if p.is_file())
+    _load_tokenizer(seen, folder)
+    before = _logits(pipeline.model, inputs)
+    seen.noise = float((_logits(pipeline.model, inputs) - before).abs().max())
+    seen.size, seen.dtype = float(before.abs().max()), before.dtype
+    try:
+        loaded, seen.missing = _load(pipeline.model, fresh, folder)
+    except torch.OutOfMemoryError as error:
+        raise Skip("the model does not fit a second time beside itself") from error
+    except Exception as error:
+        seen.error = f"loading raised {type(error).__name__}: {first_line(error)}"
+        return seen
+    loaded.eval()
+    after = _logits(loaded, inputs)
+    if after.shape != before.shape:
+        shapes = f"{tuple(after.shape)}, not {tuple(before.shape)}"
+        seen.error = f"the loaded model makes logits of {shapes}"
+    else:
+        seen.difference = float((after.float() - before.float()).abs().max())
+    return seen
+
+
+def _logits(model: Any, inputs: dict[str, Any]) -> Any:
+    output = model(**inputs)
+    logits = output.get("logits") if isinstance(output, dict) else output[0]
+    if logits is None:
+        raise Skip("the model returns no logits")
+    return logits.detach()
+
+
+def _move(model: Any) -> None:
+    """Add noise to what is trainable, the same each time and from a generator of its own."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            spread = float(parameter.float().std()) if parameter.numel() > 1 else 0.0
+            noise = torch.randn(parameter.shape, generator=generator) * (MOVED * spread or SCALE)
+            parameter.add_(noise.to(parameter))
+
+
+def _base(model: Any, origin: Origin) -> Any:
+    """For a model with adapters: the base as another process would have it before loading them.
+
+    Its weights are those from before training; what the checkpoint does not have is drawn anew.
+    """
+    if not hasattr(model, "get_base_model"):
+        return None
+    fresh = copy.deepcopy(model)
+    for module in fresh.modules():
+        original = getattr(module, "original_module", None)
+        kept = getattr(module, "modules_to_save", None)
+        if original is not None and kept is not None:
+            for part in kept.values():
+                part.load_state_dict(original.state_dict())
+    fresh = fresh.unload()
+    new = {name.rpartition(".")[0].rpartition(".")[2] for name in origin.new}
+    for name, parameter in fresh.named_parameters():
+        if name.rpartition(".")[0] in new:
+            parameter.data.normal_(0, SCALE)
+    return fresh
+
+
+def _load(model: Any, fresh: Any, folder: str) -> tuple[Any, list[str]]:
+    from transformers import PreTrainedModel
+
+    if fresh is not None:
+        from peft import PeftModel
+
+        return PeftModel.from_pretrained(fresh, folder), []
+    if not isinstance(model, PreTrainedModel):
+        raise Skip(f"{type(model).__name__} is no PreTrainedModel: only its author can load it")
+    attention = getattr(model.config, "_attn_implementation", None)
+    factory: Any = type(model)
+    loaded, said = factory.from_pretrained(
+        folder,
+        local_files_only=True,
+        output_loading_info=True,
+        # Which kernel computes the attention is no part of a checkpoint.
+        **({"attn_implementation": attention} if attention else {}),
+        **_dtype(model),
+    )
+    return loaded.to(next(model.parameters()).device), sorted(said["missing_keys"])
+
+
+def _dtype(model: Any) -> dict[str, Any]:
+    """``dtype=``, or ``torch_dtype=`` where transformers still calls it that."""
+    from transformers import PretrainedConfig
+
+    name = "dtype" if hasattr(PretrainedConfig(), "dtype") else "torch_dtype"
+    return {name: model.dtype}
+
+
+def _load_tokenizer(seen: Saved, folder: str) -> None:
+    from transformers import AutoTokenizer
+
+    if not any(name.startswith(("tokenizer", "vocab", "spiece")) for name in seen.files):
+        seen.tokenizer_error = "save_model wrote no tokenizer"
+        return
+    try:
+        seen.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        seen.tokenizer_error = f"loading raised {type(error).__name__}: {first_line(error)}"
+
+
+def _texts(pipeline: Pipeline, batch: Batch) -> list[str]:
+    """The fixed samples, and the pipeline's own rows with their special tokens."""
+    tokenizer = pipeline.tokenizer
+    if tokenizer is None:
+        return []
+    rows = [list(row["input_ids"]) for row in batch.micro_batches[0].rows]
+    own = [tokenizer.decode(ids) for ids in rows]
+    special = [str(token) for token in tokenizer.all_special_tokens]
+    return [*SAMPLES, *own, *_added(tokenizer), "".join(special)]
+
+
+def _added(tokenizer: Any) -> Iterator[str]:
+    """Tokens that were added to the vocabulary, each in a sentence."""
+    for token in list(getattr(tokenizer, "get_added_vocab", dict)())[:64]:
+        yield f"a {token} b"

@@ -1,0 +1,148 @@
+"""The Trainer's own ``evaluate()``, on rows that it has just trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.engine.session import objective_of
+from trainsanity.engine.store import measurement
+from trainsanity.isolation.collectives import all_gather
+from trainsanity.isolation.fsdp import fsdp
+from trainsanity.isolation.snapshot import preserved
+from trainsanity.measurements.batches.batch import quiet
+from trainsanity.measurements.batches.special_tokens import align_special_tokens
+from trainsanity.measurements.model.head import find_head, watched
+from trainsanity.measurements.model.items import items_of
+from trainsanity.measurements.step.steps import MicroStep, Recording
+from trainsanity.types import Cost, Skip
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+ROWS = 20
+"""Rows of the first step that are evaluated: a few of the default batches of 8, the last of them
+smaller than the others."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What ``evaluate()`` said of these rows.
+
+    Attributes:
+        loss: its ``eval_loss``.
+        batches: what each batch's loss counts; those of all processes.
+        rows: how many rows were evaluated, over all processes.
+        training: names of modules that were in training mode while the model was asked.
+    """
+
+    loss: float
+    batches: list[MicroStep]
+    rows: int
+    training: tuple[str, ...] = ()
+
+    @property
+    def reference(self) -> float:
+        """The batches' means over their items, each weighed by its rows, as the Trainer does."""
+        weighed = [
+            micro.size * float(micro.items.losses.mean()) for micro in self.batches if micro.items
+        ]
+        return sum(weighed) / sum(micro.size for micro in self.batches)
+
+
+@measurement(Cost.STEP)
+def evaluation(pipeline: Pipeline, recording: Recording) -> Evaluation:
+    """Evaluate rows of the first step in eval mode, at the weights that they were trained at.
+
+    Raises:
+        Skip: there is no Trainer, no reference loss, or the rows were not seen.
+    """
+    if pipeline.trainer is None:
+        raise Skip("a loop of one's own has no evaluate()")
+    if not objective_of(pipeline).known:
+        raise Skip(f"no reference loss for {type(pipeline.model).__name__}")
+    if fsdp(pipeline):
+        raise Skip("FSDP2 shards model and optimizer together: evaluate() before train() raises")
+    rows = _rows(pipeline, recording)
+    batches: list[MicroStep] = []
+    training: dict[str, None] = {}
+    metrics = _evaluate(pipeline, rows, batches, training)
+    if any(micro.items is None for micro in batches) or not batches:
+        raise Skip("evaluate() did not make logits from labelled rows in one pass of the model")
+    if "eval_loss" not in metrics:
+        raise Skip("evaluate() returned no eval_loss")
+    batches = [micro for own in all_gather(batches) for micro in own]
+    rows_seen = sum(micro.size for micro in batches)
+    return Evaluation(float(metrics["eval_loss"]), batches, rows_seen, tuple(training))
+
+
+def _evaluate(
+    pipeline: Pipeline,
+    rows: list[dict[str, Any]],
+    batches: list[MicroStep],
+    training: dict[str, None],
+) -> dict[str, float]:
+    trainer = pipeline.trainer
+    _, head = find_head(pipeline)
+
+    def look(module: Any, _inputs: Any) -> None:
+        training.update({name: None for name, one in module.named_modules() if one.training})
+
+    with preserved(pipeline), quiet(pipeline), watched(pipeline.model, head) as watch:
+        pipeline.model.register_forward_pre_hook(look)
+        # As inside train(), where evaluation takes place.
+        align_special_tokens(pipeline)
+        trainer.callback_handler.callbacks = []
+        trainer.compute_metrics = None
+        trainer.args.dataloader_drop_last = False  # all of these few rows
+        trainer.args.disable_tqdm = True
+        _record_prediction_step(pipeline, watch, batches)
+        metrics: dict[str, float] = trainer.evaluate(
+            eval_dataset=_like(pipeline.train_dataset, rows)
+        )
+    return metrics
+
+
+def _rows(pipeline: Pipeline, recording: Recording) -> list[dict[str, Any]]:
+    """Rows of the first step; the same on every process, and a whole number of batches there."""
+    micros = recording.first.micro_steps
+    own = [row for micro in micros for row in micro.rows or ()]
+    # From all processes in turn, and of one as many as are asked.
+    rows = [row for several in zip(*all_gather(own), strict=False) for row in several][:ROWS]
+    if pipeline.other_processes:
+        together = pipeline.args.eval_batch_size * pipeline.args.world_size
+        rows = rows[: len(rows) // together * together]
+    if not rows:
+        raise Skip("which rows the first step was made of was not visible")
+    return rows
+
+
+def _like(data: Any, rows: list[dict[str, Any]]) -> Any:
+    """The rows as a dataset of the kind that the Trainer was given: some prepare it once more."""
+    if not type(data).__module__.startswith("datasets."):
+        return rows
+    from datasets import Dataset
+
+    return Dataset.from_list(rows)
+
+
+def _record_prediction_step(pipeline: Pipeline, watch: Any, batches: list[MicroStep]) -> None:
+    import torch
+
+    prediction_step = pipeline.trainer.prediction_step
+
+    def recording(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        labels = inputs.get("labels")
+        labels = labels.detach().clone() if torch.is_tensor(labels) else None
+        size = next((len(value) for value in inputs.values() if torch.is_tensor(value)), 0)
+        micro = MicroStep(size=size)
+        batches.append(micro)
+        del watch.passes[:]
+        said = prediction_step(model, inputs, *args, **kwargs)
+        done = watch.passes[0] if len(watch.passes) == 1 else None
+        if said[0] is not None and done is not None and labels is not None:
+            micro.loss, micro.loss_dtype = float(said[0]), said[0].dtype
+            micro.items = items_of(objective_of(pipeline), done, labels)
+        return said
+
+    pipeline.trainer.prediction_step = recording

@@ -1,0 +1,196 @@
+"""The first optimizer steps of a training loop of one's own, read from outside."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.engine.session import objective_of
+from trainsanity.errors import UsageError
+from trainsanity.isolation.snapshot import preserved, snapshot_bytes
+from trainsanity.measurements.batches.batch import Batch, drawn, quiet
+from trainsanity.measurements.model.head import find_head, watched
+from trainsanity.measurements.model.items import items_of
+from trainsanity.measurements.step.record_trainer import broken, note_update
+from trainsanity.measurements.step.replay import checkpointed, fill_items
+from trainsanity.measurements.step.steps import (
+    MicroStep,
+    Recording,
+    Step,
+    random_state,
+    sample,
+    total_norm,
+)
+from trainsanity.measurements.step.update import frozen_state, trial_steps
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+
+def record(pipeline: Pipeline, steps: int) -> Recording:
+    """Call ``pipeline.train_step`` on the first step's micro-batches, once per optimizer step.
+
+    The gradient is read when the optimizer steps; what was there before a clip is seen by hooks on
+    the parameters, after each backward pass.
+    """
+    import torch
+
+    model, optimizer = pipeline.model, pipeline.optimizer
+    name, head = find_head(pipeline)
+    cuda = pipeline.device.type == "cuda"
+    begin = time.perf_counter()
+    with (
+        preserved(pipeline, weights=True),
+        quiet(pipeline),
+        watched(model, head) as watch,
+    ):
+        seen = Recording(head_name=name, snapshot_bytes=snapshot_bytes(pipeline))
+        seen.snapshot_seconds = time.perf_counter() - begin
+        model.train()
+        model.zero_grad()
+        if cuda:
+            torch.cuda.reset_peak_memory_stats(pipeline.device)
+        start = time.perf_counter()
+        try:
+            with _hooked(pipeline, seen, steps) as states:
+                for batch in drawn(pipeline, steps):
+                    _take(pipeline, seen, batch, watch, states)
+                    if broken(seen):
+                        break
+        finally:
+            model.zero_grad()
+        seen.seconds = time.perf_counter() - start
+        seen.next_learning_rate = optimizer.param_groups[0]["lr"]
+        if cuda:
+            seen.peak_bytes = torch.cuda.max_memory_allocated(pipeline.device)
+        begin = time.perf_counter()
+    seen.restore_seconds = time.perf_counter() - begin
+    fill_items(pipeline, seen.first)
+    return seen
+
+
+def _take(pipeline: Pipeline, seen: Recording, batch: Batch, watch: Any, states: list[Any]) -> None:
+    import torch
+
+    step = Step()
+    seen.steps.append(step)
+    for given in batch:
+        micro = MicroStep(size=len(given.rows), rows=given.rows)
+        if len(seen.steps) == 1:
+            micro.inputs = {
+                name: value.detach().clone() if torch.is_tensor(value) else value
+                for name, value in given.inputs.items()
+            }
+        step.micro_steps.append(micro)
+    seen.checkpointing = checkpointed(pipeline.model)
+    del watch.passes[:], states[:]
+    assert pipeline.train_step is not None
+    loss = pipeline.train_step([dict(given.inputs) for given in batch])
+    if not isinstance(loss, int | float) and not (torch.is_tensor(loss) and loss.numel() == 1):
+        raise UsageError(
+            f"train_step returned {type(loss).__name__}: return the loss that you would log for "
+            "this optimizer step, as a number or a tensor of one element"
+        )
+    if step.learning_rate != step.learning_rate:
+        raise UsageError(
+            "train_step did not call step() of the optimizer that the pipeline was given: let it "
+            "take one optimizer step on the micro-batches that it is given"
+        )
+    step.logged = {"loss": float(loss)}
+    passes = list(watch.passes) if len(watch.passes) == len(step.micro_steps) else []
+    del watch.passes[:]
+    for k, (micro, given) in enumerate(zip(step.micro_steps, batch, strict=True)):
+        micro.loss = step.logged["loss"]  # of each by itself a loop says nothing
+        micro.loss_dtype = loss.dtype if torch.is_tensor(loss) else torch.float32
+        # A loop that runs the model otherwise is asked with the numbers that the step began with.
+        micro.random_state = states[k if passes else 0]
+        labels = given.inputs.get("labels")
+        done = passes[k] if passes else None
+        if done is not None and labels is not None and objective_of(pipeline).known:
+            micro.items = items_of(objective_of(pipeline), done, labels)
+
+
+@contextmanager
+def _hooked(pipeline: Pipeline, seen: Recording, steps: int) -> Iterator[list[Any]]:
+    """Watch optimizer and parameters; yields the random states at which the model was called."""
+    model = pipeline.model
+    optimizer = getattr(pipeline.optimizer, "optimizer", pipeline.optimizer)  # accelerate's own
+    frozen = frozen_state(model)
+    gradients = Gradients(model, seen.head_name)
+    states: list[Any] = []
+    trying = [False]
+
+    def before(*_: Any) -> None:
+        if trying[0]:
+            return
+        step = seen.steps[-1]
+        if step.taken:
+            raise UsageError(
+                "train_step called optimizer.step() twice: let it take one optimizer step on the "
+                "micro-batches that it is given"
+            )
+        step.head_gradient, step.norm_before_clip = gradients.head, gradients.norm()
+        if len(seen.steps) == 1:
+            seen.gradients = dict(gradients.samples)
+        step.norm_after_clip = total_norm(model)
+        note_update(seen, model, optimizer)
+        step.learning_rate = optimizer.param_groups[0]["lr"]
+
+    def after(*_: Any) -> None:
+        if trying[0] or not (len(seen.steps) >= steps or broken(seen)):
+            return
+        now = frozen_state(model)
+        for parameter in seen.update.parameters:
+            parameter.changed_frozen = frozen.get(parameter.name) != now.get(parameter.name)
+        trying[0] = True
+        trial_steps(seen.update, model, optimizer, None, 0)
+        trying[0] = False
+
+    handles = [
+        optimizer.register_step_pre_hook(before),
+        optimizer.register_step_post_hook(after),
+        model.register_forward_pre_hook(lambda *_: states.append(random_state())),
+        *gradients.handles,
+    ]
+    try:
+        yield states
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class Gradients:
+    """What each parameter has accumulated, as it was after the last backward pass.
+
+    A loop clips between that and its optimizer's step, and by a function of its own choice.
+    """
+
+    def __init__(self, model: Any, head_name: str) -> None:
+        self.samples: dict[str, Any] = {}
+        self.head: Any = None
+        self._norms: dict[str, Any] = {}
+        self.handles = [
+            p.register_post_accumulate_grad_hook(self._reader(name, f"{head_name}.weight"))
+            for name, p in model.named_parameters()
+            if p.requires_grad
+        ]
+
+    def _reader(self, name: str, head: str) -> Callable[[Any], None]:
+        import torch
+
+        def read(parameter: Any) -> None:
+            self.samples[name] = sample(parameter.grad)
+            self._norms[name] = torch.linalg.vector_norm(parameter.grad, dtype=torch.float32)
+            if name == head:
+                self.head = parameter.grad.detach().cpu().clone()
+
+        return read
+
+    def norm(self) -> float:
+        """The 2-norm over all parameters."""
+        import torch
+
+        norms = list(self._norms.values())
+        return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0

@@ -1,0 +1,369 @@
+"""The first optimizer steps of a ``transformers.Trainer``, read from outside while it trains."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.engine.session import objective_of
+from trainsanity.errors import UsageError
+from trainsanity.isolation.collectives import all_gather, rank
+from trainsanity.isolation.fsdp import training_copy
+from trainsanity.isolation.hashing import hashes
+from trainsanity.isolation.shards import is_sharded, whole
+from trainsanity.isolation.snapshot import preserved, snapshot_bytes
+from trainsanity.isolation.temp_folders import scratch
+from trainsanity.measurements.batches.batch import quiet, record_collator
+from trainsanity.measurements.model.head import find_head, watched
+from trainsanity.measurements.model.items import items_of
+from trainsanity.measurements.step.replay import checkpointed, fill_items
+from trainsanity.measurements.step.schedule import curve_of
+from trainsanity.measurements.step.steps import (
+    MicroStep,
+    Recording,
+    Step,
+    random_state,
+    sample,
+    total_norm,
+)
+from trainsanity.measurements.step.update import before_step, frozen_state, trial_steps
+from trainsanity.types import Blocked
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainsanity.pipeline import Pipeline
+
+
+def record(pipeline: Pipeline, steps: int) -> Recording:
+    """Call ``trainer.train()`` and stop it after so many optimizer steps.
+
+    The arguments of the run stay as they are, so that the schedule is the user's; saving,
+    evaluation, reporting and the user's callbacks are off, and ``output_dir`` is a temporary
+    folder.
+    """
+    with training_copy(pipeline) as standing:
+        seen = _record(standing, steps, own=standing is pipeline)
+    # A step that was begun and never ended, at the end of the data, is none.
+    seen.steps = [step for step in seen.steps if step.taken]
+    fill_items(pipeline, seen.first)
+    if pipeline.other_processes:
+        _gather(seen)
+    return seen
+
+
+def _record(pipeline: Pipeline, steps: int, *, own: bool) -> Recording:
+    """As :func:`record`, with ``own`` on the pipeline's own model, whose weights are put back."""
+    import torch
+
+    trainer, device = pipeline.trainer, pipeline.trainer.args.device
+    name, head = find_head(pipeline)
+    cuda = trainer.args.device.type == "cuda"
+    begin = time.perf_counter()
+    with (
+        scratch() as folder,
+        preserved(pipeline, weights=own),
+        quiet(pipeline),
+        watched(pipeline.model, head) as watch,
+    ):
+        seen = Recording(head_name=name, snapshot_bytes=snapshot_bytes(pipeline))
+        seen.snapshot_seconds = time.perf_counter() - begin
+        pipeline.model.zero_grad()
+        collated = record_collator(trainer)
+        alone(trainer, folder, _callback(seen, pipeline, steps))
+        _record_training_step(pipeline, seen, watch, collated)
+        _record_clipping(trainer, seen)
+        if cuda:
+            # What earlier looks left in torch's pool, in pieces of their sizes, is the run's.
+            gc.collect()
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)
+        start = time.perf_counter()
+        try:
+            with backward_recorded(seen, pipeline.model, trainer.accelerator):
+                trainer.train()
+        finally:
+            pipeline.model.zero_grad()
+        seen.seconds = time.perf_counter() - start
+        if cuda:
+            seen.peak_bytes = torch.cuda.max_memory_allocated(device)
+        begin = time.perf_counter()
+    seen.restore_seconds = time.perf_counter() - begin
+    if cuda:
+        torch.cuda.empty_cache()
+    return seen
+
+
+def alone(trainer: Any, folder: str, callback: Any) -> None:
+    """Nothing but the training loop itself: no files, no reports, no evaluation.
+
+    A loop that takes no step raises :class:`NoStep` at the end of its first epoch.
+    """
+    trainer.callback_handler.callbacks = [callback, _takes_steps()]
+    quiet_arguments = {
+        "output_dir": folder,
+        "logging_dir": folder,
+        "push_to_hub": False,
+        "eval_on_start": False,
+        "load_best_model_at_end": False,
+        "disable_tqdm": True,
+    }
+    for argument, value in quiet_arguments.items():
+        if hasattr(trainer.args, argument):
+            setattr(trainer.args, argument, value)
+
+
+class NoStep(Blocked):
+    """The Trainer went through an epoch of so many micro-batches without an optimizer step."""
+
+    def __init__(self, micro_batches: int) -> None:
+        reason = f"an epoch of {micro_batches} micro-batches ends without an optimizer step"
+        super().__init__(reason, by="schedule.steps_are_taken")
+        self.micro_batches = micro_batches
+
+
+def _takes_steps() -> Any:
+    from transformers import TrainerCallback
+
+    class Watch(TrainerCallback):
+        """With max_steps there is always a next epoch, which would end like the first."""
+
+        micro_batches = 0
+
+        def on_substep_end(self, *_: Any, **kwargs: Any) -> None:
+            self.micro_batches += 1
+
+        def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if not state.global_step:
+                raise NoStep(self.micro_batches)
+
+        on_train_end = on_epoch_end
+
+    return Watch()
+
+
+def _callback(seen: Recording, pipeline: Pipeline, steps: int) -> Any:
+    import torch
+    from transformers import TrainerCallback
+
+    model = pipeline.model
+    frozen: dict[str, Any] = {}
+
+    def last(state: Any) -> bool:
+        planned = min(steps, int(state.max_steps))
+        return len(seen.steps) >= planned or broken(seen)
+
+    class Recorder(TrainerCallback):
+        """Reads what the loop does, lets it log every step and stops it after the last."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            frozen.update(frozen_state(model))
+
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            step = seen.steps[-1]
+            seen.max_steps = state.max_steps
+            if step.norm_before_clip != step.norm_before_clip:  # nothing was clipped
+                take_gradients(seen, model)
+            step.norm_after_clip = total_norm(model)
+            note_update(seen, model, kwargs["optimizer"])
+            step.learning_rate = kwargs["optimizer"].param_groups[0]["lr"]
+            seen.curve = curve_of(kwargs.get("lr_scheduler"), args, state.max_steps)
+
+        def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if not last(state):
+                return
+            after = frozen_state(model)
+            for parameter in seen.update.parameters:
+                parameter.changed_frozen = frozen.get(parameter.name) != after.get(parameter.name)
+            warmup = args.get_warmup_steps(state.max_steps)
+            note_held(pipeline, seen, f"after step {len(seen.steps)}")
+            trial_steps(
+                seen.update,
+                model,
+                kwargs["optimizer"],
+                seen.curve,
+                warmup,
+                # A warm-up's first rates move next to nothing.
+                at_peak=lambda: note_held(pipeline, seen, "after one more at the peak rate"),
+            )
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+            seen.next_learning_rate = kwargs["optimizer"].param_groups[0]["lr"]
+            control.should_log = True
+            control.should_save = control.should_evaluate = False
+            control.should_training_stop = last(state)
+            if pipeline.device.type == "cuda":
+                # The optimizer's state came to lie between freed activations.
+                torch.cuda.empty_cache()
+            return control
+
+        def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+            control.should_save = control.should_evaluate = control.should_log = False
+            return control
+
+        def on_log(
+            self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any
+        ) -> None:
+            if logs and "loss" in logs and not seen.steps[-1].logged:
+                seen.steps[-1].logged = {key: float(value) for key, value in logs.items()}
+
+    return Recorder()
+
+
+def broken(seen: Recording) -> bool:
+    """A gradient is not finite: the weights are lost, and later steps have nothing to say."""
+    return any(not parameter.finite for parameter in seen.update.parameters)
+
+
+def note_update(seen: Recording, model: Any, optimizer: Any) -> None:
+    """Groups and gradients as the optimizer finds them; a NaN of an earlier step stays known."""
+    earlier = {p.name: p.finite for p in seen.update.parameters}
+    seen.update = before_step(model, optimizer)
+    for parameter in seen.update.parameters:
+        parameter.finite &= earlier.get(parameter.name, True)
+
+
+def note_held(pipeline: Pipeline, seen: Recording, moment: str) -> None:
+    """Hashes of the weights as this process has them now, to be held against the others'."""
+    if pipeline.other_processes is None:
+        return
+    named = dict(pipeline.model.named_parameters())
+    whole = {name: p for name, p in named.items() if not is_sharded(p)}
+    seen.sharded = len(named) - len(whole)
+    seen.held[moment] = [dict(zip(whole, hashes(whole.values()), strict=True))]
+
+
+def _record_training_step(
+    pipeline: Pipeline, seen: Recording, watch: Any, collated: list[Any]
+) -> None:
+    import torch
+
+    trainer, task = pipeline.trainer, objective_of(pipeline)
+    training_step = trainer.training_step
+    calls = iter(collated)
+
+    def recording(model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        if not seen.steps:
+            note_held(pipeline, seen, "as step 1 begins")
+        if not seen.steps or seen.steps[-1].learning_rate == seen.steps[-1].learning_rate:
+            seen.steps.append(Step())  # the one before has been taken
+        items = None if num_items_in_batch is None else float(num_items_in_batch)
+        size = next((len(value) for value in inputs.values() if torch.is_tensor(value)), 0)
+        micro = MicroStep(items, size)
+        rows = next(calls, None)
+        micro.rows = rows if rows is not None and len(rows) == size else None
+        labels, names = inputs.get("labels"), set(inputs)
+        labels = labels.detach().clone() if torch.is_tensor(labels) else None
+        if len(seen.steps) == 1:
+            micro.inputs = {
+                name: value.detach().clone() if torch.is_tensor(value) else value
+                for name, value in inputs.items()
+            }
+            micro.random_state = random_state()
+            seen.checkpointing = checkpointed(trainer.model)
+        seen.steps[-1].micro_steps.append(micro)
+        del watch.passes[:]
+        try:
+            loss = training_step(model, inputs, num_items_in_batch)
+        except Exception as error:
+            if watch.lossless and _leaves_the_loss_to_the_model(trainer):
+                raise UsageError(
+                    f"{type(trainer.model).__name__} returned no loss for a batch with "
+                    f"{', '.join(sorted(names))}: let its forward return one, or give the Trainer "
+                    "a compute_loss_func"
+                ) from error
+            raise
+        micro.loss, micro.loss_dtype = float(loss), loss.dtype
+        done = watch.passes[0] if len(watch.passes) == 1 else None
+        if done is not None and labels is not None and task.known:
+            micro.items = items_of(task, done, labels)
+        del watch.passes[:]
+        return loss
+
+    trainer.training_step = recording
+
+
+def _leaves_the_loss_to_the_model(trainer: Any) -> bool:
+    from transformers import Trainer
+
+    stock = type(trainer).compute_loss is Trainer.compute_loss
+    return stock and trainer.label_smoother is None and trainer.compute_loss_func is None
+
+
+@contextmanager
+def backward_recorded(seen: Recording, model: Any, accelerator: Any) -> Iterator[None]:
+    """Norms of what each backward pass adds; leaf hooks see it before it is accumulated."""
+    import torch
+
+    squares: list[Tensor] = []
+    inside = [False]
+
+    def add(gradient: Tensor) -> None:
+        if inside[0]:
+            squares.append(torch.linalg.vector_norm(gradient.detach(), dtype=torch.float32) ** 2)
+
+    def recording(loss: Tensor, **kwargs: Any) -> None:
+        micro = seen.steps[-1].micro_steps[-1]
+        micro.backward_loss = float(loss.detach())
+        inside[0] = True
+        try:
+            backward(loss, **kwargs)
+        finally:
+            inside[0] = False
+        if squares:
+            micro.gradient_norm = float(torch.stack(squares).sum().sqrt())
+        squares.clear()
+
+    backward: Callable[..., None] = accelerator.backward
+    accelerator.backward = recording
+    handles = [p.register_hook(add) for p in model.parameters() if p.requires_grad]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _record_clipping(trainer: Any, seen: Recording) -> None:
+    clip = trainer.accelerator.clip_grad_norm_
+
+    def recording(*args: Any, **kwargs: Any) -> Any:
+        take_gradients(seen, trainer.model)
+        return clip(*args, **kwargs)
+
+    trainer.accelerator.clip_grad_norm_ = recording
+
+
+def take_gradients(seen: Recording, model: Any) -> None:
+    """Read what has been accumulated for the step in progress."""
+    gradient = model.get_submodule(seen.head_name).weight.grad
+    if gradient is not None:
+        seen.steps[-1].head_gradient = whole(gradient.detach()).cpu().clone()
+    seen.steps[-1].norm_before_clip = total_norm(model)
+    if len(seen.steps) == 1:
+        seen.gradients = {
+            name: sample(p.grad) for name, p in model.named_parameters() if p.grad is not None
+        }
+
+
+def _gather(seen: Recording) -> None:
+    """Each process saw its own rows; the reference needs them all.  Same order everywhere."""
+    for moment, (own_hashes,) in seen.held.items():
+        seen.held[moment] = all_gather(own_hashes)
+    for step in seen.steps:
+        # What only the own process can ask again stays here.
+        own = [dataclasses.replace(micro, inputs={}, random_state=None, rows=None)
+               for micro in step.micro_steps]  # fmt: skip
+        micros = [
+            (number, step.micro_steps[k] if number == rank() else micro)
+            for number, gathered in enumerate(all_gather(own))
+            for k, micro in enumerate(gathered)
+        ]
+        step.micro_steps = []
+        for number, micro in micros:
+            micro.rank = number
+            step.micro_steps.append(micro)

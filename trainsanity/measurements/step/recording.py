@@ -1,0 +1,44 @@
+"""The first optimizer steps, recorded while the user's own code takes them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trainsanity.engine.store import measurement
+from trainsanity.measurements.step.steps import Recording
+from trainsanity.types import Cost, Skip
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+
+@measurement(Cost.STEP)
+def recording(pipeline: Pipeline) -> Recording:
+    """Take the first ``pipeline.optimizer_steps`` steps of the run and put everything back.
+
+    Raises:
+        Skip: the pipeline has neither a Trainer nor a ``train_step``.
+    """
+    import gc
+
+    import torch
+
+    from trainsanity.measurements.step import record_loop, record_trainer
+
+    if pipeline.trainer is not None:
+        record = record_trainer.record
+    elif pipeline.train_step is not None:
+        record = record_loop.record
+    else:
+        raise Skip("this pipeline has neither a Trainer nor a train_step to record steps of")
+    try:
+        return record(pipeline, pipeline.optimizer_steps)
+    except torch.OutOfMemoryError:
+        if pipeline.optimizer_steps == 1:
+            raise
+    # From its second step on a run holds the optimizer's state beside the activations.
+    gc.collect()
+    torch.cuda.empty_cache()
+    seen = record(pipeline, 1)
+    seen.out_of_memory = True
+    return seen

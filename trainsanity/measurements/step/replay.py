@@ -1,0 +1,293 @@
+"""The first step's micro-batches, asked once more: the same rows, weights and random numbers.
+
+What comes back is the gradient of the step's mean loss as automatic differentiation gives it,
+micro-batch by micro-batch and added up in float64: by linearity that is the gradient of the whole
+step as one batch, without the memory of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.engine.session import objective_of
+from trainsanity.engine.store import measurement
+from trainsanity.isolation.collectives import all_gather
+from trainsanity.isolation.fsdp import beside_model
+from trainsanity.isolation.hashing import hashes
+from trainsanity.isolation.snapshot import preserved
+from trainsanity.measurements.batches.batch import quiet
+from trainsanity.measurements.batches.special_tokens import align_special_tokens
+from trainsanity.measurements.model.head import Pooled
+from trainsanity.measurements.model.items import items_of
+from trainsanity.measurements.step.steps import (
+    MicroStep,
+    Recording,
+    Step,
+    item_weights,
+    sample,
+    set_random_state,
+)
+from trainsanity.types import Cost, Skip
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainsanity.pipeline import Pipeline
+
+ODD = 3.0
+"""Another scale for the same loss.  Not a power of two: that would round nothing."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Gradients of the first step's mean loss, a sample of each trainable parameter's.
+
+    Attributes:
+        gradients: float64, by parameter.
+        noise: by parameter, relative to its norm: what the gradient changes by when the loss is
+            computed in the logits' own dtype and at another scale, and when the micro-batches'
+            parts are rounded to the gradient's dtype as they are added up.  A correct pipeline
+            differs from the reference by no more than such roundings.
+        checkpointing: by parameter, norm of the difference that gradient checkpointing makes in
+            the first micro-batch, relative to the gradient there; None if it was not on.
+    """
+
+    gradients: dict[str, Tensor] = field(default_factory=dict)
+    noise: dict[str, float] = field(default_factory=dict)
+    checkpointing: dict[str, float] | None = None
+
+
+@measurement(Cost.STEP)
+def replay(pipeline: Pipeline, recording: Recording) -> Replay:
+    """Differentiate the reference loss of the first step, without gradient checkpointing.
+
+    Raises:
+        Skip: the task has no reference loss, the micro-batches were not kept, or the memory does
+            not do.
+    """
+    import torch
+
+    micros = [micro for micro in recording.first.micro_steps if micro.inputs]
+    if not objective_of(pipeline).known:
+        raise Skip(f"no reference loss for {type(pipeline.model).__name__}")
+    if not micros or any("labels" not in micro.inputs for micro in micros):
+        raise Skip("the micro-batches of the first step have no labels to ask again with")
+    try:
+        return _replay(pipeline, recording, micros)
+    except torch.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise Skip(
+            "the reference gradient does not fit beside the model without gradient checkpointing: "
+            "give a smaller per_device_train_batch_size"
+        ) from error
+
+
+def _replay(pipeline: Pipeline, recording: Recording, micros: list[MicroStep]) -> Replay:
+    import torch
+
+    sizes = [_size(pipeline, micro) for micro in recording.first.micro_steps]
+    if not all(sizes):
+        raise Skip("a micro-batch of the step has nothing that the loss counts")
+    weights = item_weights(recording.first, sizes)
+    exact: dict[str, Tensor] = {}
+    rounded: dict[str, Tensor] = {}
+    noise: dict[str, float] = {}
+    checkpointing = None
+    parameters = {n: p for n, p in pipeline.model.named_parameters() if p.requires_grad}
+    with _as_wrapped(pipeline, recording), as_in_training(pipeline):
+        for micro, weight in zip(recording.first.micro_steps, weights, strict=True):
+            if not micro.inputs:
+                continue
+            part = _gradients(pipeline, micro, weight)
+            if micro is micros[0]:
+                noise = _differences(_gradients(pipeline, micro, weight, scale=ODD), part)
+                if recording.checkpointing:
+                    with _switched(pipeline.model, recording.checkpointing):
+                        checkpointing = _differences(_gradients(pipeline, micro, weight), part)
+            for name, gradient in part.items():
+                dtype = parameters[name].dtype
+                exact[name] = exact.get(name, 0) + gradient
+                rounded[name] = rounded.get(name, torch.zeros_like(gradient, dtype=dtype))
+                rounded[name] = rounded[name] + gradient.to(dtype)
+    added = _differences({name: g.double() for name, g in rounded.items()}, exact)
+    noise = {name: noise[name] + added[name] for name in noise}
+    if pipeline.other_processes:
+        _add_up(exact)
+    return Replay(exact, noise, checkpointing)
+
+
+@contextmanager
+def _as_wrapped(pipeline: Pipeline, recording: Recording) -> Iterator[None]:
+    """The weights that step 1 began with: the first process's, which wrapping sends to the others.
+
+    A head that each process draws for itself is another one before, and again afterwards.
+    """
+    begun = next(iter(recording.held.values()), None)
+    parameters = dict(pipeline.model.named_parameters())
+    if begun is None or set(begun[0]) != set(parameters):
+        yield
+        return
+    now = dict(zip(parameters, hashes(parameters.values()), strict=True))
+    present = all_gather(now)
+    if present == begun or any(one != present[0] for one in begun):
+        yield
+        return
+    with preserved(pipeline, weights=True):
+        _send_round(parameters)
+        yield
+
+
+def _send_round(parameters: dict[str, Any]) -> None:
+    import torch.distributed
+
+    for parameter in parameters.values():
+        torch.distributed.broadcast(parameter.detach(), src=0)
+
+
+def _size(pipeline: Pipeline, micro: MicroStep) -> int:
+    if micro.items is not None:
+        return len(micro.items.losses)
+    return len(objective_of(pipeline).targets(micro.inputs["labels"]))
+
+
+def _gradients(
+    pipeline: Pipeline, micro: MicroStep, weight: float, scale: float | None = None
+) -> dict[str, Tensor]:
+    """``weight`` times the gradient of the sum of the losses of this micro-batch's items.
+
+    With a ``scale`` the loss stays in the logits' dtype, is scaled before and divided after.
+    """
+    import torch
+
+    # Leaves of their own: a hook on the model's parameters changes the Trainer's gradient, and
+    # must not change the reference.
+    leaves = {
+        name: p.detach().requires_grad_(p.requires_grad)
+        for name, p in pipeline.model.named_parameters()
+    }
+
+    class Backward(torch.nn.Module):
+        """Forward and backward in one call: checkpointing runs parts of the model in both."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = pipeline.model
+
+        def forward(self) -> None:
+            task = objective_of(pipeline)
+            logits = _logits(pipeline, micro)
+            labels = micro.inputs["labels"].to(logits.device)
+            values, targets = task.items(logits, labels), task.targets(labels)
+            losses = task.item_losses(values if scale else values.float(), targets)
+            (losses.sum() * (weight * (scale or 1.0))).backward()
+
+    swapped = {f"model.{name}": leaf for name, leaf in leaves.items()}
+    torch.func.functional_call(Backward(), swapped, (), strict=False)
+    return {
+        name: sample(leaf.grad).double() / (scale or 1.0)
+        for name, leaf in leaves.items()
+        if leaf.grad is not None
+    }
+
+
+def _logits(pipeline: Pipeline, micro: MicroStep) -> Tensor:
+    set_random_state(micro.random_state)
+    inputs = {name: value for name, value in micro.inputs.items() if name != "labels"}
+    inputs = beside_model(pipeline, inputs)
+    with autocast(pipeline):
+        output = pipeline.model(**inputs)
+    logits: Tensor | None = getattr(output, "logits", None)
+    if logits is None:
+        raise Skip("the model returns no logits, also without labels")
+    return logits
+
+
+def fill_items(pipeline: Pipeline, step: Step) -> None:
+    """Ask again for what a fused loss did not show in the first step: the items."""
+    import torch
+
+    hidden = [m for m in step.micro_steps if m.items is None and "labels" in m.inputs]
+    if not hidden or not objective_of(pipeline).known:
+        return
+    with as_in_training(pipeline), torch.no_grad():
+        for micro in hidden:
+            try:
+                logits = _logits(pipeline, micro)
+            except Skip:
+                return
+            seen = Pooled(logits, None, None)
+            micro.items = items_of(objective_of(pipeline), seen, micro.inputs["labels"])
+
+
+def _differences(other: dict[str, Tensor], exact: dict[str, Tensor]) -> dict[str, float]:
+    found = {}
+    for name, gradient in exact.items():
+        size = float(gradient.norm())
+        difference = float((other[name] - gradient).norm()) if name in other else size
+        found[name] = difference / size if size else float(difference > 0)
+    return found
+
+
+def _add_up(gradients: dict[str, Tensor]) -> None:
+    import torch.distributed
+
+    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+    for name in sorted(gradients):
+        whole = gradients[name].to(device)
+        torch.distributed.all_reduce(whole)
+        gradients[name] = whole.cpu()
+
+
+SWITCHES = ("gradient_checkpointing", "_gradient_checkpointing_func")
+
+
+def checkpointed(model: Any) -> list[tuple[Any, Any]]:
+    """The modules that compute their activations again in the backward pass, each with how."""
+    return [
+        (module, getattr(module, SWITCHES[1], None))
+        for module in model.modules()
+        if getattr(module, SWITCHES[0], False)
+    ]
+
+
+@contextmanager
+def as_in_training(pipeline: Pipeline) -> Iterator[None]:
+    """The model as a training step has it, but for gradient checkpointing, which is off."""
+    model = pipeline.model
+    with preserved(pipeline), quiet(pipeline), _switched(model, []):
+        align_special_tokens(pipeline)
+        model.train()
+        yield
+
+
+@contextmanager
+def _switched(model: Any, on: list[tuple[Any, Any]]) -> Iterator[None]:
+    """Gradient checkpointing in these modules, as each did it, and in no other."""
+    modules = [module for module in model.modules() if hasattr(module, SWITCHES[0])]
+    before = [{name: vars(m)[name] for name in SWITCHES if name in vars(m)} for m in modules]
+    try:
+        for module in modules:
+            module.gradient_checkpointing = False
+        for module, function in on:
+            module.gradient_checkpointing = True
+            if function is not None:
+                module._gradient_checkpointing_func = function
+        yield
+    finally:
+        for module, values in zip(modules, before, strict=True):
+            for name in SWITCHES:
+                vars(module).pop(name, None)
+            vars(module).update(values)
+
+
+@contextmanager
+def autocast(pipeline: Pipeline) -> Iterator[None]:
+    """The Trainer's mixed precision."""
+    if pipeline.trainer is None:
+        yield
+    else:
+        with pipeline.trainer.accelerator.autocast():
+            yield

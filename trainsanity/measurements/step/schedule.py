@@ -1,0 +1,116 @@
+"""The learning-rate curve as the arguments describe it, without a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.engine.store import measurement
+from trainsanity.types import Cost, Skip
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+POINTS = 2_000
+"""Steps at which a long curve is evaluated; the curve is smooth between them."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate used by optimizer step k, counted from 0.
+
+    Attributes:
+        max_steps: optimizer steps planned.
+        warmup_steps: steps of warm-up.
+        curve: step to learning rate.
+    """
+
+    max_steps: int
+    warmup_steps: int
+    curve: dict[int, float]
+
+    @property
+    def peak(self) -> float:
+        """The highest rate of the run."""
+        return max(self.curve.values())
+
+
+@measurement(Cost.STATIC)
+def schedule(pipeline: Pipeline) -> Schedule:
+    """Build the scheduler that the arguments ask for on a stand-in parameter and read its curve."""
+    import torch
+    from transformers import get_scheduler
+
+    trainer = pipeline.trainer
+    if trainer is None:
+        return _of_loop(pipeline)
+    if trainer.lr_scheduler is not None:
+        raise Skip("the scheduler was built by the user: there are no arguments to compare it with")
+    args = trainer.args
+    max_steps = planned_steps(pipeline)
+    warmup = args.get_warmup_steps(max_steps)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
+    scheduler = get_scheduler(
+        args.lr_scheduler_type,
+        optimizer=optimizer,
+        num_warmup_steps=warmup,
+        num_training_steps=max_steps,
+        scheduler_specific_kwargs=args.lr_scheduler_kwargs or None,
+    )
+    if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+        raise Skip(f"{args.lr_scheduler_type} depends on more than the step: it is not simulated")
+    curve = curve_of(scheduler, args, max_steps)
+    assert curve is not None
+    return Schedule(max_steps, warmup, curve)
+
+
+def _of_loop(pipeline: Pipeline) -> Schedule:
+    """The curve that a loop's scheduler follows when it is stepped once per optimizer step."""
+    import torch
+
+    scheduler = getattr(pipeline.lr_scheduler, "scheduler", pipeline.lr_scheduler)
+    if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+        raise Skip("this loop has no lr_scheduler whose rate depends on the step alone")
+    factor, rate, done = scheduler.lr_lambdas[0], scheduler.base_lrs[0], scheduler.last_epoch
+    steps = range(pipeline.optimizer_steps + 1)
+    return Schedule(0, 0, {k: float(rate * factor(done + k)) for k in steps})
+
+
+def curve_of(scheduler: Any, args: Any, max_steps: int) -> dict[int, float] | None:
+    """The first group's learning rate at the steps where curves are compared.
+
+    None for a scheduler whose rate depends on more than the step.
+    """
+    import torch
+
+    scheduler = getattr(scheduler, "scheduler", scheduler)  # accelerate wraps it
+    if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+        return None
+    warmup = args.get_warmup_steps(max_steps)
+    stride = max(1, max_steps // POINTS)
+    steps = {*range(0, max_steps, stride), *range(min(100, max_steps)), max_steps - 1}
+    steps |= {min(k, max_steps - 1) for k in (warmup // 2, warmup)}
+    factor, rate = scheduler.lr_lambdas[0], scheduler.base_lrs[0]
+    return {k: float(rate * factor(k)) for k in sorted(steps)}
+
+
+def planned_steps(pipeline: Pipeline) -> int:
+    """Optimizer steps of the whole run: ``max_steps``, or epochs times steps per epoch.
+
+    The Trainer counts one step per ``gradient_accumulation_steps`` batches of each process, and
+    one more for what is left over at the end of an epoch.  How many batches there are the Trainer's
+    own loader knows, which may drop the last one or draw from a sampler of the user's.
+    """
+    import math
+
+    from trainsanity.isolation.snapshot import preserved
+    from trainsanity.measurements.batches.batch import quiet
+
+    args = pipeline.args
+    if args.max_steps > 0:
+        return int(args.max_steps)
+    with preserved(pipeline), quiet(pipeline):
+        batches = len(pipeline.trainer.get_train_dataloader())
+    per_epoch = max(math.ceil(batches / args.gradient_accumulation_steps), 1)
+    steps: int = math.ceil(args.num_train_epochs * per_epoch)
+    return steps

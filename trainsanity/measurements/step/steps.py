@@ -1,0 +1,262 @@
+"""Optimizer steps as they were recorded, and what their loss should be."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.engine.session import Session, objective_of
+from trainsanity.isolation.shards import whole
+from trainsanity.measurements.model.items import Items
+from trainsanity.measurements.step.update import Update
+from trainsanity.types import Skip
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+
+@dataclass
+class MicroStep:
+    """One forward and backward inside a step.
+
+    Attributes:
+        num_items_in_batch: as the Trainer gave it to ``training_step``; None if it gave none.
+        size: number of rows, on this process.
+        rows: the rows that the collator was given for them; None if another collator made them.
+        inputs: what the model was given, labels included.  First step only, to be asked again.
+        random_state: torch's, at its start (see :func:`random_state`).  First step only.
+        items: what the loss counts, with its reference; None if the model's own forward did not
+            run exactly once or there were no labels.
+        loss: what ``training_step`` returned and the Trainer adds to the logged loss.
+        backward_loss: what the backward pass was started from.
+        gradient_norm: norm of this micro-batch's own contribution to the gradient.
+        rank: the process that took it.
+    """
+
+    num_items_in_batch: float | None = None
+    size: int = 0
+    rows: list[dict[str, Any]] | None = None
+    inputs: dict[str, Any] = field(default_factory=dict)
+    random_state: Any = None
+    items: Items | None = None
+    loss: float = float("nan")
+    loss_dtype: Any = None
+    backward_loss: float = float("nan")
+    gradient_norm: float = float("nan")
+    rank: int = 0
+
+
+@dataclass
+class Step:
+    """One optimizer step.
+
+    Attributes:
+        micro_steps: in order; those of all processes, process by process.
+        logged: the log line of this step.
+        head_gradient: ``[C, H]`` on the CPU, accumulated over the step, before clipping.
+        norm_before_clip, norm_after_clip: total gradient norms, computed from the gradients.
+        learning_rate: what the optimizer used (first parameter group).
+    """
+
+    micro_steps: list[MicroStep] = field(default_factory=list)
+    logged: dict[str, float] = field(default_factory=dict)
+    head_gradient: Any = None
+    norm_before_clip: float = float("nan")
+    norm_after_clip: float = float("nan")
+    learning_rate: float = float("nan")
+
+    @property
+    def taken(self) -> bool:
+        """Whether the optimizer took the step, which is when its rate is noted."""
+        return not math.isnan(self.learning_rate)
+
+    @property
+    def judgeable(self) -> bool:
+        """It was logged, and every micro-batch showed its items."""
+        return bool(self.logged) and all(micro.items is not None for micro in self.micro_steps)
+
+
+@dataclass
+class Recording:
+    """What the first optimizer steps did and said.
+
+    Attributes:
+        steps: in order.
+        head_name: the head's name in ``named_modules()``.
+        gradients: of the first step, before clipping: a sample of each trainable parameter's, on
+            the CPU; see :func:`sample`.
+        next_learning_rate: what the scheduler set for the step after the last.
+        curve: learning rates of the scheduler in use, by step counted from 0; None if it has none
+            that depends on the step alone.
+        max_steps: optimizer steps that the Trainer plans; 0 if nobody does.
+        update: whom the optimizer holds and who moves, at the last step.
+        checkpointing: the modules whose activations are computed again in the backward pass, and
+            the function that each does it by.
+        held: where several processes train: by moment, for each process a hash of every parameter
+            that it holds whole, by name.
+        sharded: how many parameters each process holds a part of.
+        out_of_memory: a second step did not fit, so only the first was recorded.
+        peak_bytes: device memory at its highest; None on the CPU.
+        seconds: of the steps alone.
+        snapshot_bytes: size in host memory of what is put back afterwards.
+        snapshot_seconds, restore_seconds: the time that it took to take it, and to put it back.
+    """
+
+    steps: list[Step] = field(default_factory=list)
+    head_name: str = ""
+    gradients: dict[str, Any] = field(default_factory=dict)
+    next_learning_rate: float = float("nan")
+    curve: dict[int, float] | None = None
+    max_steps: int = 0
+    update: Update = field(default_factory=Update)
+    checkpointing: list[tuple[Any, Any]] = field(default_factory=list)
+    held: dict[str, list[dict[str, int]]] = field(default_factory=dict)
+    sharded: int = 0
+    out_of_memory: bool = False
+    peak_bytes: int | None = None
+    seconds: float = 0.0
+    snapshot_bytes: int = 0
+    snapshot_seconds: float = 0.0
+    restore_seconds: float = 0.0
+
+    @property
+    def first(self) -> Step:
+        """Step 1, at the weights that the pipeline came with."""
+        return self.steps[0]
+
+    def facts(self, pipeline: Pipeline, slope: float = 1.0) -> dict[str, Any]:
+        """What a factor in the first step is matched against: the run's numbers and its own.
+
+        Args:
+            pipeline: the run.
+            slope: of the gradient over what it should be.
+        """
+        facts = dict(Session.of(pipeline).facts)
+        ids = self.first.micro_steps[0].inputs.get("input_ids")
+        if ids is not None and ids.dim() > 1:
+            facts["sequence_length"] = int(ids.shape[1])
+        if self.clipped_before(pipeline, slope):
+            facts["grad_norm"] = self.first.norm_before_clip / slope
+        return facts
+
+    def clipped_before(self, pipeline: Pipeline, slope: float) -> bool:
+        """The gradient is too short, and has the norm max_grad_norm before the Trainer clips it."""
+        norm, clip = self.first.norm_before_clip, Session.of(pipeline).facts.get("max_grad_norm")
+        # By chance a norm lies so near to it once in a thousand times.
+        return bool(clip and 0 < slope < 0.999 and math.isclose(norm, clip, rel_tol=1e-3))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a step's loss should be, from its items.
+
+    Attributes:
+        parts: the items of each micro-batch.
+        weights: what one item of each micro-batch counts in the mean.
+        mean: the loss.
+        words: how the mean is taken.
+    """
+
+    parts: list[Items]
+    weights: list[float]
+    mean: float
+    words: str
+
+    @property
+    def count(self) -> int:
+        """Items in the step."""
+        return sum(len(items.losses) for items in self.parts)
+
+
+def reference(pipeline: Pipeline, step: Step, parts: list[Items] | None = None) -> Reference:
+    """The mean over all items of the step, each counting the same.
+
+    Where the Trainer counts no items (``num_items_in_batch`` is None) it can only average the
+    micro-batches' means.  With micro-batches of unequal size that is another mean, by design; it
+    is the reference then, and named.
+
+    Args:
+        pipeline: whose task it is.
+        step: one of the recorded.
+        parts: the items of each micro-batch where the step itself did not show them.
+
+    Raises:
+        Skip: the task has no reference loss, or a micro-batch did not show its items.
+    """
+    if not objective_of(pipeline).known:
+        raise Skip(f"no reference loss for {type(pipeline.model).__name__}")
+    shown = [micro.items for micro in step.micro_steps if micro.items is not None]
+    parts = shown if parts is None else parts
+    if len(parts) < len(step.micro_steps) or not parts:
+        raise Skip("a micro-batch did not make logits from labelled rows in one pass of the model")
+    sizes = [len(items.losses) for items in parts]
+    if not all(sizes):
+        raise Skip("a micro-batch of the step has nothing that the loss counts")
+    weights = item_weights(step, sizes)
+    if len(set(weights)) > 1:
+        words = (
+            f"mean of {len(parts)} micro-batch means over the {objective_of(pipeline).item_word}"
+        )
+    else:
+        words = f"mean over the {sum(sizes)} {objective_of(pipeline).item_word}"
+    total = sum(w * float(p.losses.sum()) for w, p in zip(weights, parts, strict=True))
+    return Reference(parts, weights, total, words)
+
+
+def item_weights(step: Step, sizes: list[int]) -> list[float]:
+    """What one item of each micro-batch counts, given how many items each has."""
+    uncounted = all(micro.num_items_in_batch is None for micro in step.micro_steps)
+    if uncounted:
+        return [1 / (len(sizes) * size) for size in sizes]
+    return [1 / sum(sizes)] * len(sizes)
+
+
+SAMPLE = 1 << 16
+"""Elements of a parameter whose gradients are kept: a thousand tensors make half a gigabyte in
+float64, and a slope over as many elements is known to 0.4 % of a standard deviation."""
+
+
+def sample(tensor: Any) -> Any:
+    """At most :data:`SAMPLE` elements (1-D, on the CPU), spread over the rows and the columns.
+
+    Of a sharded tensor all processes have to ask.
+    """
+    import math
+
+    flat = whole(tensor.detach()).reshape(-1)
+    stride = max(1, flat.numel() // SAMPLE)
+    # A stride that shares a divisor with the row length would look at a few columns only.
+    while stride > 1 and math.gcd(stride, tensor.shape[-1]) > 1:
+        stride -= 1
+    return flat[::stride][:SAMPLE].cpu().clone()
+
+
+def total_norm(model: Any) -> float:
+    """The 2-norm over all gradients, each reduced in float32."""
+    import torch
+
+    norms = [
+        whole(torch.linalg.vector_norm(p.grad, dtype=torch.float32))
+        for p in model.parameters()
+        if p.grad is not None
+    ]
+    return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
+
+
+def random_state() -> tuple[Any, Any]:
+    """Torch's random states, on the CPU and on every GPU in use."""
+    import torch
+
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    return torch.get_rng_state(), cuda
+
+
+def set_random_state(state: tuple[Any, Any]) -> None:
+    """Put them back."""
+    import torch
+
+    cpu, cuda = state
+    torch.set_rng_state(cpu)
+    if cuda is not None:
+        torch.cuda.set_rng_state_all(cuda)

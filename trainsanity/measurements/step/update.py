@@ -1,0 +1,244 @@
+"""What the optimizer does to the weights: whom it holds, who moves, how many elements survive."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.isolation.collectives import all_gather
+from trainsanity.isolation.shards import added, is_sharded, local
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass
+class Parameter:
+    """One parameter during the recorded step.
+
+    Attributes:
+        name: in ``named_parameters()``.
+        dtype: of the weight.
+        trainable: ``requires_grad``.
+        held: the optimizer has it.
+        weight_decay: of its group; None if not held.
+        is_norm_or_bias: belongs to a normalisation, or is a bias.
+        has_gradient: ``grad`` was not None before the optimizer stepped.
+        finite: all gradient elements are, in every recorded step.
+        elements: its size.
+        with_gradient: elements whose gradient is not zero.
+        moved: those of them that changed in a step at the peak learning rate.
+        can_move: those of them that an update as large as the rate would change in this dtype.
+        changed_frozen: the weight changed although it is not trainable.
+    """
+
+    name: str
+    dtype: Any
+    trainable: bool
+    held: bool
+    weight_decay: float | None
+    is_norm_or_bias: bool
+    has_gradient: bool
+    finite: bool
+    elements: int
+    with_gradient: int = 0
+    moved: int = 0
+    can_move: int = 0
+    changed_frozen: bool = False
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One more step of the optimizer with the same gradients, taken back.
+
+    Attributes:
+        step: of the schedule whose rate it was made at, counted from 0; None for the peak.
+        rate: that learning rate.
+        shares: by dtype, ``(elements with a gradient, those that moved, those that an update as
+            large as the rate would change in this dtype)``.
+    """
+
+    step: int | None
+    rate: float
+    shares: dict[str, tuple[int, int, int]]
+
+    def moved(self) -> float:
+        """Share of all elements with a gradient that moved."""
+        touched = sum(row[0] for row in self.shares.values())
+        return sum(row[1] for row in self.shares.values()) / touched if touched else float("nan")
+
+
+@dataclass
+class Update:
+    """All parameters, and how the trial steps were made.
+
+    Attributes:
+        parameters: in the model's order.
+        optimizer: its class.
+        rate: the learning rate of the trial step at the peak of the run.
+        strangers: elements of tensors that the optimizer holds and the model does not have.
+        trials: in the order of their rates; the last one is the peak's.
+    """
+
+    parameters: list[Parameter] = field(default_factory=list)
+    optimizer: str = ""
+    rate: float = float("nan")
+    strangers: int = 0
+    trials: list[Trial] = field(default_factory=list)
+
+
+def frozen_state(model: Any) -> dict[str, Any]:
+    """Hashes of the weights that must not move."""
+    from trainsanity.isolation.hashing import hashes
+
+    frozen = [(name, p) for name, p in model.named_parameters() if not p.requires_grad]
+    return dict(zip([name for name, _ in frozen], hashes(p for _, p in frozen), strict=True))
+
+
+def before_step(model: Any, optimizer: Any) -> Update:
+    """Read groups and gradients just before the optimizer steps."""
+    inner = getattr(optimizer, "optimizer", optimizer)
+    decay = {id(p): group.get("weight_decay", 0.0) for group in inner.param_groups
+             for p in group["params"]}  # fmt: skip
+    own = {id(p) for p in model.parameters()}
+    norms = {
+        f"{name}.{key}".lstrip(".")
+        for name, module in model.named_modules()
+        if "norm" in type(module).__name__.lower()
+        for key, _ in module.named_parameters(recurse=False)
+    }
+    finite = _finite([None if p.grad is None else local(p.grad) for p in model.parameters()])
+    if any(is_sharded(p) for p in model.parameters()):  # a NaN may be in another's part
+        finite = [all(column) for column in zip(*all_gather(finite), strict=True)]
+    return Update(
+        parameters=[
+            Parameter(
+                name=name,
+                dtype=p.dtype,
+                trainable=p.requires_grad,
+                held=id(p) in decay,
+                weight_decay=decay.get(id(p)),
+                is_norm_or_bias=name in norms or name.endswith("bias"),
+                has_gradient=p.grad is not None,
+                finite=fine,
+                elements=p.numel(),
+            )
+            for (name, p), fine in zip(model.named_parameters(), finite, strict=True)
+        ],
+        optimizer=type(inner).__name__,
+        strangers=sum(
+            p.numel() for group in inner.param_groups for p in group["params"] if id(p) not in own
+        ),
+    )
+
+
+def _finite(gradients: list[Tensor | None]) -> list[bool]:
+    """Whether all elements of each are; one wait for the device where they are.
+
+    A norm is a number only if every element is one, and is read without writing a mask; one that is
+    not may also have overflowed.
+    """
+    import torch
+
+    norms = [
+        torch.linalg.vector_norm(g.detach(), dtype=torch.float32)
+        for g in gradients
+        if g is not None
+    ]
+    told = iter(torch.stack([n.to(norms[0].device) for n in norms]).tolist()) if norms else iter(())
+    return [
+        gradient is None or math.isfinite(next(told)) or bool(gradient.isfinite().all())
+        for gradient in gradients
+    ]
+
+
+def trial_steps(
+    update: Update,
+    model: Any,
+    optimizer: Any,
+    curve: Mapping[int, float] | None,
+    warmup: int,
+    *,
+    at_peak: Callable[[], None] = lambda: None,
+) -> None:
+    """Step with the same gradients at two rates of the run, count who moves, take it back.
+
+    ``at_peak`` is called while the weights are those after the step at the peak.
+
+    Warm-up starts at a rate of zero, so the recorded steps themselves move next to nothing.
+    Whether an update survives the weights' dtype is asked at the largest one that the run will
+    make, and in the middle of the warm-up, at its mean rate.
+    """
+    inner = getattr(optimizer, "optimizer", optimizer)
+    peaks = [group.get("initial_lr", group["lr"]) for group in inner.param_groups]
+    middle = max((k for k in curve or () if k <= warmup // 2), default=0)
+    if middle and curve and peaks[0]:
+        share = curve[middle] / peaks[0]
+        update.trials.append(_trial(update, model, inner, [peak * share for peak in peaks], middle))
+    update.trials.append(_trial(update, model, inner, peaks, None, stepped=at_peak))
+    update.rate = update.trials[-1].rate
+
+
+def _trial(
+    update: Update,
+    model: Any,
+    inner: Any,
+    rates: list[float],
+    step: int | None,
+    *,
+    stepped: Callable[[], None] = lambda: None,
+) -> Trial:
+    import torch
+
+    configured = [group["lr"] for group in inner.param_groups]
+    tensors = dict(model.named_parameters())
+    before = {name: p.detach().clone() for name, p in tensors.items() if p.grad is not None}
+    judged = [seen for seen in update.parameters if seen.trainable and seen.name in before]
+    counts: list[Tensor] = []
+    try:
+        for group, rate in zip(inner.param_groups, rates, strict=True):
+            group["lr"] = rate
+        inner.step()
+        stepped()
+        for seen in judged:
+            p, old = local(tensors[seen.name].detach()), local(before[seen.name])
+            touched = local(tensors[seen.name].grad) != 0
+            # A weight that became NaN is lost, and has not learnt.
+            moved = touched & (p != old) & p.isfinite()
+            whom = (touched, moved, touched & can_move(old, max(rates)))
+            counts.append(torch.stack([torch.count_nonzero(one) for one in whom]))
+    finally:
+        for group, rate in zip(inner.param_groups, configured, strict=True):
+            group["lr"] = rate
+        with torch.no_grad():
+            for name, old in before.items():
+                tensors[name].copy_(old)
+    shares: dict[str, tuple[int, int, int]] = {}
+    # One wait for the device.
+    rows = torch.stack([row.to(counts[0].device) for row in counts]).tolist() if counts else []
+    rows = added(rows, [is_sharded(tensors[seen.name]) for seen in judged])
+    for seen, (touching, moving, movable) in zip(judged, rows, strict=True):
+        seen.with_gradient, seen.moved, seen.can_move = touching, moving, movable
+        dtype = str(seen.dtype).removeprefix("torch.")
+        sums = shares.get(dtype, (0, 0, 0))
+        shares[dtype] = (sums[0] + touching, sums[1] + moving, sums[2] + movable)
+    return Trial(step, max(rates), shares)
+
+
+def can_move(weight: Tensor, rate: float) -> Tensor:
+    """Whether an update of that size would change each element (bool, as ``weight``).
+
+    It would if it is half a unit in the last place, ``2^(e-1) eps / 2``, or more, ``e`` being the
+    exponent of ``|w| = m 2^e`` with m in [0.5, 1): so if ``|w|`` lies below a power of two,
+    ``2^floor(log2(4 rate / eps))``.  A zero takes any update.
+    """
+    import torch
+
+    kind = torch.finfo(weight.dtype)
+    _, exponent = math.frexp(4 * rate / kind.eps)
+    bound = math.ldexp(1.0, exponent - 1)
+    if not rate > 0 or bound <= kind.smallest_normal * kind.eps:  # nothing lies between it and zero
+        return weight == 0
+    return weight.abs() < min(bound, kind.max)

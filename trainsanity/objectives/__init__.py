@@ -1,0 +1,1 @@
+"""What the loss of a pipeline is, one module per family of objectives."""

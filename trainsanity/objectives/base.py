@@ -1,0 +1,119 @@
+"""What the loss of a pipeline is: its items, their reference losses, and the residual.
+
+An item is what the loss counts: an example for classification and regression of sequences, a token
+for token classification and language models.  The reference is the mean over all items of an
+optimizer step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from trainsanity.types import Skip
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainsanity.pipeline import Pipeline
+
+SINGLE_LABEL = "single_label_classification"
+MULTI_LABEL = "multi_label_classification"
+REGRESSION = "regression"
+TOKENS = "token_classification"
+CAUSAL_LM = "causal_lm"
+UNKNOWN = "unknown"
+
+IGNORED = -100
+"""Labels of items that the loss does not count (``torch.nn.CrossEntropyLoss``'s ignore_index)."""
+
+CHUNK = 256
+"""Items whose float64 logits are held at once: a language model's vocabulary times this, in bytes
+times eight, stays below half a gigabyte."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What the loss of a pipeline is; the base class is the objective that nobody recognised.
+
+    A subclass states its formulas and is registered with
+    :func:`trainsanity.objectives.registry.objective`.
+
+    Attributes:
+        name: in the words of ``config.problem_type``, or ``token_classification``, ``causal_lm``.
+        item_word: what an item is called, in the plural.
+        of_rows: whether an item is a row, rather than a position in it.
+        shifts: whether position t predicts the label at t + 1.
+        known: whether the reference loss is known.
+        label_smoothing: ``TrainingArguments.label_smoothing_factor``.
+    """
+
+    name: ClassVar[str] = UNKNOWN
+    item_word: ClassVar[str] = "examples"
+    of_rows: ClassVar[bool] = False
+    shifts: ClassVar[bool] = False
+    known: ClassVar[bool] = False
+
+    label_smoothing: float = 0.0
+
+    @classmethod
+    def matches(cls, pipeline: Pipeline) -> bool:
+        """Return whether the pipeline is trained for this objective."""
+        del pipeline
+        return False
+
+    def items(self, values: Tensor, labels: Tensor) -> Tensor:
+        """Return the rows of ``values`` that belong to counted items.
+
+        Args:
+            values: ``[B, ...]`` or ``[B, T, ...]``.
+            labels: ``[B]``, ``[B, C]`` or ``[B, T]``.
+        """
+        del labels
+        return values
+
+    def targets(self, labels: Tensor) -> Tensor:
+        """Return the labels of the counted items: ``[M]``, or ``[M, C]`` for vectors of targets."""
+        return labels
+
+    def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of each item, ``[M]`` float64 on the CPU."""
+        import torch
+
+        parts = [
+            self.item_losses(z.double(), y).cpu()
+            for z, y in zip(
+                logits.split(CHUNK), targets.to(logits.device).split(CHUNK), strict=True
+            )
+        ]
+        return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
+
+    def item_losses(self, z: Tensor, y: Tensor) -> Tensor:
+        """Return the loss of each item in the dtype of the logits ``z``, differentiable.
+
+        Raises:
+            Skip: the objective has no reference loss.
+        """
+        raise Skip(f"no reference loss for the objective {self.name}")
+
+    def residual(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the derivative of the summed item losses by the logits, ``[M, C]`` float64.
+
+        Raises:
+            Skip: the objective has no closed form.
+        """
+        raise Skip(f"no closed form of the gradient for the objective {self.name}")
+
+
+def head_classes(pipeline: Pipeline) -> str:
+    """Return the names of the classes of the model that has the head, joined by blanks."""
+    model: Any = pipeline.model
+    if hasattr(model, "get_base_model"):  # PEFT wraps the model that has the head
+        model = model.get_base_model()
+    return " ".join(cls.__name__ for cls in type(model).__mro__)
+
+
+def require_single_label(objective: Objective) -> None:
+    """Skip unless the objective is single-label classification of sequences."""
+    if objective.name != SINGLE_LABEL:
+        raise Skip(f"defined for single-label classification, not for {objective.name}")

@@ -1,0 +1,114 @@
+"""Classification and regression of whole rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from trainsanity.isolation.random_states import first_row
+from trainsanity.objectives.base import (
+    MULTI_LABEL,
+    REGRESSION,
+    SINGLE_LABEL,
+    Objective,
+    head_classes,
+)
+from trainsanity.objectives.entropy import CrossEntropy
+from trainsanity.objectives.registry import objective
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainsanity.pipeline import Pipeline
+
+
+def problem_type(pipeline: Pipeline) -> str | None:
+    """Return what transformers decides: by ``problem_type``, ``num_labels``, then label dtype.
+
+    None for a model without a head for sequence classification.
+    """
+    config = pipeline.config
+    if "ForSequenceClassification" not in head_classes(pipeline) or config is None:
+        return None
+    if config.problem_type:
+        return str(config.problem_type)
+    if config.num_labels == 1:
+        return REGRESSION
+    return SINGLE_LABEL if _label_is_integer(pipeline) else MULTI_LABEL
+
+
+def _label_is_integer(pipeline: Pipeline) -> bool:
+    row = first_row(pipeline.train_dataset)
+    column = pipeline.label_column(row) if isinstance(row, Mapping) else None
+    value: Any = row[column] if column else 0
+    plain = value.tolist() if hasattr(value, "tolist") else value
+    return not isinstance(plain, float | list)
+
+
+@objective
+@dataclass(frozen=True)
+class SingleLabel(CrossEntropy):
+    """One class of several for a row."""
+
+    name: ClassVar[str] = SINGLE_LABEL
+    of_rows: ClassVar[bool] = True
+
+    @classmethod
+    def matches(cls, pipeline: Pipeline) -> bool:
+        """Return whether the head classifies rows by one label."""
+        return problem_type(pipeline) == SINGLE_LABEL
+
+
+@objective
+@dataclass(frozen=True)
+class MultiLabel(Objective):
+    """Any number of classes for a row: binary cross entropy, a mean over the C outputs."""
+
+    name: ClassVar[str] = MULTI_LABEL
+    of_rows: ClassVar[bool] = True
+    known: ClassVar[bool] = True
+
+    @classmethod
+    def matches(cls, pipeline: Pipeline) -> bool:
+        """Return whether the head classifies rows by several labels."""
+        return problem_type(pipeline) == MULTI_LABEL
+
+    def item_losses(self, z: Tensor, y: Tensor) -> Tensor:
+        """Return the mean binary cross entropy of each row, ``[M]`` in the dtype of ``z``."""
+        import torch
+
+        binary = torch.nn.functional.binary_cross_entropy_with_logits
+        return binary(z, y.to(z.dtype), reduction="none").mean(-1)
+
+    def residual(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return ``(sigmoid(z) - y) / C``."""
+        return (logits.double().sigmoid() - targets) / logits.shape[-1]
+
+
+@objective
+@dataclass(frozen=True)
+class Regression(Objective):
+    """Numbers for a row: squared error, a mean over the C outputs."""
+
+    name: ClassVar[str] = REGRESSION
+    of_rows: ClassVar[bool] = True
+    known: ClassVar[bool] = True
+
+    @classmethod
+    def matches(cls, pipeline: Pipeline) -> bool:
+        """Return whether the head gives numbers."""
+        return problem_type(pipeline) == REGRESSION
+
+    def targets(self, labels: Tensor) -> Tensor:
+        """Return the numbers, ``[M, C]``."""
+        return labels[:, None] if labels.dim() == 1 else labels
+
+    def item_losses(self, z: Tensor, y: Tensor) -> Tensor:
+        """Return the mean squared error of each row, ``[M]`` in the dtype of ``z``."""
+        squared: Tensor = ((z - y) ** 2).mean(-1)
+        return squared
+
+    def residual(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return ``2 (z - y) / C``."""
+        return 2 * (logits.double() - targets) / logits.shape[-1]

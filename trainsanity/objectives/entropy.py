@@ -1,0 +1,43 @@
+"""Cross entropy over items that are labelled with a class, and not with -100."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from trainsanity.objectives.base import IGNORED, Objective
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class CrossEntropy(Objective):
+    """``logsumexp(z) - z_y``, smoothed to ``(1 - e) CE + e mean_c(-log p_c)``."""
+
+    known: ClassVar[bool] = True
+
+    def items(self, values: Tensor, labels: Tensor) -> Tensor:
+        """Return the rows of ``values`` whose labels are not ignored, ``[M, ...]``."""
+        kept: Tensor = values[labels != IGNORED]
+        return kept
+
+    def targets(self, labels: Tensor) -> Tensor:
+        """Return the labels that are not ignored, ``[M]``."""
+        return labels[labels != IGNORED]
+
+    def item_losses(self, z: Tensor, y: Tensor) -> Tensor:
+        """Return the cross entropy of each item, ``[M]`` in the dtype of ``z``."""
+        normalizer = z.logsumexp(-1)
+        entropy: Tensor = normalizer - z.gather(-1, y[:, None])[:, 0]
+        if not self.label_smoothing:  # a language model's mean over its vocabulary is slow
+            return entropy
+        uniform = normalizer - z.mean(-1)
+        return (1 - self.label_smoothing) * entropy + self.label_smoothing * uniform
+
+    def residual(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return ``softmax(z) - onehot(y)``, smoothed: minus ``(1 - e) onehot + e / C``."""
+        size = logits.shape[-1]
+        r = logits.double().softmax(-1)
+        r[range(len(targets)), targets] -= 1 - self.label_smoothing
+        return r - self.label_smoothing / size

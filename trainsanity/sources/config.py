@@ -1,0 +1,57 @@
+"""Where a pipeline comes from: a factory, a training script, or the user's pyproject.toml."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+from trainsanity.errors import UsageError
+
+T = TypeVar("T")
+
+OPTIONS = ("pipelines", "expected_failures")
+"""What ``[tool.trainsanity]`` may hold."""
+
+
+def configuration(start: Path | None = None) -> dict[str, Any]:
+    """``[tool.trainsanity]`` of the nearest pyproject.toml at or above ``start``.
+
+    Returns:
+        ``pipelines`` (list of targets) and ``expected_failures`` (check name to reason); an empty
+        dict if there is no such table.
+
+    Raises:
+        UsageError: the file cannot be read, or an entry is unknown or has the wrong type.
+    """
+    folder = (start or Path.cwd()).resolve()
+    for path in (parent / "pyproject.toml" for parent in (folder, *folder.parents)):
+        if path.is_file():
+            break
+    else:
+        return {}
+    try:
+        tools = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
+    table = tools.get("trainsanity") if isinstance(tools, dict) else tools
+    if table is None:
+        return {}
+    if not isinstance(table, dict):
+        raise UsageError(f"{path}: tool.trainsanity must be a table")
+    for key in table:
+        if key not in OPTIONS:
+            near = difflib.get_close_matches(key, OPTIONS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {' and '.join(OPTIONS)}"
+            # An option that nobody reads would be taken for one that counts.
+            raise UsageError(f"{path}: tool.trainsanity has no {key!r}; {hint}")
+    pipelines = table.get("pipelines", [])
+    if not isinstance(pipelines, list) or not all(isinstance(p, str) for p in pipelines):
+        raise UsageError(f"{path}: pipelines must be a list of 'pkg.module:factory' strings")
+    expected = table.get("expected_failures", {})
+    if not isinstance(expected, dict) or not all(
+        isinstance(reason, str) and reason.strip() for reason in expected.values()
+    ):
+        raise UsageError(f"{path}: expected_failures must map each check name to a reason")
+    return dict(table)

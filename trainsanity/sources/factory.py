@@ -1,0 +1,133 @@
+"""Find a factory or a script by the words of a command line."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from trainsanity.errors import UsageError
+from trainsanity.pipeline import Pipeline
+from trainsanity.sources.building import PipelineSpec
+from trainsanity.sources.script import Script
+
+T = TypeVar("T")
+
+
+class Source(Protocol):
+    """What can be judged: a pipeline that exists for as long as the visit lasts."""
+
+    @property
+    def id(self) -> str:
+        """What reports call it."""
+
+    @property
+    def expected_failures(self) -> Mapping[str, str]:
+        """Check name to the reason why its failure is accepted here."""
+
+    def visit(self, judge: Callable[[Pipeline], T], /) -> T:
+        """Build the pipeline, give it to ``judge``, take it down; returns what ``judge`` did."""
+
+
+def sources_of(
+    targets: Sequence[str], arguments: Sequence[str], expected_failures: dict[str, str]
+) -> list[Source]:
+    """The sources that a command line names; nothing is built, and no script is run.
+
+    Args:
+        targets: ``pkg.module:factory``, any number of them, or one script.
+        arguments: the script's own.
+        expected_failures: as in :class:`Source`.
+
+    Raises:
+        UsageError: a target is of neither form, or they do not go together.
+    """
+    scripts = [target for target in targets if _is_script(target)]
+    if not scripts:
+        specs: list[Source] = [spec_of(target, expected_failures) for target in targets]
+        if arguments:
+            raise UsageError(
+                f"{' '.join(arguments)!r} after -- goes to no script: {targets[0]} is a function, "
+                "and functions take no arguments"
+            )
+        return specs
+    script = scripts[0]
+    others = [target for target in targets if target != script]
+    if len(targets) > 1:
+        raise UsageError(
+            f"a script is judged alone, without {' '.join(others) or 'a second run of it'}; its "
+            f"own arguments go after --: trainsanity run {script} -- {' '.join(others) or 'ARGS'}"
+        )
+    if not Path(script).exists():
+        raise UsageError(f"there is no file {script!r} below {os.getcwd()}")
+    return [Script(script, tuple(arguments), expected_failures)]
+
+
+def _is_script(target: str) -> bool:
+    """Whether a target is a script's path, whatever its name if there is such a file."""
+    return target.endswith(".py") or (":" not in target and Path(target).is_file())
+
+
+def spec_of(target: str, expected_failures: dict[str, str] | None = None) -> PipelineSpec:
+    """The spec for ``pkg.module:factory``; the module is imported when the pipeline is built.
+
+    Raises:
+        UsageError: the target is not of that form.
+    """
+    module, colon, factory = target.partition(":")
+    if module.endswith(".py"):
+        raise UsageError(
+            f"{target!r} is a script: `trainsanity run {module}` judges it as it is; or put what "
+            "builds the Trainer into a function and give pkg.module:function"
+        )
+    if not (module and colon and factory):
+        raise UsageError(
+            f"{target!r} names no pipeline: give pkg.module:factory, a function that takes "
+            "nothing and returns a Trainer"
+        )
+    return PipelineSpec(
+        target,
+        # Imported here and not before, so that collecting tests stays cheap.
+        lambda: _factory(module, factory)(),  # noqa: PLW0108
+        expected_failures=expected_failures or {},
+        command=(target,),
+    )
+
+
+def _factory(module: str, factory: str) -> Any:
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and (module == error.name or module.startswith(f"{error.name}.")):
+            raise UsageError(
+                f"there is no module {module!r} below {here} or in this environment; "
+                "run from the project's root, or install it"
+            ) from error
+        raise UsageError(f"importing {module!r} failed: {error}") from error
+    except (Exception, SystemExit) as error:
+        # A script that ends in sys.exit() would otherwise end us, perhaps with a green code.
+        raise UsageError(f"importing {module!r} failed: {type(error).__name__}: {error}") from error
+    build = getattr(found, factory, None)
+    if build is None:
+        public = [
+            name
+            for name, value in vars(found).items()
+            if callable(value)
+            and not name.startswith("_")
+            and getattr(value, "__module__", None) == found.__name__
+        ]
+        raise UsageError(
+            f"module {module!r} has no {factory!r}; it has {', '.join(public) or 'no functions'}"
+        )
+    if not callable(build):
+        raise UsageError(
+            f"{module}:{factory} is no function but of type {type(build).__name__}; "
+            "give one that takes nothing and returns a Trainer"
+        )
+    return build

@@ -1,0 +1,265 @@
+"""A training script, run as ``python train.py`` runs it, up to its call of ``Trainer.train()``.
+
+The checks run inside that call, so that the script's temporary folders, ``with`` blocks and data
+are still there; then the script is unwound.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from pathlib import Path
+from types import CodeType, FrameType, ModuleType
+from typing import Any, Generic, TypeVar
+
+from trainsanity.errors import UsageError, first_line
+from trainsanity.pipeline import Pipeline
+from trainsanity.sources.building import from_trainer
+from trainsanity.sources.patching import TRAINER, NewFolders, patched
+
+T = TypeVar("T")
+
+ENDS = ("__init__", "train", "evaluate", "predict")
+"""Methods of a Trainer at which a script that goes on after the verdict is stopped again."""
+
+SAVES = {
+    TRAINER: ("save_model", "save_state", "push_to_hub"),
+    ("transformers.modeling_utils", "PreTrainedModel"): ("save_pretrained", "push_to_hub"),
+    ("peft.peft_model", "PeftModel"): ("save_pretrained", "push_to_hub"),
+}
+"""Methods that do nothing after the verdict.  ``finally: trainer.save_model()`` would write, or
+publish, an untrained model where the user expects a trained one."""
+
+
+ENDED = "trainsanity has judged this Trainer; the script ends here"
+
+
+class Judged(BaseException):
+    """Ends the script once there is a verdict; ``except Exception`` does not hold it up."""
+
+
+@dataclass(frozen=True)
+class Script:
+    """A script as a source of a pipeline, beside ``PipelineSpec``.
+
+    Attributes:
+        path: as the user gave it.
+        arguments: what follows ``--`` on the command line.
+        expected_failures: check name to the reason why its failure is accepted here.
+    """
+
+    path: str
+    arguments: tuple[str, ...] = ()
+    expected_failures: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """What reports call it."""
+        return self.path
+
+    def visit(self, judge: Callable[[Pipeline], T]) -> T:
+        """What ``judge`` makes of the pipeline; see :func:`judge_script`."""
+        return judge_script(self.path, self.arguments, judge)
+
+
+def judge_script(path: str, arguments: Sequence[str], judge: Callable[[Pipeline], T]) -> T:
+    """Run a script, call ``judge`` in place of the first ``Trainer.train()``, and end the script.
+
+    Afterwards ``sys.argv``, ``sys.path``, ``__main__``, the warning filters, the working directory
+    and the patched classes are what they were, and output folders that Trainers made and left
+    empty are gone.
+
+    Raises:
+        UsageError: the script cannot be read or run, or ended without a call of ``train()``.
+    """
+    code = _compiled(path)
+    visit = _Visit(path, arguments, judge)
+    folders = NewFolders()
+    try:
+        with _as_main(path, arguments) as module, folders.noted(), visit.watching():
+            _execute(code, module, visit)
+    finally:
+        folders.remove_empty()
+    return visit.result()
+
+
+def _compiled(path: str) -> CodeType:
+    try:
+        source = Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
+    try:
+        return compile(source, os.path.abspath(path), "exec", dont_inherit=True)
+    except SyntaxError as error:
+        where = f"line {error.lineno}: " if error.lineno else ""
+        raise UsageError(f"{path} is no Python: {where}{error.msg}") from error
+    except ValueError as error:  # null bytes, before Python 3.12
+        raise UsageError(f"{path} is no Python: {error}") from error
+
+
+def _execute(code: CodeType, module: ModuleType, visit: _Visit[Any]) -> None:
+    try:
+        exec(code, module.__dict__)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        # After the verdict it does not matter how the script ends.
+        if not visit.over:
+            raise UsageError(visit.why(error, code.co_filename)) from error
+
+
+@contextlib.contextmanager
+def _as_main(path: str, arguments: Sequence[str]) -> Iterator[ModuleType]:
+    """An empty ``__main__`` and its surroundings, as ``python path arguments...`` makes them."""
+    file = os.path.abspath(path)
+    folder = Path(file).resolve().parent
+    module = ModuleType("__main__")
+    loader = SourceFileLoader("__main__", file)
+    vars(module).update(__file__=file, __cached__=None, __loader__=loader, __annotations__={})
+    search = [str(folder)]
+    root, package = _package(folder)
+    if package:
+        # More than python does: it would know no parent package and refuse relative imports.
+        name = f"{package}.{Path(file).stem}"
+        module.__spec__ = ModuleSpec(name, SourceFileLoader(name, file), origin=file)
+        module.__package__ = package
+        search.append(str(root))
+    argv, main, trace, here = sys.argv, sys.modules["__main__"], sys.gettrace(), os.getcwd()
+    entries, listed = sys.path, list(sys.path)
+    sys.argv = [path, *arguments]
+    sys.path[:0] = search
+    sys.modules["__main__"] = module
+    try:
+        with warnings.catch_warnings():
+            yield module
+    finally:
+        sys.settrace(trace)
+        sys.argv, sys.path, sys.modules["__main__"] = argv, entries, main
+        sys.path[:] = listed
+        os.chdir(here)
+
+
+def _package(folder: Path) -> tuple[Path, str]:
+    """The folder above the outermost package, and the dotted name of the innermost."""
+    names: list[str] = []
+    while (folder / "__init__.py").is_file():
+        names.insert(0, folder.name)
+        folder = folder.parent
+    return folder, ".".join(names)
+
+
+class _Visit(Generic[T]):
+    """Waits for ``train()``, judges there, and keeps the script from going on after that."""
+
+    def __init__(self, path: str, arguments: Sequence[str], judge: Callable[[Pipeline], T]) -> None:
+        self.path, self.arguments, self.judge = path, tuple(arguments), judge
+        self.judging = self.over = False
+        self._ends = 0
+        self._value: list[T] = []
+        self._error: BaseException | None = None
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Replace the methods of Trainer, and those that save."""
+        with contextlib.ExitStack() as stack:
+            for home, methods in SAVES.items():
+                stack.enter_context(patched(home, dict.fromkeys(methods, self._silent)))
+            stack.enter_context(patched(TRAINER, dict.fromkeys(ENDS, self._ending)))
+            stack.enter_context(patched(TRAINER, {"train": self._judging}))
+            yield
+
+    def result(self) -> T:
+        """What ``judge`` returned; what it raised is raised here, out of the script's reach."""
+        if self._error is not None:
+            raise self._error
+        if not self.over:
+            raise UsageError(
+                f"{self.path} ended without calling train() on a transformers.Trainer: give it "
+                f"the arguments with which it trains, as in trainsanity run {self.path} -- ARGS"
+            )
+        return self._value[0]
+
+    def why(self, error: BaseException, file: str) -> str:
+        """One sentence on how the script ended before there was anything to judge."""
+        before = "before it called Trainer.train()"
+        if isinstance(error, SystemExit):
+            code = 0 if error.code is None else error.code
+            if isinstance(code, int):
+                return (
+                    f"{self.path} exited with code {code} {before}; "
+                    f"its own arguments go after --: trainsanity run {self.path} -- ARGS"
+                )
+            return f"{self.path} exited {before}: {code}"
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+        where = f" in line {lines[-1]}" if lines else ""
+        return f"{self.path} raised {type(error).__name__}{where} {before}: {first_line(error)}"
+
+    def _judging(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def train(trainer: Any, *args: Any, **kwargs: Any) -> Any:
+            # The checks call train() themselves; and a subclass may have kept this function.
+            if self.judging or self.over:
+                return original(trainer, *args, **kwargs)
+            resumes = kwargs.get("resume_from_checkpoint", args[0] if args else None)
+            self.judging = True
+            try:
+                self._value.append(self.judge(self._pipeline(trainer, bool(resumes))))
+            except BaseException as error:
+                # Raised here, the script could take it for its own.
+                self._error = error
+            self.judging, self.over = False, True
+            raise self._end()
+
+        return train
+
+    def _pipeline(self, trainer: Any, resumes: bool) -> Pipeline:
+        notes = ["the script resumes from a checkpoint; judged are the weights before that"]
+        pipeline = from_trainer(trainer, notes if resumes else ())
+        pipeline.id, pipeline.command = self.path, (self.path, *self.arguments)
+        return pipeline
+
+    def _ending(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def method(*args: Any, **kwargs: Any) -> Any:
+            if self.over:
+                raise self._end()
+            return original(*args, **kwargs)
+
+        return method
+
+    def _silent(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def method(*args: Any, **kwargs: Any) -> Any:
+            return None if self.over else original(*args, **kwargs)
+
+        return method
+
+    def _end(self) -> Judged:
+        """What unwinds the script, to be raised by a method that it called."""
+        self._ends += 1
+        # It caught everything, twice: perhaps a loop that tries again for ever.
+        if self._ends > 2:
+            _raise_at_next_line(sys._getframe(2))
+        return Judged(ENDED)
+
+
+def _raise_at_next_line(frame: FrameType | None) -> None:
+    """Let the callers raise outside of the ``try`` that catches what they are sent."""
+
+    def leave(frame: FrameType, event: str, arg: Any) -> Any:
+        if event == "line":
+            raise Judged(ENDED)
+        return leave
+
+    while frame is not None and frame.f_code is not _execute.__code__:
+        frame.f_trace = leave
+        frame = frame.f_back
+    # Frames are traced only while there is a function for new ones; those are left alone.
+    sys.settrace(lambda frame, event, arg: None)
