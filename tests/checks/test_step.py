@@ -14,10 +14,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tests.said import assert_found
 
 from fixtures.faults import healthy
 from tests.checks.bounds_step import of_first
-from tests.said import assert_found
 from trainsanity.checks.schedule.peak_is_reached import peak_is_reached
 from trainsanity.engine.registry import registry
 from trainsanity.measurements.step.schedule import Schedule

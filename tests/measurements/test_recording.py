@@ -13,14 +13,13 @@ from trainsanity.maths.tolerances import REDUCTIONS
 from trainsanity.measurements.model.head import _pooled, same_direction
 from trainsanity.measurements.model.items import Items
 from trainsanity.measurements.step.record_trainer import backward_recorded
+from trainsanity.measurements.step.sampling import SAMPLE, sample
 from trainsanity.measurements.step.steps import (
-    SAMPLE,
     MicroStep,
     Recording,
     Step,
     item_weights,
     reference,
-    sample,
     total_norm,
 )
 from trainsanity.pipeline import Pipeline

@@ -10,7 +10,8 @@ from trainsanity.maths.factors import name_factor, told
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, largest, regress, within
 from trainsanity.measurements.model.head import is_tied
 from trainsanity.measurements.step.replay import Replay
-from trainsanity.measurements.step.steps import SAMPLE, Recording
+from trainsanity.measurements.step.sampling import SAMPLE
+from trainsanity.measurements.step.steps import Recording
 from trainsanity.types import Cost, Finding, Measured, Skip
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def matches_autograd(
     References: huggingface/transformers#37766, #47688; huggingface/trl#4104.
     """
     names = [name for name in replay.gradients if name in recording.gradients]
-    if not is_tied(pipeline, recording.head_name):
+    if recording.head_name and not is_tied(pipeline, recording.head_name):
         names = [name for name in names if name != f"{recording.head_name}.weight"]
     if not names:
         raise Skip("no parameter below the head is trained")

@@ -46,6 +46,14 @@ def find_head(pipeline: Pipeline) -> tuple[str, nn.Linear]:
     return heads[-1]
 
 
+def head_or_none(pipeline: Pipeline) -> tuple[str, nn.Linear | None]:
+    """Return the head and its name; an empty name and None for a model that has none."""
+    try:
+        return find_head(pipeline)
+    except Skip:
+        return "", None
+
+
 def is_tied(pipeline: Pipeline, head_name: str) -> bool:
     """Whether the head's weight is the input embedding, whose gradient has a part of its own."""
     try:
@@ -92,7 +100,12 @@ class Watch:
 
 @contextmanager
 def watched(model: Any, head: Any) -> Iterator[Watch]:
-    """Record :class:`Pooled` for every forward of ``model`` in the block."""
+    """Record :class:`Pooled` for every forward of ``model`` in the block.
+
+    Args:
+        model: what is called.
+        head: the linear layer that makes its logits; None if there is none.
+    """
     watch, calls = Watch(), []
 
     def at_head(_module: Any, inputs: Any, output: Any) -> None:
@@ -113,10 +126,9 @@ def watched(model: Any, head: Any) -> Iterator[Watch]:
         watch.passes.append(seen)
         calls.clear()
 
-    handles = [
-        head.register_forward_hook(at_head),
-        model.register_forward_hook(at_end, with_kwargs=True),
-    ]
+    handles = [model.register_forward_hook(at_end, with_kwargs=True)]
+    if head is not None:
+        handles.append(head.register_forward_hook(at_head))
     try:
         yield watch
     finally:

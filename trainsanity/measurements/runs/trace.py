@@ -14,7 +14,7 @@ from trainsanity.isolation.hashing import hashes
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.step.record_trainer import alone
-from trainsanity.measurements.step.steps import sample
+from trainsanity.measurements.step.sampling import sample
 from trainsanity.types import Skip
 
 if TYPE_CHECKING:

@@ -19,6 +19,8 @@ def closed_form(pipeline: Pipeline, head_name: str, step: Step) -> Any:
     Raises:
         Skip: the head's gradient has another part, or what the head read was not visible.
     """
+    if not head_name:
+        raise Skip("the model has no linear head")
     if is_tied(pipeline, head_name):
         raise Skip("the head is tied to the embedding, whose gradient has a part of its own")
     right = reference(pipeline, step)

@@ -11,18 +11,12 @@ from trainsanity.engine.session import objective_of
 from trainsanity.errors import UsageError
 from trainsanity.isolation.snapshot import preserved, snapshot_bytes
 from trainsanity.measurements.batches.batch import Batch, drawn, quiet
-from trainsanity.measurements.model.head import find_head, watched
+from trainsanity.measurements.model.head import head_or_none, watched
 from trainsanity.measurements.model.items import items_of
 from trainsanity.measurements.step.record_trainer import broken, note_update
 from trainsanity.measurements.step.replay import checkpointed, fill_items
-from trainsanity.measurements.step.steps import (
-    MicroStep,
-    Recording,
-    Step,
-    random_state,
-    sample,
-    total_norm,
-)
+from trainsanity.measurements.step.sampling import sample
+from trainsanity.measurements.step.steps import MicroStep, Recording, Step, random_state, total_norm
 from trainsanity.measurements.step.update import frozen_state, trial_steps
 
 if TYPE_CHECKING:
@@ -38,7 +32,7 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
     import torch
 
     model, optimizer = pipeline.model, pipeline.optimizer
-    name, head = find_head(pipeline)
+    name, head = head_or_none(pipeline)
     cuda = pipeline.device.type == "cuda"
     begin = time.perf_counter()
     with (

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import inspect
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,22 +15,18 @@ from trainsanity.errors import UsageError
 from trainsanity.isolation.collectives import all_gather, rank
 from trainsanity.isolation.fsdp import training_copy
 from trainsanity.isolation.hashing import hashes
+from trainsanity.isolation.random_states import global_random_states
 from trainsanity.isolation.shards import is_sharded, whole
 from trainsanity.isolation.snapshot import preserved, snapshot_bytes
 from trainsanity.isolation.temp_folders import scratch
 from trainsanity.measurements.batches.batch import quiet, record_collator
-from trainsanity.measurements.model.head import find_head, watched
+from trainsanity.measurements.model.head import head_or_none, watched
 from trainsanity.measurements.model.items import items_of
+from trainsanity.measurements.step.own import ask_again
 from trainsanity.measurements.step.replay import checkpointed, fill_items
+from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.schedule import curve_of
-from trainsanity.measurements.step.steps import (
-    MicroStep,
-    Recording,
-    Step,
-    random_state,
-    sample,
-    total_norm,
-)
+from trainsanity.measurements.step.steps import MicroStep, Recording, Step, random_state, total_norm
 from trainsanity.measurements.step.update import before_step, frozen_state, trial_steps
 from trainsanity.types import Blocked
 
@@ -61,7 +58,7 @@ def _record(pipeline: Pipeline, steps: int, *, own: bool) -> Recording:
     import torch
 
     trainer, device = pipeline.trainer, pipeline.trainer.args.device
-    name, head = find_head(pipeline)
+    name, head = head_or_none(pipeline)
     cuda = trainer.args.device.type == "cuda"
     begin = time.perf_counter()
     with (
@@ -169,6 +166,8 @@ def _callback(seen: Recording, pipeline: Pipeline, steps: int) -> Any:
             if step.norm_before_clip != step.norm_before_clip:  # nothing was clipped
                 take_gradients(seen, model)
             step.norm_after_clip = total_norm(model)
+            if len(seen.steps) == 1:
+                seen.own = ask_again(pipeline.trainer, seen)
             note_update(seen, model, kwargs["optimizer"])
             step.learning_rate = kwargs["optimizer"].param_groups[0]["lr"]
             seen.curve = curve_of(kwargs.get("lr_scheduler"), args, state.max_steps)
@@ -252,6 +251,9 @@ def _record_training_step(
         if not seen.steps or seen.steps[-1].learning_rate == seen.steps[-1].learning_rate:
             seen.steps.append(Step())  # the one before has been taken
         items = None if num_items_in_batch is None else float(num_items_in_batch)
+        given = inputs
+        # GRPO's loader gives rows; what is made of them appears at compute_loss.
+        inputs = inputs if isinstance(inputs, Mapping) else {}
         size = next((len(value) for value in inputs.values() if torch.is_tensor(value)), 0)
         micro = MicroStep(items, size)
         rows = next(calls, None)
@@ -264,11 +266,12 @@ def _record_training_step(
                 for name, value in inputs.items()
             }
             micro.random_state = random_state()
+            micro.again = _asking(trainer, training_step, model, micro, given, watch)
             seen.checkpointing = checkpointed(trainer.model)
         seen.steps[-1].micro_steps.append(micro)
         del watch.passes[:]
         try:
-            loss = training_step(model, inputs, num_items_in_batch)
+            loss = training_step(model, given, num_items_in_batch)
         except Exception as error:
             if watch.lossless and _leaves_the_loss_to_the_model(trainer):
                 raise UsageError(
@@ -285,6 +288,70 @@ def _record_training_step(
         return loss
 
     trainer.training_step = recording
+
+
+def _asking(
+    trainer: Any,
+    training_step: Callable[..., Any],
+    model: Any,
+    micro: MicroStep,
+    given: Any,
+    watch: Any,
+) -> Callable[[bool], tuple[float, float | None]]:
+    """Return what takes a micro-batch again as a whole step."""
+    put_back = global_random_states()
+    prepared: list[Any] = []
+    if not isinstance(given, Mapping):
+        _catch_prepared(trainer, prepared)
+
+    def again(counted: bool) -> tuple[float, float | None]:
+        inputs = dict(micro.inputs) if isinstance(given, Mapping) else given
+        items = None
+        if hasattr(trainer, "get_batch_samples"):
+            _, items = _batch_samples(trainer, inputs)
+        if not counted and items is None:
+            return float("nan"), None
+        put_back()
+        with _prepared(trainer, prepared):
+            loss = training_step(model, inputs, items if counted else None)
+        del watch.passes[:]  # logits of a large vocabulary are not kept for nothing
+        return float(loss), None if items is None else float(items)
+
+    return again
+
+
+def _batch_samples(trainer: Any, inputs: Any) -> Any:
+    """Count the items of one micro-batch as the Trainer does; the signature grew a device in 4.x."""
+    wanted = inspect.signature(trainer.get_batch_samples).parameters
+    device = (trainer.args.device,) if len(wanted) > 2 else ()
+    return trainer.get_batch_samples(iter([inputs]), 1, *device)
+
+
+def _catch_prepared(trainer: Any, prepared: list[Any]) -> None:
+    """Note what the next call of ``_prepare_inputs`` makes."""
+    prepare = trainer._prepare_inputs
+
+    def catching(inputs: Any) -> Any:
+        made = prepare(inputs)
+        prepared.append(dict(made) if isinstance(made, Mapping) else made)
+        trainer._prepare_inputs = prepare
+        return made
+
+    trainer._prepare_inputs = catching
+
+
+@contextmanager
+def _prepared(trainer: Any, prepared: list[Any]) -> Iterator[None]:
+    """Give ``training_step`` what was prepared before, in place of preparing it anew."""
+    if not prepared:
+        yield
+        return
+    prepare = trainer._prepare_inputs
+    trainer._prepare_inputs = lambda inputs: dict(prepared[0])
+    try:
+        yield
+    finally:
+        trainer._prepare_inputs = prepare
 
 
 def _leaves_the_loss_to_the_model(trainer: Any) -> bool:
@@ -307,6 +374,9 @@ def backward_recorded(seen: Recording, model: Any, accelerator: Any) -> Iterator
             squares.append(torch.linalg.vector_norm(gradient.detach(), dtype=torch.float32) ** 2)
 
     def recording(loss: Tensor, **kwargs: Any) -> None:
+        if seen.asking:
+            backward(loss, **kwargs)
+            return
         micro = seen.steps[-1].micro_steps[-1]
         micro.backward_loss = float(loss.detach())
         inside[0] = True
@@ -340,7 +410,8 @@ def _record_clipping(trainer: Any, seen: Recording) -> None:
 
 def take_gradients(seen: Recording, model: Any) -> None:
     """Read what has been accumulated for the step in progress."""
-    gradient = model.get_submodule(seen.head_name).weight.grad
+    head = model.get_submodule(seen.head_name) if seen.head_name else None
+    gradient = getattr(getattr(head, "weight", None), "grad", None)
     if gradient is not None:
         seen.steps[-1].head_gradient = whole(gradient.detach()).cpu().clone()
     seen.steps[-1].norm_before_clip = total_norm(model)
@@ -356,7 +427,7 @@ def _gather(seen: Recording) -> None:
         seen.held[moment] = all_gather(own_hashes)
     for step in seen.steps:
         # What only the own process can ask again stays here.
-        own = [dataclasses.replace(micro, inputs={}, random_state=None, rows=None)
+        own = [dataclasses.replace(micro, inputs={}, random_state=None, rows=None, again=None)
                for micro in step.micro_steps]  # fmt: skip
         micros = [
             (number, step.micro_steps[k] if number == rank() else micro)

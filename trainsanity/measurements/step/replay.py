@@ -22,12 +22,12 @@ from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.batches.special_tokens import align_special_tokens
 from trainsanity.measurements.model.head import Pooled
 from trainsanity.measurements.model.items import items_of
+from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.steps import (
     MicroStep,
     Recording,
     Step,
     item_weights,
-    sample,
     set_random_state,
 )
 from trainsanity.types import Cost, Skip

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import Session, objective_of
 from trainsanity.isolation.shards import whole
 from trainsanity.measurements.model.items import Items
+from trainsanity.measurements.step.own import Own
 from trainsanity.measurements.step.update import Update
 from trainsanity.types import Skip
 
@@ -32,6 +34,8 @@ class MicroStep:
         backward_loss: what the backward pass was started from.
         gradient_norm: norm of this micro-batch's own contribution to the gradient.
         rank: the process that took it.
+        again: takes it again as a whole step, with the Trainer's item count or without; returns
+            what ``training_step`` returns and the count.  First step only, on its own process.
     """
 
     num_items_in_batch: float | None = None
@@ -45,6 +49,7 @@ class MicroStep:
     backward_loss: float = float("nan")
     gradient_norm: float = float("nan")
     rank: int = 0
+    again: Callable[[bool], tuple[float, float | None]] | None = None
 
 
 @dataclass
@@ -99,6 +104,8 @@ class Recording:
         out_of_memory: a second step did not fit, so only the first was recorded.
         peak_bytes: device memory at its highest; None on the CPU.
         seconds: of the steps alone.
+        own: the first step's micro-batches, each asked again as a whole step.
+        asking: such a question is being asked; its passes are not the run's.
         snapshot_bytes: size in host memory of what is put back afterwards.
         snapshot_seconds, restore_seconds: the time that it took to take it, and to put it back.
     """
@@ -119,6 +126,8 @@ class Recording:
     snapshot_bytes: int = 0
     snapshot_seconds: float = 0.0
     restore_seconds: float = 0.0
+    own: Own = field(default_factory=Own)
+    asking: bool = False
 
     @property
     def first(self) -> Step:
@@ -210,26 +219,6 @@ def item_weights(step: Step, sizes: list[int]) -> list[float]:
     if uncounted:
         return [1 / (len(sizes) * size) for size in sizes]
     return [1 / sum(sizes)] * len(sizes)
-
-
-SAMPLE = 1 << 16
-"""Elements of a parameter whose gradients are kept: a thousand tensors make half a gigabyte in
-float64, and a slope over as many elements is known to 0.4 % of a standard deviation."""
-
-
-def sample(tensor: Any) -> Any:
-    """At most :data:`SAMPLE` elements (1-D, on the CPU), spread over the rows and the columns.
-
-    Of a sharded tensor all processes have to ask.
-    """
-    import math
-
-    flat = whole(tensor.detach()).reshape(-1)
-    stride = max(1, flat.numel() // SAMPLE)
-    # A stride that shares a divisor with the row length would look at a few columns only.
-    while stride > 1 and math.gcd(stride, tensor.shape[-1]) > 1:
-        stride -= 1
-    return flat[::stride][:SAMPLE].cpu().clone()
 
 
 def total_norm(model: Any) -> float:

@@ -1,0 +1,159 @@
+"""TS608 gradient.step_is_the_weighted_sum."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from trainsanity.engine.registry import check
+from trainsanity.engine.session import Session
+from trainsanity.maths.factors import name_factor, told
+from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, STANDARD_ERRORS, within
+from trainsanity.measurements.step.own import Own
+from trainsanity.measurements.step.steps import Recording
+from trainsanity.types import Cost, Finding, Judges, Measured, Severity, Skip
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+
+@check(
+    "TS608",
+    "gradient.step_is_the_weighted_sum",
+    cost=Cost.STEP,
+    requires=("loss.finite", "gradient.finite"),
+    explained_by=("loss.matches_reference", "loss.logged_is_a_mean"),
+    rules_out="gradient accumulation",
+    judges=Judges.GRADIENT,
+)
+def step_is_the_weighted_sum(
+    pipeline: Pipeline, recording: Recording
+) -> Iterator[Measured | Finding]:
+    """The step's gradient is a mean of its micro-batches' own gradients.
+
+    What it checks: the gradient that the first optimizer step accumulated, as a weighted sum of
+    what each micro-batch gives when it is taken as a whole step of its own.
+
+    Why it matters: it needs no formula of the loss, so it holds for any objective. A sum of weights
+    of 4 is a gradient that is 4 times too long; a weight of 0 is a micro-batch that trains nothing;
+    twice its share is one that counts double.
+
+    How it is measured: between the backward pass and the optimizer, every micro-batch is given to
+    the user's own training_step again, with the same weights and random numbers, its own item
+    count, and gradient_accumulation_steps = 1. The weights w minimise |g - sum_k w_k g_k| over up
+    to 4,096 elements of each parameter's gradient. Their sum has to be 1 within four standard
+    errors plus four units in the last place of the gradient's dtype; a single weight that is 0 or
+    twice 1/K is told where the own gradients differ enough to tell them apart.  A remainder of the
+    gradient that no micro-batch explains is a warning.
+
+    How to fix: the finding says which factor it is and where it comes from.
+
+    Known false alarms: an error that every micro-batch shares is invisible here (a sum instead of a
+    mean, a shift): the checks with a formula see it. A regulariser that is added once a step, or
+    noise of another random generator, is the remainder and a warning.
+
+    References: huggingface/transformers#47688, #37766; microsoft/DeepSpeed#2393 for a step that
+    wipes what was accumulated.
+    """
+    own = recording.own
+    if own.reason:
+        raise Skip(f"the micro-batches could not be asked again: {own.reason}")
+    if not own.norm > 0:
+        raise Skip("the step's gradient is zero: gradient.not_zero judges that")
+    known = [k for k, weight in enumerate(own.weights) if not math.isnan(weight)]
+    if not known:
+        raise Skip("every micro-batch's own gradient is zero, and the step's is not")
+    allowed = _allowed(own)
+    count = len(own.weights)
+    shares = [own.weights[k] * count for k in known]
+    off = [
+        k
+        for k in known
+        if own.tells_apart
+        and count > 1
+        and _stands_out(own.weights[k] * count, [own.weights[j] * count for j in known if j != k],
+                        allowed + STANDARD_ERRORS * own.errors[k] * count)
+    ]  # fmt: skip
+    if off:
+        yield Finding(
+            f"micro-batch {off[0] + 1} of {count} has a weight of {own.weights[off[0]]:.4f} in the "
+            f"step's gradient, the others {_others(own, off)}",
+            observed=[round(weight, 4) for weight in own.weights],
+            expected=[round(1 / count, 4)] * count,
+            where=", ".join(f"micro-batch {k + 1}" for k in off),
+            factor=own.total,
+            cause="a gradient that was zeroed between micro-batches, or accumulated twice",
+            fix="zero the gradients once, after the optimizer's step, and call backward once for "
+            "each micro-batch",
+        )
+    elif not within(abs(own.total - 1), allowed):
+        facts = Session.of(pipeline).facts
+        names = name_factor(own.total, facts, max(allowed, 1e-3))
+        yield Finding(
+            f"the step's gradient is {own.total:.4f} times a mean of its {count} micro-batches' "
+            "own gradients",
+            observed=own.total,
+            expected=1.0,
+            where="step 1",
+            factor=own.total,
+            cause=f"{told(own.total, names)}, which is "
+            + ("not divided out" if own.total > 1 else "divided out twice")
+            if names
+            else None,
+            fix="let the Trainer divide by gradient_accumulation_steps: "
+            "model.accepts_loss_kwargs = False where the loss ignores num_items_in_batch",
+            candidates=tuple(names),
+        )
+    floor = MARGIN * own.eps * math.sqrt(count) + REDUCTIONS
+    if not within(own.residual, floor):
+        yield Finding(
+            f"{own.residual:.2%} of the step's gradient is no micro-batch's own; rounding explains "
+            f"up to {floor:.2%}",
+            observed=own.residual,
+            expected=floor,
+            where="step 1",
+            cause="something is added once a step, or a forward pass differs when it is repeated",
+            fix="look for noise with a generator of its own, a penalty added in a hook, or state "
+            "that changes between micro-batches",
+            severity=Severity.WARNING,
+        )
+    yield Measured(
+        f"sum of the weights {own.total:.4f} over {count} micro-batches, each times {count} from "
+        f"{min(shares):.4f} to {max(shares):.4f}, remainder {own.residual:.2g}",
+        own.total,
+        1.0,
+    )
+
+
+def _allowed(own: Own) -> float:
+    """How far the sum of weights may be from 1: rounding, and what noise hides.
+
+    Standard errors of the single weights add up as of independent ones where they are told apart;
+    otherwise the sum is the only thing that is known, and is known well.
+    """
+    errors = [error for error in own.errors if not math.isnan(error)]
+    spread = math.sqrt(sum(error**2 for error in errors)) if own.tells_apart else 0.0
+    return MARGIN * own.eps + REDUCTIONS + STANDARD_ERRORS * spread
+
+
+def _stands_out(share: float, others: list[float], allowed: float) -> bool:
+    """Whether a micro-batch is lost beside others that count, or counts twice what they do."""
+    if not others:
+        return False
+    middle = sorted(others)[len(others) // 2]
+    if within(abs(share), allowed):
+        return middle > allowed
+    return any(within(abs(share / middle - times), allowed * times) for times in (2, 3)) and all(
+        within(abs(other / middle - 1), allowed) for other in others
+    )
+
+
+def _others(own: Own, off: list[int]) -> str:
+    rest = [
+        weight for k, weight in enumerate(own.weights) if k not in off and not math.isnan(weight)
+    ]
+    if not rest:
+        return "have none"
+    low, high = min(rest), max(rest)
+    return f"{low:.4f}" if f"{low:.4f}" == f"{high:.4f}" else f"{low:.4f} to {high:.4f}"

@@ -1,0 +1,119 @@
+"""TS507 loss.logged_is_a_mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from trainsanity.engine.registry import check
+from trainsanity.engine.session import Session
+from trainsanity.maths.factors import name_factor, told
+from trainsanity.maths.tolerances import LOG_DECIMALS, MARGIN, REDUCTIONS, within
+from trainsanity.measurements.step.own import Own
+from trainsanity.measurements.step.steps import Recording
+from trainsanity.types import Cost, Finding, Judges, Measured, Skip
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+
+@check(
+    "TS507",
+    "loss.logged_is_a_mean",
+    cost=Cost.STEP,
+    requires=("loss.finite",),
+    explained_by=("loss.matches_reference",),
+    rules_out="loss scale",
+    judges=Judges.LOSS,
+)
+def logged_is_a_mean(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Finding]:
+    """The logged loss is a mean of the micro-batches' own losses.
+
+    What it checks: the loss that the Trainer logs for the first step against what each of its
+    micro-batches logs when it is taken as a whole step of its own; on several processes also
+    whether a micro-batch's loss depends on the Trainer giving it an item count.
+
+    Why it matters: it needs no formula of the loss. A mean lies between the smallest and the
+    largest of what it is taken over; a logged loss outside is wrong by a factor, and so is every
+    comparison with it.
+
+    How it is measured: the own losses come from the user's own training_step with
+    gradient_accumulation_steps = 1. The expected value is their mean with the weights that the
+    step's gradient shows (equal ones where the gradients do not tell). The logged loss has to lie
+    between the smallest and the largest own loss; the tolerance is four units in the last place of
+    the coarsest dtype in use, and the decimals of the log.
+
+    How to fix: for a model whose forward takes **kwargs and whose loss ignores num_items_in_batch,
+    set model.accepts_loss_kwargs = False before the Trainer is built; a compute_loss of your own
+    returns the sum divided by num_items_in_batch, or sets loss_is_scaled_for_ga = False.
+
+    Known false alarms: none known. An error that every micro-batch shares is invisible here; a loss
+    near zero by nature (GRPO) has no scale, and gradient.step_is_the_weighted_sum judges it.
+
+    References: huggingface/transformers#47688, #37766, #37110.
+    """
+    own, logged = recording.own, recording.first.logged.get("loss")
+    if own.reason:
+        raise Skip(f"the micro-batches could not be asked again: {own.reason}")
+    if logged is None:
+        raise Skip("no loss was logged for the first step")
+    expected, low, high = own.expected, min(own.losses), max(own.losses)
+    allowed = LOG_DECIMALS + (MARGIN * own.eps + REDUCTIONS) * max(abs(low), abs(high))
+    if abs(expected) <= MARGIN * allowed and within(abs(logged), MARGIN * allowed):
+        raise Skip("own and logged losses are zero within rounding: no factor could be seen")
+    if not (within(low - logged, allowed) and within(logged - high, allowed)):
+        factor = logged / expected if expected else math.nan
+        names = name_factor(factor, Session.of(pipeline).facts, max(allowed / abs(expected), 1e-3))
+        yield Finding(
+            f"the Trainer logs a loss of {logged:.4f} for step 1; its {len(own.losses)} "
+            f"micro-batches by themselves log {_range(low, high)}: {factor:.2f} x their mean",
+            observed=logged,
+            expected=expected,
+            factor=factor,
+            where="step 1",
+            cause=f"{told(factor, names)}, which is "
+            + ("not divided out" if factor > 1 else "divided out twice")
+            if names
+            else None,
+            fix="model.accepts_loss_kwargs = False where the loss ignores num_items_in_batch; "
+            "otherwise compare what compute_loss returns with a mean",
+            candidates=tuple(names),
+        )
+    elif own.uncounted and (by_count := _by_count(own)) is not None:
+        names = name_factor(by_count, {"world_size": pipeline.args.world_size}, 1e-3)
+        if names:
+            yield Finding(
+                f"a micro-batch logs {by_count:.2f} times as much when the Trainer gives it an "
+                "item count",
+                observed=by_count,
+                expected=1.0,
+                factor=by_count,
+                where="step 1",
+                cause=f"{told(by_count, names)}: the Trainer multiplies by it for a loss that is "
+                "divided by num_items_in_batch, and this one is not",
+                fix="model.accepts_loss_kwargs = False, before the Trainer is built",
+                candidates=tuple(names),
+            )
+    yield Measured(
+        f"logged loss {logged:.4f}; the {len(own.losses)} micro-batches by themselves log "
+        f"{_range(low, high)}, {expected:.4f} on average",
+        logged,
+        expected,
+    )
+
+
+def _by_count(own: Own) -> float | None:
+    """Return own losses with an item count over those without, if it is one number for all."""
+    ratios = [
+        with_count / without
+        for with_count, without in zip(own.losses, own.uncounted, strict=False)
+        if without
+    ]
+    if not ratios or max(ratios) - min(ratios) > 1e-3 * abs(max(ratios)):
+        return None
+    return sum(ratios) / len(ratios)
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:.4f}" if f"{low:.4f}" == f"{high:.4f}" else f"{low:.4f} to {high:.4f}"

@@ -1,0 +1,226 @@
+"""The first step's micro-batches, each asked again as a whole step of its own.
+
+The user's own ``training_step`` runs: same weights, same random numbers, the micro-batch's own item
+count, and ``gradient_accumulation_steps`` of 1. Nothing is known of the loss. What comes back is
+what a step of that micro-batch alone would log and add to the gradient, so the whole step can be
+held against a mean of these, whatever the objective.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.errors import first_line
+from trainsanity.isolation.collectives import all_gather
+from trainsanity.isolation.host_memory import to_device, to_host
+from trainsanity.isolation.random_states import global_random_states
+from trainsanity.isolation.snapshot import restored
+from trainsanity.measurements.step.sampling import sample
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainsanity.measurements.step.steps import Recording
+
+ELEMENTS = 4096
+"""Elements of each parameter's gradient that are compared.  A large model has hundreds of tensors:
+with a million elements a weight is known to a thousandth of the noise of a single one."""
+
+AT_MOST = 1 << 26
+"""Elements kept over all micro-batches, in float32 a quarter of a gigabyte: with more micro-batches
+fewer of each parameter are kept."""
+
+
+@dataclass
+class Own:
+    """Own losses and own gradients of the first step's micro-batches.
+
+    Attributes:
+        losses: what each logs as a whole step, a mean over processes.
+        uncounted: the same where the Trainer gives no item count; empty where it gives none anyway.
+        items: the item count of each, as the Trainer counts; None where it counts none.
+        weights: the step's accumulated gradient as a sum of the own gradients, by least squares;
+            NaN for a micro-batch whose own gradient is zero.
+        errors: standard error of each weight, from what the sum leaves unexplained.
+        residual: norm of what is unexplained, relative to the step's gradient.
+        condition: condition number of the own gradients scaled to equal norms; above a few
+            thousand the weights cannot be told apart, only their sum.
+        norms: of the own gradients, over the sample.
+        norm: of the step's accumulated gradient, over the sample.
+        eps: unit in the last place of the coarsest dtype that the gradients went through.
+        reason: why they were not asked; empty if they were.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    uncounted: list[float] = field(default_factory=list)
+    items: list[float | None] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    errors: list[float] = field(default_factory=list)
+    residual: float = math.nan
+    condition: float = math.nan
+    norms: list[float] = field(default_factory=list)
+    norm: float = math.nan
+    eps: float = math.nan
+    reason: str = ""
+
+    @property
+    def total(self) -> float:
+        """The sum of the weights: 1 if the step took a mean, whichever."""
+        return sum(weight for weight in self.weights if not math.isnan(weight))
+
+    @property
+    def expected(self) -> float:
+        """The mean of the own losses that the step's gradient is the gradient of.
+
+        Where the weights cannot be told apart every micro-batch counts the same.
+        """
+        known = [
+            (weight, loss)
+            for weight, loss in zip(self.weights, self.losses, strict=True)
+            if not math.isnan(weight)
+        ]
+        size = sum(weight for weight, _ in known)
+        if len(known) < len(self.losses) or not size > 0 or not self.tells_apart:
+            return sum(self.losses) / len(self.losses)
+        return sum(weight * loss for weight, loss in known) / size
+
+    @property
+    def tells_apart(self) -> bool:
+        """Whether the own gradients differ enough for each weight to be known by itself."""
+        return self.condition < 1 / math.sqrt(self.eps)
+
+
+def ask_again(trainer: Any, recording: Recording) -> Own:
+    """Ask every micro-batch of the first step again, between its gradient and the optimizer.
+
+    Gradients, random states and the Trainer's attributes are put back. All processes have to ask.
+    """
+    micros = [micro for micro in recording.first.micro_steps if micro.again is not None]
+    if not micros or len(micros) < len(recording.first.micro_steps):
+        return Own(reason="a micro-batch of the first step was not kept")
+    if getattr(trainer, "is_deepspeed_enabled", False):
+        return Own(reason="DeepSpeed's backward pass cannot be asked without its step")
+    model = trainer.model
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    originals = [p.grad for p in parameters.values() if p.grad is not None]
+    kept = to_host(originals)
+    grads = {name: p.grad for name, p in parameters.items()}
+    undo = global_random_states()
+    size = max(1, min(ELEMENTS, AT_MOST // max(1, len(parameters) * len(micros))))
+    own = Own(eps=_eps(trainer, parameters))
+    columns: list[Tensor] = []
+    recording.asking = True
+    try:
+        with _one_step(trainer):
+            for micro in micros:
+                for counted in (True, False) if trainer.args.world_size > 1 else (True,):
+                    _zero(parameters)
+                    loss, items = micro.again(counted)
+                    if counted:
+                        own.losses.append(_mean_over_processes(loss))
+                        own.items.append(items)
+                        columns.append(_sampled(parameters, size))
+                    elif items is not None:
+                        own.uncounted.append(_mean_over_processes(loss))
+    except Exception as error:
+        return Own(reason=f"asked again it raised {type(error).__name__}: {first_line(error)}")
+    finally:
+        recording.asking = False
+        for name, p in parameters.items():
+            p.grad = grads[name]
+        to_device(kept, originals)
+        undo()
+    _solve(own, columns, _sampled_of(recording.gradients, parameters, size))
+    return own
+
+
+def _mean_over_processes(loss: float) -> float:
+    losses = all_gather(loss)
+    return sum(losses) / len(losses)
+
+
+@contextlib.contextmanager
+def _one_step(trainer: Any) -> Iterator[None]:
+    """Make every micro-batch a whole step: nothing is accumulated, and nothing stays changed."""
+    with restored([trainer, trainer.args, trainer.state, trainer.control]):
+        trainer.args.gradient_accumulation_steps = 1
+        trainer.current_gradient_accumulation_steps = 1
+        yield
+
+
+def _zero(parameters: dict[str, Any]) -> None:
+    for p in parameters.values():
+        p.grad = None
+
+
+def _sampled(parameters: dict[str, Any], size: int) -> Tensor:
+    import torch
+
+    return torch.cat(
+        [
+            _some(p.grad, size) if p.grad is not None else torch.zeros(min(size, p.numel()))
+            for p in parameters.values()
+        ]
+    )
+
+
+def _sampled_of(gradients: dict[str, Any], parameters: dict[str, Any], size: int) -> Tensor:
+    import torch
+
+    return torch.cat(
+        [
+            _spread(gradients[name], size).float()
+            if name in gradients
+            else torch.zeros(min(size, p.numel()))
+            for name, p in parameters.items()
+        ]
+    )
+
+
+def _some(gradient: Tensor, size: int) -> Tensor:
+    return _spread(sample(gradient), size).float()
+
+
+def _spread(values: Tensor, size: int) -> Tensor:
+    """Return ``size`` elements of a sampled gradient (1-D), or all if there are fewer."""
+    stride = max(1, len(values) // size)
+    return values[::stride][:size]
+
+
+def _eps(trainer: Any, parameters: dict[str, Any]) -> float:
+    import torch
+
+    dtypes = {p.dtype for p in parameters.values()}
+    mixed = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    dtypes |= {mixed[name] for name in [trainer.accelerator.mixed_precision] if name in mixed}
+    return max((float(torch.finfo(dtype).eps) for dtype in dtypes), default=math.nan)
+
+
+def _solve(own: Own, columns: Sequence[Tensor], step: Tensor) -> None:
+    """Write the step's gradient as a sum of the own gradients: weights, errors, residual."""
+    import torch
+
+    own.norm = float(step.double().norm())
+    own.norms = [float(column.double().norm()) for column in columns]
+    own.weights = [math.nan] * len(columns)
+    own.errors = [math.nan] * len(columns)
+    used = [k for k, norm in enumerate(own.norms) if norm > 0 and math.isfinite(norm)]
+    if not used or not (own.norm > 0 and math.isfinite(own.norm)):
+        return
+    # Columns of one length: the condition number then is of their directions alone.
+    matrix = torch.stack([columns[k].double() / own.norms[k] for k in used], dim=1)
+    gram = matrix.T @ matrix
+    inverse = torch.linalg.pinv(gram, hermitian=True, rcond=1e-10)
+    solution = inverse @ (matrix.T @ step.double())
+    left = step.double() - matrix @ solution
+    own.residual = float(left.norm()) / own.norm
+    values = torch.linalg.eigvalsh(gram)
+    own.condition = math.sqrt(float(values[-1] / values[0].clamp(min=1e-300)))
+    spread = float(left.norm()) / math.sqrt(max(1, len(step) - len(used)))
+    for place, k in enumerate(used):
+        own.weights[k] = float(solution[place]) / own.norms[k]
+        own.errors[k] = spread * math.sqrt(float(inverse[place, place])) / own.norms[k]
