@@ -23,6 +23,8 @@ REGRESSION = "regression"
 TOKENS = "token_classification"
 CAUSAL_LM = "causal_lm"
 UNKNOWN = "unknown"
+CUSTOM = "custom"
+"""Declared by the user: the loss is one of its own, and the laws alone judge it."""
 
 IGNORED = -100
 """Labels of items that the loss does not count (``torch.nn.CrossEntropyLoss``'s ignore_index)."""

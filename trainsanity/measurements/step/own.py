@@ -99,8 +99,8 @@ def ask_again(trainer: Any, recording: Recording) -> Own:
 
     Gradients, random states and the Trainer's attributes are put back. All processes have to ask.
     """
-    micros = [micro for micro in recording.first.micro_steps if micro.again is not None]
-    if not micros or len(micros) < len(recording.first.micro_steps):
+    again = [micro.again for micro in recording.first.micro_steps if micro.again is not None]
+    if not again or len(again) < len(recording.first.micro_steps):
         return Own(reason="a micro-batch of the first step was not kept")
     if getattr(trainer, "is_deepspeed_enabled", False):
         return Own(reason="DeepSpeed's backward pass cannot be asked without its step")
@@ -110,16 +110,16 @@ def ask_again(trainer: Any, recording: Recording) -> Own:
     kept = to_host(originals)
     grads = {name: p.grad for name, p in parameters.items()}
     undo = global_random_states()
-    size = max(1, min(ELEMENTS, AT_MOST // max(1, len(parameters) * len(micros))))
+    size = max(1, min(ELEMENTS, AT_MOST // max(1, len(parameters) * len(again))))
     own = Own(eps=_eps(trainer, parameters))
     columns: list[Tensor] = []
     recording.asking = True
     try:
         with _one_step(trainer):
-            for micro in micros:
+            for ask in again:
                 for counted in (True, False) if trainer.args.world_size > 1 else (True,):
                     _zero(parameters)
-                    loss, items = micro.again(counted)
+                    loss, items = ask(counted)
                     if counted:
                         own.losses.append(_mean_over_processes(loss))
                         own.items.append(items)

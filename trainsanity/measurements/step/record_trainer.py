@@ -266,7 +266,13 @@ def _record_training_step(
                 for name, value in inputs.items()
             }
             micro.random_state = random_state()
-            micro.again = _asking(trainer, training_step, model, micro, given, watch)
+            micro.again = _asking(
+                trainer,
+                lambda again, items: training_step(model, again, items),
+                micro,
+                given,
+                watch,
+            )
             seen.checkpointing = checkpointed(trainer.model)
         seen.steps[-1].micro_steps.append(micro)
         del watch.passes[:]
@@ -292,8 +298,7 @@ def _record_training_step(
 
 def _asking(
     trainer: Any,
-    training_step: Callable[..., Any],
-    model: Any,
+    training_step: Callable[[Any, Any], Any],
     micro: MicroStep,
     given: Any,
     watch: Any,
@@ -313,7 +318,7 @@ def _asking(
             return float("nan"), None
         put_back()
         with _prepared(trainer, prepared):
-            loss = training_step(model, inputs, items if counted else None)
+            loss = training_step(inputs, items if counted else None)
         del watch.passes[:]  # logits of a large vocabulary are not kept for nothing
         return float(loss), None if items is None else float(items)
 

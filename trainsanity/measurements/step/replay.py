@@ -178,7 +178,7 @@ def _gradients(
 
         def forward(self) -> None:
             task = objective_of(pipeline)
-            logits = _logits(pipeline, micro)
+            logits = logits_again(pipeline, micro)
             labels = micro.inputs["labels"].to(logits.device)
             values, targets = task.items(logits, labels), task.targets(labels)
             losses = task.item_losses(values if scale else values.float(), targets)
@@ -193,7 +193,7 @@ def _gradients(
     }
 
 
-def _logits(pipeline: Pipeline, micro: MicroStep) -> Tensor:
+def logits_again(pipeline: Pipeline, micro: MicroStep) -> Tensor:
     set_random_state(micro.random_state)
     inputs = {name: value for name, value in micro.inputs.items() if name != "labels"}
     inputs = beside_model(pipeline, inputs)
@@ -215,7 +215,7 @@ def fill_items(pipeline: Pipeline, step: Step) -> None:
     with as_in_training(pipeline), torch.no_grad():
         for micro in hidden:
             try:
-                logits = _logits(pipeline, micro)
+                logits = logits_again(pipeline, micro)
             except Skip:
                 return
             seen = Pooled(logits, None, None)

@@ -1,0 +1,90 @@
+"""TS508 loss.formula_is_known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from trainsanity.engine.registry import check
+from trainsanity.engine.session import objective_of
+from trainsanity.measurements.step.confirmed import Confirmed
+from trainsanity.objectives.base import CUSTOM
+from trainsanity.types import Cost, Finding, Measured, Severity, Skip
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+
+@check(
+    "TS508",
+    "loss.formula_is_known",
+    cost=Cost.STEP,
+    requires=("loss.finite",),
+    rules_out="loss formula",
+)
+def formula_is_known(pipeline: Pipeline, confirmed: Confirmed) -> Iterator[Measured | Finding]:
+    """A loss of your own is the formula of its objective, or is declared to be another.
+
+    What it checks: the loss of a micro-batch, where code of your own computes it, against the
+    formula of the objective that model and labels point to, and against the values that known
+    mistakes give.
+
+    Why it matters: a softmax too many, a sum for a mean, a missing shift or broadcast targets do
+    not crash; the loss goes down, and the model learns something else. A loss that is meant to be
+    another (class weights, focal, distillation) is nothing to mend, but the formula then says
+    nothing, and what could have been checked is not.
+
+    How it is measured: each micro-batch of the first step is asked as a whole step. Its loss is
+    compared with the formula on its own logits and labels, with the rounding of the dtypes as
+    tolerance, and if it differs with each known mistake on the same logits. One that equals exactly
+    one mistake is a failure with its name. One that equals none is a custom loss and a warning,
+    since nobody but you can tell; the laws (gradient.step_is_the_weighted_sum,
+    loss.logged_is_a_mean) judge it.
+
+    How to fix: the finding names the mistake. For a loss that is meant, say so:
+    objective = "custom" in [tool.trainsanity] or in PipelineSpec.
+
+    Known false alarms: a loss of its own that has the value of a mistake by chance; it would have
+    to agree with it in every digit.
+
+    References: pytorch/pytorch#9882 and many a forum thread for softmax before cross entropy;
+    huggingface/transformers#47394 for a second shift; "Using a target size that is different to the
+    input size" for broadcast targets.
+    """
+    if not objective_of(pipeline).known and objective_of(pipeline).name != CUSTOM:
+        raise Skip(f"no formula for the objective {objective_of(pipeline).name}")
+    if not confirmed.owner:
+        raise Skip("the loss is a library's: loss.matches_reference judges it")
+    if objective_of(pipeline).name == CUSTOM:
+        raise Skip('the objective is declared as "custom"')
+    if confirmed.mistake:
+        yield Finding(
+            f"{confirmed.owner} returns {confirmed.loss:.4f} for a micro-batch, and its formula "
+            f"{confirmed.expected:.4f}: {confirmed.mistake}",
+            observed=confirmed.loss,
+            expected=confirmed.expected,
+            where=confirmed.owner,
+            factor=confirmed.loss / confirmed.expected if confirmed.expected else None,
+            cause=confirmed.mistake,
+            fix="give the loss raw logits and unshifted labels, and average over counted items: "
+            "torch.nn.functional.cross_entropy(logits, labels) does all of it",
+        )
+    elif confirmed.custom:
+        yield Finding(
+            f"{confirmed.owner} returns {confirmed.loss:.4f} for a micro-batch; the formula of "
+            f"{objective_of(pipeline).name} gives {confirmed.expected:.4f}, and no known mistake "
+            "gives the loss",
+            observed=confirmed.loss,
+            expected=confirmed.expected,
+            where=confirmed.owner,
+            cause="a loss of its own, as class weights or distillation are",
+            fix='if it is meant: objective = "custom" in [tool.trainsanity]; if not, compare it '
+            "with the formula",
+            severity=Severity.WARNING,
+        )
+    yield Measured(
+        f"{confirmed.owner} returns {confirmed.loss:.4f} for a micro-batch, the formula of "
+        f"{objective_of(pipeline).name} gives {confirmed.expected:.4f}",
+        confirmed.loss,
+        confirmed.expected,
+    )

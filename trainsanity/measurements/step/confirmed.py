@@ -1,0 +1,145 @@
+"""Whether the formula of the recognised objective is the loss that the user's code computes."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.engine.session import objective_of
+from trainsanity.engine.store import measurement
+from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, within
+from trainsanity.measurements.step.bounds import logged_loss_rounding
+from trainsanity.measurements.step.replay import as_in_training, logits_again
+from trainsanity.measurements.step.steps import MicroStep, Recording
+from trainsanity.objectives.base import CUSTOM
+from trainsanity.objectives.wrong_formulas import mean_of_row_means, recognised
+from trainsanity.types import Cost, Skip
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+LIBRARIES = (
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "sentence_transformers",
+    "setfit",
+    "torch",
+)
+"""Packages whose loss is nobody's own code: there a loss that is not the formula is a fault."""
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """What the first step's own losses say of the objective's formula.
+
+    Attributes:
+        formula: each micro-batch's own loss is the formula's.
+        owner: whose code computes the loss, ``module.function``; empty if it is a library's.
+        mistake: the known mistake whose value the loss has; empty if none.
+        custom: the loss is code of the user's own and no formula known here.
+        rows: it is the mean of row means, a choice.
+        loss, expected: of the first micro-batch that differs, or of the first.
+    """
+
+    formula: bool = True
+    owner: str = ""
+    mistake: str = ""
+    custom: bool = False
+    rows: bool = False
+    loss: float = float("nan")
+    expected: float = float("nan")
+
+    def require(self) -> None:
+        """Skip what asks for the formula where the loss is another one by the user's choice.
+
+        Raises:
+            Skip: it is.
+        """
+        if self.custom:
+            raise Skip(
+                f"{self.owner} is a loss of its own, which no formula here gives: the laws judge it"
+            )
+
+
+@measurement(Cost.STEP)
+def confirmed(pipeline: Pipeline, recording: Recording) -> Confirmed:
+    """Hold each micro-batch's own loss against the objective's formula on its own items."""
+    objective, own = objective_of(pipeline), recording.own
+    owner = owner_of_the_loss(pipeline)
+    if objective.name == CUSTOM:
+        return Confirmed(formula=False, owner=owner or "the loss", custom=True)
+    micros = recording.first.micro_steps
+    if not objective.known or own.reason or any(micro.items is None for micro in micros):
+        return Confirmed(owner=owner)
+    for k, loss in enumerate(own.losses):
+        same = [micro for micro in micros[k :: len(own.losses)]] if pipeline.other_processes else [
+            micros[k]
+        ]  # fmt: skip
+        means = [float(micro.items.losses.mean()) for micro in same if micro.items is not None]
+        allowed = logged_loss_rounding(same) + (MARGIN * own.eps + REDUCTIONS) * abs(max(means))
+        if within(min(means) - loss, allowed) and within(loss - max(means), allowed):
+            continue
+        expected = sum(means) / len(means)
+        if not owner:
+            return Confirmed(formula=False, loss=loss, expected=expected)
+        mistake, rows = _recognised(pipeline, micros[k], loss, allowed)
+        return Confirmed(False, owner, mistake, not mistake and not rows, rows, loss, expected)
+    first = micros[0].items
+    mean = float(first.losses.mean()) if first is not None else float("nan")
+    return Confirmed(owner=owner, loss=own.losses[0], expected=mean)
+
+
+def owner_of_the_loss(pipeline: Pipeline) -> str:
+    """Return whose code computes the loss, if it is no library's."""
+    trainer = pipeline.trainer
+    if trainer is None:
+        return _named(pipeline.train_step)
+    for candidate in (
+        getattr(trainer, "compute_loss_func", None),
+        trainer.compute_loss,
+        type(_unwrapped(pipeline.model)).forward,
+    ):
+        if callable(candidate) and not _of_a_library(candidate):
+            return _named(candidate)
+    return ""
+
+
+def _unwrapped(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _of_a_library(function: Any) -> bool:
+    function = inspect.unwrap(getattr(function, "__func__", function))
+    module = getattr(function, "__module__", None) or type(function).__module__
+    return module.partition(".")[0] in LIBRARIES
+
+
+def _named(function: Any) -> str:
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    module = getattr(function, "__module__", None) or type(function).__module__
+    return f"{module}.{name}"
+
+
+def _recognised(
+    pipeline: Pipeline, micro: MicroStep, loss: float, allowed: float
+) -> tuple[str, bool]:
+    """Ask for the whole logits again, and which mistake gives this loss."""
+    import torch
+
+    labels = micro.inputs.get("labels")
+    if labels is None:
+        return "", False
+    with as_in_training(pipeline), torch.no_grad():
+        logits = logits_again(pipeline, micro)
+    labels = labels.to(logits.device)
+    objective = objective_of(pipeline)
+    try:
+        rows = mean_of_row_means(objective, logits, labels)
+        if rows is not None and abs(rows - loss) <= allowed:
+            return "", True
+        return recognised(objective, logits, labels, loss, allowed), False
+    except (RuntimeError, IndexError):  # shapes that a formula does not expect
+        return "", False
