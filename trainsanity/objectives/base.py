@@ -47,6 +47,7 @@ class Objective:
         of_rows: whether an item is a row, rather than a position in it.
         shifts: whether position t predicts the label at t + 1.
         known: whether the reference loss is known.
+        additive: whether the loss of a batch is a mean over its rows.
         label_smoothing: ``TrainingArguments.label_smoothing_factor``.
     """
 
@@ -55,6 +56,7 @@ class Objective:
     of_rows: ClassVar[bool] = False
     shifts: ClassVar[bool] = False
     known: ClassVar[bool] = False
+    additive: ClassVar[bool] = True
 
     label_smoothing: float = 0.0
 

@@ -12,13 +12,14 @@ import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from trainsanity.errors import first_line
 from trainsanity.isolation.collectives import all_gather
 from trainsanity.isolation.host_memory import to_device, to_host
 from trainsanity.isolation.random_states import global_random_states
 from trainsanity.isolation.snapshot import restored
+from trainsanity.measurements.step.rearranged import rearrange
 from trainsanity.measurements.step.sampling import sample
 
 if TYPE_CHECKING:
@@ -33,6 +34,22 @@ with a million elements a weight is known to a thousandth of the noise of a sing
 AT_MOST = 1 << 26
 """Elements kept over all micro-batches, in float32 a quarter of a gigabyte: with more micro-batches
 fewer of each parameter are kept."""
+
+
+class Again(Protocol):
+    """A micro-batch that can be taken again as a whole step."""
+
+    @property
+    def inputs(self) -> Any:
+        """What ``compute_loss`` was given; None if that was not seen."""
+
+    def take(self, *, counted: bool = True, inputs: Any = None) -> tuple[float, float | None]:
+        """Return what ``training_step`` returns, and the item count.
+
+        Args:
+            counted: whether the Trainer gives its item count.
+            inputs: another batch in its place, with the same random numbers.
+        """
 
 
 @dataclass
@@ -119,13 +136,20 @@ def ask_again(trainer: Any, recording: Recording) -> Own:
             for ask in again:
                 for counted in (True, False) if trainer.args.world_size > 1 else (True,):
                     _zero(parameters)
-                    loss, items = ask(counted)
+                    loss, items = ask.take(counted=counted)
                     if counted:
                         own.losses.append(_mean_over_processes(loss))
                         own.items.append(items)
                         columns.append(_sampled(parameters, size))
                     elif items is not None:
                         own.uncounted.append(_mean_over_processes(loss))
+
+            def gradient(inputs: dict[str, Any]) -> Tensor:
+                _zero(parameters)
+                again[0].take(inputs=inputs)
+                return _sampled(parameters, size)
+
+            recording.rearranged = rearrange(trainer, again[0].inputs, gradient, own.eps)
     except Exception as error:
         return Own(reason=f"asked again it raised {type(error).__name__}: {first_line(error)}")
     finally:

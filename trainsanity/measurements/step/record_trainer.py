@@ -22,7 +22,7 @@ from trainsanity.isolation.temp_folders import scratch
 from trainsanity.measurements.batches.batch import quiet, record_collator
 from trainsanity.measurements.model.head import head_or_none, watched
 from trainsanity.measurements.model.items import items_of
-from trainsanity.measurements.step.own import ask_again
+from trainsanity.measurements.step.own import Again, ask_again
 from trainsanity.measurements.step.replay import checkpointed, fill_items
 from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.schedule import curve_of
@@ -266,11 +266,10 @@ def _record_training_step(
                 for name, value in inputs.items()
             }
             micro.random_state = random_state()
-            micro.again = _asking(
+            micro.again = _Again(
                 trainer,
                 lambda again, items: training_step(model, again, items),
-                micro,
-                given,
+                micro.inputs if isinstance(given, Mapping) else given,
                 watch,
             )
             seen.checkpointing = checkpointed(trainer.model)
@@ -296,33 +295,38 @@ def _record_training_step(
     trainer.training_step = recording
 
 
-def _asking(
-    trainer: Any,
-    training_step: Callable[[Any, Any], Any],
-    micro: MicroStep,
-    given: Any,
-    watch: Any,
-) -> Callable[[bool], tuple[float, float | None]]:
-    """Return what takes a micro-batch again as a whole step."""
-    put_back = global_random_states()
-    prepared: list[Any] = []
-    if not isinstance(given, Mapping):
-        _catch_prepared(trainer, prepared)
+class _Again(Again):
+    """A micro-batch of the user's Trainer, with the random numbers that it had."""
 
-    def again(counted: bool) -> tuple[float, float | None]:
-        inputs = dict(micro.inputs) if isinstance(given, Mapping) else given
+    def __init__(self, trainer: Any, step: Callable[[Any, Any], Any], given: Any, watch: Any):
+        self._trainer, self._step, self._watch = trainer, step, watch
+        self._given = given
+        self._put_back = global_random_states()
+        self._prepared: list[Any] = []
+        if isinstance(given, Mapping):
+            self._prepared.append(given)
+        else:
+            _catch_prepared(trainer, self._prepared)
+
+    @property
+    def inputs(self) -> Any:
+        return self._prepared[0] if self._prepared else None
+
+    def take(self, *, counted: bool = True, inputs: Any = None) -> tuple[float, float | None]:
+        given = dict(self._given) if isinstance(self._given, Mapping) else self._given
+        if inputs is not None:
+            given = inputs
         items = None
-        if hasattr(trainer, "get_batch_samples"):
-            _, items = _batch_samples(trainer, inputs)
+        if hasattr(self._trainer, "get_batch_samples"):
+            _, items = _batch_samples(self._trainer, given)
         if not counted and items is None:
             return float("nan"), None
-        put_back()
-        with _prepared(trainer, prepared):
-            loss = training_step(inputs, items if counted else None)
-        del watch.passes[:]  # logits of a large vocabulary are not kept for nothing
+        self._put_back()
+        prepared = [] if isinstance(given, Mapping) else self._prepared
+        with _prepared(self._trainer, prepared):
+            loss = self._step(given, items if counted else None)
+        del self._watch.passes[:]  # logits of a large vocabulary are not kept for nothing
         return float(loss), None if items is None else float(items)
-
-    return again
 
 
 def _batch_samples(trainer: Any, inputs: Any) -> Any:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import Session, objective_of
 from trainsanity.isolation.shards import whole
 from trainsanity.measurements.model.items import Items
-from trainsanity.measurements.step.own import Own
+from trainsanity.measurements.step.own import Again, Own
+from trainsanity.measurements.step.rearranged import Rearranged
 from trainsanity.measurements.step.update import Update
 from trainsanity.types import Skip
 
@@ -34,8 +34,7 @@ class MicroStep:
         backward_loss: what the backward pass was started from.
         gradient_norm: norm of this micro-batch's own contribution to the gradient.
         rank: the process that took it.
-        again: takes it again as a whole step, with the Trainer's item count or without; returns
-            what ``training_step`` returns and the count.  First step only, on its own process.
+        again: takes it again as a whole step.  First step only, on its own process.
     """
 
     num_items_in_batch: float | None = None
@@ -49,7 +48,7 @@ class MicroStep:
     backward_loss: float = float("nan")
     gradient_norm: float = float("nan")
     rank: int = 0
-    again: Callable[[bool], tuple[float, float | None]] | None = None
+    again: Again | None = None
 
 
 @dataclass
@@ -105,6 +104,7 @@ class Recording:
         peak_bytes: device memory at its highest; None on the CPU.
         seconds: of the steps alone.
         own: the first step's micro-batches, each asked again as a whole step.
+        rearranged: the first micro-batch, asked in other arrangements of its rows.
         asking: such a question is being asked; its passes are not the run's.
         snapshot_bytes: size in host memory of what is put back afterwards.
         snapshot_seconds, restore_seconds: the time that it took to take it, and to put it back.
@@ -128,6 +128,7 @@ class Recording:
     restore_seconds: float = 0.0
     own: Own = field(default_factory=Own)
     asking: bool = False
+    rearranged: Rearranged = field(default_factory=Rearranged)
 
     @property
     def first(self) -> Step:

@@ -1,0 +1,61 @@
+"""TS510 loss.labels_matter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from trainsanity.engine.registry import check
+from trainsanity.maths.tolerances import MARGIN, REDUCTIONS
+from trainsanity.measurements.step.steps import Recording
+from trainsanity.types import Cost, Finding, Measured, Skip
+
+
+@check(
+    "TS510",
+    "loss.labels_matter",
+    cost=Cost.STEP,
+    requires=("loss.finite", "gradient.finite"),
+    rules_out="labels",
+)
+def labels_matter(recording: Recording) -> Iterator[Measured | Finding]:
+    """The gradient depends on which row has which label.
+
+    What it checks: the gradient of the first micro-batch against its gradient with the labels
+    exchanged among rows (tokens, for labels of tokens) that differ in them.
+
+    Why it matters: outputs of shape [B, 1] against targets of shape [B] are broadcast to every pair,
+    with a warning that scrolls by: the loss goes down to the variance of the targets, and the model
+    learns their mean. A label that nobody reads looks the same.
+
+    How it is measured: the user's own training step, with the same random numbers; the gradient and
+    not the loss, since a head of zeros gives every label the same loss. A change of no more than
+    four units in the last place and the order of float32 sums, relative to the gradient, is none.
+
+    How to fix: logits.squeeze(-1) before the squared error; give the labels to the loss.
+
+    Known false alarms: a loss that is given its targets by another name than label_names says.
+
+    References: "Using a target size that is different to the input size", a warning of torch.
+    """
+    seen = recording.rearranged
+    if seen.reason or math.isnan(seen.relabelled):
+        raise Skip(seen.reason or "the micro-batch has no labels that differ between its rows")
+    floor = MARGIN * seen.eps + REDUCTIONS
+    if seen.relabelled <= floor:
+        yield Finding(
+            f"exchanging the {seen.label} among rows changes the gradient by {seen.relabelled:.2g} "
+            f"of itself, no more than rounding ({floor:.2g})",
+            observed=seen.relabelled,
+            expected=floor,
+            where=seen.label,
+            cause="targets are broadcast against outputs of another shape, or nobody reads the "
+            "labels",
+            fix="give outputs and targets one shape: logits.squeeze(-1) for [B, 1] against [B]",
+        )
+    yield Measured(
+        f"exchanging the {seen.label} among rows changes the gradient by {seen.relabelled:.2g} of "
+        f"itself; rounding changes it by up to {floor:.2g}",
+        seen.relabelled,
+        floor,
+    )

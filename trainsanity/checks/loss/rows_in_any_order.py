@@ -1,0 +1,62 @@
+"""TS509 loss.rows_in_any_order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from trainsanity.engine.registry import check
+from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, within
+from trainsanity.measurements.step.steps import Recording
+from trainsanity.types import Cost, Finding, Measured, Skip
+
+
+@check(
+    "TS509",
+    "loss.rows_in_any_order",
+    cost=Cost.STEP,
+    requires=("loss.finite",),
+    rules_out="order of rows",
+)
+def rows_in_any_order(recording: Recording) -> Iterator[Measured | Finding]:
+    """The loss of a batch does not depend on the order of its rows.
+
+    What it checks: the loss of the first micro-batch against the loss of the same rows in another
+    order, every tensor of the batch turned alike.
+
+    Why it matters: a loss that reads a row beside another one's label, or the first row alone,
+    trains on something that nobody meant, and looks like any other loss.
+
+    How it is measured: the user's own compute_loss is asked twice, in training mode but with every
+    layer in eval mode, so that dropout does not move it. Rows are turned in each half of the batch
+    by a quarter of it, which keeps pairs together whether they lie side by side or in halves.
+    Allowed are four units in the last place of the coarsest dtype in use and the order of float32
+    sums, of the loss.
+
+    How to fix: look for an index, a reshape or a view in compute_loss or in the collator that mixes
+    rows.
+
+    Known false alarms: a loss that weighs rows by their place on purpose.
+
+    References: the symmetry of every mean over examples; huggingface/trl#1627.
+    """
+    seen = recording.rearranged
+    if seen.reason or math.isnan(seen.turned):
+        raise Skip(seen.reason or "the micro-batch has no 8 rows, or a multiple, to turn")
+    difference = abs(seen.turned - seen.loss)
+    allowed = (MARGIN * seen.eps + REDUCTIONS) * max(abs(seen.loss), 1.0)
+    if not within(difference, allowed):
+        yield Finding(
+            f"the same rows in another order have a loss of {seen.turned:.6g} and not "
+            f"{seen.loss:.6g}: rounding explains up to {allowed:.2g}",
+            observed=seen.turned,
+            expected=seen.loss,
+            where="compute_loss",
+            cause="the loss pairs rows with other rows, or reads some of them alone",
+            fix="look for an index, reshape or view that mixes rows",
+        )
+    yield Measured(
+        f"loss {seen.loss:.6g}, with the rows in another order {seen.turned:.6g}",
+        seen.turned,
+        seen.loss,
+    )

@@ -1,0 +1,170 @@
+"""The first micro-batch, asked again in other arrangements of its rows.
+
+The user's own ``compute_loss`` is called without gradients and with every layer in eval mode, so
+that dropout and batch statistics do not move it; the model itself stays in training mode, which is
+what some Trainers look at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.errors import first_line
+from trainsanity.isolation.snapshot import restored
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ROWS = 8
+"""Rows that are asked alone: a sum over N rows is N times a mean, and 8 is far from 1."""
+
+
+@dataclass
+class Rearranged:
+    """Losses of the first micro-batch in other arrangements; NaN for one that was not asked.
+
+    Attributes:
+        loss: of its rows as they came.
+        turned: of the same rows in another order.
+        alone: of each of the first :data:`ROWS` rows by itself.
+        together: of those rows as one batch.
+        relabelled: norm of the change of the gradient when labels are exchanged among rows that
+            differ in them, relative to the gradient.
+        label: the labels' name in the batch.
+        eps: unit in the last place of the coarsest dtype in use.
+        reason: why it was not asked; empty if it was.
+    """
+
+    loss: float = math.nan
+    turned: float = math.nan
+    alone: list[float] = field(default_factory=list)
+    together: float = math.nan
+    relabelled: float = math.nan
+    label: str = ""
+    eps: float = math.nan
+    reason: str = ""
+
+
+def rearrange(
+    trainer: Any,
+    inputs: Any,
+    gradient: Callable[[dict[str, Any]], Tensor],
+    eps: float,
+) -> Rearranged:
+    """Ask the first micro-batch in other arrangements.
+
+    Args:
+        trainer: the user's, in the middle of its first step.
+        inputs: what ``compute_loss`` was given for the first micro-batch.
+        gradient: returns a sample of the gradient of a batch, in training mode, with the random
+            numbers of the first micro-batch.
+        eps: unit in the last place of the coarsest dtype in use.
+    """
+    found = Rearranged(eps=eps)
+    size = rows_of(inputs)
+    if size is None:
+        found.reason = "the batch is no dictionary of tensors with a row for each example"
+        return found
+    if trainer.args.world_size > 1:
+        found.reason = "the rows of one process alone are no step of several"
+        return found
+    try:
+        with _layers_in_eval(trainer), restored([trainer, trainer.state, trainer.control]):
+            found.loss = _loss(trainer, inputs)
+            order = turned(size)
+            if order is not None:
+                found.turned = _loss(trainer, _picked(inputs, size, order))
+            if size > 1:
+                some = list(range(min(size, ROWS)))
+                found.together = _loss(trainer, _picked(inputs, size, some))
+                found.alone = [_loss(trainer, _picked(inputs, size, [k])) for k in some]
+        found.label = next((name for name in _label_names(trainer) if name in inputs), "")
+        if found.label and (swapped := exchanged(inputs[found.label])) is not None:
+            before = gradient(dict(inputs)).double()
+            after = gradient({**inputs, found.label: swapped}).double()
+            norm = float(before.norm())
+            if norm > 0 and math.isfinite(norm):
+                found.relabelled = float((after - before).norm()) / norm
+    except Exception as error:
+        found.reason = f"asked again it raised {type(error).__name__}: {first_line(error)}"
+    return found
+
+
+def rows_of(inputs: Any) -> int | None:
+    """Return how many rows a batch has; None if its tensors do not agree on that."""
+    import torch
+
+    if not isinstance(inputs, Mapping):
+        return None
+    sizes = {len(value) for value in inputs.values() if torch.is_tensor(value) and value.dim()}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def turned(size: int) -> list[int] | None:
+    """Return an order that keeps pairs together, whether they lie side by side or in halves.
+
+    Each half is turned by half of itself, an even number of rows; None where there is no such
+    order.
+    """
+    if size % 8 == 0:
+        half, by = size // 2, size // 4
+        return [(k + by) % half + start for start in (0, half) for k in range(half)]
+    return None
+
+
+def exchanged(labels: Any) -> Any:
+    """Return the labels in reverse order of rows; None if that changes nothing."""
+    import torch
+
+    if not torch.is_tensor(labels) or not labels.dim() or len(labels) < 2:
+        return None
+    swapped = labels.flip(0)
+    # Labels of tokens move only among those that are counted, or the mask would change, too.
+    if labels.dim() == 2 and not labels.is_floating_point():
+        counted = labels != -100
+        if int(counted.sum()) < 2:
+            return None
+        swapped = labels.clone()
+        swapped[counted] = labels[counted].flip(0)
+    return None if bool((swapped == labels).all()) else swapped
+
+
+def _label_names(trainer: Any) -> tuple[str, ...]:
+    return (*(getattr(trainer, "label_names", None) or ()), "labels", "label", "label_ids")
+
+
+def _picked(inputs: Mapping[str, Any], size: int, order: list[int]) -> dict[str, Any]:
+    import torch
+
+    return {
+        name: value[torch.tensor(order, device=value.device)]
+        if torch.is_tensor(value) and value.dim() and len(value) == size
+        else value
+        for name, value in inputs.items()
+    }
+
+
+def _loss(trainer: Any, inputs: Mapping[str, Any]) -> float:
+    import torch
+
+    with torch.no_grad(), trainer.compute_loss_context_manager():
+        loss = trainer.compute_loss(trainer.model_wrapped, dict(inputs))
+    return float(loss)
+
+
+@contextlib.contextmanager
+def _layers_in_eval(trainer: Any) -> Iterator[None]:
+    model = trainer.model_wrapped
+    flags = [(module, module.training) for module in model.modules()]
+    roots = {id(model), id(trainer.model)}
+    try:
+        for module, _ in flags:
+            module.training = id(module) in roots
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
