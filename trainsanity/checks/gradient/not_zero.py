@@ -35,7 +35,7 @@ def not_zero(recording: Recording) -> Iterator[Measured | Finding]:
 
     Known false alarms: none known.
 
-    References: huggingface/trl#2766, huggingface/peft#1871; read: init_lora_weights.
+    References: huggingface/trl#3857, modelscope/ms-swift#4547; read: peft's init_lora_weights.
     """
     trainable = [p for p in recording.update.parameters if p.trainable]
     norm = recording.first.norm_before_clip

@@ -53,8 +53,8 @@ def step_is_the_weighted_sum(
     mean, a shift): the checks with a formula see it. A regulariser that is added once a step, or
     noise of another random generator, is the remainder and a warning.
 
-    References: huggingface/transformers#47688, #37766; microsoft/DeepSpeed#2393 for a step that
-    wipes what was accumulated.
+    References: huggingface/transformers#47688, #37766; huggingface/accelerate#1299 and
+    allenai/open-instruct#1498 for gradients that are wiped between micro-batches.
     """
     own = recording.own
     if own.reason:

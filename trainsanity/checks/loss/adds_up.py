@@ -43,7 +43,7 @@ def adds_up(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fin
     Known false alarms: contrastive losses, whose negatives are the other rows, are a warning until
     objective = "custom" says so.
 
-    References: huggingface/trl#2615 and every thread about losses that grow with the batch.
+    References: ai-safety-foundation/sparse_autoencoder#63, WongKinYiu/yolov7#1713.
     """
     seen = recording.rearranged
     if seen.reason or len(seen.alone) < 2:

@@ -47,9 +47,8 @@ def formula_is_known(pipeline: Pipeline, confirmed: Confirmed) -> Iterator[Measu
     Known false alarms: a loss of its own that has the value of a mistake by chance; it would have
     to agree with it in every digit.
 
-    References: pytorch/pytorch#9882 and many a forum thread for softmax before cross entropy;
-    huggingface/transformers#47394 for a second shift; "Using a target size that is different to the
-    input size" for broadcast targets.
+    References: bkitano/llama-from-scratch#5 for softmax before cross entropy;
+    huggingface/transformers#47394 for a second shift; pytorch/pytorch#16045 for broadcast targets.
     """
     if not objective_of(pipeline).known and objective_of(pipeline).name != CUSTOM:
         raise Skip(f"no formula for the objective {objective_of(pipeline).name}")

@@ -36,7 +36,7 @@ def labels_matter(recording: Recording) -> Iterator[Measured | Finding]:
 
     Known false alarms: a loss that is given its targets by another name than label_names says.
 
-    References: "Using a target size that is different to the input size", a warning of torch.
+    References: pytorch/pytorch#16045, deepset-ai/FARM#229.
     """
     seen = recording.rearranged
     if seen.reason or math.isnan(seen.relabelled):

@@ -38,7 +38,7 @@ def rows_in_any_order(recording: Recording) -> Iterator[Measured | Finding]:
 
     Known false alarms: a loss that weighs rows by their place on purpose.
 
-    References: the symmetry of every mean over examples; huggingface/trl#1627.
+    References: the symmetry of a mean over examples; nothing upstream is cited.
     """
     seen = recording.rearranged
     if seen.reason or math.isnan(seen.turned):
