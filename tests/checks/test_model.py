@@ -21,6 +21,7 @@ from fixtures.controls.models import EARLY, SHORT, last_attended, onto, other_fa
 from fixtures.faults import healthy
 from trainsanity.engine.registry import registry
 from trainsanity.engine.runner import run
+from trainsanity.engine.session import Session
 from trainsanity.measurements.model.placement import not_in_memory
 from trainsanity.pipeline import Pipeline
 from trainsanity.testing import run_one
@@ -283,7 +284,7 @@ def test_rows_that_are_masked_in_the_middle(trainer):
 
     model.data_collator = holes
     with pytest.raises(Skip, match="has holes"):
-        Pipeline.from_trainer(model).measurements.get("probes")
+        Session.of(Pipeline.from_trainer(model)).measurements.get("probes")
 
 
 def test_a_decoder_made_an_encoder_is_not_held_to_be_causal(trainer):

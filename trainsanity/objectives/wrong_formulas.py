@@ -6,7 +6,7 @@ or None where it is not defined. A name is claimed only if no other mistake has 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from trainsanity.objectives.base import IGNORED, Objective
@@ -126,13 +126,22 @@ WRONG: dict[str, Formula] = {
 """By what a user is told. A mistake is recognised if the loss equals its value."""
 
 
-def recognised(
-    objective: Objective, logits: Tensor, labels: Tensor, loss: float, allowed: float
-) -> str:
+Batches = Sequence[tuple["Tensor", "Tensor"]]
+"""Whole logits and labels of each micro-batch."""
+
+
+def mean_over(formula: Formula, objective: Objective, batches: Batches) -> float | None:
+    """Return the mean of a formula's values over micro-batches; None where one has none."""
+    values = [formula(objective, logits, labels) for logits, labels in batches]
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
+
+
+def recognised(objective: Objective, batches: Batches, loss: float, allowed: float) -> str:
     """Return the one mistake whose value the loss has; empty if none has it, or several."""
     found = []
     for name, formula in WRONG.items():
-        value = formula(objective, logits, labels)
+        value = mean_over(formula, objective, batches)
         if value is not None and abs(value - loss) <= allowed:
             found.append(name)
     return found[0] if len(found) == 1 else ""

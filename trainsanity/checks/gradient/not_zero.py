@@ -22,8 +22,8 @@ def not_zero(recording: Recording) -> Iterator[Measured | Finding]:
     What it checks: the norm of the gradient that the first optimizer step is given, and how many of
     the trainable tensors have a gradient with an element that is not zero.
 
-    Why it matters: a gradient of zeros is there, is finite, and trains nothing. Rewards that are all
-    equal have no advantage, an adapter with A = B = 0 has no derivative, completions that are all
+    Why it matters: a gradient of zeros is there, is finite, and trains nothing. Rewards that are
+    all equal have no advantage, an adapter with A = B = 0 has no derivative, completions that are all
     truncated are masked: the loss is logged, the learning rate moves, and the weights stay.
 
     How it is measured: exact, from the accumulated gradients before the optimizer's step: every

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import Session
-from trainsanity.maths.factors import name_factor, told
+from trainsanity.maths.factors import explained, name_factor
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, STANDARD_ERRORS, within
 from trainsanity.measurements.step.own import Own
 from trainsanity.measurements.step.steps import Recording
@@ -97,7 +97,7 @@ def step_is_the_weighted_sum(
             expected=1.0,
             where="step 1",
             factor=own.total,
-            cause=f"{told(own.total, names)}, which is "
+            cause=f"{explained(own.total, names)}, which is "
             + ("not divided out" if own.total > 1 else "divided out twice")
             if names
             else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,8 @@ def adds_up(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fin
     seen = recording.rearranged
     if seen.reason or len(seen.alone) < 2:
         raise Skip(seen.reason or "the micro-batch has one row")
+    if not all(map(math.isfinite, [*seen.alone, seen.together])):
+        raise Skip("a row alone has no loss: it has no target, or the loss needs several rows")
     low, high, count = min(seen.alone), max(seen.alone), len(seen.alone)
     mean = sum(seen.alone) / count
     allowed = (MARGIN * seen.eps + REDUCTIONS) * max(abs(low), abs(high), abs(seen.together))

@@ -68,6 +68,17 @@ def formula_is_known(pipeline: Pipeline, confirmed: Confirmed) -> Iterator[Measu
             fix="give the loss raw logits and unshifted labels, and average over counted items: "
             "torch.nn.functional.cross_entropy(logits, labels) does all of it",
         )
+    elif confirmed.rows:
+        yield Finding(
+            f"{confirmed.owner} averages over rows first: every row counts the same, however many "
+            "tokens it has",
+            observed=confirmed.loss,
+            expected=confirmed.expected,
+            where=confirmed.owner,
+            cause="a mean of row means; the library's losses are means over all tokens",
+            fix='if it is meant: objective = "custom" in [tool.trainsanity]',
+            severity=Severity.WARNING,
+        )
     elif confirmed.custom:
         yield Finding(
             f"{confirmed.owner} returns {confirmed.loss:.4f} for a micro-batch; the formula of "

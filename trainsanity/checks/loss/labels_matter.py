@@ -24,8 +24,8 @@ def labels_matter(recording: Recording) -> Iterator[Measured | Finding]:
     What it checks: the gradient of the first micro-batch against its gradient with the labels
     exchanged among rows (tokens, for labels of tokens) that differ in them.
 
-    Why it matters: outputs of shape [B, 1] against targets of shape [B] are broadcast to every pair,
-    with a warning that scrolls by: the loss goes down to the variance of the targets, and the model
+    Why it matters: outputs of shape [B, 1] against targets of shape [B] are broadcast to every
+    pair, with a warning that scrolls by: the loss goes down to the variance of the targets, and the model
     learns their mean. A label that nobody reads looks the same.
 
     How it is measured: the user's own training step, with the same random numbers; the gradient and

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import Session
-from trainsanity.maths.factors import name_factor, told
+from trainsanity.maths.factors import explained, name_factor
 from trainsanity.maths.tolerances import LOG_DECIMALS, MARGIN, REDUCTIONS, within
 from trainsanity.measurements.step.own import Own
 from trainsanity.measurements.step.steps import Recording
@@ -64,7 +64,8 @@ def logged_is_a_mean(pipeline: Pipeline, recording: Recording) -> Iterator[Measu
         raise Skip("own and logged losses are zero within rounding: no factor could be seen")
     if not (within(low - logged, allowed) and within(logged - high, allowed)):
         factor = logged / expected if expected else math.nan
-        names = name_factor(factor, Session.of(pipeline).facts, max(allowed / abs(expected), 1e-3))
+        tolerance = max(allowed / abs(expected), 1e-3) if expected else 1e-3
+        names = name_factor(factor, Session.of(pipeline).facts, tolerance)
         yield Finding(
             f"the Trainer logs a loss of {logged:.4f} for step 1; its {len(own.losses)} "
             f"micro-batches by themselves log {_range(low, high)}: {factor:.2f} x their mean",
@@ -72,7 +73,7 @@ def logged_is_a_mean(pipeline: Pipeline, recording: Recording) -> Iterator[Measu
             expected=expected,
             factor=factor,
             where="step 1",
-            cause=f"{told(factor, names)}, which is "
+            cause=f"{explained(factor, names)}, which is "
             + ("not divided out" if factor > 1 else "divided out twice")
             if names
             else None,
@@ -90,7 +91,7 @@ def logged_is_a_mean(pipeline: Pipeline, recording: Recording) -> Iterator[Measu
                 expected=1.0,
                 factor=by_count,
                 where="step 1",
-                cause=f"{told(by_count, names)}: the Trainer multiplies by it for a loss that is "
+                cause=f"{explained(by_count, names)}: the Trainer multiplies by it for a loss that is "
                 "divided by num_items_in_batch, and this one is not",
                 fix="model.accepts_loss_kwargs = False, before the Trainer is built",
                 candidates=tuple(names),

@@ -6,15 +6,16 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from trainsanity.engine.session import objective_of
+from trainsanity.engine.session import Session, objective_of
 from trainsanity.engine.store import measurement
+from trainsanity.maths.factors import name_factor
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, within
 from trainsanity.measurements.step.bounds import logged_loss_rounding
 from trainsanity.measurements.step.replay import as_in_training, logits_again
-from trainsanity.measurements.step.steps import MicroStep, Recording
+from trainsanity.measurements.step.steps import MicroStep, Recording, reference
 from trainsanity.objectives.base import CUSTOM
-from trainsanity.objectives.wrong_formulas import mean_of_row_means, recognised
-from trainsanity.types import Cost, Skip
+from trainsanity.objectives.wrong_formulas import mean_of_row_means, mean_over, recognised
+from trainsanity.types import Blocked, Cost, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -53,12 +54,15 @@ class Confirmed:
     expected: float = float("nan")
 
     def require(self) -> None:
-        """Skip what asks for the formula where the loss is another one by the user's choice.
+        """Stop what asks for the formula where the loss is another one.
 
         Raises:
-            Skip: it is.
+            Skip: by the user's choice.
+            Blocked: by a mistake that ``loss.formula_is_known`` names.
         """
-        if self.custom:
+        if self.mistake:
+            raise Blocked(f"{self.owner} is not the formula", by="loss.formula_is_known")
+        if self.custom or self.rows:
             raise Skip(
                 f"{self.owner} is a loss of its own, which no formula here gives: the laws judge it"
             )
@@ -72,24 +76,49 @@ def confirmed(pipeline: Pipeline, recording: Recording) -> Confirmed:
     if objective.name == CUSTOM:
         return Confirmed(formula=False, owner=owner or "the loss", custom=True)
     micros = recording.first.micro_steps
-    if not objective.known or own.reason or any(micro.items is None for micro in micros):
+    if not objective.known or not owner or any(micro.items is None for micro in micros):
         return Confirmed(owner=owner)
-    for k, loss in enumerate(own.losses):
-        same = [micro for micro in micros[k :: len(own.losses)]] if pipeline.other_processes else [
-            micros[k]
-        ]  # fmt: skip
-        means = [float(micro.items.losses.mean()) for micro in same if micro.items is not None]
-        allowed = logged_loss_rounding(same) + (MARGIN * own.eps + REDUCTIONS) * abs(max(means))
-        if within(min(means) - loss, allowed) and within(loss - max(means), allowed):
-            continue
-        expected = sum(means) / len(means)
-        if not owner:
-            return Confirmed(formula=False, loss=loss, expected=expected)
-        mistake, rows = _recognised(pipeline, micros[k], loss, allowed)
-        return Confirmed(False, owner, mistake, not mistake and not rows, rows, loss, expected)
-    first = micros[0].items
-    mean = float(first.losses.mean()) if first is not None else float("nan")
-    return Confirmed(owner=owner, loss=own.losses[0], expected=mean)
+    if own.losses:
+        count = len(own.losses)
+        asked = [(loss, micros[k::count]) for k, loss in enumerate(own.losses)]
+    else:
+        logged = recording.first.logged.get("loss")
+        # A custom training loop shows the whole step alone; that its loss is too large by a factor
+        # of the run is a fault of the step and not of the formula.
+        if logged is None or _by_a_factor(pipeline, recording, logged):
+            return Confirmed(owner=owner)
+        asked = [(logged, micros)]
+    for loss, same in asked:
+        found = _compared(pipeline, recording, owner, loss, same)
+        if not found.formula:
+            return found
+    return found
+
+
+def _compared(
+    pipeline: Pipeline, recording: Recording, owner: str, loss: float, micros: list[MicroStep]
+) -> Confirmed:
+    """Hold one loss against the formula on the micro-batches that it is the loss of."""
+    means = [float(micro.items.losses.mean()) for micro in micros if micro.items is not None]
+    expected = sum(means) / len(means)
+    eps = recording.own.eps if recording.own.losses else 0.0
+    allowed = logged_loss_rounding(micros) + (MARGIN * eps + REDUCTIONS) * abs(max(means))
+    if within(min(means) - loss, allowed) and within(loss - max(means), allowed):
+        return Confirmed(owner=owner, loss=loss, expected=expected)
+    mistake, rows = _recognised(pipeline, micros, loss, allowed)
+    return Confirmed(False, owner, mistake, not mistake and not rows, rows, loss, expected)
+
+
+def _by_a_factor(pipeline: Pipeline, recording: Recording, logged: float) -> bool:
+    try:
+        expected = reference(pipeline, recording.first).mean
+    except Skip:
+        return True
+    allowed = logged_loss_rounding(recording.first.micro_steps)
+    if within(abs(logged - expected), allowed):
+        return True
+    facts = Session.of(pipeline).facts
+    return bool(expected and name_factor(logged / expected, facts, max(allowed / expected, 1e-3)))
 
 
 def owner_of_the_loss(pipeline: Pipeline) -> str:
@@ -124,22 +153,23 @@ def _named(function: Any) -> str:
 
 
 def _recognised(
-    pipeline: Pipeline, micro: MicroStep, loss: float, allowed: float
+    pipeline: Pipeline, micros: list[MicroStep], loss: float, allowed: float
 ) -> tuple[str, bool]:
-    """Ask for the whole logits again, and which mistake gives this loss."""
+    """Ask for the whole logits again: which mistake gives this loss, and whether row means do."""
     import torch
 
-    labels = micro.inputs.get("labels")
-    if labels is None:
-        return "", False
+    objective, batches = objective_of(pipeline), []
     with as_in_training(pipeline), torch.no_grad():
-        logits = logits_again(pipeline, micro)
-    labels = labels.to(logits.device)
-    objective = objective_of(pipeline)
+        for micro in micros:
+            labels = micro.inputs.get("labels")
+            if labels is None:
+                return "", False
+            logits = logits_again(pipeline, micro)
+            batches.append((logits, labels.to(logits.device)))
     try:
-        rows = mean_of_row_means(objective, logits, labels)
+        rows = mean_over(mean_of_row_means, objective, batches)
         if rows is not None and abs(rows - loss) <= allowed:
             return "", True
-        return recognised(objective, logits, labels, loss, allowed), False
+        return recognised(objective, batches, loss, allowed), False
     except (RuntimeError, IndexError):  # shapes that a formula does not expect
         return "", False

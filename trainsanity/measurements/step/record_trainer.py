@@ -21,7 +21,6 @@ from trainsanity.isolation.snapshot import preserved, snapshot_bytes
 from trainsanity.isolation.temp_folders import scratch
 from trainsanity.measurements.batches.batch import quiet, record_collator
 from trainsanity.measurements.model.head import head_or_none, watched
-from trainsanity.measurements.model.items import items_of
 from trainsanity.measurements.step.own import Again, ask_again
 from trainsanity.measurements.step.replay import checkpointed, fill_items
 from trainsanity.measurements.step.sampling import sample
@@ -75,7 +74,7 @@ def _record(pipeline: Pipeline, steps: int, *, own: bool) -> Recording:
         _record_training_step(pipeline, seen, watch, collated)
         _record_clipping(trainer, seen)
         if cuda:
-            # What earlier looks left in torch's pool, in pieces of their sizes, is the run's.
+            # Blocks that earlier measurements left in torch's pool do not fit the run's sizes.
             gc.collect()
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
@@ -248,7 +247,7 @@ def _record_training_step(
     def recording(model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
         if not seen.steps:
             note_held(pipeline, seen, "as step 1 begins")
-        if not seen.steps or seen.steps[-1].learning_rate == seen.steps[-1].learning_rate:
+        if not seen.steps or seen.steps[-1].taken:
             seen.steps.append(Step())  # the one before has been taken
         items = None if num_items_in_batch is None else float(num_items_in_batch)
         given = inputs
@@ -288,7 +287,7 @@ def _record_training_step(
         micro.loss, micro.loss_dtype = float(loss), loss.dtype
         done = watch.passes[0] if len(watch.passes) == 1 else None
         if done is not None and labels is not None and task.known:
-            micro.items = items_of(task, done, labels)
+            micro.sort_items(task, done, labels)
         del watch.passes[:]
         return loss
 
@@ -330,7 +329,7 @@ class _Again(Again):
 
 
 def _batch_samples(trainer: Any, inputs: Any) -> Any:
-    """Count the items of one micro-batch as the Trainer does; the signature grew a device in 4.x."""
+    """Count the items of one micro-batch as the Trainer does."""
     wanted = inspect.signature(trainer.get_batch_samples).parameters
     device = (trainer.args.device,) if len(wanted) > 2 else ()
     return trainer.get_batch_samples(iter([inputs]), 1, *device)
