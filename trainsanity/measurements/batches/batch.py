@@ -14,6 +14,7 @@ from trainsanity.engine.store import measurement
 from trainsanity.errors import UsageError
 from trainsanity.isolation.fsdp import beside_model
 from trainsanity.isolation.snapshot import preserved
+from trainsanity.isolation.workers import disable_workers
 from trainsanity.maths.alignment import Placement, placements
 from trainsanity.types import Cost, Skip
 
@@ -175,10 +176,7 @@ def record_collator(trainer: Any) -> list[list[dict[str, Any]]]:
         return collator(copy.deepcopy(rows))
 
     trainer.data_collator = recording
-    # A worker process would keep its records to itself.
-    trainer.args.dataloader_num_workers = 0
-    for name in ("dataloader_prefetch_factor", "dataloader_persistent_workers"):
-        setattr(trainer.args, name, None if name.endswith("factor") else False)
+    disable_workers(trainer.args)
     return calls
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import objective_of
 from trainsanity.errors import UsageError
+from trainsanity.isolation.random_states import torch_states
 from trainsanity.isolation.snapshot import preserved, snapshot_bytes
 from trainsanity.measurements.batches.batch import Batch, drawn, quiet
 from trainsanity.measurements.model.head import find_head, watched
@@ -19,7 +20,6 @@ from trainsanity.measurements.step.steps import (
     MicroStep,
     Recording,
     Step,
-    random_state,
     sample,
     total_norm,
 )
@@ -151,7 +151,7 @@ def _hooked(pipeline: Pipeline, seen: Recording, steps: int) -> Iterator[list[An
     handles = [
         optimizer.register_step_pre_hook(before),
         optimizer.register_step_post_hook(after),
-        model.register_forward_pre_hook(lambda *_: states.append(random_state())),
+        model.register_forward_pre_hook(lambda *_: states.append(torch_states())),
         *gradients.handles,
     ]
     try:

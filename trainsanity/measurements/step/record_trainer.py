@@ -14,6 +14,7 @@ from trainsanity.errors import UsageError
 from trainsanity.isolation.collectives import all_gather, rank
 from trainsanity.isolation.fsdp import training_copy
 from trainsanity.isolation.hashing import hashes
+from trainsanity.isolation.random_states import torch_states
 from trainsanity.isolation.shards import is_sharded, whole
 from trainsanity.isolation.snapshot import preserved, snapshot_bytes
 from trainsanity.isolation.temp_folders import scratch
@@ -26,7 +27,6 @@ from trainsanity.measurements.step.steps import (
     MicroStep,
     Recording,
     Step,
-    random_state,
     sample,
     total_norm,
 )
@@ -263,7 +263,7 @@ def _record_training_step(
                 name: value.detach().clone() if torch.is_tensor(value) else value
                 for name, value in inputs.items()
             }
-            micro.random_state = random_state()
+            micro.random_state = torch_states()
             seen.checkpointing = checkpointed(trainer.model)
         seen.steps[-1].micro_steps.append(micro)
         del watch.passes[:]

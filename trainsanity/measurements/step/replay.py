@@ -17,6 +17,7 @@ from trainsanity.engine.store import measurement
 from trainsanity.isolation.collectives import all_gather
 from trainsanity.isolation.fsdp import beside_model
 from trainsanity.isolation.hashing import hashes
+from trainsanity.isolation.random_states import set_torch_states
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.batches.special_tokens import align_special_tokens
@@ -28,7 +29,6 @@ from trainsanity.measurements.step.steps import (
     Step,
     item_weights,
     sample,
-    set_random_state,
 )
 from trainsanity.types import Cost, Skip
 
@@ -194,7 +194,7 @@ def _gradients(
 
 
 def _logits(pipeline: Pipeline, micro: MicroStep) -> Tensor:
-    set_random_state(micro.random_state)
+    set_torch_states(*micro.random_state)
     inputs = {name: value for name, value in micro.inputs.items() if name != "labels"}
     inputs = beside_model(pipeline, inputs)
     with autocast(pipeline):

@@ -25,7 +25,7 @@ class MicroStep:
         size: number of rows, on this process.
         rows: the rows that the collator was given for them; None if another collator made them.
         inputs: what the model was given, labels included.  First step only, to be asked again.
-        random_state: torch's, at its start (see :func:`random_state`).  First step only.
+        random_state: torch's, at its start; see :func:`.torch_states`.  First step only.
         items: what the loss counts, with its reference; None if the model's own forward did not
             run exactly once or there were no labels.
         loss: what ``training_step`` returned and the Trainer adds to the logged loss.
@@ -242,21 +242,3 @@ def total_norm(model: Any) -> float:
         if p.grad is not None
     ]
     return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
-
-
-def random_state() -> tuple[Any, Any]:
-    """Torch's random states, on the CPU and on every GPU in use."""
-    import torch
-
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-    return torch.get_rng_state(), cuda
-
-
-def set_random_state(state: tuple[Any, Any]) -> None:
-    """Put them back."""
-    import torch
-
-    cpu, cuda = state
-    torch.set_rng_state(cpu)
-    if cuda is not None:
-        torch.cuda.set_rng_state_all(cuda)

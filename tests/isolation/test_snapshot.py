@@ -1,4 +1,4 @@
-"""Nothing is touched: training after the checks equals training without them."""
+"""The pipeline's state is restored: training after the checks equals training without them."""
 
 from __future__ import annotations
 
@@ -157,40 +157,48 @@ def linear():
     return Pipeline(torch.nn.Linear(2, 2))
 
 
+@pytest.fixture
+def known():
+    """Hashes that a session carries from one measurement to the next."""
+    return {}
+
+
 @pytest.mark.parametrize("error", [KeyError("why"), Skip("not here"), UsageError("give more")])
-def test_a_change_is_told_although_the_look_raised(linear, error):
-    def look():
-        with guarded(linear, "a look"):
+def test_a_change_is_reported_although_the_measurement_raised(linear, known, error):
+    def measure():
+        with guarded(linear, "a measurement", known):
             linear.model.eval()
             raise error
 
-    with pytest.raises(StateChanged, match="a look changed the pipeline's train/eval flags, and "):
-        look()
+    with pytest.raises(
+        StateChanged, match="a measurement changed the pipeline's train/eval flags, and "
+    ):
+        measure()
 
 
-def test_a_weight_that_is_written_to_uncounted_is_seen_at_the_next_look_too(linear):
-    with guarded(linear, "a look"):
+def test_a_weight_that_is_written_to_uncounted_is_seen_by_the_next_measurement_too(linear, known):
+    with guarded(linear, "a measurement", known):
         pass
-    with pytest.raises(StateChanged, match="another look changed the pipeline's weights"):  # noqa: SIM117
-        with guarded(linear, "another look"):
+    with pytest.raises(StateChanged, match="another measurement changed the pipeline's weights"):  # noqa: SIM117
+        with guarded(linear, "another measurement", known):
             linear.model.weight.data[0, 0] += 1
-    with guarded(linear, "a third look"):
+    with guarded(linear, "a third measurement", known):
         pass
     with torch.no_grad():
-        linear.model.weight += 1  # between two looks: nobody is to blame
-    with guarded(linear, "a fourth look"):
+        linear.model.weight += 1  # between two measurements: nobody is to blame
+    with guarded(linear, "a fourth measurement", known):
         pass
 
 
-def test_an_interrupt_gets_through_with_a_note_on_what_changed(linear):
-    def look():
-        with guarded(linear, "a look"):
+def test_an_interrupt_gets_through_with_a_note_on_what_changed(linear, known):
+    def measure():
+        with guarded(linear, "a measurement", known):
             linear.model.eval()
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt) as caught:
-        look()
-    assert caught.value.__notes__ == ["a look changed the pipeline's train/eval flags"]
+        measure()
+    assert caught.value.__notes__ == ["a measurement changed the pipeline's train/eval flags"]
 
 
 def test_files_in_output_dir_are_seen(pipeline, tmp_path, monkeypatch):
@@ -225,7 +233,7 @@ def test_ctrl_c_while_putting_back_waits_until_all_is_back(linear):
     linear.model = torch.nn.Sequential(Impatient(2, 2), torch.nn.Linear(2, 2))
     before = fingerprint(linear)
 
-    def look():
+    def measure():
         with preserved(linear, weights=True):
             meddle_flags(linear)
             linear.model[0].weight.data.mul_(2)
@@ -234,7 +242,7 @@ def test_ctrl_c_while_putting_back_waits_until_all_is_back(linear):
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # or a shell may ignore it
     try:
         with pytest.raises(KeyboardInterrupt):
-            look()
+            measure()
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, handler)
@@ -245,13 +253,13 @@ def test_ctrl_c_while_putting_back_waits_until_all_is_back(linear):
 def test_one_part_that_cannot_be_put_back_does_not_keep_the_others(pipeline):
     before = fingerprint(pipeline)
 
-    def look():
+    def measure():
         with preserved(pipeline, weights=True):
             meddle_weights(pipeline)
             meddle_flags(pipeline)
             pipeline.trainer.lr_scheduler.load_state_dict = None
 
     with pytest.raises(TypeError):
-        look()
+        measure()
     del pipeline.trainer.lr_scheduler.load_state_dict
     assert fingerprint(pipeline) == before

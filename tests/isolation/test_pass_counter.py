@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from fixtures.faults import HEALTHY, healthy
 from trainsanity.engine.registry import registry
 from trainsanity.engine.runner import run
+from trainsanity.engine.session import Session
 from trainsanity.isolation.hashing import hashes
 from trainsanity.isolation.pass_counter import Passes, counted
 from trainsanity.pipeline import Pipeline
@@ -28,7 +29,7 @@ def judged():
     """A report, all calls of the model while it was made, and how many passes there were."""
     pipeline = Pipeline.from_trainer(healthy())
     calls, asking = [], [""]
-    pipeline.measurements.on_start = lambda name: asking.__setitem__(0, name)
+    Session.of(pipeline).measurements.on_start = lambda name: asking.__setitem__(0, name)
 
     def note(model, _, named):
         inputs = {name: hashes([v])[0] if torch.is_tensor(v) else v for name, v in named.items()}
@@ -44,7 +45,7 @@ def judged():
     return report, calls, everything
 
 
-def test_what_the_looks_took_is_all_that_was_taken(judged):
+def test_what_the_measurements_took_is_all_that_was_taken(judged):
     report, calls, everything = judged
     for field in ("forwards", "backwards", "optimizer_steps"):
         assert sum(getattr(seen, field) for seen in report.passes.values()) == getattr(

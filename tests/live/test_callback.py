@@ -198,7 +198,7 @@ def test_a_scheduler_stepped_twice(tmp_path, heard):
 def test_labels_that_belong_to_other_outputs(tmp_path, heard, monkeypatch):
     import torch
 
-    monkeypatch.syspath_prepend(Path(__file__).parent / "examples")
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "examples")
     factories = importlib.import_module("cli_factories")
     trainer = factories._trainer(factories._rows(48), batch_size=48)
     inner = trainer.model.forward
@@ -252,7 +252,7 @@ def test_it_is_a_trainer_callback_that_loads_nothing_before_it_is_used():
 
 
 def test_two_processes_stop_at_the_same_step(tmp_path):
-    script = Path(__file__).parent / "examples" / "scripts" / "two_ranks.py"
+    script = Path(__file__).parents[1] / "examples" / "scripts" / "two_ranks.py"
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2",
                "--master-port=0", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0",
                str(script), str(tmp_path)]  # fmt: skip

@@ -22,8 +22,8 @@ from trainsanity import Pipeline, PipelineSpec, UsageError
 from trainsanity.cli.main import program
 from trainsanity.sources.script import judge_script
 
-ROOT = Path(__file__).parents[1]
-EXAMPLES = Path(__file__).parent / "examples" / "scripts"
+ROOT = Path(__file__).parents[2]
+EXAMPLES = Path(__file__).parents[1] / "examples" / "scripts"
 LOSS = "loss.matches_reference"
 
 

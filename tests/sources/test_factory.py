@@ -12,7 +12,7 @@ from trainsanity import UsageError
 from trainsanity.sources.config import configuration
 from trainsanity.sources.factory import spec_of
 
-EXAMPLES = Path(__file__).parent / "examples"
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Looks that never end, and looks that do not fit into memory: one error each, the rest goes on."""
+"""A check that never ends or does not fit into memory is one error; the others are judged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trainsanity.errors import UsageError
 from trainsanity.isolation import time_limit as limits
 from trainsanity.isolation.fingerprint import fingerprint
 from trainsanity.isolation.out_of_memory import give_back, out_of_memory
-from trainsanity.isolation.time_limit import TimedOut, held, limited
+from trainsanity.isolation.time_limit import TimedOut, deferred, limited
 from trainsanity.pipeline import Pipeline
 from trainsanity.types import Check, Measured, Status
 
@@ -26,7 +26,7 @@ CHECKS = ["TS102", "TS503", "TS701", "TS801"]
 """The second and third need the recorded steps, the others do not."""
 
 
-SAID = r"^the look took longer than the 0\.1 s that it was given and was stopped$"
+SAID = r"^the check took longer than the 0\.1 s that it was given and was stopped$"
 
 
 def forever():
@@ -56,17 +56,17 @@ def test_what_takes_longer_than_it_may_is_stopped_and_swallowing_does_not_help(m
                 swallowed.append(error)
         forever()
 
-    with pytest.raises(TimedOut, match=SAID), limited(0.1, "the look"):
+    with pytest.raises(TimedOut, match=SAID), limited(0.1, "the check"):
         stubborn()
     assert len(swallowed) == 3
-    with pytest.raises(TimedOut), limited(0.1, "the look"):  # noqa: PT012 - it ends by itself
+    with pytest.raises(TimedOut), limited(0.1, "the check"):  # noqa: PT012 - it ends by itself
         try:
             forever()
         except BaseException as error:
             raise KeyError from error
-    with limited(60, "the look"):
+    with limited(60, "the check"):
         pass
-    with pytest.raises(KeyError), limited(60, "the look"):
+    with pytest.raises(KeyError), limited(60, "the check"):
         raise KeyError
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
@@ -88,7 +88,7 @@ def test_what_was_told_where_nobody_hears_it_is_told_again_at_once(monkeypatch, 
         pytest.fail("it was not told again")
 
     hook = sys.unraisablehook
-    with pytest.raises(TimedOut), limited(0.1, "the look"):
+    with pytest.raises(TimedOut), limited(0.1, "the check"):
         lets_go()
     assert len(deleted) == 1
     assert sys.unraisablehook is hook
@@ -100,11 +100,11 @@ def test_what_is_being_put_back_is_not_stopped(monkeypatch):
     put_back = []
 
     def put_back_slowly():
-        with held():
+        with deferred():
             time.sleep(0.2)
             put_back.append(True)
 
-    with pytest.raises(TimedOut), limited(0.05, "the look"):
+    with pytest.raises(TimedOut), limited(0.05, "the check"):
         put_back_slowly()
     assert put_back
 
@@ -114,7 +114,7 @@ def test_a_timer_that_runs_already_runs_on():
     before = signal.signal(signal.SIGALRM, lambda *_: rang.append(True))
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.3)
-        with pytest.raises(TimedOut), limited(0.1, "the look"):
+        with pytest.raises(TimedOut), limited(0.1, "the check"):
             forever()
         assert not rang
         assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 0.2
@@ -174,7 +174,7 @@ def test_there_is_no_limit_in_another_thread():
 
     def ask():
         try:
-            with limited(1, "the look"):
+            with limited(1, "the check"):
                 pass
         except UsageError as error:
             said.append(str(error))

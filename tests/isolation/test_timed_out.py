@@ -1,4 +1,4 @@
-"""A look that is stopped because it took too long leaves the pipeline as it was."""
+"""A measurement that is stopped because it took too long leaves the pipeline as it was."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from fixtures.controls import OF_SEVERAL_PROCESSES, all_controls
 from fixtures.controls.factories import CHEAP
-from tests.test_loop import looped
+from tests.sources.test_loop import looped
 from tests.untouched import untouched
 from trainsanity.engine.registry import registry
 from trainsanity.engine.runner import run
@@ -31,8 +31,8 @@ def plain() -> Pipeline:
 
 
 def stopped(pipeline: Pipeline, checks: Any, seconds: float) -> set[str]:
-    """The looks that were stopped; nothing else went wrong, and nothing is left changed."""
-    vars(pipeline).pop("measurements", None)
+    """Judge with a limit; return what was stopped: nothing else failed or is left changed."""
+    pipeline.session = None
     with untouched(pipeline):
         report = run(pipeline, checks, timeout=seconds)
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
