@@ -1,4 +1,4 @@
-"""What a log shows, and what it does not."""
+"""The questions that a log answers, and those that it leaves open."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from fixtures.incident import TABLE, TRAIN_LOG
 from trainsanity.diagnose.case import Case, Known
 from trainsanity.diagnose.entries import Entry, Log
 from trainsanity.diagnose.expected import fresh_loss, healthy_range, share_of_peak
-from trainsanity.diagnose.face import render
 from trainsanity.diagnose.questions import ask
 from trainsanity.diagnose.reading import read
+from trainsanity.diagnose.reporter import render
 from trainsanity.types import Status
 
 INCIDENT = {"num_labels": 280, "learning_rate": 1e-5, "warmup_steps": 700}
@@ -25,7 +25,7 @@ def answers(log, **known):
     return {result.check.name: result for result in report.results}
 
 
-def said(result):
+def text_of(result):
     return " ".join([result.message, result.reason, *(f.headline for f in result.findings)])
 
 
@@ -52,10 +52,10 @@ def test_the_incident(path):
     assert "that they make 11 or 12 is an inference" in finding.cause
     assert "a head far too large" in finding.cause
     assert "trainsanity run" in finding.fix
-    assert "max_grad_norm 1, the default, keeps 0.5%" in said(found["gradient.clipping"])
-    assert "is at 2.84% of the peak 1e-05" in said(found["schedule.peak_is_reached"])
-    assert said(found["schedule.peak_is_reached"]).startswith("step 20")
-    assert "little movement is expected yet" in said(found["update.moves_the_right_ones"])
+    assert "max_grad_norm 1, the default, keeps 0.5%" in text_of(found["gradient.clipping"])
+    assert "is at 2.84% of the peak 1e-05" in text_of(found["schedule.peak_is_reached"])
+    assert text_of(found["schedule.peak_is_reached"]).startswith("step 20")
+    assert "little movement is expected yet" in text_of(found["update.moves_the_right_ones"])
 
 
 def test_twelve_is_named_only_if_it_is_given():
@@ -115,7 +115,9 @@ def test_a_loss_that_only_few_rows_excuse_says_how_few():
     log = log_of({"step": 1, "loss": 2.5})
     result = answers(log, num_labels=2)["loss.initial_is_uninformed"]
     assert result.status is Status.PASS
-    assert "a mean over 8 rows may lie so far above that (--per-device-train" in result.message
+    assert (
+        "a mean over 8 rows (--per-device-train-batch-size) between 0.18 and 2.67" in result.message
+    )
     known = {"per_device_train_batch_size": 32}
     result = answers(log, num_labels=2, **known)["loss.initial_is_uninformed"]
     assert result.status is Status.FAIL
@@ -220,7 +222,27 @@ def test_ill_logs_are_found_and_only_for_their_own_reason(name):
     found = answers(broken(change), **RUN)
     red = {name for name, result in found.items() if result.status is Status.FAIL}
     assert red == expected
-    assert any(words in said(found[name]) for name in red)
+    assert any(words in text_of(found[name]) for name in red)
+
+
+@pytest.mark.parametrize("name", [None, *ILL])
+def test_every_question_yields_one_measured(name):
+    log = healthy() if name is None else broken(ILL[name][0])
+    known = {**RUN, "gradient_accumulation_steps": 2}
+    for question, result in answers(log, **known).items():
+        assert result.status is not Status.ERROR, (question, result.reason)
+        assert result.message or result.status is Status.SKIP, question
+
+
+def test_a_warm_up_that_outlasts_the_run_is_found_without_a_logged_rate():
+    log = log_of({"step": 1, "loss": 5.8}, {"step": 2, "loss": 5.7})
+    result = answers(log, **{**RUN, "warmup_steps": 300})["schedule.peak_is_reached"]
+    assert result.status is Status.FAIL
+    assert (
+        result.message == "the run has 300 steps and 300 of warm-up; its log has no learning_rate"
+    )
+    result = answers(log, **RUN)["schedule.peak_is_reached"]
+    assert result.status is Status.PASS
 
 
 def test_the_pace_of_the_schedule_is_named():
@@ -232,7 +254,7 @@ def test_the_pace_of_the_schedule_is_named():
 def test_a_healthy_log():
     found = answers(healthy(), **RUN)
     assert {r.status for n, r in found.items() if n != "loss.matches_reference"} == {Status.PASS}
-    assert "below" not in said(found["loss.initial_is_uninformed"])
+    assert "below" not in text_of(found["loss.initial_is_uninformed"])
 
 
 def test_a_head_that_knows_something_is_told_and_passes():
@@ -257,7 +279,7 @@ def test_a_rate_read_before_or_after_the_step_and_rounded_is_right(kind, reads_a
     ]  # fmt: skip
     known = {**RUN, "lr_scheduler_type": kind}
     result = answers(log_of(*rows), **known)["schedule.learning_rate_follows"]
-    assert result.status is Status.PASS, said(result)
+    assert result.status is Status.PASS, text_of(result)
 
 
 def test_training_loss_against_evaluation_loss():

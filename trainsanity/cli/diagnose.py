@@ -42,7 +42,7 @@ def diagnose(log: str, json_file: str | None, debug: bool, **known: Any) -> int:
     run goes into the options: each lets one more question be judged.
     """
     from trainsanity.diagnose.case import Case, Known
-    from trainsanity.diagnose.face import render
+    from trainsanity.diagnose.reporter import render
     from trainsanity.diagnose.questions import ask
     from trainsanity.diagnose.reading import read
 

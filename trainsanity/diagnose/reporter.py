@@ -1,4 +1,4 @@
-"""The answers for people, in the manner of the run report."""
+"""Print the answers for people, in the form of the run report."""
 
 from __future__ import annotations
 
@@ -16,27 +16,29 @@ from trainsanity.report.words import clean, confidence_in, fields_of, value_text
 from trainsanity.types import Result, Status
 
 _OPTION = re.compile(r"(?<!\S)--[a-z]+(?:-[a-z]+)*")
-_STYLE = {Status.PASS: "green", Status.FAIL: "bold red", Status.SKIP: "dim"}
-_WORD = {Status.PASS: "nothing found", Status.FAIL: "found", Status.SKIP: "not judged"}
+_STYLE = {Status.FAIL: "bold red", Status.WARNING: "bold yellow"}
+_WORD = {Status.FAIL: "found", Status.WARNING: "warning"}
 
 
 def verdict(report: Report) -> str:
-    """The headline; a log never shows that a run is sane."""
+    """Return the headline; a log never shows that a run is sane."""
     failed = [r for r in report.results if r.status is Status.FAIL]
     if failed:
         return f"the log shows trouble. Look first at: {failed[0].check.stage}"
     if not report.ran:
         return "nothing could be judged"
-    return f"nothing found in the log, as far as {report.ran} of {report.total} questions go"
+    warnings = sum(r.status is Status.WARNING for r in report.results)
+    found = "nothing" if not warnings else f"{warnings} warning{'s' * (warnings > 1)}"
+    return f"{found} found in the log, as far as {report.ran} of {report.total} questions go"
 
 
 def render(report: Report, *, width: int = 100, color: bool = False) -> str:
-    """The whole answer.
+    """Return the whole answer as text.
 
     Args:
-        report: as :func:`~trainsanity.logs.questions.ask` makes it.
+        report: from :func:`~trainsanity.diagnose.questions.ask`.
         width: columns.
-        color: with ANSI colours.  Nothing is said by colour alone.
+        color: whether to use ANSI colours; no information is in the colour alone.
     """
     stream = io.StringIO()
     console = Console(
@@ -54,19 +56,21 @@ def render(report: Report, *, width: int = 100, color: bool = False) -> str:
     headline = Text(f"{clean(report.pipeline_id)}: ", style="bold")
     console.print(headline.append(verdict(report), "red" if report.exit_code() else "green"))
     known = ", ".join(f"{clean(k)} {clean(value_text(v))}" for k, v in report.facts.items())
-    told = f"{report.ran} of {report.total} questions could be judged; {known}."
+    summary = f"{report.ran} of {report.total} questions could be judged; {known}."
     if options := options_asked_for(report):
-        told += f" To judge more, give {', '.join(options)}."
-    console.print(Text(told))
-    for result in report.results:
-        if result.status is Status.FAIL:
-            _found(console, result, report)
+        summary += f" To judge more, give {', '.join(options)}."
+    console.print(Text(summary))
+    for status in _WORD:
+        for result in report.results:
+            if result.status is status:
+                _found(console, result, report)
     _section(
         console,
         "What else the log shows",
         [r for r in report.results if r.message and r.status is Status.PASS],
     )
-    _section(console, "Not judged", [r for r in report.results if r.status is Status.SKIP])
+    unjudged = (Status.SKIP, Status.ERROR)
+    _section(console, "Not judged", [r for r in report.results if r.status in unjudged])
     for note in report.environment.get("notes", ()):
         console.print(Text())
         console.print(Text(f"NOTE  {clean(str(note))}", style="bold"))
@@ -74,7 +78,7 @@ def render(report: Report, *, width: int = 100, color: bool = False) -> str:
 
 
 def options_asked_for(report: Report) -> list[str]:
-    """The options that questions without an answer name."""
+    """Return the options that unanswered questions ask for."""
     reasons = " ".join(r.reason for r in report.results if r.status is Status.SKIP)
     return list(dict.fromkeys(_OPTION.findall(reasons)))
 
