@@ -1,4 +1,4 @@
-"""Where a pipeline comes from: a factory, a training script, or the user's pyproject.toml."""
+"""Read ``[tool.trainsanity]`` from the user's pyproject.toml."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from trainsanity.errors import UsageError
 T = TypeVar("T")
 
 OPTIONS = ("pipelines", "expected_failures")
-"""What ``[tool.trainsanity]`` may hold."""
+"""The keys that ``[tool.trainsanity]`` may have."""
 
 
 def configuration(start: Path | None = None) -> dict[str, Any]:
-    """``[tool.trainsanity]`` of the nearest pyproject.toml at or above ``start``.
+    """Return ``[tool.trainsanity]`` of the nearest pyproject.toml at or above ``start``.
 
     Returns:
         ``pipelines`` (list of targets) and ``expected_failures`` (check name to reason); an empty
@@ -44,7 +44,7 @@ def configuration(start: Path | None = None) -> dict[str, Any]:
         if key not in OPTIONS:
             near = difflib.get_close_matches(key, OPTIONS, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"it has {' and '.join(OPTIONS)}"
-            # An option that nobody reads would be taken for one that counts.
+            # Ignoring an unknown option would let a misspelt one pass for set.
             raise UsageError(f"{path}: tool.trainsanity has no {key!r}; {hint}")
     pipelines = table.get("pipelines", [])
     if not isinstance(pipelines, list) or not all(isinstance(p, str) for p in pipelines):

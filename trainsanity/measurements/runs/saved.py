@@ -30,7 +30,7 @@ enough to show in the logits whether the moved weights were saved."""
 
 SCALE = 0.02
 """The same in absolute terms for a tensor of equal elements, such as a norm's or an adapter's
-second factor: the standard deviation with which transformers draws weights (``initializer_range``)."""
+second factor: the standard deviation of weights that transformers draws (``initializer_range``)."""
 
 SAMPLES = (
     "The quick brown fox jumps over the lazy dog.",
