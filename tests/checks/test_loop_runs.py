@@ -31,13 +31,14 @@ from trainsanity.measurements.runs.epochs import Epochs
 from trainsanity.measurements.runs.evaluated import Evaluated
 from trainsanity.measurements.runs.overfit import (
     FASTER,
+    SLOWER,
     STRIDE,
     Overfit,
     _callback,
     _narrowed,
     constant_loss,
 )
-from trainsanity.measurements.runs.resume import SLOWER, Ended, Interrupted, Resumed, _run
+from trainsanity.measurements.runs.resume import Ended, Interrupted, Resumed, _run
 from trainsanity.measurements.runs.shares import PEEK, Shares
 from trainsanity.measurements.runs.trace import Plan, Trace, plan_of
 from trainsanity.measurements.runs.workers import Workers
@@ -332,7 +333,7 @@ def test_runs_leave_nothing_behind(tmp_path, monkeypatch):
     assert os.listdir(tmp_path / "tmp") == [os.path.basename(output)]
 
 
-def test_a_loop_of_ones_own_has_no_trainer_to_run():
+def test_a_custom_training_loop_has_no_trainer_to_run():
     trainer = healthy(**CHEAP)
     own = Pipeline.from_loop(
         trainer.model,

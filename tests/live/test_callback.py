@@ -1,4 +1,4 @@
-"""Live runs: a sane one, one with the factor, one that turns NaN; real Trainers."""
+"""SanityCallback on real Trainers: a sane run, one with the factor, one that turns NaN."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training loops of one's own: bare torch and accelerate, right and wrong."""
+"""Custom training loops: bare torch and accelerate, right and wrong."""
 
 from __future__ import annotations
 
