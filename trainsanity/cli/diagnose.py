@@ -42,9 +42,9 @@ def diagnose(log: str, json_file: str | None, debug: bool, **known: Any) -> int:
     run goes into the options: each lets one more question be judged.
     """
     from trainsanity.diagnose.case import Case, Known
-    from trainsanity.diagnose.reporter import render
     from trainsanity.diagnose.questions import ask
     from trainsanity.diagnose.reading import read
+    from trainsanity.diagnose.reporter import render
 
     output = Output(json_file)
     with progress() as tell:
