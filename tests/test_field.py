@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
@@ -14,12 +15,19 @@ import pytest
 from tests.field import records
 
 # What is on file names the cases, so that collecting imports neither torch nor trl.
-ON_FILE = {
-    name: (family, record)
+ON_FILE = [
+    (family, name, record)
     for family in records.families()
     for name, record in records.read("first", family).items()
-}
-CASES = [name for name, (_, record) in ON_FILE.items() if "fault" in record]
+]
+CASES = [
+    pytest.param(
+        f"{family}:{name}",
+        marks=[pytest.mark.distributed] if family.startswith("processes") else [],
+    )
+    for family, name, record in ON_FILE
+    if "fault" in record
+]
 
 UPSTREAM = re.compile(r"[\w.-]+/[\w.-]+#\d+|https://\S+")
 
@@ -47,15 +55,17 @@ def _corpus() -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         ones = [*cases(), *healthy_ones()]
-    assert len({one.id for one in ones}) == len(ones)
     return {one.id: one for one in ones}
 
 
+def test_every_id_is_there_once() -> None:
+    times = Counter(name for _, name, _ in ON_FILE)
+    assert [name for name, number in times.items() if number > 1] == []
+
+
 def test_every_id_has_a_first_verdict(corpus: dict[str, Any]) -> None:
-    assert set(ON_FILE) == set(corpus)
-    for name, (family, record) in ON_FILE.items():
-        assert corpus[name].family == family
-        assert ("fault" in record) == hasattr(corpus[name], "proofs")
+    on_file = {name: (family, "fault" in record) for family, name, record in ON_FILE}
+    assert on_file == {one.id: (one.family, hasattr(one, "proofs")) for one in corpus.values()}
 
 
 def _cases(corpus: dict[str, Any]) -> Iterator[Any]:
@@ -79,8 +89,11 @@ def test_every_healthy_one_says_where_people_do_this(corpus: dict[str, Any]) -> 
 
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("name", CASES)
-def test_proofs_run(name: str, corpus: dict[str, Any]) -> None:
-    one = corpus[name]
+def test_proofs_run(name: str) -> None:
+    family, _, own = name.partition(":")
+    from fixtures.field import cases
+
+    one = next(case for case in cases(family) if case.id == own)
     if one.needs:
         from tests.field.__main__ import _possible
 
@@ -92,7 +105,7 @@ def test_proofs_run(name: str, corpus: dict[str, Any]) -> None:
         return
     # Its processes are forked, from one that has no threads.
     subprocess.run(
-        [sys.executable, "-m", "tests.field", "proofs", f"{one.family}:{name}"],
+        [sys.executable, "-m", "tests.field", "proofs", name],
         cwd=records.ROOT,
         env={**os.environ, "PYTHONPATH": str(records.ROOT)},
         check=True,
