@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import trainsanity
-from trainsanity.registry import registry
-from trainsanity.runner import run
+from trainsanity.engine.registry import registry
+from trainsanity.engine.runner import run
 
 Row = dict[str, str]
 """Name, status, text and reason of one check's result."""
