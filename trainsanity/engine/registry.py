@@ -30,8 +30,8 @@ class Registry:
         """Take in one check.
 
         Raises:
-            UsageError: the code or name is malformed, taken or reserved, or the cost is less
-                than that of a measurement it asks for.
+            UsageError: the code or name is malformed, taken or reserved, what it judges is
+                unknown, or the cost is less than that of a measurement it asks for.
         """
         measurements = catalogue()
         if not _CODE.fullmatch(check.code):
@@ -48,6 +48,11 @@ class Registry:
                     f"check {check.code} {check.name} is registered twice: "
                     f"{other.code} {other.name} has that code or name"
                 )
+        if check.judges not in (None, *Judges):
+            raise UsageError(
+                f"check {check.code} judges {check.judges!r}: give {' or '.join(Judges)}, or leave "
+                "it out"
+            )
         for look in check.inputs:
             if look == "pipeline":
                 continue
