@@ -1,4 +1,4 @@
-"""The report as text and as JSON, told from reports built by hand."""
+"""The report as text and as JSON, of reports built by hand."""
 
 from __future__ import annotations
 
@@ -19,24 +19,34 @@ from tests.reports import (
     CLIP,
     ERROR,
     FAIL,
+    HEAD,
     HEALTHY,
     INCIDENT,
     LOSS,
+    NOT_JUDGED,
     PAD,
     POOLED,
     REPORTS,
+    ROWS,
+    SAME_TOKEN,
     SKIP,
     TARGET,
     TWELVE,
+    UNINFORMED,
+    UNKNOWN,
+    WARNED,
     XFAIL,
     XPASS,
     assert_snapshot,
+    ended,
     failed,
     passed,
     report,
     says_nothing,
+    under,
+    warned,
 )
-from trainsanity import Finding, Result, Status, __version__
+from trainsanity import Finding, Result, Severity, Status, __version__
 from trainsanity.engine.report import Report
 from trainsanity.report.json import as_dict, dumps, json_value, schema
 from trainsanity.report.text import render
@@ -114,8 +124,119 @@ def test_codes_in_a_row_are_told_by_their_ends(codes: str, told: str) -> None:
     ],
 )
 def test_verdict(told: Report, strict: bool, words: str) -> None:
-    assert verdict(told, strict=strict) == words
-    assert render(told, strict=strict, width=120).startswith(f"{TARGET}: {words}\n")
+    told = under(told, strict=strict)
+    assert verdict(told) == words
+    assert render(told, width=120).startswith(f"{TARGET}: {words}\n")
+
+
+COUNTED = "4 checks ran and 2 passed"
+
+
+@pytest.mark.parametrize(
+    ("told", "policy", "words", "code"),
+    [
+        (WARNED, {}, f"sane as far as judged, 1 warning: 3 of {COUNTED}", 0),
+        (
+            report(warned(PAD), warned(ROWS), XFAIL, passed(CLIP)),
+            {},
+            "sane but for what is accepted, 2 warnings: 4 of 4 checks ran and 1 passed, "
+            "1 failed as accepted",
+            0,
+        ),
+        (
+            WARNED,
+            {"warnings_as_errors": True},
+            f"not sane: 1 warning, and warnings count as failures: 3 of {COUNTED}",
+            1,
+        ),
+        (
+            WARNED,
+            {"strict": True},
+            f"not sane: 1 warning, and warnings count as failures: 3 of {COUNTED}",
+            1,
+        ),
+        (HEALTHY, {"warnings_as_errors": True}, "sane: 3 of 3 checks ran and passed", 0),
+        (
+            report(warned(PAD), ERROR),
+            {},
+            "incomplete, 1 warning: 1 of 2 checks ran and 0 passed",
+            3,
+        ),
+        (report(warned(PAD), FAIL), {}, "not sane. First broken stage: loss", 1),
+        # A warning is no failure, so its stage is not broken.
+        (
+            report(warned(PAD), FAIL),
+            {"warnings_as_errors": True},
+            "not sane. First broken stage: loss",
+            1,
+        ),
+    ],
+)
+def test_warnings_in_the_headline(
+    told: Report, policy: dict[str, bool], words: str, code: int
+) -> None:
+    told = under(told, **policy)
+    assert verdict(told) == words
+    assert told.exit_code() == code
+    assert as_dict(told)["summary"]["exit_code"] == code
+
+
+def test_warnings_follow_the_failures_and_are_complete() -> None:
+    text = render(report(warned(PAD), failed(LOSS)))
+    places = [
+        text.index(words)
+        for words in (
+            "1 failed, 1 warning.",
+            "TS502 loss.matches_reference  fail",
+            "\nWarnings\n",
+            "TS102 tokenizer.pad_is_not_eos  warning",
+            "PAD is EOS 151645; no row of 600 has EOS, so no target is lost",
+            "cause     pad_token was set to eos_token",
+            "fix       give PAD a token of its own",
+            f"trainsanity run {TARGET} --select TS102",
+            "All selected checks",
+        )
+    ]
+    assert places == sorted(places)
+    assert "Warnings, which count as failures" in render(under(WARNED, strict=True))
+
+
+def test_a_warning_accuses_nobody_and_rules_nobody_out() -> None:
+    assert "Acquitted" not in render(WARNED)
+    assert "PAD / EOS" not in as_dict(report(warned(PAD), passed(POOLED)))["summary"]["ruled_out"]
+
+
+def test_a_warning_beside_a_failure_is_named_as_one() -> None:
+    both = (Finding("it is wrong"), Finding("it is odd", severity=Severity.WARNING))
+    text = render(report(Result(CLIP, TARGET, Status.FAIL, both)))
+    assert "\n  it is wrong\n" in text
+    assert "\n  warning: it is odd\n" in text
+
+
+def test_what_was_not_judged_is_the_headline() -> None:
+    sentence = f"incomplete: neither loss nor gradient was judged: {UNKNOWN}; 1 other reason"
+    assert verdict(NOT_JUDGED) == sentence
+    text = render(NOT_JUDGED, width=120)
+    assert text.startswith(f"{TARGET}: {sentence}\n2 of 5 checks ran: 2 passed. Without a verdict:")
+    summary = as_dict(NOT_JUDGED)["summary"]
+    assert (summary["not_judged"], summary["exit_code"]) == (["loss", "gradient"], 3)
+
+
+def test_one_number_that_was_judged_is_enough_and_a_log_has_none() -> None:
+    skipped = ended(LOSS, Status.SKIP, UNKNOWN)
+    alone = report(passed(PAD), skipped)
+    assert verdict(alone) == f"incomplete: the loss was not judged: {UNKNOWN}"
+    assert report(skipped, passed(HEAD)).exit_code() == 0
+    # No check that takes a step was selected: --max-cost FORWARD.
+    assert report(passed(PAD), ended(UNINFORMED, Status.SKIP, "not here")).exit_code() == 0
+    assert report(passed(PAD), skipped, of_a_log=True).exit_code() == 0
+
+
+def test_a_long_reason_is_cut_in_the_headline() -> None:
+    told = report(passed(PAD), ended(LOSS, Status.SKIP, "two\nlines " + "x" * 300))
+    assert "judged: two lines xxx" in verdict(told)
+    assert verdict(told).endswith("xxx...")
+    assert len(verdict(told)) < 220
 
 
 def test_every_failure_is_told_in_full_and_an_earlier_stage_first() -> None:
@@ -140,7 +261,7 @@ def test_all_findings_of_one_check_are_told() -> None:
     two = Result(
         CLIP, TARGET, Status.FAIL, (Finding("first one"), Finding("second one", fix="mend it"))
     )
-    before_table = render(report(two)).partition("All checks")[0]
+    before_table = render(report(two)).partition("All selected")[0]
     assert "first one" in before_table
     assert "second one" in before_table
     assert "mend it" in before_table
@@ -156,14 +277,16 @@ def test_what_has_no_verdict_is_named_with_the_reason_of_it() -> None:
     assert "TS302 collator.rows_recovered comes first: error" in text
 
 
-def test_explained_are_told_with_their_numbers_apart_from_merely_blocked() -> None:
+def test_explained_are_listed_with_what_they_found_apart_from_merely_blocked() -> None:
     section = render(INCIDENT).partition("Explained by")[2].partition("Acquitted")[0]
-    assert "slope 12.0000, cosine 1.000000" in section
+    assert "the head's gradient is 12.0000 times its closed form" in section
+    # The neutral sentence says nothing of what is wrong.
+    assert "slope 12.0000, cosine 1.000000" not in section
     assert "TS303" not in section
 
 
 def test_acquitted_with_numbers_but_not_on_half_the_evidence() -> None:
-    section = render(INCIDENT).partition("Acquitted")[2].partition("All checks")[0]
+    section = render(INCIDENT).partition("Acquitted")[2].partition("All selected")[0]
     assert "PAD 151643 is not EOS 151645" in section
     assert "48 of 48 rows" in section
     half = report(passed(PAD), unasked=(POOLED,))
@@ -179,7 +302,7 @@ def test_where_nothing_is_wrong_nobody_is_acquitted() -> None:
 
 def test_accepted_failure_says_why_and_is_no_failure() -> None:
     text = render(report(passed(PAD), XFAIL))
-    accepted = text.partition("Accepted failures")[2].partition("All checks")[0]
+    accepted = text.partition("Accepted failures")[2].partition("All selected")[0]
     assert "TS502 loss.matches_reference  xfail" in accepted
     assert "67.4546" in accepted
     assert "known, see #7" in accepted
@@ -258,12 +381,21 @@ def test_values_for_people(value: Any, text: str) -> None:
 
 
 RESULT_KEYS = ["code", "name", "stage", "status", "observed", "expected", "factor", "message"]
-RESULT_KEYS += ["cause", "fix", "where", "candidates", "reason", "seconds"]
+RESULT_KEYS += ["measured", "findings", "cause", "fix", "where", "candidates", "reason", "seconds"]
 
 
-def test_json_is_schema_1() -> None:
+RULED_OUT = {
+    "PAD / EOS": [
+        "PAD 151643 is not EOS 151645",
+        "48 of 48 rows are read at their last token",
+    ],
+    "attention mask": ["10281 of 11776 positions are attended, the rows have 10281 tokens"],
+}
+
+
+def test_json_is_schema_2() -> None:
     document = json.loads(dumps([INCIDENT]))
-    assert document["schema"] == 1
+    assert document["schema"] == 2
     assert document["trainsanity"] == __version__
     assert document["pipeline"] == TARGET
     assert document["environment"]["device"] == "NVIDIA H100"
@@ -279,6 +411,7 @@ def test_json_is_schema_1() -> None:
         "ran": 5,
         "of": 9,
         "pass": 3,
+        "warning": 0,
         "fail": 2,
         "xfail": 0,
         "xpass": 0,
@@ -289,16 +422,34 @@ def test_json_is_schema_1() -> None:
         "first_broken_stage": "loss",
         "confidence": "high: only gradient_accumulation_steps x world_size = 12 x 1 fits, and "
         "TS601 shows the same factor",
-        "acquitted": {
-            "PAD / EOS": [
-                "PAD 151643 is not EOS 151645",
-                "48 of 48 rows are read at their last token",
-            ],
-            "attention mask": ["10281 of 11776 positions are attended, the rows have 10281 tokens"],
-        },
+        "not_judged": [],
+        "ruled_out": RULED_OUT,
+        "acquitted": RULED_OUT,
         "exit_code": 1,
         "seconds": 12.34,
     }
+
+
+SCHEMA_1 = {
+    "ran", "of", "pass", "fail", "xfail", "xpass", "skip", "blocked", "abstain", "error",
+    "first_broken_stage", "confidence", "acquitted", "exit_code", "seconds",
+}  # fmt: skip
+
+
+def test_all_keys_of_schema_1_are_kept() -> None:
+    document = as_dict(INCIDENT)
+    assert set(document["summary"]) >= SCHEMA_1
+    assert set(RESULT_KEYS) - {"measured", "findings"} <= set(document["results"][0])
+
+
+def test_every_finding_is_kept_with_its_cause_and_fix() -> None:
+    two = Result(PAD, TARGET, Status.FAIL, (Finding("first", cause="a", fix="b"), SAME_TOKEN))
+    (row,) = as_dict(report(two))["results"]
+    assert [(f["severity"], f["cause"], f["fix"]) for f in row["findings"]] == [
+        ("failure", "a", "b"),
+        ("warning", SAME_TOKEN.cause, SAME_TOKEN.fix),
+    ]
+    assert (row["cause"], row["fix"]) == ("a", "b")
 
 
 SCHEMA = jsonschema.Draft202012Validator(schema())
@@ -325,13 +476,16 @@ def test_the_schema_names_every_key_stage_and_status() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda d: d.update(schema=2),
+        lambda d: d.update(schema=1),
         lambda d: d.pop("facts"),
         lambda d: d["summary"].pop("error"),
         lambda d: d["summary"].update(exit_code=2),
         lambda d: d["results"][0].update(status="passed"),
         lambda d: d["results"][0].update(factor="twelve"),
         lambda d: d["results"][0].update(code=502),
+        lambda d: d["results"][5]["findings"][0].update(severity="grave"),
+        lambda d: d["results"][5]["findings"][0].pop("fix"),
+        lambda d: d["summary"].update(not_judged=["everything"]),
     ],
 )
 def test_the_schema_refuses_what_is_no_report(change: Any) -> None:
@@ -344,7 +498,7 @@ def test_the_schema_refuses_what_is_no_report(change: Any) -> None:
 def test_json_exit_code_is_that_of_strict_when_asked() -> None:
     told = report(passed(PAD), SKIP)
     assert as_dict(told)["summary"]["exit_code"] == 0
-    assert as_dict(told, strict=True)["summary"]["exit_code"] == 3
+    assert as_dict(under(told, strict=True))["summary"]["exit_code"] == 3
 
 
 def test_json_of_several_pipelines_is_a_list() -> None:

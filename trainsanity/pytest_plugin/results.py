@@ -111,9 +111,7 @@ def properties(result: Result) -> list[tuple[str, object]]:
     return [(PREFIX + key, value) for key, value in values.items() if value not in (None, "", [])]
 
 
-def reports_of(
-    tests: Iterable[Sequence[tuple[str, object]]], policy: Policy
-) -> Iterator[Report]:
+def reports_of(tests: Iterable[Sequence[tuple[str, object]]], policy: Policy) -> Iterator[Report]:
     """Yield one report for each pipeline that is in the properties of some tests.
 
     A session that leaves out a check which judges a training step, as ``-k`` does, is complete

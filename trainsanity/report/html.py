@@ -197,7 +197,7 @@ class _View:
         sign, words = WORDS[result.status]
         in_full = result.status in (Status.FAIL, Status.WARNING, Status.XPASS, Status.ERROR)
         above = result.status in (Status.FAIL, Status.WARNING, Status.XPASS)
-        values = [
+        numbers = [
             (label, value_text(value))
             for label, value in (("observed", result.observed), ("expected", result.expected))
             if value is not None and not result.findings
@@ -216,7 +216,7 @@ class _View:
                 (headline(f, result), fields_of(f, confidence_in(f, self.report)))
                 for f in result.findings
             ],
-            "values": values,
+            "numbers": numbers,
             "rerun": rerun(self.report.command, result.check.code) if in_full else None,
             "debug": result.debug if self.debug else "",
             "seconds": f"{result.seconds:.1f} s",

@@ -64,7 +64,7 @@ def _not_judged_because(report: Report) -> str:
     reason = max(reasons, key=lambda text: reasons[text])
     if len(reason) > REASON_LENGTH:
         reason = f"{reason[:REASON_LENGTH]}..."
-    more = f"; {counted(len(reasons) - 1, 'other reason')} below" if len(reasons) > 1 else ""
+    more = f"; {counted(len(reasons) - 1, 'other reason')}" if len(reasons) > 1 else ""
     return f"{not_judged(report)}: {reason}{more}"
 
 
