@@ -109,8 +109,7 @@ def run(  # noqa: PLR0917 - one parameter per option
     would call train() on; modules are looked for in the current directory, too.  Or it is your
     training script, which runs with the ARGUMENTs after -- until it calls Trainer.train(); the
     checks take the place of that call, and the script ends there.  Without a TARGET, the pipelines
-    of [tool.trainsanity] in pyproject.toml are judged; its expected_failures and warnings_as_errors
-    always apply.
+    of [tool.trainsanity] in pyproject.toml are judged; its expected_failures always apply.
 
     CHECKS are stages, names, codes or beginnings of codes, separated by commas; 'trainsanity list'
     shows them.
