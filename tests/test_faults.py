@@ -7,8 +7,8 @@ import re
 import pytest
 
 from fixtures.faults import all_faults
+from tests.check_snapshots import assert_results
 from tests.reports import assert_examples_are_current
-from tests.said import assert_said
 from tests.untouched import untouched
 from trainsanity.engine.registry import registry
 from trainsanity.engine.runner import run
@@ -58,14 +58,15 @@ def test_fault_kills_exactly(fault):
     assert fault.caught_by <= set(by_status[Status.FAIL]) <= fault.caught_by | revealed, by_status
     # What the fault touches besides is blocked by it; nothing may be looked away from but what the
     # healthy base gives no occasion to look at.
+    assert set(by_status[Status.WARNING]) == fault.warned_by | base.warns
     assert not by_status[Status.ERROR]
     looked_away = set(by_status[Status.SKIP]) | set(by_status[Status.ABSTAIN])
-    assert looked_away == base.skips - fault.caught_by - set(by_status[Status.BLOCKED])
-    assert report.exit_code() == 1
+    assert looked_away == base.skips - fault.caught_by - fault.warned_by - set(by_status[Status.BLOCKED])
+    assert report.exit_code() == (1 if fault.caught_by else 0)
     assert_examples_are_current(fault.id, report.results)
-    assert_said(
-        f"fault-{fault.id}",
-        (result for result in report.results if result.check.name in fault.caught_by),
+    assert_results(
+        fault.id,
+        (r for r in report.results if r.check.name in fault.caught_by | fault.warned_by),
     )
 
 

@@ -11,8 +11,8 @@ import pytest
 from fixtures.controls import OF_SEVERAL_PROCESSES
 from fixtures.faults import all_faults
 from fixtures.processes import ACCELERATE, reported, results_of, started
+from tests.check_snapshots import assert_results
 from tests.reports import assert_examples_are_current
-from tests.said import assert_said
 
 pytestmark = pytest.mark.distributed
 
@@ -53,7 +53,7 @@ def assert_kills(fault, report):
     assert names(report, "skip", "abstain") <= allowed
     results = [replace(result, pipeline_id=fault.id) for result in results_of(report)]
     assert_examples_are_current(fault.id, results)
-    assert_said(f"fault-{fault.id}", results)
+    assert_results(fault.id, results)
 
 
 SKIPS = {"model.weights_are_the_checkpoints"}
@@ -78,7 +78,6 @@ def assert_green(report, skips):
 
 def assert_healthy(name, report):
     assert_green(report, SHARDED if name.startswith("sharded") else SKIPS)
-    assert_said(f"processes-{name}", results_of(report))
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)

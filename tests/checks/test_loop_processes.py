@@ -32,15 +32,15 @@ def test_rows_that_processes_share():
     # Twelve rows in rounds of eight: the second round is filled up with the first four rows.
     filled_up = [[0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 0, 1, 2, 3]]
     (seen,) = judged_shares(filled_up)
-    assert seen.message == "2 processes read 8 + 8 of 12 rows, 4 of them more than once and 0 never"
-    assert (seen.observed, seen.expected) == ({"twice": 4, "never": 0}, {"twice": 4, "never": 0})
+    assert seen.message == "2 processes read 8 + 8 of 12 rows; read by several: 4, by no process: 0"
+    assert (seen.observed, seen.expected) == ({"several": 4, "none": 0}, {"several": 4, "none": 0})
     assert shared([filled_up[0], [*filled_up[1][:-1], 8]]) == []  # one more would be too many
     assert shared([filled_up[0], [*filled_up[1], 8]]) == [
         "5 of 12 rows are read by more than one of 2 processes"
     ]
     # What does not fill a round may be left out: four rows of twelve, and none of sixteen.
     (seen,) = judged_shares([[0, 1, 2, 3], [4, 5, 6, 7]], drops_last=True)
-    assert seen.expected == {"twice": 4, "never": 4}
+    assert seen.expected == {"several": 4, "none": 4}
     assert shared([[0, 1, 2], [4, 5, 6, 7]], drops_last=True)
     assert shared([[0, 1, 2, 3], [4, 5, 6, 7]], rows=16, drops_last=True)
 

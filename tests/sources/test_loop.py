@@ -8,7 +8,7 @@ import pytest
 
 from fixtures.controls import OF_SEVERAL_PROCESSES
 from fixtures.faults import healthy
-from tests.said import assert_said
+from tests.check_snapshots import assert_results
 from tests.untouched import untouched
 from trainsanity.engine.registry import registry
 from trainsanity.engine.runner import run
@@ -84,7 +84,6 @@ def test_a_healthy_loop_passes_what_applies():
     assert names(results, "skip") == SKIPPED
     assert "slope 1.0000" in results["gradient.head_closed_form"].message
     assert "in 2 steps" in results["gradient.head_closed_form"].message
-    assert_said("loop-healthy", results.values())
 
 
 def undivided(model: Any, optimizer: Any, scheduler: Any) -> Any:
@@ -151,7 +150,7 @@ def test_a_wrong_loop_is_told_where(step, killed, factor):
     results = judged(looped(step, max_grad_norm=0.0))
     assert names(results, "fail") == killed
     (name,) = killed
-    assert_said(f"loop-{step.__name__}", [results[name]])
+    assert_results(f"custom loop {step.__name__}", [results[name]])
     if factor:
         assert results[name].factor == pytest.approx(factor, rel=1e-3)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 from trainsanity.checks.loop._processes import TOGETHER
 from trainsanity.engine.registry import check
@@ -45,18 +46,23 @@ def ranks_share_the_data(shares: Shares) -> Iterator[Measured | Finding]:
 
     References: huggingface/datasets#5360, #3423; ``accelerate.data_loader.BatchSamplerShard``.
     """
-    count = len(shares.read)
     if shares.stream:
-        yield from _stream(shares, count)
+        message, observed, expected, findings = _stream(shares)
     elif shares.same:
-        yield from _one_dataset(shares, count)
+        message, observed, expected, findings = _one_dataset(shares)
     else:
-        yield from _datasets(shares, count)
+        message, observed, expected, findings = _datasets(shares)
+    yield from findings
+    yield Measured(message, observed, expected)
 
 
-def _one_dataset(shares: Shares, count: int) -> Iterator[Measured | Finding]:
+Verdict = tuple[str, Any, Any, list[Finding]]
+"""The neutral message, the observed and the expected value, and what is wrong."""
+
+
+def _one_dataset(shares: Shares) -> Verdict:
     """Judge processes that all hold the same dataset."""
-    rows = shares.rows[0]
+    findings, count, rows = [], len(shares.read), shares.rows[0]
     readers = Counter(index for indices in shares.read for index in set(indices))
     twice = [index for index, times in readers.items() if times > 1]
     missing = rows - len(readers)
@@ -64,62 +70,72 @@ def _one_dataset(shares: Shares, count: int) -> Iterator[Measured | Finding]:
     dropped = rows % shares.batch if shares.drops_last else 0
     if len(twice) > filled:
         read = sum(map(len, shares.read))
-        yield Finding(
-            f"{len(twice):,} of {rows:,} rows are read by more than one of {count} processes",
-            observed=len(twice),
-            expected=filled,
-            where=f"row {min(twice)}",
-            factor=read / rows,
-            cause="the data loader does not divide the rows between the processes",
-            fix="return self.accelerator.prepare(DataLoader(...)) from get_train_dataloader, or "
-            "leave it to the Trainer",
+        findings.append(
+            Finding(
+                f"{len(twice):,} of {rows:,} rows are read by more than one of {count} processes",
+                observed=len(twice),
+                expected=filled,
+                where=f"row {min(twice)}",
+                factor=read / rows,
+                cause="the data loader does not divide the rows between the processes",
+                fix="return self.accelerator.prepare(DataLoader(...)) from get_train_dataloader, or "
+                "leave it to the Trainer",
+            )
         )
     if missing > dropped:
-        yield Finding(
-            f"{missing:,} of {rows:,} rows are read by none of {count} processes",
-            observed=missing,
-            expected=dropped,
-            where=f"row {next(index for index in range(rows) if index not in readers)}",
-            factor=len(readers) / rows,
-            cause="the rows are divided twice, or the sampler leaves some out",
-            fix="divide the rows by hand or by the loader, and not by both",
+        findings.append(
+            Finding(
+                f"{missing:,} of {rows:,} rows are read by none of {count} processes",
+                observed=missing,
+                expected=dropped,
+                where=f"row {next(index for index in range(rows) if index not in readers)}",
+                factor=len(readers) / rows,
+                cause="the rows are divided twice, or the sampler leaves some out",
+                fix="divide the rows by hand or by the loader, and not by both",
+            )
         )
-    yield Measured(
+    return (
         f"{count} processes read {' + '.join(f'{len(set(r)):,}' for r in shares.read)} of {rows:,} "
-        f"rows, {len(twice)} of them more than once and {missing} never",
-        {"twice": len(twice), "never": missing},
-        {"twice": filled, "never": dropped},
+        f"rows; read by several: {len(twice)}, by no process: {missing}",
+        {"several": len(twice), "none": missing},
+        {"several": filled, "none": dropped},
+        findings,
     )
 
 
-def _datasets(shares: Shares, count: int) -> Iterator[Measured | Finding]:
+def _datasets(shares: Shares) -> Verdict:
     """Judge processes that hold different datasets."""
+    findings, count = [], len(shares.read)
     read = [len(set(indices)) for indices in shares.read]
     dropped = [rows % shares.batch if shares.drops_last else 0 for rows in shares.rows]
     missing = [rows - own for rows, own in zip(shares.rows, read, strict=True)]
     for number, rows in enumerate(shares.rows):
         if missing[number] > dropped[number]:
-            yield Finding(
-                f"process {number} has a dataset of its own and reads {read[number]:,} of its "
-                f"{rows:,} rows: no process reads the others",
-                observed=missing[number],
-                expected=dropped[number],
-                where=f"process {number}",
-                factor=read[number] / rows,
-                cause="most likely the rows are divided by hand and again by the loader",
-                fix="give every process the whole dataset, or a loader that is not prepared",
+            findings.append(
+                Finding(
+                    f"process {number} has a dataset of its own and reads {read[number]:,} of its "
+                    f"{rows:,} rows: no process reads the others",
+                    observed=missing[number],
+                    expected=dropped[number],
+                    where=f"process {number}",
+                    factor=read[number] / rows,
+                    cause="most likely the rows are divided by hand and again by the loader",
+                    fix="give every process the whole dataset, or a loader that is not prepared",
+                )
             )
             break
-    yield Measured(
+    return (
         f"{count} processes hold datasets of their own, of {' and '.join(map(str, shares.rows))} "
         f"rows, and read {' and '.join(map(str, read))}",
         missing,
         dropped,
+        findings,
     )
 
 
-def _stream(shares: Shares, count: int) -> Iterator[Measured | Finding]:
+def _stream(shares: Shares) -> Verdict:
     """Judge processes that read streams."""
+    findings = []
     first = set(shares.read[0])
     worst, which = 0.0, 1
     for number, rows in enumerate(shares.read[1:], start=1):
@@ -127,18 +143,21 @@ def _stream(shares: Shares, count: int) -> Iterator[Measured | Finding]:
         if part > worst:
             worst, which = part, number
     if worst > HALF:
-        yield Finding(
-            f"{worst:.0%} of the first rows that process {which} reads are read by process 0, too: "
-            "the stream is not divided",
-            observed=worst,
-            expected=0.0,
-            where=f"process {which}",
-            cause="most likely every process reads the stream from its beginning",
-            fix="datasets.distributed.split_dataset_by_node(stream, rank, world_size), or a loader "
-            "that accelerate prepares",
+        findings.append(
+            Finding(
+                f"{worst:.0%} of the first rows that process {which} reads are read by process 0, too: "
+                "the stream is not divided",
+                observed=worst,
+                expected=0.0,
+                where=f"process {which}",
+                cause="most likely every process reads the stream from its beginning",
+                fix="datasets.distributed.split_dataset_by_node(stream, rank, world_size), or a loader "
+                "that accelerate prepares",
+            )
         )
-    yield Measured(
+    return (
         f"the first {len(first)} rows of a stream: processes share at most {worst:.0%} of theirs",
         worst,
         0.0,
+        findings,
     )

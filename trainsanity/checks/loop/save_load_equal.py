@@ -76,8 +76,8 @@ def save_load_equal(saved: Saved) -> Iterator[Measured | Finding]:
     known = math.isfinite(saved.difference)
     yield Measured(
         f"logits of {saved.rows} rows, saved model against loaded one: greatest absolute "
-        f"difference {f'{saved.difference:.3g}' if known else 'unknown'}, up to {allowed:.2g} "
-        f"allowed; parameters missing from the files: {len(saved.missing)}",
+        f"difference {f'{saved.difference:.3g}' if known else 'unknown'} (up to {allowed:.2g} "
+        f"allowed); parameters missing from the files: {len(saved.missing)}",
         {"difference": saved.difference, "missing": len(saved.missing)},
         {"difference": allowed, "missing": 0},
     )

@@ -65,7 +65,7 @@ def saved_tokenizer_is_the_one(pipeline: Pipeline, saved: Saved) -> Iterator[Mea
         differing, special = len(other), len(wrong)
         yield from _findings(before, after, wrong, other, len(texts))
     yield Measured(
-        f"{differing} of {len(texts)} texts get other ids, or none, from the saved tokenizer; "
+        f"{differing} of {len(texts)} texts get other or no ids from the saved tokenizer; "
         f"special ids that differ or are missing: {special} of {len(before)}",
         {"texts": differing, "special_ids": special},
         {"texts": 0, "special_ids": 0},

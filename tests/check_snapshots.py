@@ -1,7 +1,9 @@
-"""What the checks say of faults and controls, word for word, as it was when somebody read it last.
+"""What each check reports, compared with what it reported when somebody read it last.
 
-A message that changes, a number that moves, a check that looks away: each shows up as a difference
-in `tests/snapshots/said`, to be read and kept with UPDATE_SNAPSHOTS=1, or to be mended.
+`tests/snapshots/checks` has one file for each check: its results on the faults that it catches and
+at its bounds. A message that changes, or a number that moves, shows up as a difference there, to be
+read and kept with UPDATE_SNAPSHOTS=1, or to be mended. An entry holds for the versions of torch and
+transformers that it names; with others, whose numbers differ, it is not compared.
 """
 
 from __future__ import annotations
@@ -18,81 +20,74 @@ from typing import Any
 
 import numpy
 import torch
+from filelock import FileLock
 
-from trainsanity.engine.store import Measurements
-from trainsanity.types import Finding, Measured, Result, Skip
+from trainsanity.types import Finding, Measured, Result
 
-FOLDER = Path(__file__).parent / "snapshots" / "said"
-VERSIONS = FOLDER / "versions.json"
-"""Of the libraries with which the numbers were computed."""
+FOLDER = Path(__file__).parent / "snapshots" / "checks"
 NOISE = 1e-4
-"""Differences below are arithmetic: what is there depends on threads and processor.  Chosen, like
-the next one, and not measured: runs with one thread and in two workers stay within both."""
+"""Differences below are arithmetic: they depend on threads and processor.  Chosen, like the next
+one, and not measured: runs with one thread and in two workers stay within both."""
 CLOSE = 5e-3
 """Relative: two processors sum in another order, and a run of steps carries that on."""
 FIRST = 6
-"""Of a list or dictionary in a measurement."""
+"""Elements of a list or dictionary that are kept."""
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 PLACES = re.compile(r"(?<!\S)/\S+")
+KEPT = ("status", "measured", "reason", "observed", "expected", "findings")
 
 
-def assert_said(name: str, results: Iterable[Result]) -> None:
-    """Compare with what was said under this name, or with UPDATE_SNAPSHOTS write it."""
-    _compare(name, {result.check.code: _told(result) for result in results})
+def assert_results(of: str, results: Iterable[Result]) -> None:
+    """Compare each result with its check's snapshot under this name, or write it."""
+    for result in results:
+        row = {key: value for key, value in result.as_dict().items() if key in KEPT}
+        row["findings"] = [
+            {key: value for key, value in found.items() if value not in (None, "", [])}
+            for found in row["findings"]
+        ]
+        kept = {key: value for key, value in row.items() if value not in (None, "", [])}
+        _compare(result.check.name, of, _rounded(kept))
 
 
-def assert_measured(name: str, measurements: Measurements) -> None:
-    """Likewise what was measured, but for the rows that this version of Hypothesis made up."""
-    looks = measurements.seconds.keys() - {"drawn"}
-    _compare(name, {look: _measured(measurements, look) for look in looks})
+def assert_yielded(check: str, of: str, items: Iterable[Measured | Finding]) -> None:
+    """Compare what a check yields with its snapshot under this name, or write it."""
+    _compare(check, of, [_figures(item) for item in items])
 
 
-def assert_found(name: str, seen: Iterable[Measured | Finding]) -> None:
-    """Likewise what one check yields."""
-    _compare(name, {str(number): _figures(one) for number, one in enumerate(seen)})
+def versions() -> str:
+    """Return the public versions of the libraries that the numbers depend on.
+
+    `2.13.0` and `2.13.0+cpu` are one version from two indexes.
+    """
+    return ", ".join(
+        f"{name} {version(name).partition('+')[0]}" for name in ("torch", "transformers")
+    )
 
 
-def _measured(measurements: Measurements, look: str) -> Any:
-    try:
-        return _figures(measurements.taken(look))
-    except Skip as skip:
-        return str(skip)
-
-
-def versions() -> dict[str, str]:
-    """Of what computes the numbers and lends the words: others may compute and say otherwise."""
-    return {name: version(name) for name in ("torch", "transformers")}
-
-
-def recorded_with() -> dict[str, str]:
-    """The versions with which it was written; with others nothing is compared."""
-    found: dict[str, str] = json.loads(VERSIONS.read_text(encoding="utf-8"))
+def entries(check: str) -> dict[str, Any]:
+    """Return the snapshot of a check: its entries by the name of a fault or of a bound."""
+    path = FOLDER / f"{check}.json"
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return found
 
 
-def _compare(name: str, said: dict[str, Any]) -> None:
-    path = FOLDER / f"{name}.json"
+def _compare(check: str, of: str, said: Any) -> None:
     if os.environ.get("UPDATE_SNAPSHOTS"):
-        FOLDER.mkdir(exist_ok=True)
-        VERSIONS.write_text(json.dumps(versions()) + "\n", encoding="utf-8")
-        rows = ",\n".join(
-            f"{json.dumps(code)}: {json.dumps(row, ensure_ascii=False)}"
-            for code, row in sorted(said.items())
-        )
-        path.write_text("{\n" + rows + "\n}\n", encoding="utf-8")
-    if versions() == recorded_with():
-        recorded = json.loads(path.read_text(encoding="utf-8"))
-        found = [*differences(recorded, json.loads(json.dumps(said)), name)]
+        _write(check, of, said)
+    recorded = entries(check).get(of)
+    assert recorded is not None, f"no snapshot of {check} for {of}: run with UPDATE_SNAPSHOTS=1"
+    if recorded["with"] == versions():
+        found = [*differences(recorded["report"], json.loads(json.dumps(said)), f"{check}, {of}")]
         assert not found, "\n".join(found)
 
 
-def _told(result: Result) -> dict[str, Any]:
-    row = result.as_dict()
-    kept = (
-        *("status", "message", "reason", "observed", "expected", "factor", "where"),
-        *("cause", "fix", "candidates"),
-    )
-    return {key: _rounded(row[key]) for key in kept if row[key] not in (None, "", [])}
+def _write(check: str, of: str, said: Any) -> None:
+    FOLDER.mkdir(exist_ok=True, parents=True)
+    path = FOLDER / f"{check}.json"
+    with FileLock(path.with_suffix(".lock")):  # workers of xdist write to the same file
+        document = entries(check) | {of: {"with": versions(), "report": said}}
+        text = json.dumps(dict(sorted(document.items())), indent=1, ensure_ascii=False)
+        path.write_text(text + "\n", encoding="utf-8")
 
 
 def _figures(value: Any) -> Any:
