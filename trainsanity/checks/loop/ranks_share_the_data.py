@@ -78,8 +78,8 @@ def _one_dataset(shares: Shares) -> Verdict:
                 where=f"row {min(twice)}",
                 factor=read / rows,
                 cause="the data loader does not divide the rows between the processes",
-                fix="return self.accelerator.prepare(DataLoader(...)) from get_train_dataloader, or "
-                "leave it to the Trainer",
+                fix="return self.accelerator.prepare(DataLoader(...)) from get_train_dataloader, "
+                "or leave it to the Trainer",
             )
         )
     if missing > dropped:
@@ -145,14 +145,14 @@ def _stream(shares: Shares) -> Verdict:
     if worst > HALF:
         findings.append(
             Finding(
-                f"{worst:.0%} of the first rows that process {which} reads are read by process 0, too: "
-                "the stream is not divided",
+                f"{worst:.0%} of the first rows that process {which} reads are read by process 0, "
+                "too: the stream is not divided",
                 observed=worst,
                 expected=0.0,
                 where=f"process {which}",
                 cause="most likely every process reads the stream from its beginning",
-                fix="datasets.distributed.split_dataset_by_node(stream, rank, world_size), or a loader "
-                "that accelerate prepares",
+                fix="datasets.distributed.split_dataset_by_node(stream, rank, world_size), or a "
+                "loader that accelerate prepares",
             )
         )
     return (
