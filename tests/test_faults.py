@@ -7,8 +7,8 @@ import re
 import pytest
 
 from fixtures.faults import all_faults
-from tests.check_snapshots import assert_results
 from tests.reports import assert_examples_are_current
+from tests.check_snapshots import assert_results
 from tests.untouched import untouched
 from trainsanity.engine.registry import registry
 from trainsanity.engine.runner import run

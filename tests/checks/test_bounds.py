@@ -10,11 +10,11 @@ from __future__ import annotations
 import inspect
 
 import pytest
-from tests.said import assert_found
 
 from fixtures.faults import healthy
 from tests.checks import bounds_model, bounds_step  # noqa: F401
 from tests.checks.bounds import CASES
+from tests.said import assert_found
 from trainsanity.engine.registry import registry
 from trainsanity.pipeline import Pipeline
 from trainsanity.types import Finding, Measured
