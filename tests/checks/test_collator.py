@@ -12,6 +12,7 @@ from fixtures.controls import all_controls
 from fixtures.faults import all_faults, healthy
 from trainsanity.engine.registry import registry
 from trainsanity.engine.runner import run
+from trainsanity.engine.session import Session
 from trainsanity.pipeline import Pipeline
 from trainsanity.sources.building import PipelineSpec
 from trainsanity.testing import run_one
@@ -70,7 +71,7 @@ def test_every_fault_has_its_smallest_case():
 def test_the_failure_shows_the_smallest_case(name):
     fault = FAULTS[name]
     pipeline = PipelineSpec(name, fault.build).make()
-    rows = [row for micro in pipeline.measurements.get("batch") for row in micro.rows]
+    rows = [row for micro in Session.of(pipeline).measurements.get("batch") for row in micro.rows]
     first, second, *_ = max((row["input_ids"] for row in rows), key=len)
     checks = [check for check in sorted(fault.caught_by) if check.startswith("collator.")]
     results = [run_one(check, pipeline) for check in checks]
@@ -218,7 +219,7 @@ def test_the_dataset_is_left_alone_by_a_collator_that_changes_its_rows():
     trainer = FAULTS["rows_padded_in_place"].build()
     before = copy.deepcopy(trainer.train_dataset)
     pipeline = Pipeline.from_trainer(trainer)
-    pipeline.measurements.get("batch")
+    Session.of(pipeline).measurements.get("batch")
     run_one("collator.rows_unchanged", pipeline)
     assert trainer.train_dataset == before
 

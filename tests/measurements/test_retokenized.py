@@ -10,11 +10,11 @@ import pytest
 
 from fixtures.pipelines import tiny_qwen3
 from trainsanity.measurements.data.retokenized import (
-    attended,
     _compare,
     _holds,
-    text_of,
+    attended,
     text_columns,
+    text_of,
 )
 
 EOS = 151_645

@@ -41,7 +41,7 @@ def padding_value(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findi
     Known false alarms: none known.  Skipped where neither tokenizer nor config has a PAD, and for
     collators that pack.
 
-    References: huggingface/trl#422; ``torch.nn.utils.rnn.pad_sequence`` pads with 0 unless told.
+    References: huggingface/trl#422; ``torch.nn.utils.rnn.pad_sequence`` pads with 0 by default.
     """
     pad = getattr(pipeline.tokenizer, "pad_token_id", None)
     if pad is None:

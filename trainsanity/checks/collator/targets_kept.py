@@ -36,7 +36,7 @@ def targets_kept(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findin
 
     How it is measured: exact, on the first optimizer step's batches and on pieces of their rows
     that Hypothesis cuts and that keep their end, shrunk to the smallest failure.  A place that a
-    mask column of the row leaves out (``completion_mask`` and the like) is not asked for, nor is a
+    mask column of the row leaves out (``completion_mask`` and the like) is not required, nor is a
     language model's first, which nothing predicts.
 
     How to fix: a PAD that is not EOS, or ``labels[attention_mask == 0] = -100`` instead of
