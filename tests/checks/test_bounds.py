@@ -12,7 +12,7 @@ import inspect
 import pytest
 
 from fixtures.faults import healthy
-from tests.checks import bounds_model, bounds_step  # noqa: F401
+from tests.checks import bounds_data, bounds_model, bounds_step  # noqa: F401
 from tests.checks.bounds import CASES
 from tests.said import assert_found
 from trainsanity.engine.registry import registry
