@@ -230,7 +230,7 @@ def losses(forward: Forward, pipeline: Pipeline, recording: Recording | None = N
 @picture("gradient", "The head's accumulated gradient against its closed form")
 def slope(pipeline: Pipeline, recording: Recording) -> Shown:
     """Elements of the head's gradient: what the Trainer accumulated over what it should be."""
-    from trainsanity.maths.tolerances import regress
+    from trainsanity.maths.regression import regress
     from trainsanity.measurements.step.closed_form import closed_form
 
     gradient = recording.first.head_gradient

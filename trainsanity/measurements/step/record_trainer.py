@@ -78,7 +78,7 @@ def _record(pipeline: Pipeline, steps: int, *, own: bool) -> Recording:
         _record_training_step(pipeline, seen, watch, collated)
         _record_clipping(trainer, seen)
         if cuda:
-            # What earlier looks left in torch's pool, in pieces of their sizes, is the run's.
+            # Blocks that earlier measurements left in torch's pool do not fit the run's sizes.
             gc.collect()
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
@@ -249,7 +249,7 @@ def _record_training_step(
     def recording(model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
         if not seen.steps:
             note_held(pipeline, seen, "as step 1 begins")
-        if not seen.steps or seen.steps[-1].learning_rate == seen.steps[-1].learning_rate:
+        if not seen.steps or seen.steps[-1].taken:
             seen.steps.append(Step())  # the one before has been taken
         items = None if num_items_in_batch is None else float(num_items_in_batch)
         size = next((len(value) for value in inputs.values() if torch.is_tensor(value)), 0)
@@ -355,7 +355,7 @@ def _gather(seen: Recording) -> None:
     for moment, (own_hashes,) in seen.held.items():
         seen.held[moment] = all_gather(own_hashes)
     for step in seen.steps:
-        # What only the own process can ask again stays here.
+        # What only the own process can replay stays here.
         own = [dataclasses.replace(micro, inputs={}, random_state=None, rows=None)
                for micro in step.micro_steps]  # fmt: skip
         micros = [

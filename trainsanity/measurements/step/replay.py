@@ -1,4 +1,4 @@
-"""The first step's micro-batches, asked once more: the same rows, weights and random numbers.
+"""The first step's micro-batches once more: the same rows, weights and random numbers.
 
 What comes back is the gradient of the step's mean loss as automatic differentiation gives it,
 micro-batch by micro-batch and added up in float64: by linearity that is the gradient of the whole
@@ -74,7 +74,7 @@ def replay(pipeline: Pipeline, recording: Recording) -> Replay:
     if not objective_of(pipeline).known:
         raise Skip(f"no reference loss for {type(pipeline.model).__name__}")
     if not micros or any("labels" not in micro.inputs for micro in micros):
-        raise Skip("the micro-batches of the first step have no labels to ask again with")
+        raise Skip("the micro-batches of the first step have no labels to be replayed with")
     try:
         return _replay(pipeline, recording, micros)
     except torch.OutOfMemoryError as error:

@@ -79,7 +79,7 @@ class Step:
 
 @dataclass
 class Recording:
-    """What the first optimizer steps did and said.
+    """The first optimizer steps, as they were taken and logged.
 
     Attributes:
         steps: in order.
@@ -90,7 +90,7 @@ class Recording:
         curve: learning rates of the scheduler in use, by step counted from 0; None if it has none
             that depends on the step alone.
         max_steps: optimizer steps that the Trainer plans; 0 if nobody does.
-        update: whom the optimizer holds and who moves, at the last step.
+        update: which parameters the optimizer holds and which move, at the last step.
         checkpointing: the modules whose activations are computed again in the backward pass, and
             the function that each does it by.
         held: where several processes train: by moment, for each process a hash of every parameter
@@ -220,13 +220,13 @@ float64, and a slope over as many elements is known to 0.4 % of a standard devia
 def sample(tensor: Any) -> Any:
     """At most :data:`SAMPLE` elements (1-D, on the CPU), spread over the rows and the columns.
 
-    Of a sharded tensor all processes have to ask.
+    All processes have to call this for a sharded tensor.
     """
     import math
 
     flat = whole(tensor.detach()).reshape(-1)
     stride = max(1, flat.numel() // SAMPLE)
-    # A stride that shares a divisor with the row length would look at a few columns only.
+    # A stride that shares a divisor with the row length would take a few columns only.
     while stride > 1 and math.gcd(stride, tensor.shape[-1]) > 1:
         stride -= 1
     return flat[::stride][:SAMPLE].cpu().clone()
@@ -253,7 +253,7 @@ def random_state() -> tuple[Any, Any]:
 
 
 def set_random_state(state: tuple[Any, Any]) -> None:
-    """Put them back."""
+    """Restore torch's random states."""
     import torch
 
     cpu, cuda = state
