@@ -17,6 +17,8 @@ from trainsanity.measurements.step.steps import Recording, reference
 from trainsanity.types import Cost, Finding, Judges, Measured
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from trainsanity.pipeline import Pipeline
 
 
@@ -134,14 +136,16 @@ def _direction(
     """Return cause and fix of a wrong direction, by what the gradient is made of."""
     step = recording.steps[number]
     parts = parts_of_closed_form(pipeline, recording.head_name, step)
-    before = recording.steps[number - 1].head_gradient if number else None
-    weights, cosine = decompose(step.head_gradient, [*parts, *([] if before is None else [before])])
+    left = _left_by_the_step_before(recording, number)
+    weights, cosine = decompose(step.head_gradient, [*parts, *([] if left is None else [left])])
+    weights = [round(weight, 2) + 0.0 for weight in weights]
     if within(1 - cosine, off_axis):
-        listed = ", ".join(f"{weight:.2f}" for weight in weights[: len(parts)][:SHOWN])
+        own = weights[: len(parts)]
+        listed = ", ".join(f"{weight:g}" for weight in own[:SHOWN])
         more = ", ..." if len(parts) > SHOWN else ""
-        cause = f"the {len(parts)} micro-batches count {listed}{more} times, and should count once"
-        if before is not None:
-            cause += f"; the gradient of the step before is in it {weights[-1]:.2f} times"
+        cause = f"the {len(parts)} micro-batches count {listed}{more} times where each should once"
+        if left is not None:
+            cause += f"; what the step before left is in it {weights[-1]:g} times"
         return cause, "zero gradients once per optimizer step, and add up every micro-batch's own"
     if loss_is_the_reference(pipeline, step) is False:
         return (
@@ -154,6 +158,17 @@ def _direction(
         "else that writes to .grad is in it",
         "find what else reaches the head's gradient between the backward passes",
     )
+
+
+def _left_by_the_step_before(recording: Recording, number: int) -> Tensor | None:
+    """Return the head's gradient of the step before as its optimizer used it, clipped."""
+    if not number:
+        return None
+    step = recording.steps[number - 1]
+    if step.head_gradient is None or not step.norm_before_clip:
+        return None
+    left: Tensor = step.head_gradient * (step.norm_after_clip / step.norm_before_clip)
+    return left
 
 
 SHOWN = 8
