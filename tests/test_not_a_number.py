@@ -19,6 +19,7 @@ import torch
 
 from fixtures.controls import all_controls
 from fixtures.controls.factories import CHEAP
+from trainsanity.engine.session import Session
 from trainsanity.engine.registry import registry
 from trainsanity.engine.runner import Runner, run
 from trainsanity.measurements.runs.resume import Ended, Interrupted, Resumed
@@ -213,7 +214,7 @@ def wrongly_passed(
     check: Check, pipeline: Pipeline, kinds: tuple[type, ...] = (float,)
 ) -> tuple[int, list[str]]:
     """How many numbers were put in and read; the places where the check passed all the same."""
-    looks = {name: pipeline.measurements.get(name) for name in check.inputs}
+    looks = {name: Session.of(pipeline).measurements.get(name) for name in check.inputs}
     tried, wrong = 0, []
     for look, value in looks.items():
         if look == "pipeline":
@@ -232,9 +233,10 @@ def wrongly_passed(
 
 def judged(check: Check, pipeline: Pipeline, looks: dict[str, Any]) -> Status:
     """What the runner makes of the check with these measurements."""
-    with_these = dataclasses.replace(pipeline)
-    with_these.measurements._values.update(looks)
-    with_these.measurements._values["pipeline"] = with_these
+    with_these = dataclasses.replace(pipeline, session=None)
+    values = Session.of(with_these).measurements._values
+    values.update(looks)
+    values["pipeline"] = with_these
     return Runner(with_these)._call(dataclasses.replace(check, requires=())).status
 
 
@@ -286,10 +288,10 @@ def cut_and_resumed(pipeline: Pipeline) -> dict[str, Any]:
 
 def test_a_resumed_run_with_a_number_that_is_none_is_never_a_pass() -> None:
     pipeline = PipelineSpec("plain", lambda: CONTROLS["plain"].build(**CHEAP)).make()
-    pipeline.measurements._values |= cut_and_resumed(pipeline)
+    Session.of(pipeline).measurements._values |= cut_and_resumed(pipeline)
     for code, least in (("TS902", 12), ("TS908", 4)):
         check = registry().get(code)
-        looks = {name: pipeline.measurements.get(name) for name in check.inputs}
+        looks = {name: Session.of(pipeline).measurements.get(name) for name in check.inputs}
         assert judged(check, pipeline, looks) is Status.PASS
         tried, wrong = wrongly_passed(check, pipeline)
         assert not wrong, "\n".join(wrong)
@@ -379,7 +381,7 @@ def test_a_run_that_turns_to_nan_after_the_recorded_steps_equals_nothing(code: s
 
     trainer.compute_loss = compute_loss
     if code == "TS902":
-        pipeline.measurements._values |= cut_and_resumed(pipeline)
+        Session.of(pipeline).measurements._values |= cut_and_resumed(pipeline)
     result = Runner(pipeline)._call(registry().get(code))
     assert result.status is Status.FAIL
     assert [finding.headline for finding in result.findings] == [

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from tests.checks.bounds import case, expected
+from trainsanity.engine.session import objective_of
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, STANDARD_ERRORS, logits_difference
 from trainsanity.measurements.runs.evaluated import Evaluated
 from trainsanity.measurements.runs.overfit import Overfit
@@ -94,10 +95,10 @@ def floor(get):
     pipeline, step = get("pipeline"), get("recording").first
     right = reference(pipeline, step)
     exact = sum(
-        weight * (pipeline.task.residual(part.logits, part.targets).T @ part.vectors.double())
+        weight * (objective_of(pipeline).residual(part.logits, part.targets).T @ part.vectors.double())
         for part, weight in zip(right.parts, right.weights, strict=True)
     )
-    return exact, *head_gradient_floor(pipeline.task, right, torch.float32, exact)
+    return exact, *head_gradient_floor(objective_of(pipeline), right, torch.float32, exact)
 
 
 @case("gradient.head_closed_form")

@@ -15,6 +15,7 @@ from fixtures.faults import healthy
 from tests.checks import bounds_model, bounds_step  # noqa: F401
 from tests.checks.bounds import CASES
 from tests.said import assert_found
+from trainsanity.engine.session import Session
 from trainsanity.engine.registry import registry
 from trainsanity.pipeline import Pipeline
 from trainsanity.types import Finding, Measured
@@ -31,7 +32,7 @@ def pipeline():
 
 
 def said(check, pipeline, changed):
-    get = pipeline.measurements.get
+    get = Session.of(pipeline).measurements.get
     looks = {name: changed[name] if name in changed else get(name) for name in check.inputs}
     return list(check.fn(**looks))
 
@@ -39,7 +40,7 @@ def said(check, pipeline, changed):
 @pytest.mark.parametrize("name", CASES)
 def test_bound(pipeline, name):
     check, move = CASES[name]
-    get = pipeline.measurements.get
+    get = Session.of(pipeline).measurements.get
     inside = said(check, pipeline, move(get, 1 - NEAR))
     assert [type(one) for one in inside] == [Measured], inside
     outside = said(check, pipeline, move(get, 1 + NEAR))
@@ -53,7 +54,7 @@ def test_bound(pipeline, name):
 def test_length_limit_is_exact(pipeline):
     check, config = registry().get("dataset.lengths_within_limit"), pipeline.config
     longest, before = (
-        pipeline.measurements.get("scan").train.longest,
+        Session.of(pipeline).measurements.get("scan").train.longest,
         config.max_position_embeddings,
     )
     try:

@@ -19,6 +19,7 @@ from transformers import (
 from fixtures.controls import all_controls
 from fixtures.controls.models import EARLY, SHORT, last_attended, onto, other_family, pooling
 from fixtures.faults import healthy
+from trainsanity.engine.session import Session
 from trainsanity.engine.registry import registry
 from trainsanity.engine.runner import run
 from trainsanity.measurements.model.placement import not_in_memory
@@ -283,7 +284,7 @@ def test_rows_that_are_masked_in_the_middle(trainer):
 
     model.data_collator = holes
     with pytest.raises(Skip, match="has holes"):
-        Pipeline.from_trainer(model).measurements.get("probes")
+        Session.of(Pipeline.from_trainer(model)).measurements.get("probes")
 
 
 def test_a_decoder_made_an_encoder_is_not_held_to_be_causal(trainer):

@@ -18,6 +18,7 @@ import torch
 from fixtures.faults import healthy
 from tests.checks.bounds_step import of_first
 from tests.said import assert_found
+from trainsanity.engine.session import Session
 from trainsanity.checks.schedule.peak_is_reached import peak_is_reached
 from trainsanity.engine.registry import registry
 from trainsanity.measurements.step.schedule import Schedule
@@ -35,7 +36,7 @@ def pipeline():
 def said(name, pipeline, **changed):
     """All that a check yields of the pipeline's measurements with some of them changed."""
     check = registry().get(name)
-    get = pipeline.measurements.get
+    get = Session.of(pipeline).measurements.get
     found = list(
         check.fn(**{look: changed[look] if look in changed else get(look) for look in check.inputs})
     )
@@ -51,7 +52,7 @@ FACTORS = (0.003, 0.01, 0.25, 0.5, 0.94, 0.96, 1.04, 1.06, 2.0, 3.0, 4.0, 280.0)
 
 
 def test_a_logged_loss_that_is_a_factor_off(pipeline):
-    recording = pipeline.measurements.get("recording")
+    recording = Session.of(pipeline).measurements.get("recording")
     right = reference(pipeline, recording.first).mean
     told = []
     for factor in FACTORS:
@@ -67,7 +68,7 @@ def test_a_logged_loss_that_is_a_factor_off(pipeline):
 
 
 def test_a_logged_loss_that_is_off_in_the_second_step_alone(pipeline):
-    recording = pipeline.measurements.get("recording")
+    recording = Session.of(pipeline).measurements.get("recording")
     first, second = recording.steps
     right = reference(pipeline, second).mean
     changed = replace(recording, steps=[first, replace(second, logged={"loss": 2 * right})])
@@ -85,7 +86,7 @@ def test_a_logged_loss_that_is_off_in_the_second_step_alone(pipeline):
 
 def test_a_count_that_is_told_by_its_two_numbers(pipeline):
     """Where it is neither the number of items nor unknown, and the factor is its quotient."""
-    recording = pipeline.measurements.get("recording")
+    recording = Session.of(pipeline).measurements.get("recording")
     right = reference(pipeline, recording.first)
     told = []
     for items, factor in itertools.product((None, 4.0, float(right.count), 10.0), (0.8, 2.0)):
@@ -102,7 +103,7 @@ def test_a_count_that_is_told_by_its_two_numbers(pipeline):
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_is_counted(pipeline, bad):
-    recording = pipeline.measurements.get("recording")
+    recording = Session.of(pipeline).measurements.get("recording")
     one, *others = recording.first.micro_steps
     changed = of_first(recording, micro_steps=[one, *(replace(two, loss=bad) for two in others)])
     found = said("loss.finite", pipeline, recording=changed)
@@ -129,7 +130,7 @@ CLIPPED = [
 
 
 def test_a_norm_before_and_after_the_clip(pipeline):
-    recording, args = pipeline.measurements.get("recording"), pipeline.args
+    recording, args = Session.of(pipeline).measurements.get("recording"), pipeline.args
     limit, told = args.max_grad_norm, []
     try:
         for before, after, args.max_grad_norm, right in CLIPPED:
@@ -149,7 +150,7 @@ SLOPES = (-1.0, 0.01, 0.25, 0.5, 0.9, 1.1, 2.0, 4.0, 280.0)
     "name", ["gradient.head_closed_form", "gradient.norm_within_bounds", "gradient.clipping"]
 )
 def test_a_gradient_that_is_a_factor_off(pipeline, name):
-    recording = pipeline.measurements.get("recording")
+    recording = Session.of(pipeline).measurements.get("recording")
     first, told = recording.first, []
     for slope in SLOPES:
         changed = of_first(
@@ -168,7 +169,7 @@ def test_a_gradient_that_is_a_factor_off(pipeline, name):
 
 
 def test_a_head_without_a_gradient(pipeline):
-    recording = pipeline.measurements.get("recording")
+    recording = Session.of(pipeline).measurements.get("recording")
     check = registry().get("gradient.head_closed_form")
     (finding,) = check.fn(pipeline=pipeline, recording=of_first(recording, head_gradient=None))
     assert finding.headline == "the head received no gradient"
@@ -176,7 +177,7 @@ def test_a_head_without_a_gradient(pipeline):
 
 
 def test_a_norm_that_is_not_that_of_the_loss(pipeline):
-    recording = pipeline.measurements.get("recording")
+    recording = Session.of(pipeline).measurements.get("recording")
     first, told = recording.first, []
     for before, logged in ((0.1, 0.1), (10.0, 10.0), (1.0, 2.0), (1.0, 0.5), (1.0, None)):
         changed = of_first(
@@ -191,7 +192,7 @@ def test_a_norm_that_is_not_that_of_the_loss(pipeline):
 
 
 def test_parameters_without_a_gradient_or_with_one_that_is_no_number(pipeline):
-    recording = pipeline.measurements.get("recording")
+    recording = Session.of(pipeline).measurements.get("recording")
     names = [p.name for p in recording.update.parameters]
 
     def marked(**changes):
@@ -223,7 +224,9 @@ RATES = {
 
 @pytest.mark.parametrize("kind", RATES)
 def test_a_learning_rate_that_is_not_planned(pipeline, kind):
-    recording, schedule = (pipeline.measurements.get(n) for n in ("recording", "schedule"))
+    recording, schedule = (
+        Session.of(pipeline).measurements.get(n) for n in ("recording", "schedule")
+    )
     base = {0: 1e-6, 1: 2e-6, 2: 3e-6}
     planned = replace(schedule, curve={**schedule.curve, **base})
     rates = [share * rate for share, rate in zip(RATES[kind], base.values(), strict=True)]
@@ -249,7 +252,7 @@ def test_a_learning_rate_that_is_not_planned(pipeline, kind):
     [((1000, 495, 990), True), ((1000, 494, 990), False), ((20, 0, 0), False)],
 )
 def test_elements_that_move(pipeline, elements, right):
-    recording = pipeline.measurements.get("recording")
+    recording = Session.of(pipeline).measurements.get("recording")
     update = recording.update
     earlier = Trial(10, 1e-7, {"float32": (1000, 250, 1000)})
     peak = Trial(
@@ -264,7 +267,7 @@ def test_elements_that_move(pipeline, elements, right):
 
 
 def test_the_dtype_of_the_loss_is_told(pipeline):
-    recording = pipeline.measurements.get("recording")
+    recording = Session.of(pipeline).measurements.get("recording")
     told = []
     for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
         micros = [replace(one, loss_dtype=dtype) for one in recording.first.micro_steps]
@@ -286,7 +289,7 @@ def test_a_rate_that_is_none_is_told_with_its_step(pipeline):
 
 
 def test_four_decimals_of_a_small_loss_are_allowed_for_in_its_factor(pipeline):
-    recording = pipeline.measurements.get("recording")
+    recording = Session.of(pipeline).measurements.get("recording")
     micros = [
         replace(one, items=replace(one.items, losses=one.items.losses * 0.002))
         for one in recording.first.micro_steps
@@ -304,7 +307,7 @@ def test_four_decimals_of_a_small_loss_are_allowed_for_in_its_factor(pipeline):
 
 
 def test_what_a_clipped_gradient_would_have_been_is_told(pipeline):
-    recording = pipeline.measurements.get("recording")
+    recording = Session.of(pipeline).measurements.get("recording")
     step = recording.first
     short = of_first(
         recording,

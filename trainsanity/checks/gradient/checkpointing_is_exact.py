@@ -54,7 +54,7 @@ def checkpointing_is_exact(replay: Replay) -> Iterator[Measured | Finding]:
             "preserve_rng_state as it is",
         )
     yield Measured(
-        f"{len(compared)} gradients with checkpointing and without: {most}",
+        f"{len(compared)} gradients with checkpointing on and off: {most}",
         most.greatest,
         most.allowed,
     )

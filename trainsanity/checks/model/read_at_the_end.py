@@ -85,7 +85,7 @@ def read_at_the_end(probes: Probes) -> Iterator[Measured | Finding]:
     reacting = rows - len(probes.read_at)
     yield Measured(
         f"another last token changes the logits of {reacting} of {rows} rows, by up to "
-        f"{effect:.2g}; logits with and without use_cache: {cached}",
+        f"{effect:.2g}; logits with use_cache on and off: {cached}",
         reacting,
         rows,
     )

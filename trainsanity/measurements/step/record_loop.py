@@ -12,7 +12,6 @@ from trainsanity.errors import UsageError
 from trainsanity.isolation.snapshot import preserved, snapshot_bytes
 from trainsanity.measurements.batches.batch import Batch, drawn, quiet
 from trainsanity.measurements.model.head import find_head, watched
-from trainsanity.measurements.model.items import items_of
 from trainsanity.measurements.step.record_trainer import broken, note_update
 from trainsanity.measurements.step.replay import checkpointed, fill_items
 from trainsanity.measurements.step.steps import (
@@ -109,7 +108,7 @@ def _take(pipeline: Pipeline, seen: Recording, batch: Batch, watch: Any, states:
         labels = given.inputs.get("labels")
         done = passes[k] if passes else None
         if done is not None and labels is not None and objective_of(pipeline).known:
-            micro.items = items_of(objective_of(pipeline), done, labels)
+            micro.sort_items(objective_of(pipeline), done, labels)
 
 
 @contextmanager

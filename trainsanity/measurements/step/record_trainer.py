@@ -19,7 +19,6 @@ from trainsanity.isolation.snapshot import preserved, snapshot_bytes
 from trainsanity.isolation.temp_folders import scratch
 from trainsanity.measurements.batches.batch import quiet, record_collator
 from trainsanity.measurements.model.head import find_head, watched
-from trainsanity.measurements.model.items import items_of
 from trainsanity.measurements.step.replay import checkpointed, fill_items
 from trainsanity.measurements.step.schedule import curve_of
 from trainsanity.measurements.step.steps import (
@@ -280,7 +279,7 @@ def _record_training_step(
         micro.loss, micro.loss_dtype = float(loss), loss.dtype
         done = watch.passes[0] if len(watch.passes) == 1 else None
         if done is not None and labels is not None and task.known:
-            micro.items = items_of(task, done, labels)
+            micro.sort_items(task, done, labels)
         del watch.passes[:]
         return loss
 

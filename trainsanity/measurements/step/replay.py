@@ -21,7 +21,6 @@ from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.batches.special_tokens import align_special_tokens
 from trainsanity.measurements.model.head import Pooled
-from trainsanity.measurements.model.items import items_of
 from trainsanity.measurements.step.steps import (
     MicroStep,
     Recording,
@@ -206,10 +205,12 @@ def _logits(pipeline: Pipeline, micro: MicroStep) -> Tensor:
 
 
 def fill_items(pipeline: Pipeline, step: Step) -> None:
-    """Ask again for what a fused loss did not show in the first step: the items."""
+    """Run the first step's micro-batches again for the items that a fused loss did not show."""
     import torch
 
-    hidden = [m for m in step.micro_steps if m.items is None and "labels" in m.inputs]
+    hidden = [
+        m for m in step.micro_steps if m.items is None and m.error is None and "labels" in m.inputs
+    ]
     if not hidden or not objective_of(pipeline).known:
         return
     with as_in_training(pipeline), torch.no_grad():
@@ -219,7 +220,7 @@ def fill_items(pipeline: Pipeline, step: Step) -> None:
             except Skip:
                 return
             seen = Pooled(logits, None, None)
-            micro.items = items_of(objective_of(pipeline), seen, micro.inputs["labels"])
+            micro.sort_items(objective_of(pipeline), seen, micro.inputs["labels"])
 
 
 def _differences(other: dict[str, Tensor], exact: dict[str, Tensor]) -> dict[str, float]:
