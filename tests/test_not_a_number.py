@@ -19,9 +19,9 @@ import torch
 
 from fixtures.controls import all_controls
 from fixtures.controls.factories import CHEAP
-from trainsanity.engine.session import Session
 from trainsanity.engine.registry import registry
 from trainsanity.engine.runner import Runner, run
+from trainsanity.engine.session import Session
 from trainsanity.measurements.runs.resume import Ended, Interrupted, Resumed
 from trainsanity.measurements.runs.trace import Plan, trace
 from trainsanity.pipeline import Pipeline

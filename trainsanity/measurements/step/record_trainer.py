@@ -18,7 +18,7 @@ from trainsanity.isolation.shards import is_sharded, whole
 from trainsanity.isolation.snapshot import preserved, snapshot_bytes
 from trainsanity.isolation.temp_folders import scratch
 from trainsanity.measurements.batches.batch import quiet, record_collator
-from trainsanity.measurements.model.head import find_head, watched
+from trainsanity.measurements.model.head import find_head, watched, weight_parameter
 from trainsanity.measurements.step.replay import checkpointed, fill_items
 from trainsanity.measurements.step.schedule import curve_of
 from trainsanity.measurements.step.steps import (
@@ -339,9 +339,9 @@ def _record_clipping(trainer: Any, seen: Recording) -> None:
 
 def take_gradients(seen: Recording, model: Any) -> None:
     """Read what has been accumulated for the step in progress."""
-    gradient = model.get_submodule(seen.head_name).weight.grad
-    if gradient is not None:
-        seen.steps[-1].head_gradient = whole(gradient.detach()).cpu().clone()
+    weight = weight_parameter(model.get_submodule(seen.head_name))
+    if weight is not None and weight.grad is not None:
+        seen.steps[-1].head_gradient = whole(weight.grad.detach()).cpu().clone()
     seen.steps[-1].norm_before_clip = total_norm(model)
     if len(seen.steps) == 1:
         seen.gradients = {
