@@ -61,7 +61,7 @@ def weight_parameter(head: nn.Module) -> nn.Parameter | None:
     return dict(head.named_parameters(recurse=False)).get("weight")
 
 
-def weight_values(head: nn.Module) -> Tensor:
+def weight_values(head: Any) -> Tensor:
     """Return the values of the head's weight, computed as in evaluation.
 
     Reading the weight of a spectral norm in training mode moves the norm's buffers.
