@@ -9,7 +9,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from trainsanity.pytest_plugin import skip_without_gpu
+from trainsanity.pytest_plugin.running import skip_without_gpu
 
 pytest_plugins = ["pytester", "tests.plugin_project"]
 

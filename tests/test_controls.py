@@ -14,6 +14,7 @@ from trainsanity.types import Cost, Status
 
 CONTROLS = {control.id: control for control in all_controls()}
 
+
 @pytest.mark.parametrize("control", CONTROLS.values(), ids=CONTROLS)
 def test_control_lives(control):
     pipeline = PipelineSpec(control.id, control.build).make()
@@ -25,7 +26,9 @@ def test_control_lives(control):
         for r in report.results
         if r.status is not Status.PASS and not (revealed and r.status is Status.BLOCKED)
     }
-    assert set(not_passed) - revealed == control.skips | control.warns | set(control.accepted), not_passed
+    assert set(not_passed) - revealed == control.skips | control.warns | set(control.accepted), (
+        not_passed
+    )
     assert bool(revealed) == any(status == "fail" for status, *_ in not_passed.values())
     for name, (status, *_) in not_passed.items():
         expected = {"fail"} if name in revealed else {"skip", "abstain"}

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from fixtures.faults import all_faults
-from tests.reports import assert_examples_are_current
 from tests.check_snapshots import assert_results
+from tests.reports import assert_examples_are_current
 from tests.untouched import untouched
 from trainsanity.engine.registry import registry
 from trainsanity.engine.runner import run
@@ -61,7 +61,9 @@ def test_fault_kills_exactly(fault):
     assert set(by_status[Status.WARNING]) == fault.warned_by | base.warns
     assert not by_status[Status.ERROR]
     looked_away = set(by_status[Status.SKIP]) | set(by_status[Status.ABSTAIN])
-    assert looked_away == base.skips - fault.caught_by - fault.warned_by - set(by_status[Status.BLOCKED])
+    assert looked_away == base.skips - fault.caught_by - fault.warned_by - set(
+        by_status[Status.BLOCKED]
+    )
     assert report.exit_code() == (1 if fault.caught_by else 0)
     assert_examples_are_current(fault.id, report.results)
     assert_results(

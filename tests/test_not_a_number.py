@@ -21,6 +21,7 @@ from fixtures.controls import all_controls
 from fixtures.controls.factories import CHEAP
 from trainsanity.engine.registry import registry
 from trainsanity.engine.runner import Runner, run
+from trainsanity.engine.session import Session
 from trainsanity.measurements.runs.resume import Ended, Interrupted, Resumed
 from trainsanity.measurements.runs.trace import Plan, trace
 from trainsanity.pipeline import Pipeline
@@ -42,7 +43,9 @@ TOLD = {
     ("TS(502|505|60[12])", r"recording\..*\.num_items_in_batch"): "asked whether it is None",
     ("TS602", r"recording\..*\.items\.logits"): "the sigmoid of infinity is a number",
     ("TS901", r"overfit\.losses\..*"): "where the loss began is told beside the best",
-    ("TS603", r"recording\..*\.(items\..*|head_gradient)"): "the slope is told beside the share",
+    ("TS603", r"recording\..*\.(items\..*|head_gradient)"): "the slope stands beside the share",
+    ("TS603", r"recording\..*\.(gradient_norm|backward_loss)"): "judged by TS602",
+    ("TS603", r"recording\..*\.(logged\.loss|num_items_in_batch)"): "judged by TS502",
 }
 """By code and place: numbers that a check reads and does not judge by."""
 
@@ -213,7 +216,7 @@ def wrongly_passed(
     check: Check, pipeline: Pipeline, kinds: tuple[type, ...] = (float,)
 ) -> tuple[int, list[str]]:
     """How many numbers were put in and read; the places where the check passed all the same."""
-    looks = {name: pipeline.measurements.get(name) for name in check.inputs}
+    looks = {name: Session.of(pipeline).measurements.get(name) for name in check.inputs}
     tried, wrong = 0, []
     for look, value in looks.items():
         if look == "pipeline":
@@ -233,8 +236,9 @@ def wrongly_passed(
 def judged(check: Check, pipeline: Pipeline, looks: dict[str, Any]) -> Status:
     """What the runner makes of the check with these measurements."""
     with_these = dataclasses.replace(pipeline)
-    with_these.measurements._values.update(looks)
-    with_these.measurements._values["pipeline"] = with_these
+    values = Session.of(with_these).measurements._values
+    values.update(looks)
+    values["pipeline"] = with_these
     return Runner(with_these)._call(dataclasses.replace(check, requires=())).status
 
 
@@ -286,10 +290,10 @@ def cut_and_resumed(pipeline: Pipeline) -> dict[str, Any]:
 
 def test_a_resumed_run_with_a_number_that_is_none_is_never_a_pass() -> None:
     pipeline = PipelineSpec("plain", lambda: CONTROLS["plain"].build(**CHEAP)).make()
-    pipeline.measurements._values |= cut_and_resumed(pipeline)
+    Session.of(pipeline).measurements._values |= cut_and_resumed(pipeline)
     for code, least in (("TS902", 12), ("TS908", 4)):
         check = registry().get(code)
-        looks = {name: pipeline.measurements.get(name) for name in check.inputs}
+        looks = {name: Session.of(pipeline).measurements.get(name) for name in check.inputs}
         assert judged(check, pipeline, looks) is Status.PASS
         tried, wrong = wrongly_passed(check, pipeline)
         assert not wrong, "\n".join(wrong)
@@ -379,7 +383,7 @@ def test_a_run_that_turns_to_nan_after_the_recorded_steps_equals_nothing(code: s
 
     trainer.compute_loss = compute_loss
     if code == "TS902":
-        pipeline.measurements._values |= cut_and_resumed(pipeline)
+        Session.of(pipeline).measurements._values |= cut_and_resumed(pipeline)
     result = Runner(pipeline)._call(registry().get(code))
     assert result.status is Status.FAIL
     assert [finding.headline for finding in result.findings] == [

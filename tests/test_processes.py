@@ -11,8 +11,8 @@ import pytest
 from fixtures.controls import OF_SEVERAL_PROCESSES
 from fixtures.faults import all_faults
 from fixtures.processes import ACCELERATE, reported, results_of, started
-from tests.reports import assert_examples_are_current
 from tests.check_snapshots import assert_results
+from tests.reports import assert_examples_are_current
 
 pytestmark = pytest.mark.distributed
 

@@ -259,3 +259,13 @@ def _refuse_what_can_be_read_once(stream: Any) -> None:
             f"train_dataset ({type(stream).__name__}) can be read only once: let its __iter__ "
             "return a new iterator each time, or a second epoch has no rows"
         )
+
+
+def is_adapted(model: Any) -> bool:
+    """Return whether PEFT wraps the model."""
+    return hasattr(model, "get_base_model")
+
+
+def unwrapped(model: Any) -> Any:
+    """Return the model that PEFT wraps, or the model itself."""
+    return model.get_base_model() if is_adapted(model) else model

@@ -134,7 +134,7 @@ def one_state_in_a_row_alone(get, share):
 def one_logit_by_another_attention(get, share):
     probes, attention = get("probes"), get("attention")
     look = moved_logits(probes.own, share * probes.allowed_logits)
-    return {"attention": replace(attention, looks=dict.fromkeys(attention.inputs, look))}
+    return {"attention": replace(attention, outputs=dict.fromkeys(attention.outputs, look))}
 
 
 @case("model.rope_frequencies")

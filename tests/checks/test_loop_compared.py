@@ -14,8 +14,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-
 from tests.said import assert_found
+
 from trainsanity.checks.loop.epoch_covers_data import epoch_covers_data
 from trainsanity.checks.loop.eval_leaves_training_alone import LEFT, eval_leaves_training_alone
 from trainsanity.checks.loop.overfits_one_batch import overfits_one_batch

@@ -28,14 +28,13 @@ from trainsanity.measurements.runs.epochs import Epochs
 from trainsanity.measurements.runs.evaluated import Evaluated
 from trainsanity.measurements.runs.overfit import (
     FASTER,
-    SLOWER,
     STRIDE,
     Overfit,
     _callback,
     _narrowed,
     constant_loss,
 )
-from trainsanity.measurements.runs.resume import Ended, Interrupted, Resumed, _run
+from trainsanity.measurements.runs.resume import SLOWER, Ended, Interrupted, Resumed, _run
 from trainsanity.measurements.runs.trace import Plan, Trace, plan_of
 from trainsanity.measurements.runs.workers import Workers
 from trainsanity.objectives.causal_lm import CausalLM

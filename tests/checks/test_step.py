@@ -16,15 +16,17 @@ import pytest
 import torch
 
 from fixtures.faults import healthy
+from tests.check_snapshots import assert_yielded
 from tests.checks.bounds_step import of_first
-from tests.said import assert_found
 from trainsanity.checks.schedule.peak_is_reached import peak_is_reached
 from trainsanity.engine.registry import registry
+from trainsanity.engine.session import Session
+from trainsanity.measurements.step.closed_form import parts_of_closed_form
 from trainsanity.measurements.step.schedule import Schedule
 from trainsanity.measurements.step.steps import reference
 from trainsanity.measurements.step.update import Trial
 from trainsanity.pipeline import Pipeline
-from trainsanity.types import Finding, Measured
+from trainsanity.types import Finding, Measured, Severity
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def pipeline():
 def said(name, pipeline, **changed):
     """All that a check yields of the pipeline's measurements with some of them changed."""
     check = registry().get(name)
-    get = pipeline.measurements.get
+    get = Session.of(pipeline).measurements.get
     found = list(
         check.fn(**{look: changed[look] if look in changed else get(look) for look in check.inputs})
     )
@@ -51,7 +53,7 @@ FACTORS = (0.003, 0.01, 0.25, 0.5, 0.94, 0.96, 1.04, 1.06, 2.0, 3.0, 4.0, 280.0)
 
 
 def test_a_logged_loss_that_is_a_factor_off(pipeline):
-    recording = pipeline.measurements.get("recording")
+    recording = Session.of(pipeline).measurements.get("recording")
     right = reference(pipeline, recording.first).mean
     told = []
     for factor in FACTORS:
@@ -63,11 +65,11 @@ def test_a_logged_loss_that_is_a_factor_off(pipeline):
         assert finding.factor == pytest.approx(factor)
         assert finding.where == "step 1"
         told += found
-    assert_found("step-loss_by_factor", told)
+    assert_yielded("loss.matches_reference", "step-loss_by_factor", told)
 
 
 def test_a_logged_loss_that_is_off_in_the_second_step_alone(pipeline):
-    recording = pipeline.measurements.get("recording")
+    recording = Session.of(pipeline).measurements.get("recording")
     first, second = recording.steps
     right = reference(pipeline, second).mean
     changed = replace(recording, steps=[first, replace(second, logged={"loss": 2 * right})])
@@ -85,7 +87,7 @@ def test_a_logged_loss_that_is_off_in_the_second_step_alone(pipeline):
 
 def test_a_count_that_is_told_by_its_two_numbers(pipeline):
     """Where it is neither the number of items nor unknown, and the factor is its quotient."""
-    recording = pipeline.measurements.get("recording")
+    recording = Session.of(pipeline).measurements.get("recording")
     right = reference(pipeline, recording.first)
     told = []
     for items, factor in itertools.product((None, 4.0, float(right.count), 10.0), (0.8, 2.0)):
@@ -97,18 +99,18 @@ def test_a_count_that_is_told_by_its_two_numbers(pipeline):
         by_count = items not in (None, right.count) and factor == right.count / items
         assert ("num_items_in_batch = " in (finding.cause or "")) == by_count
         told += found
-    assert_found("step-loss_by_count", told)
+    assert_yielded("loss.matches_reference", "step-loss_by_count", told)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_is_counted(pipeline, bad):
-    recording = pipeline.measurements.get("recording")
+    recording = Session.of(pipeline).measurements.get("recording")
     one, *others = recording.first.micro_steps
     changed = of_first(recording, micro_steps=[one, *(replace(two, loss=bad) for two in others)])
     found = said("loss.finite", pipeline, recording=changed)
     (finding,) = findings(found)
     assert (found[-1].observed, found[-1].expected) == (3, 4)
-    assert_found(f"step-loss_is_{bad}", [finding])
+    assert_yielded("loss.finite", f"step-loss_is_{bad}", [finding])
 
 
 CLIPPED = [
@@ -129,7 +131,7 @@ CLIPPED = [
 
 
 def test_a_norm_before_and_after_the_clip(pipeline):
-    recording, args = pipeline.measurements.get("recording"), pipeline.args
+    recording, args = Session.of(pipeline).measurements.get("recording"), pipeline.args
     limit, told = args.max_grad_norm, []
     try:
         for before, after, args.max_grad_norm, right in CLIPPED:
@@ -139,7 +141,7 @@ def test_a_norm_before_and_after_the_clip(pipeline):
             told += found
     finally:
         args.max_grad_norm = limit
-    assert_found("step-clipping", told)
+    assert_yielded("gradient.clipping", "step-clipping", told)
 
 
 SLOPES = (-1.0, 0.01, 0.25, 0.5, 0.9, 1.1, 2.0, 4.0, 280.0)
@@ -149,7 +151,7 @@ SLOPES = (-1.0, 0.01, 0.25, 0.5, 0.9, 1.1, 2.0, 4.0, 280.0)
     "name", ["gradient.head_closed_form", "gradient.norm_within_bounds", "gradient.clipping"]
 )
 def test_a_gradient_that_is_a_factor_off(pipeline, name):
-    recording = pipeline.measurements.get("recording")
+    recording = Session.of(pipeline).measurements.get("recording")
     first, told = recording.first, []
     for slope in SLOPES:
         changed = of_first(
@@ -164,19 +166,87 @@ def test_a_gradient_that_is_a_factor_off(pipeline, name):
             (finding,) = findings(found)
             assert finding.factor == (pytest.approx(slope, rel=1e-4) if slope > 0 else None)
         told += found
-    assert_found(f"step-{name}_by_factor", told)
+    assert_yielded(name, "step-by_factor", told)
 
 
 def test_a_head_without_a_gradient(pipeline):
-    recording = pipeline.measurements.get("recording")
-    check = registry().get("gradient.head_closed_form")
-    (finding,) = check.fn(pipeline=pipeline, recording=of_first(recording, head_gradient=None))
-    assert finding.headline == "the head received no gradient"
-    assert finding.where == f"{recording.head_name}.weight"
+    recording = Session.of(pipeline).measurements.get("recording")
+    name = f"{recording.head_name}.weight"
+
+    def without(trainable):
+        parameters = [
+            replace(p, trainable=trainable) if p.name == name else p
+            for p in recording.update.parameters
+        ]
+        changed = of_first(recording, head_gradient=None)
+        return replace(changed, update=replace(recording.update, parameters=parameters))
+
+    for trainable, cause in ((False, "it is frozen"), (True, "no backward pass reached it")):
+        found = said("gradient.head_closed_form", pipeline, recording=without(trainable))
+        (finding,) = findings(found)
+        assert finding.headline == "the head received no gradient"
+        assert finding.where == name
+        assert cause in finding.cause
+        assert found[-1].observed == {"slope": 0, "cosine": 0}
+
+
+def test_the_cause_of_a_wrong_direction_is_what_the_gradient_is_made_of(pipeline):
+    recording = Session.of(pipeline).measurements.get("recording")
+    first, second = recording.steps
+    parts = parts_of_closed_form(pipeline, recording.head_name, first)
+
+    def cause(gradient):
+        changed = of_first(recording, head_gradient=gradient.float())
+        (finding,) = findings(said("gradient.head_closed_form", pipeline, recording=changed))
+        return finding.cause
+
+    assert cause(parts[0] + 2 * parts[1]).startswith("the 2 micro-batches count 1, 2 times")
+    other = torch.randn(parts[0].shape, generator=torch.Generator().manual_seed(0)).double()
+    assert "it is no sum of the micro-batches' gradients" in cause(sum(parts) + other)
+    logged = {**first.logged, "loss": 2 * first.logged["loss"]}
+    changed = of_first(recording, head_gradient=(sum(parts) + other).float(), logged=logged)
+    (finding,) = findings(said("gradient.head_closed_form", pipeline, recording=changed))
+    assert "another loss than the plain mean is trained" in finding.cause
+    left = first.head_gradient * (first.norm_after_clip / first.norm_before_clip)
+    kept = replace(second, head_gradient=second.head_gradient + left)
+    changed = replace(recording, steps=[first, kept])
+    (finding,) = findings(said("gradient.head_closed_form", pipeline, recording=changed))
+    assert finding.cause == (
+        "the 2 micro-batches count 1, 1 times where each should once; what the step before left is "
+        "in it 1 times"
+    )
+
+
+@pytest.mark.parametrize(
+    ("limit", "factor", "warns"),
+    [(1e-4, 1.0, True), (0.05, 1.0, False), (0.05, 100.0, False), (1e-4, 100.0, True)],
+)
+def test_a_clip_is_judged_at_the_right_scale(pipeline, limit, factor, warns):
+    """A loss that is a hundred times too large is cured by its own check and not by the clip."""
+    recording, args = Session.of(pipeline).measurements.get("recording"), pipeline.args
+    before = args.max_grad_norm
+    steps = [
+        replace(
+            step,
+            head_gradient=factor * step.head_gradient,
+            norm_before_clip=factor * step.norm_before_clip,
+            norm_after_clip=limit,
+        )
+        for step in recording.steps
+    ]
+    args.max_grad_norm = limit
+    try:
+        found = said("gradient.clipping", pipeline, recording=replace(recording, steps=steps))
+        one = replace(recording, steps=[steps[0], replace(steps[1], norm_before_clip=limit)])
+        once = said("gradient.clipping", pipeline, recording=one)
+    finally:
+        args.max_grad_norm = before
+    assert [f.severity for f in findings(found)] == [Severity.WARNING] * warns
+    assert not findings(once)
 
 
 def test_a_norm_that_is_not_that_of_the_loss(pipeline):
-    recording = pipeline.measurements.get("recording")
+    recording = Session.of(pipeline).measurements.get("recording")
     first, told = recording.first, []
     for before, logged in ((0.1, 0.1), (10.0, 10.0), (1.0, 2.0), (1.0, 0.5), (1.0, None)):
         changed = of_first(
@@ -187,11 +257,11 @@ def test_a_norm_that_is_not_that_of_the_loss(pipeline):
         found = said("gradient.norm_within_bounds", pipeline, recording=changed)
         assert len(findings(found)) == (before != 1) + (logged not in (None, before))
         told += found
-    assert_found("step-norm", told)
+    assert_yielded("gradient.norm_within_bounds", "step-norm", told)
 
 
 def test_parameters_without_a_gradient_or_with_one_that_is_no_number(pipeline):
-    recording = pipeline.measurements.get("recording")
+    recording = Session.of(pipeline).measurements.get("recording")
     names = [p.name for p in recording.update.parameters]
 
     def marked(**changes):
@@ -223,7 +293,9 @@ RATES = {
 
 @pytest.mark.parametrize("kind", RATES)
 def test_a_learning_rate_that_is_not_planned(pipeline, kind):
-    recording, schedule = (pipeline.measurements.get(n) for n in ("recording", "schedule"))
+    recording, schedule = (
+        Session.of(pipeline).measurements.get(n) for n in ("recording", "schedule")
+    )
     base = {0: 1e-6, 1: 2e-6, 2: 3e-6}
     planned = replace(schedule, curve={**schedule.curve, **base})
     rates = [share * rate for share, rate in zip(RATES[kind], base.values(), strict=True)]
@@ -241,7 +313,7 @@ def test_a_learning_rate_that_is_not_planned(pipeline, kind):
         first = next(k for k, share in enumerate(RATES[kind]) if share != 1)
         assert finding.where == f"step {first + 1}"
         told += found
-    assert_found(f"step-rate_{kind}", told)
+    assert_yielded("schedule.learning_rate_follows", f"step-rate_{kind}", told)
 
 
 @pytest.mark.parametrize(
@@ -249,7 +321,7 @@ def test_a_learning_rate_that_is_not_planned(pipeline, kind):
     [((1000, 495, 990), True), ((1000, 494, 990), False), ((20, 0, 0), False)],
 )
 def test_elements_that_move(pipeline, elements, right):
-    recording = pipeline.measurements.get("recording")
+    recording = Session.of(pipeline).measurements.get("recording")
     update = recording.update
     earlier = Trial(10, 1e-7, {"float32": (1000, 250, 1000)})
     peak = Trial(
@@ -260,33 +332,33 @@ def test_elements_that_move(pipeline, elements, right):
     found = said("update.survives_rounding", pipeline, recording=changed)
     # With ten of ten in float32: exactly a half, one less, and a third.
     assert (not findings(found)) == right
-    assert_found(f"step-moved_{elements[1]}", found)
+    assert_yielded("update.survives_rounding", f"step-moved_{elements[1]}", found)
 
 
 def test_the_dtype_of_the_loss_is_told(pipeline):
-    recording = pipeline.measurements.get("recording")
+    recording = Session.of(pipeline).measurements.get("recording")
     told = []
     for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
         micros = [replace(one, loss_dtype=dtype) for one in recording.first.micro_steps]
         told += said("loss.dtype", pipeline, recording=of_first(recording, micro_steps=micros))
-    assert_found("step-loss_dtype", told)
+    assert_yielded("loss.dtype", "step-loss_dtype", told)
 
 
 def test_a_rate_that_is_none_is_told_with_its_step(pipeline):
     rates = {0: 0.0, 1: 5e-6, 2: math.nan, 3: math.inf}
-    (finding,) = peak_is_reached(pipeline, Schedule(4, 2, rates))
+    (finding,) = findings(peak_is_reached(pipeline, Schedule(4, 2, rates)))
     assert finding.headline == (
         "learning_rate is 1e-05, and the schedule gives nan for step 3: that is no rate"
     )
     endless = SimpleNamespace(args=SimpleNamespace(learning_rate=math.inf))
-    (finding,) = peak_is_reached(endless, Schedule(2, 0, {0: 0.5, 1: 0.25}))
+    (finding,) = findings(peak_is_reached(endless, Schedule(2, 0, {0: 0.5, 1: 0.25})))
     assert finding.headline == (
         "learning_rate is inf, and the schedule gives 0.5 for step 1: that is no rate"
     )
 
 
 def test_four_decimals_of_a_small_loss_are_allowed_for_in_its_factor(pipeline):
-    recording = pipeline.measurements.get("recording")
+    recording = Session.of(pipeline).measurements.get("recording")
     micros = [
         replace(one, items=replace(one.items, losses=one.items.losses * 0.002))
         for one in recording.first.micro_steps
@@ -304,7 +376,7 @@ def test_four_decimals_of_a_small_loss_are_allowed_for_in_its_factor(pipeline):
 
 
 def test_what_a_clipped_gradient_would_have_been_is_told(pipeline):
-    recording = pipeline.measurements.get("recording")
+    recording = Session.of(pipeline).measurements.get("recording")
     step = recording.first
     short = of_first(
         recording,

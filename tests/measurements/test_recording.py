@@ -9,6 +9,7 @@ import torch
 
 from fixtures.controls import all_controls
 from fixtures.faults import healthy
+from trainsanity.engine.session import objective_of
 from trainsanity.maths.tolerances import REDUCTIONS
 from trainsanity.measurements.model.head import _pooled, same_direction
 from trainsanity.measurements.model.items import Items
@@ -103,14 +104,16 @@ def step(*parts, counted=None):
 def test_the_reference_is_a_mean_over_items_or_over_micro_batches(pipeline):
     counted = reference(pipeline, step(items(1.0, 2.0, 3.0), items(10.0), counted=4))
     assert (counted.mean, counted.count) == (4, 4)
-    assert counted.words == f"mean over the 4 {pipeline.task.counts}"
+    assert counted.words == f"mean over the 4 {objective_of(pipeline).item_word}"
     halves = reference(pipeline, step(items(1.0, 2.0, 3.0), items(10.0)))
     assert halves.mean == pytest.approx(6)  # (2 + 10) / 2
-    assert halves.words == f"mean of 2 micro-batch means over the {pipeline.task.counts}"
+    assert (
+        halves.words == f"mean of 2 micro-batch means over the {objective_of(pipeline).item_word}"
+    )
     # Of equal sizes there is one mean.
     even = reference(pipeline, step(items(1.0, 2.0), items(3.0, 6.0)))
     assert even.mean == 3
-    assert even.words == f"mean over the 4 {pipeline.task.counts}"
+    assert even.words == f"mean over the 4 {objective_of(pipeline).item_word}"
     # One that is counted is enough.
     mixed = step(items(1.0), items(2.0, 3.0))
     mixed.micro_steps[1].num_items_in_batch = 3.0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.loading import load_package, load_plugins
 from trainsanity.engine.store import Measurements
+from trainsanity.objectives.base import UNKNOWN
 from trainsanity.objectives.registry import GROUP, objective_for
 
 if TYPE_CHECKING:
@@ -40,6 +41,14 @@ class Session:
         load_plugins(GROUP)
         return objective_for(self.pipeline)
 
+    @property
+    def _objective_name(self) -> str:
+        """Its name; ``unknown`` where a plug-in raises, which the checks that need it report."""
+        try:
+            return self.objective.name
+        except Exception:
+            return UNKNOWN
+
     @cached_property
     def facts(self) -> dict[str, Any]:
         """The numbers of the run that factors are matched against and reports show."""
@@ -50,7 +59,7 @@ class Session:
             "parameters": sum(p.numel() for p in pipeline.model.parameters()),
             "dtype": str(pipeline.dtype).removeprefix("torch."),
             "device": str(pipeline.device),
-            "task": self.objective.name,
+            "task": self._objective_name,
             "num_labels": getattr(config, "num_labels", None),
         }
         if args is not None:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainsanity.live.ranks import summed
-from trainsanity.maths.factors import name_factor, told
+from trainsanity.maths.factors import Factor, explained
 from trainsanity.maths.tolerances import LOG_DECIMALS, MARGIN, STANDARD_ERRORS
+from trainsanity.maths.uninformed import uninformed
 from trainsanity.objectives.base import SINGLE_LABEL, Objective
 from trainsanity.types import Finding, Measured, Skip
 
@@ -85,24 +86,26 @@ class FirstStep:
             raise Skip("step 1 was not logged")
         expected, by_batch = total / count, means / batches
         allowed = MARGIN * self._eps * abs(expected) + LOG_DECIMALS + abs(expected - by_batch)
-        factor = logged / expected if expected else math.nan
+        factor = Factor.of(logged, expected, allowed)
         words = f"the mean over the {count:.0f} examples of the step is {expected:.4f}"
         if not abs(logged - expected) <= allowed:
-            names = name_factor(factor, facts, max(allowed / abs(expected or 1.0), 1e-3))
+            names = factor.names(facts)
             if names:
                 yield Finding(
-                    f"the Trainer logs a loss of {logged:.4f}; {words}: {factor:.2f} x",
+                    f"the Trainer logs a loss of {logged:.4f}; {words}: {factor.value:.2f} x",
                     observed=logged,
                     expected=expected,
-                    factor=factor,
+                    factor=factor.value,
                     where="the first step",
                     candidates=tuple(names),
-                    cause=told(factor, names),
+                    cause=explained(factor.value, names),
                     fix="model.accepts_loss_kwargs = False before the Trainer is built, for a "
                     "model whose loss ignores num_items_in_batch",
                 )
         yield Measured(
-            f"the first logged loss is {logged:.4f}; {words}: {factor:.4f} x", logged, expected
+            f"the first logged loss is {logged:.4f}; {words}: {factor.value:.4f} x",
+            logged,
+            expected,
         )
 
     def uninformed(self) -> Iterator[Measured | Finding]:
@@ -119,25 +122,22 @@ class FirstStep:
             raise Skip(f"defined for single-label classification, not for {self.task.name}")
         z, y = torch.cat(self._logits), torch.cat(self._targets)
         shares = torch.bincount(y, minlength=z.shape[1]).double() / len(y)
-        known_part = (z * shares).sum(-1)
-        variance = ((z * z * shares).sum(-1) - known_part**2).clamp(min=0)
-        gap = known_part - z.gather(-1, y[:, None])[:, 0]
-        mean, error = float(gap.mean()), float(variance.sum().sqrt() / len(y))
-        uninformed = float((z.logsumexp(-1) - known_part).mean())
-        loss = uninformed + mean
-        told = f"{uninformed:.3f} +- {error:.3f}, log {z.shape[1]} = {math.log(z.shape[1]):.3f}"
-        if mean > STANDARD_ERRORS * error + LOG_DECIMALS:
+        random = uninformed(z, y, shares)
+        loss = random.loss + random.gap
+        log = f"{random.loss:.3f} +- {random.error:.3f}, "
+        log += f"log {z.shape[1]} = {math.log(z.shape[1]):.3f}"
+        if random.gap > STANDARD_ERRORS * random.error + LOG_DECIMALS:
             yield Finding(
                 f"the first loss is {loss:.3f}; logits that say nothing about the labels would "
-                f"give {told}",
+                f"give {log}",
                 observed=loss,
-                expected=uninformed,
-                factor=loss / uninformed,
+                expected=random.loss,
+                factor=loss / random.loss,
                 where="the first step",
                 cause="the head's outputs belong to other labels than the dataset's",
                 fix="compare model.config.label2id with the dataset's names, or draw a new head",
             )
-        yield Measured(f"first loss {loss:.3f}, uninformed {told}", loss, uninformed)
+        yield Measured(f"first loss {loss:.3f}, uninformed {log}", loss, random.loss)
 
     def _seen(self) -> tuple[float, float, float, float]:
         if self._totals is None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 Family = dict[str, float]
@@ -10,7 +12,7 @@ Family = dict[str, float]
 
 
 def families_of(facts: Mapping[str, Any]) -> list[Family]:
-    """The quantities of the run that a factor may come from, those that defects share together.
+    """Return the quantities of the run that a factor may come from, in families.
 
     Args:
         facts: as in ``Pipeline.facts``; what it lacks is not matched.
@@ -37,10 +39,10 @@ def families_of(facts: Mapping[str, Any]) -> list[Family]:
 
 
 def fitting(low: float, high: float, facts: Mapping[str, Any]) -> list[str]:
-    """Which known quantities of the run, or their inverses, lie between ``low`` and ``high``.
+    """Return the known quantities of the run, or their inverses, between ``low`` and ``high``.
 
     Equal quantities of one family (accumulation alone and accumulation x world size, on one
-    process) are told once, by the wider name.  An empty list means that nothing known fits.
+    process) are named once, by the wider name.  An empty list means that nothing known fits.
     """
     families = families_of(facts)
     families += [
@@ -56,24 +58,52 @@ def fitting(low: float, high: float, facts: Mapping[str, Any]) -> list[str]:
 
 
 def name_factor(factor: float, facts: Mapping[str, Any], tolerance: float) -> list[str]:
-    """Which known quantities of the run equal ``factor`` within the relative ``tolerance``."""
+    """Return the known quantities of the run that equal ``factor``, to a relative ``tolerance``."""
     if not factor > 0:
         return []
     return fitting(factor / (1 + tolerance), factor / (1 - min(tolerance, 0.5)), facts)
 
 
-def told(factor: float, names: Sequence[str]) -> str:
-    """The factor by its names, with what would tell them apart if there are several."""
+def explained(factor: float, names: Sequence[str]) -> str:
+    """Return the factor with its names, and what would tell several of them apart."""
     apart = f" ({tell_apart(names)})" if len(names) > 1 else ""
     return f"{factor:.2f} is {' or '.join(names)}{apart}"
 
 
 def tell_apart(names: Sequence[str]) -> str:
-    """What would show which of several quantities it is, as a sentence."""
+    """Return the sentence that says how to find out which of several quantities it is."""
     words = [name.removeprefix("1 / (").split(" = ")[0].rstrip(")") for name in names]
-    # Of a product the first can be set, of a quotient the last.
+    # The first setting of a product can be changed, and the last one of a quotient.
     first = words[0].split(" x ")[0].split(" / ")[-1]
     return (
         f"{' and '.join(words)} fit equally well; to tell them apart, take one step with another "
         f"{first}: the factor follows the one that it comes from"
     )
+
+
+NAMING = 1e-3
+"""Least relative tolerance at which a factor is named: the quantities are whole numbers."""
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A value that should equal another, as a multiple of it.
+
+    Attributes:
+        value: observed / expected; NaN where nothing is expected.
+        tolerance: relative, by which it may differ from the quantity that it comes from.
+    """
+
+    value: float
+    tolerance: float
+
+    @classmethod
+    def of(cls, observed: float, expected: float, allowed: float) -> Factor:
+        """Divide; ``allowed`` is the difference that arithmetic explains."""
+        if not expected:
+            return cls(math.nan, NAMING)
+        return cls(observed / expected, max(allowed / abs(expected), NAMING))
+
+    def names(self, facts: Mapping[str, Any]) -> list[str]:
+        """Return the known quantities of the run that it equals."""
+        return name_factor(self.value, facts, self.tolerance)

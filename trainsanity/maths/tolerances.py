@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
+from dataclasses import dataclass
+from typing import Any
 
 MARGIN = 4.0
 """How many times a measured noise floor is allowed.  Floor and difference are two draws of one
@@ -35,25 +32,60 @@ LOG_DECIMALS = 5e-5
 
 
 def within(seen: float, allowed: float) -> bool:
-    """Whether a difference is no more than arithmetic explains; never for a NaN.
+    """Return whether a difference is no more than arithmetic explains; never for a NaN.
 
     An infinite bound explains nothing: a NaN or an infinity went into it.
     """
     return seen <= allowed < math.inf
 
 
+@dataclass(frozen=True)
+class Difference:
+    """The greatest difference of a comparison, beside the bound that it is held against.
+
+    Attributes:
+        greatest: the measured difference.
+        allowed: what arithmetic explains.
+        unit: what both are shares of, as "of the norm"; empty for absolute ones.
+    """
+
+    greatest: float
+    allowed: float
+    unit: str = ""
+
+    @property
+    def explained(self) -> bool:
+        """Whether arithmetic explains the difference; see :func:`within`."""
+        return within(self.greatest, self.allowed)
+
+    def __str__(self) -> str:
+        """Return the sentence that every comparison ends with, true on both sides of the bound."""
+        unit = f" {self.unit}" if self.unit else ""
+        return f"greatest difference {self.greatest:.3g}{unit}, up to {self.allowed:.2g} allowed"
+
+
+def worst(differences: Iterable[Difference]) -> Difference | None:
+    """Return the one that is nearest to its bound, or furthest beyond; None if there are none."""
+
+    def share(one: Difference) -> float:
+        ratio = one.greatest / one.allowed if one.allowed else math.inf * one.greatest
+        return math.inf if math.isnan(ratio) else ratio
+
+    return max(differences, key=share, default=None)
+
+
 def largest(values: Iterable[float], default: float = 0.0) -> float:
-    """The largest; NaN if any is, which ``max`` tells of the first only."""
+    """Return the largest; NaN if any is, which ``max`` finds only in the first place."""
     found = list(values)
     return math.nan if any(map(math.isnan, found)) else max(found, default=default)
 
 
 def logits_difference(dtype: Any, noise: float, size: float) -> float:
-    """Bound on the difference between equal rows asked in two batch shapes.
+    """Return the bound on the difference between equal rows in two batch shapes.
 
     ``noise`` is the measured floor.  Less than torch.testing's default relative tolerance for the
-    dtype (1.3e-6 for float32, 1.6e-2 for bfloat16 ...) of the largest logit is never asked for: a
-    floor of exactly zero only says that the kernels of those two shapes happen to agree.
+    dtype (1.3e-6 for float32, 1.6e-2 for bfloat16 ...) of the largest logit is never demanded: a
+    floor of exactly zero only shows that the kernels of those two shapes happen to agree.
     """
     import torch
 
@@ -64,11 +96,3 @@ def logits_difference(dtype: Any, noise: float, size: float) -> float:
         torch.float16: 1e-3,
     }[dtype]
     return largest((MARGIN * noise, relative * size))
-
-
-def regress(observed: Tensor, reference: Tensor) -> tuple[float, float]:
-    """Slope and cosine of one tensor on another, in float64."""
-    g, r = observed.double().flatten(), reference.double().flatten()
-    product = float(g @ r)
-    slope = product / float(r @ r)
-    return slope, product / (float(g.norm()) * float(r.norm()))

@@ -8,8 +8,9 @@ optimizer step.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
+from trainsanity.pipeline import unwrapped
 from trainsanity.types import Skip
 
 if TYPE_CHECKING:
@@ -107,10 +108,7 @@ class Objective:
 
 def head_classes(pipeline: Pipeline) -> str:
     """Return the names of the classes of the model that has the head, joined by blanks."""
-    model: Any = pipeline.model
-    if hasattr(model, "get_base_model"):  # PEFT wraps the model that has the head
-        model = model.get_base_model()
-    return " ".join(cls.__name__ for cls in type(model).__mro__)
+    return " ".join(cls.__name__ for cls in type(unwrapped(pipeline.model)).__mro__)
 
 
 def require_single_label(objective: Objective) -> None:

@@ -230,7 +230,7 @@ def losses(forward: Forward, pipeline: Pipeline, recording: Recording | None = N
 @picture("gradient", "The head's accumulated gradient against its closed form")
 def slope(pipeline: Pipeline, recording: Recording) -> Shown:
     """Show elements of the head's gradient as accumulated, over their closed form."""
-    from trainsanity.maths.tolerances import regress
+    from trainsanity.maths.regression import regress
     from trainsanity.measurements.step.closed_form import closed_form
 
     gradient = recording.first.head_gradient

@@ -12,6 +12,7 @@ from trainsanity.engine.session import objective_of
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Made
 from trainsanity.objectives.base import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from trainsanity.pipeline import unwrapped
 from trainsanity.types import Finding, Measured
 
 if TYPE_CHECKING:
@@ -106,9 +107,7 @@ class Forward:
 
 
 def _forward(pipeline: Pipeline) -> Forward:
-    model = pipeline.model
-    if hasattr(model, "get_base_model"):  # PEFT passes on whatever it is given
-        model = model.get_base_model()
+    model = unwrapped(pipeline.model)  # PEFT passes on whatever it is given
     names: set[str] = set()
     is_open = False
     try:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
-from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, largest, within
+from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, Difference, worst
 from trainsanity.measurements.step.replay import Replay
 from trainsanity.types import Cost, Finding, Measured
-
-if TYPE_CHECKING:
-    pass
 
 
 @check(
@@ -22,7 +18,7 @@ if TYPE_CHECKING:
     rules_out="gradient checkpointing",
 )
 def checkpointing_is_exact(replay: Replay) -> Iterator[Measured | Finding]:
-    """Gradient checkpointing changes nothing but memory and time.
+    """Gradient checkpointing does not change gradients.
 
     What it checks: the gradients of the first micro-batch with checkpointing as the run has it, and
     without.
@@ -40,29 +36,25 @@ def checkpointing_is_exact(replay: Replay) -> Iterator[Measured | Finding]:
 
     References: torch.utils.checkpoint; huggingface/transformers#42489, #21381.
     """
-    if replay.checkpointing is None:
-        yield Measured("0 modules compute their activations again", 0, 0)
-        return
-    bad = [
-        name
-        for name, difference in replay.checkpointing.items()
-        if not within(difference, MARGIN * replay.noise[name] + REDUCTIONS)
-    ]
-    worst = largest(replay.checkpointing.values())
+    compared = {
+        name: Difference(by, MARGIN * replay.noise[name] + REDUCTIONS, "of the norm")
+        for name, by in (replay.checkpointing or {}).items()
+    }
+    bad = [name for name, by in compared.items() if not by.explained]
+    most = worst(compared.values()) or Difference(0.0, REDUCTIONS, "of the norm")
     if bad:
         yield Finding(
-            f"gradient checkpointing changes {len(bad)} of {len(replay.checkpointing)} gradients, "
-            f"by up to {worst:.2%} of their norm",
-            observed=worst,
-            expected=0,
+            f"gradient checkpointing changes {len(bad)} of {len(compared)} gradients: {most}",
+            observed=most.greatest,
+            expected=f"at most {most.allowed:.3g}",
             where=", ".join(bad[:3]),
-            cause="what is computed again in the backward pass is not what the forward computed",
+            cause="what is computed again in the backward pass is not what the forward computed: "
+            "other random numbers, another cache or another mode",
             fix="gradient_checkpointing_kwargs={'use_reentrant': False}, and leave "
             "preserve_rng_state as it is",
         )
     yield Measured(
-        f"{len(replay.checkpointing)} gradients are the same with checkpointing and without "
-        f"(largest difference {worst:.2g})",
-        worst,
-        0,
+        f"{len(compared)} gradients with checkpointing on and off: {most}",
+        most.greatest,
+        most.allowed,
     )

@@ -6,20 +6,23 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from trainsanity.checks.gradient._scale import _eps
+from trainsanity.checks.gradient._scale import (
+    exact_head_gradient,
+    norm_at_the_right_scale,
+    rounding_of_norms,
+)
 from trainsanity.engine.registry import check
-from trainsanity.maths.tolerances import regress
-from trainsanity.measurements.step.closed_form import closed_form
-from trainsanity.measurements.step.steps import Recording
-from trainsanity.types import Cost, Finding, Measured, Skip
+from trainsanity.maths.regression import regress
+from trainsanity.measurements.step.steps import Recording, Step
+from trainsanity.types import Cost, Finding, Measured, Severity
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
 
-WORTH_TELLING = 0.05
-"""A slope this far from 1 is told beside the share that clipping keeps.  It decides nothing, only
-keeps the 0.3 % of bfloat16 out of the sentence."""
+KEPT = 0.01
+"""Least share of the gradient that clipping keeps without a warning.  Chosen, not measured: below
+it a learning rate that was tuned without clipping is a hundred times too large for SGD."""
 
 
 @check(
@@ -31,35 +34,41 @@ keeps the 0.3 % of bfloat16 out of the sentence."""
     rules_out="clipping",
 )
 def clipping(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Finding]:
-    """Clipping leaves the norm that ``max_grad_norm`` says.
+    """Clipping leaves the norm that ``max_grad_norm`` says, and some of the gradient.
 
     What it checks: the total norm after clipping against min(norm, max_grad_norm), that nothing
-    else clipped before, and tells which share of the gradient is kept.
+    else clipped before, and which share of the gradient is kept.
 
-    Why it matters: a clip that keeps half a percent is no fault of its own under AdamW, but it
-    makes every step the same length and hides what happened before it.  A clip that does not
-    happen lets a single bad batch through.
+    Why it matters: a clip that does not happen lets a single bad batch through.  A clip that keeps
+    less than a percent in every step makes all steps the same length and hides what happened
+    before it.  AdamW divides by the gradient's size, so that its steps stay as they were and the
+    run is not broken: that is a warning.  SGD's steps become a hundred times smaller.
 
     How it is measured: both norms are computed from the gradients themselves, before and after.
     Clipping multiplies by max_grad_norm / (norm + 1e-6); the rounding of the dtype is allowed.
     A gradient that is too short by the head's closed form (TS601), and already has the norm
-    max_grad_norm before the Trainer clips, was clipped by something else.
+    max_grad_norm before the Trainer clips, was clipped by something else.  The share that is kept
+    is judged at the right scale of the loss: where TS502 or TS601 found a factor of 12, the norm
+    is divided by it first, because the cure is the factor and not the clip.  It warns if less than
+    1 % is kept in every recorded step.
 
     How to fix: repair the loss's scale first (TS502), then choose ``max_grad_norm`` from the norms
     that are seen in healthy steps.
 
-    Known false alarms: clipping by value or per parameter group.
+    Known false alarms: clipping by value or per parameter group.  Large models start with norms of
+    a hundred and more and are trained with max_grad_norm 1: the warning can be accepted there.
 
     References: torch.nn.utils.clip_grad_norm_.
     """
     step = recording.first
     norm, after = step.norm_before_clip, step.norm_after_clip
-    limit = pipeline.args.max_grad_norm
-    expected = min(norm, limit) if limit and limit > 0 else norm
-    eps = _eps(step, pipeline)
+    limit = pipeline.args.max_grad_norm or 0.0
+    expected = min(norm, limit) if limit > 0 else norm
+    eps = rounding_of_norms(step, pipeline)
     # A clip makes something finite even of an infinite norm.
-    sound = math.isfinite(norm) and not math.isnan(limit or 0.0)
-    if not (sound and abs(after - expected) <= eps * expected):
+    sound = math.isfinite(norm) and not math.isnan(limit)
+    clipped = sound and abs(after - expected) <= eps * expected
+    if not clipped:
         yield Finding(
             f"the gradient's norm is {after:.4f} when the optimizer steps; "
             f"max_grad_norm {limit:g} makes it {expected:.4f}",
@@ -70,9 +79,8 @@ def clipping(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fi
             cause="clip_grad_norm_ was given other parameters, or was not called",
             fix="clip all trainable parameters once, after the last backward of the step",
         )
-    kept = after / norm if norm else math.nan
-    told = f"max_grad_norm {limit:g} keeps {kept:.1%} of a gradient of norm {norm:.3f}"
-    slope = _slope(pipeline, recording)
+    exact = exact_head_gradient(pipeline, recording, step)
+    slope = None if exact is None else abs(regress(step.head_gradient, exact)[0])
     if slope is not None and recording.clipped_before(pipeline, slope):
         yield Finding(
             f"the gradient has the norm {norm:.4f} before the Trainer clips it to {limit:g}, and "
@@ -84,19 +92,30 @@ def clipping(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fi
             cause="something clips to max_grad_norm before the Trainer does",
             fix="clip once: leave it to max_grad_norm",
         )
-    if slope is not None and norm and abs(slope - 1) > WORTH_TELLING:
-        right = min(1.0, limit * slope / norm) if limit else 1.0
-        told += f"; it would keep {right:.1%} at the right scale"
-    yield Measured(told, {"norm": norm, "kept": kept}, {"norm_after": expected})
+    shares = [_share(pipeline, recording, one, limit) for one in recording.steps]
+    if clipped and limit > 0 and all(share is not None and share < KEPT for share in shares):
+        yield Finding(
+            f"max_grad_norm {limit:g} keeps {shares[0]:.2%} of the gradient in step 1, and less "
+            f"than {KEPT:.0%} in all {len(shares)} recorded steps",
+            observed=shares,
+            expected=f"at least {KEPT:.0%}",
+            where="max_grad_norm",
+            cause="max_grad_norm is far below the norms of this model's gradients",
+            fix="choose max_grad_norm from the norms of healthy steps, or 0 to switch clipping off",
+            severity=Severity.WARNING,
+        )
+    kept = after / norm if norm else math.nan
+    scaled = "" if shares[0] is None else f"; at the loss's right scale {shares[0]:.1%}"
+    yield Measured(
+        f"max_grad_norm {limit:g} keeps {kept:.1%} of a gradient of norm {norm:.3f}{scaled}",
+        {"norm": norm, "kept": kept, "norms": [one.norm_before_clip for one in recording.steps]},
+        {"norm_after": expected},
+    )
 
 
-def _slope(pipeline: Pipeline, recording: Recording) -> float | None:
-    """Size of the head's gradient in units of the closed form; None where there is none."""
-    gradient = recording.first.head_gradient
-    if gradient is None:
+def _share(pipeline: Pipeline, recording: Recording, step: Step, limit: float) -> float | None:
+    """Return the share that clipping keeps at the right scale; None where that is not known."""
+    norm = norm_at_the_right_scale(pipeline, recording, step)
+    if norm is None:
         return None
-    try:
-        exact = closed_form(pipeline, recording.head_name, recording.first)
-        return abs(regress(gradient, exact)[0])
-    except Skip:
-        return None
+    return min(1.0, limit / norm) if limit > 0 and norm > 0 else 1.0

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.types import Cost, Finding, Measured
-
-if TYPE_CHECKING:
-    pass
 
 
 @check(
@@ -21,7 +17,7 @@ if TYPE_CHECKING:
     rules_out="gradient norm",
 )
 def finite(recording: Recording) -> Iterator[Measured | Finding]:
-    """Every gradient is made of numbers.
+    """Every gradient is finite.
 
     What it checks: all gradients of the recorded optimizer steps, before the optimizer uses them.
 
@@ -45,7 +41,9 @@ def finite(recording: Recording) -> Iterator[Measured | Finding]:
             observed=len(bad),
             expected=0,
             where=", ".join(bad[:3]),
-            cause="an operation whose derivative is infinite where its value is not",
+            cause="an operation whose derivative is not finite where its value is, or a hook",
             fix="find it with torch.autograd.detect_anomaly",
         )
-    yield Measured(f"{len(parameters)} of {len(parameters)} gradients are finite", len(bad), 0)
+    yield Measured(
+        f"{len(parameters) - len(bad)} of {len(parameters)} gradients are finite", len(bad), 0
+    )

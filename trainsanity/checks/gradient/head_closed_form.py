@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from trainsanity.checks.gradient._scale import loss_is_the_reference
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
-from trainsanity.maths.factors import name_factor, told
-from trainsanity.maths.tolerances import regress, within
+from trainsanity.maths.factors import explained, name_factor
+from trainsanity.maths.regression import decompose, regress
+from trainsanity.maths.tolerances import within
 from trainsanity.measurements.step.bounds import head_gradient_floor
-from trainsanity.measurements.step.closed_form import closed_form
-from trainsanity.measurements.step.steps import Recording, Step, reference
-from trainsanity.types import Cost, Finding, Measured
+from trainsanity.measurements.step.closed_form import closed_form, parts_of_closed_form
+from trainsanity.measurements.step.steps import Recording, reference
+from trainsanity.types import Cost, Finding, Judges, Measured
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from trainsanity.pipeline import Pipeline
 
 
@@ -26,14 +29,15 @@ if TYPE_CHECKING:
     requires=("dataset.labels_in_range", "gradient.finite"),
     explained_by=("model.logits_spread", "loss.matches_reference"),
     rules_out="gradient direction",
+    judges=Judges.GRADIENT,
 )
 def head_closed_form(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Finding]:
-    """The head's gradient is the one that the mathematics gives, in size and direction.
+    """The head's gradient equals its closed form, in size and direction.
 
     What it checks: the gradient that was accumulated on the head's weight in each recorded
     optimizer step, before clipping, against the closed form.
 
-    Why it matters: it is the whole backward path seen at the one place where the answer is known
+    Why it matters: it shows the whole backward path at the one place where the answer is known
     exactly.  A wrong scale and a wrong direction are two different faults with different cures.
 
     How it is measured: for a linear head and mean cross entropy over N examples,
@@ -42,55 +46,70 @@ def head_closed_form(pipeline: Pipeline, recording: Recording) -> Iterator[Measu
     twelve times too large) and a cosine (1 is right).  Allowed are four times the rounding that
     the same sum shows when it is accumulated in the gradient's dtype.
 
-    How to fix: a slope is a matter of the loss's scale (see TS502); a cosine below 1 means that
-    some micro-batches were lost, counted twice or zeroed; one that falls in step 2 alone, that the
-    gradients of step 1 were not zeroed.
+    How to fix: a slope is a matter of the loss's scale (see TS502).  For a cosine below 1 the
+    gradient is decomposed into those of the micro-batches and of the step before, by least squares:
+    the finding gives their weights if they make it up, and else says that something else is in it.
 
     Known false alarms: auxiliary losses that reach the head change its gradient by design.
 
     References: huggingface/transformers#47688; C. M. Bishop, Pattern Recognition and Machine
     Learning (2006), section 4.3.4, for the formula.
     """
-    where = f"{recording.head_name}.weight"
-    found = [_against_closed_form(pipeline, recording, step) for step in recording.steps]
-    for number, (seen, finding) in enumerate(found, 1):
-        if finding is not None:
-            place = where if number == 1 else f"{where} in step {number}"
-            yield replace(finding, where=place, observed=seen)
-            break
-    if (seen := found[0][0]) is not None:
-        steps = f" in {len(found)} steps" if len(found) > 1 else ""
-        yield Measured(
-            f"slope {seen['slope']:.4f}, cosine {seen['cosine']:.6f} "
-            f"against the closed form{steps}",
-            seen,
-            {"slope": 1, "cosine": 1},
-        )
+    found = [
+        _against_closed_form(pipeline, recording, number) for number in range(len(recording.steps))
+    ]
+    wrong = next((finding for _, finding in found if finding is not None), None)
+    if wrong is not None:
+        yield wrong
+    seen, _ = found[0]
+    yield Measured(
+        f"slope {seen['slope']:.4f}, cosine {seen['cosine']:.6f} against the closed form; "
+        f"{len(found)} steps compared",
+        seen,
+        {"slope": 1, "cosine": 1},
+    )
 
 
 def _against_closed_form(
-    pipeline: Pipeline, recording: Recording, step: Step
-) -> tuple[dict[str, float] | None, Finding | None]:
+    pipeline: Pipeline, recording: Recording, number: int
+) -> tuple[dict[str, float], Finding | None]:
+    """Return slope and cosine of one step's head gradient, and what is wrong with them."""
+    step, name = recording.steps[number], f"{recording.head_name}.weight"
+    where = name if not number else f"{name} in step {number + 1}"
     exact = closed_form(pipeline, recording.head_name, step)
     gradient = step.head_gradient
     if gradient is None:
-        return None, Finding(
+        frozen = any(p.name == name and not p.trainable for p in recording.update.parameters)
+        seen = {"slope": 0.0, "cosine": 0.0}
+        return seen, Finding(
             "the head received no gradient",
+            observed=seen,
             expected=float(exact.norm()),
-            cause="it is frozen, or is not the layer that made the logits",
-            fix="set requires_grad on the head before the optimizer is built",
+            where=where,
+            cause="it is frozen: requires_grad is False"
+            if frozen
+            else "it is trainable, but no backward pass reached it: the graph is cut behind it, or "
+            "another layer made the logits",
+            fix="set requires_grad on the head before the optimizer is built"
+            if frozen
+            else "look for a detach or no_grad between the head and the loss",
         )
     slope, cosine = regress(gradient, exact)
     right = reference(pipeline, step)
     off_scale, off_axis = head_gradient_floor(objective_of(pipeline), right, gradient.dtype, exact)
     seen = {"slope": round(slope, 6), "cosine": round(cosine, 8)}
+    common: dict[str, Any] = {
+        "observed": seen,
+        "expected": {"slope": 1, "cosine": 1},
+        "where": where,
+    }
     if not within(1 - cosine, off_axis):
+        cause, fix = _direction(pipeline, recording, number, off_axis)
         return seen, Finding(
             f"the head's gradient points elsewhere than the closed form: cosine {cosine:.6f}",
-            expected={"slope": 1, "cosine": 1},
-            cause="micro-batches lost, counted twice, or zeroed between the backward passes, or "
-            "gradients of the step before that were not zeroed",
-            fix="zero gradients once per optimizer step, and return each micro-batch's own loss",
+            **common,
+            cause=cause,
+            fix=fix,
         )
     if not within(abs(slope - 1), off_scale):
         facts = recording.facts(pipeline, slope)
@@ -98,12 +117,59 @@ def _against_closed_form(
         return seen, Finding(
             f"the head's gradient is {slope:.4f} x the closed form, in the right direction "
             f"(cosine {cosine:.6f})",
-            expected={"slope": 1, "cosine": 1},
+            **common,
             factor=slope,
             candidates=tuple(names),
-            cause=told(slope, names) if names else "the loss is scaled",
+            cause=explained(slope, names)
+            if names
+            else "the loss, or the gradient, is scaled by no known quantity of the run",
             fix="clip once: leave it to max_grad_norm"
             if recording.clipped_before(pipeline, slope)
             else "make backward start from the mean over the examples of the optimizer step",
         )
     return seen, None
+
+
+def _direction(
+    pipeline: Pipeline, recording: Recording, number: int, off_axis: float
+) -> tuple[str, str]:
+    """Return cause and fix of a wrong direction, by what the gradient is made of."""
+    step = recording.steps[number]
+    parts = parts_of_closed_form(pipeline, recording.head_name, step)
+    left = _left_by_the_step_before(recording, number)
+    weights, cosine = decompose(step.head_gradient, [*parts, *([] if left is None else [left])])
+    weights = [round(weight, 2) + 0.0 for weight in weights]
+    if within(1 - cosine, off_axis):
+        own = weights[: len(parts)]
+        listed = ", ".join(f"{weight:g}" for weight in own[:SHOWN])
+        more = ", ..." if len(parts) > SHOWN else ""
+        cause = f"the {len(parts)} micro-batches count {listed}{more} times where each should once"
+        if left is not None:
+            cause += f"; what the step before left is in it {weights[-1]:g} times"
+        return cause, "zero gradients once per optimizer step, and add up every micro-batch's own"
+    if loss_is_the_reference(pipeline, step) is False:
+        return (
+            "it is no sum of the micro-batches' gradients, and the logged loss is not their mean "
+            "(TS502): another loss than the plain mean is trained",
+            "name the check in expected_failures if the loss is meant",
+        )
+    return (
+        "it is no sum of the micro-batches' gradients: an auxiliary loss, a hook, or something "
+        "else that writes to .grad is in it",
+        "find what else reaches the head's gradient between the backward passes",
+    )
+
+
+def _left_by_the_step_before(recording: Recording, number: int) -> Tensor | None:
+    """Return the head's gradient of the step before as its optimizer used it, clipped."""
+    if not number:
+        return None
+    step = recording.steps[number - 1]
+    if step.head_gradient is None or not step.norm_before_clip:
+        return None
+    left: Tensor = step.head_gradient * (step.norm_after_clip / step.norm_before_clip)
+    return left
+
+
+SHOWN = 8
+"""Weights of micro-batches that a cause lists."""

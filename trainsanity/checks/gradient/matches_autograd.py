@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from trainsanity.checks.gradient._scale import loss_is_the_reference
 from trainsanity.engine.registry import check
-from trainsanity.maths.factors import name_factor, told
-from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, largest, regress, within
+from trainsanity.maths.factors import explained, name_factor
+from trainsanity.maths.regression import regress
+from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, Difference, within, worst
 from trainsanity.measurements.model.head import is_tied
 from trainsanity.measurements.step.replay import Replay
 from trainsanity.measurements.step.steps import SAMPLE, Recording
-from trainsanity.types import Cost, Finding, Measured, Skip
+from trainsanity.types import Cost, Finding, Judges, Measured, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -29,11 +31,12 @@ if TYPE_CHECKING:
     ),
     explained_by=("loss.matches_reference", "gradient.head_closed_form"),
     rules_out="gradient accumulation",
+    judges=Judges.GRADIENT,
 )
 def matches_autograd(
     pipeline: Pipeline, recording: Recording, replay: Replay
 ) -> Iterator[Measured | Finding]:
-    """The accumulated gradients are those of the whole step as one batch.
+    """The accumulated gradients equal those of the whole step as one batch.
 
     What it checks: the gradient that the first optimizer step accumulated on each trainable
     parameter, before clipping, against that of the mean loss over all items of the step.
@@ -41,7 +44,7 @@ def matches_autograd(
     Why it matters: k micro-batches have to add up to one batch.  What is lost, zeroed, counted
     twice or added on the way changes the direction of training and leaves the logged loss as it is.
 
-    How it is measured: the step's rows are asked once more, with the same weights, the same random
+    How it is measured: the step's rows are run once more, with the same weights, the same random
     numbers (dropout included) and without gradient checkpointing; the reference loss is
     differentiated for each micro-batch and added up in float64, which by linearity is the gradient
     of one large batch.  Compared are at most 65,536 elements of each parameter, spread evenly;
@@ -66,7 +69,7 @@ def matches_autograd(
     if not names:
         raise Skip("no parameter below the head is trained")
     observed = {name: recording.gradients[name].double() for name in names}
-    apart, noisy, bad = [], 0, []
+    compared, noisy, bad = [], 0, []
     for name in names:
         exact = replay.gradients[name]
         size, off = float(exact.norm()), float((observed[name] - exact).norm())
@@ -74,13 +77,12 @@ def matches_autograd(
         if not within(off, share * size):
             bad.append(name)
         # Where its whole norm is allowed, as for the bias of keys, whose gradient is 0 but for
-        # rounding, the difference says nothing.
+        # rounding, the difference shows nothing.
         if share >= 1:
             noisy += 1
         else:
-            apart.append(off / size if size else off)
-    worst = largest(apart)
-    said = f"{len(names)} gradients (up to {SAMPLE:,} elements of each)"
+            compared.append(Difference(off / size if size else off, share, "of the norm"))
+    most = worst(compared) or Difference(0.0, REDUCTIONS, "of the norm")
     if bad:
         import torch
 
@@ -88,23 +90,36 @@ def matches_autograd(
             torch.cat([observed[name] for name in bad]),
             torch.cat([replay.gradients[name] for name in bad]),
         )
-        known = name_factor(slope, recording.facts(pipeline, slope), 1e-3)
+        # A factor of the run's is common to all parameters; of one alone it would be chance.
+        common = len(bad) >= len(compared)
+        known = name_factor(slope, recording.facts(pipeline, slope), 1e-3) if common else []
         yield Finding(
-            f"{len(bad)} of {said} differ from automatic differentiation: "
+            f"{len(bad)} of {len(names)} gradients differ from automatic differentiation: "
             f"slope {slope:.4f}, cosine {cosine:.6f}",
             observed={"slope": round(slope, 6), "cosine": round(cosine, 8)},
             expected={"slope": 1, "cosine": 1},
             where=", ".join(bad[:3]),
             factor=slope,
             candidates=tuple(known),
-            cause=told(slope, known)
-            if known
-            else "micro-batches lost, counted twice or zeroed, or a gradient beside the loss's",
+            cause=explained(slope, known) if known else _cause(pipeline, recording),
             fix="find what writes to .grad of these parameters between the backward passes",
         )
     yield Measured(
-        f"{said} differ from automatic differentiation by {worst:.2g} of their norm at the most"
-        + (f", but for {noisy} that are rounding alone" if noisy else ""),
-        worst,
-        0,
+        f"{len(names)} gradients (up to {SAMPLE:,} elements of each) against automatic "
+        f"differentiation: {most}; {noisy} are rounding alone",
+        most.greatest,
+        most.allowed,
+    )
+
+
+def _cause(pipeline: Pipeline, recording: Recording) -> str:
+    """Return the most likely cause, by whether the loss itself is the reference."""
+    if loss_is_the_reference(pipeline, recording.first) is False:
+        return (
+            "the loss that is trained is another than the plain mean that this is held against "
+            "(TS502), or micro-batches are lost, counted twice or zeroed"
+        )
+    return (
+        "micro-batches lost, counted twice or zeroed, a hook on these parameters, or a gradient "
+        "beside the loss's"
     )

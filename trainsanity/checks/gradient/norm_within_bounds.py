@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from trainsanity.checks.gradient._scale import _eps
+from trainsanity.checks.gradient._scale import (
+    exact_head_gradient,
+    norm_at_most,
+    rounding_of_norms,
+)
 from trainsanity.engine.registry import check
-from trainsanity.maths.tolerances import regress, within
-from trainsanity.measurements.step.closed_form import closed_form
+from trainsanity.maths.regression import regress
+from trainsanity.maths.tolerances import within
 from trainsanity.measurements.step.steps import Recording, reference
-from trainsanity.types import Cost, Finding, Measured, Skip
+from trainsanity.types import Cost, Finding, Judges, Measured, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -29,9 +32,10 @@ if TYPE_CHECKING:
         "gradient.head_closed_form",
     ),
     rules_out="gradient norm",
+    judges=Judges.GRADIENT,
 )
 def norm_within_bounds(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Finding]:
-    """The total gradient norm lies between the bounds that this pipeline's own step sets.
+    """The gradient norm lies within the bounds that the step's own losses set.
 
     What it checks: the norm of all gradients before clipping, and the ``grad_norm`` that the
     Trainer logs.
@@ -58,22 +62,16 @@ def norm_within_bounds(pipeline: Pipeline, recording: Recording) -> Iterator[Mea
             "FSDP2 adds up the processes' gradients as they come: those of one micro-batch, which "
             "bound the norm from above, are not seen"
         )
-    eps = _eps(step, pipeline)
-    right = reference(pipeline, step)
-    exact: Any = None
-    with contextlib.suppress(Skip):  # without a closed form the bound from below is zero
-        exact = closed_form(pipeline, recording.head_name, step)
-    trained = exact is not None and step.head_gradient is not None
-    low, high = float(exact.norm()) if trained else 0.0, 0.0
-    parts = zip(step.micro_steps, right.parts, right.weights, strict=True)
-    for micro, items, weight in parts:
-        # The micro-batch's share of the mean, in units of what its backward started from.
-        high += micro.gradient_norm * weight * float(items.losses.sum()) / micro.backward_loss
-    norm = step.norm_before_clip
+    eps = rounding_of_norms(step, pipeline)
+    high = norm_at_most(step, reference(pipeline, step))
+    # Without a closed form the bound from below is zero.
+    exact = exact_head_gradient(pipeline, recording, step)
+    low = float(exact.norm()) if exact is not None else 0.0
+    norm, logged = step.norm_before_clip, step.logged.get("grad_norm")
     bounds = {"at_least": low * (1 - eps), "at_most": high * (1 + eps)}
     if not (bounds["at_least"] <= norm and within(norm, bounds["at_most"])):
-        side = "at_most" if norm > high else "at_least"
-        slope = regress(step.head_gradient, exact)[0] if trained else 1.0
+        above = norm > high
+        slope = regress(step.head_gradient, exact)[0] if exact is not None else 1.0
         scaled = abs(slope - 1) > eps
         yield Finding(
             f"the total gradient norm is {norm:.3f}; for this batch it lies between "
@@ -81,21 +79,32 @@ def norm_within_bounds(pipeline: Pipeline, recording: Recording) -> Iterator[Mea
             observed=norm,
             expected=bounds,
             where="step 1, before clipping",
-            factor=slope if scaled else norm / bounds[side],
-            cause="the loss is scaled"
-            if scaled
-            else "a gradient that does not come from the loss, or one that was lost",
+            factor=slope if scaled else norm / bounds["at_most" if above else "at_least"],
+            cause=_cause(scaled=scaled, above=above, slope=slope),
             fix="see the loss's scale first; then what else writes to .grad",
         )
-    logged = step.logged.get("grad_norm")
     if logged is not None and not within(abs(logged - norm), eps * norm):
+        after = within(abs(logged - step.norm_after_clip), eps * step.norm_after_clip)
         yield Finding(
             f"the Trainer logs grad_norm {logged:.4f}; the gradients have the norm {norm:.4f}",
             observed=logged,
             expected=norm,
             factor=logged / norm,
             where="step 1",
-            cause="the norm is taken over other parameters, or at another moment",
+            cause="what is logged is the norm after clipping"
+            if after
+            else "the norm is taken over other parameters, or at another moment",
             fix="log what clip_grad_norm_ returns",
         )
-    yield Measured(f"total norm {norm:.3f}, between {low:.3f} and {high:.3f}", norm, bounds)
+    log = "" if logged is None else f", logged {logged:.3f}"
+    yield Measured(
+        f"total norm {norm:.3f}{log}, computed bounds {low:.3f} to {high:.3f}", norm, bounds
+    )
+
+
+def _cause(*, scaled: bool, above: bool, slope: float) -> str:
+    if scaled:
+        return f"the head's gradient is {slope:.4g} x its closed form: the loss is scaled"
+    if above:
+        return "a gradient that does not come from the loss is added"
+    return "a part of the gradient is lost"

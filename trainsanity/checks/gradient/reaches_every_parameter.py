@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.types import Cost, Finding, Measured
-
-if TYPE_CHECKING:
-    pass
 
 
 @check(
@@ -42,13 +38,22 @@ def reaches_every_parameter(recording: Recording) -> Iterator[Measured | Finding
     trainable = [p for p in recording.update.parameters if p.trainable]
     cut = [p.name for p in trainable if not p.has_gradient]
     if cut:
+        checkpointed = bool(recording.checkpointing)
         yield Finding(
             f"{len(cut)} of {len(trainable)} trainable parameters receive no gradient",
             observed=len(trainable) - len(cut),
             expected=len(trainable),
             where=", ".join(cut[:3]),
-            cause="the graph is cut: a detach, a no_grad, or checkpointing over frozen inputs",
+            cause="checkpointing over inputs that need no gradient, or a detach or no_grad, cuts "
+            "the graph"
+            if checkpointed
+            else "a detach, a no_grad, or a checkpoint over frozen inputs cuts the graph, or the "
+            "loss does not use these parameters",
             fix="model.enable_input_require_grads(), or use_reentrant=False for checkpointing",
         )
-    yield Measured(f"{len(trainable)} of {len(trainable)} trainable parameters receive a gradient",
-               len(trainable), len(trainable))  # fmt: skip
+    reached = len(trainable) - len(cut)
+    yield Measured(
+        f"{reached} of {len(trainable)} trainable parameters receive a gradient",
+        reached,
+        len(trainable),
+    )

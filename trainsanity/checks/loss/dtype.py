@@ -24,14 +24,13 @@ if TYPE_CHECKING:
     rules_out="precision",
 )
 def dtype(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Finding]:
-    """The loss is computed in a dtype that can tell it from its neighbours.
+    """The loss dtype is precise enough to resolve the loss.
 
-    What it checks: the dtype of the loss that the backward pass starts from, against what there is
-    to see in it.
+    What it checks: the dtype of the loss that the backward pass starts from, against the standard
+    error of its mean.
 
     Why it matters: around 11 a bfloat16 has steps of 1/16.  A loss of ten thousand tokens is known
-    a hundred times better than that, and all of it is rounded away: the curve becomes a staircase,
-    and so does the early part of every comparison.
+    a hundred times better than that, and the rest is rounded away: the curve becomes a staircase.
 
     How it is measured: half a unit in the last place of the loss, in its dtype, against the
     standard error of the step's mean loss, computed from the items' own losses.  Rounding that is
@@ -50,17 +49,15 @@ def dtype(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Findi
     kind = step.micro_steps[0].loss_dtype
     name = str(kind).removeprefix("torch.")
     right = reference(pipeline, step)
-    if torch.finfo(kind).bits >= 32:
-        yield Measured(f"the loss is {name}", name, "float32")
-        return
     losses = torch.cat([items.losses for items in right.parts])
     _, exponent = math.frexp(right.mean)
     half_unit = math.ldexp(torch.finfo(kind).eps, exponent) / 4
     word = objective_of(pipeline).item_word
-    error = float(losses.std()) / math.sqrt(len(losses)) if len(losses) > 1 else math.nan
-    if not error > 0:
+    error = float(losses.std()) / math.sqrt(len(losses)) if len(losses) > 1 else None
+    coarse = torch.finfo(kind).bits < 32
+    if coarse and (error is None or not error > 0):
         raise Abstain("all items have one loss: there is no spread to hold the rounding against")
-    if not within(half_unit, error):
+    if coarse and error is not None and not within(half_unit, error):
         yield Finding(
             f"the loss is {name}: around {right.mean:.2f} that rounds by up to {half_unit:.2g}, "
             f"and the mean over {right.count} {word} is known to {error:.2g}",
@@ -68,11 +65,13 @@ def dtype(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Findi
             expected=error,
             factor=half_unit / error,
             where="step 1",
-            cause=f"the loss is computed from {name} logits",
+            cause=f"the loss is computed from {name} logits, or cast to {name} afterwards",
             fix="compute it from logits.float()",
         )
+    known = "unknown" if error is None else f"{error:.2g}"
     yield Measured(
-        f"the loss is {name}: it rounds by {half_unit:.2g}, its mean is known to {error:.2g}",
+        f"the loss is {name}, which rounds by up to {half_unit:.2g} around {right.mean:.3f}; "
+        f"standard error of the mean over {right.count} {word}: {known}",
         half_unit,
         error,
     )

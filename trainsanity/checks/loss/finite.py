@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
-from trainsanity.measurements.step.steps import Recording
+from trainsanity.measurements.step.steps import MicroStep, Recording
 from trainsanity.types import Cost, Finding, Measured
-
-if TYPE_CHECKING:
-    pass
 
 
 @check(
@@ -22,7 +18,7 @@ if TYPE_CHECKING:
     rules_out="loss scale",
 )
 def finite(recording: Recording) -> Iterator[Measured | Finding]:
-    """Every micro-batch's loss is a number.
+    """Every micro-batch's loss is finite.
 
     What it checks: the loss of each micro-batch of the recorded optimizer steps, as
     ``training_step`` returned it.
@@ -42,25 +38,52 @@ def finite(recording: Recording) -> Iterator[Measured | Finding]:
     several = any(micro.rank for micro in recording.first.micro_steps)
     losses = [
         (
-            micro.loss,
+            micro,
             f"micro-batch {k} of step {number}" + (f", process {micro.rank}" if several else ""),
             step,
         )
         for number, step in enumerate(recording.steps, 1)
         for k, micro in enumerate(step.micro_steps)
     ]
-    bad = [seen for seen in losses if not math.isfinite(seen[0])]
+    bad = [seen for seen in losses if not math.isfinite(seen[0].loss)]
     if bad:
-        loss, where, step = bad[0]
-        logged = step.logged.get("loss", math.nan)
+        micro, where, step = bad[0]
+        logged = step.logged.get("loss")
+        log = "no loss" if logged is None else f"{logged:.4f}"
+        cause, fix = _explain(micro)
         yield Finding(
-            f"{len(bad)} of {len(losses)} micro-batches have a loss of {loss}; "
-            f"the Trainer logs {logged:.4f} all the same",
-            observed=loss,
+            f"{len(bad)} of {len(losses)} micro-batches have a loss of {micro.loss}; "
+            f"the log of that step shows {log}",
+            observed=micro.loss,
             expected="a number",
             where=where,
-            cause="nothing to average (all labels -100), or a logarithm or division of zero",
-            fix="look at that micro-batch's rows; logging_nan_inf_filter=False shows it in the log",
+            cause=cause,
+            fix=fix,
         )
-    yield Measured(f"{len(losses)} of {len(losses)} micro-batch losses are finite",
-               len(losses) - len(bad), len(losses))  # fmt: skip
+    good = len(losses) - len(bad)
+    yield Measured(f"{good} of {len(losses)} micro-batch losses are finite", good, len(losses))
+
+
+def _explain(micro: MicroStep) -> tuple[str, str]:
+    """Return cause and fix, by what the same logits and labels give as the reference loss."""
+    if micro.items is None:
+        return (
+            "nothing to average (all labels -100), or a logarithm or division of zero",
+            "look at that micro-batch's rows; logging_nan_inf_filter=False shows it in the log",
+        )
+    if not len(micro.items.losses):
+        return (
+            "the micro-batch has nothing that the loss counts: all its labels are -100",
+            "drop rows without a label, or divide by num_items_in_batch",
+        )
+    own = float(micro.items.losses.mean())
+    if math.isfinite(own):
+        return (
+            f"the loss of the same logits and labels is {own:.4f}: it becomes {micro.loss} after "
+            "the logits, by a mean over nothing or a logarithm or division of zero",
+            "look at what compute_loss does with that micro-batch",
+        )
+    return (
+        "the logits of that micro-batch are not finite, or its labels are outside them",
+        "run it alone with torch.autograd.detect_anomaly, or in float32",
+    )

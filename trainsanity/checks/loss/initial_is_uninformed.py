@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
 from trainsanity.maths.tolerances import STANDARD_ERRORS, within
+from trainsanity.maths.uninformed import uninformed
 from trainsanity.measurements.data.label_prior import label_prior
 from trainsanity.measurements.model.forward import Forward
 from trainsanity.objectives.base import require_single_label
-from trainsanity.types import Cost, Finding, Measured
+from trainsanity.types import Cost, Finding, Judges, Measured
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -28,9 +29,10 @@ ROUNDED_TO_ZERO = 1e-9
     cost=Cost.FORWARD,
     requires=("dataset.labels_in_range", "model.logits_finite"),
     rules_out="head initialisation",
+    judges=Judges.LOSS,
 )
 def initial_is_uninformed(pipeline: Pipeline, forward: Forward) -> Iterator[Measured | Finding]:
-    """The first loss is no worse than that of a head that knows nothing.
+    """The first loss is no higher than that of a head that knows nothing.
 
     What it checks: the reference loss of the first step's rows against the loss that the same
     logits would have if they said nothing about the labels.
@@ -43,7 +45,7 @@ def initial_is_uninformed(pipeline: Pipeline, forward: Forward) -> Iterator[Meas
     p the label shares of the training set where they can be counted and equal shares otherwise.
     Its mean over N rows is 0 for a head that knows nothing, with the variance
     sum_i (sum_c p_c z_ic^2 - (sum_c p_c z_ic)^2) / N^2, known exactly from the same logits; the
-    band is four standard errors.  A loss below it is told and passes: the head knows something.
+    band is four standard errors.  A loss below it passes: the head knows something already.
 
     How to fix: make ``label2id`` of model and dataset the same; load the head that belongs to
     these labels, or draw a new one.
@@ -54,28 +56,23 @@ def initial_is_uninformed(pipeline: Pipeline, forward: Forward) -> Iterator[Meas
     """
     require_single_label(objective_of(pipeline))
     prior = label_prior(pipeline, forward.logits.shape[1])
-    z = forward.logits
-    known = (z * prior).sum(-1)
-    spread = ((z * z * prior).sum(-1) - known**2).clamp(min=0)
-    uninformed = float((z.logsumexp(-1) - known).mean())
-    gap = known - z.gather(-1, forward.labels[:, None])[:, 0]
-    mean, error = float(gap.mean()), float(spread.sum().sqrt() / len(gap))
+    random = uninformed(forward.logits, forward.labels, prior)
     loss = float(forward.losses.mean())
-    allowed = STANDARD_ERRORS * error + ROUNDED_TO_ZERO
-    if not (within(mean, allowed) and math.isfinite(loss)):
+    allowed = STANDARD_ERRORS * random.error + ROUNDED_TO_ZERO
+    if not (within(random.gap, allowed) and math.isfinite(loss)):
         yield Finding(
             f"the first loss is {loss:.3f}; logits that say nothing about the labels "
-            f"would give {uninformed:.3f} +- {error:.3f}",
+            f"would give {random.loss:.3f} +- {random.error:.3f}",
             observed=loss,
-            expected=uninformed,
-            factor=loss / uninformed,
-            cause="the head's outputs belong to other labels than the dataset's",
+            expected=random.loss,
+            factor=loss / random.loss,
+            cause="the outputs point away from the rows' own labels, as where the head belongs to "
+            "other labels than the dataset's",
             fix="compare model.config.label2id with the dataset's names, or draw a new head",
         )
-    informed = ", so the head already knows something" if mean < -STANDARD_ERRORS * error else ""
     yield Measured(
-        f"first loss {loss:.3f}, uninformed {uninformed:.3f} +- {error:.3f}, "
-        f"log {len(prior)} = {math.log(len(prior)):.3f}{informed}",
+        f"first loss {loss:.3f}, uninformed {random.loss:.3f} +- {random.error:.3f}, "
+        f"log {len(prior)} = {math.log(len(prior)):.3f}",
         loss,
-        uninformed,
+        random.loss,
     )

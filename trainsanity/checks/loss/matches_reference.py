@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
-from trainsanity.maths.factors import name_factor, told
+from trainsanity.maths.factors import Factor, explained
 from trainsanity.maths.tolerances import within
 from trainsanity.measurements.step.bounds import logged_loss_rounding
 from trainsanity.measurements.step.steps import Recording, Step, reference
-from trainsanity.types import Cost, Finding, Measured, Skip
+from trainsanity.types import Cost, Finding, Judges, Measured, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -28,9 +27,10 @@ NEAR_ONE = 0.05
     cost=Cost.STEP,
     requires=("dataset.labels_in_range", "model.logits_finite", "loss.finite"),
     rules_out="loss scale",
+    judges=Judges.LOSS,
 )
 def matches_reference(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Finding]:
-    """The loss that the Trainer logs is the mean over the examples of the step.
+    """The logged loss is the mean over the step's examples.
 
     What it checks: the logged loss of each recorded step against the mean of the examples' own
     losses (for language models and token classification: the tokens'), computed from the very
@@ -49,8 +49,8 @@ def matches_reference(pipeline: Pipeline, recording: Recording) -> Iterator[Meas
     example's log-softmax to the dtype that the head computed in, the mean to the loss's dtype, the
     four decimals of the log.  The factor is matched against accumulation, processes and batch size.
 
-    How to fix: the finding says which switch the Trainer took.  For a model whose forward takes
-    ``**kwargs`` but whose loss ignores ``num_items_in_batch``, set
+    How to fix: the finding names the factor where it is a known one.  For a model whose forward
+    takes ``**kwargs`` but whose loss ignores ``num_items_in_batch``, set
     ``model.accepts_loss_kwargs = False`` before the Trainer is built.
 
     Known false alarms: class weights and auxiliary losses are no plain mean.
@@ -65,69 +65,66 @@ def matches_reference(pipeline: Pipeline, recording: Recording) -> Iterator[Meas
         if number > 1 and not step.judgeable:
             break
         right = reference(pipeline, step)
-        expected, observed = right.mean, step.logged["loss"]
-        judged.append((observed, right))
+        observed = step.logged["loss"]
+        judged.append((number, step, observed, right))
+    for number, step, observed, right in judged:
         allowed = logged_loss_rounding(step.micro_steps)
-        if within(abs(observed - expected), allowed):
+        if within(abs(observed - right.mean), allowed):
             continue
-        factor = observed / expected if expected else math.nan
-        tolerance = max(allowed / expected, 1e-3) if expected else 1e-3
+        factor = Factor.of(observed, right.mean, allowed)
+        times = (
+            f"{factor.value:.4f} x" if abs(factor.value - 1) < NEAR_ONE else f"{factor.value:.2f} x"
+        )
         yield Finding(
             f"the Trainer logs a loss of {observed:.4f} for step {number}; "
-            f"the {right.words} is {expected:.4f}: "
-            + (f"{factor:.4f} x" if abs(factor - 1) < NEAR_ONE else f"{factor:.2f} x"),
+            f"the {right.words} is {right.mean:.4f}: {times}",
             observed=observed,
-            expected=expected,
-            factor=factor,
+            expected=right.mean,
+            factor=factor.value,
             where=f"step {number}",
-            **_explain(
-                pipeline, recording, step, count=right.count, factor=factor, tolerance=tolerance
-            ),
+            **_explain(pipeline, recording, step, right.count, factor),
         )
         break
-    observed, right = judged[0]
-    steps = f"; equally in {len(judged)} steps" if len(judged) > 1 else ""
+    _, _, observed, right = judged[0]
+    later = "".join(
+        f"; step {number}: {logged:.4f}, {own.mean:.4f}" for number, _, logged, own in judged[1:]
+    )
     if recording.out_of_memory:
-        steps = "; a second step did not fit in the device's memory"
+        later = "; a second step did not fit in the device's memory"
     yield Measured(
-        f"logged loss {observed:.4f}, {right.words} {right.mean:.4f}{steps}",
+        f"logged loss {observed:.4f}, {right.words} {right.mean:.4f}{later}",
         observed,
         right.mean,
     )
 
 
 def _explain(
-    pipeline: Pipeline,
-    recording: Recording,
-    step: Step,
-    *,
-    count: int,
-    factor: float,
-    tolerance: float,
+    pipeline: Pipeline, recording: Recording, step: Step, count: int, factor: Factor
 ) -> dict[str, Any]:
-    """Cause and fix, as far as the factor and the Trainer's own switches tell."""
+    """Return cause and fix, as far as the factor and the Trainer's own switches show them."""
     items = step.micro_steps[0].num_items_in_batch
     word = objective_of(pipeline).item_word
-    if items and items != count and abs(factor * items / count - 1) <= tolerance:
+    if items and items != count and abs(factor.value * items / count - 1) <= factor.tolerance:
         return {
-            "cause": f"{factor:.4f} is {count} / {items:g}: the loss sums over {count} "
+            "cause": f"{factor.value:.4f} is {count} / {items:g}: the loss sums over {count} "
             f"{word} and is divided by num_items_in_batch = {items:g}, which "
             "counts labels that the loss does not (before the shift, or ignored ones)",
             "fix": "count the labels that the loss counts: labels[..., 1:] != -100",
         }
-    names = name_factor(factor, recording.facts(pipeline), tolerance)
+    names = factor.names(recording.facts(pipeline))
     if not names:
         return {"cause": None, "fix": "compare what compute_loss returns with the plain mean"}
-    cause = told(factor, names)
-    accepts = getattr(pipeline.trainer, "model_accepts_loss_kwargs", False)
-    if factor > 1 and items is not None and accepts:
+    cause = explained(factor.value, names)
+    counts = getattr(pipeline.trainer, "model_accepts_loss_kwargs", False) and items is not None
+    accumulates = any("gradient_accumulation_steps" in name for name in names)
+    if factor.value > 1 and accumulates and counts:
         cause += (
             ", which is not divided out: the Trainer passes num_items_in_batch "
             f"({items:g}) because forward takes **kwargs, and skips its own division; the "
             "model's loss ignores that number and returns the micro-batch's mean"
         )
         fix = "model.accepts_loss_kwargs = False, before the Trainer is built"
-    elif factor > 1:
+    elif factor.value > 1:
         cause += ", which is not divided out"
         fix = (
             "return the sum over the micro-batch divided by num_items_in_batch from compute_loss, "

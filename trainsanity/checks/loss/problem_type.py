@@ -26,7 +26,7 @@ GUESSED = (REGRESSION, MULTI_LABEL)
     rules_out="loss function",
 )
 def problem_type(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Finding]:
-    """The loss function is the one that the labels ask for, also where transformers guesses it.
+    """The guessed problem type fits the labels.
 
     What it checks: where ``config.problem_type`` is not set, the guess from ``num_labels`` and the
     labels' dtype against the labels' values.
@@ -54,30 +54,30 @@ def problem_type(pipeline: Pipeline, recording: Recording) -> Iterator[Measured 
     if not parts:
         raise Skip("no labels were seen in the first step")
     targets = torch.cat([items.targets.flatten(1) for items in parts]) if task in GUESSED else None
-    if targets is not None and not bool(targets.isfinite().all()):
-        yield Finding(
-            "targets that are no numbers ask for no loss function",
-            observed=int((~targets.isfinite()).sum()),
-            expected=0,
-            where="labels of the recorded steps",
-            cause="a column with missing values",
-            fix="drop the rows without a label",
-        )
-        return
     guess = f"problem_type is not set, and transformers guesses {task}"
     finding: dict[str, Any] = {}
-    if targets is not None and not stated:
+    if targets is not None and not bool(targets.isfinite().all()):
+        bad = int((~targets.isfinite()).sum())
+        yield Finding(
+            f"{bad} of {targets.numel()} targets are no numbers: no loss function takes them",
+            observed=bad,
+            expected=0,
+            where="labels of the recorded steps",
+            cause="a column with missing values, or a division by zero that made the labels",
+            fix="drop the rows without a label",
+        )
+    elif targets is not None and not stated:
         ones, zeros = targets == 1, targets == 0
         if task == REGRESSION and bool((ones | zeros).all()) and bool(ones.any() and zeros.any()):
             finding = {
-                "message": f"{guess} from num_labels = {targets.shape[-1]}; all {len(targets)} "
+                "headline": f"{guess} from num_labels = {targets.shape[-1]}; all {len(targets)} "
                 "targets are 0 or 1",
                 "cause": "two classes whose ids are trained on as numbers",
                 "fix": "num_labels=2 and integer labels; problem_type='regression' if it is meant",
             }
         elif task == MULTI_LABEL and bool(((ones.sum(-1) == 1) & (ones | zeros).all(-1)).all()):
             finding = {
-                "message": f"{guess} from float labels; each of the {len(targets)} rows has "
+                "headline": f"{guess} from float labels; each of the {len(targets)} rows has "
                 "exactly one",
                 "cause": "one-hot rows: each class became a yes/no question of its own",
                 "fix": "give class ids as integers; problem_type='multi_label_classification' if "
@@ -91,5 +91,6 @@ def problem_type(pipeline: Pipeline, recording: Recording) -> Iterator[Measured 
             where="model.config.problem_type",
         )
     seen = sum(len(items.targets) for items in parts)
-    how = "as stated" if stated else "as the labels ask for"
-    yield Measured(f"{task} of {seen} targets, {how}", task, task)
+    yield Measured(
+        f"{seen} targets are trained as {task}; problem_type is {stated or 'not set'}", task, task
+    )

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import Session
-from trainsanity.maths.factors import name_factor, told
+from trainsanity.maths.factors import Factor, explained
 from trainsanity.maths.tolerances import within
 from trainsanity.measurements.step.bounds import logged_loss_rounding
 from trainsanity.measurements.step.evaluation import Evaluation
 from trainsanity.measurements.step.steps import Recording
-from trainsanity.types import Cost, Finding, Measured
+from trainsanity.types import Cost, Finding, Judges, Measured
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -27,11 +26,12 @@ if TYPE_CHECKING:
     requires=("dataset.labels_in_range", "loss.finite"),
     explained_by=("loss.matches_reference",),
     rules_out="evaluation",
+    judges=Judges.LOSS,
 )
 def train_equals_eval(
     pipeline: Pipeline, recording: Recording, evaluation: Evaluation
 ) -> Iterator[Measured | Finding]:
-    """On the examples that were trained on, ``evaluate()`` says what the same mean says.
+    """``evaluate()`` returns the mean loss of the rows that it is given.
 
     What it checks: ``eval_loss`` of rows of the first step against the mean of their own losses,
     computed from the logits of that evaluation; and that no module is in training mode there.
@@ -57,25 +57,25 @@ def train_equals_eval(
     expected, observed = evaluation.reference, evaluation.loss
     allowed = logged_loss_rounding(evaluation.batches)
     if not within(abs(observed - expected), allowed):
-        factor = observed / expected if expected else math.nan
-        names = name_factor(factor, Session.of(pipeline).facts, 1e-3)
+        factor = Factor.of(observed, expected, allowed)
+        names = factor.names(Session.of(pipeline).facts)
         yield Finding(
             f"evaluate() gives {observed:.4f} for {evaluation.rows} rows that were trained on; "
-            f"the mean of their own losses is {expected:.4f}: {factor:.4f} x",
+            f"the mean of their own losses is {expected:.4f}: {factor.value:.4f} x",
             observed=observed,
             expected=expected,
-            factor=factor,
+            factor=factor.value,
             where="Trainer.evaluate",
             candidates=tuple(names),
-            cause=told(factor, names)
+            cause=explained(factor.value, names)
             if names
-            else "what evaluation returns is not the mean over the batch",
+            else "compute_loss or prediction_step returns something else than the batch's mean",
             fix="return the batch's mean from compute_loss or prediction_step in evaluation",
         )
     if evaluation.training:
         named = [name for name in evaluation.training if name] or ["the model itself"]
         yield Finding(
-            f"evaluate() asks the model with {len(evaluation.training)} of its modules in training "
+            f"evaluate() runs the model with {len(evaluation.training)} of its modules in training "
             "mode: their dropout and noise are in the evaluation's loss",
             observed=len(evaluation.training),
             expected=0,
@@ -83,10 +83,12 @@ def train_equals_eval(
             cause="train() is called on the way, or eval() is overridden",
             fix="leave model.eval() to the Trainer's evaluation_loop",
         )
-    trained = recording.first.logged.get("loss", math.nan)
+    logged = recording.first.logged.get("loss")
+    trained = "" if logged is None else f"; training logged {logged:.4f}"
     yield Measured(
         f"evaluate() gives {observed:.4f} for {evaluation.rows} rows of step 1, the mean of their "
-        f"losses is {expected:.4f}; training logged {trained:.4f}",
+        f"losses is {expected:.4f}; {len(evaluation.training)} modules are in training mode"
+        f"{trained}",
         observed,
         expected,
     )

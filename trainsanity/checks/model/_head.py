@@ -1,10 +1,12 @@
-"""Shared by checks of the model stage."""
+"""Shared by checks of the head."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from trainsanity.measurements.model.forward import Forward
+from trainsanity.measurements.model.head import weight_values
 from trainsanity.measurements.model.placement import not_in_memory
 from trainsanity.types import Skip
 
@@ -20,13 +22,18 @@ standard errors 1/sqrt(2n).  Normal and truncated-normal draws (cut at two or th
 differ by less than that for heads of the usual size only if the cut is at three or more."""
 
 
-def _weight(pipeline: Pipeline, forward: Forward) -> Tensor:
-    """The head's weight.
+def head_weight(pipeline: Pipeline, forward: Forward) -> Tensor:
+    """Return the head's weight.
 
     Raises:
-        Skip: its values are not to be had: quantised, or offloaded.
+        Skip: its values are not in memory: quantised, or offloaded.
     """
-    weight: Tensor = pipeline.model.get_submodule(forward.head_name).weight.detach()
+    weight = weight_values(pipeline.model.get_submodule(forward.head_name))
     if weight.is_meta or not weight.is_floating_point():
         raise Skip(not_in_memory(pipeline.model) or "the head's weight is quantised")
     return weight
+
+
+def width_of_a_draw(elements: int) -> float:
+    """Return how far a fresh draw's standard deviation may be from the planned one, relative."""
+    return HEAD_STANDARD_ERRORS / math.sqrt(2 * elements)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
-from trainsanity.maths.tolerances import within
+from trainsanity.maths.tolerances import Difference, largest
 from trainsanity.measurements.model.attention import Attention
 from trainsanity.measurements.model.probes import Probes, difference
 from trainsanity.types import Cost, Finding, Measured
@@ -19,15 +19,15 @@ from trainsanity.types import Cost, Finding, Measured
     rules_out="attention implementation",
 )
 def attention_agrees(probes: Probes, attention: Attention) -> Iterator[Measured | Finding]:
-    """Eager, sdpa and flash attention say the same.
+    """Attention implementations agree.
 
     What it checks: the logits of a few rows by the implementation that is trained, against each
     other one that the model has and this machine can run.
 
-    Why it matters: implementations differ in what they are told (a scale, a mask, a soft cap), and
-    one that is told too little trains another model than the one that was pretrained or is served.
+    Why it matters: implementations differ in what they are given (a scale, a mask, a soft cap), and
+    one that is given too little trains another model than the one that was pretrained or is served.
 
-    How it is measured: largest absolute difference of the logits of padded rows, own tokens only.
+    How it is measured: greatest absolute difference of the logits of padded rows, own tokens only.
     Four times the difference between rows alone and among copies of themselves is allowed, or
     torch.testing's relative tolerance for the dtype.
 
@@ -41,23 +41,22 @@ def attention_agrees(probes: Probes, attention: Attention) -> Iterator[Measured 
     """
     allowed = probes.allowed_logits
     seen = {
-        name: difference(look.logits, probes.own.logits) for name, look in attention.looks.items()
+        name: difference(output.logits, probes.own.logits)
+        for name, output in attention.outputs.items()
     }
-    apart = [name for name, moved in seen.items() if not within(moved, allowed)]
+    compared = Difference(largest(seen.values()), allowed)
+    apart = [name for name, moved in seen.items() if not Difference(moved, allowed).explained]
     if apart:
         yield Finding(
-            f"logits by {attention.own} differ from those by {' and '.join(apart)} by "
-            f"{seen[apart[0]]:.3g}; arithmetic explains {allowed:.2g}",
+            f"{attention.own} and {' and '.join(apart)} give different logits: {compared}",
             observed=seen,
             expected=f"at most {allowed:.3g}",
             where=f"attn_implementation={attention.own!r}",
-            cause="one of them is not told the model's scale, mask or cap",
+            cause="one of the implementations leaves out a scale, a mask or a cap of the model",
             fix='load the model with attn_implementation="eager", whose formula is in sight',
         )
-    most = max(seen, key=lambda name: seen[name])
     yield Measured(
-        f"{attention.own} differs from {', '.join(seen)} by at most {seen[most]:.2g} "
-        f"(allowed {allowed:.2g})",
+        f"logits by {attention.own} and by {', '.join(seen)}: {compared}",
         seen,
         allowed,
     )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from trainsanity.checks.model._invariances import _ahead, _not_numbers
+from trainsanity.checks.model._invariances import change_before_the_last, not_numbers
 from trainsanity.engine.registry import check
-from trainsanity.maths.tolerances import largest, within
+from trainsanity.maths.tolerances import Difference, largest
 from trainsanity.measurements.model.probes import Probes
 from trainsanity.types import Cost, Finding, Measured, Skip
 
@@ -19,17 +19,17 @@ from trainsanity.types import Cost, Finding, Measured, Skip
     rules_out="attention mask",
 )
 def causal(probes: Probes) -> Iterator[Measured | Finding]:
-    """Later tokens do not change what earlier ones say.
+    """Later tokens do not affect the states of earlier ones.
 
     What it checks: another last token leaves the states of all tokens before it as they were, in a
     padded batch and in a row alone, of a model that is causal by its task or by its attention
     modules (``is_causal``).
 
     Why it matters: a language model that sees the next token learns to copy it.  The loss falls
-    fast and generation is noise.  Attention kernels are often handed no mask at all where nothing
-    is padded, and then have to know by themselves.
+    fast and generation is noise.  Attention kernels are often given no mask at all where nothing
+    is padded, and have to apply the causal one by themselves.
 
-    How it is measured: largest difference of a token's state relative to its norm, between two
+    How it is measured: greatest difference of a token's state relative to its norm, between two
     batches of one shape that differ in one id.  Allowed is torch.testing's relative tolerance for
     the dtype, or four times the measured noise.
 
@@ -45,35 +45,33 @@ def causal(probes: Probes) -> Iterator[Measured | Finding]:
         raise Skip("nothing says that the model is causal: it may look ahead")
     if probes.own.states is None:
         raise Skip("no state for each token is visible")
-    broken = _not_numbers({
+    broken = not_numbers({
         "as trained": probes.own,
         "with another last token": probes.changed,
         "a row alone": probes.alone[0],
         "a row alone with another last token": probes.alone_changed,
     })  # fmt: skip
-    if broken:
-        yield broken
-        return
     allowed = probes.allowed_states
     seen = {
-        "in a padded batch": _ahead(probes.changed, probes.own),
-        "in a row alone": _ahead(probes.alone_changed, probes.alone[0]),
+        "in a padded batch": change_before_the_last(probes.changed, probes.own),
+        "in a row alone": change_before_the_last(probes.alone_changed, probes.alone[0]),
     }
-    for where, moved in seen.items():
-        if not within(moved, allowed):
-            yield Finding(
-                f"{where}, another last token changes the states of tokens before it by "
-                f"{moved:.3g} of their norm, but {probes.causal}",
-                observed=moved,
-                expected=f"at most {allowed:.3g}",
-                where=where,
-                cause="the attention implementation leaves the causal mask out",
-                fix="set is_causal=True where no mask is given, or another attn_implementation",
-            )
-            break
+    compared = Difference(largest(seen.values()), allowed, "of the norm")
+    ahead = [where for where, by in seen.items() if not Difference(by, allowed).explained]
+    if broken:
+        yield broken
+    elif ahead:
+        yield Finding(
+            f"{ahead[0]}, another last token changes the states of tokens before it, "
+            f"but {probes.causal}: {compared}",
+            observed=seen[ahead[0]],
+            expected=f"at most {allowed:.3g}",
+            where=ahead[0],
+            cause="the attention implementation leaves the causal mask out",
+            fix="set is_causal=True where no mask is given, or another attn_implementation",
+        )
     yield Measured(
-        f"another last token changes earlier states by {largest(seen.values()):.2g} "
-        f"(allowed {allowed:.2g}): {probes.causal}",
+        f"states of earlier tokens under another last token: {compared}; {probes.causal}",
         seen,
         allowed,
     )

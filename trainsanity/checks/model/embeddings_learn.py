@@ -18,17 +18,16 @@ from trainsanity.types import Cost, Finding, Measured, Skip
     rules_out="special tokens",
 )
 def embeddings_learn(embedding_gradient: EmbeddingGradient) -> Iterator[Measured | Finding]:
-    """The special tokens of a text get a gradient in the embedding.
+    """Special tokens receive a gradient in the embedding.
 
     What it checks: the gradient of the input embedding at the row of each special or added token
     that occurs in a few rows of the first step; and that some token's row gets one at all.
 
     Why it matters: a token that was added starts from a random vector.  If a hook or an index that
-    is off by one keeps its gradient at nought, it stays noise in every text that has it.
+    is off by one keeps its gradient at zero, it stays noise in every text that has it.
 
     How it is measured: a random projection of the last hidden states is differentiated, whose
-    gradient at an attended token is nought only if something holds it there.  Exactly nought is
-    red.
+    gradient at an attended token is zero only if something holds it there.  Exactly zero fails.
 
     How to fix: take the hook off, or let it keep the rows that are to be trained; add tokens
     before the optimizer is built.
@@ -47,6 +46,8 @@ def embeddings_learn(embedding_gradient: EmbeddingGradient) -> Iterator[Measured
         raise Skip("the rows have no token but PAD")
     special = {t: text for t, text in embedding_gradient.special.items() if t in norms}
     broken = [token for token, norm in norms.items() if not math.isfinite(norm)]
+    moving = [token for token, norm in norms.items() if norm > 0]
+    still = [token for token in special or norms if token not in moving]
     if broken:
         yield Finding(
             f"the gradients of {len(broken)} of {len(norms)} attended tokens in the input "
@@ -57,28 +58,27 @@ def embeddings_learn(embedding_gradient: EmbeddingGradient) -> Iterator[Measured
             cause="an operation whose derivative is infinite where its value is not",
             fix="find it with torch.autograd.detect_anomaly",
         )
-        return
-    moving = [token for token, norm in norms.items() if norm > 0]
-    still = [token for token in special or norms if token not in moving]
-    if still and (special or not moving):
+    elif still and (special or not moving):
         name = f"{special[still[0]]} ({still[0]})" if special else f"id {still[0]}"
-        what = "special tokens" if special else "tokens"
+        kind = "special tokens" if special else "tokens"
         yield Finding(
-            f"{len(still)} of {len(special or norms)} attended {what} get no gradient in the input "
+            f"{len(still)} of {len(special or norms)} attended {kind} get no gradient in the input "
             f"embedding, the first is {name}",
             observed=len(still),
             expected=0,
             where=name,
             cause="a hook on the embedding, or its padding_idx, holds these rows"
             if moving
-            else "the graph is cut between the embedding and the last layer",
+            else "the graph is cut between the embedding and the last layer, or a hook zeroes all "
+            "rows of the embedding",
             fix="remove the hook, or let it pass the rows that are to be trained"
             if moving
-            else "find the detach() or no_grad() below the head",
+            else "find the detach(), the no_grad() or the hook below the head",
         )
-    named = ", ".join(special.values()) or "no special token"
+    named = ", ".join(special.values()) or "none"
     yield Measured(
-        f"{len(moving)} of {len(norms)} attended tokens get a gradient ({named} among them)",
+        f"{len(moving)} of {len(norms)} attended tokens get a gradient in the input embedding; "
+        f"special tokens that are judged: {named}",
         len(moving),
         len(norms),
     )

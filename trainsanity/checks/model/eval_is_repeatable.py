@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
-from trainsanity.maths.tolerances import largest, logits_difference, within
+from trainsanity.maths.tolerances import Difference, largest, logits_difference
 from trainsanity.measurements.model.probes import Probes, difference
 from trainsanity.types import Cost, Finding, Measured
 
@@ -33,7 +33,7 @@ def eval_is_repeatable(probes: Probes) -> Iterator[Measured | Finding]:
     Why it matters: dropout that ``model.eval()`` does not switch off makes every evaluation a
     draw, keeps the best checkpoint from being the best, and hides what else differs.
 
-    How it is measured: largest absolute difference of the logits.  Same rows, same shape: what is
+    How it is measured: greatest absolute difference of the logits.  Same rows, same shape: what is
     allowed is torch.testing's relative tolerance for the dtype, for kernels that add in no fixed
     order.
 
@@ -46,16 +46,15 @@ def eval_is_repeatable(probes: Probes) -> Iterator[Measured | Finding]:
     """
     size = largest(float(one.abs().max()) for one in probes.own.logits)
     allowed = logits_difference(probes.dtype, 0.0, size)
-    seen = difference(probes.own.logits, probes.again.logits)
-    if not within(seen, allowed):
+    compared = Difference(difference(probes.own.logits, probes.again.logits), allowed)
+    if not compared.explained:
         yield Finding(
-            f"two evaluation forwards over the same rows differ by {seen:.3g} in the logits; "
-            f"arithmetic explains {allowed:.2g}",
-            observed=seen,
+            f"two evaluation forwards over the same rows give different logits: {compared}",
+            observed=compared.greatest,
             expected=f"at most {allowed:.3g}",
             where="the model in eval mode",
-            cause="dropout, or another random draw, that does not look at self.training",
+            cause="dropout or another random draw that ignores self.training, or a state that one "
+            "forward leaves to the next",
             fix="F.dropout(x, p, training=self.training), or nn.Dropout as a submodule",
         )
-    yield Measured(f"two evaluation forwards differ by {seen:.2g} (allowed {allowed:.2g})",
-               seen, allowed)  # fmt: skip
+    yield Measured(f"logits of two evaluation forwards: {compared}", compared.greatest, allowed)

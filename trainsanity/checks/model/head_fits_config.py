@@ -23,7 +23,7 @@ def head_fits_config(probes: Probes) -> Iterator[Measured | Finding]:
     What it checks: the last dimension of the logits against ``config.num_labels``, or
     ``config.vocab_size`` for a language model.
 
-    Why it matters: what is saved is loaded by its config.  A head that was swapped without telling
+    Why it matters: what is saved is loaded by its config.  A head that was swapped without changing
     the config is drawn anew then, in silence or with an error, and generic losses that reshape
     logits by ``num_labels`` pair them with the wrong rows.
 
@@ -33,7 +33,7 @@ def head_fits_config(probes: Probes) -> Iterator[Measured | Finding]:
     the new head.
 
     Known false alarms: vocabularies padded beyond ``vocab_size`` for alignment, where the config
-    is not told.
+    is not changed.
 
     References: huggingface/peft#577.
     """
@@ -45,9 +45,11 @@ def head_fits_config(probes: Probes) -> Iterator[Measured | Finding]:
             observed=probes.own.width,
             expected=probes.head_width,
             where="model.config",
-            factor=None,
-            cause="the head was replaced after loading, and the config was not told",
+            cause="head or config was changed after loading, the one without the other",
             fix=f"model.config.num_labels = {probes.own.width}, or a head of {probes.head_width}",
         )
-    yield Measured(f"{probes.own.width} logits, as the config says", probes.own.width,
-               probes.head_width)  # fmt: skip
+    yield Measured(
+        f"the model returns {probes.own.width} logits, its config says {probes.head_width}",
+        probes.own.width,
+        probes.head_width,
+    )

@@ -6,13 +6,15 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from trainsanity.checks.model._head import HEAD_STANDARD_ERRORS, _weight
+from trainsanity.checks.model._head import head_weight, width_of_a_draw
 from trainsanity.engine.registry import check
 from trainsanity.maths.tolerances import STANDARD_ERRORS, within
 from trainsanity.measurements.model.forward import Forward
 from trainsanity.types import Cost, Finding, Measured, Skip
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from trainsanity.pipeline import Pipeline
 
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     rules_out="head initialisation",
 )
 def head_init(pipeline: Pipeline, forward: Forward) -> Iterator[Measured | Finding]:
-    """The head does not start by shouting.
+    """Freshly initialised head weights have the configured scale.
 
     What it checks: that the head's scale does not make the first predictions worse than knowing
     nothing.
@@ -41,19 +43,19 @@ def head_init(pipeline: Pipeline, forward: Forward) -> Iterator[Measured | Findi
     How to fix: draw it anew, ``model.score.weight.data.normal_(0, config.initializer_range)``, or
     find the line that rescales it.
 
-    Known false alarms: a head taken over from a run on other labels looks like one that shouts;
-    that is worth knowing, too.
+    Known false alarms: a head taken over from a run on other labels is as wide, and its first loss
+    as high; that is worth knowing, too.
 
     References: huggingface/transformers#46002, huggingface/transformers#28244.
     """
-    weight = _weight(pipeline, forward).double()
+    weight = head_weight(pipeline, forward).double()
     where = f"{forward.head_name}.weight"
     std, planned = float(weight.std()), getattr(pipeline.config, "initializer_range", None)
     if planned is None:
         raise Skip("the config has no initializer_range to hold the head against")
     if forward.vectors is None:
         raise Skip("what the head reads was not found, so its scale cannot be judged")
-    narrow = std <= planned * (1 + HEAD_STANDARD_ERRORS / math.sqrt(2 * weight.numel()))
+    narrow = std <= planned * (1 + width_of_a_draw(weight.numel()))
     loss, healthy, error = (0.0, 0.0, 0.0) if narrow else _first_loss(forward, planned)
     if not within(loss, healthy + STANDARD_ERRORS * error):
         yield Finding(
@@ -63,14 +65,15 @@ def head_init(pipeline: Pipeline, forward: Forward) -> Iterator[Measured | Findi
             expected=planned,
             where=where,
             factor=std / planned,
-            cause="the head was scaled, or drawn with another initialiser than the model's",
+            cause="the head was scaled, drawn with another initialiser than the model's, or taken "
+            "over from a run on other labels",
             fix="draw it anew: model.score.weight.data.normal_(0, config.initializer_range)",
         )
     yield Measured(f"head std {std:.6f}, initializer_range {planned:g}", std, planned)
 
 
 def _first_loss(forward: Forward, planned: float) -> tuple[float, float, float]:
-    """The first loss, that of a head drawn as configured, and the standard error of the first."""
+    """Return the first loss, that of a head drawn as configured, and the first's standard error."""
     assert forward.vectors is not None
     healthy = (planned * float(forward.vectors.norm(dim=-1).mean())) ** 2 / 2
     classes = forward.logits.shape[1]
@@ -78,8 +81,5 @@ def _first_loss(forward: Forward, planned: float) -> tuple[float, float, float]:
     return loss, math.log(classes) + healthy, _standard_error(forward.losses)
 
 
-def _standard_error(values: object) -> float:
-    import torch
-
-    assert isinstance(values, torch.Tensor)
+def _standard_error(values: Tensor) -> float:
     return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else 0.0

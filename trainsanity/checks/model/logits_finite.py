@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from trainsanity.engine.registry import check
 from trainsanity.maths.tolerances import MARGIN
 from trainsanity.measurements.model.forward import Forward
+from trainsanity.measurements.model.head import weight_values
 from trainsanity.types import Cost, Finding, Measured
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 @check("TS401", "model.logits_finite", cost=Cost.FORWARD, rules_out="head initialisation")
 def logits_finite(pipeline: Pipeline, forward: Forward) -> Iterator[Measured | Finding]:
-    """Head and logits are numbers, and the logits no probabilities.
+    """Head weights and logits are finite, and the logits are no probabilities.
 
     What it checks: every weight of the head and every logit of the first optimizer step's rows.
 
@@ -37,14 +38,16 @@ def logits_finite(pipeline: Pipeline, forward: Forward) -> Iterator[Measured | F
     References: huggingface/transformers#46002, huggingface/transformers#28244;
     torch.nn.CrossEntropyLoss, which takes logits.
     """
-    weight = pipeline.model.get_submodule(forward.head_name).weight.detach()
-    if weight.is_meta:  # offloaded: the logits tell
+    weight = weight_values(pipeline.model.get_submodule(forward.head_name))
+    if weight.is_meta:  # offloaded: the logits show it
         weight = weight.new_zeros(0, device="cpu")
     bad_weights, bad_logits = (
         int((~weight.isfinite()).sum()),
         int((~forward.logits.isfinite()).sum()),
     )
     seen = {"head_weights": bad_weights, "logits": bad_logits}
+    rows = len(forward.logits)
+    probabilities = _probabilities(forward)
     if bad_weights or bad_logits:
         yield Finding(
             f"{bad_weights} of {weight.numel()} head weights and {bad_logits} of "
@@ -59,7 +62,7 @@ def logits_finite(pipeline: Pipeline, forward: Forward) -> Iterator[Measured | F
             if bad_weights
             else "run the forward with torch.autograd.detect_anomaly, or in float32",
         )
-    elif _are_probabilities(forward):
+    elif probabilities == rows:
         yield Finding(
             "the logits of every row are not negative and add up to 1: they are probabilities, and "
             "the loss takes a softmax of them once more",
@@ -69,14 +72,19 @@ def logits_finite(pipeline: Pipeline, forward: Forward) -> Iterator[Measured | F
             cause="a softmax between the head and the loss",
             fix="return what the head makes; take the softmax where probabilities are wanted",
         )
-    yield Measured(f"all {weight.numel()} head weights and {forward.logits.numel()} logits are finite",
-               seen, {"head_weights": 0, "logits": 0})  # fmt: skip
+    yield Measured(
+        f"{bad_weights} of {weight.numel()} head weights and {bad_logits} of "
+        f"{forward.logits.numel()} logits are not finite; {probabilities} of {rows} rows of logits "
+        "are probabilities",
+        seen,
+        {"head_weights": 0, "logits": 0},
+    )
 
 
-def _are_probabilities(forward: Forward) -> bool:
-    """Each row has been through a softmax."""
+def _probabilities(forward: Forward) -> int:
+    """Return how many rows of logits have been through a softmax."""
     import torch
 
     rounding = MARGIN * torch.finfo(forward.passes[0].logits.dtype).eps
     sums = forward.logits.sum(-1)
-    return bool((forward.logits >= 0).all()) and bool(((sums - 1).abs() <= rounding).all())
+    return int(((forward.logits >= 0).all(-1) & ((sums - 1).abs() <= rounding)).sum())

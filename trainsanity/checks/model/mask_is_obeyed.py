@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from trainsanity.checks.model._invariances import _not_numbers
+from trainsanity.checks.model._invariances import not_numbers
 from trainsanity.engine.registry import check
-from trainsanity.maths.tolerances import within
-from trainsanity.measurements.model.probes import Look, Probes, difference, relative
+from trainsanity.maths.tolerances import Difference, within
+from trainsanity.measurements.model.probes import Outputs, Probes, difference, relative
 from trainsanity.types import Cost, Finding, Measured
 
 
@@ -19,65 +19,62 @@ from trainsanity.types import Cost, Finding, Measured
     rules_out="attention mask",
 )
 def mask_is_obeyed(probes: Probes) -> Iterator[Measured | Finding]:
-    """What the mask hides is not seen.
+    """Masked positions do not affect outputs.
 
     What it checks: other ids in the place of PAD, with the mask still 0 there, leave the state of
-    every token of the rows as it was; and whether the same ids under a mask of ones would matter.
+    every token of the rows as it was.  Beside it stands what the same ids change under a mask of
+    ones, which shows whether the mask is needed at all.
 
     Why it matters: a mask that gets lost on the way makes a text's meaning depend on how much
-    padding stands before it.  On the left every token sees it, on the right only where attention
-    looks ahead.
+    padding stands before it.  On the left every token attends to it, on the right only where
+    attention looks ahead.
 
-    How it is measured: largest difference of a token's state relative to its norm, between two
+    How it is measured: greatest difference of a token's state relative to its norm, between two
     batches of one shape; of the logits where no states are visible.  Allowed is four times the
     difference between rows alone and among copies of themselves, or torch.testing's relative
     tolerance for the dtype.  States and not pooled logits, because generic heads find the end of a
     text by its ids, which are what is changed here.
 
-    How to fix: hand ``attention_mask`` on to the model and to each layer that mixes tokens.
+    How to fix: pass ``attention_mask`` on to the model and to each layer that mixes tokens.
 
     Known false alarms: models that find their positions by the pad id and are padded on the left.
 
     References: jy-yuan/KIVI#46, huggingface/transformers#35352.
     """
-    broken = _not_numbers({
+    broken = not_numbers({
         "as trained": probes.own,
         "with other ids under mask 0": probes.refilled,
         "with a mask of ones": probes.unmasked,
     })  # fmt: skip
+    hidden, values = _moved(probes, probes.refilled)
+    shown, _ = _moved(probes, probes.unmasked)
+    place = "before the text" if probes.side == "left" else "behind the text"
     if broken:
         yield broken
-        return
-    hidden, allowed, what = _moved(probes, probes.refilled)
-    shown, _, _ = _moved(probes, probes.unmasked)
-    if not within(hidden, allowed):
+    elif not hidden.explained:
+        partly = not within(abs(hidden.greatest - shown.greatest), hidden.allowed)
         yield Finding(
-            f"other ids under mask 0, {_place(probes)}, change {what} by {hidden:.3g}; "
-            f"arithmetic explains {allowed:.2g}",
-            observed=hidden,
-            expected=f"at most {allowed:.3g}",
+            f"other ids under mask 0, {place}, change {values}: {hidden}",
+            observed=hidden.greatest,
+            expected=f"at most {hidden.allowed:.3g}",
             where=f"padding on the {probes.side}",
-            factor=None,
-            cause="the attention mask is dropped, or does not reach every layer",
+            cause="the attention mask does not reach every layer, or positions are counted from ids"
+            if partly
+            else "the attention mask is dropped: a mask of ones changes as much",
             fix="pass attention_mask to the model and on to every layer that mixes tokens",
         )
-    needed = (
-        f"a mask of ones would change {what} by {shown:.2g}"
-        if not within(shown, allowed)
-        else f"padding {_place(probes)} reaches no token even without a mask"
-    )
     yield Measured(
-        f"ids under mask 0 change {what} by {hidden:.2g} (allowed {allowed:.2g}); {needed}",
-        {"masked": hidden, "unmasked": shown},
-        allowed,
+        f"{values} under other ids {place}: masked, {hidden}; under a mask of ones they differ by "
+        f"{shown.greatest:.2g}",
+        {"masked": hidden.greatest, "unmasked": shown.greatest},
+        hidden.allowed,
     )
 
 
-def _moved(probes: Probes, look: Look) -> tuple[float, float, str]:
-    if look.states is None or probes.own.states is None:
-        return difference(look.logits, probes.own.logits), probes.allowed_logits, "logits"
-    return relative(look.states, probes.own.states), probes.allowed_states, "the tokens' states"
-
-
-def _place(probes: Probes) -> str:
-    return "before the text" if probes.side == "left" else "behind the text"
+def _moved(probes: Probes, output: Outputs) -> tuple[Difference, str]:
+    """Return by how much an arrangement differs from the rows as trained, and what was compared."""
+    if output.states is None or probes.own.states is None:
+        by = difference(output.logits, probes.own.logits)
+        return Difference(by, probes.allowed_logits), "logits"
+    by = relative(output.states, probes.own.states)
+    return Difference(by, probes.allowed_states, "of the norm"), "the tokens' states"

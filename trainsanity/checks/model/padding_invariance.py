@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from trainsanity.checks.model._invariances import _abstain_if_hidden, _not_numbers
+from trainsanity.checks.model._invariances import abstain_if_hidden, not_numbers
 from trainsanity.engine.registry import check
-from trainsanity.maths.tolerances import within
+from trainsanity.maths.tolerances import Difference, within
 from trainsanity.measurements.model.probes import OTHER, WIDER, Probes, difference, relative
-from trainsanity.types import Cost, Finding, Measured
+from trainsanity.types import Cost, Finding, Measured, Severity
 
 
 @check(
@@ -20,7 +20,7 @@ from trainsanity.types import Cost, Finding, Measured
     rules_out="pad_to_multiple_of",
 )
 def padding_invariance(probes: Probes) -> Iterator[Measured | Finding]:
-    """More padding, or padding on the other side, changes nothing.
+    """More padding, or padding on the other side, does not change outputs.
 
     What it checks: the logits of a few rows padded as the pipeline pads, against 64 more columns of
     padding on the same side; and the state of each of their tokens when they are padded on the
@@ -30,65 +30,89 @@ def padding_invariance(probes: Probes) -> Iterator[Measured | Finding]:
     ``pad_to_multiple_of``.  A model that counts positions from the first column learns other
     positions in every batch, and what is served with another padding is not what was trained.
 
-    How it is measured: largest absolute difference of logits, largest relative difference of
+    How it is measured: greatest absolute difference of logits, greatest relative difference of
     states.  Four times the difference between rows alone and among copies of themselves is
     allowed, or torch.testing's relative tolerance for the dtype, for states times the root of the
     number of layers.  The other side is judged where the model takes ``position_ids``: there mask
     and positions are all that padding may change, so the states must agree, with the model's own
     positions or with those that the mask gives.  The pooled logits are not compared there: a first
-    token that is pooled is the first on one side only.
+    token that is pooled is the first on one side only.  A difference on the other side is a warning
+    where a mask of ones was seen to change the states, so that the mask is obeyed on the side that
+    is trained: then positions alone are counted otherwise, on a side that this run does not use.
 
     How to fix: count positions from the mask, ``(attention_mask.cumsum(-1) - 1).clamp(min=0)``; or
     pad on the side that the model was made for.
 
     Known false alarms: recurrent and convolutional layers that run over padding before a text;
-    positions that a model offsets by its own pad id and that are given explicitly.
+    positions that a model counts or offsets by its own pad id (RoBERTa) are a warning.
 
     References: jy-yuan/KIVI#46, huggingface/transformers#29029.
     """
-    looks = {"as trained": probes.own, f"{WIDER} columns wider": probes.wider}
-    broken = _not_numbers(looks | probes.elsewhere)
+    outputs = {"as trained": probes.own, f"{WIDER} columns wider": probes.wider}
+    broken = not_numbers(outputs | probes.elsewhere)
+    wider = Difference(difference(probes.own.logits, probes.wider.logits), probes.allowed_logits)
+    other = _on_the_other_side(probes)
     if broken:
         yield broken
-        return
-    allowed = probes.allowed_logits
-    wider = difference(probes.own.logits, probes.wider.logits)
-    _abstain_if_hidden(probes)
-    if not within(wider, allowed):
-        yield Finding(
-            f"{WIDER} more columns of padding on the {probes.side} change the logits by "
-            f"{wider:.3g}; arithmetic explains {allowed:.2g}",
-            observed=wider,
-            expected=f"at most {allowed:.3g}",
-            where=f"padding on the {probes.side}, as trained",
-            cause="positions are counted from the first column, padding included",
-            fix="derive position_ids from the attention mask, or pad on the other side",
-        )
-    other, said = OTHER[probes.side], ""
-    # Where more padding matters on its own side, the rows are no measure for the other.
-    if within(wider, allowed) and probes.elsewhere and probes.own.states is not None:
-        near = probes.allowed_states
-        by_way = {
-            way: relative(look.states, probes.own.states)
-            for way, look in probes.elsewhere.items()
-            if look.states is not None
-        }
-        least = min(by_way.values(), default=math.nan)
-        if by_way and not within(least, near):
+    else:
+        abstain_if_hidden(probes)
+        if not wider.explained:
             yield Finding(
-                f"padded on the {other} instead of the {probes.side}, the tokens' states change by "
-                f"{least:.3g} of their norm, whatever positions are given; "
-                f"arithmetic explains {near:.2g}",
-                observed=by_way,
-                expected=f"at most {near:.3g}",
-                where=f"padding on the {other}, which this run does not use",
-                cause="the model drops the attention mask on its way to the attention",
-                fix="hand attention_mask on to every layer that mixes tokens",
+                f"{WIDER} more columns of padding on the {probes.side} change the logits: {wider}",
+                observed=wider.greatest,
+                expected=f"at most {wider.allowed:.3g}",
+                where=f"padding on the {probes.side}, as trained",
+                cause="positions are counted from the first column, padding included",
+                fix="derive position_ids from the attention mask, or pad on the other side",
             )
-        said = f"; on the {other} states differ by {least:.2g} (allowed {near:.2g})"
+        # Where more padding matters on its own side, the rows are no measure for the other.
+        elif other and not other.explained:
+            yield _other_side(probes, other)
+    elsewhere = f"; states when padded on the {OTHER[probes.side]}: {other}" if other else ""
     yield Measured(
-        f"{WIDER} more columns on the {probes.side} change logits by {wider:.2g} "
-        f"(noise {probes.logits_noise:.2g}, allowed {allowed:.2g}){said}",
-        wider,
-        allowed,
+        f"logits under {WIDER} more columns on the {probes.side}: {wider} "
+        f"(noise {probes.logits_noise:.2g}){elsewhere}",
+        wider.greatest,
+        wider.allowed,
+    )
+
+
+def _on_the_other_side(probes: Probes) -> Difference | None:
+    """Return what padding on the other side changes, with the positions that change least."""
+    own = probes.own.states
+    if own is None:
+        return None
+    moved = [
+        relative(output.states, own)
+        for output in probes.elsewhere.values()
+        if output.states is not None
+    ]
+    if not moved:
+        return None
+    least = math.nan if any(map(math.isnan, moved)) else min(moved)
+    return Difference(least, probes.allowed_states, "of the norm")
+
+
+def _other_side(probes: Probes, other: Difference) -> Finding:
+    """Return the finding, with a cause by whether the mask was seen to be obeyed."""
+    assert probes.own.states is not None
+    obeyed = probes.unmasked.states is not None and not within(
+        relative(probes.unmasked.states, probes.own.states), other.allowed
+    )
+    side = OTHER[probes.side]
+    return Finding(
+        f"padded on the {side} instead of the {probes.side}, the tokens' states change, with "
+        f"{' and with '.join(probes.elsewhere)}: {other}",
+        observed=other.greatest,
+        expected=f"at most {other.allowed:.3g}",
+        where=f"padding on the {side}, which this run does not use",
+        cause=f"the mask is obeyed on the {probes.side}: the model counts positions otherwise than "
+        "by the mask, for one by its own pad id"
+        if obeyed
+        else f"padding on the {probes.side} needs no mask in this model; on the {side} mask or "
+        "positions do not reach every layer",
+        fix="give model and tokenizer the same PAD, or pad as the model was made for"
+        if obeyed
+        else "pass attention_mask and position_ids on to every layer that mixes tokens",
+        severity=Severity.WARNING if obeyed else Severity.FAILURE,
     )

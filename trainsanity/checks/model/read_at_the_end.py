@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from trainsanity.checks.model._invariances import _abstain_if_hidden, _ahead, _not_numbers
+from trainsanity.checks.model._invariances import (
+    abstain_if_hidden,
+    change_before_the_last,
+    not_numbers,
+)
 from trainsanity.engine.registry import check
-from trainsanity.maths.tolerances import largest, within
+from trainsanity.maths.tolerances import Difference, largest, within
 from trainsanity.measurements.model.probes import Probes, difference, relative
 from trainsanity.types import Cost, Finding, Measured, Skip
 
@@ -19,7 +23,7 @@ from trainsanity.types import Cost, Finding, Measured, Skip
     rules_out="PAD / EOS",
 )
 def read_at_the_end(probes: Probes) -> Iterator[Measured | Finding]:
-    """A row's logits are read at its last token, seen from outside.
+    """Pooled logits depend on the last token and not on padding.
 
     What it checks: for a causal classifier, that the logits react to the last attended token and
     not to padding behind or before it, with ``use_cache`` on and off.
@@ -48,22 +52,50 @@ def read_at_the_end(probes: Probes) -> Iterator[Measured | Finding]:
     own, states = probes.own, probes.own.states
     if states is None:
         raise Skip("the states under the head are not visible, so it is not known what looks ahead")
-    broken = _not_numbers({
+    broken = not_numbers({
         "as trained": own,
         "with another last token": probes.changed,
-        **{f"row {k} alone": look for k, look in enumerate(probes.alone)},
-        **{f"row {k} alone with padding": look for k, look in enumerate(probes.alone_padded)},
-        **{f"use_cache, look {k}": look for k, look in enumerate(probes.cached)},
+        **{f"row {k} alone": output for k, output in enumerate(probes.alone)},
+        **{f"row {k} alone with padding": output for k, output in enumerate(probes.alone_padded)},
+        **{f"use_cache, pass {k}": output for k, output in enumerate(probes.cached)},
     })  # fmt: skip
+    if not broken:
+        if not within(change_before_the_last(probes.changed, own), probes.allowed_states):
+            raise Skip("tokens look ahead in this model: each reaches the one that is read")
+        abstain_if_hidden(probes)
+    allowed = probes.allowed_logits
+    cached = Difference(
+        largest(difference(output.logits, own.logits) for output in probes.cached), allowed
+    )
     if broken:
         yield broken
-        return
-    if not within(_ahead(probes.changed, own), probes.allowed_states):
-        raise Skip("tokens look ahead in this model: each reaches the one that is read")
-    _abstain_if_hidden(probes)
+    else:
+        yield from _misread(probes)
+        if not cached.explained:
+            yield Finding(
+                f"use_cache changes the logits: {cached}",
+                observed=cached.greatest,
+                expected=f"at most {allowed:.3g}",
+                where="use_cache",
+                cause="what is read, or attended, depends on the cache",
+                fix="model.config.use_cache = False",
+            )
+    effect = difference(probes.changed.logits, own.logits)
+    rows = len(own.logits)
+    reacting = rows - len(probes.read_at)
+    yield Measured(
+        f"another last token changes the logits of {reacting} of {rows} rows, by up to "
+        f"{effect:.2g}; logits with use_cache on and off: {cached}",
+        reacting,
+        rows,
+    )
+
+
+def _misread(probes: Probes) -> Iterator[Finding]:
+    """Yield a finding where the logits are read at another place than the last token."""
     allowed, where = probes.allowed_logits, f"padding on the {probes.side}"
     fix = "read at (attention_mask * torch.arange(width)).argmax(-1), the last attended column"
-    behind, still = _padding_alone(probes)
+    padding, still = _padding_alone(probes)
     found = next(((k, at) for k, at in probes.read_at.items() if at is not None), None)
     if found is not None:
         k, at = found
@@ -74,18 +106,17 @@ def read_at_the_end(probes: Probes) -> Iterator[Measured | Finding]:
             observed=at,
             expected=last,
             where=where,
-            cause="the head reads at the number of tokens, or at a fixed place, not at the last "
-            "attended column",
+            cause="the place is counted otherwise than by the mask: the number of tokens, or a "
+            "fixed column",
             fix=fix,
         )
-    elif still and not within(behind, allowed):
+    elif still and not padding.explained:
         yield Finding(
-            f"padding changes the logits of a row alone by {behind:.3g} and no token's state: "
-            "the logits are read from padding",
-            observed=behind,
+            f"padding changes the logits of a row alone and no token's state: {padding}",
+            observed=padding.greatest,
             expected=f"at most {allowed:.3g}",
             where=where,
-            cause="the head reads the last column, whether it is text or padding",
+            cause="the logits are read from padding, for one from the last column of the batch",
             fix=fix,
         )
     elif probes.read_at:
@@ -94,31 +125,13 @@ def read_at_the_end(probes: Probes) -> Iterator[Measured | Finding]:
             observed=len(probes.read_at),
             expected=0,
             where=where,
-            cause="the head reads something else than the states of the text",
+            cause="the head reads something else than the text's states, or those of many tokens",
             fix=fix,
         )
-    cached = largest(difference(look.logits, own.logits) for look in probes.cached)
-    if not within(cached, allowed):
-        yield Finding(
-            f"use_cache changes the logits by {cached:.3g}; arithmetic explains {allowed:.2g}",
-            observed=cached,
-            expected=f"at most {allowed:.3g}",
-            where="use_cache",
-            cause="what is read, or attended, depends on the cache",
-            fix="model.config.use_cache = False",
-        )
-    effect = difference(probes.changed.logits, own.logits)
-    tokens = len(own.logits)
-    yield Measured(
-        f"another last token changes the logits of {tokens - len(probes.read_at)} of {tokens} rows "
-        f"(by up to {effect:.2g}, allowed {allowed:.2g}); use_cache by {cached:.2g}",
-        tokens - len(probes.read_at),
-        tokens,
-    )
 
 
-def _padding_alone(probes: Probes) -> tuple[float, bool]:
-    """What padding changes in the logits of rows by themselves; whether states stay as they are."""
+def _padding_alone(probes: Probes) -> tuple[Difference, bool]:
+    """Return what padding changes in the logits of rows alone; whether states stay as they are."""
     pairs = list(zip(probes.alone_padded, probes.alone, strict=True))
     moved = largest(difference(padded.logits, bare.logits) for padded, bare in pairs)
     states = [
@@ -126,4 +139,5 @@ def _padding_alone(probes: Probes) -> tuple[float, bool]:
         for padded, bare in pairs
         if padded.states is not None and bare.states is not None
     ]
-    return moved, all(within(one, probes.allowed_states) for one in states)
+    still = all(within(one, probes.allowed_states) for one in states)
+    return Difference(moved, probes.allowed_logits), still

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.batches.batch import Batch, attended
 from trainsanity.measurements.model.forward import Forward
 from trainsanity.types import Cost, Finding, Measured, Skip
-
-if TYPE_CHECKING:
-    pass
 
 
 @check(
@@ -69,10 +65,11 @@ def right_token_pooled(forward: Forward, batch: Batch) -> Iterator[Measured | Fi
             observed=column,
             expected=last,
             where=f"row {first} of the first step",
-            cause="the text ends with config.pad_token_id"
+            cause="the text ends with config.pad_token_id, or the place is counted from ids"
             if column < last
-            else "config.pad_token_id is not what the collator pads with",
+            else "config.pad_token_id is not what the collator pads with, or the place is counted "
+            "from ids",
             fix="model.config.pad_token_id = tokenizer.pad_token_id, and keep that id out of texts",
         )
-    yield Measured(f"{total - len(wrong)} of {total} rows are read at their last token",
-               total - len(wrong), total)  # fmt: skip
+    right = total - len(wrong)
+    yield Measured(f"{right} of {total} rows are read at their last token", right, total)

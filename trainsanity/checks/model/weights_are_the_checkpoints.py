@@ -9,7 +9,7 @@ from trainsanity.measurements.model.weights_files import WeightsFiles
 from trainsanity.types import Cost, Finding, Measured
 
 CAUSES = {
-    "differ from the file": "they were drawn anew after loading, or never loaded",
+    "differ from the file": "they were drawn anew after loading, never loaded, or changed since",
     "are not in the file": "the checkpoint is another architecture's, or names were changed",
     "are in the file and not in the model": "the checkpoint is another architecture's, or deeper",
     "have another shape than in the file": "the config was changed, and what did not match was "
@@ -25,7 +25,7 @@ CAUSES = {
     rules_out="pretrained weights",
 )
 def weights_are_the_checkpoints(weights_files: WeightsFiles) -> Iterator[Measured | Finding]:
-    """The model holds what its checkpoint holds; only the head is new.
+    """The base model's weights are those of its checkpoint.
 
     What it checks: each parameter of the model against the tensor of that name in the safetensors
     files of the checkpoint that ``config._name_or_path`` names: missing in the files, left over in
@@ -56,7 +56,8 @@ def weights_are_the_checkpoints(weights_files: WeightsFiles) -> Iterator[Measure
             observed="no weights",
             expected="safetensors files",
             where=files.folder,
-            cause="the model was built from the checkpoint's config: its weights are random",
+            cause="the model was built from the checkpoint's config: unless its weights come from "
+            "elsewhere, they are random",
             fix="complete the folder, and load it with from_pretrained",
         )
     wrong = {
@@ -76,12 +77,15 @@ def weights_are_the_checkpoints(weights_files: WeightsFiles) -> Iterator[Measure
                 cause=CAUSES[what],
                 fix="load with from_pretrained and change nothing before the Trainer is built",
             )
-    said = "".join(
+    resized = "".join(
         f"; {name} is {tuple(here)}, in the file {tuple(there)}"
         for name, (here, there) in list(files.resized.items())[:1]
     )
     new = f"; new: {', '.join(files.new[:3])}" if files.new else ""
     yield Measured(
-        f"{files.compared} tensors are those of {files.folder}{new}{said}",
+        f"{files.compared - len(files.differ)} of {files.compared} tensors are those of "
+        f"{files.folder}; in the base model {len(files.missing)} are not in the file, "
+        f"{len(files.unexpected)} are left over there, {len(files.shapes)} have another shape"
+        f"{new}{resized}",
         {"compared": files.compared, "new": files.new, "resized": sorted(files.resized)},
     )

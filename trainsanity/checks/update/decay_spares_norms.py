@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.types import Cost, Finding, Measured
-
-if TYPE_CHECKING:
-    from trainsanity.pipeline import Pipeline
 
 
 @check(
@@ -19,8 +15,8 @@ if TYPE_CHECKING:
     cost=Cost.STEP,
     rules_out="optimizer",
 )
-def decay_spares_norms(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Finding]:
-    """Weight decay spares norms and biases.
+def decay_spares_norms(recording: Recording) -> Iterator[Measured | Finding]:
+    """Weight decay leaves out norms and biases.
 
     What it checks: the ``weight_decay`` of the groups that hold parameters of normalisation layers
     and biases.
@@ -38,19 +34,15 @@ def decay_spares_norms(pipeline: Pipeline, recording: Recording) -> Iterator[Mea
 
     References: huggingface/transformers#35927.
     """
-    decayed = [
-        p.name
-        for p in recording.update.parameters
-        if p.trainable and p.is_norm_or_bias and p.weight_decay
-    ]
+    small = [p for p in recording.update.parameters if p.is_norm_or_bias]
+    decayed = [p.name for p in small if p.trainable and p.weight_decay]
     if decayed:
         yield Finding(
             f"weight decay is applied to {len(decayed)} norms and biases",
             observed=len(decayed),
             expected=0,
             where=", ".join(decayed[:3]),
-            cause="one parameter group for everything",
+            cause="the optimizer's groups put them with the weights that are decayed",
             fix="put norms and biases into a group with weight_decay=0, or let the Trainer group",
         )
-    spared = sum(p.is_norm_or_bias for p in recording.update.parameters)
-    yield Measured(f"{spared} norms and biases are not decayed", 0, 0)
+    yield Measured(f"{len(decayed)} of {len(small)} norms and biases are decayed", len(decayed), 0)

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.types import Cost, Finding, Measured
-
-if TYPE_CHECKING:
-    pass
 
 
 @check(
@@ -40,25 +36,31 @@ def moves_the_right_ones(recording: Recording) -> Iterator[Measured | Finding]:
     References: huggingface/peft#310.
     """
     update = recording.update
+    frozen = [p for p in update.parameters if not p.trainable]
     thawed = [p.name for p in update.parameters if p.changed_frozen]
-    # What its dtype alone holds in place is the business of update.survives_rounding.
-    stuck = [p.name for p in update.parameters if p.with_gradient and p.can_move and not p.moved]
-    for names, said, cause, fix in (
+    # update.survives_rounding judges what its dtype alone holds in place.
+    movable = [p for p in update.parameters if p.with_gradient and p.can_move]
+    stuck = [p.name for p in movable if not p.moved]
+    for names, state, cause, fix in (
         (thawed, "frozen but changed", "something writes to weights outside the optimizer",
          "find what changes them: a callback, a hook, an in-place operation"),
         (stuck, "trainable, with a gradient, and do not move",
-         "their group's learning rate is zero, or the update is lost in their dtype",
+         "their group's learning rate is zero, or something undoes the step",
          "look at the optimizer's group that holds them"),
     ):  # fmt: skip
         if names:
             yield Finding(
-                f"{len(names)} parameters are {said}",
+                f"{len(names)} parameters are {state}",
                 observed=len(names),
                 expected=0,
                 where=", ".join(names[:3]),
                 cause=cause,
                 fix=fix,
             )
-    moving = sum(bool(p.moved) for p in update.parameters)
-    frozen = sum(not p.trainable for p in update.parameters)
-    yield Measured(f"{moving} parameters move, {frozen} frozen ones stay", moving, moving)
+    moving = len(movable) - len(stuck)
+    yield Measured(
+        f"{moving} of {len(movable)} parameters with a gradient move, {len(thawed)} of "
+        f"{len(frozen)} frozen ones change",
+        moving,
+        len(movable),
+    )

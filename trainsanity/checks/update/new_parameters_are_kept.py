@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.model.origin import Origin
+from trainsanity.pipeline import is_adapted
 from trainsanity.types import Finding, Measured
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 @check("TS705", "update.new_parameters_are_kept", rules_out="saving")
 def new_parameters_are_kept(pipeline: Pipeline, origin: Origin) -> Iterator[Measured | Finding]:
-    """What is new is trained, and what is trained is saved.
+    """New parameters are trained, and trained parameters are saved.
 
     What it checks: that every parameter which the checkpoint does not have (a new head, an
     adapter) is trainable, and that every trainable parameter is in what ``save_pretrained`` writes.
@@ -28,7 +29,7 @@ def new_parameters_are_kept(pipeline: Pipeline, origin: Origin) -> Iterator[Meas
     the state dict that would be written, by identity.  Exact.
 
     How to fix: name the head in ``LoraConfig(modules_to_save=[...])``, or give the
-    ``task_type`` by which PEFT knows it.
+    ``task_type`` by which PEFT knows it; load an adapter with ``is_trainable=True`` to train it.
 
     Known false alarms: a part that is meant to stay random (a random projection).
 
@@ -36,26 +37,50 @@ def new_parameters_are_kept(pipeline: Pipeline, origin: Origin) -> Iterator[Meas
     """
     trainable = {name for name, p in pipeline.model.named_parameters() if p.requires_grad}
     frozen = [name for name in origin.new if name not in trainable]
-    for names, said, cause in (
-        (frozen, "new and frozen: it stays as it was drawn",
-         "everything but the adapter was frozen, the new head with it"),
-        (origin.unsaved, "trained and not saved",
-         "it is no part of the adapter, and only the adapter is written"),
-    ):  # fmt: skip
+    for names, state, (cause, fix) in (
+        (frozen, "new and frozen: it stays as it was drawn", _frozen(pipeline, trainable)),
+        (origin.unsaved, "trained and not saved", _unsaved(pipeline)),
+    ):
         if names:
             yield Finding(
-                f"{names[0]} is {said}" + (f" ({len(names)} in all)" if len(names) > 1 else ""),
+                f"{names[0]} is {state}" + (f" ({len(names)} in all)" if len(names) > 1 else ""),
                 observed=len(names),
                 expected=0,
                 where=", ".join(names[:3]),
                 cause=cause,
-                fix="name it in LoraConfig(modules_to_save=[...]), or give LoraConfig a task_type",
+                fix=fix,
             )
-    whence = (
-        f"{len(origin.new)} parameters are new and trainable, "
+    known = (
+        f"{len(origin.new) - len(frozen)} of {len(origin.new)} new parameters are trainable"
         if origin.checkpoint or origin.new
-        else "no checkpoint tells which parameters are new; "
+        else "no checkpoint shows which parameters are new"
     )
+    saved = len(trainable) - len(origin.unsaved)
     yield Measured(
-        f"{whence}all {len(trainable)} trainable ones are saved", len(trainable), len(trainable)
+        f"{known}; {saved} of {len(trainable)} trainable ones are saved", saved, len(trainable)
+    )
+
+
+SAVE = "name it in LoraConfig(modules_to_save=[...]), or give LoraConfig a task_type"
+
+
+def _frozen(pipeline: Pipeline, trainable: set[str]) -> tuple[str, str]:
+    """Return cause and fix of a new parameter that is frozen, by what else is frozen."""
+    if not is_adapted(pipeline.model):
+        return "it was frozen with the base model", "set requires_grad on it"
+    if not trainable:
+        return (
+            "nothing is trainable: the adapter was loaded for inference, or all was frozen",
+            "PeftModel.from_pretrained(..., is_trainable=True)",
+        )
+    return "everything but the adapter was frozen, the new head with it", SAVE
+
+
+def _unsaved(pipeline: Pipeline) -> tuple[str, str]:
+    """Return cause and fix of a trained parameter that is not written."""
+    if is_adapted(pipeline.model):
+        return "it is no part of the adapter, and only the adapter is written", SAVE
+    return (
+        "save_pretrained leaves it out, by _keys_to_ignore_on_save or a state_dict of its own",
+        "take its name out of _keys_to_ignore_on_save",
     )

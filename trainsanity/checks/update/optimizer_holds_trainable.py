@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.types import Cost, Finding, Measured
-
-if TYPE_CHECKING:
-    pass
 
 
 @check(
@@ -20,14 +16,14 @@ if TYPE_CHECKING:
     rules_out="optimizer",
 )
 def optimizer_holds_trainable(recording: Recording) -> Iterator[Measured | Finding]:
-    """The optimizer holds exactly the parameters that are to be trained.
+    """The optimizer holds exactly the trainable parameters.
 
     What it checks: the tensors in the optimizer's groups against the model's parameters with
     ``requires_grad``, by identity.
 
-    Why it matters: an optimizer that was built before the head was replaced, or before layers were
-    unfrozen, goes on stepping tensors that the model no longer uses.  The loss moves a little,
-    because the rest of the model learns around it.
+    Why it matters: an optimizer that was built before the head was replaced goes on stepping
+    tensors that the model no longer uses, and a group that is left out stays as it is.  The loss
+    moves a little, because the rest of the model learns around it.
 
     How it is measured: exact, at the recorded step.
 
@@ -52,8 +48,16 @@ def optimizer_holds_trainable(recording: Recording) -> Iterator[Measured | Findi
             observed=len(trainable) - len(lost),
             expected=len(trainable),
             where=", ".join(p.name for p in lost[:3]) or "the optimizer's groups",
-            cause="the optimizer was built before the model was changed",
-            fix="build the optimizer after the last change to the model, or let the Trainer do it",
+            cause="the optimizer was built before the model was changed"
+            if update.strangers
+            else "its groups leave them out, or they were frozen or added when it was built",
+            fix="build the optimizer after the last change to the model, with all trainable "
+            "parameters, or let the Trainer do it",
         )
-    yield Measured(f"{update.optimizer} holds {len(trainable)} of {len(trainable)} trainable tensors",
-               len(trainable), len(trainable))  # fmt: skip
+    held_count = len(trainable) - len(lost)
+    yield Measured(
+        f"{update.optimizer} holds {held_count} of {len(trainable)} trainable tensors, and "
+        f"{update.strangers} elements that the model does not have",
+        held_count,
+        len(trainable),
+    )

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.types import Cost, Finding, Measured, Skip
-
-if TYPE_CHECKING:
-    pass
-
 
 HALF = 0.5
 """Share of the elements with a gradient that must move at the peak rate.  A definition and no
@@ -29,7 +24,7 @@ than keep it.  What is seen lies far on both sides (float32 0.99 and more, bfloa
     rules_out="precision",
 )
 def survives_rounding(recording: Recording) -> Iterator[Measured | Finding]:
-    """An update at the peak learning rate changes most of the weights that it is meant to change.
+    """Updates at the peak learning rate survive the rounding of the weights.
 
     What it checks: of the elements with a gradient, the share that moves in a step at the peak
     rate.
@@ -41,7 +36,7 @@ def survives_rounding(recording: Recording) -> Iterator[Measured | Finding]:
 
     How it is measured: during the recorded step the user's own optimizer steps once more with the
     same gradients at the peak rate of the run, elements are compared, and the step is taken back;
-    the same in the middle of the warm-up as it is configured.  Told beside it is what the dtype
+    the same in the middle of the warm-up as it is configured.  Beside it stands what the dtype
     alone predicts: the share whose half unit in the last place is at most the rate, the size of
     AdamW's first updates.  Less than half at the peak is a failure; see HALF for the bound's
     origin.
@@ -65,23 +60,41 @@ def survives_rounding(recording: Recording) -> Iterator[Measured | Finding]:
         for dtype, row in peak.shares.items()
         if row[0]
     }
-    told = "; ".join(
+    parts = "; ".join(
         f"{dtype}: {row['moved']:.2%} (predicted {row['predicted']:.2%})"
         for dtype, row in shares.items()
     )
     for trial in earlier:
-        told += f"; in the middle of the warm-up, at {trial.rate:.3g}, {trial.moved():.2%}"
+        parts += f"; in the middle of the warm-up, at {trial.rate:.3g}, {trial.moved():.2%}"
     rates = [update.rate, *(trial.rate for trial in update.trials)]
     if not (share >= HALF and all(map(math.isfinite, rates))):
         coarse = min(shares, key=lambda dtype: shares[dtype]["moved"], default="none")
+        cause, fix = _explain(shares, coarse)
         yield Finding(
             f"a step at the peak learning rate {update.rate:g} changes {share:.2%} of the "
-            f"{touched:,} elements with a gradient ({told})",
+            f"{touched:,} elements with a gradient ({parts})",
             observed=shares,
             expected=f"at least {HALF:.0%}",
             where=f"trainable weights in {coarse}",
-            cause=f"the update is less than half a unit in the last place of most {coarse} weights",
-            fix="load the model with dtype=torch.float32 and train with bf16=True",
+            cause=cause,
+            fix=fix,
         )
-    yield Measured(f"at {update.rate:g} {share:.2%} of the elements with a gradient move ({told})",
-               shares, f"at least {HALF:.0%}")  # fmt: skip
+    yield Measured(
+        f"at {update.rate:g} {share:.2%} of the elements with a gradient move ({parts})",
+        shares,
+        f"at least {HALF:.0%}",
+    )
+
+
+def _explain(shares: dict[str, dict[str, float]], coarse: str) -> tuple[str, str]:
+    """Return cause and fix, by whether the dtype alone predicts that elements stay."""
+    if coarse in shares and shares[coarse]["predicted"] >= HALF:
+        return (
+            f"the {coarse} weights would let {shares[coarse]['predicted']:.0%} of them move: the "
+            "optimizer's updates are smaller than the rate, or something undoes them",
+            "look at the optimizer's groups, their rates, and hooks on its step",
+        )
+    return (
+        f"the update is less than half a unit in the last place of most {coarse} weights",
+        "load the model with dtype=torch.float32 and train with bf16=True",
+    )

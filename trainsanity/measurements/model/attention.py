@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
 from trainsanity.measurements.model.forward import as_trained
-from trainsanity.measurements.model.probes import Look, ModelProbe, Probes, unwrapped
+from trainsanity.measurements.model.probes import ModelProbe, Outputs, Probes
+from trainsanity.pipeline import unwrapped
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
@@ -20,20 +21,20 @@ IMPLEMENTATIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3")
 
 @dataclass(frozen=True)
 class Attention:
-    """What the model says with each implementation.
+    """The model's outputs with each implementation.
 
     Attributes:
         own: the implementation that is trained.
-        looks: by the other implementations' names.
+        outputs: by the other implementations' names.
     """
 
     own: str
-    looks: dict[str, Look]
+    outputs: dict[str, Outputs]
 
 
 @measurement(Cost.FORWARD)
 def attention(pipeline: Pipeline, probes: Probes) -> Attention:
-    """Ask the probes' rows once with each other implementation, and put the model's own back.
+    """Run the probes' rows once with each other implementation, and put the model's own back.
 
     Raises:
         Skip: the model has only one, or has chosen when it was built.
@@ -42,20 +43,20 @@ def attention(pipeline: Pipeline, probes: Probes) -> Attention:
     own = getattr(getattr(model, "config", None), "_attn_implementation", None)
     if not getattr(model, "_supports_attention_backend", False) or own is None:
         raise Skip(f"the attention of {type(model).__name__} cannot be switched once it is built")
-    looks = {}
+    outputs = {}
     for name in IMPLEMENTATIONS:
         if name == own:
             continue
         with as_trained(pipeline):
             if _switched(model, name, half=probes.dtype.itemsize == 2):
-                looks[name] = ModelProbe(pipeline, probes.rows)(probes.inputs, probes.side)
-    if not looks:
+                outputs[name] = ModelProbe(pipeline, probes.rows)(probes.inputs, probes.side)
+    if not outputs:
         raise Skip(f"{type(model).__name__} has no implementation of attention beside {own}")
-    return Attention(str(own), looks)
+    return Attention(str(own), outputs)
 
 
 def _switched(model: Any, name: str, *, half: bool) -> bool:
-    """Whether the model computes attention so from now on."""
+    """Switch the implementation; return whether the model took it."""
     flash = name.startswith("flash")
     if flash and not (half and _installed(name) and model.device.type == "cuda"):
         return False

@@ -10,7 +10,8 @@ from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.model.forward import as_trained
 from trainsanity.measurements.model.placement import not_in_memory
 from trainsanity.measurements.model.probe_rows import IDS, probe_rows
-from trainsanity.measurements.model.probes import ModelProbe, states_of, unwrapped
+from trainsanity.measurements.model.probes import ModelProbe, states_of
+from trainsanity.pipeline import unwrapped
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
@@ -48,15 +49,15 @@ def embedding_gradient(pipeline: Pipeline, batch: Batch) -> EmbeddingGradient:
     try:
         layer = unwrapped(pipeline.model).get_input_embeddings()
     except (AttributeError, NotImplementedError) as error:
-        raise Skip("the model has no input embedding to look at") from error
+        raise Skip("the model has no input embedding") from error
     weight = getattr(layer, "weight", None)
     if weight is None or not weight.requires_grad:
         raise Skip("the input embedding is frozen")
     with as_trained(pipeline), torch.enable_grad():
         rows = probe_rows(pipeline, batch)
         inputs = rows.stacked(rows.longest, rows.side)
-        asker = ModelProbe(pipeline, rows)
-        with states_of(asker.body) as seen:
+        probe_model = ModelProbe(pipeline, rows)
+        with states_of(probe_model.body) as seen:
             output = pipeline.model(**inputs)
         states = seen[-1] if seen else getattr(output, "logits", None)
         if states is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
+from trainsanity.pipeline import is_adapted, unwrapped
 from trainsanity.types import Cost
 
 if TYPE_CHECKING:
@@ -35,8 +36,7 @@ class Origin:
 def origin(pipeline: Pipeline) -> Origin:
     """Compare the model's parameters with its checkpoint's names and with what it saves."""
     model = pipeline.model
-    adapted = hasattr(model, "get_base_model")
-    base = model.get_base_model() if adapted else model
+    adapted, base = is_adapted(model), unwrapped(model)
     checkpoint = checkpoint_folder(getattr(base, "config", None))
     known = tensor_names(checkpoint) if checkpoint else None
     prefix = getattr(base, "base_model_prefix", "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainsanity.measurements.model.probes import unwrapped
+from trainsanity.pipeline import unwrapped
 
 AWAY = ("cpu", "disk", "meta")
 

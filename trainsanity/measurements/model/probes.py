@@ -1,4 +1,4 @@
-"""A few rows asked in several ways: padded elsewhere, a token changed, padding refilled.
+"""A few rows through the model in several arrangements: padded elsewhere, a token changed ...
 
 One batch shape for all of them, so that what differs is the model's doing; what two shapes differ
 by anyway is measured beside it.
@@ -21,6 +21,7 @@ from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.model.forward import as_trained
 from trainsanity.measurements.model.probe_rows import Rows, probe_rows
 from trainsanity.objectives.base import CAUSAL_LM
+from trainsanity.pipeline import unwrapped
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ OTHER = {"left": "right", "right": "left"}
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class Outputs:
     """What the model made of the rows; each a list of float64 tensors on the CPU, one per row.
 
     Attributes:
@@ -56,10 +57,10 @@ class Look:
 
 @dataclass(frozen=True)
 class Probes:
-    """The same rows, asked in several ways.
+    """The same rows in several arrangements.
 
     Attributes:
-        rows: what was asked, row by row.
+        rows: the rows themselves.
         side: where the pipeline pads.
         own: padded as the pipeline pads.
         again: the same a second time.
@@ -84,17 +85,17 @@ class Probes:
 
     rows: Rows
     side: str
-    own: Look
-    again: Look
-    cached: list[Look]
-    wider: Look
-    elsewhere: dict[str, Look]
-    refilled: Look
-    unmasked: Look
-    changed: Look
-    alone: list[Look]
-    alone_padded: list[Look]
-    alone_changed: Look
+    own: Outputs
+    again: Outputs
+    cached: list[Outputs]
+    wider: Outputs
+    elsewhere: dict[str, Outputs]
+    refilled: Outputs
+    unmasked: Outputs
+    changed: Outputs
+    alone: list[Outputs]
+    alone_padded: list[Outputs]
+    alone_changed: Outputs
     read_at: dict[int, int | None]
     logits_noise: float
     states_noise: float
@@ -127,7 +128,7 @@ class Probes:
 
 @measurement(Cost.FORWARD)
 def probes(pipeline: Pipeline, batch: Batch) -> Probes:
-    """Ask for three rows in twenty-one passes, no more than 64 tokens of each.
+    """Run three rows through the model in twenty-one passes, at most 64 tokens of each.
 
     Evaluation mode, no gradients.  The passes are: as trained, twice; with ``use_cache`` on and
     off; wider; on the other side, without and with explicit positions; padding refilled, and
@@ -156,7 +157,7 @@ def probes(pipeline: Pipeline, batch: Batch) -> Probes:
         altered = rows.with_last_changed()
         first = altered.only(0)
         refilled = rows.stacked(width, side, refill=True)
-        look = Probes(
+        found = Probes(
             rows=rows,
             side=side,
             own=own,
@@ -186,47 +187,47 @@ def probes(pipeline: Pipeline, batch: Batch) -> Probes:
             head_width=_promised(pipeline),
             inputs=inputs,
         )
-        if not look.per_token:
-            for k in unresponsive_rows(look):
-                look.read_at[k] = last_influential_token(look, ask, k, width)
-    return look
+        if not found.per_token:
+            for k in unresponsive_rows(found):
+                found.read_at[k] = last_influential_token(found, ask, k, width)
+    return found
 
 
-def _elsewhere(ask: ModelProbe, rows: Rows, width: int) -> dict[str, Look]:
+def _elsewhere(ask: ModelProbe, rows: Rows, width: int) -> dict[str, Outputs]:
     side = OTHER[rows.side]
     inputs = rows.stacked(width, side)
-    found = {"the model's own positions": ask(inputs, side)}
+    ways = {"the model's own positions": ask(inputs, side)}
     # Nobody promises that a model that takes no positions can be padded on either side.
     if "position_ids" not in ask.parameters:
         return {}
     if "position_ids" not in inputs:
         mask = inputs["attention_mask"].long()
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        found["positions from the mask"] = ask({**inputs, "position_ids": positions}, side)
-    return found
+        ways["positions from the mask"] = ask({**inputs, "position_ids": positions}, side)
+    return ways
 
 
 def _ones(inputs: dict[str, Any]) -> Any:
     return inputs["attention_mask"].new_ones(inputs["attention_mask"].shape)
 
 
-def unresponsive_rows(look: Probes) -> list[int]:
-    """Rows whose logits do not react to their last token."""
-    pairs = zip(look.changed.logits, look.own.logits, strict=True)
-    return [k for k, (a, b) in enumerate(pairs) if difference([a], [b]) <= look.allowed_logits]
+def unresponsive_rows(found: Probes) -> list[int]:
+    """Return the rows whose logits do not react to their last token."""
+    pairs = zip(found.changed.logits, found.own.logits, strict=True)
+    return [k for k, (a, b) in enumerate(pairs) if difference([a], [b]) <= found.allowed_logits]
 
 
-def last_influential_token(look: Probes, ask: ModelProbe, k: int, width: int) -> int | None:
-    """The last token of a row that its logits react to: each changed in turn, all in one batch."""
-    one = look.rows.only(k)
+def last_influential_token(found: Probes, ask: ModelProbe, k: int, width: int) -> int | None:
+    """Return the last token that a row's logits react to: each is changed in turn, in one batch."""
+    one = found.rows.only(k)
     each = one.with_each_changed()
-    said = ask(each.stacked(width, look.side), look.side, each).logits
-    moved = [difference([a], [look.own.logits[k]]) > look.allowed_logits for a in said]
+    outputs = ask(each.stacked(width, found.side), found.side, each).logits
+    moved = [difference([a], [found.own.logits[k]]) > found.allowed_logits for a in outputs]
     return max((place for place, has in enumerate(moved) if has), default=None)
 
 
 class ModelProbe:
-    """Runs the model and keeps what it says at the rows' own tokens."""
+    """Runs the model and keeps its outputs at the rows' own tokens."""
 
     def __init__(self, pipeline: Pipeline, rows: Rows) -> None:
         import torch
@@ -241,8 +242,8 @@ class ModelProbe:
         autocast = torch.is_autocast_enabled(kind)
         self.dtype = torch.get_autocast_dtype(kind) if autocast else pipeline.dtype
 
-    def __call__(self, inputs: dict[str, Any], side: str, rows: Rows | None = None) -> Look:
-        """One forward over ``rows``, which were padded on that side."""
+    def __call__(self, inputs: dict[str, Any], side: str, rows: Rows | None = None) -> Outputs:
+        """Return the outputs of one forward over ``rows``, which were padded on that side."""
         import torch
 
         try:
@@ -251,8 +252,8 @@ class ModelProbe:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # it ran on the training batch: this is not what it was made for
-            said = f"{type(error).__name__}: {first_line(error)}"
-            raise Skip(f"the model does not take its rows padded anew: {said}") from error
+            problem = f"{type(error).__name__}: {first_line(error)}"
+            raise Skip(f"the model does not take its rows padded anew: {problem}") from error
         logits = getattr(output, "logits", None)
         if logits is None:
             raise Skip("the model returns no logits")
@@ -269,17 +270,12 @@ class ModelProbe:
         if states is None and logits.dim() == 3:
             states = logits[..., :: max(1, width // COLUMNS)]
         by_row = None if states is None else [_kept(states[k, s]) for k, s in enumerate(spans)]
-        return Look([_kept(one) for one in kept], by_row, width)
-
-
-def unwrapped(model: Any) -> Any:
-    """The model that PEFT wraps, or the model."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+        return Outputs([_kept(one) for one in kept], by_row, width)
 
 
 @contextmanager
 def states_of(body: Any) -> Iterator[list[Tensor]]:
-    """The last hidden states of each pass of ``body`` in the block."""
+    """Record the last hidden states of each pass of ``body`` in the block."""
     import torch
 
     seen: list[Tensor] = []
@@ -306,12 +302,12 @@ def _kept(tensor: Tensor) -> Tensor:
 
 
 def difference(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
-    """Largest absolute difference of two looks' logits; NaN if any is."""
+    """Return the largest absolute difference of logits; NaN if any is."""
     return largest(float((a - b).abs().max()) for a, b in zip(one, other, strict=True))
 
 
 def relative(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
-    """Largest difference of a token's states, relative to their norm; NaN if any is."""
+    """Return the largest difference of a token's states, relative to their norm; NaN if any is."""
     return largest(_by_token(a, b) for a, b in zip(one, other, strict=True))
 
 
@@ -325,7 +321,7 @@ def _by_token(a: Tensor, b: Tensor) -> float:
 
 
 def _claim(pipeline: Pipeline) -> str:
-    """Who says that later tokens do not matter: the task, or the attention modules themselves."""
+    """Return what says that later tokens do not matter: the task, or the attention modules."""
     config = pipeline.config
     if getattr(config, "is_causal", None) is False:  # transformers' switch for encoders made of it
         return ""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.engine.store import measurement
 from trainsanity.measurements.model.origin import added_by_peft, checkpoint_folder, plain_name
 from trainsanity.measurements.model.placement import not_in_memory
-from trainsanity.measurements.model.probes import unwrapped
+from trainsanity.pipeline import is_adapted, unwrapped
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def _without_safetensors(source: str) -> WeightsFiles:
 
 def _parameters(model: Any) -> list[tuple[list[str], Any]]:
     """The loaded parameters with all their names (a tied weight has several), without PEFT's."""
-    adapted = hasattr(model, "get_base_model")
+    adapted = is_adapted(model)
     added = added_by_peft(model) if adapted else set()
     found: dict[int, tuple[list[str], Any]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):

@@ -19,6 +19,7 @@ from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.model.forward import as_trained, without_labels
 from trainsanity.measurements.model.origin import Origin
 from trainsanity.measurements.runs.trace import no_bars
+from trainsanity.pipeline import is_adapted
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def _base(model: Any, origin: Origin) -> Any:
 
     Its weights are those from before training; those that the checkpoint lacks are drawn again.
     """
-    if not hasattr(model, "get_base_model"):
+    if not is_adapted(model):
         return None
     fresh = copy.deepcopy(model)
     for module in fresh.modules():

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from trainsanity.maths.tolerances import LOG_DECIMALS, MARGIN, REDUCTIONS, STANDARD_ERRORS, regress
+from trainsanity.maths.regression import regress
+from trainsanity.maths.tolerances import LOG_DECIMALS, MARGIN, REDUCTIONS, STANDARD_ERRORS
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -27,13 +27,13 @@ smaller than the others."""
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What ``evaluate()`` said of these rows.
+    """What ``evaluate()`` returned for these rows.
 
     Attributes:
         loss: its ``eval_loss``.
         batches: what each batch's loss counts; those of all processes.
         rows: how many rows were evaluated, over all processes.
-        training: names of modules that were in training mode while the model was asked.
+        training: names of modules that were in training mode while the model ran.
     """
 
     loss: float
@@ -58,7 +58,7 @@ def evaluation(pipeline: Pipeline, recording: Recording) -> Evaluation:
         Skip: there is no Trainer, no reference loss, or the rows were not seen.
     """
     if pipeline.trainer is None:
-        raise Skip("a loop of one's own has no evaluate()")
+        raise Skip("a custom training loop has no evaluate()")
     if not objective_of(pipeline).known:
         raise Skip(f"no reference loss for {type(pipeline.model).__name__}")
     if fsdp(pipeline):
@@ -85,11 +85,11 @@ def _evaluate(
     trainer = pipeline.trainer
     _, head = find_head(pipeline)
 
-    def look(module: Any, _inputs: Any) -> None:
+    def note_training(module: Any, _inputs: Any) -> None:
         training.update({name: None for name, one in module.named_modules() if one.training})
 
     with preserved(pipeline), quiet(pipeline), watched(pipeline.model, head) as watch:
-        pipeline.model.register_forward_pre_hook(look)
+        pipeline.model.register_forward_pre_hook(note_training)
         # As inside train(), where evaluation takes place.
         align_special_tokens(pipeline)
         trainer.callback_handler.callbacks = []
@@ -107,7 +107,7 @@ def _rows(pipeline: Pipeline, recording: Recording) -> list[dict[str, Any]]:
     """Rows of the first step; the same on every process, and a whole number of batches there."""
     micros = recording.first.micro_steps
     own = [row for micro in micros for row in micro.rows or ()]
-    # From all processes in turn, and of one as many as are asked.
+    # From all processes in turn; from one process the first rows.
     rows = [row for several in zip(*all_gather(own), strict=False) for row in several][:ROWS]
     if pipeline.other_processes:
         together = pipeline.args.eval_batch_size * pipeline.args.world_size
@@ -138,11 +138,11 @@ def _record_prediction_step(pipeline: Pipeline, watch: Any, batches: list[MicroS
         micro = MicroStep(size=size)
         batches.append(micro)
         del watch.passes[:]
-        said = prediction_step(model, inputs, *args, **kwargs)
+        returned = prediction_step(model, inputs, *args, **kwargs)
         done = watch.passes[0] if len(watch.passes) == 1 else None
-        if said[0] is not None and done is not None and labels is not None:
-            micro.loss, micro.loss_dtype = float(said[0]), said[0].dtype
+        if returned[0] is not None and done is not None and labels is not None:
+            micro.loss, micro.loss_dtype = float(returned[0]), returned[0].dtype
             micro.items = items_of(objective_of(pipeline), done, labels)
-        return said
+        return returned
 
     pipeline.trainer.prediction_step = recording

@@ -1,4 +1,4 @@
-"""The first optimizer steps of a training loop of one's own, read from outside."""
+"""The first optimizer steps of a custom training loop, read from outside."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from trainsanity.isolation.random_states import torch_states
 from trainsanity.isolation.snapshot import preserved, snapshot_bytes
 from trainsanity.measurements.batches.batch import Batch, drawn, quiet
 from trainsanity.measurements.model.head import find_head, watched
-from trainsanity.measurements.model.items import items_of
 from trainsanity.measurements.step.record_trainer import broken, note_update
 from trainsanity.measurements.step.replay import checkpointed, fill_items
 from trainsanity.measurements.step.steps import (
@@ -93,7 +92,7 @@ def _take(pipeline: Pipeline, seen: Recording, batch: Batch, watch: Any, states:
             f"train_step returned {type(loss).__name__}: return the loss that you would log for "
             "this optimizer step, as a number or a tensor of one element"
         )
-    if step.learning_rate != step.learning_rate:
+    if not step.taken:
         raise UsageError(
             "train_step did not call step() of the optimizer that the pipeline was given: let it "
             "take one optimizer step on the micro-batches that it is given"
@@ -102,14 +101,14 @@ def _take(pipeline: Pipeline, seen: Recording, batch: Batch, watch: Any, states:
     passes = list(watch.passes) if len(watch.passes) == len(step.micro_steps) else []
     del watch.passes[:]
     for k, (micro, given) in enumerate(zip(step.micro_steps, batch, strict=True)):
-        micro.loss = step.logged["loss"]  # of each by itself a loop says nothing
+        micro.loss = step.logged["loss"]  # a loop returns one loss for the step
         micro.loss_dtype = loss.dtype if torch.is_tensor(loss) else torch.float32
-        # A loop that runs the model otherwise is asked with the numbers that the step began with.
+        # A loop that runs the model otherwise is replayed with the step's first random state.
         micro.random_state = states[k if passes else 0]
         labels = given.inputs.get("labels")
         done = passes[k] if passes else None
         if done is not None and labels is not None and objective_of(pipeline).known:
-            micro.items = items_of(objective_of(pipeline), done, labels)
+            micro.sort_items(objective_of(pipeline), done, labels)
 
 
 @contextmanager

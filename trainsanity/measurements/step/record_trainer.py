@@ -19,8 +19,7 @@ from trainsanity.isolation.shards import is_sharded, whole
 from trainsanity.isolation.snapshot import preserved, snapshot_bytes
 from trainsanity.isolation.temp_folders import scratch
 from trainsanity.measurements.batches.batch import quiet, record_collator
-from trainsanity.measurements.model.head import find_head, watched
-from trainsanity.measurements.model.items import items_of
+from trainsanity.measurements.model.head import find_head, watched, weight_parameter
 from trainsanity.measurements.step.replay import checkpointed, fill_items
 from trainsanity.measurements.step.schedule import curve_of
 from trainsanity.measurements.step.steps import (
@@ -78,7 +77,7 @@ def _record(pipeline: Pipeline, steps: int, *, own: bool) -> Recording:
         _record_training_step(pipeline, seen, watch, collated)
         _record_clipping(trainer, seen)
         if cuda:
-            # What earlier looks left in torch's pool, in pieces of their sizes, is the run's.
+            # Blocks that earlier measurements left in torch's pool do not fit the run's sizes.
             gc.collect()
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
@@ -249,7 +248,7 @@ def _record_training_step(
     def recording(model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
         if not seen.steps:
             note_held(pipeline, seen, "as step 1 begins")
-        if not seen.steps or seen.steps[-1].learning_rate == seen.steps[-1].learning_rate:
+        if not seen.steps or seen.steps[-1].taken:
             seen.steps.append(Step())  # the one before has been taken
         items = None if num_items_in_batch is None else float(num_items_in_batch)
         size = next((len(value) for value in inputs.values() if torch.is_tensor(value)), 0)
@@ -280,7 +279,7 @@ def _record_training_step(
         micro.loss, micro.loss_dtype = float(loss), loss.dtype
         done = watch.passes[0] if len(watch.passes) == 1 else None
         if done is not None and labels is not None and task.known:
-            micro.items = items_of(task, done, labels)
+            micro.sort_items(task, done, labels)
         del watch.passes[:]
         return loss
 
@@ -340,9 +339,9 @@ def _record_clipping(trainer: Any, seen: Recording) -> None:
 
 def take_gradients(seen: Recording, model: Any) -> None:
     """Read what has been accumulated for the step in progress."""
-    gradient = model.get_submodule(seen.head_name).weight.grad
-    if gradient is not None:
-        seen.steps[-1].head_gradient = whole(gradient.detach()).cpu().clone()
+    weight = weight_parameter(model.get_submodule(seen.head_name))
+    if weight is not None and weight.grad is not None:
+        seen.steps[-1].head_gradient = whole(weight.grad.detach()).cpu().clone()
     seen.steps[-1].norm_before_clip = total_norm(model)
     if len(seen.steps) == 1:
         seen.gradients = {
@@ -355,7 +354,7 @@ def _gather(seen: Recording) -> None:
     for moment, (own_hashes,) in seen.held.items():
         seen.held[moment] = all_gather(own_hashes)
     for step in seen.steps:
-        # What only the own process can ask again stays here.
+        # What only the own process can replay stays here.
         own = [dataclasses.replace(micro, inputs={}, random_state=None, rows=None)
                for micro in step.micro_steps]  # fmt: skip
         micros = [

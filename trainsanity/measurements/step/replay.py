@@ -1,4 +1,4 @@
-"""The first step's micro-batches, asked once more: the same rows, weights and random numbers.
+"""The first step's micro-batches once more: the same rows, weights and random numbers.
 
 What comes back is the gradient of the step's mean loss as automatic differentiation gives it,
 micro-batch by micro-batch and added up in float64: by linearity that is the gradient of the whole
@@ -22,7 +22,6 @@ from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.batches.special_tokens import align_special_tokens
 from trainsanity.measurements.model.head import Pooled
-from trainsanity.measurements.model.items import items_of
 from trainsanity.measurements.step.steps import (
     MicroStep,
     Recording,
@@ -74,7 +73,7 @@ def replay(pipeline: Pipeline, recording: Recording) -> Replay:
     if not objective_of(pipeline).known:
         raise Skip(f"no reference loss for {type(pipeline.model).__name__}")
     if not micros or any("labels" not in micro.inputs for micro in micros):
-        raise Skip("the micro-batches of the first step have no labels to ask again with")
+        raise Skip("the micro-batches of the first step have no labels to be replayed with")
     try:
         return _replay(pipeline, recording, micros)
     except torch.OutOfMemoryError as error:
@@ -206,10 +205,12 @@ def _logits(pipeline: Pipeline, micro: MicroStep) -> Tensor:
 
 
 def fill_items(pipeline: Pipeline, step: Step) -> None:
-    """Ask again for what a fused loss did not show in the first step: the items."""
+    """Run the first step's micro-batches again for the items that a fused loss did not show."""
     import torch
 
-    hidden = [m for m in step.micro_steps if m.items is None and "labels" in m.inputs]
+    hidden = [
+        m for m in step.micro_steps if m.items is None and m.error is None and "labels" in m.inputs
+    ]
     if not hidden or not objective_of(pipeline).known:
         return
     with as_in_training(pipeline), torch.no_grad():
@@ -219,7 +220,7 @@ def fill_items(pipeline: Pipeline, step: Step) -> None:
             except Skip:
                 return
             seen = Pooled(logits, None, None)
-            micro.items = items_of(objective_of(pipeline), seen, micro.inputs["labels"])
+            micro.sort_items(objective_of(pipeline), seen, micro.inputs["labels"])
 
 
 def _differences(other: dict[str, Tensor], exact: dict[str, Tensor]) -> dict[str, float]:

@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import Session, objective_of
 from trainsanity.isolation.shards import whole
-from trainsanity.measurements.model.items import Items
+from trainsanity.measurements.model.items import Items, items_of
 from trainsanity.measurements.step.update import Update
 from trainsanity.types import Skip
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainsanity.measurements.model.head import Pooled
+    from trainsanity.objectives.base import Objective
     from trainsanity.pipeline import Pipeline
 
 
@@ -28,6 +32,7 @@ class MicroStep:
         random_state: torch's, at its start; see :func:`.torch_states`.  First step only.
         items: what the loss counts, with its reference; None if the model's own forward did not
             run exactly once or there were no labels.
+        error: what the objective raised in place of the items.
         loss: what ``training_step`` returned and the Trainer adds to the logged loss.
         backward_loss: what the backward pass was started from.
         gradient_norm: norm of this micro-batch's own contribution to the gradient.
@@ -40,11 +45,23 @@ class MicroStep:
     inputs: dict[str, Any] = field(default_factory=dict)
     random_state: Any = None
     items: Items | None = None
+    error: Exception | None = None
     loss: float = float("nan")
     loss_dtype: Any = None
     backward_loss: float = float("nan")
     gradient_norm: float = float("nan")
     rank: int = 0
+
+    def sort_items(self, objective: Objective, seen: Pooled, labels: Tensor) -> None:
+        """Sort a pass into items.  A plug-in that raises must not end the step that is recorded."""
+        import torch
+
+        try:
+            self.items = items_of(objective, seen, labels)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            self.error = error
 
 
 @dataclass
@@ -79,7 +96,7 @@ class Step:
 
 @dataclass
 class Recording:
-    """What the first optimizer steps did and said.
+    """The first optimizer steps, as they were taken and logged.
 
     Attributes:
         steps: in order.
@@ -90,7 +107,7 @@ class Recording:
         curve: learning rates of the scheduler in use, by step counted from 0; None if it has none
             that depends on the step alone.
         max_steps: optimizer steps that the Trainer plans; 0 if nobody does.
-        update: whom the optimizer holds and who moves, at the last step.
+        update: which parameters the optimizer holds and which move, at the last step.
         checkpointing: the modules whose activations are computed again in the backward pass, and
             the function that each does it by.
         held: where several processes train: by moment, for each process a hash of every parameter
@@ -182,10 +199,14 @@ def reference(pipeline: Pipeline, step: Step, parts: list[Items] | None = None) 
         parts: the items of each micro-batch where the step itself did not show them.
 
     Raises:
-        Skip: the task has no reference loss, or a micro-batch did not show its items.
+        Skip: the objective has no reference loss, or a micro-batch did not show its items.
+        Exception: what the objective raised when the items were sorted.
     """
     if not objective_of(pipeline).known:
         raise Skip(f"no reference loss for {type(pipeline.model).__name__}")
+    for micro in step.micro_steps:
+        if micro.error is not None:
+            raise micro.error
     shown = [micro.items for micro in step.micro_steps if micro.items is not None]
     parts = shown if parts is None else parts
     if len(parts) < len(step.micro_steps) or not parts:
@@ -220,13 +241,13 @@ float64, and a slope over as many elements is known to 0.4 % of a standard devia
 def sample(tensor: Any) -> Any:
     """At most :data:`SAMPLE` elements (1-D, on the CPU), spread over the rows and the columns.
 
-    Of a sharded tensor all processes have to ask.
+    All processes have to call this for a sharded tensor.
     """
     import math
 
     flat = whole(tensor.detach()).reshape(-1)
     stride = max(1, flat.numel() // SAMPLE)
-    # A stride that shares a divisor with the row length would look at a few columns only.
+    # A stride that shares a divisor with the row length would take a few columns only.
     while stride > 1 and math.gcd(stride, tensor.shape[-1]) > 1:
         stride -= 1
     return flat[::stride][:SAMPLE].cpu().clone()

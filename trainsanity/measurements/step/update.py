@@ -1,4 +1,4 @@
-"""What the optimizer does to the weights: whom it holds, who moves, how many elements survive."""
+"""What the optimizer does to the weights: which it holds, which move, which elements survive."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def before_step(model: Any, optimizer: Any) -> Update:
 
 
 def _finite(gradients: list[Tensor | None]) -> list[bool]:
-    """Whether all elements of each are; one wait for the device where they are.
+    """Return whether all elements of each gradient are finite, with one wait for the device.
 
     A norm is a number only if every element is one, and is read without writing a mask; one that is
     not may also have overflowed.
@@ -147,9 +147,11 @@ def _finite(gradients: list[Tensor | None]) -> list[bool]:
         for g in gradients
         if g is not None
     ]
-    told = iter(torch.stack([n.to(norms[0].device) for n in norms]).tolist()) if norms else iter(())
+    finite_norms = (
+        iter(torch.stack([n.to(norms[0].device) for n in norms]).tolist()) if norms else iter(())
+    )
     return [
-        gradient is None or math.isfinite(next(told)) or bool(gradient.isfinite().all())
+        gradient is None or math.isfinite(next(finite_norms)) or bool(gradient.isfinite().all())
         for gradient in gradients
     ]
 
@@ -163,7 +165,7 @@ def trial_steps(
     *,
     at_peak: Callable[[], None] = lambda: None,
 ) -> None:
-    """Step with the same gradients at two rates of the run, count who moves, take it back.
+    """Apply trial steps at two rates of the run, count changed elements, undo.
 
     ``at_peak`` is called while the weights are those after the step at the peak.
 

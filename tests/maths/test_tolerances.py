@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
-from trainsanity.maths.tolerances import MARGIN
+from trainsanity.maths.tolerances import MARGIN, Difference, worst
 from trainsanity.measurements.model.head import same_direction
 
 
@@ -37,3 +39,35 @@ def test_rescaled_logits_keep_their_direction(dtype, outputs):
     assert float(cosine.min()) >= same_direction(dtype)
     other = torch.nn.functional.cosine_similarity(made.float(), scaled.roll(1, 0), dim=-1)
     assert float(other.median()) < same_direction(dtype)
+
+
+@pytest.mark.parametrize(
+    ("greatest", "allowed", "explained"),
+    [
+        (0.5, 0.5, True),
+        (0.51, 0.5, False),
+        (0.0, 0.0, True),
+        (math.nan, 0.5, False),
+        (0.5, math.nan, False),
+        (0.5, math.inf, False),
+    ],
+)
+def test_a_difference_is_explained_up_to_its_bound(greatest, allowed, explained):
+    assert Difference(greatest, allowed).explained is explained
+
+
+def test_a_difference_in_words():
+    assert str(Difference(0.12345, 1.2345e-5)) == (
+        "greatest difference 0.123, up to 1.2e-05 allowed"
+    )
+    assert str(Difference(2.0, 0.5, "of the norm")) == (
+        "greatest difference 2 of the norm, up to 0.5 allowed"
+    )
+
+
+def test_the_worst_is_the_furthest_beyond_its_own_bound():
+    small, large = Difference(1e-3, 1e-6), Difference(0.5, 1.0)
+    assert worst([large, small]) is small
+    broken = Difference(math.nan, 1.0)
+    assert worst([small, broken, large]) is broken
+    assert worst([]) is None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from trainsanity.maths.factors import fitting, name_factor, tell_apart, told
+from trainsanity.maths.factors import Factor, explained, fitting, name_factor, tell_apart
 
 RUN = {"gradient_accumulation_steps": 6, "world_size": 2, "per_device_train_batch_size": 4}
 
@@ -68,9 +70,9 @@ def test_a_range_names_all_that_lie_in_it():
     ]
 
 
-def test_a_factor_is_told_by_its_names():
-    assert told(12.0, ["num_labels = 12"]) == "12.00 is num_labels = 12"
-    assert told(12.0, ["num_labels = 12", "sequence_length = 12"]) == (
+def test_a_factor_is_explained_by_its_names():
+    assert explained(12.0, ["num_labels = 12"]) == "12.00 is num_labels = 12"
+    assert explained(12.0, ["num_labels = 12", "sequence_length = 12"]) == (
         "12.00 is num_labels = 12 or sequence_length = 12 (num_labels and sequence_length fit "
         "equally well; to tell them apart, take one step with another num_labels: the factor "
         "follows the one that it comes from)"
@@ -89,3 +91,15 @@ def test_what_would_tell_two_apart():
         "apart, take one step with another gradient_accumulation_steps: the factor follows the one "
         "that it comes from"
     )
+
+
+def test_a_factor_is_known_as_well_as_what_it_is_computed_from():
+    assert Factor.of(12.05, 1.0, 0.0) == Factor(12.05, 1e-3)
+    assert Factor.of(12.05, 1.0, 0.0).names(RUN) == []
+    # A difference of 0.01 is arithmetic: the factor is known to one percent.
+    assert Factor.of(12.05, 1.0, 0.01).names(RUN) == [
+        "gradient_accumulation_steps x world_size = 6 x 2"
+    ]
+    nothing = Factor.of(1.0, 0.0, 0.1)
+    assert math.isnan(nothing.value)
+    assert nothing.names(RUN) == []

@@ -9,15 +9,11 @@ from transformers import BertConfig, BertForSequenceClassification
 from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.trainer_pt_utils import LabelSmoother
 
-from trainsanity.objectives.base import (
-    CAUSAL_LM,
-    IGNORED,
-    MULTI_LABEL,
-    REGRESSION,
-    SINGLE_LABEL,
-    TOKENS,
-    Task,
-)
+from trainsanity.engine.session import objective_of
+from trainsanity.objectives.base import IGNORED, MULTI_LABEL, SINGLE_LABEL
+from trainsanity.objectives.causal_lm import CausalLM
+from trainsanity.objectives.classification import MultiLabel, Regression, SingleLabel
+from trainsanity.objectives.tokens import TokenClassification
 from trainsanity.pipeline import Pipeline
 
 torch.manual_seed(0)
@@ -29,55 +25,57 @@ TOKEN_LABELS[0, 3:] = TOKEN_LABELS[2, 0] = IGNORED
 
 functional = torch.nn.functional
 CASES = {
-    SINGLE_LABEL: (LOGITS, CLASSES, functional.cross_entropy(LOGITS, CLASSES)),
-    MULTI_LABEL: (
+    SingleLabel: (LOGITS, CLASSES, functional.cross_entropy(LOGITS, CLASSES)),
+    MultiLabel: (
         LOGITS,
         (LOGITS > 1).double(),
         functional.binary_cross_entropy_with_logits(LOGITS, (LOGITS > 1).double()),
     ),
-    REGRESSION: (LOGITS, -LOGITS, functional.mse_loss(LOGITS, -LOGITS)),
-    TOKENS: (
+    Regression: (LOGITS, -LOGITS, functional.mse_loss(LOGITS, -LOGITS)),
+    TokenClassification: (
         PER_TOKEN,
         TOKEN_LABELS,
         functional.cross_entropy(PER_TOKEN.flatten(0, 1), TOKEN_LABELS.flatten()),
     ),
-    CAUSAL_LM: (PER_TOKEN, TOKEN_LABELS, ForCausalLMLoss(PER_TOKEN, TOKEN_LABELS, 11)),
+    CausalLM: (PER_TOKEN, TOKEN_LABELS, ForCausalLMLoss(PER_TOKEN, TOKEN_LABELS, 11)),
 }
 
 
-def losses(task, values, labels):
-    return task.losses(task.items(values, labels), task.targets(labels))
+def losses(objective, values, labels):
+    return objective.losses(objective.items(values, labels), objective.targets(labels))
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_the_mean_is_the_loss(name):
-    values, labels, expected = CASES[name]
-    mean = losses(Task(name), values, labels).mean()
+@pytest.mark.parametrize("kind", CASES)
+def test_the_mean_is_the_loss(kind):
+    values, labels, expected = CASES[kind]
+    mean = losses(kind(), values, labels).mean()
     # transformers computes a language model's loss in float32.
     torch.testing.assert_close(mean, expected.double(), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
-@pytest.mark.parametrize("name", CASES)
-def test_the_residual_is_the_derivative(name, smoothing):
-    values, labels, _ = CASES[name]
-    task = Task(name, smoothing)
-    logits = task.items(values, labels).clone().requires_grad_()
-    task.losses(logits, task.targets(labels)).sum().backward()
-    torch.testing.assert_close(task.residual(logits.detach(), task.targets(labels)), logits.grad)
+@pytest.mark.parametrize("kind", CASES)
+def test_the_residual_is_the_derivative(kind, smoothing):
+    values, labels, _ = CASES[kind]
+    objective = kind(smoothing)
+    logits = objective.items(values, labels).clone().requires_grad_()
+    objective.losses(logits, objective.targets(labels)).sum().backward()
+    torch.testing.assert_close(
+        objective.residual(logits.detach(), objective.targets(labels)), logits.grad
+    )
 
 
-@pytest.mark.parametrize("name", [SINGLE_LABEL, TOKENS])
-def test_label_smoothing_is_the_trainers(name):
-    values, labels, _ = CASES[name]
+@pytest.mark.parametrize("kind", [SingleLabel, TokenClassification])
+def test_label_smoothing_is_the_trainers(kind):
+    values, labels, _ = CASES[kind]
     expected = LabelSmoother(epsilon=0.3)({"logits": values}, labels)
-    mean = losses(Task(name, 0.3), values, labels).mean()
+    mean = losses(kind(0.3), values, labels).mean()
     torch.testing.assert_close(mean, expected.double(), rtol=1e-6, atol=1e-6)
 
 
 def test_regression_on_one_output():
     z, y = LOGITS[:, :1], LOGITS[:, 1]
-    mean = losses(Task(REGRESSION), z, y).mean()
+    mean = losses(Regression(), z, y).mean()
     torch.testing.assert_close(mean, functional.mse_loss(z.squeeze(), y))
 
 
@@ -105,22 +103,22 @@ FORMS = {
     [([[0.0, 1.0, 1.0]] * 8, MULTI_LABEL), ([0, 1] * 4, SINGLE_LABEL), ([0.5] * 8, MULTI_LABEL)],
     ids=["several", "one", "float"],
 )
-def test_the_task_is_guessed_from_the_first_row(form, labels, name):
+def test_the_objective_is_guessed_from_the_first_row(form, labels, name):
     data = Dataset.from_dict({"input_ids": [[1, 2]] * 8, "labels": labels})
     config = BertConfig(hidden_size=8, num_attention_heads=1, num_hidden_layers=1, num_labels=3)
     model = BertForSequenceClassification(config)
     before = torch.get_rng_state()
-    assert Pipeline(model, train_dataset=FORMS[form](data)).task.name == name
+    assert objective_of(Pipeline(model, train_dataset=FORMS[form](data))).name == name
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_low_precision_logits_are_taken_as_they_are(dtype):
     low = LOGITS.to(dtype)
-    assert Task(SINGLE_LABEL).losses(low, CLASSES).dtype is torch.float64
+    assert SingleLabel().losses(low, CLASSES).dtype is torch.float64
     torch.testing.assert_close(
-        Task(SINGLE_LABEL).losses(low, CLASSES),
-        Task(SINGLE_LABEL).losses(low.double(), CLASSES),
+        SingleLabel().losses(low, CLASSES),
+        SingleLabel().losses(low.double(), CLASSES),
         rtol=0,
         atol=0,
     )

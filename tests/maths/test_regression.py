@@ -1,0 +1,40 @@
+"""What a gradient is made of, found again from made-up parts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from trainsanity.maths.regression import decompose, regress
+
+torch.manual_seed(0)
+PARTS = [torch.randn(5, 7, dtype=torch.float64) for _ in range(4)]
+
+
+def test_slope_and_cosine():
+    slope, cosine = regress(3 * PARTS[0], PARTS[0])
+    assert (slope, cosine) == (pytest.approx(3), pytest.approx(1))
+
+
+@pytest.mark.parametrize("weights", [[1, 1, 1, 1], [0, 0, 0, 1], [1, 2, 1, 0.5]])
+def test_the_weights_of_a_sum_are_found(weights):
+    total = sum(weight * part for weight, part in zip(weights, PARTS, strict=True))
+    found, cosine = decompose(total, PARTS)
+    assert found == pytest.approx(weights, abs=1e-9)
+    assert cosine == pytest.approx(1)
+
+
+def test_something_else_in_the_sum_shows_in_the_cosine():
+    other = torch.randn(5, 7, dtype=torch.float64)
+    _, cosine = decompose(sum(PARTS) + 2 * other, PARTS)
+    assert cosine < 0.99
+
+
+def test_equal_parts_share_their_weight():
+    found, cosine = decompose(2 * PARTS[0], [PARTS[0], PARTS[0]])
+    assert found == pytest.approx([1, 1])
+    assert cosine == pytest.approx(1)
+
+
+def test_a_gradient_of_zero_has_no_direction():
+    assert decompose(torch.zeros(5, 7), PARTS) == ([0, 0, 0, 0], 0.0)
