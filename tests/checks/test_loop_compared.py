@@ -14,8 +14,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tests.said import assert_found
 
+from tests.check_snapshots import assert_yielded
 from trainsanity.checks.loop.epoch_covers_data import epoch_covers_data
 from trainsanity.checks.loop.eval_leaves_training_alone import LEFT, eval_leaves_training_alone
 from trainsanity.checks.loop.overfits_one_batch import overfits_one_batch
@@ -92,7 +92,7 @@ def test_equal_runs():
 def test_rows_of_a_resumed_run(batches, where, request):
     (finding,) = findings(resumed(trace(2, batches=batches)))
     assert finding.where == where
-    assert_found(f"compared-rows_{request.node.callspec.id}", [finding])
+    assert_yielded("loop.resume_equals_straight", f"rows {request.node.callspec.id}", [finding])
 
 
 OTHER = {
@@ -114,7 +114,7 @@ def test_what_a_resumed_run_has_lost(name):
         (longer,) = findings(resumed(trace(2, moment={**MOMENT, name: [*MOMENT[name], 0]})))
         assert longer.observed == "others"
     gone = resumed(trace(2, moment={k: v for k, v in MOMENT.items() if k != name}))
-    assert_found(f"compared-lost_{name.replace(' ', '_')}", [finding, *findings(gone)])
+    assert_yielded("loop.resume_equals_straight", f"lost {name}", [finding, *findings(gone)])
     seen = Interrupted(
         PLAN, Ended(killed=9), ["a", "b"], ["a", "b", "c", "d"], "checkpoint-3", trace(), Ended()
     )
@@ -178,7 +178,7 @@ def test_an_evaluation_that_changes_nothing():
 def test_what_an_evaluation_leaves_changed(name):
     found = evaluated(evaluated=trace(), after={**MOMENT, name: OTHER[name]}, difference=1.0)
     (finding,) = findings(found)
-    assert_found(f"compared-left_{name.replace(' ', '_')}", [finding])
+    assert_yielded("loop.eval_leaves_training_alone", f"left {name}", [finding])
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_a_batch_is_learnt_below_half_of_the_best_constant(losses, right, reques
     seen = Overfit(1.0, 8, "examples", "AdamW", 0.01, losses)
     found = list(overfits_one_batch(seen))
     assert (not findings(found)) == right
-    assert_found(f"compared-learnt_{request.node.callspec.id}", found)
+    assert_yielded("loop.overfits_one_batch", f"learnt {request.node.callspec.id}", found)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_what_was_saved(changes, where, request):
     seen = Saved([*"abcdefghi"], noise=1e-7, size=2.0, dtype=torch.float32, rows=4)
     found = list(save_load_equal(replace(seen, **changes)))
     assert [finding.where for finding in findings(found)] == ([where] if where else [])
-    assert_found(f"compared-saved_{request.node.callspec.id}", found)
+    assert_yielded("loop.save_load_equal", f"saved {request.node.callspec.id}", found)
 
 
 SHUFFLED = [3, 1, 2, 0, 5, 4, 7, 6, 9, 8, 11, 10]
@@ -270,7 +270,7 @@ def test_epochs(read, changes, red, request):
     made = {"rows": 12, "batch": 5, "drops_last": False, "sampler": "S", "strategy": "random"}
     found = list(epoch_covers_data(Epochs(read=read, **{**made, **changes})))
     assert len(findings(found)) == red
-    assert_found(f"compared-epochs_{request.node.callspec.id}", found)
+    assert_yielded("loop.epoch_covers_data", f"epochs {request.node.callspec.id}", found)
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,9 @@ def test_epochs(read, changes, red, request):
 def test_workers(count, made, red, request):
     found = list(workers_do_not_repeat_random(None, Workers(count, made)))
     assert len(findings(found)) == red
-    assert_found(f"compared-workers_{request.node.callspec.id}", found)
+    assert_yielded(
+        "loop.workers_do_not_repeat_random", f"workers {request.node.callspec.id}", found
+    )
 
 
 def test_checkpoints_that_the_disk_has_no_room_for(tmp_path, monkeypatch):
