@@ -23,8 +23,8 @@ def not_zero(recording: Recording) -> Iterator[Measured | Finding]:
     the trainable tensors have a gradient with an element that is not zero.
 
     Why it matters: a gradient of zeros is there, is finite, and trains nothing. Rewards that are
-    all equal have no advantage, an adapter with A = B = 0 has no derivative, completions that are all
-    truncated are masked: the loss is logged, the learning rate moves, and the weights stay.
+    all equal have no advantage, an adapter with A = B = 0 has no derivative, completions that are
+    all truncated are masked: the loss is logged, the learning rate moves, and the weights stay.
 
     How it is measured: exact, from the accumulated gradients before the optimizer's step: every
     element of every trainable parameter. All of them zero is a failure. (An adapter whose B is zero

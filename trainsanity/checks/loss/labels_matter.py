@@ -25,8 +25,8 @@ def labels_matter(recording: Recording) -> Iterator[Measured | Finding]:
     exchanged among rows (tokens, for labels of tokens) that differ in them.
 
     Why it matters: outputs of shape [B, 1] against targets of shape [B] are broadcast to every
-    pair, with a warning that scrolls by: the loss goes down to the variance of the targets, and the model
-    learns their mean. A label that nobody reads looks the same.
+    pair, with a warning that scrolls by: the loss goes down to the variance of the targets, and the
+    model learns their mean. A label that nobody reads looks the same.
 
     How it is measured: the user's own training step, with the same random numbers; the gradient and
     not the loss, since a head of zeros gives every label the same loss. A change of no more than

@@ -1,4 +1,4 @@
-"""Rows of our own choice for the user's collator, drawn once for all checks that ask about them."""
+"""Pieces of the training batch's rows for the user's collator, drawn once for all checks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Settings = Mapping[str, Sequence[Any]]
 
 @dataclass(frozen=True)
 class Drawn:
-    """What the collator is asked.
+    """Cases that the collator is given.
 
     Attributes:
         sources: rows that pieces are cut from; empty if all have special tokens only.
@@ -68,10 +68,10 @@ def drawn(pipeline: Pipeline, batch: Batch) -> Drawn:
         "max_length": max(lengths(rows)),
     }
     tried: list[Case] = []
-    asked = Drawn(rows, _settings(pipeline.data_collator), tried, how)
+    prepared = Drawn(rows, _settings(pipeline.data_collator), tried, how)
     with restored(()):  # Hypothesis seeds the generators, and does not put them back on Ctrl-C
-        smallest(asked.strategy(asked.settings), tried.append)
-    return asked
+        smallest(prepared.strategy(prepared.settings), tried.append)
+    return prepared
 
 
 def lengths(rows: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -122,7 +122,7 @@ def _settings(collator: Any) -> dict[str, list[Any]]:
 
 
 def holder_of(collator: Any, name: str) -> Any:
-    """Whose setting it is: the padding side belongs to the tokenizer that pads."""
+    """Return the object that has the setting: the padding side belongs to the tokenizer."""
     return getattr(collator, "tokenizer", None) if name == "padding_side" else collator
 
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import objective_of
 from trainsanity.errors import UsageError
+from trainsanity.isolation.random_states import torch_states
 from trainsanity.isolation.snapshot import preserved, snapshot_bytes
 from trainsanity.measurements.batches.batch import Batch, drawn, quiet
 from trainsanity.measurements.model.head import head_or_none, watched
 from trainsanity.measurements.step.record_trainer import broken, note_update
 from trainsanity.measurements.step.replay import checkpointed, fill_items
 from trainsanity.measurements.step.sampling import sample
-from trainsanity.measurements.step.steps import MicroStep, Recording, Step, random_state, total_norm
+from trainsanity.measurements.step.steps import MicroStep, Recording, Step, total_norm
 from trainsanity.measurements.step.update import frozen_state, trial_steps
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def _hooked(pipeline: Pipeline, seen: Recording, steps: int) -> Iterator[list[An
     handles = [
         optimizer.register_step_pre_hook(before),
         optimizer.register_step_post_hook(after),
-        model.register_forward_pre_hook(lambda *_: states.append(random_state())),
+        model.register_forward_pre_hook(lambda *_: states.append(torch_states())),
         *gradients.handles,
     ]
     try:

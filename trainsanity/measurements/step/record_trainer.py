@@ -15,17 +15,17 @@ from trainsanity.errors import UsageError
 from trainsanity.isolation.collectives import all_gather, rank
 from trainsanity.isolation.fsdp import training_copy
 from trainsanity.isolation.hashing import hashes
-from trainsanity.isolation.random_states import global_random_states
+from trainsanity.isolation.random_states import global_random_states, torch_states
 from trainsanity.isolation.shards import is_sharded, whole
 from trainsanity.isolation.snapshot import preserved, snapshot_bytes
 from trainsanity.isolation.temp_folders import scratch
 from trainsanity.measurements.batches.batch import quiet, record_collator
-from trainsanity.measurements.model.head import head_or_none, watched
+from trainsanity.measurements.model.head import head_or_none, watched, weight_parameter
 from trainsanity.measurements.step.own import Again, ask_again
 from trainsanity.measurements.step.replay import checkpointed, fill_items
 from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.schedule import curve_of
-from trainsanity.measurements.step.steps import MicroStep, Recording, Step, random_state, total_norm
+from trainsanity.measurements.step.steps import MicroStep, Recording, Step, total_norm
 from trainsanity.measurements.step.update import before_step, frozen_state, trial_steps
 from trainsanity.types import Blocked
 
@@ -264,7 +264,7 @@ def _record_training_step(
                 name: value.detach().clone() if torch.is_tensor(value) else value
                 for name, value in inputs.items()
             }
-            micro.random_state = random_state()
+            micro.random_state = torch_states()
             micro.again = _Again(
                 trainer,
                 lambda again, items: training_step(model, again, items),
@@ -418,10 +418,9 @@ def _record_clipping(trainer: Any, seen: Recording) -> None:
 
 def take_gradients(seen: Recording, model: Any) -> None:
     """Read what has been accumulated for the step in progress."""
-    head = model.get_submodule(seen.head_name) if seen.head_name else None
-    gradient = getattr(getattr(head, "weight", None), "grad", None)
-    if gradient is not None:
-        seen.steps[-1].head_gradient = whole(gradient.detach()).cpu().clone()
+    weight = weight_parameter(model.get_submodule(seen.head_name)) if seen.head_name else None
+    if weight is not None and weight.grad is not None:
+        seen.steps[-1].head_gradient = whole(weight.grad.detach()).cpu().clone()
     seen.steps[-1].norm_before_clip = total_norm(model)
     if len(seen.steps) == 1:
         seen.gradients = {

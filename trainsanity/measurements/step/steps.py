@@ -31,7 +31,7 @@ class MicroStep:
         size: number of rows, on this process.
         rows: the rows that the collator was given for them; None if another collator made them.
         inputs: what the model was given, labels included.  First step only, to be asked again.
-        random_state: torch's, at its start (see :func:`random_state`).  First step only.
+        random_state: torch's, at its start; see :func:`.torch_states`.  First step only.
         items: what the loss counts, with its reference; None if the model's own forward did not
             run exactly once or there were no labels.
         error: what the objective raised in place of the items.
