@@ -190,21 +190,20 @@ def wrapping(trainer):
 
 
 @pytest.mark.parametrize(
-    ("length", "label", "wrap", "status"),
+    ("length", "kind", "status"),
     [
-        (16, True, True, Status.WARNING),
-        (50, True, True, Status.WARNING),
+        (16, "closed texts", Status.WARNING),
+        (50, "closed texts", Status.WARNING),
         # A length that nobody chooses: texts of a fixed form.
-        (17, True, True, Status.PASS),
-        (16, True, False, Status.PASS),
-        # Blocks of grouped text, which begin and end anywhere.
-        (16, False, False, Status.PASS),
+        (17, "closed texts", Status.PASS),
+        (16, "open texts", Status.PASS),
+        # They begin and end anywhere.
+        (16, "blocks", Status.PASS),
     ],
 )
-def test_all_rows_of_one_length_between_special_tokens(
-    judged, wrapping, length, label, wrap, status
-):
+def test_one_length_between_special_tokens(judged, wrapping, length, kind, status):
     rows = different(20, length)
-    if wrap:
+    if kind == "closed texts":
         rows = [[wrapping[0], *row[1:-1], wrapping[1]] for row in rows]
-    assert judged(rows, **({"label": [*range(20)]} if label else {})).status is status
+    columns = {} if kind == "blocks" else {"label": [*range(20)]}
+    assert judged(rows, **columns).status is status
