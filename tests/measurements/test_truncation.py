@@ -136,7 +136,8 @@ def test_what_the_tokenizer_is_set_to(judged, trainer):
         result = judged(different(20, 16), label=[*range(20)])
         assert result.status is Status.WARNING
         assert result.findings[0].headline == (
-            "100% of 20 rows in train_dataset are cut at 16 tokens"
+            "100% of 20 rows in train_dataset have 16 tokens and seem to be cut there; "
+            "the tokenizer is set to truncate at 16"
         )
         assert "the tokenizer is set to truncate at 16" in result.message
         assert judged(different(20, 15), label=[*range(20)]).status is Status.PASS
@@ -177,3 +178,32 @@ def test_the_second_of_two_texts_is_cut(judged, tokenizer):
     ]
     result = judged(rows, question=first, answer=second, label=[*range(8)])
     assert result.status is Status.WARNING
+
+
+@pytest.fixture
+def wrapping(trainer):
+    """The ids of a CLS and a SEP that the tokenizer has meanwhile."""
+    tokenizer = trainer.processing_class
+    tokenizer.add_special_tokens({"cls_token": "<|im_start|>", "sep_token": "<|object_ref_end|>"})
+    yield tokenizer.cls_token_id, tokenizer.sep_token_id
+    tokenizer.cls_token = tokenizer.sep_token = None
+
+
+@pytest.mark.parametrize(
+    ("length", "kind", "status"),
+    [
+        (16, "closed texts", Status.WARNING),
+        (50, "closed texts", Status.WARNING),
+        # A length that nobody chooses: texts of a fixed form.
+        (17, "closed texts", Status.PASS),
+        (16, "open texts", Status.PASS),
+        # They begin and end anywhere.
+        (16, "blocks", Status.PASS),
+    ],
+)
+def test_one_length_between_special_tokens(judged, wrapping, length, kind, status):
+    rows = different(20, length)
+    if kind == "closed texts":
+        rows = [[wrapping[0], *row[1:-1], wrapping[1]] for row in rows]
+    columns = {} if kind == "blocks" else {"label": [*range(20)]}
+    assert judged(rows, **columns).status is status

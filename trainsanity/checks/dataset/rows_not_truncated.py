@@ -39,29 +39,36 @@ def rows_not_truncated(scan: Scan, truncation: Truncation) -> Iterator[Measured 
     the text, all rows of the greatest length count if something shows that they were cut: the
     tokenizer is still set to truncate there; or each row is one text (it has a label of its own, or
     begins with BOS or CLS and has no second one) and that length is a ``max_length`` of tokenizer
-    or arguments, or the other rows have 8 or more different lengths.  Blocks of grouped or packed
-    text have one length, too; they have none of these marks.  More than half is a warning; the half
-    and the 8 are chosen.
+    or arguments, or the other rows have 8 or more different lengths, or all rows are closed by the
+    tokenizer (EOS or SEP) at a length that is a multiple of 8 or 10.  Blocks of grouped or packed
+    text have one length, too; they have none of these marks.  More than half is a warning; these
+    numbers are chosen.
 
     How to fix: raise ``max_length``, or split long texts
     (``return_overflowing_tokens=True, stride=...``).
 
-    Known false alarms: without their text, windows over long documents that do not overlap.  Rows
-    without text, marks and settings are not judged: a green then says nothing.
+    Known false alarms: without their text column, windows over long documents that do not overlap,
+    and texts whose natural length, special tokens included, is one round number.  Rows without
+    text, marks and settings are not judged: the message says so.
 
     References: huggingface/transformers#30998, huggingface/trl#3449.
     """
     found, train = truncation, scan.train
     if found.share > MOST:
-        left = f"; they hold {found.kept:.0%} of their texts' tokens" if found.probed else ""
+        if found.probed:
+            cut = f"are cut at {found.longest} tokens"
+            why = f"they hold {found.kept:.0%} of their texts' tokens"
+            cause = f"the maximal length in tokenization was {found.longest}, and most texts go on"
+        else:
+            cut = f"have {found.longest} tokens and seem to be cut there"
+            why = found.evidence
+            cause = f"the maximal length in tokenization was probably {found.longest}"
         yield Finding(
-            f"{found.share:.0%} of {train.counted} in {train.name} are cut at {found.longest} "
-            f"tokens{left}",
+            f"{found.share:.0%} of {train.counted} in {train.name} {cut}; {why}",
             observed=round(found.share, 4),
             expected=f"at most {MOST}",
             where=train.row(int((train.lengths == found.longest).argmax())),
-            cause=f"they were tokenized with a maximal length of {found.longest}, and most texts "
-            "are longer",
+            cause=cause,
             fix="raise max_length, or split long texts into several rows",
             severity=Severity.WARNING,
         )

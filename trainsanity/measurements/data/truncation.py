@@ -23,6 +23,9 @@ RAGGED = 8
 """Different lengths below the greatest that rows have before these count as ragged.  Chosen: texts
 of a fixed form differ by a few tokens, blocks of grouped text have a few remainders."""
 
+ROUND = (8, 10)
+"""A length that people choose is a multiple of one of these; one length in five is by chance."""
+
 
 @dataclass(frozen=True)
 class Truncation:
@@ -162,6 +165,9 @@ def _evidence(pipeline: Pipeline, train: Split, capped: Array) -> str:
     shorter = numpy.flatnonzero(train.histogram[1:-1])
     if len(shorter) >= RAGGED:
         return f"the other rows have {len(shorter)} different lengths"
+    # Without a shorter row the ends are all there is: a tokenizer that closed each text cut it.
+    if _wrapped(pipeline, train) and any(train.longest % number == 0 for number in ROUND):
+        return f"{train.longest} is a round number, with the special tokens at both ends"
     return ""
 
 
@@ -188,6 +194,17 @@ def _one_text_a_row(pipeline: Pipeline, train: Split) -> bool:
     ids = (getattr(pipeline.tokenizer, name, None) for name in names)
     opening = [train.special[int(i)] for i in ids if i is not None]
     return any(one.leading == one.total == len(train.rows) for one in opening)
+
+
+def _wrapped(pipeline: Pipeline, train: Split) -> bool:
+    """Return whether all rows begin and end with special tokens that the tokenizer adds."""
+
+    def at(names: tuple[str, str], end: str) -> bool:
+        ids = (getattr(pipeline.tokenizer, f"{name}_token_id", None) for name in names)
+        found = [train.special[int(i)] for i in ids if i is not None]
+        return any(getattr(one, end) == len(train.rows) for one in found)
+
+    return at(("bos", "cls"), "leading") and at(("eos", "sep"), "trailing")
 
 
 def _overlap(train: Split, capped: Array) -> bool:
