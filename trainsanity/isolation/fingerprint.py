@@ -70,13 +70,15 @@ def fingerprint(pipeline: Pipeline, known: Known | None = None) -> dict[str, Any
 
     model, trainer = pipeline.model, pipeline.trainer
     # A walk through a large model takes milliseconds, and there are two for each look.
-    parameters = [*model.parameters()]
+    named = dict(model.named_parameters())
+    parameters = [*named.values()]
+    # By name: a parametrisation that is taken off again puts its parameter last.
     prints: dict[str, Any] = {
-        "weights": hashes(parameters, known),
+        "weights": dict(zip(named, hashes(parameters, known), strict=True)),
         "buffers": hashes(model.buffers(), known),
-        "gradients": hashes((p.grad for p in parameters), known),
+        "gradients": dict(zip(named, hashes((p.grad for p in parameters), known), strict=True)),
         "train/eval flags": [m.training for m in model.modules()],
-        "frozen parameters": [p.requires_grad for p in parameters],
+        "frozen parameters": {name: p.requires_grad for name, p in named.items()},
         "config": [repr(sorted(vars(c).items(), key=lambda kv: kv[0])) for c in configs(pipeline)],
         "python random state": hash(random.getstate()),
         "numpy random state": _words(numpy.random.get_state()),

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from trainsanity.measurements.model.forward import Forward
+from trainsanity.measurements.model.head import weight_of
 from trainsanity.measurements.model.placement import not_in_memory
 from trainsanity.types import Skip
 
@@ -27,7 +28,7 @@ def head_weight(pipeline: Pipeline, forward: Forward) -> Tensor:
     Raises:
         Skip: its values are not in memory: quantised, or offloaded.
     """
-    weight: Tensor = pipeline.model.get_submodule(forward.head_name).weight.detach()
+    weight = weight_of(pipeline.model.get_submodule(forward.head_name))
     if weight.is_meta or not weight.is_floating_point():
         raise Skip(not_in_memory(pipeline.model) or "the head's weight is quantised")
     return weight

@@ -56,7 +56,8 @@ def config_agrees(special_tokens: SpecialTokens) -> Iterator[Measured | Finding]
                 cause="the config was never told, and this Trainer does not align it",
                 fix=f"model.config.{name} = tokenizer.{name}, before the Trainer is built",
             )
-    if special_tokens.highest_id >= special_tokens.embedding_rows:
+    rows = special_tokens.embedding_rows
+    if rows is not None and special_tokens.highest_id >= rows:
         yield Finding(
             f"the tokenizer has ids up to {special_tokens.highest_id}, "
             f"the embedding {special_tokens.embedding_rows} rows",

@@ -20,7 +20,7 @@ from trainsanity.isolation.shards import is_sharded, whole
 from trainsanity.isolation.snapshot import preserved, snapshot_bytes
 from trainsanity.isolation.temp_folders import scratch
 from trainsanity.measurements.batches.batch import quiet, record_collator
-from trainsanity.measurements.model.head import head_or_none, watched
+from trainsanity.measurements.model.head import head_or_none, own_weight, watched
 from trainsanity.measurements.step.own import Again, ask_again
 from trainsanity.measurements.step.replay import checkpointed, fill_items
 from trainsanity.measurements.step.sampling import sample
@@ -419,7 +419,7 @@ def _record_clipping(trainer: Any, seen: Recording) -> None:
 def take_gradients(seen: Recording, model: Any) -> None:
     """Read what has been accumulated for the step in progress."""
     head = model.get_submodule(seen.head_name) if seen.head_name else None
-    gradient = getattr(getattr(head, "weight", None), "grad", None)
+    gradient = getattr(own_weight(head), "grad", None)
     if gradient is not None:
         seen.steps[-1].head_gradient = whole(gradient.detach()).cpu().clone()
     seen.steps[-1].norm_before_clip = total_norm(model)

@@ -167,6 +167,7 @@ def _gradients(
         name: p.detach().requires_grad_(p.requires_grad)
         for name, p in pipeline.model.named_parameters()
     }
+    by_parameter = {id(p): leaves[name] for name, p in pipeline.model.named_parameters()}
 
     class Backward(torch.nn.Module):
         """Forward and backward in one call: checkpointing runs parts of the model in both."""
@@ -183,8 +184,14 @@ def _gradients(
             losses = task.item_losses(values if scale else values.float(), targets)
             (losses.sum() * (weight * (scale or 1.0))).backward()
 
-    swapped = {f"model.{name}": leaf for name, leaf in leaves.items()}
-    torch.func.functional_call(Backward(), swapped, (), strict=False)
+    # Each place once: of a module that has two names torch would put the leaf back as the parameter.
+    swapped = {
+        f"model.{module_name}.{key}".replace("model..", "model."): by_parameter[id(p)]
+        for module_name, module in pipeline.model.named_modules()
+        for key, p in module._parameters.items()
+        if p is not None
+    }
+    torch.func.functional_call(Backward(), swapped, (), tie_weights=False, strict=False)
     return {
         name: sample(leaf.grad).double() / (scale or 1.0)
         for name, leaf in leaves.items()
