@@ -45,7 +45,8 @@ def config_agrees(special_tokens: SpecialTokens) -> Iterator[Measured | Finding]
     """
     ids = special_tokens.ids
     for name in ("pad_token_id", "eos_token_id"):
-        own, used = ids[name]["tokenizer"], ids[name]["training"]
+        own = ids[name]["tokenizer"]
+        used = ids[name].get("training", own)  # a model without a config pools by no id of it
         known = used if isinstance(used, list) else [used]
         if own is not None and own not in known and (used is not None or name == "pad_token_id"):
             yield Finding(
@@ -67,6 +68,7 @@ def config_agrees(special_tokens: SpecialTokens) -> Iterator[Measured | Finding]
             fix="model.resize_token_embeddings(len(tokenizer)), or load the model's own tokenizer",
         )
     pad = ids["pad_token_id"]
+    pad = {"training": pad["before"], **pad}
     aligned = "" if pad["before"] == pad["training"] else f" ({pad['before']} before train())"
     yield Measured(
         f"PAD is {pad['training']} in tokenizer and config{aligned}, "

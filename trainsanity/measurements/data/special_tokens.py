@@ -28,7 +28,7 @@ class SpecialTokens:
 
     Attributes:
         ids: name to ``{"tokenizer", "before", "training"}``: the config's ids before ``train()``
-            and inside it.
+            and inside it; without the last for a model that has no config.
         pad_token: the tokenizer's PAD, as text.
         checkpoint: where the tokenizer was loaded from.
         checkpoint_pad: PAD as that checkpoint's tokenizer_config.json declares it.
@@ -62,7 +62,7 @@ def special_tokens(pipeline: Pipeline) -> SpecialTokens:
     }
     with preserved(pipeline), quiet(pipeline):
         align_special_tokens(pipeline)
-        for name in NAMES:
+        for name in NAMES if config is not None else ():
             ids[name]["training"] = getattr(config, name, None)
         named = {"model.config": _ids(vars(config)) if config is not None else {}}
         if generation is not None:

@@ -80,6 +80,7 @@ def _take(pipeline: Pipeline, seen: Recording, batch: Batch, watch: Any, states:
     seen.checkpointing = checkpointed(pipeline.model)
     del watch.passes[:], states[:]
     assert pipeline.train_step is not None
+    begun = random_state()
     loss = pipeline.train_step([dict(given.inputs) for given in batch])
     if not isinstance(loss, int | float) and not (torch.is_tensor(loss) and loss.numel() == 1):
         raise UsageError(
@@ -98,7 +99,8 @@ def _take(pipeline: Pipeline, seen: Recording, batch: Batch, watch: Any, states:
         micro.loss = step.logged["loss"]  # a loop returns one loss for the step
         micro.loss_dtype = loss.dtype if torch.is_tensor(loss) else torch.float32
         # A loop that runs the model otherwise is replayed with the step's first random state.
-        micro.random_state = states[k if passes else 0]
+        # One that calls parts of the model alone is not seen to begin.
+        micro.random_state = states[k if passes else 0] if states else begun
         labels = given.inputs.get("labels")
         done = passes[k] if passes else None
         if done is not None and labels is not None and objective_of(pipeline).known:

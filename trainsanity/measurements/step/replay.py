@@ -21,6 +21,7 @@ from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.batches.special_tokens import align_special_tokens
 from trainsanity.measurements.model.head import Pooled
+from trainsanity.measurements.model.items import with_prompt
 from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.steps import (
     MicroStep,
@@ -179,12 +180,12 @@ def _gradients(
         def forward(self) -> None:
             task = objective_of(pipeline)
             logits = logits_again(pipeline, micro)
-            labels = micro.inputs["labels"].to(logits.device)
+            labels = with_prompt(logits, micro.inputs["labels"].to(logits.device))
             values, targets = task.items(logits, labels), task.targets(labels)
             losses = task.item_losses(values if scale else values.float(), targets)
             (losses.sum() * (weight * (scale or 1.0))).backward()
 
-    # Each place once: of a module that has two names torch would put the leaf back as the parameter.
+    # Each place once: in a module with two names torch would leave the leaf in place.
     swapped = {
         f"model.{module_name}.{key}".replace("model..", "model."): by_parameter[id(p)]
         for module_name, module in pipeline.model.named_modules()
