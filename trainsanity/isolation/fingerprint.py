@@ -66,14 +66,16 @@ def fingerprint(pipeline: Pipeline, known: Known | None = None) -> dict[str, Any
         known: hashes that need not be computed again, see :func:`hashes`.
     """
     model, trainer = pipeline.model, pipeline.trainer
-    # Walking through a large model takes milliseconds, twice for each measurement.
-    parameters = [*model.parameters()]
+    # A walk through a large model takes milliseconds, and there are two for each look.
+    named = dict(model.named_parameters())
+    parameters = [*named.values()]
+    # By name: a parametrisation that is taken off again puts its parameter last.
     prints: dict[str, Any] = {
-        "weights": hashes(parameters, known),
+        "weights": dict(zip(named, hashes(parameters, known), strict=True)),
         "buffers": hashes(model.buffers(), known),
-        "gradients": hashes((p.grad for p in parameters), known),
+        "gradients": dict(zip(named, hashes((p.grad for p in parameters), known), strict=True)),
         "train/eval flags": [m.training for m in model.modules()],
-        "frozen parameters": [p.requires_grad for p in parameters],
+        "frozen parameters": {name: p.requires_grad for name, p in named.items()},
         "config": [repr(sorted(vars(c).items(), key=lambda kv: kv[0])) for c in configs(pipeline)],
         **{f"{name} random state": state for name, state in random_hashes().items()},
         "working directory": working_directory(),

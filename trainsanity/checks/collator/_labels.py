@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from trainsanity.engine.session import objective_of
+from trainsanity.engine.session import Session, objective_of
 from trainsanity.maths.alignment import Placement, place
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Collating, Made
@@ -37,8 +37,14 @@ class Labelled:
 
 
 def _per_token(pipeline: Pipeline) -> bool:
-    """Return whether there is a label for each token rather than some for each row."""
-    return objective_of(pipeline).name not in (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
+    """Whether the task has a label for each token rather than some for each row."""
+    objective = objective_of(pipeline)
+    if objective.known:
+        return objective.name not in (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
+    # Nobody knows the loss: a label a row is a number, or a vector of floats.
+    batch = Session.of(pipeline).measurements.get("batch")
+    labels = batch.micro_batches[0].inputs.get("labels")
+    return labels is None or (labels.dim() > 1 and not labels.is_floating_point())
 
 
 def count_labelled(pipeline: Pipeline, batch: Batch) -> int:

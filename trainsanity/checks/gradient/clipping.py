@@ -104,7 +104,7 @@ def clipping(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fi
             fix="choose max_grad_norm from the norms of healthy steps, or 0 to switch clipping off",
             severity=Severity.WARNING,
         )
-    kept = after / norm if norm else math.nan
+    kept = after / norm if norm else 1.0  # of zeros all is kept: gradient.not_zero judges them
     scaled = "" if shares[0] is None else f"; at the loss's right scale {shares[0]:.1%}"
     yield Measured(
         f"max_grad_norm {limit:g} keeps {kept:.1%} of a gradient of norm {norm:.3f}{scaled}",

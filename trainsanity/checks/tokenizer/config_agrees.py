@@ -41,7 +41,8 @@ def config_agrees(special_tokens: SpecialTokens) -> Iterator[Measured | Finding]
     """
     ids = special_tokens.ids
     for name in ("pad_token_id", "eos_token_id"):
-        own, used = ids[name]["tokenizer"], ids[name]["training"]
+        own = ids[name]["tokenizer"]
+        used = ids[name].get("training", own)  # a model without a config pools by no id of it
         known = used if isinstance(used, list) else [used]
         if own is not None and own not in known and (used is not None or name == "pad_token_id"):
             yield Finding(
@@ -52,7 +53,8 @@ def config_agrees(special_tokens: SpecialTokens) -> Iterator[Measured | Finding]
                 cause="the config was not updated, and this Trainer does not align it",
                 fix=f"model.config.{name} = tokenizer.{name}, before the Trainer is built",
             )
-    if special_tokens.highest_id >= special_tokens.embedding_rows:
+    rows = special_tokens.embedding_rows
+    if rows is not None and special_tokens.highest_id >= rows:
         yield Finding(
             f"the tokenizer has ids up to {special_tokens.highest_id}, "
             f"the embedding {special_tokens.embedding_rows} rows",
@@ -61,7 +63,9 @@ def config_agrees(special_tokens: SpecialTokens) -> Iterator[Measured | Finding]
             cause="tokens were added, or the tokenizer belongs to another model",
             fix="model.resize_token_embeddings(len(tokenizer)), or load the model's own tokenizer",
         )
-    pad, eos = ids["pad_token_id"], ids["eos_token_id"]
+    pad, eos = (
+        {"training": one["before"], **one} for one in (ids["pad_token_id"], ids["eos_token_id"])
+    )
     aligned = "" if pad["before"] == pad["training"] else f" ({pad['before']} before train())"
     yield Measured(
         f"PAD is {pad['tokenizer']} in the tokenizer and {pad['training']} in the config{aligned}, "

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.data.scan import Scan
+from trainsanity.pipeline import embedding_rows
 from trainsanity.types import Finding, Measured, Skip
 
 if TYPE_CHECKING:
@@ -67,11 +68,7 @@ def ids_in_embedding(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Find
 
 
 def _embedding_rows(pipeline: Pipeline) -> int:
-    try:
-        layer = pipeline.model.get_input_embeddings()
-    except (AttributeError, NotImplementedError):
-        layer = None
-    size = getattr(layer, "num_embeddings", None)
+    size = embedding_rows(pipeline.model)
     if size is None:
         raise Skip("the model has no get_input_embeddings() with a num_embeddings")
     return int(size)

@@ -10,6 +10,7 @@ from trainsanity.engine.session import Session, objective_of
 from trainsanity.engine.store import measurement
 from trainsanity.maths.factors import name_factor
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, within
+from trainsanity.measurements.model.items import with_prompt
 from trainsanity.measurements.step.bounds import logged_loss_rounding
 from trainsanity.measurements.step.replay import as_in_training, logits_again
 from trainsanity.measurements.step.steps import MicroStep, Recording, reference
@@ -165,7 +166,7 @@ def _recognised(
             if labels is None:
                 return "", False
             logits = logits_again(pipeline, micro)
-            batches.append((logits, labels.to(logits.device)))
+            batches.append((logits, with_prompt(logits, labels.to(logits.device))))
     try:
         rows = mean_over(mean_of_row_means, objective, batches)
         if rows is not None and abs(rows - loss) <= allowed:

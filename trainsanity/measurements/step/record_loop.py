@@ -16,7 +16,7 @@ from trainsanity.measurements.model.head import head_or_none, watched
 from trainsanity.measurements.step.record_trainer import broken, note_update
 from trainsanity.measurements.step.replay import checkpointed, fill_items
 from trainsanity.measurements.step.sampling import sample
-from trainsanity.measurements.step.steps import MicroStep, Recording, Step, total_norm
+from trainsanity.measurements.step.steps import MicroStep, Recording, Step, random_state, total_norm
 from trainsanity.measurements.step.update import frozen_state, trial_steps
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def _take(pipeline: Pipeline, seen: Recording, batch: Batch, watch: Any, states:
     seen.checkpointing = checkpointed(pipeline.model)
     del watch.passes[:], states[:]
     assert pipeline.train_step is not None
+    begun = random_state()
     loss = pipeline.train_step([dict(given.inputs) for given in batch])
     if not isinstance(loss, int | float) and not (torch.is_tensor(loss) and loss.numel() == 1):
         raise UsageError(
@@ -99,7 +100,8 @@ def _take(pipeline: Pipeline, seen: Recording, batch: Batch, watch: Any, states:
         micro.loss = step.logged["loss"]  # a loop returns one loss for the step
         micro.loss_dtype = loss.dtype if torch.is_tensor(loss) else torch.float32
         # A loop that runs the model otherwise is replayed with the step's first random state.
-        micro.random_state = states[k if passes else 0]
+        # One that calls parts of the model alone is not seen to begin.
+        micro.random_state = states[k if passes else 0] if states else begun
         labels = given.inputs.get("labels")
         done = passes[k] if passes else None
         if done is not None and labels is not None and objective_of(pipeline).known:

@@ -22,6 +22,7 @@ from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.batches.special_tokens import align_special_tokens
 from trainsanity.measurements.model.head import Pooled
+from trainsanity.measurements.model.items import with_prompt
 from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.steps import MicroStep, Recording, Step, item_weights
 from trainsanity.types import Cost, Skip
@@ -162,6 +163,7 @@ def _gradients(
         name: p.detach().requires_grad_(p.requires_grad)
         for name, p in pipeline.model.named_parameters()
     }
+    by_parameter = {id(p): leaves[name] for name, p in pipeline.model.named_parameters()}
 
     class Backward(torch.nn.Module):
         """Forward and backward in one call: checkpointing runs parts of the model in both."""
@@ -173,13 +175,19 @@ def _gradients(
         def forward(self) -> None:
             task = objective_of(pipeline)
             logits = logits_again(pipeline, micro)
-            labels = micro.inputs["labels"].to(logits.device)
+            labels = with_prompt(logits, micro.inputs["labels"].to(logits.device))
             values, targets = task.items(logits, labels), task.targets(labels)
             losses = task.item_losses(values if scale else values.float(), targets)
             (losses.sum() * (weight * (scale or 1.0))).backward()
 
-    swapped = {f"model.{name}": leaf for name, leaf in leaves.items()}
-    torch.func.functional_call(Backward(), swapped, (), strict=False)
+    # Each place once: in a module with two names torch would leave the leaf in place.
+    swapped = {
+        f"model.{module_name}.{key}".replace("model..", "model."): by_parameter[id(p)]
+        for module_name, module in pipeline.model.named_modules()
+        for key, p in module._parameters.items()
+        if p is not None
+    }
+    torch.func.functional_call(Backward(), swapped, (), tie_weights=False, strict=False)
     return {
         name: sample(leaf.grad).double() / (scale or 1.0)
         for name, leaf in leaves.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -202,7 +203,7 @@ def _trial(
     try:
         for group, rate in zip(inner.param_groups, rates, strict=True):
             group["lr"] = rate
-        inner.step()
+        _step(inner)
         stepped()
         for seen in judged:
             p, old = local(tensors[seen.name].detach()), local(before[seen.name])
@@ -227,6 +228,17 @@ def _trial(
         sums = shares.get(dtype, (0, 0, 0))
         shares[dtype] = (sums[0] + touching, sums[1] + moving, sums[2] + movable)
     return Trial(step, max(rates), shares)
+
+
+def _step(optimizer: Any) -> None:
+    """Take a step with the gradients that are there, also of an optimizer that wants a closure."""
+    import torch
+
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is None or closure.default is not inspect.Parameter.empty:
+        optimizer.step()
+    else:
+        optimizer.step(lambda: torch.zeros(()))
 
 
 def can_move(weight: Tensor, rate: float) -> Tensor:
