@@ -11,7 +11,7 @@ from trainsanity.types import Finding, Measured, Severity
 
 @check("TS313", "collator.rows_have_targets", rules_out="rows without a target")
 def rows_have_targets(documents: Documents) -> Iterator[Measured | Finding]:
-    """Every row has a target.
+    r"""Every row has a target.
 
     What it checks: each document of 64 rows has a label that the loss counts.
 
@@ -30,7 +30,7 @@ def rows_have_targets(documents: Documents) -> Iterator[Measured | Finding]:
 
     Good::
 
-        key = tokenizer("\\n### Response:", add_special_tokens=False)["input_ids"][2:]
+        key = tokenizer("\n### Response:", add_special_tokens=False)["input_ids"][2:]
 
     Known false alarms: rows that are kept on purpose although nothing of them is trained.  Rows as
     long as max_length, or as the longest row, may have lost their answer to it: these are a

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.batches.answers import runs
-from trainsanity.measurements.batches.documents import Document, Documents
-from trainsanity.measurements.data.chat_template import (
+from trainsanity.measurements.batches.chat_template import (
     ASSISTANT,
     ChatTemplate,
     Message,
     messages_in,
+)
+from trainsanity.measurements.batches.documents import (
+    CONVERSATION_COLUMNS,
+    Document,
+    Documents,
 )
 from trainsanity.measurements.data.special_tokens import SpecialTokens
 from trainsanity.objectives.base import IGNORED
@@ -20,9 +24,6 @@ from trainsanity.types import Finding, Measured, Severity, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
-
-CONVERSATIONS = ("messages", "conversations", "prompt", "completion")
-"""Columns of rows that are questions with answers."""
 
 MOST = 0.5
 """Share of rows without a stop from which the model rather goes on than stops."""
@@ -131,7 +132,7 @@ def _owed(pipeline: Pipeline, documents: Documents) -> bool:
 
 
 def _is_conversation(raw: Mapping[str, Any]) -> bool:
-    return any(name in raw for name in CONVERSATIONS)
+    return any(name in raw for name in CONVERSATION_COLUMNS)
 
 
 def _partly(one: Document) -> bool:
@@ -165,10 +166,11 @@ class _Judge:
 
     def taught(self, one: Document) -> bool:
         messages = self.messages(one)
-        if not messages or messages[-1].role == ASSISTANT:
-            # A label that is shifted already stands one place before its token.
-            if self.stops_in(one, self.tail(one.ids, len(one.ids)) - 1, len(one.ids)):
-                return True
+        answered = not messages or messages[-1].role == ASSISTANT
+        # A label that is shifted already stands one place before its token.
+        tail = self.tail(one.ids, len(one.ids)) - 1
+        if answered and self.stops_in(one, tail, len(one.ids)):
+            return True
         if any(message.role == ASSISTANT for message in messages):
             return any(
                 self.stops_in(one, message.stop - 1, message.end)
@@ -243,4 +245,3 @@ class _Judge:
             "template writes no end of turn",
             f"end each row with {tokenizer.eos_token!r}, in the text or in the template",
         )
-

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.batches.answers import Answers, Headed, Role
-from trainsanity.measurements.data.chat_template import ASSISTANT
+from trainsanity.measurements.batches.chat_template import ASSISTANT
 from trainsanity.types import Finding, Measured, Severity
 
 if TYPE_CHECKING:

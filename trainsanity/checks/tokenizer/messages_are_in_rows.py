@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
-from trainsanity.measurements.data.rendered import Missing, Rendered
+from trainsanity.measurements.data.rendered import Rendered
 from trainsanity.types import Finding, Measured, Severity, Skip
 
 MANY = 0.1
@@ -50,27 +50,30 @@ def messages_are_in_rows(rendered: Rendered) -> Iterator[Measured | Finding]:
     thoughts = [one for one in rendered.missing if one.thought and one.trained]
     for role, count in Counter(one.role for one in lost).items():
         first = next(one for one in lost if one.role == role)
-        yield _finding(
-            first,
-            f"the content of {count} of {rendered.messages[role]} {role} messages is not in its "
-            f"row: {first.content!r}",
-            count / rendered.messages[role],
-            count,
-            f"the chat template drops or rewrites messages of the role {role}",
-            "use a template with a branch for that role",
+        total = rendered.messages[role]
+        yield Finding(
+            f"the content of {count} of {total} {role} messages is not in its row: "
+            f"{first.content!r}",
+            observed=count,
+            expected=0,
+            where=f"row {first.row} of those drawn",
+            cause=f"the chat template drops or rewrites messages of the role {role}",
+            fix="use a template with a branch for that role",
+            severity=_severity(count, total),
         )
     if thoughts:
         total = rendered.messages[thoughts[0].role]
-        yield _finding(
-            thoughts[0],
+        yield Finding(
             f"the reasoning of {len(thoughts)} of {total} answers is not in its row, and what is "
             f"left of them is trained: {thoughts[0].content!r}",
-            len(thoughts) / total,
-            len(thoughts),
-            "the chat template strips the thoughts of earlier turns, and all turns are trained: "
-            "the model learns to answer without reasoning",
-            "train the last answer alone (one row for each turn), or a template that keeps the "
-            "reasoning",
+            observed=len(thoughts),
+            expected=0,
+            where=f"row {thoughts[0].row} of those drawn",
+            cause="the chat template strips the thoughts of earlier turns, and all turns are "
+            "trained: the model learns to answer without reasoning",
+            fix="train the last answer alone (one row for each turn), or use a template that keeps "
+            "the reasoning",
+            severity=_severity(len(thoughts), total),
         )
     total = rendered.messages.total()
     yield Measured(
@@ -81,15 +84,5 @@ def messages_are_in_rows(rendered: Rendered) -> Iterator[Measured | Finding]:
     )
 
 
-def _finding(
-    first: Missing, headline: str, share: float, observed: int, cause: str, fix: str
-) -> Finding:
-    return Finding(
-        headline,
-        observed=observed,
-        expected=0,
-        where=f"row {first.row} of those drawn",
-        cause=cause,
-        fix=fix,
-        severity=Severity.FAILURE if share >= MANY else Severity.WARNING,
-    )
+def _severity(count: int, total: int) -> Severity:
+    return Severity.FAILURE if count >= MANY * total else Severity.WARNING

@@ -14,7 +14,7 @@ MANY, FEW = 0.5, 0.05
 
 @check("TS111", "tokenizer.prompt_is_a_prefix", needs=("tokenizer",), rules_out="chat template")
 def prompt_is_a_prefix(rendered: Rendered) -> Iterator[Measured | Finding]:
-    """Rows begin with the prompt that generation will be given.
+    r"""Rows begin with the prompt that generation will be given.
 
     What it checks: ``apply_chat_template(prompt, add_generation_prompt=True)`` is the beginning of
     the row that is trained, for the last answer of each conversation.
@@ -31,11 +31,11 @@ def prompt_is_a_prefix(rendered: Rendered) -> Iterator[Measured | Finding]:
 
     Bad::
 
-        {% if add_generation_prompt %}<|im_start|>assistant\\n<think>\\n{% endif %}
+        {% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}
 
     Good::
 
-        {% if add_generation_prompt %}<|im_start|>assistant\\n{% endif %}
+        {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}
 
     Known false alarms: inference with another template than the tokenizer's.  Where fewer than half
     of the rows begin otherwise it is a warning: some have reasoning and some do not.

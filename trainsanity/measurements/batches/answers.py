@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.engine.store import measurement
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import quiet
-from trainsanity.measurements.batches.documents import Document, Documents
-from trainsanity.measurements.data.chat_template import (
+from trainsanity.measurements.batches.chat_template import (
     ASSISTANT,
     ChatTemplate,
     messages_in,
 )
+from trainsanity.measurements.batches.documents import Document, Documents
 from trainsanity.objectives.base import IGNORED
 from trainsanity.types import Cost, Skip
 
@@ -145,7 +145,7 @@ def answers(pipeline: Pipeline, documents: Documents, chat_template: ChatTemplat
 
 
 def _count(role: Role, one: Document, start: int, stop: int, tokenizer: Any) -> None:
-    places = [t for t in range(max(start, 1), stop)]
+    places = list(range(max(start, 1), stop))
     counted = [t for t in places if one.labels[t] != IGNORED]
     role.tokens += len(places)
     role.counted += len(counted)

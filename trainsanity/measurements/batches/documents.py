@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 ROWS = 64
 """Rows that are collated: a fault of one row in twenty is among them with 96 %."""
 
+CONVERSATION_COLUMNS = ("messages", "conversations", "prompt", "completion")
+"""Columns of rows that are questions with answers."""
+
 Micro = tuple[Mapping[str, Any], list[dict[str, Any]]]
 """What the collator returned, beside what it was given."""
 
@@ -142,15 +145,16 @@ def _drawn(pipeline: Pipeline) -> tuple[list[Micro], list[Mapping[str, Any]]]:
     trainer = pipeline.trainer
     if trainer is None:
         size = pipeline.args.train_batch_size * pipeline.args.gradient_accumulation_steps
-        micros = [
+        given: list[Micro] = [
             (micro.inputs, micro.rows)
             for one in drawn(pipeline, max(1, ROWS // size))
             for micro in one
         ]
-        _refuse(micros)
-        return micros, [row for _, rows in micros for row in rows]
+        _refuse(given)
+        return given, [row for _, rows in given for row in rows]
     raws = _some(trainer)
-    calls, micros = record_collator(trainer), []
+    calls = record_collator(trainer)
+    micros: list[Any] = []
     try:
         for collated in trainer.get_train_dataloader():
             micros.append(collated)
@@ -175,9 +179,7 @@ def _some(trainer: Any) -> list[Mapping[str, Any]]:
     batch = trainer.args.train_batch_size * trainer.args.world_size
     count = min(len(data), -(-ROWS // batch) * batch)
     chosen = [k * len(data) // count for k in range(count)]
-    trainer.train_dataset = (
-        data.select(chosen) if hasattr(data, "select") else Subset(data, chosen)
-    )
+    trainer.train_dataset = data.select(chosen) if hasattr(data, "select") else Subset(data, chosen)
     return [dict(row) for row in map(data.__getitem__, chosen) if isinstance(row, Mapping)]
 
 
@@ -198,7 +200,7 @@ def _listed(value: Any) -> bool:
 
 def _source(row: Mapping[str, Any], by_ids: Mapping[Any, Any]) -> Mapping[str, Any]:
     ids = row.get("input_ids")
-    found: Mapping[str, Any] = by_ids.get(tuple(ids), row) if _listed(ids) else row
+    found: Mapping[str, Any] = row if ids is None else by_ids.get(tuple(ids), row)
     return found
 
 
@@ -232,10 +234,10 @@ def _pieces(
 
 def _own_places(ids: list[int], row: Mapping[str, Any]) -> list[int] | None:
     """Return where the collator's row lies in the batch's, without what its own mask hides."""
-    own = row.get("input_ids")
-    if not _listed(own):
+    given = row.get("input_ids")
+    if given is None:
         return None
-    own = [int(token) for token in own]
+    own = [int(token) for token in given]
     for start in dict.fromkeys((0, len(ids) - len(own))):
         if own and start >= 0 and ids[start : start + len(own)] == own:
             mask = row.get("attention_mask")
@@ -267,9 +269,15 @@ def _starts(
         again = sorted(k for k in inside if 0 < k < len(places))
         if again:
             return [0, *again], "cu_seq_lens"
-    lengths = raw.get("seq_lengths")
-    if _listed(lengths) and sum(lengths or ()) == len(places) and len(lengths or ()) > 1:
-        return [0, *itertools.accumulate(list(lengths)[:-1])], "seq_lengths"  # type: ignore[arg-type]
+    positions = raw.get("position_ids")
+    if positions is not None and "position_ids" not in inputs:
+        own = [int(one) for one in positions]
+        again = [k for k in range(1, len(own)) if own[k] <= own[k - 1]]
+        if len(own) == len(places) and again:
+            return [0, *again], "position_ids of the rows"
+    lengths = list(raw.get("seq_lengths") or ())
+    if len(lengths) > 1 and sum(lengths) == len(places):
+        return [0, *itertools.accumulate(lengths[:-1])], "seq_lengths"
     return [0], ""
 
 

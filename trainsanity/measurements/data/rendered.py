@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.engine.store import measurement
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import quiet
+from trainsanity.measurements.batches.chat_template import ASSISTANT, ChatTemplate, messages_in
 from trainsanity.measurements.batches.documents import Document, Documents
-from trainsanity.measurements.data.chat_template import ASSISTANT, ChatTemplate, messages_in
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:

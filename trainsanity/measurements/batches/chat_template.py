@@ -19,6 +19,9 @@ USER, ASSISTANT, SYSTEM = "user", "assistant", "system"
 CONTENTS = {"s": "qzsystem", "u": "qzfirst", "a": "qzsecond", "v": "qzthird", "b": "qzfourth"}
 """What the messages of the rendered conversation say; words that no template has."""
 
+MARKS = r"<[|\uff5c][^<>\s]{1,40}[|\uff5c]>|</?s>|<\w+_of_\w+>"
+"""What special tokens look like."""
+
 Ids = tuple[int, ...]
 
 
@@ -119,7 +122,7 @@ def _read(tokenizer: Any) -> ChatTemplate:
         if prompt_text.startswith(texts["to_answer"])
         else ""
     )
-    marks = dict.fromkeys(re.findall(r"<[|｜][^<>\s]{1,40}[|｜]>|</?s>|<\w+_of_\w+>", whole))
+    marks = dict.fromkeys(re.findall(MARKS, whole))
     return ChatTemplate(
         {role: ids for role, ids in headers.items() if ids},
         {USER: _stripped(closer_u, blank), ASSISTANT: _stripped(closer_a, blank)},
@@ -190,40 +193,34 @@ def messages_in(ids: Sequence[int], template: ChatTemplate, tokenizer: Any) -> l
         at += 1
     blank = _blank(tokenizer)
     found = []
-    for k, (role, _, start) in enumerate(marks):
+    for k, (role, _, begins) in enumerate(marks):
         end = marks[k + 1][1] if k + 1 < len(marks) else len(ids)
-        start, stop = _content(ids, start, end, template, role, blank)
-        found.append(Message(role, start, stop, end))
+        closers = [template.closers.get(role, ())]
+        if role == ASSISTANT:
+            closers.insert(0, _stripped(template.end, blank))
+        elif role == SYSTEM:  # it mostly ends as a user's does
+            closers.append(template.closers.get(USER, ()))
+        start, stop = _content(ids[begins:end], closers, blank)
+        found.append(Message(role, begins + start, begins + stop, end))
     return found
 
 
 def _content(
-    ids: Sequence[int],
-    start: int,
-    end: int,
-    template: ChatTemplate,
-    role: str,
-    blank: Callable[[int], bool],
+    ids: Sequence[int], closers: Sequence[Ids], blank: Callable[[int], bool]
 ) -> tuple[int, int]:
     """Return where a message's content begins and ends between its header and the next."""
-    while start < end and blank(ids[start]):
+    start = 0
+    while start < len(ids) and blank(ids[start]):
         start += 1
-    stop = _without_blanks(ids, start, end, blank)
-    closers = (_stripped(template.end, blank), template.closers.get(role, ()))
-    for closer in closers if role == ASSISTANT else closers[1:]:
-        size = len(closer)
-        if size and stop - size >= start and tuple(ids[stop - size : stop]) == closer:
-            return start, _without_blanks(ids, start, stop - size, blank)
-    # A system message mostly ends as a user's does.
-    closer = template.closers.get(USER, ())
-    if role == SYSTEM and closer and tuple(ids[stop - len(closer) : stop]) == closer:
-        stop = _without_blanks(ids, start, stop - len(closer), blank)
+    stop = _without_blanks(ids, start, len(ids), blank)
+    for closer in closers:
+        before = stop - len(closer)
+        if closer and before >= start and tuple(ids[before:stop]) == closer:
+            return start, _without_blanks(ids, start, before, blank)
     return start, stop
 
 
-def _without_blanks(
-    ids: Sequence[int], start: int, stop: int, blank: Callable[[int], bool]
-) -> int:
+def _without_blanks(ids: Sequence[int], start: int, stop: int, blank: Callable[[int], bool]) -> int:
     while stop > start and blank(ids[stop - 1]):
         stop -= 1
     return stop
