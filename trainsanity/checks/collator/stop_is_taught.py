@@ -172,8 +172,9 @@ class _Judge:
         if answered and self.stops_in(one, tail, len(one.ids)):
             return True
         if any(message.role == ASSISTANT for message in messages):
+            # Where a turn has no end of its own, the next header may be what generation stops at.
             return any(
-                self.stops_in(one, message.stop - 1, message.end)
+                self.stops_in(one, message.stop - 1, message.end + 1)
                 for message in messages
                 if message.role == ASSISTANT
             )

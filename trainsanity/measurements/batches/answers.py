@@ -273,9 +273,11 @@ def _headed(found: Sequence[Document], tokenizer: Any) -> Headed:
         near = Counter(heads(ids, start - offset) for ids, start in places if start > offset)
         header, count = near.most_common(1)[0] if near else ("", 0)
         if header and count >= 0.95 * len(places):
-            between = {ids[start - 1] for ids, start in places} if offset else set()
             # A field of the header varies among few; the first words of answers among many.
-            if offset and len(between) < max(8, len(places) / 8):
+            if offset and any(
+                len({ids[start - back] for ids, start in places}) < max(8, len(places) / 8)
+                for back in (1, offset)
+            ):
                 return Headed(len(places))
             return Headed(len(places), header, offset, 0, len(starts))
     direct = Counter(heads(ids, start) for ids, start in places)

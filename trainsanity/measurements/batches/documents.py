@@ -101,11 +101,12 @@ def documents(pipeline: Pipeline) -> Documents:
         raise Skip("documents are looked for where a causal language model is trained")
     with preserved(pipeline), quiet(pipeline):
         micros, raws = _drawn(pipeline)
-    by_ids = {tuple(row["input_ids"]): row for row in raws if _listed(row.get("input_ids"))}
+    by_ids = {_key(row): row for row in raws if _listed(row.get("input_ids"))}
     found: list[tuple[int, list[int], list[int], Mapping[str, Any]]] = []
     apart, spans_of_first, count = "", [], 0
     for number, (inputs, rows) in enumerate(micros):
         sources = [_source(row, by_ids) for row in rows]
+        all_ids, all_labels = inputs["input_ids"].tolist(), inputs["labels"].tolist()
         for r, pieces in enumerate(_pieces(pipeline, inputs, rows)):
             spans = []
             for source, places in pieces:
@@ -117,8 +118,8 @@ def documents(pipeline: Pipeline) -> Documents:
                     if not own:
                         continue
                     spans.append((own[0], own[-1] + 1))
-                    ids = [int(inputs["input_ids"][r][t]) for t in own]
-                    labels = [int(inputs["labels"][r][t]) if t else IGNORED for t in own]
+                    ids = [all_ids[r][t] for t in own]
+                    labels = [all_labels[r][t] if t else IGNORED for t in own]
                     row = count + (source if source is not None else r)
                     found.append((row, ids, labels, raw if len(starts) == 1 else {}))
             if len(pieces) > 1:
@@ -152,20 +153,33 @@ def _drawn(pipeline: Pipeline) -> tuple[list[Micro], list[Mapping[str, Any]]]:
         ]
         _refuse(given)
         return given, [row for _, rows in given for row in rows]
-    raws = _some(trainer)
-    calls = record_collator(trainer)
-    micros: list[Any] = []
+    data, raws = trainer.train_dataset, _some(trainer)
     try:
-        for collated in trainer.get_train_dataloader():
-            micros.append(collated)
-            if sum(map(len, calls[: len(micros)])) >= ROWS:
-                break
+        return _loaded(trainer), raws
+    except Skip:
+        raise
+    except Exception:  # a sampler of the user's own may know the whole dataset alone
+        trainer.train_dataset, trainer.data_collator = data, pipeline.data_collator
+    try:
+        return _loaded(trainer), raws
+    except Skip:
+        raise
     except Exception as error:
         said = f"{type(error).__name__}: {first_line(error)}"
-        raise Skip(f"the loader raised on {len(raws)} rows: {said}") from error
+        raise Skip(f"the Trainer's loader raised {said}") from error
+
+
+def _loaded(trainer: Any) -> list[Micro]:
+    """Return batches of the Trainer's loader beside the rows that its collator was given."""
+    calls = record_collator(trainer)
+    micros: list[Any] = []
+    for collated in trainer.get_train_dataloader():
+        micros.append(collated)
+        if sum(map(len, calls[: len(micros)])) >= ROWS:
+            break
     paired = list(zip(micros, calls, strict=False))
     _refuse(paired)
-    return paired, raws
+    return paired
 
 
 def _some(trainer: Any) -> list[Mapping[str, Any]]:
@@ -198,9 +212,12 @@ def _listed(value: Any) -> bool:
     return hasattr(value, "__iter__")
 
 
+def _key(row: Mapping[str, Any]) -> tuple[int, ...]:
+    return tuple(map(int, row["input_ids"]))
+
+
 def _source(row: Mapping[str, Any], by_ids: Mapping[Any, Any]) -> Mapping[str, Any]:
-    ids = row.get("input_ids")
-    found: Mapping[str, Any] = row if ids is None else by_ids.get(tuple(ids), row)
+    found: Mapping[str, Any] = by_ids.get(_key(row), row) if _listed(row.get("input_ids")) else row
     return found
 
 
@@ -255,7 +272,8 @@ def _starts(
         value = inputs.get(name)
         if value is None or tuple(value.shape) != tuple(shape):
             continue
-        said = [int(value[r][t]) for t in places]
+        whole = value[r].tolist()
+        said = [whole[t] for t in places]
         again = [
             k
             for k in range(1, len(said))
