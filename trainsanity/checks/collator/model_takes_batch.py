@@ -12,6 +12,7 @@ from trainsanity.engine.session import objective_of
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Made
 from trainsanity.objectives.base import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from trainsanity.objectives.preference import POLICY, PREFERENCE
 from trainsanity.pipeline import unwrapped
 from trainsanity.types import Finding, Measured
 
@@ -146,6 +147,8 @@ def _as_default(values: Any) -> bool:
 def _wrong_labels(pipeline: Pipeline, made: Made) -> str | None:
     labels, task = made.get("labels"), objective_of(pipeline)
     if labels is None:
+        if task.name in (PREFERENCE, POLICY):
+            return None
         present = sorted(set(made) - set(OWN))
         own = [
             name for name in getattr(pipeline.trainer, "label_names", None) or () if name in made

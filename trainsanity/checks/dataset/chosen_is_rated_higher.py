@@ -75,9 +75,7 @@ def chosen_is_rated_higher(pipeline: Pipeline) -> Iterator[Measured | Finding]:
             fix="take the answer with the higher score as chosen",
             severity=Severity.FAILURE if swapped else Severity.WARNING,
         )
-    yield Measured(
-        f"{good} is below {bad} in {wrong} rows and above it in {right}", wrong, 0
-    )
+    yield Measured(f"{good} is below {bad} in {wrong} rows and above it in {right}", wrong, 0)
 
 
 def _rated(data: Any) -> tuple[str, str] | None:

@@ -44,7 +44,9 @@ def kl_rows_differ(pipeline: Pipeline) -> Iterator[Measured | Finding]:
 
     References: huggingface/trl#1911.
     """
-    if not any("KL" in name for name in getattr(pipeline.train_dataset, "column_names", None) or ()):
+    if not any(
+        "KL" in name for name in getattr(pipeline.train_dataset, "column_names", None) or ()
+    ):
         raise Skip("the rows hold no answers for a KL term")
     own: list[tuple[int, ...]] = []
     other: list[tuple[int, ...]] = []

@@ -36,8 +36,10 @@ def dropouts(pipeline: Pipeline) -> list[str]:
     }
     config: Any = pipeline.config
     named = getattr(config, "attention_dropout", 0.0)
-    if isinstance(named, float) and named > 0 and not getattr(
-        pipeline.args, "disable_dropout", False
+    if (
+        isinstance(named, float)
+        and named > 0
+        and not getattr(pipeline.args, "disable_dropout", False)
     ):
         rates.add(named)
     return [f"dropout of {max(rates):g}"] if rates else []

@@ -119,9 +119,13 @@ def _why(rollouts: Rollouts) -> str | None:
         if any(len({values[k] for k in group if k < len(values)}) > 1 for group in rollouts.groups.values())
     ]  # fmt: skip
     if not within_groups:
-        return "rewards differ between prompts and are equal within each group: they are computed " \
+        return (
+            "rewards differ between prompts and are equal within each group: they are computed "
             "from the prompt, not from the completion"
+        )
     if len(within_groups) > 1:
-        return f"{' and '.join(within_groups)} differ within groups, and their weighted sum does " \
+        return (
+            f"{' and '.join(within_groups)} differ within groups, and their weighted sum does "
             "not: they cancel"
+        )
     return None

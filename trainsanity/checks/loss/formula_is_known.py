@@ -58,7 +58,9 @@ def formula_is_known(pipeline: Pipeline, confirmed: Confirmed) -> Iterator[Measu
     if objective_of(pipeline).name == CUSTOM:
         raise Skip('the objective is declared as "custom"')
     if math.isnan(confirmed.loss) or math.isnan(confirmed.expected):
-        raise Skip("the micro-batch did not make logits from labelled rows in one pass of the model")
+        raise Skip(
+            "the micro-batch did not make logits from labelled rows in one pass of the model"
+        )
     if confirmed.mistake:
         yield Finding(
             f"{confirmed.owner} returns {confirmed.loss:.4f} for a micro-batch, and its formula "

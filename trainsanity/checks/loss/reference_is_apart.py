@@ -7,6 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.step.policy_passes import inner, references_of
+from trainsanity.measurements.step.reference_tensors import (
+    beside_the_adapter,
+    shared_with_reference,
+    trained_tensors,
+)
 from trainsanity.objectives.preference import POLICY_TRAINERS, PREFERENCE_TRAINERS, of_classes
 from trainsanity.types import Finding, Measured, Skip
 
@@ -41,28 +46,14 @@ def reference_is_apart(pipeline: Pipeline) -> Iterator[Measured | Finding]:
     """
     policy = inner(pipeline.model)
     named = references_of(pipeline.trainer, pipeline.train_step)
-    trained = {
-        _place(p): name for name, p in policy.named_parameters() if p.requires_grad and p.numel()
-    }
-    optimizer = pipeline.optimizer or getattr(pipeline.trainer, "optimizer", None)
-    held = {
-        _place(p): "the optimizer"
-        for group in getattr(optimizer, "param_groups", ())
-        for p in group["params"]
-        if p.numel()
-    }
-    shared: dict[str, list[str]] = {}
-    for called, model in named.items():
-        for name, p in model.named_parameters():
-            if p.numel() and _place(p) in trained | held:
-                shared.setdefault(called, []).append(name)
+    shared = shared_with_reference(pipeline)
     beside: list[str] = []
     if not named:
         if not of_classes(pipeline.trainer, PREFERENCE_TRAINERS + POLICY_TRAINERS):
             raise Skip("nothing is called a reference")
         if not hasattr(policy, "peft_config") or _needs_no_reference(pipeline.trainer):
             raise Skip("there is no reference model beside the policy")
-        beside = _beside_the_adapter(policy)
+        beside = beside_the_adapter(policy)
     for called, names in shared.items():
         whole = named[called] is policy
         yield Finding(
@@ -92,17 +83,11 @@ def reference_is_apart(pipeline: Pipeline) -> Iterator[Measured | Finding]:
         )
     count = sum(map(len, shared.values())) + len(beside)
     yield Measured(
-        f"{count} of {len(trained)} trainable tensors are the reference's, too "
+        f"{count} of {len(trained_tensors(pipeline))} trainable tensors are the reference's, too "
         f"({', '.join(named) or 'the adapter turned off'})",
         count,
         0,
     )
-
-
-def _place(p: Any) -> Any:
-    storage = p.untyped_storage() if hasattr(p, "untyped_storage") else None
-    address = storage.data_ptr() if storage is not None else 0
-    return (address, p.storage_offset()) if address else id(p)
 
 
 def _needs_no_reference(trainer: Any) -> bool:
@@ -112,28 +97,3 @@ def _needs_no_reference(trainer: Any) -> bool:
     if getattr(trainer, "precompute_ref_logps", False):
         return True
     return of_classes(trainer, POLICY_TRAINERS) and not getattr(trainer, "beta", 0.0)
-
-
-def _beside_the_adapter(policy: Any) -> list[str]:
-    """Return trainable parameters that stay in use when the adapter is turned off."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    kinds: list[Any] = [BaseTunerLayer]
-    try:
-        from peft.utils.other import AuxiliaryTrainingWrapper as Wrapper
-    except ImportError:
-        from peft.utils.other import ModulesToSaveWrapper as Wrapper
-    kinds.append(Wrapper)
-    inside: set[int] = set()
-    for module in policy.modules():
-        if isinstance(module, tuple(kinds)):
-            base = getattr(module, "base_layer", None) or getattr(module, "original_module", None)
-            originals = {id(p) for p in base.parameters()} if base is not None else set()
-            inside |= {id(p) for p in module.parameters()} - originals
-    # Prompt tuning and the like keep theirs beside the layers.
-    own = ("prompt_encoder", "lora_", "adapter_", "ia3_", "vera_")
-    return [
-        name
-        for name, p in policy.named_parameters()
-        if p.requires_grad and id(p) not in inside and not any(part in name for part in own)
-    ]

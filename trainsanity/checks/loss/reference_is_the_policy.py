@@ -110,7 +110,9 @@ def _apart(
     )
     expected = "the policy's own log-probabilities"
     random = allowed_gap(pipeline, policy, policy.noise)
-    noisy = policy.noise.size > random or (math.isnan(policy.noise.size) and bool(dropouts(pipeline)))
+    noisy = policy.noise.size > random or (
+        math.isnan(policy.noise.size) and bool(dropouts(pipeline))
+    )
     alike = within(quiet.size, allowed) or (math.isnan(policy.gap.size) and noisy)
     if alike and noisy:
         sources = [*neftune(pipeline), *dropouts(pipeline)]
@@ -172,7 +174,10 @@ def _other_weights(pipeline: Pipeline, policy: Policy) -> tuple[str, bool]:
     paths = [getattr(getattr(one, "config", None), "_name_or_path", "") for one in (base, theirs)]
     if all(paths) and paths[0] != paths[1]:
         return f"the reference is loaded from {paths[1]}, the policy from {paths[0]}", True
-    return "the policy's weights were changed after they were loaded, or the reference's were", False
+    return (
+        "the policy's weights were changed after they were loaded, or the reference's were",
+        False,
+    )
 
 
 def _shape(model: Any) -> tuple[Any, ...]:

@@ -101,7 +101,9 @@ def _apart(pipeline: Pipeline, batch: Mapping[str, Any]) -> list[tuple[Side, Sid
         other = name.replace("chosen", "rejected")
         if "chosen" not in name or other not in batch or not _are_ids(name, ids):
             continue
-        return list(zip(sides_of(batch, name, ids), sides_of(batch, other, batch[other]), strict=True))
+        return list(
+            zip(sides_of(batch, name, ids), sides_of(batch, other, batch[other]), strict=True)
+        )
     ids = batch.get("input_ids")
     if not has_pairs(getattr(pipeline.train_dataset, "column_names", None)):
         return []

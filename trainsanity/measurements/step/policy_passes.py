@@ -299,8 +299,12 @@ def compare(
 
     found.gap = _between(train, train, policy, is_reference)
     found.quiet = _between(quiet, quiet, policy, is_reference)
-    found.noise = _alike([p for p in train if is_reference(p)], [p for p in again if is_reference(p)])
-    mine, mine_again = ([p for p in seen if p.module is policy and p.graded] for seen in (train, again))
+    found.noise = _alike(
+        [p for p in train if is_reference(p)], [p for p in again if is_reference(p)]
+    )
+    mine, mine_again = (
+        [p for p in seen if p.module is policy and p.graded] for seen in (train, again)
+    )
     found.restless = _alike(mine, mine_again)
     for one in train:
         if is_reference(one):
@@ -401,6 +405,8 @@ def other_padding(inputs: Mapping[str, Any]) -> tuple[dict[str, Any] | None, int
         if ids.dim() != 2 or ids.shape != mask.shape or ids.is_floating_point():
             continue
         hidden = mask == 0
+        # The token after the last padding on the left is predicted there, in any language model.
+        hidden[:, :-1] &= mask[:, 1:] == 0
         if not bool(hidden.any()) or bool(hidden.all()):
             continue
         real = ids[~hidden]

@@ -22,8 +22,8 @@ from trainsanity.isolation.temp_folders import scratch
 from trainsanity.measurements.batches.batch import quiet, record_collator
 from trainsanity.measurements.model.head import head_or_none, watched, weight_parameter
 from trainsanity.measurements.step.own import Again, ask_again
-from trainsanity.measurements.step.rollouts import record_rollouts
 from trainsanity.measurements.step.replay import checkpointed, fill_items
+from trainsanity.measurements.step.rollouts import record_rollouts
 from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.schedule import curve_of
 from trainsanity.measurements.step.steps import MicroStep, Recording, Step, total_norm

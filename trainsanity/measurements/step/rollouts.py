@@ -71,9 +71,7 @@ class Rollouts:
 
 def largest_advantage(advantages: list[float], mask: list[list[int]]) -> float:
     """Return the largest absolute advantage among completions with a counted token."""
-    sizes = [
-        abs(value) for value, counted in zip(advantages, mask, strict=True) if any(counted)
-    ]
+    sizes = [abs(value) for value, counted in zip(advantages, mask, strict=True) if any(counted)]
     return math.nan if any(map(math.isnan, sizes)) else max(sizes, default=0.0)
 
 
@@ -97,7 +95,9 @@ def _kept(trainer: Any, made: Mapping[str, Any]) -> dict[str, Any]:
 
     wanted = "prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages"
     kept = {
-        name: made[name].detach().cpu().clone() for name in wanted if torch.is_tensor(made.get(name))
+        name: made[name].detach().cpu().clone()
+        for name in wanted
+        if torch.is_tensor(made.get(name))
     }
     logs = getattr(trainer, "_logs", {}).get("rewards", {})
     size = len(kept.get("completion_ids", ())) * trainer.args.world_size
@@ -139,7 +139,9 @@ def _listed(made: Mapping[str, Any]) -> tuple[list[Any], list[float], list[Any],
     ids, mask = made["completion_ids"], made["completion_mask"]
     if "prompt_ids" in made:
         shown = made.get("prompt_mask", made["prompt_ids"] >= 0).bool()
-        prompts = [tuple(row[one].tolist()) for row, one in zip(made["prompt_ids"], shown, strict=True)]
+        prompts = [
+            tuple(row[one].tolist()) for row, one in zip(made["prompt_ids"], shown, strict=True)
+        ]
     else:
         prompts = list(range(len(ids)))
     return prompts, advantages.tolist(), ids.tolist(), mask.int().tolist()
@@ -148,7 +150,9 @@ def _listed(made: Mapping[str, Any]) -> tuple[list[Any], list[float], list[Any],
 def _more(pipeline: Pipeline) -> list[float]:
     """Answer further prompts, which takes no training step."""
     trainer, found = pipeline.trainer, []
-    repeats = getattr(trainer.args, "steps_per_generation", 1) * getattr(trainer, "num_iterations", 1)
+    repeats = getattr(trainer.args, "steps_per_generation", 1) * getattr(
+        trainer, "num_iterations", 1
+    )
     with preserved(pipeline), quiet(pipeline):
         trainer.model.train()
         loader = trainer.get_train_dataloader()
