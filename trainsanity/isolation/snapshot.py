@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import copy
 import os
@@ -180,13 +181,34 @@ def _attributes(obj: Any) -> Undo:
     return restore
 
 
+CONTAINERS = (list, dict, set, collections.defaultdict, collections.deque)
+
+
 def _copied(value: Any) -> Any:
-    return copy.copy(value) if type(value) in (list, dict, set) else value
+    """Copy a container, and the containers that a dictionary holds, as TRL's lists of metrics."""
+    if isinstance(value, dict) and type(value) in CONTAINERS:
+        made = copy.copy(value)
+        for name, one in value.items():
+            made[name] = _copied(one)
+        return made
+    return copy.copy(value) if type(value) in CONTAINERS else value
 
 
 def _refill(container: Any, before: Any) -> None:
     if isinstance(container, list):
         container[:] = before
+    elif isinstance(container, collections.deque):
+        container.clear()
+        container.extend(before)
+    elif isinstance(container, dict):
+        held = dict(container)
+        container.clear()
+        for name, one in before.items():
+            container[name] = one
+            # The same objects as before: others may hold them.
+            if name in held and type(one) in CONTAINERS and type(held[name]) is type(one):
+                _refill(held[name], one)
+                container[name] = held[name]
     else:
         container.clear()
         container.update(before)

@@ -12,6 +12,7 @@ from trainsanity.engine.session import objective_of
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Made
 from trainsanity.objectives.base import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from trainsanity.objectives.preference import POLICY, PREFERENCE
 from trainsanity.pipeline import unwrapped
 from trainsanity.types import Finding, Measured
 
@@ -130,8 +131,8 @@ def _may_want_more(pipeline: Pipeline, forward: Forward) -> bool:
     from transformers import Trainer
 
     trainer = pipeline.trainer
-    stock = trainer is None or type(trainer).compute_loss is Trainer.compute_loss
-    return forward.open or not stock
+    # A custom training loop gives the model what it likes of the batch.
+    return forward.open or trainer is None or type(trainer).compute_loss is not Trainer.compute_loss
 
 
 def _as_default(values: Any) -> bool:
@@ -146,6 +147,8 @@ def _as_default(values: Any) -> bool:
 def _wrong_labels(pipeline: Pipeline, made: Made) -> str | None:
     labels, task = made.get("labels"), objective_of(pipeline)
     if labels is None:
+        if task.name in (PREFERENCE, POLICY):
+            return None
         present = sorted(set(made) - set(OWN))
         own = [
             name for name in getattr(pipeline.trainer, "label_names", None) or () if name in made

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
+from trainsanity.engine.session import objective_of
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS
 from trainsanity.measurements.step.steps import Recording
+from trainsanity.objectives.preference import DISTILLATION
 from trainsanity.types import Cost, Finding, Measured, Skip
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
 
 
 @check(
@@ -18,7 +24,7 @@ from trainsanity.types import Cost, Finding, Measured, Skip
     requires=("loss.finite", "gradient.finite"),
     rules_out="labels",
 )
-def labels_matter(recording: Recording) -> Iterator[Measured | Finding]:
+def labels_matter(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Finding]:
     """The gradient depends on which row has which label.
 
     What it checks: the gradient of the first micro-batch against its gradient with the labels
@@ -38,6 +44,8 @@ def labels_matter(recording: Recording) -> Iterator[Measured | Finding]:
 
     References: pytorch/pytorch#16045, deepset-ai/FARM#229.
     """
+    if objective_of(pipeline).name == DISTILLATION:
+        raise Skip("labels only say where a teacher is followed")
     seen = recording.rearranged
     if seen.reason or math.isnan(seen.relabelled):
         raise Skip(seen.reason or "the micro-batch has no labels that differ between its rows")

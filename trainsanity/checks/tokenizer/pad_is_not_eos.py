@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
+from trainsanity.engine.session import objective_of
 from trainsanity.measurements.data.shared_pad import SharedPad
+from trainsanity.objectives.preference import POLICY, PREFERENCE
 from trainsanity.types import Finding, Measured, Severity, Skip
 
 if TYPE_CHECKING:
@@ -30,7 +32,8 @@ def pad_is_not_eos(pipeline: Pipeline, shared_pad: SharedPad) -> Iterator[Measur
     id means that the end of a text is never learnt; heads that pool at the last token that is not
     PAD read one token too early in every text that ends with EOS.  Where no row holds EOS and no
     label is EOS, nothing of that happens in this run, and the finding is a warning: it begins to
-    matter when somebody adds EOS to the rows.
+    matter when somebody adds EOS to the rows.  It is a warning, too, where answers are compared or
+    rewarded: masks of completions are made by position, and gradient.none_after_the_end looks.
 
     How it is measured: an exact comparison of two ids.  EOS is counted in all rows of training and
     evaluation data, at attended places, and in their labels if these are tokens.  In rows without a
@@ -59,6 +62,8 @@ def pad_is_not_eos(pipeline: Pipeline, shared_pad: SharedPad) -> Iterator[Measur
             cause="the checkpoint has no PAD of its own, and EOS was taken for it",
             fix="set tokenizer.pad_token to a token that no text contains, "
             "and model.config.pad_token_id to its id",
-            severity=Severity.WARNING if shared_pad.harmless else Severity.FAILURE,
+            severity=Severity.WARNING
+            if shared_pad.harmless or objective_of(pipeline).name in (PREFERENCE, POLICY)
+            else Severity.FAILURE,
         )
     yield Measured(f"PAD is {pad}, EOS is {eos}", {"pad_token_id": pad, "eos_token_id": eos})

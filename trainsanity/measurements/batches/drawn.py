@@ -10,7 +10,7 @@ from trainsanity.engine.store import measurement
 from trainsanity.isolation.snapshot import restored
 from trainsanity.measurements.batches.batch import Batch, attended
 from trainsanity.measurements.batches.strategies import Case, Rows, cases, cut, per_token, smallest
-from trainsanity.types import Cost
+from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -58,6 +58,8 @@ def drawn(pipeline: Pipeline, batch: Batch) -> Drawn:
 
     Draws are derandomized, so a search for a smallest case begins with the same ones.
     """
+    if any("input_ids" not in row for micro in batch for row in micro.rows):
+        raise Skip("the collator is given rows without input_ids: none are made up for it")
     rows = _sources(pipeline, batch)
     if not rows:
         return Drawn(rows)

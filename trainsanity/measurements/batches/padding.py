@@ -74,6 +74,8 @@ class Padding:
 def padding(batch: Batch, pipeline: Pipeline) -> Padding:
     """Count tokens and positions: waste = 1 - sum(lengths) / sum(rows * padded length)."""
     micros = list(batch)
+    if any("input_ids" not in row for micro in micros for row in micro.rows):
+        raise Skip("the rows have no input_ids: how long they are is not known")
     packs = [packed(micro.rows, micro.inputs) for micro in micros]
     longest = [
         micro.width if packs_it else max(micro.lengths)

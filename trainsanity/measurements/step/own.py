@@ -19,6 +19,7 @@ from trainsanity.isolation.collectives import all_gather
 from trainsanity.isolation.host_memory import to_device, to_host
 from trainsanity.isolation.random_states import global_random_states
 from trainsanity.isolation.snapshot import restored
+from trainsanity.measurements.step.policy_passes import ask_policy
 from trainsanity.measurements.step.rearranged import rearrange
 from trainsanity.measurements.step.sampling import sample
 
@@ -150,6 +151,7 @@ def ask_again(trainer: Any, recording: Recording) -> Own:
                 return _sampled(parameters, size)
 
             recording.rearranged = rearrange(trainer, again[0].inputs, gradient, own.eps)
+            recording.policy = ask_policy(trainer, again[0].inputs, gradient, own.eps)
     except Exception as error:
         return Own(reason=f"asked again it raised {type(error).__name__}: {first_line(error)}")
     finally:

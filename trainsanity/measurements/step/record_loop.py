@@ -13,6 +13,8 @@ from trainsanity.isolation.random_states import torch_states
 from trainsanity.isolation.snapshot import preserved, snapshot_bytes
 from trainsanity.measurements.batches.batch import Batch, drawn, quiet
 from trainsanity.measurements.model.head import head_or_none, watched
+from trainsanity.measurements.step.own import Own
+from trainsanity.measurements.step.rearranged import Rearranged
 from trainsanity.measurements.step.record_trainer import broken, note_update
 from trainsanity.measurements.step.replay import checkpointed, fill_items
 from trainsanity.measurements.step.sampling import sample
@@ -41,6 +43,8 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
         watched(model, head) as watch,
     ):
         seen = Recording(head_name=name, snapshot_bytes=snapshot_bytes(pipeline))
+        unasked = "a custom training loop takes its micro-batches together"
+        seen.own, seen.rearranged = Own(reason=unasked), Rearranged(reason=unasked)
         seen.snapshot_seconds = time.perf_counter() - begin
         model.train()
         model.zero_grad()

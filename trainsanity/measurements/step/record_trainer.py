@@ -23,6 +23,7 @@ from trainsanity.measurements.batches.batch import quiet, record_collator
 from trainsanity.measurements.model.head import head_or_none, watched, weight_parameter
 from trainsanity.measurements.step.own import Again, ask_again
 from trainsanity.measurements.step.replay import checkpointed, fill_items
+from trainsanity.measurements.step.rollouts import record_rollouts
 from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.schedule import curve_of
 from trainsanity.measurements.step.steps import MicroStep, Recording, Step, total_norm
@@ -73,6 +74,7 @@ def _record(pipeline: Pipeline, steps: int, *, own: bool) -> Recording:
         alone(trainer, folder, _callback(seen, pipeline, steps))
         _record_training_step(pipeline, seen, watch, collated)
         _record_clipping(trainer, seen)
+        record_rollouts(trainer, lambda made: seen.rollout.update(made if not seen.rollout else {}))
         if cuda:
             # Blocks that earlier measurements left in torch's pool do not fit the run's sizes.
             gc.collect()
@@ -207,7 +209,10 @@ def _callback(seen: Recording, pipeline: Pipeline, steps: int) -> Any:
             self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any
         ) -> None:
             if logs and "loss" in logs and not seen.steps[-1].logged:
-                seen.steps[-1].logged = {key: float(value) for key, value in logs.items()}
+                # TRL logs None where there is nothing to take a mean of.
+                seen.steps[-1].logged = {
+                    key: float(value) for key, value in logs.items() if value is not None
+                }
 
     return Recorder()
 
@@ -305,23 +310,28 @@ class _Again(Again):
         if isinstance(given, Mapping):
             self._prepared.append(given)
         else:
-            _catch_prepared(trainer, self._prepared)
+            _catch_prepared(trainer, self._prepared, self._note_random_state)
+
+    def _note_random_state(self) -> None:
+        """Begin after what was prepared: generating completions draws random numbers, too."""
+        self._put_back = global_random_states()
 
     @property
     def inputs(self) -> Any:
         return self._prepared[0] if self._prepared else None
 
     def take(self, *, counted: bool = True, inputs: Any = None) -> tuple[float, float | None]:
-        given = dict(self._given) if isinstance(self._given, Mapping) else self._given
-        if inputs is not None:
-            given = inputs
+        given, prepared = self._given, self._prepared
+        if isinstance(given, Mapping):
+            given, prepared = dict(given if inputs is None else inputs), []
+        elif inputs is not None:
+            prepared = [dict(inputs)]
         items = None
         if hasattr(self._trainer, "get_batch_samples"):
             _, items = _batch_samples(self._trainer, given)
         if not counted and items is None:
             return float("nan"), None
         self._put_back()
-        prepared = [] if isinstance(given, Mapping) else self._prepared
         with _prepared(self._trainer, prepared):
             loss = self._step(given, items if counted else None)
         del self._watch.passes[:]  # logits of a large vocabulary are not kept for nothing
@@ -335,13 +345,14 @@ def _batch_samples(trainer: Any, inputs: Any) -> Any:
     return trainer.get_batch_samples(iter([inputs]), 1, *device)
 
 
-def _catch_prepared(trainer: Any, prepared: list[Any]) -> None:
-    """Note what the next call of ``_prepare_inputs`` makes."""
+def _catch_prepared(trainer: Any, prepared: list[Any], then: Callable[[], None]) -> None:
+    """Note what the next call of ``_prepare_inputs`` makes, and call ``then``."""
     prepare = trainer._prepare_inputs
 
     def catching(inputs: Any) -> Any:
         made = prepare(inputs)
         prepared.append(dict(made) if isinstance(made, Mapping) else made)
+        then()
         trainer._prepare_inputs = prepare
         return made
 

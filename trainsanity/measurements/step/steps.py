@@ -10,6 +10,7 @@ from trainsanity.engine.session import Session, objective_of
 from trainsanity.isolation.shards import whole
 from trainsanity.measurements.model.items import Items, items_of
 from trainsanity.measurements.step.own import Again, Own
+from trainsanity.measurements.step.policy_passes import Policy
 from trainsanity.measurements.step.rearranged import Rearranged
 from trainsanity.measurements.step.update import Update
 from trainsanity.types import Skip
@@ -122,6 +123,8 @@ class Recording:
         seconds: of the steps alone.
         own: the first step's micro-batches, each asked again as a whole step.
         rearranged: the first micro-batch, asked in other arrangements of its rows.
+        policy: what policy and reference said of the first micro-batch's tokens.
+        rollout: the first completions that a policy generated, with what was made of their rewards.
         asking: such a question is being asked; its passes are not the run's.
         snapshot_bytes: size in host memory of what is put back afterwards.
         snapshot_seconds, restore_seconds: the time that it took to take it, and to put it back.
@@ -146,6 +149,8 @@ class Recording:
     own: Own = field(default_factory=Own)
     asking: bool = False
     rearranged: Rearranged = field(default_factory=Rearranged)
+    policy: Policy = field(default_factory=Policy)
+    rollout: dict[str, Any] = field(default_factory=dict)
 
     @property
     def first(self) -> Step:

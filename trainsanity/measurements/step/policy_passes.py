@@ -1,0 +1,427 @@
+"""What the policy and its reference said of the same tokens, seen while the user's loss is computed.
+
+A reference is a model that the user calls so (``trainer.ref_model``, ``self.reference``, a variable
+``ref_policy`` of the training loop), or for an adapter of TRL's Trainers the same model with the
+adapter turned off.  Nothing is asked of it directly: the passes that ``compute_loss`` makes are
+watched, with whatever contexts it sets around them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.errors import first_line
+from trainsanity.isolation.snapshot import restored
+from trainsanity.measurements.step.rearranged import layers_in_eval
+from trainsanity.objectives.preference import (
+    POLICY_TRAINERS,
+    PREFERENCE_TRAINERS,
+    has_pairs,
+    of_classes,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+REFERENCE = re.compile(r"(^|_)ref(erence)?s?(_|$)|(^|_)sft_model$", re.IGNORECASE)
+STORED = re.compile(r"(^|_)(old|ref|reference)_.*log_?p", re.IGNORECASE)
+"""Names under which a prepared batch keeps log-probabilities that were computed before."""
+
+
+@dataclass
+class Pass:
+    """One call of a model inside the loss.
+
+    Attributes:
+        module: the model, without the wrapper of a distributed run.
+        ids: the token ids, ``[B, L]`` on the CPU.
+        logps: log-probability of each token after the first, ``[B, L - 1]`` float32 on the CPU.
+        graded: whether a gradient flows back into it.
+    """
+
+    module: Any
+    ids: Tensor
+    logps: Tensor
+    graded: bool
+
+
+@dataclass
+class Gap:
+    """How far two sets of log-probabilities of the same tokens lie apart.
+
+    Attributes:
+        size: root mean square over tokens; NaN if nothing was compared.
+        total: the largest sum over a row, which is an implicit reward over beta.
+        scale: root mean square of the log-probabilities themselves.
+        tokens: how many were compared.
+    """
+
+    size: float = math.nan
+    total: float = math.nan
+    scale: float = math.nan
+    tokens: int = 0
+
+
+@dataclass
+class Policy:
+    """Policy and reference at the weights that the pipeline came with.
+
+    Attributes:
+        name: what the user calls the reference; empty if there is none.
+        reference: the model; None for an adapter that is turned off, or stored values.
+        gap: between policy and reference in training mode.
+        quiet: the same with every layer in eval mode.
+        noise: between two passes of the reference that differ in random numbers alone.
+        restless: the same of the policy.
+        stored: by name, between the policy and what the batch brings along for the same tokens,
+            in training mode and with every layer in eval mode.
+        padding: the loss as it is, and with other token ids under the padding.
+        pulled: norm of the change that these make to the gradient, relative to it.  Where policy
+            and reference are the same a preference loss is a constant, and only this shows.
+        padded: how many positions are padding.
+        eps: unit in the last place of the coarsest dtype in use.
+        reason: why nothing was asked; empty if it was.
+    """
+
+    name: str = ""
+    reference: Any = None
+    gap: Gap = field(default_factory=Gap)
+    quiet: Gap = field(default_factory=Gap)
+    noise: Gap = field(default_factory=Gap)
+    restless: Gap = field(default_factory=Gap)
+    stored: dict[str, tuple[Gap, Gap]] = field(default_factory=dict)
+    padding: tuple[float, float] = (math.nan, math.nan)
+    pulled: float = math.nan
+    padded: int = 0
+    eps: float = math.nan
+    reason: str = ""
+
+
+def references_of(trainer: Any, step: Callable[..., Any] | None) -> dict[str, nn.Module]:
+    """Return the models that the user calls a reference, by name."""
+    named = dict(vars(trainer)) if trainer is not None else _variables(step)
+    import torch
+
+    return {
+        name: inner(value)
+        for name, value in named.items()
+        if REFERENCE.search(name) and isinstance(value, torch.nn.Module)
+    }
+
+
+def _variables(function: Any, depth: int = 3) -> dict[str, Any]:
+    """Return what a function refers to by name: its closure, globals, and attributes of self."""
+    if isinstance(function, functools.partial):
+        return {**_variables(function.func, depth), **function.keywords}
+    found = dict(vars(function.__self__)) if hasattr(getattr(function, "__self__", None), "__dict__") else {}  # fmt: skip
+    function = getattr(function, "__func__", function)
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return found
+    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=False):
+        with contextlib.suppress(ValueError):  # not assigned yet
+            found[name] = cell.cell_contents
+    for name in code.co_names:
+        if name in function.__globals__:
+            found.setdefault(name, function.__globals__[name])
+    if depth:
+        for value in list(found.values()):
+            if callable(value) and hasattr(value, "__code__"):
+                found = {**_variables(value, depth - 1), **found}
+    return found
+
+
+def inner(model: Any) -> Any:
+    """Return the model inside the wrappers of a distributed or compiled run."""
+    while True:
+        wrapped = getattr(model, "_orig_mod", None)
+        if wrapped is None and type(model).__name__ in ("DistributedDataParallel", "DataParallel"):
+            wrapped = model.module
+        if wrapped is None:
+            return model
+        model = wrapped
+
+
+@contextlib.contextmanager
+def passes_seen() -> Iterator[list[Pass]]:
+    """Watch every outermost call of a module that is given token ids and returns predictions."""
+    import torch
+    from torch.nn.modules.module import (
+        register_module_forward_hook,
+        register_module_forward_pre_hook,
+    )
+
+    seen: list[Pass] = []
+    open_calls: list[int] = []
+
+    def before(module: Any, _inputs: Any) -> None:
+        open_calls.append(id(module))
+
+    def after(module: Any, inputs: Any, named: Any, output: Any) -> None:
+        # A call that raised left its mark behind.
+        while open_calls and open_calls.pop() != id(module):
+            pass
+        if open_calls:
+            return
+        ids = named.get("input_ids", next(iter(inputs), None))
+        if not torch.is_tensor(ids) or ids.dim() != 2 or ids.is_floating_point():
+            return
+        values = _log_probabilities(output, ids)
+        if values is not None:
+            graded = torch.is_grad_enabled() and _first_float(output).requires_grad
+            seen.append(Pass(inner(module), ids.detach().cpu(), values, graded))
+
+    handles = [
+        register_module_forward_pre_hook(before),
+        register_module_forward_hook(after, with_kwargs=True),
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _first_float(output: Any) -> Any:
+    for name in ("log_probs", "logits"):
+        value = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+        if value is not None:
+            return value
+    return output[0] if isinstance(output, tuple | list) else output
+
+
+def _log_probabilities(output: Any, ids: Tensor) -> Tensor | None:
+    """Return log-probabilities of the tokens after the first, from whatever the model returned."""
+    import torch
+
+    values = _first_float(output)
+    if not torch.is_tensor(values) or not values.is_floating_point():
+        return None
+    values = values.detach()
+    if values.dim() == 2 and values.shape[0] == len(ids):  # TRL's fused head
+        width = ids.shape[1] - 1
+        return values[:, -width:].float().cpu() if values.shape[1] >= width else None
+    if values.dim() != 3 or values.shape[0] != len(ids):
+        return None
+    values = values[:, -ids.shape[1] :]
+    if values.shape[1] != ids.shape[1]:
+        return None
+    rows = [
+        logits[:-1].float().log_softmax(-1).gather(-1, row[1:, None].to(logits.device))[:, 0].cpu()
+        for logits, row in zip(values, ids, strict=True)
+    ]
+    return torch.stack(rows)
+
+
+def ask_policy(
+    trainer: Any, inputs: Any, gradient: Callable[[dict[str, Any]], Tensor], eps: float
+) -> Policy:
+    """Watch the loss of a prepared micro-batch being computed, several times.
+
+    Args:
+        trainer: the user's, in the middle of its first step.
+        inputs: what ``compute_loss`` was given.
+        gradient: returns a sample of the gradient of a batch.
+        eps: unit in the last place of the coarsest dtype in use.
+    """
+
+    def ask(given: Mapping[str, Any], *, seed: int, evaluating: bool) -> tuple[list[Pass], float]:
+        import torch
+
+        context = layers_in_eval(trainer) if evaluating else contextlib.nullcontext()
+        with context, restored([trainer, trainer.state, trainer.control]):
+            torch.manual_seed(seed)
+            with passes_seen() as seen, trainer.compute_loss_context_manager():
+                loss = trainer.compute_loss(trainer.model_wrapped, dict(given))
+            loss = loss[0] if isinstance(loss, tuple) else loss
+            return seen, float(loss.detach())
+
+    found = Policy(eps=eps)
+    if not isinstance(inputs, Mapping):
+        found.reason = "the batch is no dictionary"
+        return found
+    named = references_of(trainer, None)
+    switched = of_classes(trainer, PREFERENCE_TRAINERS + POLICY_TRAINERS) or has_pairs(inputs)
+    compare(found, inner(trainer.model), named, switched, inputs, ask, gradient)
+    return found
+
+
+def compare(
+    found: Policy,
+    policy: Any,
+    named: Mapping[str, Any],
+    switched: bool,
+    inputs: Mapping[str, Any],
+    ask: Callable[..., tuple[list[Pass], float]],
+    gradient: Callable[[dict[str, Any]], Tensor],
+) -> None:
+    """Fill in what the passes inside the loss show.
+
+    Args:
+        found: to be filled.
+        policy: the model that is trained.
+        named: models that the user calls a reference.
+        switched: whether a pass of the policy without gradient is its reference.
+        inputs: the prepared batch.
+        ask: computes the loss of a batch, and returns the passes in it.
+        gradient: returns a sample of the gradient of a batch, with the same random numbers.
+    """
+    stored = [name for name in inputs if STORED.search(name) and "KL" not in name]
+    changed, found.padded = other_padding(inputs) if _is_causal(policy) else (None, 0)
+    if not (named or switched or stored or changed):
+        return
+    try:
+        quiet, loss = ask(inputs, seed=0, evaluating=True)
+        if changed is not None:
+            found.padding = (loss, ask(changed, seed=0, evaluating=True)[1])
+            before, after = gradient(dict(inputs)).double(), gradient(dict(changed)).double()
+            if float(before.norm()) > 0:
+                found.pulled = float((after - before).norm() / before.norm())
+        if not (named or switched or stored):
+            return
+        train, _ = ask(inputs, seed=0, evaluating=False)
+        again, _ = ask(inputs, seed=1, evaluating=False)
+    except Exception as error:
+        found.reason = f"asked again it raised {type(error).__name__}: {first_line(error)}"
+        return
+    wanted = {id(module): name for name, module in named.items()}
+
+    def is_reference(one: Pass) -> bool:
+        if one.module is policy or id(one.module) not in wanted:
+            return switched and one.module is policy and not one.graded
+        return True
+
+    found.gap = _between(train, train, policy, is_reference)
+    found.quiet = _between(quiet, quiet, policy, is_reference)
+    found.noise = _alike(
+        [p for p in train if is_reference(p)], [p for p in again if is_reference(p)]
+    )
+    mine, mine_again = (
+        [p for p in seen if p.module is policy and p.graded] for seen in (train, again)
+    )
+    found.restless = _alike(mine, mine_again)
+    for one in train:
+        if is_reference(one):
+            found.reference = None if one.module is policy else one.module
+            found.name = wanted.get(id(one.module), "the adapter turned off")
+            break
+    for name in stored:
+        gaps = [_to_stored(seen, policy, name, inputs) for seen in (train, quiet)]
+        if not math.isnan(gaps[0].size):
+            found.stored[name] = (gaps[0], gaps[1])
+
+
+def _is_causal(policy: Any) -> bool:
+    """Whether it predicts next tokens; a head that looks for the last token reads the padding."""
+    model = policy.get_base_model() if hasattr(policy, "get_base_model") else policy
+    return any(
+        "ForCausalLM" in cls.__name__ or "LMHeadModel" in cls.__name__
+        for cls in type(model).__mro__
+    )
+
+
+def _between(
+    seen: list[Pass], others: list[Pass], policy: Any, is_reference: Callable[[Pass], bool]
+) -> Gap:
+    """Compare each pass of the reference with the policy's pass over the same tokens."""
+    mine = [one for one in seen if one.module is policy and one.graded]
+    pairs = [
+        (own, other)
+        for other in others
+        if is_reference(other)
+        for own in mine
+        if own.logps.shape == other.logps.shape and bool((own.ids == other.ids).all())
+    ]
+    return _gap([(own.logps, other.logps) for own, other in pairs])
+
+
+def _alike(one: list[Pass], other: list[Pass]) -> Gap:
+    if len(one) != len(other):
+        return Gap()
+    return _gap([
+        (a.logps, b.logps) for a, b in zip(one, other, strict=True) if a.logps.shape == b.logps.shape
+    ])  # fmt: skip
+
+
+def _gap(pairs: list[tuple[Tensor, Tensor]]) -> Gap:
+    import torch
+
+    if not pairs:
+        return Gap()
+    apart = torch.cat([(a - b).flatten() for a, b in pairs]).double()
+    # Masked positions are exactly zero in both, and count for nothing.
+    scale = torch.cat([b.flatten() for _, b in pairs]).double()
+    counted = scale != 0
+    if not bool(counted.any()):
+        return Gap()
+    return Gap(
+        float(apart[counted].square().mean().sqrt()),
+        max(float((a - b).sum(-1).abs().max()) for a, b in pairs),
+        float(scale[counted].square().mean().sqrt()),
+        int(counted.sum()),
+    )
+
+
+def _to_stored(seen: list[Pass], policy: Any, name: str, inputs: Mapping[str, Any]) -> Gap:
+    """Compare the policy's log-probabilities with stored ones, of tokens or of whole completions."""
+    import torch
+
+    values, mask = inputs[name], inputs.get("completion_mask")
+    mine = [one for one in seen if one.module is policy and one.graded]
+    if not torch.is_tensor(values) or not torch.is_tensor(mask) or not mine or mask.dim() != 2:
+        return Gap()
+    values, mask = values.detach().float().cpu(), mask.cpu()
+    logps = torch.cat([one.logps for one in mine if one.logps.shape[1] == mine[0].logps.shape[1]])
+    if len(logps) != len(mask):
+        return Gap()
+    width = min(mask.shape[1], logps.shape[1])
+    logps = logps[:, -width:] * mask[:, -width:]
+    if values.dim() == 2 and values.shape[1] >= width:
+        return _gap([(logps, values[:, -width:] * mask[:, -width:])])
+    if values.dim() == 1 and 2 * len(values) == len(logps):  # TRL's halves of pairs
+        half = slice(len(values), None) if "rejected" in name else slice(len(values))
+        logps, mask = logps[half], mask[half]
+    if values.dim() == 1 and len(values) == len(logps):
+        sums = logps.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
+        return _gap([(sums, values[:, None] / mask.sum(1, keepdim=True).clamp(min=1))])
+    return Gap()
+
+
+def other_padding(inputs: Mapping[str, Any]) -> tuple[dict[str, Any] | None, int]:
+    """Return the batch with other token ids where its masks say padding, and how many there are."""
+    import torch
+
+    changed, count = dict(inputs), 0
+    for name, ids in inputs.items():
+        mask = next((inputs[other] for other in _masks(name) if other in inputs), None)
+        if not (torch.is_tensor(ids) and torch.is_tensor(mask)):
+            continue
+        if ids.dim() != 2 or ids.shape != mask.shape or ids.is_floating_point():
+            continue
+        hidden = mask == 0
+        # The token after the last padding on the left is predicted there, in any language model.
+        hidden[:, :-1] &= mask[:, 1:] == 0
+        if not bool(hidden.any()) or bool(hidden.all()):
+            continue
+        real = ids[~hidden]
+        # Tokens that do occur, each another one than stands there.
+        new = real[torch.arange(ids.numel(), device=ids.device) % len(real)].view_as(ids)
+        new = torch.where(new == ids, real.roll(1)[0].expand_as(ids), new)
+        changed[name] = torch.where(hidden, new, ids)
+        count += int(hidden.sum())
+    return (changed, count) if count else (None, 0)
+
+
+def _masks(name: str) -> tuple[str, ...]:
+    """Return the names under which a batch would keep the mask of these token ids."""
+    for ending in ("input_ids", "ids"):
+        if name.endswith(ending):
+            stem = name.removesuffix(ending)
+            return f"{stem}attention_mask", f"{stem}mask"
+    return ()
