@@ -278,7 +278,12 @@ def _user_optimizer(pipeline: Pipeline) -> list[Any]:
     for part in _optimizer(pipeline):
         if part is None:
             continue
-        state = copy.deepcopy(part.state_dict())
+        try:
+            state = copy.deepcopy(part.state_dict())
+        except RuntimeError:
+            # ZeroRedundancyOptimizer shows its state after it was gathered; its own part is here.
+            part = getattr(part, "optim", part)
+            state = copy.deepcopy(part.state_dict())
         undo.append(lambda part=part, state=state: part.load_state_dict(state))
     return undo
 

@@ -7,7 +7,7 @@ step as one batch, without the memory of one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,11 +22,11 @@ from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.batches.special_tokens import align_special_tokens
 from trainsanity.measurements.model.head import Pooled
 from trainsanity.measurements.model.items import with_prompt
+from trainsanity.measurements.step.hooks import AddedHook, hooked, put_back
 from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.steps import (
     MicroStep,
     Recording,
-    Step,
     item_weights,
     set_random_state,
 )
@@ -97,7 +97,7 @@ def _replay(pipeline: Pipeline, recording: Recording, micros: list[MicroStep]) -
     noise: dict[str, float] = {}
     checkpointing = None
     parameters = {n: p for n, p in pipeline.model.named_parameters() if p.requires_grad}
-    with _as_wrapped(pipeline, recording), as_in_training(pipeline):
+    with _as_wrapped(pipeline, recording), as_in_training(pipeline, recording.hooks):
         for micro, weight in zip(recording.first.micro_steps, weights, strict=True):
             if not micro.inputs:
                 continue
@@ -207,6 +207,7 @@ def logits_again(pipeline: Pipeline, micro: MicroStep) -> Tensor:
         Skip: the model returns none.
     """
     set_random_state(micro.random_state)
+    put_back(micro.buffers)
     inputs = {name: value for name, value in micro.inputs.items() if name != "labels"}
     inputs = beside_model(pipeline, inputs)
     with autocast(pipeline):
@@ -217,16 +218,18 @@ def logits_again(pipeline: Pipeline, micro: MicroStep) -> Tensor:
     return logits
 
 
-def fill_items(pipeline: Pipeline, step: Step) -> None:
+def fill_items(pipeline: Pipeline, recording: Recording) -> None:
     """Run the first step's micro-batches again for the items that a fused loss did not show."""
     import torch
 
     hidden = [
-        m for m in step.micro_steps if m.items is None and m.error is None and "labels" in m.inputs
+        m
+        for m in recording.first.micro_steps
+        if m.items is None and m.error is None and "labels" in m.inputs
     ]
     if not hidden or not objective_of(pipeline).known:
         return
-    with as_in_training(pipeline), torch.no_grad():
+    with as_in_training(pipeline, recording.hooks), torch.no_grad():
         for micro in hidden:
             try:
                 logits = logits_again(pipeline, micro)
@@ -268,10 +271,15 @@ def checkpointed(model: Any) -> list[tuple[Any, Any]]:
 
 
 @contextmanager
-def as_in_training(pipeline: Pipeline) -> Iterator[None]:
-    """The model as a training step has it, but for gradient checkpointing, which is off."""
+def as_in_training(pipeline: Pipeline, hooks: Sequence[AddedHook]) -> Iterator[None]:
+    """The model as a training step has it, but for gradient checkpointing, which is off.
+
+    Args:
+        pipeline: whose model it is.
+        hooks: that were there in the step alone, as NEFTune's noise is.
+    """
     model = pipeline.model
-    with preserved(pipeline), quiet(pipeline), _switched(model, []):
+    with preserved(pipeline), quiet(pipeline), _switched(model, []), hooked(hooks):
         align_special_tokens(pipeline)
         model.train()
         yield
