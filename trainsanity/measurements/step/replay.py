@@ -7,6 +7,7 @@ step as one batch, without the memory of one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -48,8 +49,9 @@ class Replay:
     Attributes:
         gradients: float64, by parameter.
         noise: by parameter, relative to its norm: what the gradient changes by when the loss is
-            computed in the logits' own dtype and at another scale, and when the micro-batches'
-            parts are rounded to the gradient's dtype as they are added up.  A correct pipeline
+            computed in the logits' own dtype and at another scale, by the rounding of residuals
+            that are nearly 0, and when the micro-batches' parts are rounded to the gradient's
+            dtype as they are added up.  A correct pipeline
             differs from the reference by no more than such roundings.
         checkpointing: by parameter, norm of the difference that gradient checkpointing makes in
             the first micro-batch, relative to the gradient there; None if it was not on.
@@ -101,9 +103,11 @@ def _replay(pipeline: Pipeline, recording: Recording, micros: list[MicroStep]) -
         for micro, weight in zip(recording.first.micro_steps, weights, strict=True):
             if not micro.inputs:
                 continue
-            part = _gradients(pipeline, micro, weight)
+            saturated: list[float] = []
+            part = _gradients(pipeline, micro, weight, saturated=saturated)
             if micro is micros[0]:
                 noise = _differences(_gradients(pipeline, micro, weight, scale=ODD), part)
+                noise = {name: by + sum(saturated) for name, by in noise.items()}
                 if recording.checkpointing:
                     with _switched(pipeline.model, recording.checkpointing):
                         checkpointing = _differences(_gradients(pipeline, micro, weight), part)
@@ -154,11 +158,17 @@ def _size(pipeline: Pipeline, micro: MicroStep) -> int:
 
 
 def _gradients(
-    pipeline: Pipeline, micro: MicroStep, weight: float, scale: float | None = None
+    pipeline: Pipeline,
+    micro: MicroStep,
+    weight: float,
+    scale: float | None = None,
+    saturated: list[float] | None = None,
 ) -> dict[str, Tensor]:
     """``weight`` times the gradient of the sum of the losses of this micro-batch's items.
 
     With a ``scale`` the loss stays in the logits' dtype, is scaled before and divided after.
+    ``saturated`` is given what the residuals' own rounding is, relative to them: of a model that
+    knows its rows, 1 - p is small, and p was rounded where it is nearly 1.
     """
     import torch
 
@@ -182,7 +192,10 @@ def _gradients(
             logits = logits_again(pipeline, micro)
             labels = with_prompt(logits, micro.inputs["labels"].to(logits.device))
             values, targets = task.items(logits, labels), task.targets(labels)
-            losses = task.item_losses(values if scale else values.float(), targets)
+            values = values if scale else values.float()
+            if saturated is not None:
+                values.register_hook(lambda g: saturated.append(_rounding(g, weight)))
+            losses = task.item_losses(values, targets)
             (losses.sum() * (weight * (scale or 1.0))).backward()
 
     # Each place once: in a module with two names torch would leave the leaf in place.
@@ -198,6 +211,15 @@ def _gradients(
         for name, leaf in leaves.items()
         if leaf.grad is not None
     }
+
+
+def _rounding(gradient: Tensor, weight: float) -> float:
+    """Return the rounding of residuals, each a difference of numbers up to 1, over their norm."""
+    import torch
+
+    norm = float(gradient.norm()) / weight
+    eps = float(torch.finfo(torch.float32).eps)
+    return eps * math.sqrt(len(gradient)) / norm if norm > 0 else 0.0
 
 
 def logits_again(pipeline: Pipeline, micro: MicroStep) -> Tensor:
