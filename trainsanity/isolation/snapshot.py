@@ -283,7 +283,12 @@ def _user_optimizer(pipeline: Pipeline) -> list[Undo]:
 
 def _loadable(part: Any) -> Undo:
     """Return the undo step of an object with ``state_dict`` and ``load_state_dict``."""
-    state = copy.deepcopy(part.state_dict())
+    try:
+        state = copy.deepcopy(part.state_dict())
+    except RuntimeError:
+        # ZeroRedundancyOptimizer shows its state after it was gathered; its own part is here.
+        part = getattr(part, "optim", part)
+        state = copy.deepcopy(part.state_dict())
 
     def restore() -> None:
         part.load_state_dict(state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from trainsanity.engine.registry import check
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Collating, Made
 from trainsanity.measurements.batches.strategies import Rows
+from trainsanity.pipeline import unwrapped
 from trainsanity.types import Finding, Measured
 
 if TYPE_CHECKING:
@@ -51,7 +53,12 @@ def mask_is_exact(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findi
         )
     tokens = sum(batch.lengths)
     positions = sum(len(micro.rows) * micro.width for micro in batch)
-    ones = sum(int(m.inputs["attention_mask"].sum()) for m in batch if "attention_mask" in m.inputs)
+    ones = sum(
+        int(m.inputs["attention_mask"].sum())
+        if "attention_mask" in m.inputs
+        else len(m.rows) * m.width  # a model attends to all without one
+        for m in batch
+    )
     yield Measured(
         f"{ones} of {positions} positions are attended, the rows have {tokens} tokens"
         f"{collating.tried()}",
@@ -62,7 +69,7 @@ def mask_is_exact(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findi
 
 def _wrong_mask(collating: Collating, rows: Rows, made: Made) -> str | None:
     if "attention_mask" not in made:
-        return "the batch has none"
+        return _wrong_without(collating, rows, made)
     masks = made["attention_mask"].tolist()
     for i, where in enumerate(collating.placed(rows, made)):
         if where is None:
@@ -77,4 +84,18 @@ def _wrong_mask(collating: Collating, rows: Rows, made: Made) -> str | None:
                 f"row {i} has {where.length} tokens in {where.width} positions "
                 f"and a mask with {sum(masks[i])} ones{shown}"
             )
+    return None
+
+
+def _wrong_without(collating: Collating, rows: Rows, made: Made) -> str | None:
+    """Object to a batch without a mask if there is padding that the model would read as text."""
+    parameters = inspect.signature(unwrapped(collating.pipeline.model).forward).parameters
+    named = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    if "attention_mask" not in parameters and not named:
+        return None
+    for i, where in enumerate(collating.placed(rows, made)):
+        # Rows of one length fill a batch without any padding, and a mask of ones is the default.
+        own = list(rows[i].get("attention_mask") or ())
+        if where is not None and (where.length < where.width or 0 in own):
+            return f"the batch has none, and row {i} has padding"
     return None

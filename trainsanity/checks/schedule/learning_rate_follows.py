@@ -29,10 +29,11 @@ def learning_rate_follows(schedule: Schedule, recording: Recording) -> Iterator[
     through warm-up and decay that many times too fast; one that was built for another number of
     steps ends too early or never; an optimizer that was built with another rate trains at that.
 
-    How it is measured: the rates are read from the optimizer's first parameter group during the
+    How it is measured: the rates are read from the optimizer's parameter groups during the
     Trainer's own steps, the curve from the scheduler's own function; the expectation comes from
     the arguments alone.  They are the same double-precision operations, so only rounding is
-    allowed.
+    allowed.  Groups with different rates of their own (layer by layer, or for the head) are each
+    held against the curve at their own scale.
 
     How to fix: step the scheduler once per optimizer step (the Trainer does; a callback or an
     overridden ``training_step`` should not), do not hand it to ``accelerator.prepare`` with
@@ -40,41 +41,67 @@ def learning_rate_follows(schedule: Schedule, recording: Recording) -> Iterator[
     optimizer's own ``lr`` agree.
 
     Known false alarms: schedulers with a state beyond the step count are skipped; an optimizer
-    whose first group has a rate of its own by design.
+    that was built with one rate, other than the arguments', on purpose.
 
     References: huggingface/accelerate#2142, huggingface/accelerate#963,
     huggingface/transformers#26827.
     """
-    used = [*(step.learning_rate for step in recording.steps), recording.next_learning_rate]
-    # The run may end before the last of these steps.
-    planned = [schedule.curve.get(k, used[k]) for k in range(len(used))]
-    wrong = [k for k, (rate, right) in enumerate(zip(used, planned, strict=True))
-             if not _equal(rate, right)]  # fmt: skip
-    curve = {k: rate for k, rate in (recording.curve or {}).items() if k in schedule.curve}
-    wrong_in_curve = [k for k, rate in curve.items() if not _equal(rate, schedule.curve[k])]
-    if wrong or wrong_in_curve:
-        k = (wrong or wrong_in_curve)[0]
-        rate, right = (used[k], planned[k]) if wrong else (curve[k], schedule.curve[k])
-        cause, fix = _why(used, planned, curve, schedule, bool(wrong and not wrong_in_curve))
+    groups = [_used_and_planned(schedule, recording, k) for k in range(_groups(recording))]
+    off = (k for k, (seen, asked) in enumerate(groups) if not all(map(_equal, seen, asked)))
+    group = next(off, 0)
+    used, planned = groups[group]
+    wrong = [k for k, (seen, asked) in enumerate(zip(used, planned, strict=True))
+             if not _equal(seen, asked)]  # fmt: skip
+    curve = recording.curve or {}
+    scale = _scale(schedule, recording, 0)
+    bent = [k for k, rate in curve.items()
+            if k in schedule.curve and not _equal(rate, scale * schedule.curve[k])]  # fmt: skip
+    if wrong or bent:
+        k = (wrong or bent)[0]
+        seen, asked = (used[k], planned[k]) if wrong else (curve[k], scale * schedule.curve[k])
+        cause, fix = _why(used, planned, curve, schedule, bool(wrong and not bent))
         whose = "has the learning rate" if wrong else "is planned by the scheduler in use for"
         yield Finding(
-            f"optimizer step {k + 1} {whose} {rate:.4g}; the arguments give {right:.4g} there",
-            observed=rate,
-            expected=right,
-            factor=rate / right if right else None,
-            where=f"step {k + 1}",
+            f"optimizer step {k + 1} {whose} {seen:.4g}; the arguments give {asked:.4g} there",
+            observed=seen,
+            expected=asked,
+            factor=seen / asked if asked else None,
+            where=f"step {k + 1}" + (f", parameter group {group + 1}" if len(groups) > 1 else ""),
             cause=cause,
             fix=fix,
         )
-    rates = ", ".join(f"{rate:.3g} in step {k}" for k, rate in enumerate(used, 1))
-    rest = ""
-    if curve:
-        rest = f"; {len(wrong_in_curve)} of {len(curve)} points of the scheduler's curve differ"
-    yield Measured(
-        f"learning rate {rates}; the arguments give {', '.join(f'{r:.3g}' for r in planned)}{rest}",
-        used,
-        planned,
-    )
+    several = f" in the first of {len(groups)} groups" if len(groups) > 1 else ""
+    told = ", ".join(f"{rate:.3g} in step {k}" for k, rate in enumerate(groups[0][0], 1))
+    also = f"; {len(bent)} of {len(curve)} points of the scheduler's curve differ" if curve else ""
+    yield Measured(f"learning rate{several} {told}{also}", *groups[0])
+
+
+def _groups(recording: Recording) -> int:
+    """Return how many parameter groups are judged: all if they have rates of their own."""
+    return len(recording.peaks) if len(set(recording.peaks)) > 1 else 1
+
+
+def _scale(schedule: Schedule, recording: Recording, group: int) -> float:
+    """Return a group's own rate over the arguments' one; 1 where all groups have the same."""
+    if _groups(recording) == 1 or not schedule.rate > 0:
+        return 1.0
+    return recording.peaks[group] / schedule.rate
+
+
+def _used_and_planned(
+    schedule: Schedule, recording: Recording, group: int
+) -> tuple[list[float], list[float]]:
+    """Return the rates of a group by step, and those that the arguments give at its own scale."""
+    if group:
+        used = [*(step.rates[group] for step in recording.steps), recording.next_rates[group]]
+    else:
+        used = [*(step.learning_rate for step in recording.steps), recording.next_learning_rate]
+    scale = _scale(schedule, recording, group)
+    if group and not schedule.rate > 0:  # a loop's scheduler may have a function for each group
+        return used, used
+    # A run may be over sooner than one would look.
+    curve = schedule.curve
+    return used, [scale * curve[k] if k in curve else rate for k, rate in enumerate(used)]
 
 
 def _equal(rate: float, right: float) -> bool:

@@ -15,7 +15,8 @@ from trainsanity.maths.tolerances import logits_difference
 from trainsanity.measurements.batches.batch import prepared
 from trainsanity.measurements.batches.documents import CONVERSATION_COLUMNS, Documents
 from trainsanity.measurements.model.forward import as_trained, without_labels
-from trainsanity.measurements.model.probes import states_of, unwrapped
+from trainsanity.measurements.model.probes import states_of
+from trainsanity.pipeline import unwrapped
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:

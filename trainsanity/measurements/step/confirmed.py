@@ -33,6 +33,10 @@ LIBRARIES = (
 """Packages whose loss is nobody's own code: there a loss that is not the formula is a fault."""
 
 
+PLAIN = ("nll", "chunked_nll")
+"""Settings of ``loss_type`` that mean the plain cross entropy; others are losses of their own."""
+
+
 @dataclass(frozen=True)
 class Confirmed:
     """What the first step's own losses say of the objective's formula.
@@ -106,7 +110,7 @@ def _compared(
     allowed = logged_loss_rounding(micros) + (MARGIN * eps + REDUCTIONS) * abs(max(means))
     if within(min(means) - loss, allowed) and within(loss - max(means), allowed):
         return Confirmed(owner=owner, loss=loss, expected=expected)
-    mistake, rows = _recognised(pipeline, micros, loss, allowed)
+    mistake, rows = _recognised(pipeline, recording, micros, loss, allowed)
     return Confirmed(False, owner, mistake, not mistake and not rows, rows, loss, expected)
 
 
@@ -127,6 +131,9 @@ def owner_of_the_loss(pipeline: Pipeline) -> str:
     trainer = pipeline.trainer
     if trainer is None:
         return _named(pipeline.train_step)
+    kind = getattr(trainer.args, "loss_type", None)
+    if isinstance(kind, str) and kind not in PLAIN:
+        return f"the loss of loss_type={kind!r}"
     for candidate in (
         getattr(trainer, "compute_loss_func", None),
         trainer.compute_loss,
@@ -154,13 +161,17 @@ def _named(function: Any) -> str:
 
 
 def _recognised(
-    pipeline: Pipeline, micros: list[MicroStep], loss: float, allowed: float
+    pipeline: Pipeline,
+    recording: Recording,
+    micros: list[MicroStep],
+    loss: float,
+    allowed: float,
 ) -> tuple[str, bool]:
     """Ask for the whole logits again: which mistake gives this loss, and whether row means do."""
     import torch
 
     objective, batches = objective_of(pipeline), []
-    with as_in_training(pipeline), torch.no_grad():
+    with as_in_training(pipeline, recording.hooks), torch.no_grad():
         for micro in micros:
             labels = micro.inputs.get("labels")
             if labels is None:

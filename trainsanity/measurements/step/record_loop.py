@@ -15,7 +15,7 @@ from trainsanity.measurements.batches.batch import Batch, drawn, quiet
 from trainsanity.measurements.model.head import head_or_none, watched
 from trainsanity.measurements.step.own import Own
 from trainsanity.measurements.step.rearranged import Rearranged
-from trainsanity.measurements.step.record_trainer import broken, note_update
+from trainsanity.measurements.step.record_trainer import broken, note_rates, note_update
 from trainsanity.measurements.step.replay import checkpointed, fill_items
 from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.steps import MicroStep, Recording, Step, random_state, total_norm
@@ -61,11 +61,12 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
             model.zero_grad()
         seen.seconds = time.perf_counter() - start
         seen.next_learning_rate = optimizer.param_groups[0]["lr"]
+        seen.next_rates = [group["lr"] for group in optimizer.param_groups]
         if cuda:
             seen.peak_bytes = torch.cuda.max_memory_allocated(pipeline.device)
         begin = time.perf_counter()
     seen.restore_seconds = time.perf_counter() - begin
-    fill_items(pipeline, seen.first)
+    fill_items(pipeline, seen)
     return seen
 
 
@@ -122,9 +123,28 @@ def _hooked(pipeline: Pipeline, seen: Recording, steps: int) -> Iterator[list[An
     states: list[Any] = []
     trying = [False]
 
-    def before(*_: Any) -> None:
+    def before(_optimizer: Any, args: Any, kwargs: Any) -> Any:
+        closure = kwargs.get("closure") or next(filter(callable, args[1:]), None)
         if trying[0]:
-            return
+            return None
+        if closure is None:
+            note()
+            return None
+        noted: list[bool] = []
+
+        def first_of(*given: Any) -> Any:
+            # Gradients exist only once the closure has made them; later calls are of later weights.
+            loss = closure(*given)
+            if not noted:
+                noted.append(True)
+                note()
+            return loss
+
+        if "closure" in kwargs:
+            return args, {**kwargs, "closure": first_of}
+        return tuple(first_of if one is closure else one for one in args), kwargs
+
+    def note() -> None:
         step = seen.steps[-1]
         if step.taken:
             raise UsageError(
@@ -137,6 +157,7 @@ def _hooked(pipeline: Pipeline, seen: Recording, steps: int) -> Iterator[list[An
         step.norm_after_clip = total_norm(model)
         note_update(seen, model, optimizer)
         step.learning_rate = optimizer.param_groups[0]["lr"]
+        note_rates(seen, optimizer)
 
     def after(*_: Any) -> None:
         if trying[0] or not (len(seen.steps) >= steps or broken(seen)):

@@ -21,6 +21,7 @@ from trainsanity.isolation.snapshot import preserved, snapshot_bytes
 from trainsanity.isolation.temp_folders import scratch
 from trainsanity.measurements.batches.batch import quiet, record_collator
 from trainsanity.measurements.model.head import head_or_none, watched, weight_parameter
+from trainsanity.measurements.step.hooks import added_hooks, buffers_of, hooks_of, put_back
 from trainsanity.measurements.step.own import Again, ask_again
 from trainsanity.measurements.step.replay import checkpointed, fill_items
 from trainsanity.measurements.step.rollouts import record_rollouts
@@ -47,7 +48,7 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
         seen = _record(standing, steps, own=standing is pipeline)
     # A step that was begun and never ended, at the end of the data, is none.
     seen.steps = [step for step in seen.steps if step.taken]
-    fill_items(pipeline, seen.first)
+    fill_items(pipeline, seen)
     if pipeline.other_processes:
         _gather(seen)
     return seen
@@ -68,11 +69,12 @@ def _record(pipeline: Pipeline, steps: int, *, own: bool) -> Recording:
         watched(pipeline.model, head) as watch,
     ):
         seen = Recording(head_name=name, snapshot_bytes=snapshot_bytes(pipeline))
+        present = hooks_of(pipeline.model)
         seen.snapshot_seconds = time.perf_counter() - begin
         pipeline.model.zero_grad()
         collated = record_collator(trainer)
         alone(trainer, folder, _callback(seen, pipeline, steps))
-        _record_training_step(pipeline, seen, watch, collated)
+        _record_training_step(pipeline, seen, watch, collated, present)
         _record_clipping(trainer, seen)
         record_rollouts(trainer, lambda made: seen.rollout.update(made if not seen.rollout else {}))
         if cuda:
@@ -171,6 +173,7 @@ def _callback(seen: Recording, pipeline: Pipeline, steps: int) -> Any:
                 seen.own = ask_again(pipeline.trainer, seen)
             note_update(seen, model, kwargs["optimizer"])
             step.learning_rate = kwargs["optimizer"].param_groups[0]["lr"]
+            note_rates(seen, kwargs["optimizer"])
             seen.curve = curve_of(kwargs.get("lr_scheduler"), args, state.max_steps)
 
         def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -193,6 +196,7 @@ def _callback(seen: Recording, pipeline: Pipeline, steps: int) -> Any:
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
             seen.next_learning_rate = kwargs["optimizer"].param_groups[0]["lr"]
+            seen.next_rates = [group["lr"] for group in kwargs["optimizer"].param_groups]
             control.should_log = True
             control.should_save = control.should_evaluate = False
             control.should_training_stop = last(state)
@@ -223,11 +227,23 @@ def broken(seen: Recording) -> bool:
 
 
 def note_update(seen: Recording, model: Any, optimizer: Any) -> None:
-    """Groups and gradients as the optimizer finds them; a NaN of an earlier step stays known."""
-    earlier = {p.name: p.finite for p in seen.update.parameters}
+    """Groups and gradients as the optimizer finds them.
+
+    A NaN of an earlier step stays known, and so does a gradient: parts may be trained by turns.
+    """
+    earlier = {p.name: p for p in seen.update.parameters}
     seen.update = before_step(model, optimizer)
     for parameter in seen.update.parameters:
-        parameter.finite &= earlier.get(parameter.name, True)
+        if (before := earlier.get(parameter.name)) is not None:
+            parameter.finite &= before.finite
+            parameter.has_gradient |= before.has_gradient
+
+
+def note_rates(seen: Recording, optimizer: Any) -> None:
+    """Note the rate of each group, and what it was built with."""
+    groups = optimizer.param_groups
+    seen.steps[-1].rates = [group["lr"] for group in groups]
+    seen.peaks = [float(group.get("initial_lr", group["lr"])) for group in groups]
 
 
 def note_held(pipeline: Pipeline, seen: Recording, moment: str) -> None:
@@ -241,7 +257,7 @@ def note_held(pipeline: Pipeline, seen: Recording, moment: str) -> None:
 
 
 def _record_training_step(
-    pipeline: Pipeline, seen: Recording, watch: Any, collated: list[Any]
+    pipeline: Pipeline, seen: Recording, watch: Any, collated: list[Any], present: Any
 ) -> None:
     import torch
 
@@ -270,13 +286,16 @@ def _record_training_step(
                 for name, value in inputs.items()
             }
             micro.random_state = torch_states()
+            micro.buffers = buffers_of(trainer.model)
             micro.again = _Again(
                 trainer,
                 lambda again, items: training_step(model, again, items),
                 micro.inputs if isinstance(given, Mapping) else given,
                 watch,
+                micro.buffers,
             )
             seen.checkpointing = checkpointed(trainer.model)
+            seen.hooks = added_hooks(trainer.model, present)
         seen.steps[-1].micro_steps.append(micro)
         del watch.passes[:]
         try:
@@ -302,8 +321,16 @@ def _record_training_step(
 class _Again(Again):
     """A micro-batch of the user's Trainer, with the random numbers that it had."""
 
-    def __init__(self, trainer: Any, step: Callable[[Any, Any], Any], given: Any, watch: Any):
+    def __init__(
+        self,
+        trainer: Any,
+        step: Callable[[Any, Any], Any],
+        given: Any,
+        watch: Any,
+        buffers: list[tuple[Any, Any]],
+    ) -> None:
         self._trainer, self._step, self._watch = trainer, step, watch
+        self._buffers = buffers
         self._given = given
         self._put_back = global_random_states()
         self._prepared: list[Any] = []
@@ -332,6 +359,7 @@ class _Again(Again):
         if not counted and items is None:
             return float("nan"), None
         self._put_back()
+        put_back(self._buffers)
         with _prepared(self._trainer, prepared):
             loss = self._step(given, items if counted else None)
         del self._watch.passes[:]  # logits of a large vocabulary are not kept for nothing
@@ -445,7 +473,8 @@ def _gather(seen: Recording) -> None:
         seen.held[moment] = all_gather(own_hashes)
     for step in seen.steps:
         # What only the own process can ask again stays here.
-        own = [dataclasses.replace(micro, inputs={}, random_state=None, rows=None, again=None)
+        own = [dataclasses.replace(micro, inputs={}, random_state=None, rows=None, again=None,
+                                   buffers=[])
                for micro in step.micro_steps]  # fmt: skip
         micros = [
             (number, step.micro_steps[k] if number == rank() else micro)

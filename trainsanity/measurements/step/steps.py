@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import Session, objective_of
 from trainsanity.isolation.shards import whole
 from trainsanity.measurements.model.items import Items, items_of
+from trainsanity.measurements.step.hooks import AddedHook
 from trainsanity.measurements.step.own import Again, Own
 from trainsanity.measurements.step.policy_passes import Policy
 from trainsanity.measurements.step.rearranged import Rearranged
@@ -33,6 +35,8 @@ class MicroStep:
         rows: the rows that the collator was given for them; None if another collator made them.
         inputs: what the model was given, labels included.  First step only, to be asked again.
         random_state: torch's, at its start; see :func:`.torch_states`.  First step only.
+        buffers: the model's small buffers with their values at its start, which a forward may
+            change (spectral norm's, for one).  First step only, on its own process.
         items: what the loss counts, with its reference; None if the model's own forward did not
             run exactly once or there were no labels.
         error: what the objective raised in place of the items.
@@ -48,6 +52,7 @@ class MicroStep:
     rows: list[dict[str, Any]] | None = None
     inputs: dict[str, Any] = field(default_factory=dict)
     random_state: Any = None
+    buffers: list[tuple[Any, Any]] = field(default_factory=list)
     items: Items | None = None
     error: Exception | None = None
     loss: float = float("nan")
@@ -79,6 +84,7 @@ class Step:
         head_gradient: ``[C, H]`` on the CPU, accumulated over the step, before clipping.
         norm_before_clip, norm_after_clip: total gradient norms, computed from the gradients.
         learning_rate: what the optimizer used (first parameter group).
+        rates: the same for each of its groups.
     """
 
     micro_steps: list[MicroStep] = field(default_factory=list)
@@ -87,6 +93,7 @@ class Step:
     norm_before_clip: float = float("nan")
     norm_after_clip: float = float("nan")
     learning_rate: float = float("nan")
+    rates: list[float] = field(default_factory=list)
 
     @property
     def taken(self) -> bool:
@@ -109,12 +116,17 @@ class Recording:
         gradients: of the first step, before clipping: a sample of each trainable parameter's, on
             the CPU; see :func:`sample`.
         next_learning_rate: what the scheduler set for the step after the last.
+        next_rates: the same for each parameter group.
+        peaks: the rate that each group was built with.
         curve: learning rates of the scheduler in use, by step counted from 0; None if it has none
             that depends on the step alone.
         max_steps: optimizer steps that the Trainer plans; 0 if nobody does.
         update: which parameters the optimizer holds and which move, at the last step.
         checkpointing: the modules whose activations are computed again in the backward pass, and
             the function that each does it by.
+        hooks: those that were on the model in the first step and are there at no other time.
+        unused: trainable parameters that have no gradient because the step does not use them; None
+            where that was not asked.
         held: where several processes train: by moment, for each process a hash of every parameter
             that it holds whole, by name.
         sharded: how many parameters each process holds a part of.
@@ -134,10 +146,14 @@ class Recording:
     head_name: str = ""
     gradients: dict[str, Any] = field(default_factory=dict)
     next_learning_rate: float = float("nan")
+    next_rates: list[float] = field(default_factory=list)
+    peaks: list[float] = field(default_factory=list)
     curve: dict[int, float] | None = None
     max_steps: int = 0
     update: Update = field(default_factory=Update)
     checkpointing: list[tuple[Any, Any]] = field(default_factory=list)
+    hooks: list[AddedHook] = field(default_factory=list)
+    unused: Collection[str] | None = None
     held: dict[str, list[dict[str, int]]] = field(default_factory=dict)
     sharded: int = 0
     out_of_memory: bool = False

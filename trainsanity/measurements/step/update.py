@@ -175,6 +175,8 @@ def trial_steps(
     make, and in the middle of the warm-up, at its mean rate.
     """
     inner = getattr(optimizer, "optimizer", optimizer)
+    if _wants_a_closure(inner):  # LBFGS evaluates the loss by itself: gradients are not enough
+        return
     peaks = [group.get("initial_lr", group["lr"]) for group in inner.param_groups]
     middle = max((k for k in curve or () if k <= warmup // 2), default=0)
     if middle and curve and peaks[0]:
@@ -203,7 +205,7 @@ def _trial(
     try:
         for group, rate in zip(inner.param_groups, rates, strict=True):
             group["lr"] = rate
-        _step(inner)
+        inner.step()
         stepped()
         for seen in judged:
             p, old = local(tensors[seen.name].detach()), local(before[seen.name])
@@ -230,15 +232,9 @@ def _trial(
     return Trial(step, max(rates), shares)
 
 
-def _step(optimizer: Any) -> None:
-    """Take a step with the gradients that are there, also of an optimizer that wants a closure."""
-    import torch
-
+def _wants_a_closure(optimizer: Any) -> bool:
     closure = inspect.signature(optimizer.step).parameters.get("closure")
-    if closure is None or closure.default is not inspect.Parameter.empty:
-        optimizer.step()
-    else:
-        optimizer.step(lambda: torch.zeros(()))
+    return closure is not None and closure.default is inspect.Parameter.empty
 
 
 def can_move(weight: Tensor, rate: float) -> Tensor:
