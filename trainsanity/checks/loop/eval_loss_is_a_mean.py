@@ -37,8 +37,8 @@ def eval_loss_is_a_mean(pipeline: Pipeline, scored: Scored) -> Iterator[Measured
     weighted by the items that they count; and how unequal that makes the weights of tokens.
 
     Why it matters: a sum depends on how many rows there are.  A mean of batch means, with a smaller
-    batch at the end, gives that one's rows more weight.  The Trainer itself weighs each batch by its
-    rows, so that on token tasks a token of a short row weighs more than one of a long row, the
+    batch at the end, gives that one's rows more weight.  The Trainer itself weighs each batch by
+    its rows, so that on token tasks a token of a short row weighs more than one of a long row, the
     number depends on the eval batch size, and it is not the loss per token that is trained.
 
     How it is measured: what ``compute_loss`` returns for each batch while the Trainer's own

@@ -75,8 +75,8 @@ def metric_prefers_the_right(pipeline: Pipeline, scored: Scored) -> Iterator[Mea
         if name is not None:
             yield from _direction(scored, args, name)
         yield from _positions(scored)
-    judged = {} if name is None else {"perfect": scored.perfect, "wrong": scored.wrong}
-    values = {which: _number(of.get(name)) for which, of in judged.items()}
+    judged = {"perfect": scored.perfect, "wrong": scored.wrong}
+    values = {which: _number(of.get(name or "")) for which, of in judged.items()}
     shown = ", ".join(f"{which} {v:.4g}" for which, v in values.items() if v is not None)
     yield Measured(
         f"evaluate() on {scored.rows} rows calls compute_metrics {scored.scored} times; "
@@ -157,20 +157,24 @@ def _direction(scored: Scored, args: Any, name: str) -> Iterator[Finding]:
             cause="a loss is better the smaller it is",
             fix="greater_is_better=False, or leave it out",
         )
-    elif perfect is not None and wrong is not None and not _close(perfect, wrong):
-        if (perfect > wrong) != greater:
-            yield Finding(
-                f"{name} of perfect predictions is {perfect:.4g}, of wrong ones {wrong:.4g}, and "
-                f"greater_is_better is {greater}: the worst checkpoint is kept as the best",
-                observed={"perfect": perfect, "wrong": wrong},
-                expected="perfect predictions are better",
-                where="greater_is_better",
-                cause="greater_is_better defaults to True for every metric whose name does not "
-                "end with loss"
-                if greater
-                else None,
-                fix=f"greater_is_better={not greater}",
-            )
+    elif (
+        perfect is not None
+        and wrong is not None
+        and not _close(perfect, wrong)
+        and (perfect > wrong) != greater
+    ):
+        yield Finding(
+            f"{name} of perfect predictions is {perfect:.4g}, of wrong ones {wrong:.4g}, and "
+            f"greater_is_better is {greater}: the worst checkpoint is kept as the best",
+            observed={"perfect": perfect, "wrong": wrong},
+            expected="perfect predictions are better",
+            where="greater_is_better",
+            cause="greater_is_better defaults to True for every metric whose name does not "
+            "end with loss"
+            if greater
+            else None,
+            fix=f"greater_is_better={not greater}",
+        )
 
 
 def _positions(scored: Scored) -> Iterator[Finding]:

@@ -121,8 +121,8 @@ class Answers:
 
         if not z.is_floating_point():  # generated
             return self._ids(y) if y.dim() == z.dim() == 2 else None
-        if y.is_floating_point() or z.shape == y.shape or z.shape == (*y.shape, 1):
-            if z.shape != y.shape and z.shape != (*y.shape, 1):
+        if y.is_floating_point() or z.shape in (y.shape, (*y.shape, 1)):
+            if z.shape not in (y.shape, (*y.shape, 1)):
                 return None
             binary = bool(((y == 0) | (y == 1)).all())
             several = y.dim() == 2 and y.shape[1] > 1
@@ -158,10 +158,11 @@ def _others(z: Tensor, y: Tensor) -> Tensor:
     there = y[y >= 0].unique()
     if len(there) < 2:
         classes = z.shape[1 if z.dim() == 4 else -1] if z.dim() > y.dim() else 0
-        other = (y + 1) % classes if classes > 1 else y + 1
-        return other.where(y >= 0, y)
+        next_one = (y + 1) % classes if classes > 1 else y + 1
+        return next_one.where(y >= 0, y)
     place = (y[..., None] == there).long().argmax(-1)
-    return there[(place + 1) % len(there)].where(y >= 0, y)
+    other: Tensor = there[(place + 1) % len(there)]
+    return other.where(y >= 0, y)
 
 
 def ignored(labels: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The Trainer's own ``evaluate()`` on a few rows: what it returns for predictions of known worth."""
+"""The Trainer's own ``evaluate()`` on a few rows, for predictions of known worth."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 ROWS = 16
 """Rows that are evaluated, where the batches are smaller; two full batches and a half at least."""
+
+GOLDEN = (5**0.5 - 1) / 2
+"""Multiples of it are spread evenly between 0 and 1, and have no period."""
 
 Step = tuple[Any, Any, Any]
 
@@ -89,8 +92,6 @@ def scored(pipeline: Pipeline) -> Scored:
     Raises:
         Skip: there is no Trainer, several processes, or no evaluation data that can be cut.
     """
-    from transformers import Trainer
-
     trainer = pipeline.trainer
     if trainer is None:
         raise Skip("a custom training loop has no evaluate()")
@@ -98,7 +99,8 @@ def scored(pipeline: Pipeline) -> Scored:
         raise Skip("metrics are judged in one process")
     if not trainer.eval_dataset:
         raise Skip("there is no eval_dataset")
-    if not evaluates(trainer) and type(trainer).prediction_step is not Trainer.prediction_step:
+    stock = type(trainer).prediction_step.__module__.partition(".")[0] == "transformers"
+    if not stock and not evaluates(trainer):  # it may generate, which takes long
         raise Skip("nothing is evaluated: no compute_metrics, and eval_strategy is no")
     data = few_rows(trainer.eval_dataset, trainer.args.eval_batch_size)
     parts = [data, *(data.values() if isinstance(data, Mapping) else ())]
@@ -114,6 +116,7 @@ def scored(pipeline: Pipeline) -> Scored:
         if pipeline.config is not None:
             align_special_tokens(pipeline)  # as inside train(), where evaluation takes place
         trainer.callback_handler.callbacks = []
+        trainer.optimizer = None  # one that is free of schedules would be told to evaluate
         trainer.args.output_dir = folder
         trainer.args.disable_tqdm = True
         trainer.args.dataloader_num_workers = 0
@@ -146,7 +149,8 @@ def few_rows(data: Any, size: int) -> Any:
     if is_indexable(data):
         if len(data) <= count:
             return data
-        places = range(0, count * (len(data) // count), len(data) // count)
+        # No multiple of a period in which rows of a kind may come again.
+        places = sorted({int(k * GOLDEN % 1 * len(data)) for k in range(count)})
         if hasattr(data, "select"):
             return data.select(places)
         from torch.utils.data import Subset
@@ -199,7 +203,7 @@ def _take(pipeline: Pipeline, seen: Scored, answers: Answers) -> None:
         seen.ignored_breaks = any(ignored(part) for _, _, part in made) and bool(
             again(
                 lambda logits, wanted: answers.perfect(logits, wanted, fill=fill),
-                lambda wanted: answers.filled(wanted),
+                answers.filled,
             )
         )
         return

@@ -21,6 +21,7 @@ from trainsanity.isolation.snapshot import preserved, snapshot_bytes
 from trainsanity.isolation.temp_folders import scratch
 from trainsanity.measurements.batches.batch import quiet, record_collator
 from trainsanity.measurements.model.head import head_or_none, watched
+from trainsanity.measurements.step.modes import watched_modes
 from trainsanity.measurements.step.own import Again, ask_again
 from trainsanity.measurements.step.replay import checkpointed, fill_items
 from trainsanity.measurements.step.sampling import sample
@@ -80,7 +81,10 @@ def _record(pipeline: Pipeline, steps: int, *, own: bool) -> Recording:
             torch.cuda.reset_peak_memory_stats(device)
         start = time.perf_counter()
         try:
-            with backward_recorded(seen, pipeline.model, trainer.accelerator):
+            with (
+                watched_modes(pipeline.model, seen),
+                backward_recorded(seen, pipeline.model, trainer.accelerator),
+            ):
                 trainer.train()
         finally:
             pipeline.model.zero_grad()

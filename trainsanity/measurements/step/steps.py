@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.engine.session import Session, objective_of
 from trainsanity.isolation.shards import whole
 from trainsanity.measurements.model.items import Items, items_of
+from trainsanity.measurements.step.modes import Modes
 from trainsanity.measurements.step.own import Again, Own
 from trainsanity.measurements.step.rearranged import Rearranged
 from trainsanity.measurements.step.update import Update
@@ -122,6 +123,7 @@ class Recording:
         seconds: of the steps alone.
         own: the first step's micro-batches, each asked again as a whole step.
         rearranged: the first micro-batch, asked in other arrangements of its rows.
+        modes: in which modes the model ran, and what moved in its frozen parts.
         asking: such a question is being asked; its passes are not the run's.
         snapshot_bytes: size in host memory of what is put back afterwards.
         snapshot_seconds, restore_seconds: the time that it took to take it, and to put it back.
@@ -146,6 +148,7 @@ class Recording:
     own: Own = field(default_factory=Own)
     asking: bool = False
     rearranged: Rearranged = field(default_factory=Rearranged)
+    modes: Modes = field(default_factory=Modes)
 
     @property
     def first(self) -> Step:
