@@ -29,8 +29,8 @@ def predict_keeps_order(read_in_evaluation: ReadInEvaluation) -> Iterator[Measur
     How it is measured: ``get_test_dataloader`` and ``get_eval_dataloader`` are read on the first
     rows of the evaluation data, some full batches and as large a last one as the whole has; the
     dataset notes which places it is asked for.  Rows that are read more often than others are a
-    failure.  Another order (``group_by_length`` is applied to predictions, too) and a last batch that
-    ``dataloader_drop_last`` leaves out are the Trainer's own doing, and warnings.
+    failure.  Another order (``group_by_length`` is applied to predictions, too) and a last batch
+    that ``dataloader_drop_last`` leaves out are the Trainer's own doing, and warnings.
 
     How to fix: turn off for predictions what is meant for training::
 
