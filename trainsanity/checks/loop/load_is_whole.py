@@ -82,8 +82,8 @@ def load_is_whole(reloaded: Reloaded) -> Iterator[Measured | Finding]:
         )
     elif seen.left:
         yield Finding(
-            f"{len(seen.left)} of {seen.parameters} tensors are not loaded from the checkpoint that "
-            f"was just saved: they are missing there under the names that the model has, and "
+            f"{len(seen.left)} of {seen.parameters} tensors are not loaded from the checkpoint "
+            f"that was just saved: they are missing there under the names that the model has, and "
             + (
                 "load_best_model_at_end keeps the last weights in them beside the best ones"
                 if seen.best
