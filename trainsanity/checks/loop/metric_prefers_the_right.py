@@ -45,7 +45,8 @@ def metric_prefers_the_right(pipeline: Pipeline, scored: Scored) -> Iterator[Mea
     objective shifts; the labels themselves for regression and for generated ids), those of a wrong
     one (for each label another one of the batch), the perfect ones with as many positions of
     padding again, and those that are one position off.  Text is not generated: what a perfect
-    model would generate stands in its place.  Metrics are compared exactly, up to rounding.
+    model would generate stands in its place, and ``generation_max_length`` has to have room for
+    half of the targets.  Metrics are compared exactly, up to rounding.
 
     How to fix: say which direction is better, and leave padding out::
 
@@ -75,6 +76,7 @@ def metric_prefers_the_right(pipeline: Pipeline, scored: Scored) -> Iterator[Mea
         if name is not None:
             yield from _direction(scored, args, name)
         yield from _positions(scored)
+        yield from _generated(scored)
     judged = {"perfect": scored.perfect, "wrong": scored.wrong}
     values = {which: _number(of.get(name or "")) for which, of in judged.items()}
     shown = ", ".join(f"{which} {v:.4g}" for which, v in values.items() if v is not None)
@@ -207,6 +209,21 @@ def _positions(scored: Scored) -> Iterator[Finding]:
                 cause="positions with the label -100 (padding) are not masked out of the metric",
                 fix="compare only where labels != -100",
             )
+
+
+def _generated(scored: Scored) -> Iterator[Finding]:
+    cut = sum(length > scored.limit for length in scored.targets) if scored.limit else 0
+    if 2 * cut > len(scored.targets):
+        yield Finding(
+            f"generation is cut after {scored.limit} tokens, and {cut} of {len(scored.targets)} "
+            "targets are longer: the metrics are those of the beginnings",
+            observed=scored.limit,
+            expected=max(scored.targets),
+            where="generation_max_length",
+            cause="generation_max_length is not set, or shorter than the targets: max_length of "
+            "the generation config (20 by default) holds",
+            fix=f"generation_max_length={max(scored.targets) + 2}",
+        )
 
 
 def _number(value: Any) -> float | None:

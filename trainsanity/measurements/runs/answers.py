@@ -87,6 +87,11 @@ class Answers:
         counted = labels[:, 1:] if self.shifts else labels
         return int((counted != IGNORED).sum())
 
+    def lengths(self, labels: Tensor) -> list[int]:
+        """Return how many tokens each row of labels has."""
+        counted: list[int] = ((labels != IGNORED) & (labels != self.fill)).sum(-1).tolist()
+        return counted
+
     def _ids(self, labels: Tensor) -> Tensor:
         import torch
 

@@ -64,6 +64,8 @@ class Scored:
         ignored_breaks: it goes through where -100 is replaced by the id of the padding.
         rows: how many were evaluated.
         shifts: whether the objective predicts the next token.
+        limit: tokens after which generation stops; None where nothing is generated.
+        targets: lengths of the labels where something is generated.
     """
 
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -80,6 +82,8 @@ class Scored:
     ignored_breaks: bool = False
     rows: int = 0
     shifts: bool = False
+    limit: int | None = None
+    targets: list[int] = field(default_factory=list)
 
 
 @measurement(Cost.STEP)
@@ -231,6 +235,8 @@ def _recorded(trainer: Any, seen: Scored, made: list[Step], answers: Answers) ->
 
     def prediction_step(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         seen.fields = tuple(inputs)
+        if generates and torch.is_tensor(inputs.get("labels")):
+            seen.targets += answers.lengths(inputs["labels"])
         given.clear()
         given.update(inputs)
         returned = step(model, inputs, *args, **kwargs)
@@ -258,6 +264,7 @@ def _recorded(trainer: Any, seen: Scored, made: list[Step], answers: Answers) ->
     if metrics is not None:
         trainer.compute_metrics = compute_metrics
     if generates:
+        seen.limit = _limit(trainer)
         trainer.model.generate = lambda *_, **__: answers.generated(given)
     try:
         yield
@@ -278,3 +285,14 @@ def _given(trainer: Any, made: list[Step]) -> Iterator[None]:
         yield
     finally:
         vars(trainer).pop("prediction_step", None)
+
+
+def _limit(trainer: Any) -> int | None:
+    """Return how many tokens are generated at the most, as Seq2SeqTrainer asks for them."""
+    config = trainer.model.generation_config
+    asked = trainer.args.generation_max_length
+    if asked is None:
+        new = getattr(config, "max_new_tokens", None)
+        # Left alone, transformers generates 20 tokens.
+        asked = new + 1 if new is not None else getattr(config, "max_length", None) or 20
+    return int(asked) - 1  # the start of the decoder counts
