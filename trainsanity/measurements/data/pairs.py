@@ -166,5 +166,5 @@ def _equal_rows(data: Any) -> int | None:
             rows = (data[k] for k in range(min(PAIRS, len(data))))
             first = data[0][name]
             if isinstance(first, str | list):
-                return sum(row[name] == row[other] for row in rows)
+                return sum(bool(row[name] == row[other]) for row in rows)
     return None

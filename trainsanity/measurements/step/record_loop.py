@@ -13,6 +13,7 @@ from trainsanity.isolation.random_states import torch_states
 from trainsanity.isolation.snapshot import preserved, snapshot_bytes
 from trainsanity.measurements.batches.batch import Batch, drawn, quiet
 from trainsanity.measurements.model.head import head_or_none, watched
+from trainsanity.measurements.step.modes import watched_modes
 from trainsanity.measurements.step.own import Own
 from trainsanity.measurements.step.rearranged import Rearranged
 from trainsanity.measurements.step.record_trainer import broken, note_rates, note_update
@@ -46,13 +47,13 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
         unasked = "a custom training loop takes its micro-batches together"
         seen.own, seen.rearranged = Own(reason=unasked), Rearranged(reason=unasked)
         seen.snapshot_seconds = time.perf_counter() - begin
-        model.train()
+        # The mode is the loop's own affair: whether it calls train() is judged.
         model.zero_grad()
         if cuda:
             torch.cuda.reset_peak_memory_stats(pipeline.device)
         start = time.perf_counter()
         try:
-            with _hooked(pipeline, seen, steps) as states:
+            with watched_modes(model, seen), _hooked(pipeline, seen, steps) as states:
                 for batch in drawn(pipeline, steps):
                     _take(pipeline, seen, batch, watch, states)
                     if broken(seen):

@@ -22,6 +22,7 @@ from trainsanity.isolation.temp_folders import scratch
 from trainsanity.measurements.batches.batch import quiet, record_collator
 from trainsanity.measurements.model.head import head_or_none, watched, weight_parameter
 from trainsanity.measurements.step.hooks import added_hooks, buffers_of, hooks_of, put_back
+from trainsanity.measurements.step.modes import watched_modes
 from trainsanity.measurements.step.own import Again, ask_again
 from trainsanity.measurements.step.replay import checkpointed, fill_items
 from trainsanity.measurements.step.rollouts import record_rollouts
@@ -84,7 +85,10 @@ def _record(pipeline: Pipeline, steps: int, *, own: bool) -> Recording:
             torch.cuda.reset_peak_memory_stats(device)
         start = time.perf_counter()
         try:
-            with backward_recorded(seen, pipeline.model, trainer.accelerator):
+            with (
+                watched_modes(pipeline.model, seen),
+                backward_recorded(seen, pipeline.model, trainer.accelerator),
+            ):
                 trainer.train()
         finally:
             pipeline.model.zero_grad()

@@ -49,7 +49,8 @@ def beside_the_adapter(policy: Any) -> list[str]:
         if isinstance(module, (BaseTunerLayer, wrapper)):
             base = getattr(module, "base_layer", None) or getattr(module, "original_module", None)
             originals = {id(p) for p in base.parameters()} if base is not None else set()
-            inside |= {id(p) for p in module.parameters()} - originals
+            layer: Any = module
+            inside |= {id(p) for p in layer.parameters()} - originals
     return [
         name
         for name, p in policy.named_parameters()

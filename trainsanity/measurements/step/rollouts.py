@@ -143,7 +143,7 @@ def _listed(made: Mapping[str, Any]) -> tuple[list[Any], list[float], list[Any],
             tuple(row[one].tolist()) for row, one in zip(made["prompt_ids"], shown, strict=True)
         ]
     else:
-        prompts = list(range(len(ids)))
+        prompts = [(k,) for k in range(len(ids))]
     return prompts, advantages.tolist(), ids.tolist(), mask.int().tolist()
 
 

@@ -11,6 +11,7 @@ from trainsanity.engine.session import Session, objective_of
 from trainsanity.isolation.shards import whole
 from trainsanity.measurements.model.items import Items, items_of
 from trainsanity.measurements.step.hooks import AddedHook
+from trainsanity.measurements.step.modes import Modes
 from trainsanity.measurements.step.own import Again, Own
 from trainsanity.measurements.step.policy_passes import Policy
 from trainsanity.measurements.step.rearranged import Rearranged
@@ -137,6 +138,7 @@ class Recording:
         rearranged: the first micro-batch, asked in other arrangements of its rows.
         policy: what policy and reference said of the first micro-batch's tokens.
         rollout: the first completions that a policy generated, with what was made of their rewards.
+        modes: in which modes the model ran, and what moved in its frozen parts.
         asking: such a question is being asked; its passes are not the run's.
         snapshot_bytes: size in host memory of what is put back afterwards.
         snapshot_seconds, restore_seconds: the time that it took to take it, and to put it back.
@@ -167,6 +169,7 @@ class Recording:
     rearranged: Rearranged = field(default_factory=Rearranged)
     policy: Policy = field(default_factory=Policy)
     rollout: dict[str, Any] = field(default_factory=dict)
+    modes: Modes = field(default_factory=Modes)
 
     @property
     def first(self) -> Step:
