@@ -1,9 +1,10 @@
 """What each check reports, compared with what it reported when somebody read it last.
 
 `tests/snapshots/checks` has one file for each check: its results on the faults that it catches and
-at its bounds, and the controls and faults on which it neither passes nor fails. A message that changes, or a number that moves, shows up as a difference there, to be
-read and kept with UPDATE_SNAPSHOTS=1, or to be mended. An entry holds for the versions of torch and
-transformers that it names; with others, whose numbers differ, it is not compared.
+at its bounds, and the controls and faults on which it neither passes nor fails. A message that
+changes, or a number that moves, shows up as a difference there, to be read and kept with
+UPDATE_SNAPSHOTS=1, or to be mended. An entry holds for the versions of torch and transformers that
+it names; with others, whose numbers differ, it is not compared.
 """
 
 from __future__ import annotations
