@@ -62,7 +62,8 @@ def ratio_is_one(pipeline: Pipeline, policy: Policy) -> Iterator[Measured | Find
             observed=gap.size,
             expected=0.0,
             where=name,
-            cause=f"the policy's forward pass is random: {' and '.join(sources) or 'asked again it differs'}"
+            cause="the policy's forward pass is random: "
+            + (" and ".join(sources) or "asked again it differs")
             if noisy
             else "the stored values are of other weights, another temperature or other tokens",
             fix="disable_dropout=True"
@@ -70,8 +71,8 @@ def ratio_is_one(pipeline: Pipeline, policy: Policy) -> Iterator[Measured | Find
             else "compute old and new log-probabilities by one function, at the same weights",
         )
     yield Measured(
-        f"log-ratio of policy and {name} {gap.size:.3g} over {gap.tokens} values; rounding explains "
-        f"{allowed:.2g}",
+        f"log-ratio of policy and {name} {gap.size:.3g} over {gap.tokens} values; rounding "
+        f"explains {allowed:.2g}",
         gap.size,
         0.0,
     )
