@@ -58,7 +58,7 @@ def ratio_is_one(pipeline: Pipeline, policy: Policy) -> Iterator[Measured | Find
         noisy = policy.restless.size > allowed_gap(pipeline, policy, policy.restless)
         yield Finding(
             f"before the first update the log-ratio to {name} is {gap.size:.3g} a token and not 0: "
-            f"the ratio is noise of {math.expm1(gap.size):.1%} about 1",
+            f"the ratio is off 1 by {math.expm1(gap.size):.1%}",
             observed=gap.size,
             expected=0.0,
             where=name,
