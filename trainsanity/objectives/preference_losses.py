@@ -26,9 +26,7 @@ def fixed_point(trainer: Any) -> float | None:
         parts = [_dpo(kind, beta, smoothing) for kind in kinds]
         if len(weights) != len(parts) or any(part is None for part in parts):
             return None
-        return float(
-            sum(w * part for w, part in zip(weights, parts, strict=True) if part is not None)
-        )
+        return float(sum(w * (part or 0.0) for w, part in zip(weights, parts, strict=True)))
     if of_classes(trainer, ("KTOTrainer",)) and kinds in (["kto"], ["apo_zero_unpaired"]):
         weights = [getattr(args, f"{side}_weight", 1.0) for side in ("desirable", "undesirable")]
         return 0.5 if weights == [1.0, 1.0] else None

@@ -67,8 +67,8 @@ def answers_hold_no_prompt(pipeline: Pipeline, pairs: Pairs) -> Iterator[Measure
     if len(turns) >= SHARE * len(counted):
         means = _takes_means(pipeline)
         yield Finding(
-            f"in {len(turns)} of {len(counted)} pairs both answers begin with the same whole turns, "
-            f"which belong to the prompt: {share:.0%} of the counted tokens are a common prefix",
+            f"in {len(turns)} of {len(counted)} pairs both answers begin with the same whole "
+            f"turns, which belong to the prompt: {share:.0%} of the counted tokens are shared",
             observed=share,
             expected=0.0,
             where=f"pair {turns[0]}",

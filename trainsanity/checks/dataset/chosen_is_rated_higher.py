@@ -86,9 +86,9 @@ def _rated(data: Any) -> tuple[str, str] | None:
     row = data[0]
     for name in names:
         other = name.replace("chosen", "rejected")
-        if other != name and other in names and RATED.search(name):
-            if _is_number(row[name]) and _is_number(row[other]):
-                return name, other
+        rated = other != name and other in names and RATED.search(name)
+        if rated and _is_number(row[name]) and _is_number(row[other]):
+            return name, other
     return None
 
 

@@ -53,8 +53,8 @@ def none_after_the_end(pipeline: Pipeline, rollouts: Rollouts) -> Iterator[Measu
     if longest:
         k = after.index(longest)
         yield Finding(
-            f"{sum(map(bool, after))} of {len(after)} completions are trained on what follows their "
-            f"end: up to {longest} tokens after the first EOS are counted",
+            f"{sum(map(bool, after))} of {len(after)} completions are trained on what follows "
+            f"their end: up to {longest} tokens after the first EOS are counted",
             observed=sum(after),
             expected=0,
             where=f"completion {k}",

@@ -38,8 +38,9 @@ def not_zero(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fi
     How it is measured: exact, from the accumulated gradients before the optimizer's step: every
     element of every trainable parameter. All of them zero is a failure, and so is a norm below
     four units of float32 of the loss, where two sides of a pair cancel. Where a policy's rewards
-    are equal in the first step alone, and not for the next prompts, it is a warning. (An adapter whose B is zero
-    has a gradient in B at the first step, and none in A: that is how LoRA begins.)
+    are equal in the first step alone, and not for the next prompts, it is a warning. (An
+    adapter whose B is zero has a gradient in B at the first step, and none in A: that is how LoRA
+    begins.)
 
     How to fix: look at what the loss is made of: advantages (reward functions that always return
     the same), masks that leave no target, an initialisation with zeros on both sides.
@@ -56,8 +57,8 @@ def not_zero(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fi
         yield Finding(
             f"the gradient of step 1 is zero in all of its {len(trainable)} trainable tensors"
             if norm == 0
-            else f"the gradient of step 1 has a norm of {norm:.2g}, which is the rounding of a loss "
-            f"of {loss:.4f}: what the loss is made of cancels",
+            else f"the gradient of step 1 has a norm of {norm:.2g}, which is the rounding of a "
+            f"loss of {loss:.4f}: what the loss is made of cancels",
             observed=norm,
             expected="a norm above 0",
             where="step 1",

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS
 
 if TYPE_CHECKING:
-    from trainsanity.measurements.step.policy_passes import Gap, Policy
+    from trainsanity.measurements.step.passes import Gap
+    from trainsanity.measurements.step.policy_passes import Policy
     from trainsanity.pipeline import Pipeline
 
 

@@ -72,8 +72,8 @@ def advantages_are_centred(pipeline: Pipeline, rollouts: Rollouts) -> Iterator[M
             observed=worst,
             expected=0.0,
             where=f"prompts with {', '.join(map(str, broken or sizes))} completions each",
-            cause=f"a prompt has {broken[0]} of its {rollouts.size} generations in the batch: groups "
-            "mix completions of several prompts, the sampler does not repeat each prompt"
+            cause=f"a prompt has {broken[0]} of its {rollouts.size} generations in the batch: "
+            "groups mix completions of several prompts, the sampler does not repeat each prompt"
             if broken
             else "the baseline is not the mean of the prompt's own group: rewards are centred over "
             "the batch, or not at all",

@@ -77,8 +77,8 @@ def advantages_differ(pipeline: Pipeline, rollouts: Rollouts) -> Iterator[Measur
         )
     elif flat:
         yield Finding(
-            f"no completion has an advantage: {count} completions of {len(rollouts.groups)} prompts, "
-            f"in {asked} batches, are rewarded like the rest of their group",
+            f"no completion has an advantage: {count} completions of {len(rollouts.groups)} "
+            f"prompts, in {asked} batches, are rewarded like the rest of their group",
             observed=0.0,
             expected="above 0 for some completion",
             where="reward functions",
@@ -113,11 +113,12 @@ def _why(rollouts: Rollouts) -> str | None:
     if len(same) == len([name for name, values in spread.items() if values]):
         told = ", ".join(f"{name} always returns {spread[name][0]:g}" for name in same)
         return f"rewards are all equal: {told}"
+    groups = rollouts.groups.values()
     within_groups = [
         name
         for name, values in rewards.items()
-        if any(len({values[k] for k in group if k < len(values)}) > 1 for group in rollouts.groups.values())
-    ]  # fmt: skip
+        if any(len({values[k] for k in group if k < len(values)}) > 1 for group in groups)
+    ]
     if not within_groups:
         return (
             "rewards differ between prompts and are equal within each group: they are computed "

@@ -58,11 +58,12 @@ def ratio_is_one(pipeline: Pipeline, policy: Policy) -> Iterator[Measured | Find
         noisy = policy.restless.size > allowed_gap(pipeline, policy, policy.restless)
         yield Finding(
             f"before the first update the log-ratio to {name} is {gap.size:.3g} a token and not 0: "
-            f"the ratio is noise of {math.expm1(gap.size):.1%} about 1",
+            f"the ratio is off 1 by {math.expm1(gap.size):.1%}",
             observed=gap.size,
             expected=0.0,
             where=name,
-            cause=f"the policy's forward pass is random: {' and '.join(sources) or 'asked again it differs'}"
+            cause="the policy's forward pass is random: "
+            + (" and ".join(sources) or "asked again it differs")
             if noisy
             else "the stored values are of other weights, another temperature or other tokens",
             fix="disable_dropout=True"
@@ -70,8 +71,8 @@ def ratio_is_one(pipeline: Pipeline, policy: Policy) -> Iterator[Measured | Find
             else "compute old and new log-probabilities by one function, at the same weights",
         )
     yield Measured(
-        f"log-ratio of policy and {name} {gap.size:.3g} over {gap.tokens} values; rounding explains "
-        f"{allowed:.2g}",
+        f"log-ratio of policy and {name} {gap.size:.3g} over {gap.tokens} values; rounding "
+        f"explains {allowed:.2g}",
         gap.size,
         0.0,
     )

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.registry import check
-from trainsanity.measurements.step.policy_passes import inner, references_of
+from trainsanity.measurements.step.passes import inner
+from trainsanity.measurements.step.policy_passes import references_of
 from trainsanity.measurements.step.reference_tensors import (
     beside_the_adapter,
     shared_with_reference,
@@ -73,8 +74,8 @@ def reference_is_apart(pipeline: Pipeline) -> Iterator[Measured | Finding]:
         )
     if beside:
         yield Finding(
-            f"{len(beside)} tensors outside of the adapter are trained: with the adapter turned off "
-            "the reference still has them, and moves with the policy",
+            f"{len(beside)} tensors outside of the adapter are trained: with the adapter turned "
+            "off the reference still has them, and moves with the policy",
             observed=len(beside),
             expected=0,
             where=", ".join(beside[:3]),

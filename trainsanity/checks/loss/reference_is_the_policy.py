@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.checks.loss._reference import allowed_gap, dropouts, neftune
 from trainsanity.engine.registry import check
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, within
-from trainsanity.measurements.step.policy_passes import Gap, Policy
+from trainsanity.measurements.step.passes import Gap
+from trainsanity.measurements.step.policy_passes import Policy
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.objectives.preference_losses import fixed_point
 from trainsanity.types import Cost, Finding, Measured, Severity, Skip
@@ -69,7 +70,7 @@ def reference_is_the_policy(
     allowed = allowed_gap(pipeline, policy, gap)
     right = fixed_point(pipeline.trainer)
     if not within(gap.size, allowed):
-        yield _apart(pipeline, policy, gap, quiet, name, allowed)
+        yield _apart(pipeline, policy, name, gap, quiet)
     elif right is not None and recording.own.losses:
         loss = recording.own.losses[0]
         spread = (MARGIN * policy.eps + REDUCTIONS) * max(1.0, abs(right)) + _slack(
@@ -101,18 +102,16 @@ def _slack(pipeline: Pipeline, gap: Gap, right: float) -> float:
     return 2 * (beta + 2 * math.sqrt(abs(right))) * gap.total
 
 
-def _apart(
-    pipeline: Pipeline, policy: Policy, gap: Gap, quiet: Gap, name: str, allowed: float
-) -> Finding:
+def _apart(pipeline: Pipeline, policy: Policy, name: str, gap: Gap, quiet: Gap) -> Finding:
+    allowed = allowed_gap(pipeline, policy, gap)
     said = (
         f"before step 1 the reference ({name}) differs from the policy by {gap.size:.3g} in the "
         f"log-probability of a token, {gap.total:.3g} in a row at the most"
     )
     expected = "the policy's own log-probabilities"
     random = allowed_gap(pipeline, policy, policy.noise)
-    noisy = policy.noise.size > random or (
-        math.isnan(policy.noise.size) and bool(dropouts(pipeline))
-    )
+    unknown = math.isnan(policy.noise.size)
+    noisy = bool(dropouts(pipeline)) if unknown else policy.noise.size > random
     alike = within(quiet.size, allowed) or (math.isnan(policy.gap.size) and noisy)
     if alike and noisy:
         sources = [*neftune(pipeline), *dropouts(pipeline)]

@@ -101,9 +101,8 @@ def _apart(pipeline: Pipeline, batch: Mapping[str, Any]) -> list[tuple[Side, Sid
         other = name.replace("chosen", "rejected")
         if "chosen" not in name or other not in batch or not _are_ids(name, ids):
             continue
-        return list(
-            zip(sides_of(batch, name, ids), sides_of(batch, other, batch[other]), strict=True)
-        )
+        chosen, rejected = sides_of(batch, name, ids), sides_of(batch, other, batch[other])
+        return list(zip(chosen, rejected, strict=True))
     ids = batch.get("input_ids")
     if not has_pairs(getattr(pipeline.train_dataset, "column_names", None)):
         return []
@@ -132,6 +131,7 @@ def _are_ids(name: str, value: Any) -> bool:
 
 
 def sides_of(batch: Mapping[str, Any], name: str, ids: Tensor) -> list[Side]:
+    """Return each row of a batch without its padding, and with what is counted of it."""
     mask = batch.get(name.replace("input_ids", "attention_mask"))
     counted = batch.get(name.replace("input_ids", "completion_mask"))
     if counted is None and (labels := batch.get(name.replace("input_ids", "labels"))) is not None:

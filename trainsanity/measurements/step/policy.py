@@ -9,14 +9,8 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.engine.store import measurement
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import drawn, quiet
-from trainsanity.measurements.step.policy_passes import (
-    Pass,
-    Policy,
-    compare,
-    inner,
-    passes_seen,
-    references_of,
-)
+from trainsanity.measurements.step.passes import Pass, inner, passes_seen
+from trainsanity.measurements.step.policy_passes import Asker, Policy, compare, references_of
 from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.types import Cost, Skip
@@ -84,7 +78,7 @@ def _of_a_loop(pipeline: Pipeline) -> Policy:
 
     dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
     found = Policy(eps=max(float(torch.finfo(dtype).eps) for dtype in dtypes))
-    compare(found, model, named, False, first[0].inputs, ask, gradient)
+    compare(found, model, named, first[0].inputs, Asker(ask, gradient), switched=False)
     return found
 
 

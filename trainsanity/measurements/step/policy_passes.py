@@ -1,4 +1,4 @@
-"""What the policy and its reference said of the same tokens, seen while the user's loss is computed.
+"""What policy and reference say of the same tokens, seen while the user's loss is computed.
 
 A reference is a model that the user calls so (``trainer.ref_model``, ``self.reference``, a variable
 ``ref_policy`` of the training loop), or for an adapter of TRL's Trainers the same model with the
@@ -12,12 +12,14 @@ import contextlib
 import functools
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.errors import first_line
 from trainsanity.isolation.snapshot import restored
+from trainsanity.measurements.batches.other_padding import other_padding
+from trainsanity.measurements.step.passes import Gap, Pass, gap_between, inner, passes_seen
 from trainsanity.measurements.step.rearranged import layers_in_eval
 from trainsanity.objectives.preference import (
     POLICY_TRAINERS,
@@ -32,40 +34,6 @@ if TYPE_CHECKING:
 REFERENCE = re.compile(r"(^|_)ref(erence)?s?(_|$)|(^|_)sft_model$", re.IGNORECASE)
 STORED = re.compile(r"(^|_)(old|ref|reference)_.*log_?p", re.IGNORECASE)
 """Names under which a prepared batch keeps log-probabilities that were computed before."""
-
-
-@dataclass
-class Pass:
-    """One call of a model inside the loss.
-
-    Attributes:
-        module: the model, without the wrapper of a distributed run.
-        ids: the token ids, ``[B, L]`` on the CPU.
-        logps: log-probability of each token after the first, ``[B, L - 1]`` float32 on the CPU.
-        graded: whether a gradient flows back into it.
-    """
-
-    module: Any
-    ids: Tensor
-    logps: Tensor
-    graded: bool
-
-
-@dataclass
-class Gap:
-    """How far two sets of log-probabilities of the same tokens lie apart.
-
-    Attributes:
-        size: root mean square over tokens; NaN if nothing was compared.
-        total: the largest sum over a row, which is an implicit reward over beta.
-        scale: root mean square of the log-probabilities themselves.
-        tokens: how many were compared.
-    """
-
-    size: float = math.nan
-    total: float = math.nan
-    scale: float = math.nan
-    tokens: int = 0
 
 
 @dataclass
@@ -103,6 +71,19 @@ class Policy:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class Asker:
+    """How loss and gradient of a batch are asked.
+
+    Attributes:
+        ask: computes the loss, and returns the passes in it beside it.
+        gradient: returns a sample of the gradient, with the same random numbers each time.
+    """
+
+    ask: Callable[..., tuple[list[Pass], float]]
+    gradient: Callable[[dict[str, Any]], Tensor]
+
+
 def references_of(trainer: Any, step: Callable[..., Any] | None) -> dict[str, nn.Module]:
     """Return the models that the user calls a reference, by name."""
     named = dict(vars(trainer)) if trainer is not None else _variables(step)
@@ -119,7 +100,8 @@ def _variables(function: Any, depth: int = 3) -> dict[str, Any]:
     """Return what a function refers to by name: its closure, globals, and attributes of self."""
     if isinstance(function, functools.partial):
         return {**_variables(function.func, depth), **function.keywords}
-    found = dict(vars(function.__self__)) if hasattr(getattr(function, "__self__", None), "__dict__") else {}  # fmt: skip
+    owner = getattr(function, "__self__", None)
+    found = dict(getattr(owner, "__dict__", {}))
     function = getattr(function, "__func__", function)
     code = getattr(function, "__code__", None)
     if code is None:
@@ -135,88 +117,6 @@ def _variables(function: Any, depth: int = 3) -> dict[str, Any]:
             if callable(value) and hasattr(value, "__code__"):
                 found = {**_variables(value, depth - 1), **found}
     return found
-
-
-def inner(model: Any) -> Any:
-    """Return the model inside the wrappers of a distributed or compiled run."""
-    while True:
-        wrapped = getattr(model, "_orig_mod", None)
-        if wrapped is None and type(model).__name__ in ("DistributedDataParallel", "DataParallel"):
-            wrapped = model.module
-        if wrapped is None:
-            return model
-        model = wrapped
-
-
-@contextlib.contextmanager
-def passes_seen() -> Iterator[list[Pass]]:
-    """Watch every outermost call of a module that is given token ids and returns predictions."""
-    import torch
-    from torch.nn.modules.module import (
-        register_module_forward_hook,
-        register_module_forward_pre_hook,
-    )
-
-    seen: list[Pass] = []
-    open_calls: list[int] = []
-
-    def before(module: Any, _inputs: Any) -> None:
-        open_calls.append(id(module))
-
-    def after(module: Any, inputs: Any, named: Any, output: Any) -> None:
-        # A call that raised left its mark behind.
-        while open_calls and open_calls.pop() != id(module):
-            pass
-        if open_calls:
-            return
-        ids = named.get("input_ids", next(iter(inputs), None))
-        if not torch.is_tensor(ids) or ids.dim() != 2 or ids.is_floating_point():
-            return
-        values = _log_probabilities(output, ids)
-        if values is not None:
-            graded = torch.is_grad_enabled() and _first_float(output).requires_grad
-            seen.append(Pass(inner(module), ids.detach().cpu(), values, graded))
-
-    handles = [
-        register_module_forward_pre_hook(before),
-        register_module_forward_hook(after, with_kwargs=True),
-    ]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _first_float(output: Any) -> Any:
-    for name in ("log_probs", "logits"):
-        value = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
-        if value is not None:
-            return value
-    return output[0] if isinstance(output, tuple | list) else output
-
-
-def _log_probabilities(output: Any, ids: Tensor) -> Tensor | None:
-    """Return log-probabilities of the tokens after the first, from whatever the model returned."""
-    import torch
-
-    values = _first_float(output)
-    if not torch.is_tensor(values) or not values.is_floating_point():
-        return None
-    values = values.detach()
-    if values.dim() == 2 and values.shape[0] == len(ids):  # TRL's fused head
-        width = ids.shape[1] - 1
-        return values[:, -width:].float().cpu() if values.shape[1] >= width else None
-    if values.dim() != 3 or values.shape[0] != len(ids):
-        return None
-    values = values[:, -ids.shape[1] :]
-    if values.shape[1] != ids.shape[1]:
-        return None
-    rows = [
-        logits[:-1].float().log_softmax(-1).gather(-1, row[1:, None].to(logits.device))[:, 0].cpu()
-        for logits, row in zip(values, ids, strict=True)
-    ]
-    return torch.stack(rows)
 
 
 def ask_policy(
@@ -248,7 +148,7 @@ def ask_policy(
         return found
     named = references_of(trainer, None)
     switched = of_classes(trainer, PREFERENCE_TRAINERS + POLICY_TRAINERS) or has_pairs(inputs)
-    compare(found, inner(trainer.model), named, switched, inputs, ask, gradient)
+    compare(found, inner(trainer.model), named, inputs, Asker(ask, gradient), switched=switched)
     return found
 
 
@@ -256,10 +156,10 @@ def compare(
     found: Policy,
     policy: Any,
     named: Mapping[str, Any],
-    switched: bool,
     inputs: Mapping[str, Any],
-    ask: Callable[..., tuple[list[Pass], float]],
-    gradient: Callable[[dict[str, Any]], Tensor],
+    asker: Asker,
+    *,
+    switched: bool,
 ) -> None:
     """Fill in what the passes inside the loss show.
 
@@ -267,15 +167,15 @@ def compare(
         found: to be filled.
         policy: the model that is trained.
         named: models that the user calls a reference.
-        switched: whether a pass of the policy without gradient is its reference.
         inputs: the prepared batch.
-        ask: computes the loss of a batch, and returns the passes in it.
-        gradient: returns a sample of the gradient of a batch, with the same random numbers.
+        asker: computes loss and gradient of a batch.
+        switched: whether a pass of the policy without gradient is its reference.
     """
     stored = [name for name in inputs if STORED.search(name) and "KL" not in name]
     changed, found.padded = other_padding(inputs) if _is_causal(policy) else (None, 0)
     if not (named or switched or stored or changed):
         return
+    ask, gradient = asker.ask, asker.gradient
     try:
         quiet, loss = ask(inputs, seed=0, evaluating=True)
         if changed is not None:
@@ -299,13 +199,10 @@ def compare(
 
     found.gap = _between(train, train, policy, is_reference)
     found.quiet = _between(quiet, quiet, policy, is_reference)
-    found.noise = _alike(
-        [p for p in train if is_reference(p)], [p for p in again if is_reference(p)]
+    found.noise = _alike(*([p for p in seen if is_reference(p)] for seen in (train, again)))
+    found.restless = _alike(
+        *([p for p in seen if p.module is policy and p.graded] for seen in (train, again))
     )
-    mine, mine_again = (
-        [p for p in seen if p.module is policy and p.graded] for seen in (train, again)
-    )
-    found.restless = _alike(mine, mine_again)
     for one in train:
         if is_reference(one):
             found.reference = None if one.module is policy else one.module
@@ -338,38 +235,19 @@ def _between(
         for own in mine
         if own.logps.shape == other.logps.shape and bool((own.ids == other.ids).all())
     ]
-    return _gap([(own.logps, other.logps) for own, other in pairs])
+    return gap_between([(own.logps, other.logps) for own, other in pairs])
 
 
 def _alike(one: list[Pass], other: list[Pass]) -> Gap:
+    """Compare passes that were made twice, in their order."""
     if len(one) != len(other):
         return Gap()
-    return _gap([
-        (a.logps, b.logps) for a, b in zip(one, other, strict=True) if a.logps.shape == b.logps.shape
-    ])  # fmt: skip
-
-
-def _gap(pairs: list[tuple[Tensor, Tensor]]) -> Gap:
-    import torch
-
-    if not pairs:
-        return Gap()
-    apart = torch.cat([(a - b).flatten() for a, b in pairs]).double()
-    # Masked positions are exactly zero in both, and count for nothing.
-    scale = torch.cat([b.flatten() for _, b in pairs]).double()
-    counted = scale != 0
-    if not bool(counted.any()):
-        return Gap()
-    return Gap(
-        float(apart[counted].square().mean().sqrt()),
-        max(float((a - b).sum(-1).abs().max()) for a, b in pairs),
-        float(scale[counted].square().mean().sqrt()),
-        int(counted.sum()),
-    )
+    pairs = [(a.logps, b.logps) for a, b in zip(one, other, strict=True)]
+    return gap_between([(a, b) for a, b in pairs if a.shape == b.shape])
 
 
 def _to_stored(seen: list[Pass], policy: Any, name: str, inputs: Mapping[str, Any]) -> Gap:
-    """Compare the policy's log-probabilities with stored ones, of tokens or of whole completions."""
+    """Compare the policy's log-probabilities with stored ones, of tokens or completions."""
     import torch
 
     values, mask = inputs[name], inputs.get("completion_mask")
@@ -383,45 +261,11 @@ def _to_stored(seen: list[Pass], policy: Any, name: str, inputs: Mapping[str, An
     width = min(mask.shape[1], logps.shape[1])
     logps = logps[:, -width:] * mask[:, -width:]
     if values.dim() == 2 and values.shape[1] >= width:
-        return _gap([(logps, values[:, -width:] * mask[:, -width:])])
+        return gap_between([(logps, values[:, -width:] * mask[:, -width:])])
     if values.dim() == 1 and 2 * len(values) == len(logps):  # TRL's halves of pairs
         half = slice(len(values), None) if "rejected" in name else slice(len(values))
         logps, mask = logps[half], mask[half]
     if values.dim() == 1 and len(values) == len(logps):
         sums = logps.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
-        return _gap([(sums, values[:, None] / mask.sum(1, keepdim=True).clamp(min=1))])
+        return gap_between([(sums, values[:, None] / mask.sum(1, keepdim=True).clamp(min=1))])
     return Gap()
-
-
-def other_padding(inputs: Mapping[str, Any]) -> tuple[dict[str, Any] | None, int]:
-    """Return the batch with other token ids where its masks say padding, and how many there are."""
-    import torch
-
-    changed, count = dict(inputs), 0
-    for name, ids in inputs.items():
-        mask = next((inputs[other] for other in _masks(name) if other in inputs), None)
-        if not (torch.is_tensor(ids) and torch.is_tensor(mask)):
-            continue
-        if ids.dim() != 2 or ids.shape != mask.shape or ids.is_floating_point():
-            continue
-        hidden = mask == 0
-        # The token after the last padding on the left is predicted there, in any language model.
-        hidden[:, :-1] &= mask[:, 1:] == 0
-        if not bool(hidden.any()) or bool(hidden.all()):
-            continue
-        real = ids[~hidden]
-        # Tokens that do occur, each another one than stands there.
-        new = real[torch.arange(ids.numel(), device=ids.device) % len(real)].view_as(ids)
-        new = torch.where(new == ids, real.roll(1)[0].expand_as(ids), new)
-        changed[name] = torch.where(hidden, new, ids)
-        count += int(hidden.sum())
-    return (changed, count) if count else (None, 0)
-
-
-def _masks(name: str) -> tuple[str, ...]:
-    """Return the names under which a batch would keep the mask of these token ids."""
-    for ending in ("input_ids", "ids"):
-        if name.endswith(ending):
-            stem = name.removesuffix(ending)
-            return f"{stem}attention_mask", f"{stem}mask"
-    return ()

@@ -175,9 +175,15 @@ def _loss(trainer: Any, inputs: Mapping[str, Any]) -> float:
 
 @contextlib.contextmanager
 def layers_in_eval(trainer: Any) -> Iterator[None]:
-    """Put every layer into eval mode; the model itself stays in training mode."""
+    """Put every layer into eval mode, also of models that the Trainer keeps beside its own.
+
+    The model itself stays in training mode.
+    """
+    import torch
+
     model = trainer.model_wrapped
-    flags = [(module, module.training) for module in model.modules()]
+    beside = [one for one in vars(trainer).values() if isinstance(one, torch.nn.Module)]
+    flags = [(module, module.training) for one in (model, *beside) for module in one.modules()]
     roots = {id(model), id(trainer.model)}
     try:
         for module, _ in flags:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from trainsanity.measurements.step.policy_passes import inner, references_of
+from trainsanity.measurements.step.passes import inner
+from trainsanity.measurements.step.policy_passes import references_of
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -13,9 +14,8 @@ if TYPE_CHECKING:
 def trained_tensors(pipeline: Pipeline) -> set[Any]:
     """Return the places of what the model trains, and of what the optimizer holds."""
     optimizer = pipeline.optimizer or getattr(pipeline.trainer, "optimizer", None)
-    trained = {
-        _place(p) for p in inner(pipeline.model).parameters() if p.requires_grad and p.numel()
-    }
+    own = [p for p in inner(pipeline.model).parameters() if p.requires_grad]
+    trained = {_place(p) for p in own if p.numel()}
     held = {
         _place(p)
         for group in getattr(optimizer, "param_groups", ())
@@ -43,10 +43,12 @@ def beside_the_adapter(policy: Any) -> list[str]:
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import other
 
-    wrapper = getattr(other, "AuxiliaryTrainingWrapper", other.ModulesToSaveWrapper)
+    wrapper: Any = getattr(other, "AuxiliaryTrainingWrapper", other.ModulesToSaveWrapper)
+    kinds: tuple[Any, ...] = (BaseTunerLayer, wrapper)
     inside: set[int] = set()
+    module: Any
     for module in policy.modules():
-        if isinstance(module, (BaseTunerLayer, wrapper)):
+        if isinstance(module, kinds):
             base = getattr(module, "base_layer", None) or getattr(module, "original_module", None)
             originals = {id(p) for p in base.parameters()} if base is not None else set()
             layer: Any = module

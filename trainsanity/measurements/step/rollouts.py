@@ -94,11 +94,8 @@ def _kept(trainer: Any, made: Mapping[str, Any]) -> dict[str, Any]:
     import torch
 
     wanted = "prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages"
-    kept = {
-        name: made[name].detach().cpu().clone()
-        for name in wanted
-        if torch.is_tensor(made.get(name))
-    }
+    there = [name for name in wanted if torch.is_tensor(made.get(name))]
+    kept = {name: made[name].detach().cpu().clone() for name in there}
     logs = getattr(trainer, "_logs", {}).get("rewards", {})
     size = len(kept.get("completion_ids", ())) * trainer.args.world_size
     rewards = {
@@ -139,9 +136,8 @@ def _listed(made: Mapping[str, Any]) -> tuple[list[Any], list[float], list[Any],
     ids, mask = made["completion_ids"], made["completion_mask"]
     if "prompt_ids" in made:
         shown = made.get("prompt_mask", made["prompt_ids"] >= 0).bool()
-        prompts = [
-            tuple(row[one].tolist()) for row, one in zip(made["prompt_ids"], shown, strict=True)
-        ]
+        pairs = zip(made["prompt_ids"], shown, strict=True)
+        prompts: list[Any] = [tuple(row[one].tolist()) for row, one in pairs]
     else:
         prompts = [(k,) for k in range(len(ids))]
     return prompts, advantages.tolist(), ids.tolist(), mask.int().tolist()
@@ -150,14 +146,13 @@ def _listed(made: Mapping[str, Any]) -> tuple[list[Any], list[float], list[Any],
 def _more(pipeline: Pipeline) -> list[float]:
     """Answer further prompts, which takes no training step."""
     trainer, found = pipeline.trainer, []
-    repeats = getattr(trainer.args, "steps_per_generation", 1) * getattr(
-        trainer, "num_iterations", 1
-    )
+    repeats = int(getattr(trainer.args, "steps_per_generation", 1) or 1)
+    repeats *= int(getattr(trainer, "num_iterations", 1))
     with preserved(pipeline), quiet(pipeline):
         trainer.model.train()
         loader = trainer.get_train_dataloader()
         # Each batch of prompts comes as often as it is trained on.
-        for rows in itertools.islice(loader, int(repeats), int(repeats) * (MORE + 1), int(repeats)):
+        for rows in itertools.islice(loader, repeats, repeats * (MORE + 1), repeats):
             made = getattr(trainer, MAKES)(rows)
             _, advantages, _, mask = _listed(
                 {name: v.detach().cpu() if hasattr(v, "detach") else v for name, v in made.items()}
