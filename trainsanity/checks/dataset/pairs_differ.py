@@ -78,7 +78,7 @@ def pairs_differ(pairs: Pairs) -> Iterator[Measured | Finding]:
         )
     yield Measured(
         f"of {count} pairs {len(equal)} are the same tokens twice, {len(empty)} have an answer "
-        "without a counted token",
+        "of no counted token",
         len(equal) + len(empty),
         0,
     )

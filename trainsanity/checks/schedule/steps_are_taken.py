@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import Session
-from trainsanity.measurements.step.record_trainer import NoStep
+from trainsanity.measurements.step.alone import NoStep
 from trainsanity.types import Cost, Finding, Measured
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from trainsanity.isolation.workers import disable_workers
 from trainsanity.measurements.batches.batch import Batch, MicroBatch, quiet
 from trainsanity.measurements.model.head import find_head, watched
 from trainsanity.measurements.model.items import items_of
-from trainsanity.measurements.step.record_trainer import alone
+from trainsanity.measurements.step.alone import alone
 from trainsanity.objectives.base import MULTI_LABEL, REGRESSION, Objective
 from trainsanity.types import Cost, Skip
 

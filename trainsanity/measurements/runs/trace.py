@@ -14,7 +14,7 @@ from trainsanity.isolation.random_states import random_hashes
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.isolation.workers import disable_workers
 from trainsanity.measurements.batches.batch import quiet
-from trainsanity.measurements.step.record_trainer import alone
+from trainsanity.measurements.step.alone import alone
 from trainsanity.measurements.step.sampling import sample
 from trainsanity.types import Skip
 
