@@ -81,7 +81,7 @@ def targets_fit_messages(pipeline: Pipeline, answers: Answers) -> Iterator[Measu
     told = ", ".join(f"{share:.0%} of {name} tokens" for name, share in shares.items())
     contracts = ", ".join(answers.asked) or "no argument or column"
     yield Measured(
-        f"targets: {told or f'{answers.headed.runs} runs in rows that have no headers'}; left out by "
+        f"targets: {told or f'{answers.headed.runs} runs in headless rows'}; left out by "
         f"{contracts}; {len(answers.broken)} of these contracts broken",
         shares or answers.headed.runs,
     )

@@ -1,4 +1,4 @@
-"""The training loop by itself: no files, no reports, no evaluation, and an end if it takes no step."""
+"""The training loop by itself: no files, no reports, and an end if it takes no step."""
 
 from __future__ import annotations
 
