@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
+from trainsanity.errors import first_line
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import prepared, quiet, record_collator
 from trainsanity.measurements.model.forward import as_trained, without_labels
@@ -59,7 +60,7 @@ def companions(pipeline: Pipeline) -> Companions:
 
     Raises:
         Skip: there is no Trainer, the batch's tensors do not agree on the number of rows, or the
-            model returns no tensor with an entry for each.
+            model returns no tensor with an entry for each, or does not take the batch as it is.
     """
     import torch
 
@@ -80,7 +81,13 @@ def companions(pipeline: Pipeline) -> Companions:
         raise Skip("a batch of one row has no other rows beside it")
     asked = without_labels(dict(inputs))
     with as_trained(pipeline):
-        whole = _first(pipeline, asked, size)
+        try:
+            whole = _first(pipeline, asked, size)
+        except (TypeError, ValueError) as error:
+            # chosen_input_ids and the like: the loss makes of them what the model is given.
+            raise Skip(
+                f"the model does not take the batch as it is: {first_line(error)}"
+            ) from error
         chosen = range(min(ROWS, size))
         beside = [
             float((_first(pipeline, _copies(asked, k, size), size)[k] - whole[k]).abs().max())
