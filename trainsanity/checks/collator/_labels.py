@@ -48,7 +48,7 @@ def _per_token(pipeline: Pipeline) -> bool:
 
 
 def count_labelled(pipeline: Pipeline, batch: Batch) -> int:
-    """Labels that the loss counts, before a language model's shift."""
+    """Return how many labels the loss counts, before a language model's shift."""
     labels = [micro.inputs["labels"] for micro in batch if "labels" in micro.inputs]
     if _per_token(pipeline):
         return sum(int((one != IGNORED).sum()) for one in labels)
@@ -58,12 +58,12 @@ def count_labelled(pipeline: Pipeline, batch: Batch) -> int:
 def _labelled(
     collating: Collating, rows: Rows, made: Made, column: str | None
 ) -> Iterator[Labelled]:
-    """Each row whose labels can be found in the batch."""
+    """Yield each row whose labels can be found in the batch."""
     labels = made["labels"].tolist()
     for i, where in enumerate(collating.placed(rows, made)):
         own = list(rows[i][column]) if column is not None else None
         if where is None:
-            continue  # collator.rows_recovered speaks of that
+            continue  # collator.rows_recovered judges that
         if own is not None and len(own) != where.length:
             # A target with a length of its own, as translation has: it is its own row.
             yield from _target(i, rows[i], own, labels[i])

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @check("TS301", "collator.mask_is_exact", needs=("data_collator",), rules_out="attention mask")
 def mask_is_exact(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]:
-    """The attention mask is 1 on the rows' own tokens and 0 on padding.
+    """The attention mask is 1 on tokens and 0 on padding.
 
     What it checks: ``attention_mask`` against the places where the source rows lie in
     ``input_ids``, in the first optimizer step's batches and in small ragged ones.
@@ -48,7 +48,7 @@ def mask_is_exact(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findi
     if objection:
         yield Finding(
             f"the attention mask is not that of the rows: {objection}",
-            cause="the collator makes the mask by itself instead of from the rows' lengths",
+            cause="the collator may make the mask by itself instead of from the rows' lengths",
             fix="let tokenizer.pad make it: DataCollatorWithPadding(tokenizer)",
         )
     tokens = sum(batch.lengths)
@@ -73,7 +73,7 @@ def _wrong_mask(collating: Collating, rows: Rows, made: Made) -> str | None:
     masks = made["attention_mask"].tolist()
     for i, where in enumerate(collating.placed(rows, made)):
         if where is None:
-            continue  # collator.rows_recovered speaks of that
+            continue  # collator.rows_recovered judges that
         expected = where.mask()
         own = rows[i].get("attention_mask")
         if own is not None:

@@ -116,7 +116,7 @@ def clipping(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fi
     scaled = "" if shares[0] is None else f"; at the loss's right scale {shares[0]:.1%}"
     yield Measured(
         f"max_grad_norm {limit:g} keeps {kept:.1%} of a gradient of norm {norm:.3f}{scaled}",
-        {"norm": norm, "kept": kept},
+        {"norm": norm, "kept": kept, "norms": [one.norm_before_clip for one in recording.steps]},
         {"norm_after": expected},
     )
 

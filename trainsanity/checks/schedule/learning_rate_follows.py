@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from trainsanity.checks.schedule._schedule import RELATIVE
 from trainsanity.engine.registry import check
 from trainsanity.measurements.step.schedule import Schedule
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.types import Cost, Finding, Measured
-
-if TYPE_CHECKING:
-    pass
 
 
 @check(
@@ -23,7 +19,7 @@ if TYPE_CHECKING:
     rules_out="learning rate",
 )
 def learning_rate_follows(schedule: Schedule, recording: Recording) -> Iterator[Measured | Finding]:
-    """The optimizer uses the scheduled rate, step by step.
+    """The optimizer uses the scheduled learning rate in every step.
 
     What it checks: the rates that the optimizer used in the recorded steps, the one that is set
     for the step after them, and the whole curve of the scheduler in use, against the curve that
@@ -76,7 +72,7 @@ def learning_rate_follows(schedule: Schedule, recording: Recording) -> Iterator[
         )
     several = f" in the first of {len(groups)} groups" if len(groups) > 1 else ""
     told = ", ".join(f"{rate:.3g} in step {k}" for k, rate in enumerate(groups[0][0], 1))
-    also = f"; the scheduler's own curve agrees at {len(curve)} steps" if curve else ""
+    also = f"; {len(bent)} of {len(curve)} points of the scheduler's curve differ" if curve else ""
     yield Measured(f"learning rate{several} {told}{also}", *groups[0])
 
 
@@ -108,8 +104,8 @@ def _used_and_planned(
     return used, [scale * curve[k] if k in curve else rate for k, rate in enumerate(used)]
 
 
-def _equal(seen: float, asked: float) -> bool:
-    return math.isclose(seen, asked, rel_tol=RELATIVE, abs_tol=1e-300)
+def _equal(rate: float, right: float) -> bool:
+    return math.isclose(rate, right, rel_tol=RELATIVE, abs_tol=1e-300)
 
 
 def _why(
@@ -117,19 +113,31 @@ def _why(
     planned: list[float],
     curve: dict[int, float],
     schedule: Schedule,
-    in_time: bool,
+    only_used: bool,
 ) -> tuple[str, str]:
-    """Cause and fix: steps taken too often, another peak, or another curve."""
-    ratios = [seen / asked for seen, asked in zip(used, planned, strict=True) if asked]
-    ratios += [curve[k] / schedule.curve[k] for k in curve if schedule.curve.get(k)]
-    if in_time:
+    """Return cause and fix: steps taken too often, another peak, or another curve.
+
+    Args:
+        used: the rates that the optimizer used, by step.
+        planned: the rates that the arguments give.
+        curve: the scheduler's own.
+        schedule: as the arguments give it.
+        only_used: the scheduler's curve is right where there is one, and the rates in use are not.
+    """
+    ratios = [rate / right for rate, right in zip(used, planned, strict=True) if right]
+    ratios += [curve[k] / schedule.curve[k] for k in curve if schedule.curve[k]]
+    if only_used:
         return (
-            "the scheduler is stepped more than once per optimizer step",
+            "the scheduler is stepped more or less than once per optimizer step"
+            if curve
+            else "the scheduler is stepped more or less than once per optimizer step, or it has "
+            "another curve or peak than the arguments give",
             "call lr_scheduler.step() once per optimizer step and nowhere else",
         )
     if ratios and all(_equal(ratio, ratios[0]) for ratio in ratios):
         return (
-            f"the optimizer was built with {ratios[0]:.4g} x the learning_rate of the arguments",
+            f"every rate is {ratios[0]:.4g} x that of the arguments: the optimizer was built with "
+            "another learning rate",
             "give the optimizer the rate of TrainingArguments.learning_rate, or let the Trainer "
             "build it",
         )

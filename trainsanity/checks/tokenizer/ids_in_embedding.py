@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     stops=True,
 )
 def ids_in_embedding(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding]:
-    """Every id in the rows has a row in the embedding.
+    """Token ids of all rows fit into the embedding.
 
     What it checks: the lowest and highest id of all rows, for training and evaluation, against the
     number of rows of the model's input embedding.
@@ -54,10 +54,14 @@ def ids_in_embedding(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Find
                     fix="tokenize again with this model's tokenizer, "
                     "or model.resize_token_embeddings(len(tokenizer))",
                 )
-    train = scan.train
-    low, high = (extreme[0] if extreme else None for extreme in (train.lowest, train.highest))
+    extremes = {
+        split.name: [extreme[0] if extreme else None for extreme in (split.lowest, split.highest)]
+        for split in scan.splits
+    }
+    found = ", ".join(f"{low} and {high} in {name}" for name, (low, high) in extremes.items())
+    low, high = extremes[scan.train.name]
     yield Measured(
-        f"ids of {train.counted} lie between {low} and {high}, the embedding has {size} rows",
+        f"ids lie between {found}; the embedding has {size} rows",
         {"lowest": low, "highest": high},
         f"0 to {size - 1}",
     )
@@ -66,5 +70,5 @@ def ids_in_embedding(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Find
 def _embedding_rows(pipeline: Pipeline) -> int:
     size = embedding_rows(pipeline.model)
     if size is None:
-        raise Skip("the model has no get_input_embeddings() that would tell its size")
+        raise Skip("the model has no get_input_embeddings() with a num_embeddings")
     return int(size)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def align_special_tokens(pipeline: Pipeline) -> None:
-    """What ``Trainer.train()`` does to the model's config before the first step, if it does.
+    """Align the model's config as ``Trainer.train()`` does before the first step, if it does.
 
     It came as ``Trainer._align_special_tokens`` and moved to ``trainer_utils`` in 5.x; before
     that the config stayed as it was.

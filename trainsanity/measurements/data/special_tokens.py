@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainsanity.engine.session import objective_of
 from trainsanity.engine.store import measurement
 from trainsanity.errors import UsageError, first_line
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.special_tokens import align_special_tokens
+from trainsanity.objectives.base import UNKNOWN
 from trainsanity.pipeline import embedding_rows
 from trainsanity.types import Cost
 
@@ -37,6 +39,7 @@ class SpecialTokens:
         named: the ids that the live configs (inside ``train()``) and the model's checkpoint files
             name, by place and name.
         known: the tokenizer's special and added ids, with their tokens.
+        generates: whether the model is a language model, or can generate.
     """
 
     ids: dict[str, dict[str, Any]]
@@ -47,6 +50,7 @@ class SpecialTokens:
     embedding_rows: int | None
     named: dict[str, dict[str, Any]]
     known: dict[int, str]
+    generates: bool = True
 
 
 @measurement(Cost.STATIC)
@@ -83,7 +87,17 @@ def special_tokens(pipeline: Pipeline) -> SpecialTokens:
             **{int(i): str(token) for i, token in tokenizer.added_tokens_decoder.items()},
             **dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)),
         },
+        generates=_generates(pipeline),
     )
+
+
+def _generates(pipeline: Pipeline) -> bool:
+    """Return whether special ids may steer generation; True where that is not known."""
+    objective = objective_of(pipeline)
+    if objective.name == UNKNOWN or objective.shifts:
+        return True
+    can_generate = getattr(pipeline.model, "can_generate", None)
+    return bool(can_generate()) if callable(can_generate) else True
 
 
 def _ids(settings: Mapping[str, Any]) -> dict[str, Any]:

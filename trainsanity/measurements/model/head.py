@@ -61,37 +61,38 @@ def head_or_none(pipeline: Pipeline) -> tuple[str, nn.Linear | None]:
         return "", None
 
 
-def own_weight(layer: Any) -> Any:
-    """Return the layer's weight if it is a parameter of its own, else None.
-
-    A parametrisation computes it from others, and spectral norm counts each time that it is read.
-    """
-    return getattr(layer, "_parameters", {}).get("weight")
-
-
-def weight_of(layer: Any) -> Tensor:
-    """Return the layer's weight as it is used, also where a parametrisation computes it."""
-    parametrized = getattr(layer, "parametrizations", None)
-    parts = list(parametrized.modules()) if parametrized is not None else []
-    modes = [part.training for part in parts]
-    try:
-        for part in parts:
-            part.training = False  # spectral norm takes a step of its iteration in training mode
-        weight: Tensor = layer.weight.detach()
-    finally:
-        for part, mode in zip(parts, modes, strict=True):
-            part.training = mode
-    return weight
-
-
 def is_tied(pipeline: Pipeline, head_name: str) -> bool:
     """Whether the head's weight is the input embedding, whose gradient has a part of its own."""
     try:
         embedding = pipeline.model.get_input_embeddings()
     except (AttributeError, NotImplementedError):
         return False
-    own = own_weight(pipeline.model.get_submodule(head_name))
-    return own is not None and own_weight(embedding) is own
+    own = weight_parameter(pipeline.model.get_submodule(head_name))
+    return own is not None and getattr(embedding, "weight", None) is own
+
+
+def weight_parameter(head: nn.Module) -> nn.Parameter | None:
+    """Return the head's weight; None if it is computed from other parameters."""
+    return dict(head.named_parameters(recurse=False)).get("weight")
+
+
+def weight_values(head: Any) -> Tensor:
+    """Return the values of the head's weight, computed as in evaluation.
+
+    Reading the weight of a spectral norm in training mode moves the norm's buffers.
+    """
+    parametrisation = getattr(head, "parametrizations", None)
+    if parametrisation is None:
+        own: Tensor = head.weight.detach()
+        return own
+    modes = [(module, module.training) for module in parametrisation.modules()]
+    parametrisation.eval()
+    try:
+        computed: Tensor = head.weight.detach()
+    finally:
+        for module, training in modes:
+            module.training = training
+    return computed
 
 
 @dataclass

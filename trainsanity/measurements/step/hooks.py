@@ -1,4 +1,4 @@
-"""Hooks that ``train()`` adds to the model, and its buffers: a forward can be asked again as it was.
+"""Hooks that ``train()`` adds to the model, and its buffers, for a forward to be repeated.
 
 NEFTune's noise and the inputs that checkpointing needs to require a gradient are hooks that are
 there while the Trainer trains, and at no other time.

@@ -20,6 +20,7 @@ from trainsanity.isolation.host_memory import to_device, to_host
 from trainsanity.isolation.random_states import global_random_states
 from trainsanity.isolation.snapshot import restored
 from trainsanity.measurements.step.hooks import buffers_of, put_back
+from trainsanity.measurements.step.policy_passes import ask_policy
 from trainsanity.measurements.step.rearranged import rearrange
 from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.unused import unused_parameters
@@ -153,6 +154,7 @@ def ask_again(trainer: Any, recording: Recording) -> Own:
                 return _sampled(parameters, size)
 
             recording.rearranged = rearrange(trainer, again[0].inputs, gradient, own.eps)
+            recording.policy = ask_policy(trainer, again[0].inputs, gradient, own.eps)
             if trainer.args.world_size == 1:
 
                 def loss_and_gradient() -> Tensor:

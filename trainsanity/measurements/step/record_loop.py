@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import objective_of
 from trainsanity.errors import UsageError
+from trainsanity.isolation.random_states import torch_states
 from trainsanity.isolation.snapshot import preserved, snapshot_bytes
 from trainsanity.measurements.batches.batch import Batch, drawn, quiet
 from trainsanity.measurements.model.head import head_or_none, watched
+from trainsanity.measurements.step.modes import watched_modes
+from trainsanity.measurements.step.own import Own
+from trainsanity.measurements.step.rearranged import Rearranged
 from trainsanity.measurements.step.record_trainer import broken, note_rates, note_update
 from trainsanity.measurements.step.replay import checkpointed, fill_items
 from trainsanity.measurements.step.sampling import sample
@@ -40,16 +44,16 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
         watched(model, head) as watch,
     ):
         seen = Recording(head_name=name, snapshot_bytes=snapshot_bytes(pipeline))
-        seen.own.reason = "a custom training loop takes whole steps"
-        seen.rearranged.reason = seen.own.reason
+        unasked = "a custom training loop takes its micro-batches together"
+        seen.own, seen.rearranged = Own(reason=unasked), Rearranged(reason=unasked)
         seen.snapshot_seconds = time.perf_counter() - begin
-        model.train()
+        # The mode is the loop's own affair: whether it calls train() is judged.
         model.zero_grad()
         if cuda:
             torch.cuda.reset_peak_memory_stats(pipeline.device)
         start = time.perf_counter()
         try:
-            with _hooked(pipeline, seen, steps) as states:
+            with watched_modes(model, seen), _hooked(pipeline, seen, steps) as states:
                 for batch in drawn(pipeline, steps):
                     _take(pipeline, seen, batch, watch, states)
                     if broken(seen):
@@ -169,7 +173,7 @@ def _hooked(pipeline: Pipeline, seen: Recording, steps: int) -> Iterator[list[An
     handles = [
         optimizer.register_step_pre_hook(before),
         optimizer.register_step_post_hook(after),
-        model.register_forward_pre_hook(lambda *_: states.append(random_state())),
+        model.register_forward_pre_hook(lambda *_: states.append(torch_states())),
         *gradients.handles,
     ]
     try:

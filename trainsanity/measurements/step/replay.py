@@ -18,6 +18,7 @@ from trainsanity.engine.store import measurement
 from trainsanity.isolation.collectives import all_gather
 from trainsanity.isolation.fsdp import beside_model
 from trainsanity.isolation.hashing import hashes
+from trainsanity.isolation.random_states import set_torch_states
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.batches.special_tokens import align_special_tokens
@@ -25,12 +26,7 @@ from trainsanity.measurements.model.head import Pooled
 from trainsanity.measurements.model.items import with_prompt
 from trainsanity.measurements.step.hooks import AddedHook, hooked, put_back
 from trainsanity.measurements.step.sampling import sample
-from trainsanity.measurements.step.steps import (
-    MicroStep,
-    Recording,
-    item_weights,
-    set_random_state,
-)
+from trainsanity.measurements.step.steps import MicroStep, Recording, item_weights
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
@@ -228,7 +224,7 @@ def logits_again(pipeline: Pipeline, micro: MicroStep) -> Tensor:
     Raises:
         Skip: the model returns none.
     """
-    set_random_state(micro.random_state)
+    set_torch_states(*micro.random_state)
     put_back(micro.buffers)
     inputs = {name: value for name, value in micro.inputs.items() if name != "labels"}
     inputs = beside_model(pipeline, inputs)

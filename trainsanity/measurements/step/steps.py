@@ -11,7 +11,9 @@ from trainsanity.engine.session import Session, objective_of
 from trainsanity.isolation.shards import whole
 from trainsanity.measurements.model.items import Items, items_of
 from trainsanity.measurements.step.hooks import AddedHook
+from trainsanity.measurements.step.modes import Modes
 from trainsanity.measurements.step.own import Again, Own
+from trainsanity.measurements.step.policy_passes import Policy
 from trainsanity.measurements.step.rearranged import Rearranged
 from trainsanity.measurements.step.update import Update
 from trainsanity.types import Skip
@@ -33,7 +35,7 @@ class MicroStep:
         size: number of rows, on this process.
         rows: the rows that the collator was given for them; None if another collator made them.
         inputs: what the model was given, labels included.  First step only, to be asked again.
-        random_state: torch's, at its start (see :func:`random_state`).  First step only.
+        random_state: torch's, at its start; see :func:`.torch_states`.  First step only.
         buffers: the model's small buffers with their values at its start, which a forward may
             change (spectral norm's, for one).  First step only, on its own process.
         items: what the loss counts, with its reference; None if the model's own forward did not
@@ -134,6 +136,9 @@ class Recording:
         seconds: of the steps alone.
         own: the first step's micro-batches, each asked again as a whole step.
         rearranged: the first micro-batch, asked in other arrangements of its rows.
+        policy: what policy and reference said of the first micro-batch's tokens.
+        rollout: the first completions that a policy generated, with what was made of their rewards.
+        modes: in which modes the model ran, and what moved in its frozen parts.
         asking: such a question is being asked; its passes are not the run's.
         snapshot_bytes: size in host memory of what is put back afterwards.
         snapshot_seconds, restore_seconds: the time that it took to take it, and to put it back.
@@ -162,6 +167,9 @@ class Recording:
     own: Own = field(default_factory=Own)
     asking: bool = False
     rearranged: Rearranged = field(default_factory=Rearranged)
+    policy: Policy = field(default_factory=Policy)
+    rollout: dict[str, Any] = field(default_factory=dict)
+    modes: Modes = field(default_factory=Modes)
 
     @property
     def first(self) -> Step:

@@ -1,0 +1,77 @@
+"""TS216 dataset.tokens_are_known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from trainsanity.engine.registry import check
+from trainsanity.measurements.data.known_tokens import KnownTokens
+from trainsanity.types import Cost, Finding, Measured, Severity
+
+MOST = 0.5
+"""Part of unknown tokens above which the vocabulary is another one.  A last resort."""
+
+MANY = 0.1
+"""The same for a word about it: a vocabulary that fits has next to none."""
+
+
+@check(
+    "TS216",
+    "dataset.tokens_are_known",
+    cost=Cost.STATIC,
+    needs=("train_dataset",),
+    rules_out="unknown tokens",
+)
+def tokens_are_known(known_tokens: KnownTokens) -> Iterator[Measured | Finding]:
+    """The vocabulary knows the tokens of inputs and targets.
+
+    What it checks: the share of the unknown token (``[UNK]``) among the ids of the first rows, and
+    among the labels where they are ids of a vocabulary.
+
+    Why it matters: text in lower case under a vocabulary of capitals, or targets tokenized by
+    the source language's tokenizer, are unknown tokens one after the other.  The loss falls fast,
+    because there is one thing to say.
+
+    How it is measured: exact, on up to 256 rows as they are in the dataset; padding and labels of
+    -100 are left out.  More than half is a failure, more than a tenth a warning (both last
+    resorts).  Where the unknown token is the padding or the end, too, it cannot be counted.
+
+    How to fix: tokenize by the vocabulary that the model was trained with::
+
+        # bad
+        labels = tokenizer(row["target"])["input_ids"]
+        # good
+        labels = tokenizer(text_target=row["target"])["input_ids"]
+
+    and bring the text into the vocabulary's case.
+
+    Known false alarms: data of signs that are unknown on purpose.
+
+    References: jonatasgrosman/huggingsound#20, jessevig/bertviz#106.
+    """
+    seen = known_tokens
+    for what, count, unknown in (
+        ("input tokens", seen.inputs, seen.unknown_inputs),
+        ("target tokens (labels)", seen.targets, seen.unknown_targets),
+    ):
+        share = unknown / count if count else 0.0
+        if share > MANY:
+            yield Finding(
+                f"{unknown:,} of {count:,} {what} are the unknown token: {share:.0%} are not in "
+                "the vocabulary",
+                observed=round(share, 4),
+                expected="next to none",
+                where="input_ids" if what.startswith("input") else "labels",
+                cause="the text was tokenized by another vocabulary than it is written in: upper "
+                "and lower case, another language's tokenizer, or a missing text_target="
+                if share > MOST
+                else None,
+                fix="tokenize by the tokenizer of this language, and in the vocabulary's case",
+                severity=Severity.FAILURE if share > MOST else Severity.WARNING,
+            )
+    yield Measured(
+        f"{seen.unknown_inputs:,} of {seen.inputs:,} input tokens and {seen.unknown_targets:,} of "
+        f"{seen.targets:,} target tokens of {seen.rows} rows are unknown",
+        {"inputs": seen.unknown_inputs, "targets": seen.unknown_targets},
+        {"inputs": 0, "targets": 0},
+    )

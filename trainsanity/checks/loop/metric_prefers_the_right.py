@@ -1,0 +1,242 @@
+"""TS911 loop.metric_prefers_the_right."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.engine.registry import check
+from trainsanity.measurements.runs.scored import Scored, evaluates, strategy
+from trainsanity.types import Cost, Finding, Measured, Severity
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+OWN = ("runtime", "per_second", "model_preparation_time", "loss", "epoch", "samples", "steps")
+"""What the Trainer adds to the metrics by itself, by the end of its name."""
+
+SHIFTED_WINS = 0.5
+"""A metric that is moved less than half as far by the right predictions as by those that are one
+position off is one of other positions.  A last resort: any between 0 and 1 tells the two apart."""
+
+
+@check(
+    "TS911",
+    "loop.metric_prefers_the_right",
+    cost=Cost.STEP,
+    needs=("trainer", "eval_dataset"),
+    rules_out="metrics and the choice of the best checkpoint",
+)
+def metric_prefers_the_right(pipeline: Pipeline, scored: Scored) -> Iterator[Measured | Finding]:
+    """The metric that picks the best checkpoint prefers right predictions to wrong ones.
+
+    What it checks: ``evaluate()`` on a few rows of the evaluation data goes through and returns
+    the metric that ``metric_for_best_model`` names; perfect predictions are better by it, under
+    ``greater_is_better``, than wrong ones; padding (-100) is not scored; and the metric of a causal
+    language model looks at the position that predicts a token.
+
+    Why it matters: a run goes on for hours before its first evaluation, and dies there with a
+    KeyError, or it ends well and keeps the worst checkpoint.
+
+    How it is measured: the Trainer's own ``evaluate()`` runs with the user's ``compute_metrics``
+    and ``preprocess_logits_for_metrics``.  Then it runs again without the model: in place of the
+    logits it is given those of a perfect model (the labels as one-hot logits, shifted as the
+    objective shifts; the labels themselves for regression and for generated ids), those of a wrong
+    one (for each label another one of the batch), the perfect ones with as many positions of
+    padding again, and those that are one position off.  Text is not generated: what a perfect
+    model would generate stands in its place, and ``generation_max_length`` has to have room for
+    half of the targets.  Metrics are compared exactly, up to rounding.
+
+    How to fix: say which direction is better, and leave padding out::
+
+        # bad: greater_is_better defaults to True for all but "...loss"
+        TrainingArguments(metric_for_best_model="rmse", load_best_model_at_end=True)
+        # good
+        TrainingArguments(metric_for_best_model="rmse", greater_is_better=False, ...)
+
+        # bad: counts padding
+        (predictions == labels).mean()
+        # good
+        (predictions == labels)[labels != -100].mean()
+
+    Known false alarms: a metric on purpose of something else than the labels, such as the length
+    of what is generated, under a direction that happens to prefer the wrong predictions.
+
+    References: huggingface/transformers#31142, #33193, #10046, hiyouga/LlamaFactory#7906,
+    mosaicml/composer#1913; ``Trainer._determine_best_metric``.
+    """
+    args, trainer = pipeline.args, pipeline.trainer
+    chosen = args.metric_for_best_model if strategy(args) != "no" else None
+    name = chosen if chosen is None or chosen.startswith("eval_") else f"eval_{chosen}"
+    if scored.error and evaluates(trainer):
+        yield _goes_through(scored)
+    if not scored.error:
+        yield from _returns(scored, trainer, name)
+        if name is not None:
+            yield from _direction(scored, args, name)
+        yield from _positions(scored)
+        yield from _generated(scored)
+    judged = {"perfect": scored.perfect, "wrong": scored.wrong}
+    values = {which: _number(of.get(name or "")) for which, of in judged.items()}
+    shown = ", ".join(f"{which} {v:.4g}" for which, v in values.items() if v is not None)
+    yield Measured(
+        f"evaluate() on {scored.rows} rows calls compute_metrics {scored.scored} times; "
+        f"{name or 'no metric'} picks the best checkpoint"
+        + (f" (predictions that are {shown})" if shown else ""),
+        {which: value for which, value in values.items() if value is not None},
+    )
+
+
+def _goes_through(scored: Scored) -> Finding:
+    if scored.ignored_breaks:
+        return Finding(
+            f"evaluate() raises {scored.error}: labels of -100 (padding) go into compute_metrics, "
+            "and with the id of the padding in their place it goes through",
+            observed=scored.error,
+            expected="metrics",
+            where="compute_metrics",
+            cause="-100 is no token: it cannot be decoded, and is out of range for an index",
+            fix="labels = np.where(labels == -100, tokenizer.pad_token_id, labels) before "
+            "decoding; the same for predictions",
+        )
+    return Finding(
+        f"evaluate() on {scored.rows} rows of the evaluation data raises {scored.error}",
+        observed=scored.error,
+        expected="metrics",
+        where="Trainer.evaluate",
+        cause=None,
+        fix="run trainer.evaluate() once before training",
+        # A metric may need more rows than these few.
+        severity=Severity.WARNING,
+    )
+
+
+def _returns(scored: Scored, trainer: Any, name: str | None) -> Iterator[Finding]:
+    unlabelled = scored.labelled is False
+    if unlabelled and evaluates(trainer):
+        uncalled = trainer.compute_metrics is not None and not scored.scored
+        yield Finding(
+            "evaluate() returns no eval_loss"
+            + (" and never calls compute_metrics" if uncalled else "")
+            + f": it looks for the labels {', '.join(trainer.label_names) or '(none)'}, and the "
+            f"batch has {', '.join(scored.fields)}",
+            observed=list(scored.fields),
+            expected=list(trainer.label_names),
+            where="label_names",
+            cause="label_names names what the collator does not return"
+            if set(trainer.label_names) - set(scored.fields)
+            else None,
+            fix='set label_names to what the batch calls its labels, mostly ["labels"], or leave '
+            "it out",
+        )
+    elif name is not None and name not in scored.metrics:
+        there = [key for key in scored.metrics if not _added(key) or key.endswith("loss")]
+        yield Finding(
+            f"metric_for_best_model is {name}, which is not found in what evaluate() returns: "
+            f"{', '.join(there) or 'nothing'}; the run dies with a KeyError at its first "
+            "evaluation",
+            observed=there,
+            expected=name,
+            where="metric_for_best_model",
+            cause="each dataset of a dict of eval_datasets has metrics with its own name"
+            if isinstance(trainer.eval_dataset, Mapping)
+            else "compute_metrics returns other names",
+            fix="name one of those that are returned",
+        )
+
+
+def _direction(scored: Scored, args: Any, name: str) -> Iterator[Finding]:
+    greater = bool(args.greater_is_better)
+    perfect, wrong = _number(scored.perfect.get(name)), _number(scored.wrong.get(name))
+    if name.endswith("loss") and name in scored.metrics and greater:
+        yield Finding(
+            f"{name} picks the best checkpoint and greater_is_better is True: the checkpoint with "
+            "the largest loss, the worst one, is kept",
+            observed=True,
+            expected=False,
+            where="greater_is_better",
+            cause="a loss is better the smaller it is",
+            fix="greater_is_better=False, or leave it out",
+        )
+    elif (
+        perfect is not None
+        and wrong is not None
+        and not _close(perfect, wrong)
+        and (perfect > wrong) != greater
+    ):
+        yield Finding(
+            f"{name} of perfect predictions is {perfect:.4g}, of wrong ones {wrong:.4g}, and "
+            f"greater_is_better is {greater}: the worst checkpoint is kept as the best",
+            observed={"perfect": perfect, "wrong": wrong},
+            expected="perfect predictions are better",
+            where="greater_is_better",
+            cause="greater_is_better defaults to True for every metric whose name does not "
+            "end with loss"
+            if greater
+            else None,
+            fix=f"greater_is_better={not greater}",
+        )
+
+
+def _positions(scored: Scored) -> Iterator[Finding]:
+    for name, value in scored.perfect.items():
+        if _added(name):
+            continue
+        right, wrong = _number(value), _number(scored.wrong.get(name))
+        padded, in_place = _number(scored.padded.get(name)), _number(scored.in_place.get(name))
+        if right is None or wrong is None:
+            continue
+        if in_place is not None and abs(right - wrong) < SHIFTED_WINS * abs(in_place - wrong):
+            yield Finding(
+                f"{name} of a perfect model is {right:.4g}, like a wrong one's {wrong:.4g}; of one "
+                f"that repeats each token at its own position it is {in_place:.4g}: predictions "
+                "are not shifted",
+                observed={"next token": right, "same position": in_place},
+                expected="the next token's is the best",
+                where="compute_metrics",
+                cause="the output at a position predicts the next token, and is compared with the "
+                "label at its own position",
+                fix="compare predictions[:, :-1] with labels[:, 1:]",
+            )
+        elif padded is not None and not _close(right, padded) and not _close(right, wrong):
+            yield Finding(
+                f"{name} of perfect predictions is {right:.4g}, and {padded:.4g} with as much "
+                "padding again: labels of -100 are scored",
+                observed=padded,
+                expected=right,
+                where="compute_metrics",
+                cause="positions with the label -100 (padding) are not masked out of the metric",
+                fix="compare only where labels != -100",
+            )
+
+
+def _generated(scored: Scored) -> Iterator[Finding]:
+    cut = sum(length > scored.limit for length in scored.targets) if scored.limit else 0
+    if 2 * cut > len(scored.targets):
+        yield Finding(
+            f"generation is cut after {scored.limit} tokens, and {cut} of {len(scored.targets)} "
+            "targets are longer: the metrics are those of the beginnings",
+            observed=scored.limit,
+            expected=max(scored.targets),
+            where="generation_max_length",
+            cause="generation_max_length is not set, or shorter than the targets: max_length of "
+            "the generation config (20 by default) holds",
+            fix=f"generation_max_length={max(scored.targets) + 2}",
+        )
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _close(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-9)
+
+
+def _added(name: str) -> bool:
+    return name.endswith(OWN)

@@ -1,0 +1,126 @@
+"""Weights that the Trainer saves, and loads again by its own path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.engine.store import measurement
+from trainsanity.errors import first_line
+from trainsanity.isolation.fsdp import refuse_sharded
+from trainsanity.isolation.snapshot import preserved
+from trainsanity.isolation.temp_folders import scratch
+from trainsanity.measurements.batches.batch import quiet
+from trainsanity.measurements.runs.trace import no_bars
+from trainsanity.types import Cost, Skip
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+MOST_BYTES = 1 << 28
+"""Weights that are written and read within a second or so.  Larger ones belong to the checks that
+save and resume a run, at their cost."""
+
+AWAY = 1.0
+"""What is added to each weight before it is loaded: what is not loaded stays away."""
+
+
+@dataclass
+class Reloaded:
+    """What came back of the trainable parameters and what the folder holds.
+
+    Attributes:
+        error: what ``save_model`` raised; empty if it went through.
+        shared: names of parameters that share their memory, where it raised.
+        loading_error: what loading raised.
+        parameters: how many tensors were saved and moved.
+        left: names of those that kept other values than the saved ones.
+        path: the Trainer's method that loaded them.
+        best: it is that of ``load_best_model_at_end``.
+        files: names in the folder.
+    """
+
+    error: str = ""
+    shared: list[str] = field(default_factory=list)
+    loading_error: str = ""
+    parameters: int = 0
+    left: list[str] = field(default_factory=list)
+    path: str = ""
+    best: bool = False
+    files: list[str] = field(default_factory=list)
+
+
+@measurement(Cost.STEP)
+def reloaded(pipeline: Pipeline) -> Reloaded:
+    """Save the model, move its trainable weights away, and load them by the Trainer's own path.
+
+    Raises:
+        Skip: nothing is saved in this run, or the model is too large for it.
+    """
+    trainer = pipeline.trainer
+    if trainer is None:
+        raise Skip("a custom training loop saves in its own way")
+    if pipeline.other_processes:
+        raise Skip("saving by several processes is judged by the checks of whole runs")
+    refuse_sharded(pipeline)
+    args = trainer.args
+    if str(getattr(args.save_strategy, "value", args.save_strategy)) == "no":
+        raise Skip("save_strategy is no: no checkpoint is loaded again")
+    size = sum(p.numel() * p.element_size() for p in pipeline.model.parameters())
+    if size > MOST_BYTES:
+        raise Skip(
+            f"{size / 1e9:.1f} GB of weights: loop.save_load_equal and loop.resume_equals_straight "
+            "save and load them"
+        )
+    seen = Reloaded(best=bool(args.load_best_model_at_end))
+    seen.path = "_load_best_model" if seen.best else "_load_from_checkpoint"
+    with scratch() as folder, preserved(pipeline, weights=True), quiet(pipeline), no_bars():
+        args.push_to_hub = False
+        try:
+            trainer.save_model(folder)
+        except Exception as error:
+            seen.error = f"{type(error).__name__}: {first_line(error)}"
+            seen.shared = _shared(pipeline.model)
+            return seen
+        seen.files = sorted(p.name for p in Path(folder).rglob("*") if p.is_file())
+        _load(trainer, folder, seen)
+    return seen
+
+
+def _load(trainer: Any, folder: str, seen: Reloaded) -> None:
+    import torch
+
+    trained = {name: p for name, p in trainer.model.named_parameters() if p.requires_grad}
+    saved = {name: p.detach().clone() for name, p in trained.items()}
+    seen.parameters = len(trained)
+    with torch.no_grad():
+        for parameter in trained.values():
+            parameter.add_(AWAY)
+    try:
+        if seen.best:
+            trainer.state.best_model_checkpoint = folder
+            trainer._load_best_model()
+        else:
+            trainer._load_from_checkpoint(folder)
+    except Exception as error:
+        seen.loading_error = f"{type(error).__name__}: {first_line(error)}"
+        return
+    now = dict(trainer.model.named_parameters())
+    # A checkpoint may be written in a coarser dtype: it has come back if it is nearer than that.
+    seen.left = [
+        name
+        for name, values in saved.items()
+        if name not in now or bool(((now[name] - values).abs() > AWAY / 2).any())
+    ]
+
+
+def _shared(model: Any) -> list[str]:
+    """Return names of parameters that are one tensor."""
+    known: dict[int, str] = {}
+    names = []
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if parameter.data_ptr() in known:
+            names += [known[parameter.data_ptr()], name]
+        known.setdefault(parameter.data_ptr(), name)
+    return list(dict.fromkeys(names))

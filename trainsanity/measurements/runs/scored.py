@@ -1,0 +1,298 @@
+"""The Trainer's own ``evaluate()`` on a few rows, for predictions of known worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.engine.store import measurement
+from trainsanity.errors import first_line
+from trainsanity.fields import is_indexable
+from trainsanity.isolation.random_states import global_random_states
+from trainsanity.isolation.snapshot import preserved, restored
+from trainsanity.isolation.temp_folders import scratch
+from trainsanity.measurements.batches.batch import quiet
+from trainsanity.measurements.batches.special_tokens import align_special_tokens
+from trainsanity.measurements.runs.answers import Answers, ignored
+from trainsanity.types import Cost, Skip
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+ROWS = 16
+"""Rows that are evaluated, where the batches are smaller; two full batches and a half at least."""
+
+GOLDEN = (5**0.5 - 1) / 2
+"""Multiples of it are spread evenly between 0 and 1, and have no period."""
+
+Step = tuple[Any, Any, Any]
+
+
+@dataclass
+class EvaluatedBatch:
+    """One call of ``compute_loss`` while ``evaluate()`` ran.
+
+    Attributes:
+        loss: what it returned.
+        rows: of the batch.
+        items: what the loss counts; the rows where the labels are no tokens.
+    """
+
+    loss: float
+    rows: int
+    items: int
+
+
+@dataclass
+class Scored:
+    """What ``evaluate()`` returned for the model's own predictions, and for others.
+
+    Attributes:
+        metrics: for the model's own predictions.
+        perfect: for predictions that are the labels; empty where nobody knows how to make them.
+        wrong: for predictions that are labels of other items.
+        padded: for the perfect ones, with as many columns of padding again.
+        in_place: for a causal model that predicts at each position the token that stands there.
+        batches: one for each call of ``compute_loss``.
+        training: names of modules that were in training mode while the model ran.
+        fields: names of what the collator returned.
+        labelled: whether ``prediction_step`` returned a loss or labels; None if it was not called.
+        scored: how often ``compute_metrics`` was called.
+        error: what the evaluation raised; empty if it went through.
+        ignored_breaks: it goes through where -100 is replaced by the id of the padding.
+        rows: how many were evaluated.
+        shifts: whether the objective predicts the next token.
+        limit: tokens after which generation stops; None where nothing is generated.
+        targets: lengths of the labels where something is generated.
+    """
+
+    metrics: dict[str, Any] = field(default_factory=dict)
+    perfect: dict[str, Any] = field(default_factory=dict)
+    wrong: dict[str, Any] = field(default_factory=dict)
+    padded: dict[str, Any] = field(default_factory=dict)
+    in_place: dict[str, Any] = field(default_factory=dict)
+    batches: list[EvaluatedBatch] = field(default_factory=list)
+    training: tuple[str, ...] = ()
+    fields: tuple[str, ...] = ()
+    labelled: bool | None = None
+    scored: int = 0
+    error: str = ""
+    ignored_breaks: bool = False
+    rows: int = 0
+    shifts: bool = False
+    limit: int | None = None
+    targets: list[int] = field(default_factory=list)
+
+
+@measurement(Cost.STEP)
+def scored(pipeline: Pipeline) -> Scored:
+    """Evaluate a few rows of the evaluation data, then the same with predictions of known worth.
+
+    The model runs once: for the others, what ``prediction_step`` returned is given again with
+    other logits in it.
+
+    Raises:
+        Skip: there is no Trainer, several processes, or no evaluation data that can be cut.
+    """
+    trainer = pipeline.trainer
+    if trainer is None:
+        raise Skip("a custom training loop has no evaluate()")
+    if pipeline.other_processes:
+        raise Skip("metrics are judged in one process")
+    if not trainer.eval_dataset:
+        raise Skip("there is no eval_dataset")
+    stock = type(trainer).prediction_step.__module__.partition(".")[0] == "transformers"
+    if not stock and not evaluates(trainer):  # it may generate, which takes long
+        raise Skip("nothing is evaluated: no compute_metrics, and eval_strategy is no")
+    data = few_rows(trainer.eval_dataset, trainer.args.eval_batch_size)
+    parts = [data, *(data.values() if isinstance(data, Mapping) else ())]
+    seen = Scored(rows=sum(len(one) for one in parts[1:] or parts if isinstance(one, Sized)))
+    answers = Answers(pipeline)
+    seen.shifts = answers.shifts
+    with (
+        scratch() as folder,
+        preserved(pipeline),
+        quiet(pipeline),
+        restored([trainer.compute_metrics]),
+    ):
+        if pipeline.config is not None:
+            align_special_tokens(pipeline)  # as inside train(), where evaluation takes place
+        trainer.callback_handler.callbacks = []
+        trainer.optimizer = None  # one that is free of schedules would be told to evaluate
+        trainer.args.output_dir = folder
+        trainer.args.disable_tqdm = True
+        trainer.args.dataloader_num_workers = 0
+        trainer.args.dataloader_prefetch_factor = None
+        trainer.args.dataloader_persistent_workers = False
+        trainer.eval_dataset = data
+        _take(pipeline, seen, answers)
+    return seen
+
+
+def evaluates(trainer: Any) -> bool:
+    """Return whether the run evaluates, or is at least told how to."""
+    return trainer.compute_metrics is not None or strategy(trainer.args) != "no"
+
+
+def strategy(args: Any) -> str:
+    """Return ``eval_strategy`` as a word."""
+    return str(getattr(args.eval_strategy, "value", args.eval_strategy))
+
+
+def few_rows(data: Any, size: int) -> Any:
+    """Return rows from all over the data, some full batches and a half one.
+
+    Raises:
+        Skip: it is a stream that cannot be cut.
+    """
+    if isinstance(data, Mapping):
+        return {name: few_rows(part, size) for name, part in data.items()}
+    count = max(2, ROWS // size) * size + size // 2
+    if is_indexable(data):
+        if len(data) <= count:
+            return data
+        # No multiple of a period in which rows of a kind may come again.
+        places = sorted({int(k * GOLDEN % 1 * len(data)) for k in range(count)})
+        if hasattr(data, "select"):
+            return data.select(places)
+        from torch.utils.data import Subset
+
+        return Subset(data, places)
+    if hasattr(data, "take"):
+        return data.take(count)
+    raise Skip("the evaluation data is a stream that only ends with its last row")
+
+
+def _take(pipeline: Pipeline, seen: Scored, answers: Answers) -> None:
+    trainer, model = pipeline.trainer, pipeline.model
+    made: list[Step] = []
+    training: dict[str, None] = {}
+
+    def note_training(module: Any, _inputs: Any) -> None:
+        training.update({name: None for name, one in module.named_modules() if one.training})
+
+    handle = model.register_forward_pre_hook(note_training)
+    put_back = global_random_states()
+    model.train()  # as it is when a run evaluates
+    try:
+        with _recorded(trainer, seen, made, answers):
+            seen.metrics = dict(trainer.evaluate() or {})
+    except Exception as error:
+        seen.error = f"{type(error).__name__}: {first_line(error)}"
+    finally:
+        handle.remove()
+    seen.training = tuple(training)
+    if not made:
+        return
+
+    def again(change: Callable[[Any, Any], Any | None], labels: Any = None) -> dict[str, Any]:
+        put_back()
+        given = []
+        for loss, logits, wanted in made:
+            changed = change(logits, wanted)
+            if changed is None:
+                return {}
+            given.append((loss, changed, wanted if labels is None else labels(wanted)))
+        try:
+            with _given(trainer, given):
+                return dict(trainer.evaluate() or {})
+        except Exception:
+            # What these predictions alone break is no evidence against the metric.
+            return {}
+
+    if seen.error:
+        fill = answers.fill
+        seen.ignored_breaks = any(ignored(part) for _, _, part in made) and bool(
+            again(
+                lambda logits, wanted: answers.perfect(logits, wanted, fill=fill),
+                answers.filled,
+            )
+        )
+        return
+    if trainer.compute_metrics is None:
+        return
+    seen.perfect = again(answers.perfect)
+    if not seen.perfect:
+        return
+    seen.wrong = again(answers.wrong)
+    seen.padded = again(answers.perfect_and_padding, answers.padded)
+    if answers.shifts:
+        seen.in_place = again(answers.in_place)
+
+
+@contextmanager
+def _recorded(trainer: Any, seen: Scored, made: list[Step], answers: Answers) -> Iterator[None]:
+    """Note what the evaluation's own parts return; undone by the caller's ``preserved``."""
+    import torch
+
+    step, loss_of, metrics = trainer.prediction_step, trainer.compute_loss, trainer.compute_metrics
+    # Generating costs a forward for each token, and what comes out is not what is judged.
+    generate = getattr(trainer.model, "generate", None)
+    generates = bool(getattr(trainer.args, "predict_with_generate", False)) and generate
+    given: dict[str, Any] = {}
+
+    def prediction_step(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.fields = tuple(inputs)
+        if generates and torch.is_tensor(inputs.get("labels")):
+            seen.targets += answers.lengths(inputs["labels"])
+        given.clear()
+        given.update(inputs)
+        returned = step(model, inputs, *args, **kwargs)
+        labelled = returned[0] is not None or returned[2] is not None
+        seen.labelled = bool(seen.labelled) or labelled
+        made.append(tuple(returned))
+        return returned
+
+    def compute_loss(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        labels = inputs.get("labels") if isinstance(inputs, Mapping) else None
+        labels = labels.clone() if torch.is_tensor(labels) else None
+        values = inputs.values() if isinstance(inputs, Mapping) else ()
+        rows = next((len(value) for value in values if torch.is_tensor(value) and value.dim()), 0)
+        returned = loss_of(model, inputs, *args, **kwargs)
+        loss = returned[0] if isinstance(returned, tuple) else returned
+        if not torch.is_grad_enabled() and torch.is_tensor(loss) and loss.numel() == 1:
+            seen.batches.append(EvaluatedBatch(float(loss), rows, answers.count(labels, rows)))
+        return returned
+
+    def compute_metrics(*args: Any, **kwargs: Any) -> Any:
+        seen.scored += 1
+        return metrics(*args, **kwargs)
+
+    trainer.prediction_step, trainer.compute_loss = prediction_step, compute_loss
+    if metrics is not None:
+        trainer.compute_metrics = compute_metrics
+    if generates:
+        seen.limit = _limit(trainer)
+        trainer.model.generate = lambda *_, **__: answers.generated(given)
+    try:
+        yield
+    finally:
+        # Both are methods: what was put on the instance hides them.
+        for name in ("prediction_step", "compute_loss"):
+            vars(trainer).pop(name, None)
+        trainer.compute_metrics = metrics
+        if generates:
+            vars(trainer.model).pop("generate", None)
+
+
+@contextmanager
+def _given(trainer: Any, made: list[Step]) -> Iterator[None]:
+    steps = iter(made)
+    trainer.prediction_step = lambda *_, **__: next(steps)
+    try:
+        yield
+    finally:
+        vars(trainer).pop("prediction_step", None)
+
+
+def _limit(trainer: Any) -> int | None:
+    """Return how many tokens are generated at the most, as Seq2SeqTrainer asks for them."""
+    config = trainer.model.generation_config
+    asked = trainer.args.generation_max_length
+    if asked is None:
+        new = getattr(config, "max_new_tokens", None)
+        # Left alone, transformers generates 20 tokens.
+        asked = new + 1 if new is not None else getattr(config, "max_length", None) or 20
+    return int(asked) - 1  # the start of the decoder counts
