@@ -280,6 +280,13 @@ def embedding_rows(model: Any) -> int | None:
     return None
 
 
+def active_adapters(model: Any) -> list[str]:
+    """Return the names of PEFT's adapters that take part in a forward."""
+    active = getattr(model, "active_adapters", None) or getattr(model, "active_adapter", None)
+    active = active() if callable(active) else active
+    return [active] if isinstance(active, str) else list(active or ())
+
+
 def is_adapted(model: Any) -> bool:
     """Return whether PEFT wraps the model."""
     return hasattr(model, "get_base_model")

@@ -27,25 +27,29 @@ CAUSES = {
 def weights_are_the_checkpoints(weights_files: WeightsFiles) -> Iterator[Measured | Finding]:
     """The base model's weights are those of its checkpoint.
 
-    What it checks: each parameter of the model against the tensor of that name in the safetensors
-    files of the checkpoint that ``config._name_or_path`` names: missing in the files, left over in
-    them, of another shape, of other values.
+    What it checks: each parameter of the model against its tensor in the safetensors files of the
+    checkpoint that ``config._name_or_path`` names: missing in the files, left over in them, of
+    another shape, of other values.
 
     Why it matters: fine-tuning from random weights runs without any error and ends where training
     from scratch on little data ends.  A model that is built from a checkpoint's config alone, a
     renamed layer, and weights that are drawn anew after they were loaded all look like that.
 
-    How it is measured: exact, from this machine's files.  The first 4,096 elements of each tensor
-    or so are compared, rounded to the dtype that the model has or was loaded in.  Rows that an
-    embedding has beyond the file's are added tokens.  Outside the base model everything may be new.
+    How it is measured: exact, from this machine's files.  Which tensor belongs to which parameter
+    is asked of the library's own conversion, that of ``from_pretrained``; in a module of your own
+    around a backbone the backbone is judged.  The first 4,096 elements of each tensor or so are
+    compared, rounded to the dtype that the model has or was loaded in; where an adapter took over a
+    part of the weight (PiSSA), both together.  Rows that an embedding has beyond the file's are
+    added tokens.  Outside the base model everything may be new, and inside it a whole part without
+    blocks, as a pooler is.
 
     How to fix: ``from_pretrained``, and not ``from_config``; read its report of missing keys; look
     for an ``_init_weights`` that writes into weights without asking whether they were loaded.
 
     Known false alarms: weights changed on purpose after loading (adapters merged, an average over
-    checkpoints, PiSSA).  Skipped without files, for files that are no safetensors, for quantised
-    and for offloaded weights; missing and left-over names are not judged where transformers
-    converts names on loading.
+    checkpoints).  Skipped without files, for files that are no safetensors, for quantised and for
+    offloaded weights.  Tensors that are merged or split on loading are not compared; before
+    transformers 5 missing and left-over names are not judged where it converts names.
 
     References: huggingface/transformers#46620, huggingface/transformers#45591.
     """

@@ -20,7 +20,7 @@ def special_ids_agree(special_tokens: SpecialTokens) -> Iterator[Measured | Find
     Why it matters: the Trainer copies the tokenizer's ids over the config's without asking whether
     the two belong together.  An EOS that is an ordinary word to the tokenizer is the mark of
     another model's tokenizer; if generation does not stop at the tokenizer's EOS, an end is
-    trained and never obeyed.  A BOS of the config is a warning where the tokenizer has none and
+    trained and never obeyed.  An id of the config is a warning where the tokenizer has none and
     the model does not generate: then no row and no code of this run uses the id.
 
     How it is measured: exact comparison of ids, of the live configs as they are inside ``train()``
@@ -35,7 +35,6 @@ def special_ids_agree(special_tokens: SpecialTokens) -> Iterator[Measured | Find
     References: QwenLM/Qwen3#927, QwenLM/Qwen3#1422.
     """
     known, eos = special_tokens.known, special_tokens.ids["eos_token_id"]["tokenizer"]
-    bos = special_tokens.ids["bos_token_id"]["tokenizer"]
     compared = found = 0
     for place, named in special_tokens.named.items():
         for name, value in named.items():
@@ -44,7 +43,8 @@ def special_ids_agree(special_tokens: SpecialTokens) -> Iterator[Measured | Find
             strange = [i for i in ids if i not in known]
             found += len(ids) - len(strange)
             if strange:
-                unused = name == "bos_token_id" and bos is None and not special_tokens.generates
+                own = special_tokens.ids[name]["tokenizer"]
+                unused = own is None and not special_tokens.generates
                 yield Finding(
                     f"{name} is {strange[0]} in {place}; "
                     "to this tokenizer that is no special token",

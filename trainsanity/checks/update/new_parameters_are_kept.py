@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 def new_parameters_are_kept(pipeline: Pipeline, origin: Origin) -> Iterator[Measured | Finding]:
     """New parameters are trained, and trained parameters are saved.
 
-    What it checks: that every parameter which the checkpoint does not have (a new head, an
+    What it checks: that every parameter which the checkpoint does not have (a new head, an active
     adapter) is trainable, and that every trainable parameter is in what ``save_pretrained`` writes.
+    An adapter may be frozen where another active one is trained, and one that rests in any case.
 
     Why it matters: a new head that an adapter's configuration froze stays random for the whole run,
     and the adapters learn around it.  One that is trained and left out of the adapter's file is

@@ -14,7 +14,6 @@ from trainsanity.engine.store import measurement
 from trainsanity.errors import UsageError, first_line
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.special_tokens import align_special_tokens
-from trainsanity.objectives.base import UNKNOWN
 from trainsanity.pipeline import embedding_rows
 from trainsanity.types import Cost
 
@@ -94,7 +93,7 @@ def special_tokens(pipeline: Pipeline) -> SpecialTokens:
 def _generates(pipeline: Pipeline) -> bool:
     """Return whether special ids may steer generation; True where that is not known."""
     objective = objective_of(pipeline)
-    if objective.name == UNKNOWN or objective.shifts:
+    if objective.shifts:
         return True
     can_generate = getattr(pipeline.model, "can_generate", None)
     return bool(can_generate()) if callable(can_generate) else True

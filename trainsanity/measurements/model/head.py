@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.engine.session import objective_of
 from trainsanity.maths.tolerances import REDUCTIONS
 from trainsanity.objectives.base import CAUSAL_LM
+from trainsanity.pipeline import active_adapters
 from trainsanity.types import Skip
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def find_head(pipeline: Pipeline) -> tuple[str, nn.Linear]:
     layers = [
         (name, module)
         for name, module in pipeline.model.named_modules()
-        if isinstance(module, nn.Linear)
+        if isinstance(module, nn.Linear) and not _rests(pipeline.model, name)
     ]
     inside = f"{getattr(pipeline.model, 'base_model_prefix', '')}."
     heads = [one for one in layers if one[1].out_features == labels] or [
@@ -44,6 +45,12 @@ def find_head(pipeline: Pipeline) -> tuple[str, nn.Linear]:
     if not heads:
         raise Skip(f"the model has no linear head with {labels} outputs")
     return heads[-1]
+
+
+def _rests(model: Any, name: str) -> bool:
+    """Return whether a module is the copy of an adapter that is not active."""
+    _, mark, after = name.partition(".modules_to_save.")
+    return bool(mark) and after.partition(".")[0] not in active_adapters(model)
 
 
 def head_or_none(pipeline: Pipeline) -> tuple[str, nn.Linear | None]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
-from trainsanity.pipeline import is_adapted, unwrapped
+from trainsanity.pipeline import active_adapters, is_adapted, unwrapped
 from trainsanity.types import Cost
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _resting(model: Any, added: set[str]) -> set[str]:
     frozen ones where something of an active adapter is trained: one that was trained before lies
     below, or a random A is kept as it was drawn.  A new head has to be trained in any case.
     """
-    active = set(_active(model))
+    active = set(active_adapters(model))
     adapters = {
         name: adapter
         for name, _ in model.named_parameters()
@@ -95,12 +95,6 @@ def _resting(model: Any, added: set[str]) -> set[str]:
         if adapter not in active
         or (learns and name not in trainable and ".modules_to_save." not in name)
     }
-
-
-def _active(model: Any) -> list[str]:
-    active = getattr(model, "active_adapters", None) or getattr(model, "active_adapter", None)
-    active = active() if callable(active) else active
-    return [active] if isinstance(active, str) else list(active or ())
 
 
 def _adapter_of(name: str, adapters: Collection[str], added: set[str]) -> str | None:

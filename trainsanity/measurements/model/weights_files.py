@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
-from trainsanity.maths.tolerances import MARGIN
+from trainsanity.maths.tolerances import MARGIN, REDUCTIONS
 from trainsanity.measurements.model.key_mapping import KeyMapping, map_keys
 from trainsanity.measurements.model.origin import added_by_peft, checkpoint_folder, plain_name
 from trainsanity.measurements.model.placement import not_in_memory
@@ -257,8 +257,8 @@ def _same_with_adapter(layer: Any, parameter: Tensor, part: Any) -> bool:
         for adapter in layer.active_adapters:
             if adapter in getattr(layer, "lora_A", {}):
                 together = together + layer.get_delta_weight(adapter).double()
-    # A singular value decomposition is off by a few units in the last place of the largest.
-    allowed = MARGIN * float(torch.finfo(parameter.dtype).eps) * math.sqrt(max(there.shape))
+    # The weight was rounded to its dtype, and the decomposition to float32.
+    allowed = MARGIN * float(torch.finfo(parameter.dtype).eps) + REDUCTIONS
     difference, size = float((together - there).norm()), float(there.norm())
     return difference <= allowed * size
 
