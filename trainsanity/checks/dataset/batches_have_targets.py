@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
-from trainsanity.measurements.batches.targets import Targets
+from trainsanity.measurements.runs.targets import Targets
 from trainsanity.types import Cost, Finding, Measured, Severity
 
 if TYPE_CHECKING:
