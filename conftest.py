@@ -1,4 +1,4 @@
-"""What every test run of this repository needs, before torch is imported."""
+"""Set up every test run of this repository, before torch is imported."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from trainsanity.pytest_plugin import skip_without_gpu
+from trainsanity.pytest_plugin.running import skip_without_gpu
 
-pytest_plugins = ["pytester"]
+pytest_plugins = ["pytester", "tests.plugin_project"]
 
 # The same examples everywhere, whatever the machine's speed and past: a failure can be repeated.
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, database=None)
@@ -19,7 +19,7 @@ hypothesis.settings.load_profile("ci")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give each xdist worker one GPU and its share of the cores, while torch has not looked yet."""
+    """Give each xdist worker one GPU and its share of the cores, before torch is imported."""
     worker = re.fullmatch(r"gw(\d+)", os.environ.get("PYTEST_XDIST_WORKER", ""))
     if not worker:
         return
@@ -45,7 +45,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With a stage, a check's name or its code alone, -k asks the pipelines and nothing else.
+    """With a stage, a check's name or its code alone, -k selects tests of pipelines only.
 
     That is what somebody types who debugs a pipeline.  Tests of the tool, a hundred of which have
     the word in their names and judge pipelines of their own, have more words, or a file to name.
@@ -64,7 +64,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if keyword not in words:
         return
     parameters = {item: getattr(getattr(item, "callspec", None), "params", {}) for item in items}
-    asked = [item for item in items if isinstance(parameters[item].get("check"), BoundCheck)]
-    if asked:
-        config.hook.pytest_deselected(items=[item for item in items if item not in set(asked)])
-        items[:] = asked
+    ours = [item for item in items if isinstance(parameters[item].get("check"), BoundCheck)]
+    if ours:
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(ours)])
+        items[:] = ours

@@ -59,13 +59,13 @@ def main() -> None:
     old = json.loads(EXAMPLES.read_text(encoding="utf-8"))["examples"] if EXAMPLES.exists() else {}
     new, problems = {}, []
     for check in registry().all():
-        killing = [fault for fault in all_faults() if check.name in fault.kills]
-        own = [fault for fault in killing if fault.stage == check.stage]
-        first = next(iter([*own, *killing]), None)
+        catching = [fault for fault in all_faults() if check.name in fault.caught_by]
+        own = [fault for fault in catching if fault.stage == check.stage]
+        first = next(iter([*own, *catching]), None)
         if sys.argv[1:] and check.code not in sys.argv[1:] and check.code in old:
             new[check.code] = old[check.code]
         elif first is None:
-            problems.append(f"no fault kills {check.code} {check.name}")
+            problems.append(f"no fault is caught by {check.code} {check.name}")
         else:
             try:
                 new[check.code] = example(check, first)

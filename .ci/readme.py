@@ -30,7 +30,7 @@ def report() -> str:
     )
     if said.returncode != 1:
         raise SystemExit(f"{' '.join(command)} exited with {said.returncode}:\n{said.stderr}")
-    shown = said.stdout.partition("\nAll checks asked for")[0]
+    shown = said.stdout.partition("\nAll selected checks")[0]
     return f"```console\n$ trainsanity run {INCIDENT}\n{shown.rstrip()}\n```"
 
 

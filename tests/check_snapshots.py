@@ -1,18 +1,21 @@
 """What each check reports, compared with what it reported when somebody read it last.
 
 `tests/snapshots/checks` has one file for each check: its results on the faults that it catches and
-at its bounds. A message that changes, or a number that moves, shows up as a difference there, to be
-read and kept with UPDATE_SNAPSHOTS=1, or to be mended. An entry holds for the versions of torch and
-transformers that it names; with others, whose numbers differ, it is not compared.
+at its bounds, and the controls and faults on which it neither passes nor fails. A message that
+changes, or a number that moves, shows up as a difference there, to be read and kept with
+UPDATE_SNAPSHOTS=1, or to be mended. An entry holds for the versions of torch and transformers that
+it names; with others, whose numbers differ, it is not compared.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +25,7 @@ import numpy
 import torch
 from filelock import FileLock
 
-from trainsanity.types import Finding, Measured, Result
+from trainsanity.types import Finding, Measured, Result, Status
 
 FOLDER = Path(__file__).parent / "snapshots" / "checks"
 NOISE = 1e-4
@@ -34,6 +37,9 @@ FIRST = 6
 """Elements of a list or dictionary that are kept."""
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 PLACES = re.compile(r"(?<!\S)/\S+")
+STATUSES = "statuses"
+"""The entry that is no report: control or fault to status."""
+UNUSUAL = (Status.SKIP, Status.ABSTAIN, Status.WARNING, Status.BLOCKED)
 KEPT = ("status", "measured", "reason", "observed", "expected", "findings")
 
 
@@ -47,6 +53,34 @@ def assert_results(of: str, results: Iterable[Result]) -> None:
         ]
         kept = {key: value for key, value in row.items() if value not in (None, "", [])}
         _compare(result.check.name, of, _rounded(kept))
+
+
+def assert_statuses(of: str, results: Iterable[Result]) -> None:
+    """Compare which checks skip, abstain, warn or are blocked on a pipeline, or write it."""
+    found = {r.check.name: str(r.status) for r in results if r.status in UNUSUAL}
+    asked = {r.check.name for r in results}
+    if os.environ.get("UPDATE_SNAPSHOTS"):
+        for check in asked:
+            _write_status(check, of, found.get(check))
+    recorded = {check: status for check, status in statuses_of(of).items() if check in asked}
+    assert found == recorded
+
+
+def statuses_of(of: str) -> dict[str, str]:
+    """Return the checks that neither pass nor fail on a pipeline, with how they end there."""
+    ended = {}
+    for path in FOLDER.glob("*.json"):
+        status = entries(path.stem).get(STATUSES, {}).get(of)
+        if status is not None:
+            ended[path.stem] = str(status)
+    return ended
+
+
+def _write_status(check: str, of: str, status: str | None) -> None:
+    with _locked(check) as document:
+        statuses = document.get(STATUSES, {})
+        statuses.pop(of, None)
+        document[STATUSES] = dict(sorted((statuses | ({of: status} if status else {})).items()))
 
 
 def assert_yielded(check: str, of: str, items: Iterable[Measured | Finding]) -> None:
@@ -82,12 +116,21 @@ def _compare(check: str, of: str, said: Any) -> None:
 
 
 def _write(check: str, of: str, said: Any) -> None:
+    with _locked(check) as document:
+        document[of] = {"with": versions(), "report": said}
+
+
+@contextlib.contextmanager
+def _locked(check: str) -> Iterator[dict[str, Any]]:
+    """Yield a check's document to be changed; several workers of xdist may want the same."""
     FOLDER.mkdir(exist_ok=True, parents=True)
     path = FOLDER / f"{check}.json"
-    with FileLock(path.with_suffix(".lock")):  # workers of xdist write to the same file
-        document = entries(check) | {of: {"with": versions(), "report": said}}
-        text = json.dumps(dict(sorted(document.items())), indent=1, ensure_ascii=False)
-        path.write_text(text + "\n", encoding="utf-8")
+    lock = Path(tempfile.gettempdir()) / f"trainsanity-{check}.lock"
+    with FileLock(lock):
+        document = entries(check)
+        yield document
+        ordered = dict(sorted((k, v) for k, v in document.items() if v))
+        path.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _figures(value: Any) -> Any:

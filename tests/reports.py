@@ -1,4 +1,4 @@
-"""Reports built by hand, for tests of the faces, and what their snapshots are compared with."""
+"""Reports built by hand, for tests of the reporters, and what their snapshots are compared with."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from trainsanity import Check, Cost, Finding, Measured, Result, Status
-from trainsanity.engine.report import Report
+from trainsanity import Check, Cost, Finding, Measured, Result, Severity, Status
+from trainsanity.engine.report import Policy, Report
 from trainsanity.isolation.pass_counter import Passes
 from trainsanity.pytest_plugin.results import failure_text
+from trainsanity.types import Judges
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 TARGET = "shop.train:trainer"
@@ -38,8 +40,13 @@ MASK = Check("TS301", "collator.mask_is_exact", says_nothing, rules_out="attenti
 ROWS = Check("TS302", "collator.rows_recovered", says_nothing)
 WIDTH = Check("TS303", "collator.pad_to_multiple_of", says_nothing)
 POOLED = Check("TS404", "model.right_token_pooled", says_nothing, rules_out="PAD / EOS")
-LOSS = Check("TS502", "loss.matches_reference", says_nothing, cost=Cost.STEP)
-HEAD = Check("TS601", "gradient.head_closed_form", says_nothing, cost=Cost.STEP)
+UNINFORMED = Check(
+    "TS501", "loss.initial_is_uninformed", says_nothing, cost=Cost.FORWARD, judges=Judges.LOSS
+)
+LOSS = Check("TS502", "loss.matches_reference", says_nothing, cost=Cost.STEP, judges=Judges.LOSS)
+HEAD = Check(
+    "TS601", "gradient.head_closed_form", says_nothing, cost=Cost.STEP, judges=Judges.GRADIENT
+)
 CLIP = Check("TS603", "gradient.clipping", says_nothing, rules_out="clipping")
 RATE = Check("TS801", "schedule.peak_is_reached", says_nothing)
 
@@ -54,7 +61,19 @@ TWELVE = Finding(
     fix="model.accepts_loss_kwargs = False, before the Trainer is built",
     candidates=("gradient_accumulation_steps x world_size = 12 x 1",),
 )
-SLOPE = Finding("slope 12", observed={"slope": 12.0, "cosine": 1.0}, factor=12.0)
+SLOPE = Finding(
+    "the head's gradient is 12.0000 times its closed form",
+    observed={"slope": 12.0, "cosine": 1.0},
+    factor=12.0,
+)
+SAME_TOKEN = Finding(
+    "PAD is EOS 151645; no row of 600 has EOS, so no target is lost",
+    observed=151645,
+    where="tokenizer",
+    cause="pad_token was set to eos_token",
+    fix="give PAD a token of its own before rows get an EOS",
+    severity=Severity.WARNING,
+)
 
 
 def passed(check: Check, message: str = "all is well") -> Result:
@@ -69,8 +88,13 @@ def failed(check: Check, finding: Finding = TWELVE, status: Status = Status.FAIL
         (finding,),
         observed=finding.observed,
         expected=finding.expected,
+        message="measured, whatever that means",
         reason="known, see #7" if status is Status.XFAIL else "",
     )
+
+
+def warned(check: Check, finding: Finding = SAME_TOKEN) -> Result:
+    return failed(check, finding, Status.WARNING)
 
 
 def ended(check: Check, status: Status, reason: str, **more: Any) -> Result:
@@ -116,12 +140,23 @@ INCIDENT = report(
     },
 )
 HEALTHY = report(passed(PAD, "PAD 151643 is not EOS 151645"), passed(LOSS), passed(CLIP))
+WARNED = report(
+    warned(PAD), passed(LOSS), passed(CLIP, "max_grad_norm 1 keeps 4.7%"), unasked=(RATE,)
+)
+UNKNOWN = "the task is 'dpo', which has no reference for its loss"
+NOT_JUDGED = report(
+    passed(MASK),
+    ended(UNINFORMED, Status.SKIP, "a head of 2 classes is wanted"),
+    ended(LOSS, Status.SKIP, UNKNOWN),
+    ended(HEAD, Status.SKIP, UNKNOWN),
+    passed(CLIP),
+)
 
 FAIL, ERROR, SKIP = failed(LOSS), ended(ROWS, Status.ERROR, "broke"), ended(ROWS, Status.SKIP, "-")
 XFAIL = failed(LOSS, status=Status.XFAIL)
 XPASS = Result(LOSS, TARGET, Status.XPASS, message="5.6 is 5.6", reason="known, see #7")
 NASTY = "[bold]not bold[/bold] <script>alert(1)</script> :smile: | `a` *b*\n\x1b[31mred\rback % $x$"
-"""What data may hold: markup of every face, control characters, commands."""
+"""What data may hold: markup of every reporter, control characters, commands."""
 
 ACCEPTED = report(
     passed(PAD),
@@ -130,11 +165,22 @@ ACCEPTED = report(
 )
 FOLDERS = re.compile(r"(?<!\S)/\S*/")
 """The folders of an absolute path, which differ from home to home."""
-REPORTS = {"incident": INCIDENT, "healthy": HEALTHY, "accepted": ACCEPTED}
+REPORTS = {
+    "incident": INCIDENT,
+    "healthy": HEALTHY,
+    "accepted": ACCEPTED,
+    "warned": WARNED,
+    "not_judged": NOT_JUDGED,
+}
+
+
+def under(told: Report, **policy: bool) -> Report:
+    """The report as --strict or --warnings-as-errors makes it."""
+    return replace(told, policy=Policy(**policy))
 
 
 def assert_examples_are_current(fault: str, results: Iterable[Result]) -> None:
-    """What ``explain`` shows of a fault is what it makes the checks say, numbers aside."""
+    """Compare what ``explain`` shows of a fault with what its checks say, numbers aside."""
     path = resources.files("trainsanity.report") / "examples.json"
     document = json.loads(path.read_text(encoding="utf-8"))
     if document["transformers"].partition(".")[0] != version("transformers").partition(".")[0]:

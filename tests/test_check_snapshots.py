@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from fixtures.controls import all_controls
 from fixtures.faults import all_faults
 from tests import check_snapshots
-from tests.check_snapshots import FOLDER, differences, entries, versions
+from tests.check_snapshots import FOLDER, STATUSES, differences, entries, versions
 from trainsanity.engine.registry import registry
 
 
@@ -19,7 +20,7 @@ def test_every_check_is_compared_on_every_fault_that_it_catches():
     missing = [
         (name, fault.id)
         for fault in all_faults()
-        for name in fault.caught_by
+        for name in fault.caught_by | fault.warned_by
         if fault.id not in entries(name)
     ]
     assert not missing
@@ -28,9 +29,13 @@ def test_every_check_is_compared_on_every_fault_that_it_catches():
 def test_nothing_is_kept_of_what_is_gone():
     assert {path.stem for path in FOLDER.glob("*.json")} <= {c.name for c in registry().all()}
     faults = {fault.id for fault in all_faults()}
+    controls = {control.id for control in all_controls()}
     for check in registry().all():
-        kept = {of for of in entries(check.name) if " " not in of}
+        document = entries(check.name)
+        kept = {of for of in document if " " not in of} - {STATUSES}
         assert kept <= faults, check.name
+        named = {of for of in document.get(STATUSES, ()) if "," not in of}
+        assert named <= controls | faults, check.name
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,15 @@ from tests.reports import (
     PAD,
     REPORTS,
     ROWS,
+    SAME_TOKEN,
+    WARNED,
     assert_snapshot,
     ended,
     failed,
     passed,
     report,
+    under,
+    warned,
 )
 from trainsanity import Finding, __version__
 from trainsanity.report.html import WORDS, render
@@ -165,7 +169,7 @@ def test_what_else_fails_and_what_is_explained_stand_below_the_first_failure(pag
             "Also failing",
             "kept 0.5%",
             "Explained by these failures",
-            "slope 12.0000, cosine 1.000000 against the closed form (explained by TS502",
+            "the head's gradient is 12.0000 times its closed form (explained by TS502",
             "Acquitted PAD / EOS, attention mask",
             "PAD 151643 is not EOS 151645; 48 of 48 rows are read at their last token",
             "Tokenizer passed",
@@ -175,11 +179,28 @@ def test_what_else_fails_and_what_is_explained_stand_below_the_first_failure(pag
     assert places == sorted(places)
 
 
+def test_warnings_stand_below_the_failures_and_their_stage_is_called_by_them() -> None:
+    text = " ".join(Page(render([(report(warned(PAD), failed(LOSS)), ())])).text.split())
+    places = [
+        text.index(words)
+        for words in ("Look here first: loss", "Warnings", SAME_TOKEN.headline, "Tokenizer warning")
+    ]
+    assert places == sorted(places)
+    assert f"fix {SAME_TOKEN.fix}" in text
+
+
+def test_warnings_that_count_as_failures_are_bad() -> None:
+    assert 'class="verdict good"' in render([(WARNED, ())])
+    page = render([(under(WARNED, warnings_as_errors=True), ())])
+    assert 'class="verdict bad"' in page
+    assert "Warnings, which count as failures" in page
+
+
 def test_a_stage_is_not_called_by_what_did_not_apply_to_it() -> None:
     told = report(passed(PAD), ended(MASK, Status.SKIP, "not here"), passed(ROWS), passed(LOSS))
     text = " ".join(Page(render([(told, ())])).text.split())
     assert "Collator passed, 1 skipped" in text
-    # Nobody is accused, so nobody is acquitted: the lines have the numbers.
+    # Where nothing is wrong nothing needs to be ruled out: the lines have the numbers.
     assert "Acquitted" not in text
 
 

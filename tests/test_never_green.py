@@ -108,16 +108,7 @@ SENTENCE = (
         (["trainsanity", "list"], 2),
         (["trainsanity", "run", "cli_factories:healthy"], 2),
         (["pytest", "--pyargs", "trainsanity.suite", "--trainsanity=cli_factories:healthy"], 4),
-        (
-            [
-                "pytest",
-                "--co",
-                str(ROOT / "tests" / "objectives" / "test_objectives.py"),
-                "-k",
-                "tokenizer",
-            ],
-            4,
-        ),
+        (["pytest", "--co", str(ROOT / "tests" / "test_versions.py"), "-k", "tokenizer"], 4),
     ],
     ids=["list", "run", "pytest", "keyword"],
 )

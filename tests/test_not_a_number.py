@@ -43,7 +43,9 @@ TOLD = {
     ("TS(502|505|60[12])", r"recording\..*\.num_items_in_batch"): "asked whether it is None",
     ("TS602", r"recording\..*\.items\.logits"): "the sigmoid of infinity is a number",
     ("TS901", r"overfit\.losses\..*"): "where the loss began is told beside the best",
-    ("TS603", r"recording\..*\.(items\..*|head_gradient)"): "the slope is told beside the share",
+    ("TS603", r"recording\..*\.(items\..*|head_gradient)"): "the slope stands beside the share",
+    ("TS603", r"recording\..*\.(gradient_norm|backward_loss)"): "judged by TS602",
+    ("TS603", r"recording\..*\.(logged\.loss|num_items_in_batch)"): "judged by TS502",
 }
 """By code and place: numbers that a check reads and does not judge by."""
 
@@ -233,7 +235,7 @@ def wrongly_passed(
 
 def judged(check: Check, pipeline: Pipeline, looks: dict[str, Any]) -> Status:
     """What the runner makes of the check with these measurements."""
-    with_these = dataclasses.replace(pipeline, session=None)
+    with_these = dataclasses.replace(pipeline)
     values = Session.of(with_these).measurements._values
     values.update(looks)
     values["pipeline"] = with_these

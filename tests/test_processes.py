@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from fixtures.controls import OF_SEVERAL_PROCESSES
 from fixtures.faults import all_faults
 from fixtures.processes import ACCELERATE, reported, results_of, started
-from tests.check_snapshots import assert_results
+from tests.check_snapshots import assert_results, assert_statuses
 from tests.reports import assert_examples_are_current
 
 pytestmark = pytest.mark.distributed
@@ -47,26 +46,15 @@ def by_name(report: Any) -> dict[str, Any]:
 def assert_kills(fault, report):
     assert names(report, "fail") == fault.caught_by
     assert not names(report, "error")
-    # What the healthy base gives no occasion to look at; and a step of eight rows has too few to
-    # make an evaluation batch for each process.
-    allowed = fault.control.skips - OF_SEVERAL_PROCESSES | {"loss.train_equals_eval"}
-    assert names(report, "skip", "abstain") <= allowed
     results = [replace(result, pipeline_id=fault.id) for result in results_of(report)]
+    assert_statuses(fault.id, results)
     assert_examples_are_current(fault.id, results)
-    assert_results(fault.id, results)
+    assert_results(fault.id, [r for r in results if r.check.name in fault.caught_by])
 
 
-SKIPS = {"model.weights_are_the_checkpoints"}
-SHARDED = SKIPS | {
-    "loss.train_equals_eval",
-    "gradient.norm_within_bounds",
-    "loop.ranks_hold_equal_weights",
-}
-
-
-def assert_green(report, skips):
+def assert_green(name, report):
     assert names(report, "fail", "error", "blocked", "abstain") == set()
-    assert names(report, "skip") == skips
+    assert_statuses(f"2 processes, {name}", results_of(report))
     rows = by_name(report)
     assert report["facts"]["world_size"] == 2
     # Two processes, two micro-batches each, four rows in each.
@@ -77,7 +65,7 @@ def assert_green(report, skips):
 
 
 def assert_healthy(name, report):
-    assert_green(report, SHARDED if name.startswith("sharded") else SKIPS)
+    assert_green(name, report)
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)

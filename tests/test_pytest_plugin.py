@@ -2,48 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-import torch  # noqa: F401 - or the inner runs would each import, and forget, it again
+import torch  # noqa: F401 - see tests/plugin_project.py
 
-import trainsanity.pytest_plugin.results  # noqa: F401 - the same
-from trainsanity.engine import registry as registry_module
-
-EXAMPLES = Path(__file__).parent / "examples"
-
-CONFTEST = (EXAMPLES / "acme_checks.py").read_text()
-PIPELINES = (EXAMPLES / "acme_pipelines.py").read_text()
-
-SANITY = """
-import pytest
-import trainsanity
-from trainsanity import PipelineSpec
-from pipelines import *
-
-@trainsanity.parametrize_with_checks({arguments})
-def test_sanity(pipeline, check):
-    check(pipeline)
-"""
-
-
-@pytest.fixture
-def project(pytester, monkeypatch):
-    """A project with three checks of its own, which are all that there are."""
-    registry_module.registry()  # The built-in checks go where they belong, not into the new one.
-    monkeypatch.setattr(registry_module, "_registry", registry_module.Registry())
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
-    monkeypatch.syspath_prepend(pytester.path)
-    pytester.makeconftest(CONFTEST)
-    pytester.makepyfile(pipelines=PIPELINES)
-
-    def make(arguments: str, more: str = "") -> pytest.Pytester:
-        pytester.makepyfile(test_it=SANITY.format(arguments=arguments) + more)
-        return pytester
-
-    return make
+import trainsanity.pytest_plugin.results  # noqa: F401 - see tests/plugin_project.py
+from tests.plugin_project import CONFTEST, EXAMPLES, SANITY
 
 
 def built(pytester):
@@ -79,7 +46,7 @@ def test_a_failure_is_the_finding_and_no_traceback(project):
             '  rerun     pytest "test_it.py::test_sanity[[]loud-ACME501-loss.weight_is_one]"',
             "loud: not sane. First broken stage: loss",
             "  ACME501 loss.weight_is_one: the weight is 12, not 1",
-            "  acquitted: weights: the weight is finite",
+            "  ruled out: weights: the weight is finite",
             "SKIPPED*blocked: ACME501 loss.weight_is_one comes first: fail",
             "FAILED*ACME501: th*",
         ]
@@ -273,39 +240,6 @@ def test_options_narrow(project, options, passed):
     result.assert_outcomes(passed=passed, deselected=3 - passed)
 
 
-RUN = """
-@trainsanity.check("ACME901", "loop.takes_an_hour", cost=trainsanity.Cost.RUN)
-def takes_an_hour(pipeline):
-    yield trainsanity.Finding("it took an hour")
-"""
-
-
-@pytest.mark.parametrize(
-    ("arguments", "options", "names"),
-    [
-        ("HEALTHY", [], {"ACME301", "ACME501", "ACME601"}),
-        ("HEALTHY", ["--trainsanity-ignore=loss"], {"ACME301", "ACME601"}),
-        ("HEALTHY", ["--trainsanity-max-cost=run"], {"ACME301", "ACME501", "ACME601", "ACME901"}),
-        ("HEALTHY", ["--trainsanity-select=loop,ACME3"], {"ACME301", "ACME901"}),
-        ("HEALTHY, select=['loop']", [], {"ACME901"}),
-        ("HEALTHY, select=['loop']", ["--trainsanity-ignore=loss"], {"ACME901"}),
-        ("HEALTHY, max_cost=trainsanity.Cost.STEP", ["--trainsanity-max-cost=run"],
-         {"ACME301", "ACME501", "ACME601"}),
-    ],
-)  # fmt: skip
-def test_runs_are_judged_where_they_are_asked_for(project, pytester, arguments, options, names):
-    project(arguments)
-    pytester.makeconftest(CONFTEST + RUN)
-    result = pytester.runpytest_inprocess(*options, "-v")
-    told = {word for line in result.outlines for word in line.split("-") if "ACME" in word}
-    assert {word for word in told if word in {"ACME301", "ACME501", "ACME601", "ACME901"}} == names
-    if "ACME901" in names:
-        result.stdout.fnmatch_lines(["  rerun     *ACME901*--trainsanity-select ACME901"])
-    else:
-        by_cost = "*ACME901 left out by cost: select them by name, or set max-cost to RUN*"
-        result.stdout.fnmatch_lines([by_cost])
-
-
 @pytest.mark.parametrize(
     ("options", "outcomes"),
     [
@@ -331,6 +265,8 @@ def test_junit_carries_the_result(project):
     case = next(case for case in cases if "ACME501" in case.attrib["name"])
     properties = {p.attrib["name"]: p.attrib["value"] for p in case.iter("property")}
     assert properties.pop("trainsanity.seconds")
+    (finding,) = json.loads(properties.pop("trainsanity.findings"))
+    assert (finding["severity"], finding["fix"]) == ("failure", "set it to 1")
     assert properties == {
         "trainsanity.pipeline": "loud",
         "trainsanity.code": "ACME501",
@@ -341,6 +277,8 @@ def test_junit_carries_the_result(project):
         "trainsanity.expected": "1.0",
         "trainsanity.factor": "12.0",
         "trainsanity.message": "the weight is 12, not 1",
+        "trainsanity.measured": "the weight is 12",
+        "trainsanity.cost": "STATIC",
         "trainsanity.cause": "somebody drew it",
         "trainsanity.fix": "set it to 1",
         "trainsanity.where": "weight",
@@ -419,31 +357,3 @@ def test_unused_the_plugin_loads_nothing_heavy(pytester):
         """
     )
     pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)
-
-
-SLOW = """
-import time
-from trainsanity import Measured, check
-
-@check("ACME901", "loop.never_ends")
-def never_ends(pipeline):
-    time.sleep(600)
-    yield Measured("it does")
-"""
-
-
-def test_a_check_that_takes_too_long_is_red_and_the_others_are_judged(project):
-    made = project("HEALTHY")
-    made.makeconftest(CONFTEST + SLOW)
-    result = made.runpytest_inprocess("--trainsanity-timeout", "1")
-    result.assert_outcomes(passed=3, failed=1)
-    said = "*check ACME901 took longer than the 1 s that it was given and was stopped"
-    result.stdout.fnmatch_lines([said])
-    assert result.ret == 1
-
-
-@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf"])
-def test_a_time_limit_is_a_number_above_zero(project, seconds):
-    result = project("HEALTHY").runpytest_inprocess("--trainsanity-timeout", seconds)
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*--trainsanity-timeout is *: give a number of seconds above 0"])

@@ -20,19 +20,19 @@ PAGE = (
 )
 
 
-def look(pipeline):
-    yield Measured("looked")
+def static(pipeline):
+    yield Measured("measured")
 
 
-def dear(recording):
-    yield Measured("looked")
+def slow(recording):
+    yield Measured("measured")
 
 
 def lost(crystal_ball):
-    yield Measured("looked")
+    yield Measured("measured")
 
 
-def add(code="ACME001", name="loss.mine", fn=look, into=None, **more):
+def add(code="ACME001", name="loss.mine", fn=static, into=None, **more):
     into = into or Registry()
     into.add(Check(code, name, fn, **more))
     return into
@@ -46,7 +46,8 @@ def add(code="ACME001", name="loss.mine", fn=look, into=None, **more):
         ({"name": "weather.mine"}, "one of tokenizer, dataset"),
         ({"code": "TS999"}, "TS is reserved"),
         ({"fn": lost}, "asks for 'crystal_ball'; there is no such measurement"),
-        ({"fn": dear, "cost": Cost.FORWARD}, "its measurement 'recording' costs STEP"),
+        ({"fn": slow, "cost": Cost.FORWARD}, "its measurement 'recording' costs STEP"),
+        ({"judges": "los"}, "check ACME001 judges 'los': give loss or gradient, or leave it out"),
     ],
 )
 def test_a_check_that_cannot_be_registered(wrong, says):
@@ -107,4 +108,4 @@ def test_every_page_is_complete(check):
     places = [check.page.find(section) for section in PAGE]
     assert -1 not in places, f"{check.code}: {dict(zip(PAGE, places, strict=True))}"
     assert places == sorted(places)
-    assert check.rules_out, "a pass speaks for a suspect"
+    assert check.rules_out, "a pass rules a suspect out"

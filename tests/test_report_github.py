@@ -17,11 +17,15 @@ from tests.reports import (
     NASTY,
     PAD,
     REPORTS,
+    SAME_TOKEN,
     TARGET,
+    WARNED,
     assert_snapshot,
     failed,
     passed,
     report,
+    under,
+    warned,
 )
 from trainsanity import Finding, Status
 from trainsanity.report.github import ANNOTATIONS, md, summary, workflow_commands
@@ -54,7 +58,7 @@ def test_any_text_is_shown_as_it_is(text: str) -> None:
 def test_several_reports_one_after_another_and_strict() -> None:
     text = summary(REPORTS.values())
     assert [line[:4] for line in text.splitlines() if line.startswith("## ")] == [
-        "## ❌", "## ✅", "## ❌",
+        "## ❌", "## ✅", "## ❌", "## ⚠", "## ❌",
     ]  # fmt: skip
     skipped = report(passed(PAD), passed(LOSS), unasked=(CLIP,))
     assert summary([skipped]).startswith("## ✅")
@@ -86,6 +90,35 @@ def test_ten_errors_are_all_that_github_shows() -> None:
     lines = list(workflow_commands(many))
     assert len(lines) == ANNOTATIONS
     assert lines[-1].startswith("::error title=3 more failures::TS603 gradient.clipping fail on")
+
+
+def test_a_warning_is_a_warning_and_an_error_where_it_counts_as_one() -> None:
+    (line,) = workflow_commands([WARNED])
+    assert line.startswith("::warning title=TS102 tokenizer.pad_is_not_eos warning on shop")
+    assert f"%0Afix: {SAME_TOKEN.fix}" in line
+    for policy in ({"strict": True}, {"warnings_as_errors": True}):
+        (line,) = workflow_commands([under(WARNED, **policy)])
+        assert line.startswith("::error title=TS102")
+        assert summary([under(WARNED, **policy)]).startswith("## ❌")
+
+
+def test_warnings_follow_the_failures_in_both() -> None:
+    both = report(warned(PAD), failed(LOSS))
+    kinds = [line.partition(" ")[0] for line in workflow_commands([both])]
+    assert kinds == ["::error", "::warning"]
+    text = summary([both])
+    assert text.index("### ❌ TS502") < text.index("### ⚠️ TS102") < text.index("<details>")
+    assert md(SAME_TOKEN.headline) in text
+
+
+def test_ten_warnings_are_shown_besides_ten_errors() -> None:
+    many = [report(warned(PAD), failed(LOSS)) for _ in range(12)]
+    lines = list(workflow_commands(many))
+    assert [line.partition(" ")[0] for line in lines] == [
+        *["::error"] * ANNOTATIONS,
+        *["::warning"] * ANNOTATIONS,
+    ]
+    assert lines[-1].startswith("::warning title=3 more warnings::TS102")
 
 
 def test_accepted_is_a_notice_with_its_reason_and_gone_is_an_error() -> None:

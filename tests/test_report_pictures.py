@@ -13,6 +13,7 @@ from fixtures.faults import healthy
 from trainsanity.engine.registry import registry
 from trainsanity.engine.report import Report
 from trainsanity.engine.runner import run
+from trainsanity.engine.session import Session
 from trainsanity.pipeline import Pipeline
 from trainsanity.report import pictures as module
 from trainsanity.report.pictures import Picture, binned, layer_of, pictures_of
@@ -23,9 +24,9 @@ NAMES = ["lengths", "tokens", "losses", "slope", "movement", "learning_rate"]
 def judged(trainer: Any, *select: str) -> tuple[Pipeline, Report, dict[str, Picture]]:
     pipeline = Pipeline.from_trainer(trainer)
     report = run(pipeline, registry().select(select))
-    before = dict(pipeline.measurements.seconds)
+    before = dict(Session.of(pipeline).measurements.seconds)
     shown = pictures_of(pipeline)
-    assert pipeline.measurements.seconds == before, "a picture took a measurement"
+    assert Session.of(pipeline).measurements.seconds == before, "a picture took a measurement"
     assert [picture.name for picture in shown] == NAMES
     return pipeline, report, {picture.name: picture for picture in shown}
 
@@ -58,9 +59,9 @@ def test_they_show_the_numbers_of_the_checks(
     )
     moved = observed(report, "TS702")["float32"]["moved"]
     assert f"changes {moved:.2%} of" in shown["movement"].sentence
-    padding = pipeline.measurements.taken("padding")
+    padding = Session.of(pipeline).measurements.taken("padding")
     assert f"{padding.waste:.1%} of the positions" in shown["lengths"].sentence
-    schedule = pipeline.measurements.taken("schedule")
+    schedule = Session.of(pipeline).measurements.taken("schedule")
     assert max(shown["learning_rate"].values["rates"]) == schedule.peak
     assert shown["learning_rate"].values["stands"] == [1, schedule.curve[0]]
 

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
 
 import pytest
 import torch
 
 from trainsanity.engine.registry import Registry
-from trainsanity.engine.report import Report
+from trainsanity.engine.report import Policy, Report
 from trainsanity.engine.runner import Runner, run
 from trainsanity.engine.store import Measurement, catalogue
 from trainsanity.errors import UsageError
 from trainsanity.pipeline import Pipeline
-from trainsanity.types import Abstain, Check, Cost, Finding, Measured, Skip, Status
+from trainsanity.types import (
+    Abstain,
+    Check,
+    Cost,
+    Finding,
+    Judges,
+    Measured,
+    Severity,
+    Skip,
+    Status,
+)
 
 
 class Catalogue(Registry):
@@ -31,9 +42,19 @@ def passes(pipeline):
 
 def fails(factor=None):
     def fn(pipeline):
+        yield Measured("2 of 3 are well", 2, 3)
         yield Finding("not well", observed=2, expected=1, factor=factor)
 
     return fn
+
+
+def warns(pipeline):
+    yield Measured("2 of 3 are well", 2, 3)
+    yield Finding("odd", factor=12.0, severity=Severity.WARNING)
+
+
+def under(report, **policy):
+    return replace(report, policy=Policy(**policy)).exit_code()
 
 
 def raises(error):
@@ -62,13 +83,115 @@ def judge(expected=None, **checks):
         (lambda pipeline: iter(()), Status.ERROR, 3),
         (lambda pipeline: None, Status.ERROR, 3),
         (lambda pipeline: ["fine"], Status.ERROR, 3),
+        (warns, Status.WARNING, 0),
+        (lambda pipeline: [Finding("not well")], Status.ERROR, 3),
+        (lambda pipeline: [*passes(pipeline), *passes(pipeline)], Status.ERROR, 3),
+        (lambda pipeline: [*warns(pipeline), *fails()(pipeline)], Status.ERROR, 3),
+        (lambda pipeline: [*passes(pipeline), Finding("odd", severity="grave")], Status.ERROR, 3),
+        (lambda pipeline: [*passes(pipeline), Finding("bad", severity="failure")], Status.FAIL, 1),
+        (
+            lambda pipeline: [*passes(pipeline), Finding("odd", severity="warning")],
+            Status.WARNING,
+            0,
+        ),
     ],
 )
 def test_endings_and_exit_codes(fn, status, code):
     statuses, report, _ = judge(it=(fn, {}))
     assert statuses == {"it": str(status)}
     assert report.exit_code() == code
-    assert report.ran == (status in (Status.PASS, Status.FAIL))
+    assert report.ran == (status in (Status.PASS, Status.WARNING, Status.FAIL))
+
+
+@pytest.mark.parametrize(
+    ("fn", "reason"),
+    [
+        (lambda pipeline: [Finding("x")], "the check yielded no Measured; it has to yield one"),
+        (
+            lambda pipeline: [*passes(pipeline), *passes(pipeline)],
+            "the check yielded 2 Measured; it has to yield one",
+        ),
+        (
+            lambda pipeline: [Finding("x", severity="grave")],
+            "the check raised ValueError: severity 'grave': give failure or warning",
+        ),
+    ],
+)
+def test_a_check_that_breaks_the_contract_says_how(fn, reason):
+    _, _, results = judge(it=(fn, {}))
+    assert results["it"].reason == reason
+
+
+def test_a_failure_outranks_a_warning_and_stands_for_the_result():
+    def both(pipeline):
+        yield Finding("odd", cause="luck", severity=Severity.WARNING)
+        yield Measured("2 of 3 are well", 2, 3)
+        yield Finding("wrong", observed=2, cause="a mistake")
+
+    _, _, results = judge(it=(both, {}))
+    assert results["it"].status is Status.FAIL
+    assert results["it"].message == "2 of 3 are well"
+    row = results["it"].as_dict()
+    assert (row["message"], row["cause"]) == ("wrong odd", "a mistake")
+    assert [finding["severity"] for finding in row["findings"]] == ["failure", "warning"]
+
+
+def test_warnings_count_as_failures_where_the_user_says_so():
+    _, report, _ = judge(it=(warns, {}), other=(passes, {}))
+    assert report.exit_code() == 0
+    assert under(report, strict=True) == under(report, warnings_as_errors=True) == 1
+
+
+def test_a_warning_blocks_nothing_and_explains_nothing():
+    statuses, _, _ = judge(
+        first=(warns, {}),
+        second=(passes, {"requires": ("loss.first",)}),
+        third=(fails(12.0), {"explained_by": ("loss.first",)}),
+    )
+    assert statuses == {"first": "warning", "second": "pass", "third": "fail"}
+
+
+def test_an_accepted_warning_explains_nothing_either_and_is_red_when_it_is_gone():
+    accepted = {"loss.first": "known since May"}
+    statuses, report, _ = judge(
+        accepted, first=(warns, {}), third=(fails(12.0), {"explained_by": ("loss.first",)})
+    )
+    assert statuses == {"first": "xfail", "third": "fail"}
+    statuses, report, _ = judge(accepted, first=(passes, {}))
+    assert statuses == {"first": "xpass"}
+    assert report.exit_code() == 1
+
+
+JUDGES_LOSS = {"judges": Judges.LOSS, "cost": Cost.STEP}
+NO_REFERENCE = raises(Skip("there is no reference"))
+
+
+@pytest.mark.parametrize(
+    ("checks", "not_judged", "code"),
+    [
+        ({"step": (NO_REFERENCE, JUDGES_LOSS)}, (Judges.LOSS,), 3),
+        (
+            {"step": (NO_REFERENCE, JUDGES_LOSS),
+             "slope": (raises(Abstain("noise")), {"judges": Judges.GRADIENT, "cost": Cost.STEP})},
+            (Judges.LOSS, Judges.GRADIENT),
+            3,
+        ),
+        ({"step": (raises(ValueError()), JUDGES_LOSS)}, (Judges.LOSS,), 3),
+        (
+            {"step": (NO_REFERENCE, JUDGES_LOSS), "slope": (passes, {"judges": Judges.GRADIENT})},
+            (),
+            0,
+        ),
+        ({"step": (warns, JUDGES_LOSS)}, (), 0),
+        # Nothing that costs a step was selected.
+        ({"step": (NO_REFERENCE, {"judges": Judges.LOSS, "cost": Cost.FORWARD})}, (), 0),
+        ({}, (), 0),
+    ],
+)  # fmt: skip
+def test_what_was_not_judged_is_not_sane(checks, not_judged, code):
+    _, report, _ = judge(other=(passes, {}), **checks)
+    assert report.not_judged == not_judged
+    assert report.exit_code() == code
 
 
 def test_a_passing_result_carries_what_was_seen():
@@ -84,7 +207,7 @@ def test_strict_wants_everything_to_have_run():
     skipped = {"well": (passes, {}), "not_here": (raises(Skip("no")), {})}
     _, report, _ = judge(**skipped)
     assert report.exit_code() == 0
-    assert report.exit_code(strict=True) == 3
+    assert under(report, strict=True) == 3
 
 
 @pytest.mark.parametrize(("first", "blocks"), [
@@ -167,7 +290,7 @@ def test_what_raises_after_bad_rows_is_theirs(monkeypatch, stops, expected, stat
     def broken(pipeline):
         raise IndexError("index out of range in self")
 
-    monkeypatch.setitem(catalogue, "broken", Measurement("broken", broken, Cost.STATIC))
+    monkeypatch.setitem(catalogue(), "broken", Measurement("broken", broken, Cost.STATIC))
     statuses, report, results = judge(
         expected, rows=(fails(), {"stops": stops}), step=(stumbles, {}), later=(stumbles, {})
     )

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from fixtures.controls import all_controls
 from fixtures.faults import all_faults, healthy
 from trainsanity.cli.main import program
+from trainsanity.engine.session import Session
 from trainsanity.measurements.batches.supervision import Row, Supervision, Token
 from trainsanity.report.show import render
 from trainsanity.sources.building import PipelineSpec
@@ -22,7 +23,7 @@ END = 151_645
 
 def supervision(build):
     pipeline = PipelineSpec("shown", build).make()
-    return pipeline, pipeline.measurements.get("supervision")
+    return pipeline, Session.of(pipeline).measurements.get("supervision")
 
 
 def lines(seen, **more):
@@ -31,7 +32,7 @@ def lines(seen, **more):
 
 def test_a_classifier_has_one_label_a_row():
     pipeline, seen = supervision(healthy)
-    micro = pipeline.measurements.get("batch").micro_batches[0]
+    micro = Session.of(pipeline).measurements.get("batch").micro_batches[0]
     assert (seen.task, seen.items, seen.counts) == ("single_label_classification", 4, "rows")
     label = int(micro.inputs["labels"][0])
     text = lines(seen)

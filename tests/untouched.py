@@ -54,7 +54,12 @@ def everything(pipeline: Pipeline) -> dict[str, Any]:
         "environment": dict(os.environ),
         "working directory": os.getcwd(),
         "config": [_plain(m.config.to_dict()) for m in model.modules() if hasattr(m, "config")],
-        "parts": {part.name: id(getattr(pipeline, part.name)) for part in fields(pipeline)},
+        # The session is what is computed from the pipeline, made when it is first needed.
+        "parts": {
+            part.name: id(getattr(pipeline, part.name))
+            for part in fields(pipeline)
+            if part.name != "session"
+        },
         "collator": _plain(getattr(pipeline.data_collator, "__dict__", {})),
     }
     if pipeline.tokenizer is not None:

@@ -14,11 +14,13 @@ _HOME = {
     "Abstain": "types",
     "Check": "types",
     "CheckFailure": "errors",
+    "CheckWarning": "errors",
     "Cost": "types",
     "Finding": "types",
     "Pipeline": "pipeline",
     "PipelineSpec": "sources.building",
     "Result": "types",
+    "Severity": "types",
     "SanityCallback": "live.callback",
     "Measured": "types",
     "Skip": "types",
@@ -32,6 +34,7 @@ __all__ = [
     "Abstain",
     "Check",
     "CheckFailure",
+    "CheckWarning",
     "Cost",
     "Finding",
     "Measured",
@@ -39,6 +42,7 @@ __all__ = [
     "PipelineSpec",
     "Result",
     "SanityCallback",
+    "Severity",
     "Skip",
     "Status",
     "UsageError",
@@ -48,12 +52,12 @@ __all__ = [
 
 if TYPE_CHECKING:
     from .engine.registry import check
-    from .errors import CheckFailure, UsageError
+    from .errors import CheckFailure, CheckWarning, UsageError
     from .live.callback import SanityCallback
     from .pipeline import Pipeline
     from .pytest_plugin import parametrize_with_checks
     from .sources.building import PipelineSpec
-    from .types import Abstain, Check, Cost, Finding, Measured, Result, Skip, Status
+    from .types import Abstain, Check, Cost, Finding, Measured, Result, Severity, Skip, Status
 
 
 _RENAMED = {"Seen": "Measured"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum
 
 
@@ -18,6 +19,24 @@ class ExitCode(IntEnum):
     INCOMPLETE = 3
     INTERRUPTED = 130
     TERMINATED = 143
+
+    @classmethod
+    def worst(cls, codes: Iterable[ExitCode]) -> ExitCode:
+        """Return one code for several pipelines: a failure outranks what is incomplete."""
+        return max(codes, key=(cls.OK, cls.INCOMPLETE, cls.FAILED).index)
+
+
+EXIT_CODES = {
+    ExitCode.OK: "every check that ran passed, warned, or failed as accepted",
+    ExitCode.FAILED: "a check failed, an accepted failure passed, or there was a warning that "
+    "--strict or --warnings-as-errors counts as a failure",
+    ExitCode.USAGE: "the call or its input was wrong",
+    ExitCode.INCOMPLETE: "incomplete: an error, nothing ran, neither loss nor gradient was judged, "
+    "or, with --strict, anything skipped, blocked or abstained",
+    ExitCode.INTERRUPTED: "interrupted",
+    ExitCode.TERMINATED: "terminated",
+}
+"""What the codes of ``trainsanity run`` mean, for ``--help``."""
 
 
 class UsageError(Exception):
@@ -52,3 +71,10 @@ def first_line(error: BaseException) -> str:
 
 class CheckFailure(AssertionError):
     """A check failed under pytest; the text is the finding."""
+
+
+class CheckWarning(UserWarning):
+    """A check warned under pytest; the text is the finding.
+
+    ``pytest -W error::trainsanity.CheckWarning`` turns warnings into failures.
+    """

@@ -261,6 +261,25 @@ def _refuse_what_can_be_read_once(stream: Any) -> None:
         )
 
 
+def embedding_rows(model: Any) -> int | None:
+    """Return how many ids the input embedding has rows for; None if the model does not show one.
+
+    PEFT's layers stand around the embedding and do not tell its size.
+    """
+    try:
+        layer = unwrapped(model).get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        return None
+    seen: set[int] = set()
+    while layer is not None and id(layer) not in seen:
+        seen.add(id(layer))
+        size = getattr(layer, "num_embeddings", None)
+        if isinstance(size, int):
+            return size
+        layer = getattr(layer, "base_layer", None) or getattr(layer, "original_module", None)
+    return None
+
+
 def is_adapted(model: Any) -> bool:
     """Return whether PEFT wraps the model."""
     return hasattr(model, "get_base_model")

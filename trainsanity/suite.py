@@ -6,8 +6,8 @@ Without the option, the pipelines of ``[tool.trainsanity]`` in pyproject.toml ar
 from __future__ import annotations
 
 from trainsanity.pipeline import Pipeline
-from trainsanity.pytest_plugin import parametrize_with_checks
 from trainsanity.pytest_plugin.bound import BoundCheck
+from trainsanity.pytest_plugin.collection import parametrize_with_checks
 
 
 @parametrize_with_checks()

@@ -1,8 +1,8 @@
-"""For people who write checks: run one, and show that a fault is caught for its own reason only."""
+"""Helpers for tests of checks: run one, and show that a fault is caught for its own reason only."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import registry
@@ -13,12 +13,9 @@ from trainsanity.types import Check, Cost, Result, Status
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
-RED = frozenset({Status.FAIL, Status.ERROR})
-"""What :func:`assert_kills` counts as killed or broken."""
-
 
 def run_one(check: Check | str, pipeline: Pipeline) -> Result:
-    """Judge one check, and before it what it requires.
+    """Judge one check, after those that it requires.
 
     Args:
         check: the check, or its name or code.
@@ -31,27 +28,34 @@ def run_one(check: Check | str, pipeline: Pipeline) -> Result:
     return Runner(pipeline).result(found)
 
 
-def assert_kills(pipeline: Pipeline, names: Iterable[str], skips: Collection[str] = ()) -> Report:
+def assert_kills(
+    pipeline: Pipeline,
+    names: Iterable[str],
+    skips: Collection[str] = (),
+    warns: Collection[str] = (),
+) -> Report:
     """Run every check; exactly those of ``names`` must fail and all others pass or be blocked.
 
-    Checks that train for a while (``Cost.RUN``) are run only if ``names`` has one of them.  A check
-    that skips, abstains or ends in an error has not shown anything, and counts as wrong, but for
-    those that hold several processes against each other, where there is one.
+    Checks that train for a while (``Cost.RUN``) are run only if ``names`` or ``warns`` has one of
+    them.  A check that skips, abstains or ends in an error has shown nothing, and counts as wrong,
+    but for those that compare several processes, where there is one.
     With no names the pipeline is a healthy control: nothing may be blocked either.
 
     Args:
         pipeline: what is judged.
         names: the checks that must fail.
-        skips: checks that this pipeline gives no occasion to: they may skip.
+        skips: checks that do not apply to this pipeline: they may skip.
+        warns: the checks that must warn.
 
     Returns:
-        The report, for a closer look.
+        The report.
 
     Raises:
         UsageError: a name is no check's.
         AssertionError: another set failed; the text shows the difference.
     """
-    wanted = {registry().get(name).name for name in names}
+    wanted = {registry().get(name).name: Status.FAIL for name in names}
+    wanted |= {registry().get(name).name: Status.WARNING for name in warns}
     runs = any(registry().get(name).cost is Cost.RUN for name in wanted)
     report = run(pipeline, registry().select(max_cost=Cost.RUN if runs else None))
     spared = {registry().get(name).name for name in skips}
@@ -61,25 +65,26 @@ def assert_kills(pipeline: Pipeline, names: Iterable[str], skips: Collection[str
         _complaint(r, wanted)
         for r in report.results
         if not _as_wanted(r, wanted)
-        and not (r.status is Status.SKIP and r.check.name in spared - wanted)
+        and not (r.status is Status.SKIP and r.check.name in spared - wanted.keys())
     ]
     if wrong:
-        listed = ", ".join(sorted(wanted)) or "nothing"
+        listed = ", ".join(sorted(wanted)) or "no check"
         lines = "\n".join(f"  {line}" for line in wrong)
-        raise AssertionError(f"{report.pipeline_id} is to kill {listed}, but\n{lines}")
+        raise AssertionError(f"{report.pipeline_id} is to be caught by {listed}, but\n{lines}")
     return report
 
 
-def _as_wanted(result: Result, wanted: Collection[str]) -> bool:
+def _as_wanted(result: Result, wanted: Mapping[str, Status]) -> bool:
     if result.check.name in wanted:
-        return result.status is Status.FAIL
+        return result.status is wanted[result.check.name]
     return result.status is Status.PASS or (bool(wanted) and result.status is Status.BLOCKED)
 
 
-def _complaint(result: Result, wanted: Collection[str]) -> str:
-    expected = "fail" if result.check.name in wanted else "pass or be blocked"
-    said = " ".join(finding.headline for finding in result.findings) or result.reason
+def _complaint(result: Result, wanted: Mapping[str, Status]) -> str:
+    verbs = {Status.FAIL: "fail", Status.WARNING: "warn", None: "pass or be blocked"}
+    expected = verbs[wanted.get(result.check.name)]
+    found = " ".join(finding.headline for finding in result.findings) or result.reason
     return (
         f"{result.check.code} {result.check.name} should {expected}: {result.status}: "
-        f"{said or result.message}"
+        f"{found or result.message}"
     )

@@ -140,6 +140,8 @@ class Finding:
     def __post_init__(self) -> None:
         if self.severity not in tuple(Severity):
             raise ValueError(f"severity {self.severity!r}: give {' or '.join(Severity)}")
+        # A plain "failure" is accepted and must not be taken for something else.
+        object.__setattr__(self, "severity", Severity(self.severity))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the finding's row in the JSON report."""

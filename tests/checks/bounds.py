@@ -18,7 +18,7 @@ def case(name):
 
 
 def expected(get, name):
-    """The bound as the check itself tells it of the healthy pipeline."""
+    """Return the bound that the check reports on the healthy pipeline."""
     check = registry().get(name)
-    (seen,) = check.fn(**{look: get(look) for look in check.inputs})
+    (seen,) = check.fn(**{name: get(name) for name in check.inputs})
     return seen.expected

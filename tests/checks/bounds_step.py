@@ -93,13 +93,12 @@ def spread_of_a_coarse_loss(get, share):
 def floor(get):
     """Exact head gradient, and what rounding explains in slope and cosine."""
     pipeline, step = get("pipeline"), get("recording").first
-    right = reference(pipeline, step)
+    right, objective = reference(pipeline, step), objective_of(pipeline)
     exact = sum(
-        weight
-        * (objective_of(pipeline).residual(part.logits, part.targets).T @ part.vectors.double())
+        weight * (objective.residual(part.logits, part.targets).T @ part.vectors.double())
         for part, weight in zip(right.parts, right.weights, strict=True)
     )
-    return exact, *head_gradient_floor(objective_of(pipeline), right, torch.float32, exact)
+    return exact, *head_gradient_floor(objective, right, torch.float32, exact)
 
 
 @case("gradient.head_closed_form")
@@ -152,6 +151,22 @@ def norm_that_is_logged(get, share):
 def norm_that_is_left(get, share):
     left = expected(get, "gradient.clipping")["norm_after"] * (1 + share * EPS)
     return {"recording": of_first(get("recording"), norm_after_clip=left)}
+
+
+@case("gradient.clipping")
+def share_that_is_kept(get, share):
+    """Both steps are as long as a clip to a hundredth, or to just less, makes them."""
+    recording = get("recording")
+    limit = get("pipeline").args.max_grad_norm
+    steps = []
+    for step in recording.steps:
+        norm = limit / 0.01 * share
+        # The micro-batches' own gradients are as long, and the head's has the right size.
+        micros = [replace(micro, gradient_norm=100 * norm) for micro in step.micro_steps]
+        steps.append(
+            replace(step, micro_steps=micros, norm_before_clip=norm, norm_after_clip=limit)
+        )
+    return {"recording": replace(recording, steps=steps)}
 
 
 @case("gradient.matches_autograd")

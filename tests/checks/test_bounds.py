@@ -2,7 +2,8 @@
 
 One healthy pipeline is measured once.  In each case the quantity that a check holds against its
 bound is moved to a share of that bound: 0.99 of it has to pass, 1.01 of it has to fail.  Where the
-bound lies is computed from the formula in the check's docstring and ``trainsanity.maths.tolerances``.
+bound lies is computed from the formula in the check's docstring and from
+``trainsanity.maths.tolerances``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import inspect
 import pytest
 
 from fixtures.faults import healthy
-from tests.checks import bounds_model, bounds_step  # noqa: F401
+from tests.check_snapshots import assert_yielded
+from tests.checks import bounds_data, bounds_model, bounds_step  # noqa: F401
 from tests.checks.bounds import CASES
 from trainsanity.engine.registry import registry
 from trainsanity.engine.session import Session
@@ -32,8 +34,8 @@ def pipeline():
 
 def said(check, pipeline, changed):
     get = Session.of(pipeline).measurements.get
-    looks = {name: changed[name] if name in changed else get(name) for name in check.inputs}
-    return list(check.fn(**looks))
+    inputs = {name: changed[name] if name in changed else get(name) for name in check.inputs}
+    return list(check.fn(**inputs))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -47,7 +49,7 @@ def test_bound(pipeline, name):
     # What is said of it far beyond and far inside is compared with what it was.
     far = said(check, pipeline, move(get, FAR))
     little = said(check, pipeline, move(get, LITTLE))
-    assert_found(f"bound-{name}", [*inside, *outside, *far, *little])
+    assert_yielded(check.name, f"bound-{name}", [*inside, *outside, *far, *little])
 
 
 def test_length_limit_is_exact(pipeline):
@@ -66,8 +68,9 @@ def test_length_limit_is_exact(pipeline):
 
 
 def test_no_numeric_check_is_forgotten():
-    """Whatever check uses a bound of trainsanity.maths.tolerances, or one by name, has its pair here."""
-    words = ("tolerances", "allowed", "STANDARD_ERRORS", "MARGIN", "RELATIVE", "HALF", "_GAIN")
+    """Each check that uses a bound of trainsanity.maths.tolerances, or its own, has its pair."""
+    words = ("tolerances", "allowed", "Difference", "STANDARD_ERRORS", "MARGIN", "RELATIVE")
+    words += ("HALF", "KEPT", "_GAIN")
     numeric = set()
     for check in registry().all():
         body = inspect.getsource(check.fn).rpartition('"""')[2]

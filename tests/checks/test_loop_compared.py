@@ -1,6 +1,6 @@
-"""What the runs say of two traces that are not alike, of traces that are made up.
+"""Checks of the loop stage on made-up traces.
 
-What is red, and where, is asserted; what is said of it is compared with what it was.
+Findings and where they are is asserted; their words are compared with snapshots.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tests.said import assert_found
 
+from tests.check_snapshots import assert_yielded
 from trainsanity.checks.loop.epoch_covers_data import epoch_covers_data
 from trainsanity.checks.loop.eval_leaves_training_alone import LEFT, eval_leaves_training_alone
 from trainsanity.checks.loop.overfits_one_batch import overfits_one_batch
@@ -30,7 +30,6 @@ from trainsanity.measurements.runs.resume import Ended, Interrupted, Resumed, _f
 from trainsanity.measurements.runs.saved import Saved
 from trainsanity.measurements.runs.trace import Plan, Trace, max_weight_difference
 from trainsanity.measurements.runs.workers import Workers
-from trainsanity.measurements.step.evaluation import evaluation as loop_evaluation
 from trainsanity.types import Finding, Measured, Skip
 
 PLAN = Plan(2, 4, 18)
@@ -65,10 +64,12 @@ def resumed(fresh, **changes):
 
 def test_equal_runs():
     (equal,) = resumed(trace(2))
-    assert equal.message.startswith("2 steps, a checkpoint and a fresh process: the next 4 micro-")
-    assert equal.message.endswith("the weights after step 4 bit for bit")
+    assert equal.message.startswith(
+        "resumed after step 2 in a fresh process: 0 of 4 micro-batches and 0 of 7 states"
+    )
+    assert equal.message.endswith("after step 4 differ by up to 0 (up to 0 allowed)")
     (near,) = resumed(trace(2), difference=1e-3, noise=1e-3)
-    assert near.message.endswith("the weights after step 4 to 0.001, within noise")
+    assert near.message.endswith("after step 4 differ by up to 0.001 (up to 0.004 allowed)")
     (far,) = findings(resumed(trace(2), difference=1e-2, noise=1e-3))
     assert (far.observed, far.where) == (1e-2, "the weights after step 4")
     assert findings(resumed(trace(2), difference=math.nan, noise=1e-3))
@@ -91,7 +92,7 @@ def test_equal_runs():
 def test_rows_of_a_resumed_run(batches, where, request):
     (finding,) = findings(resumed(trace(2, batches=batches)))
     assert finding.where == where
-    assert_found(f"compared-rows_{request.node.callspec.id}", [finding])
+    assert_yielded("loop.resume_equals_straight", f"rows {request.node.callspec.id}", [finding])
 
 
 OTHER = {
@@ -113,7 +114,7 @@ def test_what_a_resumed_run_has_lost(name):
         (longer,) = findings(resumed(trace(2, moment={**MOMENT, name: [*MOMENT[name], 0]})))
         assert longer.observed == "others"
     gone = resumed(trace(2, moment={k: v for k, v in MOMENT.items() if k != name}))
-    assert_found(f"compared-lost_{name.replace(' ', '_')}", [finding, *findings(gone)])
+    assert_yielded("loop.resume_equals_straight", f"lost {name}", [finding, *findings(gone)])
     seen = Interrupted(
         PLAN, Ended(killed=9), ["a", "b"], ["a", "b", "c", "d"], "checkpoint-3", trace(), Ended()
     )
@@ -122,10 +123,11 @@ def test_what_a_resumed_run_has_lost(name):
     (finding,) = findings(found)
     assert (finding.observed, finding.where) == ([name], "checkpoint-3 without c, d")
     assert "(2 of 4 files of checkpoint-3 were written)" in finding.headline
-    (said,) = survives_killed_save(replace(seen, resumed=Ended(trace=trace(2))))
-    assert said.message.endswith(", resuming from it loses nothing")
-    (said,) = survives_killed_save(replace(seen, chosen="", resumed=Ended(error="none")))
-    assert said.message.endswith(", none is taken instead")
+    assert found[-1].message.endswith("takes checkpoint-3 and silently loses 1 of 7 states")
+    (measured,) = survives_killed_save(replace(seen, resumed=Ended(trace=trace(2))))
+    assert measured.message.endswith("takes checkpoint-3 and silently loses 0 of 7 states")
+    (measured,) = survives_killed_save(replace(seen, chosen="", resumed=Ended(error="none")))
+    assert measured.message.endswith("takes no checkpoint and silently loses 0 of 7 states")
 
 
 def test_a_run_that_is_broken_before_it_is_compared():
@@ -159,23 +161,24 @@ DRAWN = [({"python": 1, "torch": 1}, {"python": 2, "torch": 2}),
 
 def evaluated(**changes):
     made = {"before": MOMENT, "after": MOMENT, "random": DRAWN, **changes}
-    return list(loop_evaluation.eval_leaves_training_alone(Evaluated(PLAN, trace(), **made)))
+    return list(eval_leaves_training_alone(Evaluated(PLAN, trace(), **made)))
 
 
 def test_an_evaluation_that_changes_nothing():
     (same,) = evaluated(evaluated=trace())
-    assert same.message.endswith("are those of a run without it, bit for bit")
+    assert same.message.startswith("an evaluation after step 2: 0 of 6 states")
+    assert same.message.endswith("after step 4 differ by up to 0 (up to 0 allowed)")
     (near,) = evaluated(evaluated=trace(), difference=1e-3, noise=1e-3)
-    assert near.message.endswith("within noise")
+    assert near.message.endswith("by up to 0.001 (up to 0.004 allowed)")
     (far,) = findings(evaluated(evaluated=trace(), difference=1e-2, noise=1e-3))
     assert (far.observed, far.where) == (1e-2, "the evaluation after step 2")
 
 
-@pytest.mark.parametrize("name", sorted(set(MOMENT) & set(loop_evaluation.LEFT)))
+@pytest.mark.parametrize("name", sorted(set(MOMENT) & set(LEFT)))
 def test_what_an_evaluation_leaves_changed(name):
     found = evaluated(evaluated=trace(), after={**MOMENT, name: OTHER[name]}, difference=1.0)
     (finding,) = findings(found)
-    assert_found(f"compared-left_{name.replace(' ', '_')}", [finding])
+    assert_yielded("loop.eval_leaves_training_alone", f"left {name}", [finding])
 
 
 @pytest.mark.parametrize(
@@ -193,7 +196,7 @@ def test_an_evaluation_that_sets_a_seed(random, seeded):
     found = findings(evaluated(evaluated=trace(), random=random))
     assert [finding.observed for finding in found] == ([seeded] if seeded else [])
     if seeded:
-        assert f"the random numbers of {' and '.join(seeded)} to" in found[0].message
+        assert f"the random state of {' and '.join(seeded)} to" in found[0].headline
 
 
 def test_an_evaluation_that_takes_rows_from_training():
@@ -223,7 +226,7 @@ def test_a_batch_is_learnt_below_half_of_the_best_constant(losses, right, reques
     seen = Overfit(1.0, 8, "examples", "AdamW", 0.01, losses)
     found = list(overfits_one_batch(seen))
     assert (not findings(found)) == right
-    assert_found(f"compared-learnt_{request.node.callspec.id}", found)
+    assert_yielded("loop.overfits_one_batch", f"learnt {request.node.callspec.id}", found)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +245,7 @@ def test_what_was_saved(changes, where, request):
     seen = Saved([*"abcdefghi"], noise=1e-7, size=2.0, dtype=torch.float32, rows=4)
     found = list(save_load_equal(replace(seen, **changes)))
     assert [finding.where for finding in findings(found)] == ([where] if where else [])
-    assert_found(f"compared-saved_{request.node.callspec.id}", found)
+    assert_yielded("loop.save_load_equal", f"saved {request.node.callspec.id}", found)
 
 
 SHUFFLED = [3, 1, 2, 0, 5, 4, 7, 6, 9, 8, 11, 10]
@@ -267,7 +270,7 @@ def test_epochs(read, changes, red, request):
     made = {"rows": 12, "batch": 5, "drops_last": False, "sampler": "S", "strategy": "random"}
     found = list(epoch_covers_data(Epochs(read=read, **{**made, **changes})))
     assert len(findings(found)) == red
-    assert_found(f"compared-epochs_{request.node.callspec.id}", found)
+    assert_yielded("loop.epoch_covers_data", f"epochs {request.node.callspec.id}", found)
 
 
 @pytest.mark.parametrize(
@@ -284,7 +287,9 @@ def test_epochs(read, changes, red, request):
 def test_workers(count, made, red, request):
     found = list(workers_do_not_repeat_random(None, Workers(count, made)))
     assert len(findings(found)) == red
-    assert_found(f"compared-workers_{request.node.callspec.id}", found)
+    assert_yielded(
+        "loop.workers_do_not_repeat_random", f"workers {request.node.callspec.id}", found
+    )
 
 
 def test_checkpoints_that_the_disk_has_no_room_for(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""What the runs say where they cannot look, and that they leave nothing behind."""
+"""Checks of the loop stage: what cannot be measured, and that nothing is left behind."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from fixtures.controls import OF_SEVERAL_PROCESSES, all_controls
 from fixtures.controls.factories import CHEAP
 from fixtures.faults import healthy, subclassed
 from trainsanity.checks.loop.epoch_covers_data import epoch_covers_data
-from trainsanity.checks.loop.ranks_hold_equal_weights import ranks_hold_equal_weights
-from trainsanity.checks.loop.ranks_share_the_data import ranks_share_the_data
 from trainsanity.checks.loop.resume_equals_straight import _rows, resume_equals_straight
 from trainsanity.checks.loop.survives_killed_save import survives_killed_save
 from trainsanity.checks.loop.workers_do_not_repeat_random import workers_do_not_repeat_random
@@ -37,11 +35,10 @@ from trainsanity.measurements.runs.overfit import (
     constant_loss,
 )
 from trainsanity.measurements.runs.resume import SLOWER, Ended, Interrupted, Resumed, _run
-from trainsanity.measurements.runs.shares import PEEK, Shares
 from trainsanity.measurements.runs.trace import Plan, Trace, plan_of
 from trainsanity.measurements.runs.workers import Workers
-from trainsanity.measurements.step.steps import Recording
-from trainsanity.objectives.base import CAUSAL_LM, MULTI_LABEL, REGRESSION, SINGLE_LABEL, Task
+from trainsanity.objectives.causal_lm import CausalLM
+from trainsanity.objectives.classification import MultiLabel, Regression, SingleLabel
 from trainsanity.pipeline import Pipeline
 from trainsanity.sources.building import PipelineSpec
 from trainsanity.testing import run_one
@@ -69,26 +66,26 @@ def factory(name):
 def test_the_best_constant_answer_is_the_labels_entropy():
     labels = torch.tensor([3, 3, 5, 7])
     entropy = 0.5 * math.log(2) + 0.5 * math.log(4)
-    assert constant_loss(Task(SINGLE_LABEL), labels) == pytest.approx(entropy)
-    assert constant_loss(Task(SINGLE_LABEL), torch.tensor([7, 7, 7])) == 0
+    assert constant_loss(SingleLabel(), labels) == pytest.approx(entropy)
+    assert constant_loss(SingleLabel(), torch.tensor([7, 7, 7])) == 0
 
 
 def test_the_best_constant_answer_to_several_labels_and_to_numbers():
     targets = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
-    assert constant_loss(Task(MULTI_LABEL), targets) == pytest.approx(math.log(2) / 2)
+    assert constant_loss(MultiLabel(), targets) == pytest.approx(math.log(2) / 2)
     numbers = torch.tensor([[1.0], [3.0]])
-    assert constant_loss(Task(REGRESSION), numbers) == pytest.approx(1.0)
+    assert constant_loss(Regression(), numbers) == pytest.approx(1.0)
 
 
 def test_of_tokens_no_more_are_learnt_than_the_head_has_inputs():
     labels = torch.arange(24).reshape(3, 8)
     micro = MicroBatch({"input_ids": labels + 1, "labels": labels}, [{}] * 3)
-    kept = _narrowed(Task(CAUSAL_LM), micro, width=10)
+    kept = _narrowed(CausalLM(), micro, width=10)
     # Three of each row, and the first label, which nothing is to foretell.
     assert kept["labels"].tolist() == [[*row[:4], *[-100] * 4] for row in labels.tolist()]
     assert kept["input_ids"].equal(labels + 1)
     assert labels.equal(torch.arange(24).reshape(3, 8))
-    whole = _narrowed(Task(SINGLE_LABEL), micro, width=1)
+    whole = _narrowed(SingleLabel(), micro, width=1)
     assert whole["labels"].equal(labels)
 
 
@@ -96,8 +93,8 @@ def test_the_rate_grows_while_the_loss_falls_and_shrinks_when_it_does_not():
     weight = torch.nn.Parameter(torch.tensor([3.0]))
     weight.grad = torch.tensor([2.0])
     optimizer = torch.optim.SGD([weight], lr=0.5)
-    seen, said = Overfit(constant=1.0, items=2, counts="rows"), {"loss": 8.0}
-    conductor = _callback(seen, said)
+    seen, own_loss = Overfit(constant=1.0, items=2, counts="rows"), {"loss": 8.0}
+    conductor = _callback(seen, own_loss)
 
     def rate(*losses):
         seen.losses.extend(losses)
@@ -111,7 +108,7 @@ def test_the_rate_grows_while_the_loss_falls_and_shrinks_when_it_does_not():
     assert rate(7.0) == pytest.approx(first * FASTER)
     assert rate(7.5) == pytest.approx(first * FASTER * SLOWER)
     assert rate(7.5) == pytest.approx(first * FASTER * SLOWER * SLOWER)
-    assert said["loss"] == 0.0
+    assert own_loss["loss"] == 0.0
     assert seen.optimizer == "SGD"
 
 
@@ -253,29 +250,30 @@ def test_a_process_that_dies_is_quoted():
     died = Resumed(
         Plan(2, 4, 18), Trace(), Ended(error="ended with code -9; its last line: Killed")
     )
-    first, *_ = resume_equals_straight(died)
-    assert isinstance(first, Finding)
-    assert first.headline == (
-        "the resumed run came to no end: ended with code -9; its last line: Killed"
+    finding, measured = resume_equals_straight(died)
+    assert isinstance(finding, Finding)
+    assert finding.headline == (
+        "the resumed run did not finish: ended with code -9; its last line: Killed"
     )
+    assert "the weights after step 4 differ by an unknown amount" in measured.message
 
 
 @pytest.mark.parametrize("known", [0, 1])
 def test_rows_that_come_once_more_are_told_with_their_step(known):
     straight = Trace({k: [f"rows of {k}"] for k in range(4)})
     fresh = Trace({2: straight.batches[known], 3: straight.batches[3]})
-    (said,) = _rows(Plan(2, 4, 18), straight, fresh)
-    assert said.message == (
+    (finding,) = _rows(Plan(2, 4, 18), straight, fresh)
+    assert finding.headline == (
         f"after resuming, step 3 trains on the rows of step {known + 1} once more"
     )
-    assert (said.observed, said.expected, said.where) == (
+    assert (finding.observed, finding.expected, finding.where) == (
         f"rows of step {known + 1}",
         "rows of step 3",
         "step 3",
     )
-    (said,) = _rows(Plan(3, 6, 18), straight, straight)
-    assert said.message == "the resumed run begins at step 1 and not at step 4"
-    assert (said.observed, said.expected) == (1, 4)
+    (finding,) = _rows(Plan(3, 6, 18), straight, straight)
+    assert finding.headline == "the resumed run begins at step 1 and not at step 4"
+    assert (finding.observed, finding.expected) == (1, 4)
     on = Trace({k: straight.batches[k] for k in (2, 3)})
     assert list(_rows(Plan(2, 4, 18), straight, on)) == []
 
@@ -293,19 +291,17 @@ def test_a_process_that_takes_too_long_is_ended_and_one_that_fails_is_quoted(tmp
 
 
 @pytest.mark.parametrize(
-    ("chosen", "error", "says"),
-    [
-        ("checkpoint-2", "", "checkpoint-2 is taken instead"),
-        ("checkpoint-3", "FileNotFoundError: gone", "fails aloud: FileNotFoundError: gone"),
-    ],
+    ("chosen", "error"),
+    [("checkpoint-2", ""), ("checkpoint-3", "FileNotFoundError: gone")],
 )
-def test_half_a_checkpoint_that_is_not_used_in_silence_passes(chosen, error, says):
+def test_half_a_checkpoint_that_is_not_used_in_silence_passes(chosen, error):
     seen = Interrupted(
         Plan(2, 4, 18), Ended(killed=9), ["a"], ["a", "b"], chosen, Trace(), Ended(error=error)
     )
-    (said,) = survives_killed_save(seen)
-    assert isinstance(said, Measured)
-    assert says in said.message
+    (measured,) = survives_killed_save(seen)
+    assert isinstance(measured, Measured)
+    assert f"the next run takes {chosen} and silently loses 0 of 7 states" in measured.message
+    assert measured.observed == {"chosen": chosen, "error": error, "lost": []}
 
 
 def test_a_run_that_was_not_killed_shows_nothing():
@@ -331,7 +327,7 @@ def test_runs_leave_nothing_behind(tmp_path, monkeypatch):
     assert os.listdir(tmp_path / "tmp") == [os.path.basename(output)]
 
 
-def test_a_loop_of_ones_own_has_no_trainer_to_run():
+def test_a_custom_training_loop_has_no_trainer_to_run():
     trainer = healthy(**CHEAP)
     own = Pipeline.from_loop(
         trainer.model,
@@ -378,101 +374,7 @@ def test_epochs():
 
 def test_workers_that_repeat_only_the_epoch():
     alike = [[["a", "b"], ["c", "d"]]] * 2
-    said = list(workers_do_not_repeat_random(None, Workers(2, alike)))
-    assert [f.headline for f in said if isinstance(f, Finding)] == [
+    found = list(workers_do_not_repeat_random(None, Workers(2, alike)))
+    assert [f.headline for f in found if isinstance(f, Finding)] == [
         "the second epoch repeats the random numbers of the first"
     ]
-
-
-# --- several processes ---------------------------------------------------------------------------
-
-
-def shares_said(read, rows=12, batch=8, drops_last=False, same=True):
-    seen = Shares([] if rows is None else [rows] * len(read), same, read, batch, drops_last)
-    return list(ranks_share_the_data(seen))
-
-
-def shared(*args, **kwargs):
-    return [f.headline for f in shares_said(*args, **kwargs) if isinstance(f, Finding)]
-
-
-def test_rows_that_processes_share():
-    # Twelve rows in rounds of eight: the second round is filled up with the first four rows.
-    filled_up = [[0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 0, 1, 2, 3]]
-    (seen,) = shares_said(filled_up)
-    assert seen.message == "2 processes read 8 + 8 of 12 rows, 4 of them twice and 0 never"
-    assert (seen.observed, seen.expected) == ({"twice": 4, "never": 0}, {"twice": 4, "never": 0})
-    assert shared([filled_up[0], [*filled_up[1][:-1], 8]]) == []  # one more would be too many
-    assert shared([filled_up[0], [*filled_up[1], 8]]) == [
-        "5 of 12 rows are read by more than one of 2 processes"
-    ]
-    # What does not fill a round may be left out: four rows of twelve, and none of sixteen.
-    (seen,) = shares_said([[0, 1, 2, 3], [4, 5, 6, 7]], drops_last=True)
-    assert seen.expected == {"twice": 4, "never": 4}
-    assert shared([[0, 1, 2], [4, 5, 6, 7]], drops_last=True)
-    assert shared([[0, 1, 2, 3], [4, 5, 6, 7]], rows=16, drops_last=True)
-
-
-def test_rows_that_no_process_reads_or_every_one():
-    missing = shares_said([[0, 1, 2, 3], [5, 6, 7, 8]])[0]
-    assert missing.message == "4 of 12 rows are read by none of 2 processes"
-    assert (missing.observed, missing.expected, missing.where) == (4, 0, "row 4")
-    assert missing.factor == 8 / 12
-    twice = shares_said([list(range(12))] * 3)[0]
-    assert twice.message == "12 of 12 rows are read by more than one of 3 processes"
-    assert (twice.observed, twice.expected, twice.where, twice.factor) == (12, 4, "row 0", 3.0)
-
-
-def test_datasets_that_processes_have_of_their_own():
-    (seen,) = shares_said([list(range(12))] * 2, same=False)
-    assert seen.message.startswith("2 processes hold datasets of their own, 12 and 12 rows")
-    assert (seen.observed, seen.expected) == (0, 0)
-    half = shares_said([list(range(12)), list(range(6)), []], same=False)[0]
-    assert half.message == (
-        "process 1 has a dataset of its own and reads 6 of its 12 rows: the others are read by "
-        "nobody"
-    )
-    assert (half.observed, half.expected, half.where, half.factor) == (6, 0, "process 1", 0.5)
-    whole_rounds = [list(range(8)), list(range(4, 12))]
-    assert shared(whole_rounds, same=False, drops_last=True) == []
-    assert shared([list(range(8)), list(range(7))], same=False, drops_last=True)
-
-
-def test_streams_that_processes_share():
-    (seen,) = shares_said([[1, 2, 3, 4], [5, 6, 7, 1]], rows=None)
-    assert seen.message == "the first 4 rows of a stream: processes share at most 25% of theirs"
-    assert seen.observed == 0.25
-    assert shared([[1, 2, 3, 4], [1, 2, 7, 8]], rows=None) == []  # a half, and no more
-    again = shares_said([[1, 2, 3], [3, 4, 5], [1, 2, 9]], rows=None)[0]
-    assert again.message == (
-        "67% of the first rows that process 2 reads are read by process 0, too: the stream is "
-        "not divided"
-    )
-    assert (again.observed, again.where) == (2 / 3, "process 2")
-
-
-def test_one_process_reads_all_rows_and_the_start_of_a_stream():
-    trainer = healthy(rows=13, per_device_train_batch_size=3)
-    trainer.args.max_steps, trainer.args.num_train_epochs = -1, 1
-    seen = Pipeline.from_trainer(trainer).measurements.get("shares")
-    (places,) = seen.read
-    assert sorted(places) == list(range(13))
-    assert (seen.rows, seen.same, seen.batch, seen.drops_last) == ([13], True, 3, False)
-    assert not seen.stream
-    stream = Pipeline.from_trainer(CONTROLS["streaming"].build()).measurements.get("shares")
-    (hashes,) = stream.read
-    assert stream.stream
-    # The rows of as many batches as are looked at, told apart and without a sign.
-    assert len(set(hashes)) == len(hashes) == PEEK * stream.batch
-    assert all(0 <= number < 2**63 for number in hashes)
-
-
-def test_parts_of_weights_are_not_held_against_each_other():
-    with pytest.raises(Skip, match="all 3 parameters are sharded"):
-        list(ranks_hold_equal_weights(Recording(held={"now": [{}, {}]}, sharded=3)))
-
-
-def test_one_process_says_that_it_is_alone():
-    result = run_one("loop.ranks_hold_equal_weights", pipeline())
-    assert result.status is Status.SKIP
-    assert result.reason == "this pipeline has no other processes"

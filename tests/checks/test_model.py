@@ -18,7 +18,7 @@ from transformers import (
 
 from fixtures.controls import all_controls
 from fixtures.controls.models import EARLY, SHORT, last_attended, onto, other_family, pooling
-from fixtures.faults import healthy
+from fixtures.faults import all_faults, healthy
 from trainsanity.engine.registry import registry
 from trainsanity.engine.runner import run
 from trainsanity.engine.session import Session
@@ -215,7 +215,7 @@ def test_two_kinds_of_layers_have_two_kinds_of_positions(trainer):
 def test_rotary_frequencies_that_are_no_numbers(trainer):
     llama = other_family(trainer, "llama", **SHORT, **EARLY)
     llama.model.model.rotary_emb.inv_freq.fill_(float("nan"))
-    assert "differs from its formula by nan of its value" in said(
+    assert "differs from its formula: greatest difference nan of its value" in said(
         judged("model.rope_frequencies", llama)
     )
 
@@ -299,6 +299,71 @@ def test_what_noise_would_hide_is_told_and_not_judged():
     result = judged("model.batch_equals_single", CONTROLS["zero_head"].build())
     assert result.status is Status.ABSTAIN
     assert result.reason.startswith("rows differ from each other by 0, which arithmetic noise of")
+
+
+# --- causes are claimed as far as they were tested ------------------------------------------------
+
+
+def biased_head(trainer, bias):
+    """The head with a bias of that size on its first label."""
+    old = trainer.model.score
+    head = torch.nn.Linear(old.in_features, old.out_features)
+    head.weight.data.copy_(old.weight)
+    head.bias.data.zero_()[0] = bias
+    trainer.model.score = head
+    return trainer
+
+
+def test_a_bias_is_no_scaling_after_the_head():
+    (finding,) = judged("model.logits_spread", biased_head(healthy(), 20.0)).findings
+    assert finding.cause.startswith("the head's bias: its largest element is 20")
+    assert judged("model.logits_spread", biased_head(healthy(), 0.0)).status is Status.PASS
+
+
+def test_a_scaling_after_the_head_is_named_with_its_size():
+    fault = next(fault for fault in all_faults() if fault.id == "logits_scaled")
+    (finding,) = judged("model.logits_spread", fault.build()).findings
+    assert finding.cause.startswith("something rescales the logits after the head, by ")
+
+
+def test_a_parametrised_head_has_no_closed_form():
+    """Its gradient is that of the parameters that it is computed from."""
+    trainer = healthy(rows=40, gradient_accumulation_steps=2)
+    torch.nn.utils.parametrizations.spectral_norm(trainer.model.score)
+    result = judged("gradient.head_closed_form", trainer)
+    assert result.status is Status.SKIP, result
+    assert result.reason.startswith("the head's weight is computed from other parameters")
+
+
+def test_positions_by_another_pad_id_are_a_warning_on_the_side_that_is_not_used():
+    """RoBERTa counts positions by its own pad id; it does not drop the mask."""
+    trainer = healthy()
+    config = AutoConfig.for_model(
+        "roberta", num_labels=280, pad_token_id=1, intermediate_size=128, **SHORT
+    )
+    model = AutoModelForSequenceClassification.from_config(config)
+    model.config.pad_token_id = trainer.processing_class.pad_token_id
+    trainer = onto(trainer, model)
+    result = judged("model.padding_invariance", trainer)
+    assert result.status is Status.WARNING, result
+    (finding,) = result.findings
+    assert finding.cause.startswith("the mask is obeyed on the right: the model counts positions")
+
+
+def test_an_adapter_for_inference_is_to_be_made_trainable():
+    trainer = CONTROLS["lora"].build(rows=40)
+    trainer.model.requires_grad_(False)
+    (finding,) = judged("update.new_parameters_are_kept", trainer).findings
+    assert finding.fix == "PeftModel.from_pretrained(..., is_trainable=True)"
+
+
+def test_a_group_that_is_left_out_is_no_model_that_was_changed():
+    trainer = healthy(rows=40, gradient_accumulation_steps=2)
+    kept = [p for name, p in trainer.model.named_parameters() if name != "model.norm.weight"]
+    trainer.optimizer = torch.optim.AdamW(kept, lr=1e-4)
+    (finding,) = judged("update.optimizer_holds_trainable", trainer).findings
+    assert finding.where == "model.norm.weight"
+    assert finding.cause.startswith("its groups leave them out")
 
 
 # --- parts that do not belong together -----------------------------------------------------------

@@ -14,7 +14,6 @@ from trainsanity.checks.model.right_token_pooled import right_token_pooled
 from trainsanity.checks.schedule.learning_rate_follows import _why
 from trainsanity.maths.alignment import Placement
 from trainsanity.measurements.model.rope import _scaling_error
-from trainsanity.measurements.model.weights_files import _is_vocabulary
 from trainsanity.measurements.step.schedule import Schedule
 from trainsanity.objectives.classification import SingleLabel
 
@@ -97,18 +96,3 @@ def test_a_rotary_module_that_scales_otherwise():
     assert _scaling_error(module, "full", 1.5) == 1.0
     assert _scaling_error(module, "sliding", 1.5) == 0
     assert _scaling_error(SimpleNamespace(), None, 2.0) == 0
-
-
-def test_a_model_without_embeddings_may_have_a_head():
-    layer, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
-
-    class Model:
-        def get_input_embeddings(self):
-            raise NotImplementedError
-
-        def get_output_embeddings(self):
-            return layer
-
-    assert _is_vocabulary(Model(), layer.weight)
-    assert not _is_vocabulary(Model(), other.weight)
-    assert not _is_vocabulary(object(), layer.weight)

@@ -16,15 +16,17 @@ import pytest
 import torch
 
 from fixtures.faults import healthy
+from tests.check_snapshots import assert_yielded
 from tests.checks.bounds_step import of_first
 from trainsanity.checks.schedule.peak_is_reached import peak_is_reached
 from trainsanity.engine.registry import registry
 from trainsanity.engine.session import Session
+from trainsanity.measurements.step.closed_form import parts_of_closed_form
 from trainsanity.measurements.step.schedule import Schedule
 from trainsanity.measurements.step.steps import reference
 from trainsanity.measurements.step.update import Trial
 from trainsanity.pipeline import Pipeline
-from trainsanity.types import Finding, Measured
+from trainsanity.types import Finding, Measured, Severity
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +65,7 @@ def test_a_logged_loss_that_is_a_factor_off(pipeline):
         assert finding.factor == pytest.approx(factor)
         assert finding.where == "step 1"
         told += found
-    assert_found("step-loss_by_factor", told)
+    assert_yielded("loss.matches_reference", "step-loss_by_factor", told)
 
 
 def test_a_logged_loss_that_is_off_in_the_second_step_alone(pipeline):
@@ -97,7 +99,7 @@ def test_a_count_that_is_told_by_its_two_numbers(pipeline):
         by_count = items not in (None, right.count) and factor == right.count / items
         assert ("num_items_in_batch = " in (finding.cause or "")) == by_count
         told += found
-    assert_found("step-loss_by_count", told)
+    assert_yielded("loss.matches_reference", "step-loss_by_count", told)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -108,7 +110,7 @@ def test_a_loss_that_is_no_number_is_counted(pipeline, bad):
     found = said("loss.finite", pipeline, recording=changed)
     (finding,) = findings(found)
     assert (found[-1].observed, found[-1].expected) == (3, 4)
-    assert_found(f"step-loss_is_{bad}", [finding])
+    assert_yielded("loss.finite", f"step-loss_is_{bad}", [finding])
 
 
 CLIPPED = [
@@ -139,7 +141,7 @@ def test_a_norm_before_and_after_the_clip(pipeline):
             told += found
     finally:
         args.max_grad_norm = limit
-    assert_found("step-clipping", told)
+    assert_yielded("gradient.clipping", "step-clipping", told)
 
 
 SLOPES = (-1.0, 0.01, 0.25, 0.5, 0.9, 1.1, 2.0, 4.0, 280.0)
@@ -164,15 +166,83 @@ def test_a_gradient_that_is_a_factor_off(pipeline, name):
             (finding,) = findings(found)
             assert finding.factor == (pytest.approx(slope, rel=1e-4) if slope > 0 else None)
         told += found
-    assert_found(f"step-{name}_by_factor", told)
+    assert_yielded(name, "step-by_factor", told)
 
 
 def test_a_head_without_a_gradient(pipeline):
     recording = Session.of(pipeline).measurements.get("recording")
-    check = registry().get("gradient.head_closed_form")
-    (finding,) = check.fn(pipeline=pipeline, recording=of_first(recording, head_gradient=None))
-    assert finding.headline == "the head received no gradient"
-    assert finding.where == f"{recording.head_name}.weight"
+    name = f"{recording.head_name}.weight"
+
+    def without(trainable):
+        parameters = [
+            replace(p, trainable=trainable) if p.name == name else p
+            for p in recording.update.parameters
+        ]
+        changed = of_first(recording, head_gradient=None)
+        return replace(changed, update=replace(recording.update, parameters=parameters))
+
+    for trainable, cause in ((False, "it is frozen"), (True, "no backward pass reached it")):
+        found = said("gradient.head_closed_form", pipeline, recording=without(trainable))
+        (finding,) = findings(found)
+        assert finding.headline == "the head received no gradient"
+        assert finding.where == name
+        assert cause in finding.cause
+        assert found[-1].observed == {"slope": 0, "cosine": 0}
+
+
+def test_the_cause_of_a_wrong_direction_is_what_the_gradient_is_made_of(pipeline):
+    recording = Session.of(pipeline).measurements.get("recording")
+    first, second = recording.steps
+    parts = parts_of_closed_form(pipeline, recording.head_name, first)
+
+    def cause(gradient):
+        changed = of_first(recording, head_gradient=gradient.float())
+        (finding,) = findings(said("gradient.head_closed_form", pipeline, recording=changed))
+        return finding.cause
+
+    assert cause(parts[0] + 2 * parts[1]).startswith("the 2 micro-batches count 1, 2 times")
+    other = torch.randn(parts[0].shape, generator=torch.Generator().manual_seed(0)).double()
+    assert "it is no sum of the micro-batches' gradients" in cause(sum(parts) + other)
+    logged = {**first.logged, "loss": 2 * first.logged["loss"]}
+    changed = of_first(recording, head_gradient=(sum(parts) + other).float(), logged=logged)
+    (finding,) = findings(said("gradient.head_closed_form", pipeline, recording=changed))
+    assert "another loss than the plain mean is trained" in finding.cause
+    left = first.head_gradient * (first.norm_after_clip / first.norm_before_clip)
+    kept = replace(second, head_gradient=second.head_gradient + left)
+    changed = replace(recording, steps=[first, kept])
+    (finding,) = findings(said("gradient.head_closed_form", pipeline, recording=changed))
+    assert finding.cause == (
+        "the 2 micro-batches count 1, 1 times where each should once; what the step before left is "
+        "in it 1 times"
+    )
+
+
+@pytest.mark.parametrize(
+    ("limit", "factor", "warns"),
+    [(1e-4, 1.0, True), (0.05, 1.0, False), (0.05, 100.0, False), (1e-4, 100.0, True)],
+)
+def test_a_clip_is_judged_at_the_right_scale(pipeline, limit, factor, warns):
+    """A loss that is a hundred times too large is cured by its own check and not by the clip."""
+    recording, args = Session.of(pipeline).measurements.get("recording"), pipeline.args
+    before = args.max_grad_norm
+    steps = [
+        replace(
+            step,
+            head_gradient=factor * step.head_gradient,
+            norm_before_clip=factor * step.norm_before_clip,
+            norm_after_clip=limit,
+        )
+        for step in recording.steps
+    ]
+    args.max_grad_norm = limit
+    try:
+        found = said("gradient.clipping", pipeline, recording=replace(recording, steps=steps))
+        one = replace(recording, steps=[steps[0], replace(steps[1], norm_before_clip=limit)])
+        once = said("gradient.clipping", pipeline, recording=one)
+    finally:
+        args.max_grad_norm = before
+    assert [f.severity for f in findings(found)] == [Severity.WARNING] * warns
+    assert not findings(once)
 
 
 def test_a_norm_that_is_not_that_of_the_loss(pipeline):
@@ -187,7 +257,7 @@ def test_a_norm_that_is_not_that_of_the_loss(pipeline):
         found = said("gradient.norm_within_bounds", pipeline, recording=changed)
         assert len(findings(found)) == (before != 1) + (logged not in (None, before))
         told += found
-    assert_found("step-norm", told)
+    assert_yielded("gradient.norm_within_bounds", "step-norm", told)
 
 
 def test_parameters_without_a_gradient_or_with_one_that_is_no_number(pipeline):
@@ -243,7 +313,7 @@ def test_a_learning_rate_that_is_not_planned(pipeline, kind):
         first = next(k for k, share in enumerate(RATES[kind]) if share != 1)
         assert finding.where == f"step {first + 1}"
         told += found
-    assert_found(f"step-rate_{kind}", told)
+    assert_yielded("schedule.learning_rate_follows", f"step-rate_{kind}", told)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +332,7 @@ def test_elements_that_move(pipeline, elements, right):
     found = said("update.survives_rounding", pipeline, recording=changed)
     # With ten of ten in float32: exactly a half, one less, and a third.
     assert (not findings(found)) == right
-    assert_found(f"step-moved_{elements[1]}", found)
+    assert_yielded("update.survives_rounding", f"step-moved_{elements[1]}", found)
 
 
 def test_the_dtype_of_the_loss_is_told(pipeline):
@@ -271,17 +341,17 @@ def test_the_dtype_of_the_loss_is_told(pipeline):
     for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
         micros = [replace(one, loss_dtype=dtype) for one in recording.first.micro_steps]
         told += said("loss.dtype", pipeline, recording=of_first(recording, micro_steps=micros))
-    assert_found("step-loss_dtype", told)
+    assert_yielded("loss.dtype", "step-loss_dtype", told)
 
 
 def test_a_rate_that_is_none_is_told_with_its_step(pipeline):
     rates = {0: 0.0, 1: 5e-6, 2: math.nan, 3: math.inf}
-    (finding,) = peak_is_reached(pipeline, Schedule(4, 2, rates))
+    (finding,) = findings(peak_is_reached(pipeline, Schedule(4, 2, rates)))
     assert finding.headline == (
         "learning_rate is 1e-05, and the schedule gives nan for step 3: that is no rate"
     )
     endless = SimpleNamespace(args=SimpleNamespace(learning_rate=math.inf))
-    (finding,) = peak_is_reached(endless, Schedule(2, 0, {0: 0.5, 1: 0.25}))
+    (finding,) = findings(peak_is_reached(endless, Schedule(2, 0, {0: 0.5, 1: 0.25})))
     assert finding.headline == (
         "learning_rate is inf, and the schedule gives 0.5 for step 1: that is no rate"
     )

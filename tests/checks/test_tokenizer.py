@@ -8,21 +8,44 @@ import pytest
 
 from trainsanity.engine.registry import registry
 from trainsanity.maths.alignment import Placement
-from trainsanity.types import Finding
+from trainsanity.types import Finding, Severity
 
 EOS = 151_645
 
 
-def test_the_first_id_that_is_no_special_token_is_told():
+def test_the_first_id_that_is_no_special_token_is_reported():
     special_tokens = SimpleNamespace(
         known={EOS},
-        ids={"eos_token_id": {"tokenizer": EOS}},
+        ids={"eos_token_id": {"tokenizer": EOS}, "bos_token_id": {"tokenizer": None}},
+        generates=True,
         named={"model.generation_config": {"eos_token_id": [EOS, 7, 8]}},
     )
-    finding, seen = registry().get("tokenizer.special_ids_agree").fn(special_tokens=special_tokens)
+    finding, measured = (
+        registry().get("tokenizer.special_ids_agree").fn(special_tokens=special_tokens)
+    )
     assert finding.observed == 7
     assert finding.headline.startswith("eos_token_id is 7 in model.generation_config")
-    assert seen.message.startswith("3 ids of model.generation_config")
+    assert measured.message.startswith("1 of 3 ids of model.generation_config")
+
+
+@pytest.mark.parametrize(
+    ("name", "bos", "generates", "severity"),
+    [
+        ("bos_token_id", None, False, Severity.WARNING),
+        ("bos_token_id", None, True, Severity.FAILURE),
+        ("bos_token_id", EOS, False, Severity.FAILURE),
+        ("pad_token_id", None, False, Severity.FAILURE),
+    ],
+)
+def test_a_bos_that_nothing_uses_is_a_warning(name, bos, generates, severity):
+    special_tokens = SimpleNamespace(
+        known={EOS},
+        ids={"eos_token_id": {"tokenizer": EOS}, "bos_token_id": {"tokenizer": bos}},
+        generates=generates,
+        named={"model.config": {name: 1000}},
+    )
+    finding, _ = registry().get("tokenizer.special_ids_agree").fn(special_tokens=special_tokens)
+    assert finding.severity is severity
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

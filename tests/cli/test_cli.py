@@ -40,7 +40,7 @@ def test_list_has_a_line_for_every_check(call: Call) -> None:
 
 def test_list_as_json(call: Call, tmp_path: Path) -> None:
     rows = json.loads(call("list", "--json", "-").stdout)
-    assert rows[0].keys() == {"code", "name", "stage", "cost", "title"}
+    assert rows[0].keys() == {"code", "name", "stage", "cost", "judges", "title"}
     assert call("list", "--json", "checks.json").stdout == ""
     assert json.loads((tmp_path / "checks.json").read_text()) == rows
 
@@ -201,14 +201,14 @@ def test_json_replaces_a_file_and_keeps_its_mode_but_never_a_device(
     path.chmod(0o640)
     arguments = ("run", "cli_factories:healthy", "--select", "TS201", "--json")
     assert call(*arguments, "r.json").exit_code == 0
-    assert json.loads(path.read_text())["schema"] == 1
+    assert json.loads(path.read_text())["schema"] == 2
     assert path.stat().st_mode & 0o777 == 0o640
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     try:
         assert call(*arguments, "pipe").exit_code == 0
-        assert json.loads(os.read(reader, 1_000_000))["schema"] == 1
+        assert json.loads(os.read(reader, 1_000_000))["schema"] == 2
     finally:
         os.close(reader)
     assert pipe.is_fifo()

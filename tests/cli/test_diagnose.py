@@ -43,7 +43,7 @@ def test_json_is_the_reports(call: Call, tmp_path: Path) -> None:
     result = call("diagnose", str(TABLE), *OPTIONS, "--json", "-")
     assert "Look first at: loss" in result.stderr
     document = json.loads(result.stdout)
-    assert document["schema"] == 1
+    assert document["schema"] == 2
     assert document["summary"]["exit_code"] == 1
     assert document["summary"]["acquitted"] == {}
     assert document["facts"]["num_labels"] == 280

@@ -334,6 +334,8 @@ CONFIGURATIONS = [
     "tool.trainsanity.expected_failure = {'loss.matches_reference' = 'known'}",
     "tool.trainsanity.pipelines = ['cli_factories:healthy']\ntool.trainsanity.strict = 'yes'",
     "tool.trainsanity.max_cost = 'cheap'",
+    "tool.trainsanity.warnings_as_errors = 'yes'",
+    "tool.trainsanity.warnings_as_errors = 1",
     "\x00",
     "= 3",
     "tool.trainsanity.pipelines = ['a:b']\ntool.trainsanity.pipelines = ['c:d']",

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from fixtures.faults import healthy
 from trainsanity.checks.collator.padding_overhead import _price, padding_overhead
+from trainsanity.engine.session import Session
 from trainsanity.measurements.batches.padding import Padding, PaddingTimes, round_up
 from trainsanity.measurements.data import economics as economics_of
 from trainsanity.measurements.data.economics import (
@@ -56,7 +57,7 @@ def test_grouping_wastes_less_than_chance_and_no_less_than_sorting():
 
 def test_it_is_computed_from_all_rows_and_the_order_in_use():
     trainer = healthy()
-    economics = Pipeline.from_trainer(trainer).measurements.get("economics")
+    economics = Session.of(Pipeline.from_trainer(trainer)).measurements.get("economics")
     assert economics.counted == "300 rows"
     lengths = [len(ids) for ids in trainer.train_dataset["input_ids"]]
     assert economics.drawn[8] == expected_waste(numpy.bincount(lengths), 4, 8)
@@ -66,7 +67,7 @@ def test_it_is_computed_from_all_rows_and_the_order_in_use():
         trainer.args.train_sampling_strategy = "group_by_length"
     else:
         trainer.args.group_by_length = True
-    grouped = Pipeline.from_trainer(trainer).measurements.get("economics")
+    grouped = Session.of(Pipeline.from_trainer(trainer)).measurements.get("economics")
     assert grouped.now is grouped.grouped
 
 
@@ -102,7 +103,7 @@ def test_a_multiple_of_two_is_one_of_the_multiples():
 def test_of_many_rows_a_part_is_grouped(monkeypatch):
     monkeypatch.setattr(economics_of, "GROUPED", 50)
     trainer = healthy()
-    seen = Pipeline.from_trainer(trainer).measurements.get("economics")
+    seen = Session.of(Pipeline.from_trainer(trainer)).measurements.get("economics")
     step = 4 * trainer.args.gradient_accumulation_steps
     lengths = numpy.array([len(ids) for ids in trainer.train_dataset["input_ids"]], numpy.int32)
     # Every sixth of 300 rows, and all of them for what is exact.

@@ -11,6 +11,7 @@ import torch
 
 from fixtures.controls.factories import CHEAP
 from fixtures.faults import healthy
+from trainsanity.engine.session import Session
 from trainsanity.maths.tolerances import STANDARD_ERRORS
 from trainsanity.measurements.batches.padding import MULTIPLES, REPEATS, noise, timed_settings
 from trainsanity.pipeline import Pipeline
@@ -52,7 +53,7 @@ def test_each_setting_is_timed_at_its_width():
     """On the CPU, where the times mean nothing."""
     trainer = healthy(**CHEAP, pad_to_multiple_of=32)
     pipeline = Pipeline.from_trainer(trainer)
-    batch, padding = (pipeline.measurements.get(name) for name in ("batch", "padding"))
+    batch, padding = (Session.of(pipeline).measurements.get(name) for name in ("batch", "padding"))
     head = trainer.model.score.weight
     head.grad = before = torch.ones_like(head)
     widths, waits = [], []
@@ -83,7 +84,7 @@ def test_a_width_that_does_not_fit_is_left_out_unless_it_is_the_runs_own(beyond)
     """On the CPU, where memory is made up."""
     trainer = healthy(**CHEAP, pad_to_multiple_of=32)
     pipeline = Pipeline.from_trainer(trainer)
-    batch, padding = (pipeline.measurements.get(name) for name in ("batch", "padding"))
+    batch, padding = (Session.of(pipeline).measurements.get(name) for name in ("batch", "padding"))
     own = padding.widths[0]
     widest = -(-max(batch.micro_batches[0].lengths) // 64) * 64
     assert own < widest

@@ -9,7 +9,7 @@ import torch
 
 from fixtures.controls import all_controls
 from fixtures.faults import healthy
-from trainsanity.engine.session import Session, objective_of
+from trainsanity.engine.session import objective_of
 from trainsanity.maths.tolerances import REDUCTIONS
 from trainsanity.measurements.model.head import _pooled, same_direction
 from trainsanity.measurements.model.items import Items

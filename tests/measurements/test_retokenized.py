@@ -10,11 +10,11 @@ import pytest
 
 from fixtures.pipelines import tiny_qwen3
 from trainsanity.measurements.data.retokenized import (
-    _attended,
     _compare,
     _holds,
-    _text,
-    _text_columns,
+    attended,
+    text_columns,
+    text_of,
 )
 
 EOS = 151_645
@@ -84,21 +84,21 @@ def test_words_whose_tokens_merge_with_their_neighbours_are_held(tokenizer):
 
 def test_messages_are_told_as_the_template_renders_them(tokenizer):
     turns = [{"role": "user", "content": "late"}, {"role": "assistant", "content": "sorry"}]
-    assert not _text(tokenizer, turns)
+    assert not text_of(tokenizer, turns)
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.chat_template = TEMPLATE
-    assert _text(tokenizer, turns) == tokenizer.apply_chat_template(turns, tokenize=False)
-    assert "late" in _text(tokenizer, turns)
+    assert text_of(tokenizer, turns) == tokenizer.apply_chat_template(turns, tokenize=False)
+    assert "late" in text_of(tokenizer, turns)
     for other in ([], None, ["late"]):
-        assert not _text(tokenizer, other)
-    assert _text(tokenizer, "late") == "late"
+        assert not text_of(tokenizer, other)
+    assert text_of(tokenizer, "late") == "late"
 
 
-def test_what_is_attended_of_a_row():
+def test_what_isattended_of_a_row():
     row = {"input_ids": [4, 5, 6], "label": 2}
-    assert _attended(row) == row
-    assert _attended({**row, "attention_mask": [0, 1, 1]})["input_ids"] == [5, 6]
-    assert _attended({**row, "attention_mask": [1, 0, 1]})["label"] == 2
+    assert attended(row) == row
+    assert attended({**row, "attention_mask": [0, 1, 1]})["input_ids"] == [5, 6]
+    assert attended({**row, "attention_mask": [1, 0, 1]})["label"] == 2
 
 
 def test_the_columns_that_may_be_a_rows_text():
@@ -108,7 +108,7 @@ def test_the_columns_that_may_be_a_rows_text():
     )
 
     def columns(**settings):
-        return _text_columns(SimpleNamespace(args=SimpleNamespace(**settings)), split)
+        return text_columns(SimpleNamespace(args=SimpleNamespace(**settings)), split)
 
     assert columns() == ["messages", "note", "body"]
     assert columns(dataset_text_field="body") == ["body", "messages", "note"]

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from fixtures.faults import healthy
 from trainsanity import UsageError
+from trainsanity.engine.session import Session
 from trainsanity.measurements.data import scan, scan_rows
 from trainsanity.measurements.data.scan_blocks import COLUMNS, Block
 from trainsanity.pipeline import Pipeline
@@ -38,7 +39,7 @@ def scanned(trainer):
         pipeline = Pipeline.from_trainer(trainer)
         for attribute, value in settings.items():
             setattr(pipeline, attribute, value)
-        return pipeline.measurements.get(name)
+        return Session.of(pipeline).measurements.get(name)
 
     yield scanned
     trainer.train_dataset, trainer.eval_dataset = before

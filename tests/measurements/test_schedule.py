@@ -9,6 +9,7 @@ import pytest
 
 from fixtures.controls import all_controls
 from fixtures.faults import healthy
+from trainsanity.engine.session import Session
 from trainsanity.engine.store import catalogue
 from trainsanity.pipeline import Pipeline
 
@@ -43,7 +44,7 @@ def ratio(**settings: object) -> object:
 def test_the_curve_is_the_formulas(build, kind, formula, warmup):
     trainer = build(rows=24)
     trainer.args.lr_scheduler_type = kind
-    schedule = Pipeline.from_trainer(trainer).measurements.get("schedule")
+    schedule = Session.of(Pipeline.from_trainer(trainer)).measurements.get("schedule")
     assert (schedule.max_steps, schedule.warmup_steps) == (STEPS, warmup)
     assert {0, 1, 99, warmup // 2, warmup, STEPS - 1} <= set(schedule.curve)
     for k, rate in schedule.curve.items():
@@ -64,7 +65,7 @@ def test_the_steps_of_a_run_are_those_that_the_trainer_takes(
     trainer.args.dataloader_drop_last = drops_last
     trainer.args.max_steps, trainer.args.num_train_epochs = -1, epochs
     pipeline = Pipeline.from_trainer(trainer)
-    planned = pipeline.measurements.get("schedule").max_steps
+    planned = Session.of(pipeline).measurements.get("schedule").max_steps
     batches = rows // batch if drops_last else -(-rows // batch)
     assert planned == math.ceil(epochs * -(-batches // accumulation))
     trainer.training_step = stop
@@ -90,5 +91,5 @@ def test_the_curve_of_a_loop_goes_one_step_beyond_what_is_recorded(steps):
         torch.optim.SGD([parameter], lr=0.5), lambda k: 1 / (k + 1)
     )
     loop = SimpleNamespace(trainer=None, lr_scheduler=scheduler, optimizer_steps=steps)
-    curve = catalogue["schedule"].fn(loop).curve
+    curve = catalogue()["schedule"].fn(loop).curve
     assert curve == {k: 0.5 / (k + 1) for k in range(steps + 1)}

@@ -35,7 +35,7 @@ def named(name, base=Objective, **members):
 
 def test_something_else_than_an_objective_is_refused(register):
     for wrong in (object, Objective(), "acme"):
-        with pytest.raises(UsageError, match="is no subclass of trainsanity.objectives.base"):
+        with pytest.raises(UsageError, match=r"is no subclass of trainsanity\.objectives\.base"):
             register(wrong)
 
 

@@ -1,4 +1,4 @@
-"""What all commands have in common: ``--debug``, errors in one sentence, exit codes."""
+"""The base of all commands: ``--debug``, errors in one sentence, exit codes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainsanity.errors import ExitCode, RankError, UsageError, text_of
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: a scheduler's, when the time is over."""
+    """SIGTERM arrived, as a scheduler sends it when the time is over."""
 
 
 class Command(click.Command):
@@ -54,7 +54,7 @@ class Wrong(click.ClickException):
 
 
 class Unexpected(click.ClickException):
-    """Something that should not happen, here or in the pipeline's code."""
+    """Something unexpected was raised, here or in the pipeline's code."""
 
     exit_code = ExitCode.INCOMPLETE
 
@@ -65,7 +65,7 @@ def _trace(debug: bool) -> None:
 
 
 def words(option: str, values: Iterable[str]) -> list[str]:
-    """The words of a repeatable option whose values are lists with commas.
+    """Return the words of a repeatable option whose values are lists with commas.
 
     Raises:
         UsageError: there are values, and no word in them.

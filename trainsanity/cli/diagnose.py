@@ -8,6 +8,7 @@ import click
 
 from trainsanity.cli.base import Command
 from trainsanity.cli.output import Output, progress, write_text
+from trainsanity.errors import ExitCode
 from trainsanity.report.json import dumps
 
 _COUNT = click.IntRange(min=1)
@@ -16,8 +17,9 @@ _RATE = click.FloatRange(min=0)
 
 @click.command(
     cls=Command,
-    epilog="Exit codes: 0 nothing found; 1 something found; 2 the call or the log was wrong; "
-    "3 the log holds nothing that could be judged.",
+    epilog=f"Exit codes: {ExitCode.OK} nothing found, or warnings only; {ExitCode.FAILED} "
+    f"something found; {ExitCode.USAGE} the call or the log was wrong; {ExitCode.INCOMPLETE} the "
+    "log holds nothing that could be judged.",
 )
 @click.argument("log")
 @click.option("--num-labels", type=_COUNT, help="Classes of the head.")
@@ -42,13 +44,13 @@ def diagnose(log: str, json_file: str | None, debug: bool, **known: Any) -> int:
     run goes into the options: each lets one more question be judged.
     """
     from trainsanity.diagnose.case import Case, Known
-    from trainsanity.diagnose.face import render
     from trainsanity.diagnose.questions import ask
     from trainsanity.diagnose.reading import read
+    from trainsanity.diagnose.reporter import render
 
     output = Output(json_file)
-    with progress() as tell:
-        tell(f"reading {log}")
+    with progress() as show_progress:
+        show_progress(f"reading {log}")
         report = ask(Case(read(log), Known(**known)))
     write_text(output.text, lambda width, color: render(report, width=width, color=color))
     if json_file is not None:

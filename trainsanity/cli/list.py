@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from trainsanity.cli.base import Command
@@ -14,12 +16,13 @@ from trainsanity.report.json import encode
 @click.option("--json", "json_file", metavar="FILE", help="Write a list of objects instead.")
 def list_(json_file: str | None, debug: bool) -> None:
     """Show all checks: code, name, stage, cost, title."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "code": check.code,
             "name": check.name,
             "stage": check.stage,
             "cost": check.cost.name,
+            "judges": check.judges and str(check.judges),
             "title": check.title.replace("``", "`"),
         }
         for check in registry().all()
@@ -28,7 +31,7 @@ def list_(json_file: str | None, debug: bool) -> None:
         Output(json_file).json(encode(rows))
         return
     # One line per check whatever the width, so that grep finds whole lines.
-    widths = {key: max(len(row[key]) for row in rows) for key in rows[0]}
+    columns = ("code", "name", "stage", "cost")
+    widths = {key: max(len(row[key]) for row in rows) for key in columns}
     for row in rows:
-        cells = [row[key].ljust(widths[key]) for key in row if key != "title"]
-        click.echo("  ".join([*cells, row["title"]]))
+        click.echo("  ".join([*(row[key].ljust(widths[key]) for key in columns), row["title"]]))

@@ -18,7 +18,7 @@ import click
 
 from trainsanity import __version__
 from trainsanity.cli.base import Terminated
-from trainsanity.errors import ExitCode
+from trainsanity.errors import EXIT_CODES, ExitCode
 from trainsanity.report.words import clean
 
 _COMMANDS = {
@@ -37,7 +37,7 @@ LONGEST = 900
 
 
 class _Program(click.Group):
-    """The group of commands; tells errors in one sentence instead of click's usage block."""
+    """The group of commands; prints errors in one sentence instead of click's usage block."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [name for name in _COMMANDS if find_spec(f"{__package__}.{name}")]
@@ -73,10 +73,7 @@ class _Program(click.Group):
 @click.group(
     cls=_Program,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 every check that ran passed or failed as accepted; 1 a check failed, "
-    "or an accepted failure passed; 2 the call or its input was wrong; 3 incomplete: an error, "
-    "nothing ran, or, with --strict, anything skipped, blocked or abstained; 130 interrupted, 143 "
-    "terminated.",
+    epilog=f"Exit codes: {'; '.join(f'{code} {text}' for code, text in EXIT_CODES.items())}.",
 )
 @click.version_option(__version__, prog_name="trainsanity")
 def program() -> None:
@@ -84,16 +81,13 @@ def program() -> None:
 
 
 def _sentence(text: str) -> str:
-    """One line that can be read, whatever the message was made of."""
+    """Return one readable line, whatever the message was made of."""
     line = clean(" ".join(text.split()))
     return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
 
 
-def _let_go_of_stdout() -> None:
-    """What a full disk did not take has been told; the interpreter would tell it by exit code 120.
-
-    It writes what is left when it ends, and a failure then overrides ours.
-    """
+def _flush_stdout() -> None:
+    """Flush stdout now: a write error at interpreter exit would replace our exit code with 120."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -105,7 +99,7 @@ def _let_go_of_stdout() -> None:
 def _end_when_terminated() -> None:
     """Let SIGTERM unwind as Ctrl-C does, so that no folder and no process of ours is left.
 
-    One of several processes may stand in a collective, where it hears nothing: torchrun ends it.
+    One of several processes may wait in a collective, where no signal is handled: torchrun ends it.
     """
     if "RANK" in os.environ or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         return
@@ -115,7 +109,7 @@ def _end_when_terminated() -> None:
     def end(number: int, _: Any) -> None:
         if os.getpid() == own:
             raise Terminated
-        # A worker that the user's code forked and terminates ends as it would without us.
+        # A worker that the user's code forked ends as it would without this handler.
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(number)
 
@@ -123,12 +117,12 @@ def _end_when_terminated() -> None:
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script."""
     _end_when_terminated()
     try:
         program(prog_name="trainsanity")
     finally:
-        _let_go_of_stdout()
+        _flush_stdout()
         # The process ends here.  Without this the interpreter searches everything that torch and
         # transformers have made for cycles before it does, for longer than a second.
         gc.freeze()

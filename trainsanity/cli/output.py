@@ -1,4 +1,4 @@
-"""Where reports go: text on a stream, the others in files that appear whole or not at all."""
+"""Write reports: text to a stream, the others to files that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def write_text(stream: TextIO, render: Callable[[int, bool], str]) -> None:
 
 @contextlib.contextmanager
 def progress() -> Iterator[Callable[[str], None]]:
-    """A line that says what is being looked at; rich shows it on a terminal only."""
+    """Yield a function that shows what is being measured, in one line, on a terminal only."""
     with Console(stderr=True).status("") as status:
         yield lambda what: status.update(Text(what, no_wrap=True, overflow="ellipsis"))
 
@@ -85,7 +85,7 @@ class Output:
     def __init__(self, json_file: str | None) -> None:
         if json_file == "-" and sys.stdout is None:
             raise UsageError("--json -: stdout is closed, give the name of a file")
-        # Python has no stream for a descriptor that the caller closed; the exit code is for him.
+        # Python has no stream for a descriptor that the caller closed; the exit code remains.
         self.text = (sys.stderr if json_file == "-" else sys.stdout) or io.StringIO()
         self._file = None if json_file in (None, "-") else OutputFile("--json", str(json_file))
 
@@ -102,13 +102,13 @@ class OutputFile:
     """A file that an option names.  It appears whole at the end, or not at all.
 
     Args:
-        option: what errors call it by.
-        name: of the file.
-        append: to what is there already, as GitHub's step summary wants it.
+        option: the option, for errors.
+        name: the file's name.
+        append: append to what is there already, as for GitHub's step summary.
 
     Raises:
-        UsageError: the file cannot be written.  That is tried at once, since the measurements
-            between here and the end may take minutes.
+        UsageError: the file cannot be written.  This is found out at once, because the
+            measurements before the end may take minutes.
     """
 
     def __init__(self, option: str, name: str, *, append: bool = False) -> None:
@@ -116,7 +116,7 @@ class OutputFile:
         if not name or name == "-":
             raise UsageError(f"{self._called}: give the name of a file")
         self._append = append
-        with self._told():
+        with self._usage_errors():
             # The pipeline's code may change the directory before the end.
             self._path = Path(name).resolve()
             if self._path.is_dir():
@@ -131,7 +131,7 @@ class OutputFile:
 
     @property
     def _direct(self) -> bool:
-        """A pipe or a device is written to; putting a file in its place would remove it."""
+        """Whether it is a pipe or a device, which a file put in its place would remove."""
         return self._path.exists() and not self._path.is_file()
 
     @property
@@ -139,7 +139,7 @@ class OutputFile:
         return self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _usage_errors(self) -> Iterator[None]:
         try:
             yield
         except (OSError, ValueError) as error:  # a null byte is no OSError
@@ -147,8 +147,8 @@ class OutputFile:
             raise UsageError(f"{self._called}: it cannot be written ({reason})") from error
 
     def write(self, text: str) -> None:
-        """Write it."""
-        with self._told():
+        """Write the file."""
+        with self._usage_errors():
             if self._append or self._direct:
                 with self._path.open("a" if self._append else "w", encoding="utf-8") as file:
                     file.write(text)

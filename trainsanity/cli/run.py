@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,7 +15,7 @@ from trainsanity.cli.base import words
 from trainsanity.cli.output import Output, OutputFile, progress, stdout_is_stderr, write_text
 from trainsanity.cli.targets import TargetCommand, sources_for
 from trainsanity.engine.registry import registry
-from trainsanity.engine.report import Report
+from trainsanity.engine.report import Policy, Report
 from trainsanity.engine.runner import run as run_checks
 from trainsanity.engine.session import Session
 from trainsanity.engine.store import catalogue
@@ -26,6 +27,7 @@ from trainsanity.report.github import workflow_commands
 from trainsanity.report.json import dumps
 from trainsanity.report.pictures import Picture, pictures_of
 from trainsanity.report.text import render
+from trainsanity.sources.config import configuration
 from trainsanity.sources.factory import Source
 from trainsanity.types import Check, Cost
 
@@ -47,10 +49,20 @@ if TYPE_CHECKING:
     "--timeout",
     type=float,
     metavar="SECONDS",
-    help="The most that a check, and each measurement it asks for, may take; one that takes longer "
+    help="The most that a check, and each measurement it needs, may take; one that takes longer "
     "is stopped and ends in an error, and the others run on.",
 )
-@click.option("--strict", is_flag=True, help="Exit with 3 if anything asked for has no verdict.")
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Exit with 3 if a selected check has no verdict, and with 1 if there is a warning.",
+)
+@click.option(
+    "--warnings-as-errors/--no-warnings-as-errors",
+    default=None,
+    help="Exit with 1 if there is a warning; the default is warnings_as_errors of "
+    "[tool.trainsanity], or not to.",
+)
 @click.option(
     "--json",
     "json_file",
@@ -83,6 +95,7 @@ def run(  # noqa: PLR0917 - one parameter per option
     max_cost: Cost | None,
     timeout: float | None,
     strict: bool,
+    warnings_as_errors: bool | None,
     json_file: str | None,
     html_file: str | None,
     summary_file: str | None,
@@ -106,6 +119,9 @@ def run(  # noqa: PLR0917 - one parameter per option
     if not checks:
         raise UsageError("--select, --ignore and --max-cost together leave no check to run")
     limits.checked(timeout, "--timeout")
+    if warnings_as_errors is None:
+        warnings_as_errors = configuration().get("warnings_as_errors", False)
+    policy = Policy(strict=strict, warnings_as_errors=warnings_as_errors)
     output = Output(json_file)
     page = None if html_file is None else _page_file(html_file)
     summary = (
@@ -115,28 +131,33 @@ def run(  # noqa: PLR0917 - one parameter per option
     pictures: list[Sequence[Picture]] = []
     for source in sources:
         report, shown = _judge(source, checks, timeout, with_pictures=page is not None)
+        report = replace(report, policy=policy)
         reports.append(report)
         pictures.append(shown)
-        if rank():  # all processes agree, and the first one tells
+        if rank():  # all processes agree, and the first one reports
             continue
         if len(reports) > 1:
             output.text.write("\n")
-        _write_text(report, output.text, strict=strict, debug=debug)
+        write_text(
+            output.text,
+            lambda width, color, report=report: render(  # type: ignore[misc]
+                report, width=width, color=color, debug=debug
+            ),
+        )
+    code = ExitCode.worst(report.exit_code() for report in reports)
     if rank():
-        return _worst(report.exit_code(strict=strict) for report in reports)
+        return code
     if annotated or (annotated is None and os.environ.get("GITHUB_ACTIONS") == "true"):
         output.text.writelines(f"{line}\n" for line in workflow_commands(reports))
     if json_file is not None:
-        output.json(dumps(reports, strict=strict))
+        output.json(dumps(reports))
     if page is not None:
         from trainsanity.report import html
 
-        page.write(
-            html.render(list(zip(reports, pictures, strict=True)), strict=strict, debug=debug)
-        )
+        page.write(html.render(list(zip(reports, pictures, strict=True)), debug=debug))
     if summary is not None:
-        summary.write(markdown(reports, strict=strict))
-    return _worst(report.exit_code(strict=strict) for report in reports)
+        summary.write(markdown(reports))
+    return code
 
 
 def _page_file(name: str) -> OutputFile:
@@ -150,13 +171,13 @@ def _judge(
     source: Source, checks: list[Check], timeout: float | None, *, with_pictures: bool
 ) -> tuple[Report, Sequence[Picture]]:
     def judge(pipeline: Pipeline) -> tuple[Report, Sequence[Picture]]:
-        on_check = _tell_progress(pipeline, tell)
+        on_check = _connect_progress(pipeline, show_progress)
         report = run_checks(pipeline, checks, source.expected_failures, on_check, timeout)
-        # While the pipeline is alive: what the pictures show is not in the report.
+        # Collected while the pipeline is alive: what they show is not in the report.
         return report, pictures_of(pipeline) if with_pictures else ()
 
-    with stdout_is_stderr(), progress() as tell, _seldom_collected():
-        tell(f"building {source.id}")
+    with stdout_is_stderr(), progress() as show_progress, _seldom_collected():
+        show_progress(f"building {source.id}")
         return source.visit(judge)
 
 
@@ -177,29 +198,17 @@ def _seldom_collected() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-def _tell_progress(pipeline: Pipeline, tell: Callable[[str], None]) -> Callable[[Check], None]:
-    """Have the pipeline tell what it measures, and for which check."""
-    asked = ""
+def _connect_progress(pipeline: Pipeline, show: Callable[[str], None]) -> Callable[[Check], None]:
+    """Have the pipeline show what it measures, and for which check."""
+    current = ""
 
     def on_check(check: Check) -> None:
-        nonlocal asked
-        asked = f"{check.code} {check.name} ({check.cost.name.lower()})"
-        tell(asked)
+        nonlocal current
+        current = f"{check.code} {check.name} ({check.cost.name.lower()})"
+        show(current)
 
-    Session.of(pipeline).measurements.on_start = lambda name: tell(
-        f"{asked}: {catalogue()[name].title}"
+    Session.of(pipeline).measurements.on_start = lambda name: show(
+        f"{current}: {catalogue()[name].title}"
     )
-    pipeline.progress = lambda done, of, what: tell(f"{asked}: {what}, {done:,} of {of:,}")
+    pipeline.progress = lambda done, of, what: show(f"{current}: {what}, {done:,} of {of:,}")
     return on_check
-
-
-def _write_text(report: Report, stream: TextIO, *, strict: bool, debug: bool) -> None:
-    write_text(
-        stream,
-        lambda width, color: render(report, width=width, color=color, strict=strict, debug=debug),
-    )
-
-
-def _worst(codes: Iterable[int]) -> int:
-    """A failure weighs more than something unknown, and that more than success."""
-    return max(codes, key=(ExitCode.OK, ExitCode.INCOMPLETE, ExitCode.FAILED).index)

@@ -53,31 +53,31 @@ def show(
     """
     sources = sources_for(targets, arguments)
     output = Output(json_file)
-    shown: list[dict[str, Any]] = []
+    documents: list[dict[str, Any]] = []
     for source in sources:
-        seen = _look(source)
-        if shown:
+        supervision = _supervision(source)
+        if documents:
             output.text.write("\n")
         write_text(
             output.text,
-            lambda width, color, source=source, seen=seen: render(  # type: ignore[misc]
-                source.id, seen, rows=rows, width=width, color=color
+            lambda width, color, source=source, shown=supervision: render(  # type: ignore[misc]
+                source.id, shown, rows=rows, width=width, color=color
             ),
         )
-        shown.append(as_dict(source.id, seen, rows))
+        documents.append(as_dict(source.id, supervision, rows))
     if json_file is not None:
-        output.json(encode(shown if len(shown) > 1 else shown[0]))
+        output.json(encode(documents if len(documents) > 1 else documents[0]))
 
 
-def _look(source: Source) -> Supervision:
-    def look(pipeline: Pipeline) -> Supervision:
-        tell(f"the first batch of {source.id}")
+def _supervision(source: Source) -> Supervision:
+    def measure(pipeline: Pipeline) -> Supervision:
+        show_progress(f"the first batch of {source.id}")
         try:
-            seen: Supervision = Session.of(pipeline).measurements.get("supervision")
+            found: Supervision = Session.of(pipeline).measurements.get("supervision")
         except (Skip, Blocked, MeasurementError) as error:
             raise UsageError(f"{source.id} has nothing to show: {error}") from error
-        return seen
+        return found
 
-    with stdout_is_stderr(), progress() as tell:
-        tell(f"building {source.id}")
-        return source.visit(look)
+    with stdout_is_stderr(), progress() as show_progress:
+        show_progress(f"building {source.id}")
+        return source.visit(measure)

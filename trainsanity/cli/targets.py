@@ -1,4 +1,4 @@
-"""What the commands have in common that look at pipelines: a TARGET, and a script's arguments."""
+"""The base of the commands that take pipelines: a TARGET, and a script's arguments."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class TargetCommand(Command):
         """Parse the words before ``--``; those after it become the parameter ``arguments``."""
         own, dashes, rest = args, "--", []
         if dashes in args:
-            place = args.index(dashes)
-            own, rest = args[:place], args[place + 1 :]
+            at = args.index(dashes)
+            own, rest = args[:at], args[at + 1 :]
         scripts = [word for word in own if word.endswith(".py")]
         try:
             left = super().parse_args(ctx, own)
@@ -37,7 +37,7 @@ class TargetCommand(Command):
 
 
 def sources_for(targets: Sequence[str], arguments: Sequence[str]) -> list[Source]:
-    """The pipelines to look at; names are checked, nothing is built."""
+    """Return the pipelines that are named; names are checked, nothing is built."""
     table = configuration()
     expected: dict[str, str] = table.get("expected_failures", {})
     for name in expected:

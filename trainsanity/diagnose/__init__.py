@@ -1,6 +1,6 @@
-"""What the log of a run shows.
+"""Judge the log of a run.
 
-``entries`` keeps it, ``formats`` and ``reading`` find it in files, ``questions`` judges it and
-``face`` tells it.  Everything is streamed and takes the same memory however long the log; torch is
-not needed.
+``reading`` and ``formats`` find a log's entries in files, ``entries`` keeps them, ``questions``
+judges them and ``reporter`` writes the answer.  Logs are streamed, so that a long one takes no more
+memory than a short one.  torch is not needed.
 """

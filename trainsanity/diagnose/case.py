@@ -1,4 +1,4 @@
-"""A log beside what is known of its run."""
+"""A log together with what is known of its run."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from trainsanity.diagnose.entries import Entry, Log
 from trainsanity.diagnose.expected import ROWS, share_of_peak
 
 DEFAULT_CLIP, DEFAULT_SCHEDULE = 1.0, "linear"
-"""What ``TrainingArguments`` takes if nothing is given; a log does not say."""
+"""The defaults of ``TrainingArguments``; a log does not hold them."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """What the user, or the log's own files, can say about the run; None where nobody can."""
+    """Settings of the run that the user or the log's own files give; None where neither does."""
 
     num_labels: int | None = None
     hidden_size: int | None = None
@@ -31,19 +31,19 @@ class Known:
     lr_scheduler_type: str | None = None
 
     def facts(self) -> dict[str, Any]:
-        """What is known, by name."""
+        """Return what is known, by name."""
         every = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in every.items() if value is not None}
 
 
 class Case:
-    """The log, what is known, and what follows from both.
+    """A log, what is known of its run, and what follows from both.
 
     Args:
         log: as read.
-        known: as given; what the log says itself fills the gaps.
-        target: what ``trainsanity run`` would be called with.
-        share: share of the peak rate after k steps, if it need not be computed from what is known.
+        known: as given; the log's own facts fill the gaps.
+        target: the argument of ``trainsanity run`` in commands that are suggested.
+        share: share of the peak rate after k steps; computed from what is known if it is None.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Case:
 
     @property
     def together(self) -> int | None:
-        """Accumulation x processes as far as given; None if neither is."""
+        """Accumulation x processes, as far as they are given; None if neither is."""
         given = (self.gradient_accumulation_steps, self.world_size)
         if given == (None, None):
             return None
@@ -75,7 +75,7 @@ class Case:
 
     @property
     def rows(self) -> int:
-        """Rows of an optimizer step, at least."""
+        """The least number of rows in an optimizer step."""
         return (self.per_device_train_batch_size or ROWS) * (self.together or 1)
 
     @property
@@ -105,7 +105,7 @@ class Case:
         return share_of_peak(self.schedule_type, self.warmup, self.max_steps)
 
     def step_of(self, entry: Entry) -> int | None:
-        """The entry's step: from the log, or from its learning rate where only one step has it.
+        """Return the entry's step: from the log, or from its learning rate if only one step has it.
 
         In a warm-up of W steps to a peak P the rate before step k is (k - 1) P / W and after it
         k P / W; which of the two a log holds is not known, so k lies in [x, x + 1] for
@@ -123,7 +123,7 @@ class Case:
         return steps[0] if len(steps) == 1 else None
 
     def where(self, entry: Entry) -> str:
-        """The entry's step in words, or its place."""
+        """Return the entry's step in words, or its place."""
         step = self.step_of(entry)
         if entry.step is None and step is not None:
             return f"step {step} (by its learning rate)"
@@ -131,7 +131,7 @@ class Case:
 
     @property
     def steps_at_peak(self) -> float | None:
-        """The steps so far, counted in steps at the peak rate; None if that cannot be told."""
+        """The steps so far, counted in steps at the peak rate; None if it cannot be computed."""
         if not self.log.last:
             return None
         step = self.step_of(self.log.last[-1])
@@ -155,6 +155,6 @@ class Case:
             before = entry.step
         return total
 
-    def sure(self, *codes: str) -> str:
-        """The command that computes what a log can only suggest."""
+    def rerun_command(self, *codes: str) -> str:
+        """Return the command that computes what a log can only suggest."""
         return f"trainsanity run {self.target} --select {','.join(codes)}"

@@ -28,7 +28,7 @@ _ALIASES = {
 _FIELD = {alias: name for name, aliases in _ALIASES.items() for alias in aliases}
 
 _DECORATION = " \t*`'\""
-"""What Markdown and quotes put around a word."""
+"""Characters that Markdown and quotes put around a word."""
 
 _CALL = re.compile(r"[a-z][\w.]*\(([^,)]+)")
 """A number as numpy and torch print it: ``np.float64(2.5)``, ``tensor(2.5, device='cuda:0')``."""
@@ -39,7 +39,7 @@ SUMMARY = "train_runtime"
 
 @lru_cache(maxsize=1024)
 def field_of(name: str) -> str | None:
-    """Which of our fields a column or key is, whatever it is decorated with; None if of none."""
+    """Return the field that a column or key stands for, however decorated; None for others."""
     plain = name.strip(_DECORATION).lower().removeprefix("train/")
     return _FIELD.get(plain.replace(" ", "_").replace("-", "_"))
 
@@ -49,7 +49,7 @@ class Entry:
     """One line of a log.
 
     Attributes:
-        place: where it stands, as ``line 12``.
+        place: its place in the log, as ``line 12``.
         step: the optimizer step, where the log has it.
         loss, grad_norm, learning_rate, eval_loss, epoch: None where the log has none.
         rate_text: the learning rate as it is written.
@@ -80,7 +80,7 @@ class Entry:
 
 
 def entry_of(values: Mapping[str, Any], place: str) -> Entry | None:
-    """The entry that a line's keys and values make; None if they are of something else."""
+    """Return the entry in a line's keys and values; None if they hold none."""
     if SUMMARY in values:
         return None
     found: dict[str, float] = {}
@@ -115,10 +115,10 @@ def _number(value: Any) -> float | None:
 
 @dataclass
 class Log:
-    """What is kept of the last run in a log.
+    """The last run in a log, in constant memory.
 
     Attributes:
-        name: what reports call it.
+        name: the log's name in reports.
         first, last: the entries with a loss at both ends.
         kept: entries with a loss, evenly thinned.
         evals: the last entry with a loss before an evaluation, and the evaluation.
@@ -126,8 +126,8 @@ class Log:
         bad_losses, bad_norms, zero_norms: how many are not finite, or zero, and the first of them.
         norms: lowest and highest finite gradient norm.
         losses: lowest and highest finite loss.
-        facts: what the log itself says about the run, e.g. ``max_steps``.
-        notes: what the reader should know about how the log was read.
+        facts: settings of the run that the log itself holds, e.g. ``max_steps``.
+        notes: what the user should know about how the log was read.
     """
 
     name: str
@@ -155,19 +155,19 @@ class Log:
 
     @property
     def empty(self) -> bool:
-        """Nothing was found that could be judged."""
+        """Whether the log holds nothing that could be judged."""
         return not (self.count or self.norm_count or self.evaluations)
 
     @property
     def interval(self) -> int | None:
-        """Steps between the first two entries: the Trainer logs means over so many."""
+        """Steps between the first two entries: the Trainer logs means over that many."""
         steps = [entry.step for entry in self.first[:2]]
         if len(steps) < 2 or steps[0] is None or steps[1] is None:
             return None
         return steps[1] - steps[0]
 
     def add(self, entry: Entry) -> None:
-        """Take in the next entry; steps that go back begin another run or resume this one."""
+        """Add the next entry; steps that go back begin another run or resume this one."""
         if entry.loss is not None:
             if self._is_repeated(entry):
                 return
@@ -181,7 +181,7 @@ class Log:
                 self.evals.append((self.last[-1], entry))
 
     def _is_repeated(self, entry: Entry) -> bool:
-        """Progress bar and logger print the same entry twice."""
+        """Return whether it is printed again: progress bar and logger print the same entry."""
         before = self.last[-1] if self.last else None
         return (
             before is not None
@@ -234,7 +234,7 @@ class Log:
             self.bad_norm = self.bad_norm or entry
 
     def closed(self) -> Log:
-        """The log, with the notes on several runs, of which the last one is kept."""
+        """Return the log with its notes on several runs, of which the last one is kept."""
         if self.resumed == 1:
             self.notes.append(
                 f"{self._back}: the run was resumed from a checkpoint; both parts are read as one "

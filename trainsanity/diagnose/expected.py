@@ -1,4 +1,4 @@
-"""What a healthy run would log: the loss of a fresh head, the learning rate of a schedule."""
+"""Compute what a healthy run logs: the loss of a fresh head, the rates of a schedule."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ in transformers."""
 
 WIDTHS = (384, 3_584)
 """Hidden sizes of the checkpoints that people put a head on, from MiniLM to a 7B decoder
-(Qwen2-7B).  A log does not tell the width; ``--hidden-size`` does."""
+(Qwen2-7B).  A log does not hold the width; ``--hidden-size`` gives it."""
 
 ROWS = 8
-"""Rows of a step if nothing is known of it: the Trainer's default per_device_train_batch_size."""
+"""Rows of a step if none are given: the Trainer's default per_device_train_batch_size."""
 
 
 @cache
 def fresh_loss(classes: int, spread: float) -> float:
-    """Mean of ``logsumexp(z) - z_y`` over ``classes`` independent normal logits of that spread.
+    """Return the mean of ``logsumexp(z) - z_y`` over independent normal logits of that spread.
 
     For many classes that is log C + s^2 / 2.  For any number, ``log x`` is the integral of
     ``(exp(-t) - exp(-x t)) / t``, so the mean is that of ``exp(-t) - phi(t)^C`` over log t, with
@@ -46,7 +46,7 @@ def fresh_loss(classes: int, spread: float) -> float:
 
 
 def healthy_range(classes: int, hidden_size: int | None) -> tuple[float, float]:
-    """Mean first loss of a head that transformers has just drawn, least and most.
+    """Return the least and the greatest mean first loss of a freshly initialised head.
 
     A logit is a row of the head, drawn with :data:`INITIALIZER_RANGE`, times the hidden state, on
     which a final norm leaves a root mean square of 1: its standard deviation is
@@ -58,7 +58,7 @@ def healthy_range(classes: int, hidden_size: int | None) -> tuple[float, float]:
 
 
 def band(classes: int, hidden_size: int | None, rows: int) -> tuple[float, float]:
-    """:func:`healthy_range` with what a mean over so many rows may lie beside it.
+    """Return :func:`healthy_range`, widened by the noise of a mean over so many rows.
 
     One row's loss, ``logsumexp(z) - z_y``, varies as its label's logit does.
     """
@@ -72,13 +72,13 @@ def _spread(width: int) -> float:
     return INITIALIZER_RANGE * math.sqrt(width)
 
 
-def shouting_spread(classes: int, loss: float) -> float:
-    """Standard deviation of the logits with which a fresh head would have that loss."""
+def logit_spread(classes: int, loss: float) -> float:
+    """Return the standard deviation of logits with which a fresh head would have that loss."""
     return math.sqrt(2 * max(loss - math.log(classes), 0.0))
 
 
 def share_of_peak(kind: str, warmup: int, steps: int | None) -> Callable[[int], float] | None:
-    """Share of the peak rate after k optimizer steps; None if it cannot be computed.
+    """Return the share of the peak rate by optimizer steps; None if it cannot be computed.
 
     Without ``steps`` the share is NaN after the warm-up of a schedule that decays.
     """
@@ -106,7 +106,7 @@ def share_of_peak(kind: str, warmup: int, steps: int | None) -> Callable[[int], 
 
 
 def _from_transformers(kind: str, warmup: int, steps: int | None) -> Callable[[int], float] | None:
-    """The same of a schedule that is not written out here, if transformers is installed."""
+    """Return the same for other schedules, if transformers is installed."""
     if steps is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Keys and values out of text: dict lines, JSON, tables, CSV."""
+"""Extract keys and values from text: dict lines, JSON, tables, CSV."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COLUMNS = re.compile(r"\t|\s{2,}")
 _FACT = re.compile(r'"(max_steps|global_step)"\s*:\s*(\d+)')
 
 LONGEST = 1 << 20
-"""Characters without a closing brace after which text is no longer kept: no entry is that long."""
+"""Characters without a closing brace that are kept at most: no entry is longer."""
 
 
 class Cut(Exception):
@@ -26,7 +26,7 @@ class Cut(Exception):
 
 
 def lines_of(lines: Iterator[Line]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """The entries of a log of lines, whichever of the forms each line has.
+    """Yield the entries of a log of lines, in any of the formats.
 
     Raises:
         Cut: the last line ended inside an entry.
@@ -51,7 +51,7 @@ def lines_of(lines: Iterator[Line]) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def _objects(line: str) -> Iterator[Mapping[str, Any]]:
-    """The objects in a line; of nested ones, all keys."""
+    """Yield the objects in a line; nested ones are flattened."""
     stripped = line.strip()
     if stripped.count("{") > 1 and stripped.startswith("{"):
         try:
@@ -73,12 +73,12 @@ def _flattened(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def pairs(text: str) -> dict[str, str]:
-    """Keys and values of a flat dict as Python or JSON prints it, nan and all, as written."""
+    """Return keys and values of a flat dict as Python or JSON prints it, unconverted."""
     return {key: one or two or bare for key, one, two, bare in _PAIR.findall(text)}
 
 
 def _cells(line: str, expected: int) -> list[str]:
-    """The cells of a table's row: between bars, commas, tabs, or blanks."""
+    """Split a table's row into cells at bars, commas, tabs or blanks."""
     stripped = line.strip()
     if not stripped or _RULE.fullmatch(stripped):
         return []
@@ -93,7 +93,7 @@ def _cells(line: str, expected: int) -> list[str]:
 
 
 def _is_header(cells: list[str]) -> bool:
-    """Names of columns, one of them a loss."""
+    """Return whether the cells are names of columns, one of them a loss."""
     names = [field_of(cell) for cell in cells]
     known = [name for name in names if name]
     return (
@@ -106,9 +106,9 @@ def _is_header(cells: list[str]) -> bool:
 def document(
     lines: Iterator[Line], facts: dict[str, Any]
 ) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """The flat objects in a JSON document, e.g. ``log_history``, without holding all of it.
+    """Yield the flat objects in a JSON document, e.g. ``log_history``, without holding all of it.
 
-    What ``trainer_state.json`` says about the run goes into ``facts``.
+    Settings of the run in ``trainer_state.json`` are added to ``facts``.
 
     Raises:
         Cut: the document ended in the middle.

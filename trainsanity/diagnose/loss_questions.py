@@ -1,4 +1,4 @@
-"""What a log's losses can show."""
+"""Questions about a log's losses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainsanity.diagnose.expected import (
     WIDTHS,
     band,
     healthy_range,
-    shouting_spread,
+    logit_spread,
 )
 from trainsanity.maths.factors import fitting, tell_apart
 from trainsanity.maths.tolerances import STANDARD_ERRORS
@@ -30,11 +30,11 @@ MOST_CLASSES = 1_000_000
 TAIL = 10
 """Entries whose mean is taken at the end of the log: the noise of one batch is divided by three."""
 
-Said = Iterator[Measured | Finding]
+Answer = Iterator[Measured | Finding]
 
 
-def initial(case: Case) -> Said:
-    """The first loss against that of a head that knows nothing."""
+def initial(case: Case) -> Answer:
+    """Compare the first loss with that of a head that knows nothing."""
     classes, entry = case.num_labels, _first(case)
     if classes is None:
         raise Skip(
@@ -54,7 +54,8 @@ def initial(case: Case) -> Said:
         widths = f"hidden sizes of {WIDTHS[0]} to {WIDTHS[1]}"
     why = f"log C + s^2 / 2, where s = {INITIALIZER_RANGE} sqrt(hidden size), for {widths}"
     multiple = f"{loss / floor:.1f} x log {classes} ({floor:.3f})"
-    if loss > band(classes, case.hidden_size, case.rows)[1]:
+    least, most = band(classes, case.hidden_size, case.rows)
+    if loss > most:
         names = _candidates(case, loss)
         yield Finding(
             f"the first loss, {loss:g} at {case.where(entry)}, is {multiple}; "
@@ -66,30 +67,28 @@ def initial(case: Case) -> Said:
             cause=_why_too_high(case, loss, usual, names),
             candidates=tuple(names) if _few(*_factors(case, loss)) else (),
             fix="find out which: "
-            + case.sure("TS402", "TS501", "TS502")
+            + case.rerun_command("TS402", "TS501", "TS502")
             + " recomputes the loss of step 1 from its own logits and names the factor",
         )
-    beside = ""
-    if loss > high:
-        beside = f", and a mean over {case.rows} rows may lie so far above that"
-        if not case.per_device_train_batch_size:
-            beside += " (--per-device-train-batch-size tells how many there are)"
-    elif loss < band(classes, case.hidden_size, case.rows)[0]:
-        beside = (
-            "; this is less: the head already knows something, or the loss is divided once too "
-            f"often; {case.sure('TS502')} tells which"
+    guessed = "" if case.per_device_train_batch_size else " (--per-device-train-batch-size)"
+    low_loss = ""
+    if loss < least:
+        low_loss = (
+            "; below that range the head already knows something, or the loss is divided once too "
+            f"often; {case.rerun_command('TS502')} tells which"
         )
     late = " (a mean over the steps before it)" if _is_mean(entry) else ""
     yield Measured(
-        f"the first loss, {loss:g} at {case.where(entry)}{late}, is {multiple}; "
-        f"a fresh head starts at {usual}{beside}",
+        f"the first loss, {loss:g} at {case.where(entry)}{late}, is {multiple}; a fresh head "
+        f"starts at {usual}, a mean over {case.rows} rows{guessed} between {max(least, 0.0):.2f} "
+        f"and {most:.2f}{low_loss}",
         loss,
         [round(low, 4), round(high, 4)],
     )
 
 
 def _first(case: Case) -> Entry:
-    """The first entry, if it belongs to the beginning of the run."""
+    """Return the first entry, if it belongs to the beginning of the run."""
     if not case.log.first:
         raise Skip("the log has no training loss")
     entry = next((e for e in case.log.first if math.isfinite(e.loss or 0.0)), None)
@@ -106,24 +105,24 @@ def _is_mean(entry: Entry) -> bool:
 
 
 def _factors(case: Case, loss: float) -> tuple[float, float]:
-    """The least and the greatest factor over what a fresh head's loss may be.
+    """Return the least and the greatest factor of the loss over that of a fresh head.
 
-    The mean over a few rows may be anything above zero, and then there is no greatest.
+    The greatest is infinite if a mean over so few rows may be zero.
     """
-    # What was not divided out was multiplied over as many rows more.
+    # A factor that is not divided out means that the step has as many times more rows.
     rows = case.rows if case.together else ROWS * int(loss / math.log(case.num_labels))
     low, high = band(case.num_labels, case.hidden_size, rows)
     return loss / high, loss / low if low > 0 else math.inf
 
 
 def _candidates(case: Case, loss: float) -> list[str]:
-    """The known numbers of the run that lie in between; none where nobody gave them."""
+    """Return the known numbers of the run that the factor may be; none if none are given."""
     return [] if case.together is None else fitting(*_factors(case, loss), case.facts)
 
 
 def _why_too_high(case: Case, loss: float, usual: str, names: list[str]) -> str:
-    """The candidates, and no more certainty than a log gives."""
-    spread = shouting_spread(case.num_labels, loss)
+    """Return the possible causes, with no more certainty than a log gives."""
+    spread = logit_spread(case.num_labels, loss)
     head = f"a head far too large (logits with a standard deviation of {spread:.1f})"
     least, most = _factors(case, loss)
     fits = _whole(least, most)
@@ -155,7 +154,7 @@ def _why_too_high(case: Case, loss: float, usual: str, names: list[str]) -> str:
 
 
 def _whole(least: float, most: float) -> str:
-    """The whole numbers in between, if they are few."""
+    """Return the whole numbers in between if they are few, else the range."""
     if math.isinf(most):
         return f"{least:.1f} or more"
     if not _few(least, most):
@@ -165,12 +164,12 @@ def _whole(least: float, most: float) -> str:
 
 
 def _few(least: float, most: float) -> bool:
-    """Few enough factors lie in between that meeting a number of the run is no accident."""
+    """Return whether so few factors fit that one which is a number of the run is no coincidence."""
     return math.isfinite(most) and 1 <= math.floor(most) - max(math.ceil(least), 2) + 1 <= 3
 
 
-def train_and_eval(case: Case) -> Said:
-    """Training loss against evaluation loss, which is never accumulated."""
+def train_and_eval(case: Case) -> Answer:
+    """Compare the training loss with the evaluation loss, which is never accumulated."""
     if not case.log.evals:
         raise Skip("the log has no eval_loss to compare with")
     pairs = [(t, e) for t, e in case.log.evals if t.loss and e.eval_loss and e.eval_loss > 0]
@@ -180,38 +179,38 @@ def train_and_eval(case: Case) -> Said:
         raise Skip("no eval_loss with a training loss beside it is a number")
     ratio = statistics.median(ratios)
     train, evaluation = pairs[-1]
-    told = f"training loss {train.loss:g}, eval_loss {evaluation.eval_loss:g}"
+    both = f"training loss {train.loss:g}, eval_loss {evaluation.eval_loss:g}"
     together = case.together
     low, high = min(ratios), max(ratios)
-    # A gap between two factors: below the root of the factor the ratio is nearer to 1.
+    # On a log scale, ratios below the root of the factor are nearer to 1 than to the factor.
     if together is not None and together > 1 and low > math.sqrt(together):
         yield Finding(
-            f"the training loss is {ratio:.2f} x the evaluation's ({told})",
+            f"the training loss is {ratio:.2f} x the evaluation's ({both})",
             observed=ratio,
             expected=1,
             factor=ratio,
             where=case.where(train),
             cause=f"likely accumulation x processes = {together}, which is not divided out of the "
             "training loss; evaluation does not accumulate",
-            fix=f"{case.sure('TS502')} names the factor; model.accepts_loss_kwargs = False repairs "
-            "a model whose loss ignores num_items_in_batch",
+            fix=f"{case.rerun_command('TS502')} names the factor; model.accepts_loss_kwargs = "
+            "False repairs a model whose loss ignores num_items_in_batch",
         )
     elif together is None and low >= 2 and high / low < math.sqrt(2):
         yield Finding(
-            f"the training loss stays {ratio:.2f} x the evaluation's ({told})",
+            f"the training loss stays {ratio:.2f} x the evaluation's ({both})",
             observed=ratio,
             expected=1,
             factor=ratio,
             where=case.where(train),
             cause="possibly accumulation x processes that are not divided out: evaluation does not "
             "accumulate; that is an inference, as the log does not hold them",
-            fix=f"{case.sure('TS502')} names the factor",
+            fix=f"{case.rerun_command('TS502')} names the factor",
         )
-    yield Measured(f"training loss {ratio:.2f} x the evaluation's ({told})", ratio, 1)
+    yield Measured(f"the training loss is {ratio:.2f} x the evaluation's ({both})", ratio, 1)
 
 
-def finite(case: Case) -> Said:
-    """Losses that are no numbers, as far as the Trainer lets them through."""
+def finite(case: Case) -> Answer:
+    """Count losses that are not finite, as far as the Trainer logs them."""
     log = case.log
     if not log.count:
         raise Skip("the log has no training loss")
@@ -222,25 +221,37 @@ def finite(case: Case) -> Said:
             observed=log.bad_loss.loss,
             expected="a number",
             where=case.where(log.bad_loss),
-            cause="likely a step before it: weights that are NaN stay NaN",
+            cause="likely an earlier step: weights that are NaN stay NaN",
             fix="go back to the last checkpoint before it, and look at its rows with "
-            + case.sure("TS503", "TS604"),
+            + case.rerun_command("TS503", "TS604"),
         )
     yield Measured(
         f"{log.count - log.bad_losses} of {log.count} logged losses are numbers; "
-        "logging_nan_inf_filter is on by default and hides the others, so only grad_norm shows "
-        "that there were none",
+        "logging_nan_inf_filter, on by default, replaces others before they are logged, so that "
+        "only grad_norm shows them",
         log.count - log.bad_losses,
         log.count,
     )
 
 
-def moves(case: Case) -> Said:
-    """Whether the loss moves, given how far the learning rate has come."""
+def moves(case: Case) -> Answer:
+    """Judge whether the loss moves, given how far the learning rate has come."""
     log = case.log
     if log.count < 3 or not log.losses[0] <= log.losses[1]:
         raise Skip("fewer than three losses that are numbers")
+    tail = min(TAIL, log.count // 2)
+    before, after = _mean(log.first[:tail]), _mean(list(log.last)[-tail:])
+    if not math.isfinite(before[0] + after[0]):
+        raise Skip("the losses at one end of the log are not numbers")
     where, done = case.where(log.last[-1]), case.steps_at_peak
+    path = f"the loss goes from {before[0]:.4g} to {after[0]:.4g}"
+    rate = "the peak learning rate" if case.learning_rate else "the highest rate in the log"
+    progress = "how far the learning rate has come is not known"
+    if done is not None:
+        progress = f"up to {where} the run amounts to {done:.2g} steps at {rate}"
+        if done < AT_PEAK:
+            progress += "; little movement is expected yet"
+    knows_nothing = _still_uninformed(case, after)
     if log.losses[0] == log.losses[1]:
         yield Finding(
             f"the loss is {log.losses[0]:g} in all {log.count} entries",
@@ -249,34 +260,23 @@ def moves(case: Case) -> Said:
             where=where,
             cause="logits that do not depend on the rows, a constant in compute_loss, or a loss "
             "that is NaN and hidden by logging_nan_inf_filter",
-            fix=f"{case.sure('TS403', 'TS503', 'TS605', 'TS7')} tells which",
+            fix=f"{case.rerun_command('TS403', 'TS503', 'TS605', 'TS7')} tells which",
         )
-        return
-    tail = min(TAIL, log.count // 2)
-    before, after = _mean(log.first[:tail]), _mean(list(log.last)[-tail:])
-    told = f"the loss goes from {before[0]:.4g} to {after[0]:.4g}"
-    if done is None:
-        yield Measured(f"{told}; how far the learning rate has come is not known", after[0])
-        return
-    rate = "the peak learning rate" if case.learning_rate else "the highest rate in the log"
-    so_far = f"up to {where} the run amounts to {done:.2g} steps at {rate}"
-    knows_nothing = _still_uninformed(case, after)
-    if done >= AT_PEAK and knows_nothing is not None:
+    elif done is not None and done >= AT_PEAK and knows_nothing is not None:
         yield Finding(
-            f"{told}, still that of a head that knows nothing, although {so_far}",
+            f"{path}, still that of a head that knows nothing, although {progress}",
             observed=after[0],
             expected=f"below log {case.num_labels} = {knows_nothing:.4g}",
             where=where,
             cause="weights that do not move (frozen, not in the optimizer, or bfloat16 at this "
             "rate), labels that say nothing, or a rate that is far too high",
-            fix=f"{case.sure('TS605', 'TS7')} tells whether the weights move",
+            fix=f"{case.rerun_command('TS605', 'TS7')} tells whether the weights move",
         )
-    early = "; little movement is expected yet" if done < AT_PEAK else ""
-    yield Measured(f"{told}; {so_far}{early}", after[0])
+    yield Measured(f"{path}; {progress}", after[0], knows_nothing)
 
 
 def _still_uninformed(case: Case, after: tuple[float, float]) -> float | None:
-    """The value log C if the loss is not below it by more than noise, and on its scale at all."""
+    """Return log C if the loss is within the noise of it or somewhat above; else None."""
     classes, log = case.num_labels, case.log
     if not classes or classes < 2 or log.count < 2 * TAIL:
         return None
@@ -287,7 +287,7 @@ def _still_uninformed(case: Case, after: tuple[float, float]) -> float | None:
 
 
 def _mean(entries: list[Entry]) -> tuple[float, float]:
-    """Mean and standard error of the finite losses."""
+    """Return mean and standard error of the finite losses."""
     losses = [e.loss for e in entries if e.loss is not None and math.isfinite(e.loss)]
     if not losses:
         return math.nan, math.nan

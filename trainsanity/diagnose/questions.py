@@ -1,6 +1,7 @@
-"""The questions that a log is asked, and the report of the answers.
+"""Judge a log by the questions of checks, and report the answers.
 
-Each is the question of a check, which computes what a log can only suggest, and goes by its code.
+Each question has the code of the check that computes what a log can only suggest.  Like a check it
+yields exactly one ``Measured``.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ QUESTIONS: dict[str, Question] = {
 
 
 def ask(case: Case) -> Report:
-    """All questions, in stage order."""
+    """Answer all questions; return the report, in stage order."""
     start = time.perf_counter()
     results = [answer(name, question, case) for name, question in QUESTIONS.items()]
     return Report(
@@ -46,8 +47,8 @@ def ask(case: Case) -> Report:
 
 
 def answer(name: str, question: Question, case: Case) -> Result:
-    """What the question finds, as the result of the check of that name."""
-    # A log is no proof of innocence.
+    """Answer a question; return the result under the name of its check."""
+    # A log can suggest a cause, never exclude one.
     check = replace(registry().get(name), rules_out=None)
     try:
         return Result.of(check, case.log.name, question(case))

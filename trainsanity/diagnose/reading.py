@@ -1,4 +1,4 @@
-"""Where a log comes from: a file, a folder of checkpoints, event files, or stdin."""
+"""Read a log from a file, a folder of checkpoints, event files, or stdin."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ACCEPTED = (
     "step, loss, grad_norm, learning_rate"
 )
 PIECE = 1 << 16
-"""Characters read at once; a line that never ends is read in such pieces."""
+"""Characters read at once; longer lines are read in pieces."""
 
 _OTHERS = {
     "Keras": re.compile(r"Epoch \d+/\d+|- loss: [\d.]+"),
@@ -35,10 +35,10 @@ _OTHERS = {
 
 
 def read(target: str) -> Log:
-    """The log that ``target`` names; ``-`` is stdin.
+    """Read the log that ``target`` names; ``-`` is stdin.
 
     Raises:
-        UsageError: there is nothing there that could be read as a log.
+        UsageError: it does not exist or cannot be read as a log.
     """
     if target == "-" and sys.stdin is None:
         raise UsageError(f"stdin is closed; {ACCEPTED}")
@@ -93,7 +93,7 @@ def _checkpoint(state: Path) -> int:
 
 
 def _labels(folder: Path) -> dict[str, Any]:
-    """The number of classes from the checkpoint's own config; nothing for other tasks."""
+    """Return the number of classes in the checkpoint's config; nothing for other tasks."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -132,10 +132,10 @@ def _text(log: Log, stream: BinaryIO) -> Log:
 
 
 def _encoding(stream: BinaryIO) -> str:
-    """What the first bytes say; PowerShell writes UTF-16.
+    """Return the encoding that the first bytes show; PowerShell writes UTF-16.
 
     Raises:
-        UsageError: it is no text.
+        UsageError: the file is binary.
     """
     peek = getattr(stream, "peek", None)
     start = bytes(peek(4096)[:4096]) if peek else b""
@@ -147,7 +147,7 @@ def _encoding(stream: BinaryIO) -> str:
 
 
 def _pieces(text: io.TextIOWrapper) -> Iterator[Line]:
-    """Lines with their numbers; the pieces of an endless one share a number."""
+    """Yield lines with their numbers; the pieces of a long line share a number."""
     number, whole = 1, True
     while piece := text.readline(PIECE):
         yield number, piece
@@ -156,7 +156,7 @@ def _pieces(text: io.TextIOWrapper) -> Iterator[Line]:
 
 
 def _sampled(lines: Iterator[Line], sample: list[str]) -> Iterator[Line]:
-    """The lines, of which the first that say anything are kept to name what they are."""
+    """Yield the lines, and keep the first ones that are not blank as a sample."""
     for number, line in lines:
         if len(sample) < 50 and line.strip():
             sample.append(line[:500])
@@ -164,7 +164,7 @@ def _sampled(lines: Iterator[Line], sample: list[str]) -> Iterator[Line]:
 
 
 def _entries(lines: Iterator[Line], log: Log) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Places and values: a JSON document over several lines, or a log of lines."""
+    """Yield places and values of a JSON document over several lines, or of a log of lines."""
     first = next(((n, line) for n, line in lines if line.strip()), None)
     if first is None:
         return
@@ -177,12 +177,12 @@ def _entries(lines: Iterator[Line], log: Log) -> Iterator[tuple[str, Mapping[str
 
 
 def _is_flat(start: str) -> bool:
-    """A line of its own that is not the beginning of a document, e.g. ``[rank0] {'loss': ...}``."""
+    """Return whether the line is no beginning of a document, e.g. ``[rank0] {'loss': ...}``."""
     return re.match(r"[\[{]\s*$|[\[{]\s*[\[{\"]", start) is None
 
 
 def _nothing(name: str, sample: list[str], cut: bool) -> str:
-    """The sentence on a log without an entry."""
+    """Return the error message for a log without an entry."""
     if not sample:
         return f"{name} is empty: nothing was logged, or the output went elsewhere; {ACCEPTED}"
     if cut:
@@ -198,14 +198,14 @@ def _nothing(name: str, sample: list[str], cut: bool) -> str:
             f"{name} has no logged loss, only the Trainer's summary ({SUMMARY}), whose train_loss "
             "is a mean over the whole run; logging_strategy='steps' logs the others"
         )
-    for framework, looks in _OTHERS.items():
-        if looks.search(text):
+    for framework, pattern in _OTHERS.items():
+        if pattern.search(text):
             return f"{name} looks like a log of {framework}, which is not read; {ACCEPTED}"
     return f"{name} has no entry with a loss; {ACCEPTED}"
 
 
 def _events(log: Log, paths: list[Path]) -> Log:
-    """TensorBoard's scalars, step by step."""
+    """Read TensorBoard's scalars, step by step."""
     try:
         loading = import_module("tensorboard.backend.event_processing.event_file_loader")
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""What a log's gradient norms and learning rates can show."""
+"""Questions about a log's gradient norms and learning rates."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from trainsanity.diagnose.case import Case
 from trainsanity.diagnose.entries import Entry
 from trainsanity.types import Finding, Measured, Skip
 
-Said = Iterator[Measured | Finding]
+Answer = Iterator[Measured | Finding]
 Share = Callable[[int], float]
 
 ROUNDING = 1e-9
 """Both rates are the same few double-precision operations; this allows a thousand roundings."""
 
 
-def clipping(case: Case) -> Said:
-    """How much of the gradient clipping leaves."""
+def clipping(case: Case) -> Answer:
+    """Compute how much of the gradient clipping keeps."""
     low, high = _norms(case)
     if not case.clip:
         raise Skip("max_grad_norm is 0: nothing is clipped")
@@ -35,8 +35,8 @@ def clipping(case: Case) -> Said:
     )
 
 
-def finite(case: Case) -> Said:
-    """Gradient norms that are no numbers."""
+def finite(case: Case) -> Answer:
+    """Count gradient norms that are not finite."""
     log = case.log
     if not log.norm_count:
         raise Skip("the log has no grad_norm")
@@ -58,7 +58,7 @@ def finite(case: Case) -> Said:
             )
             + "; with fp16 a few infinite norms are the loss scaler at work",
             fix="go back to the last checkpoint before it; logging_nan_inf_filter=False shows the "
-            f"loss, {case.sure('TS503', 'TS604')} looks at step 1",
+            f"loss, {case.rerun_command('TS503', 'TS604')} judges step 1",
         )
     yield Measured(
         f"{log.norm_count - log.bad_norms} of {log.norm_count} gradient norms are numbers",
@@ -67,8 +67,8 @@ def finite(case: Case) -> Said:
     )
 
 
-def reaches(case: Case) -> Said:
-    """Gradient norms that are zero."""
+def reaches(case: Case) -> Answer:
+    """Count gradient norms that are zero."""
     low, high = _norms(case)
     log = case.log
     if log.zero_norms:
@@ -82,9 +82,14 @@ def reaches(case: Case) -> Said:
             "checkpointing over frozen inputs"
             if every
             else "batches with nothing to learn from (all labels -100), or a loss of exactly 0",
-            fix=f"{case.sure('TS605')} names the parameters without a gradient",
+            fix=f"{case.rerun_command('TS605')} names the parameters without a gradient",
         )
-    yield Measured(f"{log.norm_count} gradient norms of {_between(low, high)}", [low, high])
+    yield Measured(
+        f"{log.zero_norms} of {log.norm_count} gradient norms are 0; finite ones are "
+        f"{_between(low, high)}",
+        log.zero_norms,
+        0,
+    )
 
 
 def _between(low: float, high: float) -> str:
@@ -92,6 +97,7 @@ def _between(low: float, high: float) -> str:
 
 
 def _norms(case: Case) -> tuple[float, float]:
+    """Return the lowest and the highest finite gradient norm."""
     if not case.log.norm_count:
         raise Skip("the log has no grad_norm")
     if not case.log.norms[0] <= case.log.norms[1]:
@@ -99,13 +105,16 @@ def _norms(case: Case) -> tuple[float, float]:
     return case.log.norms
 
 
-def peak(case: Case) -> Said:
-    """Where the run stands between zero and the peak of its learning rate."""
+def peak(case: Case) -> Answer:
+    """Compute which share of its peak the learning rate has reached."""
     rates = [e for e in case.log.kept if e.learning_rate is not None]
-    asked, warmup, steps = case.learning_rate, case.warmup, case.max_steps
-    if asked and warmup is not None and steps is not None and warmup >= steps:
+    given, warmup, steps = case.learning_rate, case.warmup, case.max_steps
+    planned = given and warmup is not None and steps is not None
+    if not rates and not planned:
+        raise Skip("the log has no learning_rate")
+    if given and warmup is not None and steps is not None and warmup >= steps:
         yield Finding(
-            f"the run of {steps} steps never reaches learning_rate {asked:g}: "
+            f"the run of {steps} steps never reaches learning_rate {given:g}: "
             f"its warm-up takes {warmup} steps",
             observed=steps,
             expected=f"more than {warmup} steps",
@@ -114,55 +123,63 @@ def peak(case: Case) -> Said:
             fix="lower warmup_steps below the number of optimizer steps",
         )
     if not rates:
-        raise Skip("the log has no learning_rate")
+        yield Measured(
+            f"the run has {steps} steps and {warmup} of warm-up; its log has no learning_rate",
+            steps,
+            f"more than {warmup} steps",
+        )
+        return
     highest = max(rates, key=lambda e: e.learning_rate or 0.0)
     top, last = highest.learning_rate or 0.0, rates[-1]
     if top == 0 and len(rates) > 1:
         yield Finding(
             f"the learning rate is 0 in all {len(rates)} entries: nothing moves",
             observed=0.0,
-            expected=asked or "above 0",
-            cause="a scheduler that ended, or was built for another number of steps",
-            fix=case.sure("TS801", "TS802") + " compares it with its arguments",
+            expected=given or "above 0",
+            cause="likely a scheduler that ended, or was built for another number of steps",
+            fix=case.rerun_command("TS801", "TS802") + " compares it with its arguments",
         )
-    if not asked:
-        yield Measured(f"the highest rate is {top:g}, at {case.where(highest)}; --learning-rate tells "
-                   "what share of the peak that is", top)  # fmt: skip
+    if not given:
+        yield Measured(
+            f"the highest rate is {top:g}, at {case.where(highest)}; --learning-rate tells what "
+            "share of the peak that is",
+            top,
+        )
         return
-    if top > asked * (1 + ROUNDING) + highest.rate_unit:
+    if top > given * (1 + ROUNDING) + highest.rate_unit:
         yield Finding(
-            f"the learning rate reaches {top:g} at {case.where(highest)}, above the peak {asked:g}",
+            f"the learning rate reaches {top:g} at {case.where(highest)}, above the peak {given:g}",
             observed=top,
-            expected=asked,
-            factor=top / asked,
+            expected=given,
+            factor=top / given,
             where=case.where(highest),
             cause="another learning_rate than the one given here, or a scheduler that adds to it",
-            fix=case.sure("TS801", "TS802") + " compares it with its arguments",
+            fix=case.rerun_command("TS801", "TS802") + " compares it with its arguments",
         )
     comes = f"; the warm-up ends at step {warmup}" if warmup else ""
-    share = (last.learning_rate or 0.0) / asked
-    yield Measured(f"{case.where(last)} is at {share:.2%} of the peak {asked:g}{comes}", share)
+    share = (last.learning_rate or 0.0) / given
+    yield Measured(f"{case.where(last)} is at {share:.2%} of the peak {given:g}{comes}", share)
 
 
-def follows(case: Case) -> Said:
-    """The logged rates against the schedule.
+def follows(case: Case) -> Answer:
+    """Compare the logged rates with the schedule.
 
     A log may hold the rate before step k or after it, so anything from share(k - 1) to share(k)
     is right, give or take one unit in the last digit, by which logs are rounded or cut.
     """
-    asked, share = case.learning_rate, case.share
+    peak_rate, share = case.learning_rate, case.share
     rates = [e for e in case.log.kept if e.learning_rate is not None and e.step is not None]
     if not any(e.learning_rate is not None for e in case.log.kept):
         raise Skip("the log has no learning_rate")
     if not rates:
         raise Skip("the log has no step numbers to compute a rate for")
-    if not asked or share is None:
-        missing = ("--learning-rate", asked), ("--warmup-steps", case.warmup)
+    if not peak_rate or share is None:
+        missing = ("--learning-rate", peak_rate), ("--warmup-steps", case.warmup)
         names = [name for name, value in missing if not value and value != 0]
         raise Skip(f"{' and '.join(names) or 'more'} needed to compute the schedule")
     judged, wrong = 0, []
     for entry in rates:
-        allowed = _allowed(entry, asked, share)
+        allowed = _allowed(entry, peak_rate, share)
         if allowed is None:
             continue
         judged += 1
@@ -182,29 +199,29 @@ def follows(case: Case) -> Said:
             factor=rate / nearest if nearest else None,
             where=case.where(entry),
             cause=_other_pace(case, wrong[0], share),
-            fix=case.sure("TS801", "TS802")
+            fix=case.rerun_command("TS801", "TS802")
             + " compares the run's own scheduler with its arguments",
         )
     yield Measured(
         f"{judged - len(wrong)} of {judged} learning rates are those of a {case.schedule_type} "
-        f"schedule with {case.warmup} warm-up steps to {asked:g}",
+        f"schedule with {case.warmup} warm-up steps to {peak_rate:g}",
         judged - len(wrong),
         judged,
     )
 
 
-def _allowed(entry: Entry, asked: float, share: Share) -> tuple[float, float] | None:
-    """The least and the highest rate that the entry may show; None where that is not known."""
+def _allowed(entry: Entry, peak_rate: float, share: Share) -> tuple[float, float] | None:
+    """Return the lowest and the highest rate that the entry may show; None if not known."""
     assert entry.step is not None
-    ends = [asked * share(max(k, 0)) for k in (entry.step - 1, entry.step)]
+    ends = [peak_rate * share(max(k, 0)) for k in (entry.step - 1, entry.step)]
     if not all(map(math.isfinite, ends)):
         return None
-    slack = entry.rate_unit + asked * ROUNDING
+    slack = entry.rate_unit + peak_rate * ROUNDING
     return min(ends) - slack, max(ends) + slack
 
 
 def _other_pace(case: Case, wrong: tuple[Entry, float, float], share: Share) -> str:
-    """Whether the scheduler is stepped by processes or micro-batches instead of once."""
+    """Return the cause: a scheduler stepped per process or micro-batch, or another one."""
     entry, rate, _ = wrong
     assert entry.step is not None
     paces = {

@@ -1,4 +1,4 @@
-"""What the results mean together: where it broke first, what that explains, who is innocent."""
+"""Read results together: where it broke first, what that explains, which suspects are ruled out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from trainsanity.types import Check, Finding, Result, Status
+from trainsanity.types import Check, Finding, Result, Severity, Status
 
 SAME_FACTOR = 0.02
 """How much of a deviation, on a log scale, may stay unexplained for two factors to count as one.
@@ -20,11 +20,11 @@ class Diagnosis:
     """The reading of a report.
 
     Attributes:
-        first_broken_stage: the earliest stage with a failure that nobody accepted, or None.
+        first_broken_stage: the earliest stage with a failure that is not accepted, or None.
         finding: the first finding there.
         result: the result that it belongs to.
         explained: results that the first failure accounts for.
-        ruled_out: suspect to the sentences, with numbers, that clear it.
+        ruled_out: suspect to the sentences, with numbers, that rule it out.
         confidence: how sure the cause is, in words; empty if nothing is broken.
     """
 
@@ -37,11 +37,17 @@ class Diagnosis:
 
 
 def explained_by(failed: Result, earlier: Iterable[Result]) -> Result | None:
-    """The earlier failure that shows the same factor in every finding of ``failed``."""
+    """Return the earlier failure that shows the same factor in every failure of ``failed``.
+
+    A warning explains nothing, also where it is accepted.
+    """
     for other in earlier:
         if other.status not in (Status.FAIL, Status.XFAIL) or other.factor is None:
             continue
-        if all(_same(finding.factor, other.factor) for finding in failed.findings):
+        if other.findings[0].severity is Severity.WARNING:
+            continue
+        failures = [f for f in failed.findings if f.severity is Severity.FAILURE]
+        if all(_same(finding.factor, other.factor) for finding in failures):
             return other
     return None
 
@@ -61,10 +67,10 @@ def diagnose(
     """Read the results in stage order.
 
     Args:
-        results: of the checks that were asked for.
-        unasked: the other checks; a suspect that one of them speaks for is not cleared.
-        of_a_log: all that was seen of the run is its log, which shows that something is wrong
-            and never proves why.
+        results: of the checks that were selected.
+        unasked: the other checks; a suspect that one of them would rule out is not ruled out.
+        of_a_log: only the run's log was seen, which shows that something is wrong and never
+            proves why.
     """
     failures = sorted((r for r in results if r.status is Status.FAIL), key=lambda r: r.check.order)
     first = failures[0] if failures else None
@@ -80,7 +86,7 @@ def diagnose(
 
 
 def _confidence(finding: Finding, explained: Iterable[Result], of_a_log: bool) -> str:
-    """How sure the cause is: that it is broken was measured, why it is was concluded."""
+    """Return how sure the cause is; that something is broken was measured, why was concluded."""
     names = finding.candidates
     if len(names) > 1:
         return f"open between {len(names)} that fit equally well"
@@ -105,13 +111,13 @@ def _confidence(finding: Finding, explained: Iterable[Result], of_a_log: bool) -
 def _ruled_out(
     results: Sequence[Result], undecided: Collection[str | None]
 ) -> dict[str, tuple[str, ...]]:
-    """A suspect is cleared when every check that speaks for it passed."""
-    spoken: dict[str, list[Result]] = {}
+    """Return the suspects of which every check that can rule them out passed."""
+    by_suspect: dict[str, list[Result]] = {}
     for result in results:
         if result.check.rules_out:
-            spoken.setdefault(result.check.rules_out, []).append(result)
+            by_suspect.setdefault(result.check.rules_out, []).append(result)
     return {
         suspect: tuple(r.message for r in about)
-        for suspect, about in spoken.items()
+        for suspect, about in by_suspect.items()
         if suspect not in undecided and all(r.status is Status.PASS for r in about)
     }

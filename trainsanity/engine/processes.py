@@ -26,6 +26,7 @@ WORST_FIRST = (
     Status.XPASS,
     Status.BLOCKED,
     Status.XFAIL,
+    Status.WARNING,
     Status.ABSTAIN,
     Status.SKIP,
     Status.PASS,

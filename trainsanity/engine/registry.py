@@ -30,8 +30,8 @@ class Registry:
         """Take in one check.
 
         Raises:
-            UsageError: the code or name is malformed, taken or reserved, or the cost is less
-                than that of a measurement it asks for.
+            UsageError: the code or name is malformed, taken or reserved, what it judges is
+                unknown, or the cost is less than that of a measurement it asks for.
         """
         measurements = catalogue()
         if not _CODE.fullmatch(check.code):
@@ -48,18 +48,23 @@ class Registry:
                     f"check {check.code} {check.name} is registered twice: "
                     f"{other.code} {other.name} has that code or name"
                 )
-        for look in check.inputs:
-            if look == "pipeline":
+        if check.judges not in (None, *Judges):
+            raise UsageError(
+                f"check {check.code} judges {check.judges!r}: give {' or '.join(Judges)}, or leave "
+                "it out"
+            )
+        for name in check.inputs:
+            if name == "pipeline":
                 continue
-            if look not in measurements:
+            if name not in measurements:
                 raise UsageError(
-                    f"check {check.code} asks for {look!r}; there is no such measurement, "
+                    f"check {check.code} asks for {name!r}; there is no such measurement, "
                     f"only {', '.join(sorted(measurements))}"
                 )
-            if measurements[look].total_cost > check.cost:
+            if measurements[name].total_cost > check.cost:
                 raise UsageError(
                     f"check {check.code} says it costs {check.cost.name}, "
-                    f"but its measurement {look!r} costs {measurements[look].total_cost.name}"
+                    f"but its measurement {name!r} costs {measurements[name].total_cost.name}"
                 )
         self._checks[check.name] = check
         return check

@@ -15,6 +15,25 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Policy:
+    """What the user wants to count as a failure, or as incomplete.
+
+    Attributes:
+        strict: a skipped, blocked or abstaining check makes the run incomplete, and warnings count
+            as failures.
+        warnings_as_errors: warnings count as failures.
+    """
+
+    strict: bool = False
+    warnings_as_errors: bool = False
+
+    @property
+    def warnings_fail(self) -> bool:
+        """Whether a warning counts as a failure."""
+        return self.strict or self.warnings_as_errors
+
+
+@dataclass(frozen=True)
 class Report:
     """The results of one run, with what they mean."""
 
@@ -34,58 +53,66 @@ class Report:
     """As in ``Pipeline``."""
     of_a_log: bool = False
     """Nothing but the log of the run was seen."""
+    policy: Policy = Policy()
+    """What counts as a failure."""
 
     @property
     def ran(self) -> int:
-        """Checks that reached a verdict."""
+        """Number of checks that reached a verdict."""
         return sum(result.status in RAN for result in self.results)
 
     @property
     def diagnosis(self) -> Diagnosis:
-        """First broken stage, its finding, what is ruled out."""
+        """Return the first broken stage, its finding, and what is ruled out."""
         return diagnose(self.results, self.unasked, of_a_log=self.of_a_log)
 
     def counts(self) -> dict[str, int]:
-        """Number of results by status, all statuses named."""
+        """Return the number of results by status, with all statuses."""
         return {str(s): sum(r.status is s for r in self.results) for s in Status}
 
     @property
     def not_judged(self) -> tuple[Judges, ...]:
         """What checks of the training step were to hold against computed values and did not.
 
-        Empty if one of them reached a verdict, or if no more was selected than checks that take no
-        step: who asks for less than a step is not told that the step was not judged.
+        Empty if one of them reached a verdict, or if no check was selected that takes a step and
+        judges it: a call that asks for less than a step is complete without.  A log holds no
+        computed values, and its own headline says how far its questions go.
         """
-        judging = [result for result in self.results if result.check.judges is not None]
+        judging = [] if self.of_a_log else self.judging
         if not any(result.check.cost >= Cost.STEP for result in judging):
             return ()
         if any(result.status in RAN for result in judging):
             return ()
-        return tuple(kind for kind in Judges if any(r.check.judges is kind for r in judging))
+        return tuple(kind for kind in Judges if any(r.check.judges == kind for r in judging))
 
-    def exit_code(self, *, strict: bool = False, warnings_as_errors: bool = False) -> ExitCode:
-        """Return 0 if all that ran passed or failed as expected, 1 for a failure, 3 if incomplete.
+    @property
+    def judging(self) -> list[Result]:
+        """Results of the checks that hold a loss or a gradient against a computed value."""
+        return [result for result in self.results if result.check.judges is not None]
 
-        Args:
-            strict: a skipped, blocked or abstaining check makes the run incomplete, and warnings
-                count as failures.
-            warnings_as_errors: warnings count as failures.
-        """
+    def exit_code(self) -> ExitCode:
+        """Return the exit code of a run that ends with this report."""
         statuses = {result.status for result in self.results}
         failures = {Status.FAIL, Status.XPASS}
-        if strict or warnings_as_errors:
+        if self.policy.warnings_fail:
             failures |= {Status.WARNING}
         if statuses & failures:
             return ExitCode.FAILED
         incomplete = {Status.ERROR}
-        if strict:
+        if self.policy.strict:
             incomplete |= {Status.SKIP, Status.BLOCKED, Status.ABSTAIN}
-        # What is blocked by a check that was not asked for must not end green.
+        # What is blocked by a check that was not selected must not end green.
         if statuses & incomplete or not self.ran or self._blocked_alone() or self.not_judged:
             return ExitCode.INCOMPLETE
         return ExitCode.OK
 
+    @property
+    def good(self) -> bool:
+        """Whether a run that ends with this report ends with success."""
+        return self.exit_code() is ExitCode.OK
+
     def _blocked_alone(self) -> bool:
+        """Whether a check is blocked by one that was not selected."""
         names = {result.check.name for result in self.results}
         return any(
             result.status is Status.BLOCKED and result.blocked_by not in names

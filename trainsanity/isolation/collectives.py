@@ -1,27 +1,24 @@
-"""Talk between the processes of one run, started by torchrun or accelerate.
+"""Exchange values between the processes of one run, started by torchrun or accelerate.
 
-Alone, every function here returns what it was given.
+In a single process every function returns what it was given.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar, cast
-
-if TYPE_CHECKING:
-    pass
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
 
 def rank() -> int:
-    """This process's number among those that torchrun started; 0 for one alone."""
+    """Return this process's rank, as torchrun set it; 0 for a single process."""
     return int(os.environ.get("RANK") or 0)
 
 
 def all_gather(value: T) -> list[T]:
-    """What all processes have under this name, by process.  All of them have to ask."""
+    """Return every process's value, by rank.  All processes have to call it."""
     from torch import distributed
 
     if not (distributed.is_available() and distributed.is_initialized()):
@@ -32,7 +29,7 @@ def all_gather(value: T) -> list[T]:
 
 
 def broadcast_from_zero(value: T) -> T:
-    """What the first process has under this name.  All of them have to ask."""
+    """Return rank 0's value.  All processes have to call it."""
     from torch import distributed
 
     if not (distributed.is_available() and distributed.is_initialized()):
@@ -42,12 +39,12 @@ def broadcast_from_zero(value: T) -> T:
     return cast("T", values[0])
 
 
-def on_rank_zero(look: Callable[[], T]) -> T:
-    """What the first process's look returns or raises, on all processes; the others only wait."""
+def on_rank_zero(compute: Callable[[], T]) -> T:
+    """Call ``compute`` on rank 0 only; return what it returned, or raise it, on all processes."""
     outcome: Any = None
     if rank() == 0:
         try:
-            outcome = look()
+            outcome = compute()
         except Exception as error:
             outcome = error
     outcome = broadcast_from_zero(outcome)

@@ -1,42 +1,42 @@
-"""Prove that a measurement left the pipeline as it was."""
+"""Verify that a measurement left the pipeline as it was."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.isolation.hashing import Known, hashes
-from trainsanity.isolation.snapshot import (
-    _backend_settings,
-    _optimizer,
-    _optimizer_tensors,
-    _tokenizers,
+from trainsanity.isolation.parts import (
+    backend_settings,
     configs,
+    optimizer_and_scheduler,
+    optimizer_tensors,
+    tokenizers,
     working_directory,
 )
+from trainsanity.isolation.random_states import random_hashes
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
 
 class StateChanged(RuntimeError):
-    """A look left the pipeline other than it was."""
+    """A measurement changed the pipeline."""
 
 
 @contextlib.contextmanager
 def guarded(pipeline: Pipeline, who: str, known: Known) -> Iterator[None]:
-    """Compare fingerprints around a look, also around one that raises.
+    """Compare the pipeline's fingerprints before and after the block, also if it raises.
 
     Raises:
-        StateChanged: something differs afterwards; the text names what.  To Ctrl-C and the like,
-            which have to get through, the sentence is added as a note.
+        StateChanged: they differ; the text names what.  Ctrl-C and the like pass through, with
+            that sentence as a note.
     """
-    # The weights need not be read twice between two looks, where nothing but us runs; what a look
-    # itself did to them is read in full, since ``.data`` is written to without being counted.
+    # Only our own code runs between two measurements, so the hashes after one serve as those before
+    # the next.  After a measurement all are computed, because writing to ``.data`` is not counted.
     before = fingerprint(pipeline, known)
     try:
         yield
@@ -59,37 +59,30 @@ def _changed(pipeline: Pipeline, before: dict[str, Any], who: str, known: Known)
 
 
 def fingerprint(pipeline: Pipeline, known: Known | None = None) -> dict[str, Any]:
-    """What must be equal before and after a look, by name; tensors as hashes of their bits.
+    """Return what must be equal before and after a measurement, by name; tensors as hashes.
 
     Args:
-        pipeline: what is looked at.
+        pipeline: what is fingerprinted.
         known: hashes that need not be computed again, see :func:`hashes`.
     """
-    import numpy
-    import torch
-
     model, trainer = pipeline.model, pipeline.trainer
     # A walk through a large model takes milliseconds, and there are two for each look.
-    parameters = [*model.parameters()]
+    named = dict(model.named_parameters())
+    parameters = [*named.values()]
+    # By name: a parametrisation that is taken off again puts its parameter last.
     prints: dict[str, Any] = {
-        "weights": hashes(parameters, known),
+        "weights": dict(zip(named, hashes(parameters, known), strict=True)),
         "buffers": hashes(model.buffers(), known),
-        "gradients": hashes((p.grad for p in parameters), known),
+        "gradients": dict(zip(named, hashes((p.grad for p in parameters), known), strict=True)),
         "train/eval flags": [m.training for m in model.modules()],
-        "frozen parameters": [p.requires_grad for p in parameters],
+        "frozen parameters": {name: p.requires_grad for name, p in named.items()},
         "config": [repr(sorted(vars(c).items(), key=lambda kv: kv[0])) for c in configs(pipeline)],
-        "python random state": hash(random.getstate()),
-        "numpy random state": _words(numpy.random.get_state()),
-        "torch random state": torch.get_rng_state().numpy().tobytes(),
+        **{f"{name} random state": state for name, state in random_hashes().items()},
         "working directory": working_directory(),
         "environment variables": dict(os.environ),
     }
-    if torch.cuda.is_initialized():
-        prints["cuda random state"] = [
-            state.numpy().tobytes() for state in torch.cuda.get_rng_state_all()
-        ]
-    optimizer, scheduler = _optimizer(pipeline)
-    prints["optimizer"] = hashes(_optimizer_tensors(optimizer), known)
+    optimizer, scheduler = optimizer_and_scheduler(pipeline)
+    prints["optimizer"] = hashes(optimizer_tensors(optimizer), known)
     prints["optimizer's groups"] = [
         {name: value for name, value in group.items() if name != "params"}
         for group in getattr(optimizer, "param_groups", ())
@@ -103,25 +96,19 @@ def fingerprint(pipeline: Pipeline, known: Known | None = None) -> dict[str, Any
         prints["callbacks"] = [id(c) for c in trainer.callback_handler.callbacks]
     prints["tokenizer"] = [
         (getattr(one, "padding_side", None), getattr(one, "special_tokens_map", None),
-         _backend_settings(one))
-        for one in _tokenizers(pipeline)
+         backend_settings(one))
+        for one in tokenizers(pipeline)
     ]  # fmt: skip
     return prints
 
 
 def _files(output_dir: str | None) -> list[Any]:
-    """What lies in the folder, by name, with size and time of the last change."""
+    """List the files in the output folder with size and time of the last change."""
     here = Path(working_directory() or "/")
     folder = here / (output_dir or "tmp_trainer")
-    # A folder that the whole project lies in is everybody's: logs and caches appear by themselves.
+    # Other programs write logs and caches into a folder that holds the whole project.
     if not folder.is_dir() or folder.resolve() in (here, *here.parents):
         return [folder.is_dir()]
     with os.scandir(folder) as entries:
         listed = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
-    return sorted((name, told.st_size, told.st_mtime_ns) for name, told in listed)
-
-
-def _words(numpy_state: Any) -> tuple[Any, ...]:
-    """Kind, key, position in it, and the normal number that is kept for the next draw."""
-    kind, key, *rest = numpy_state
-    return (kind, key.tobytes(), *rest)
+    return sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in listed)

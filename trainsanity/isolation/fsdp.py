@@ -1,4 +1,4 @@
-"""Models that several processes hold in parts, and the copy that is sharded in their place."""
+"""Models that FSDP shards, and the copy that is sharded in their place."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def fsdp(pipeline: Pipeline) -> bool:
-    """Whether the Trainer shards the model when it begins to train or to evaluate."""
+    """Return whether the Trainer shards the model when it begins to train or to evaluate."""
     return bool(getattr(pipeline.trainer, "is_fsdp_enabled", False))
 
 
 def beside_model(pipeline: Pipeline, inputs: Any) -> Any:
-    """A batch where the model is: the Trainer leaves one that it will shard in host memory."""
+    """Return the batch on the model's device: a model to be sharded waits on the CPU."""
     if not fsdp(pipeline) or not isinstance(inputs, Mapping):
         return inputs
     return {
@@ -30,20 +30,20 @@ def beside_model(pipeline: Pipeline, inputs: Any) -> Any:
 
 
 def refuse_sharded(pipeline: Pipeline) -> None:
-    """For runs that read and write the weights as they go.
+    """Refuse to run steps on a model that training shards.
 
     Raises:
-        Skip: they would be those of a sharded model.
+        Skip: FSDP is enabled: the weights that the run would read and write are parts.
     """
     if fsdp(pipeline):
         raise Skip("FSDP2 shards the model when it trains: judged without it, in one process")
 
 
 def complete(trainer: Any) -> None:
-    """Give every process the weights that the first one alone has read.
+    """Broadcast the weights from rank 0 to all processes.
 
-    With ``cpu_ram_efficient_loading`` the others hold memory that nobody wrote to, until they are
-    sent their parts when training begins.
+    With ``cpu_ram_efficient_loading`` only rank 0 reads the checkpoint; the other processes hold
+    uninitialised memory until training begins.
     """
     plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
     if not getattr(plugin, "cpu_ram_efficient_loading", False) or trainer.args.world_size < 2:
@@ -58,9 +58,9 @@ def complete(trainer: Any) -> None:
 
 @contextmanager
 def training_copy(pipeline: Pipeline) -> Iterator[Pipeline]:
-    """The pipeline to call ``train()`` on: itself, unless that would shard its model.
+    """Yield the pipeline to call ``train()`` on: itself, or under FSDP2 one with a copied model.
 
-    FSDP2 puts other parameters and classes into the model for good, so a copy is given to it.
+    FSDP2 replaces the model's parameters and classes for good.
 
     Raises:
         Skip: FSDP1, whose flat parameters have no names, or an optimizer that knows the original.

@@ -1,4 +1,4 @@
-"""Hashes of tensors' bits, computed where the tensors live."""
+"""Hash the bits of tensors on the device that holds them."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ROW = 4_096
-"""Words that are summed up in one row of a tensor: short enough for many rows, and the sums over
-the columns are few."""
+"""Eight-byte words in one row of the table that a tensor is laid out in: there are many rows, which
+are summed in parallel, and few column sums."""
 
 GOLDEN = -7046029254386353131
-"""2**64 / golden ratio, as a signed number: its multiples are spread over 64 bits."""
+"""2**64 / golden ratio as a signed integer; its multiples are spread evenly over 64 bits."""
 
 Known = dict[Any, Any]
-"""Hashes, by which tensor it is and how often it was written to: see :func:`_stamp`."""
+"""Hashes by the stamp of their tensor: see :func:`_stamp`."""
 
 
 def hashes(tensors: Iterable[Any], known: Known | None = None) -> list[Any]:
-    """A hash of each tensor's bits (None for none); one wait for the device at the end.
+    """Return a hash of each tensor's bits, None for None; synchronises with each device once.
 
-    Of a tensor that several processes hold in parts, the bits are those of the own part.
+    A sharded tensor's hash covers the part that this process holds.
 
     Args:
         tensors: on any device.
-        known: what is in it is not computed again, and what is not is added.
+        known: hashes that are not computed again; new ones are added.
     """
     import xxhash
 
@@ -54,7 +54,7 @@ def hashes(tensors: Iterable[Any], known: Known | None = None) -> list[Any]:
 
 
 def _stamp(tensor: Tensor) -> Any:
-    """Equal for a tensor that nothing but ``.data`` was written to through in between."""
+    """Return a key that changes with every write, except one through ``.data``."""
     if tensor.is_inference():  # without a count of its changes
         return object()
     own = local(tensor.detach())
@@ -68,19 +68,19 @@ def _bits(tensor: Tensor) -> Any:
 
 
 def on_device(many: list[Tensor]) -> Tensor:
-    """For each, four sums over its bits, ``[len(many), 4]`` int64; they are read twice.
+    """Return four weighted sums over the bits of each tensor, ``[len(many), 4]`` int64.
 
-    A copy to the host would cost more than the look that it guards.  The words of eight bytes are
-    laid out in rows; the sums of the rows, and those of the columns, are added up with weights by
-    place.  Weights are odd, so that a word that changes always changes both sums (modulo 2**64);
-    two words that change places differ in row or in column.  What fills no row, and the bytes that
-    fill no word, have sums of their own.
+    Copying the tensors to the host would cost more than the measurement that is guarded.  The
+    eight-byte words are laid out in rows.  The sums of the rows and the sums of the columns are
+    each added up with odd weights by position: a word that changes changes both (modulo 2**64), and
+    two words that are swapped differ in row or in column.  Words that fill no row and bytes that
+    fill no word have sums of their own.
 
-    The tensors of a model are many and most take less time to read than to ask for, so the sums
-    of all lie in one piece, which is weighted and added up at once.
+    A model has many tensors, most of which take less time to read than to launch a kernel for; so
+    the partial sums of all lie in one tensor, which is weighted and added up at once.
 
     Args:
-        many: of any dtype, on one device, one at the least.
+        many: at least one tensor, of any dtype, all on one device.
     """
     import torch
 
@@ -95,12 +95,12 @@ def on_device(many: list[Tensor]) -> Tensor:
     part = part.repeat_interleave(lengths, output_size=len(sums))
     places = torch.arange(len(sums), device=device) - (lengths.cumsum(0) - lengths)[part]
     weighted = sums * (places * GOLDEN | 1)
-    # Integers: in whatever order they are added, the sum is one.
+    # Integer sums do not depend on the order of addition.
     return torch.zeros_like(lengths).index_add_(0, part, weighted).view(-1, 4)
 
 
 def _sizes(length: int) -> tuple[int, int, int, int]:
-    """Of so many bytes: rows, columns, words that fill no row, bytes that fill no word."""
+    """Split a byte count into rows, columns, leftover words and leftover bytes."""
     words, tail = divmod(length, 8)
     rows, rest = divmod(words, ROW)
     return rows, ROW if rows else 0, rest, tail
@@ -110,7 +110,7 @@ def _add_up(bits: Tensor, rows: Tensor, columns: Tensor, rest: Tensor, tail: Ten
     import torch
 
     if bits.storage_offset() % 8:
-        bits = bits.clone()  # a piece of a larger tensor: words begin at multiples of eight bytes
+        bits = bits.clone()  # a view as int64 has to start at a multiple of eight bytes
     words = bits[: len(bits) // 8 * 8].view(torch.int64)
     if len(rows):
         table = words[: len(rows) * ROW].view(-1, ROW)

@@ -1,8 +1,8 @@
-"""Copies of a device's tensors in host memory, and back.
+"""Copy tensors of a device to host memory and back.
 
-Copied one by one to ordinary memory, 8 GB of weights take seconds, in which the processor waits
-for pages that are new to it.  Here they go through two blocks of pinned memory: while the device
-writes one of them, all processors copy the other to where it stays.
+Copying 8 GB of weights one by one to pageable memory takes seconds, most of them page faults.  Here
+they pass through two blocks of pinned memory: while the device writes one block, all CPU cores copy
+the other one to its destination.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ BLOCK = 1 << 27
 
 
 def room_for(needed: int) -> None:
-    """Whether host memory has room for so many bytes.
+    """Check that host memory has room for so many bytes.
 
     Raises:
-        Skip: it has not; the text says how many there are.
+        Skip: it has not; the text says how much is needed and how much is free.
     """
     import psutil
 
@@ -45,7 +45,7 @@ def room_for(needed: int) -> None:
 
 
 def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """A copy of each tensor on the CPU."""
+    """Return a copy of each tensor on the CPU."""
     import torch
 
     copies: list[Tensor] = []
@@ -64,7 +64,7 @@ def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def to_device(copies: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
-    """Write the copies into the tensors that they were made of."""
+    """Write the copies back into their tensors."""
     staged: dict[Any, list[Pair]] = {}
     for tensor, copy in zip(tensors, copies, strict=True):
         own = tensor.detach()
@@ -78,7 +78,7 @@ def to_device(copies: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
 
 
 def fetch(pairs: Sequence[Pair], lanes: Sequence[Lane]) -> None:
-    """Copy the first of each pair to the second: a block is emptied while the next one fills."""
+    """Copy the first of each pair to the second; one block is emptied while the next one fills."""
     waiting: tuple[Lane, list[Piece]] | None = None
     for number, load in enumerate(loads(pairs, len(lanes[0].block))):
         lane = lanes[number % len(lanes)]
@@ -99,7 +99,7 @@ def _empty(lane: Lane, load: list[Piece]) -> None:
 
 
 def send(pairs: Sequence[Pair], lanes: Sequence[Lane]) -> None:
-    """Copy the second of each pair to the first: a block fills while the device reads another."""
+    """Copy the second of each pair to the first; one block fills while the device reads another."""
     for number, load in enumerate(loads(pairs, len(lanes[0].block))):
         lane = lanes[number % len(lanes)]
         lane.wait()
@@ -111,7 +111,7 @@ def send(pairs: Sequence[Pair], lanes: Sequence[Lane]) -> None:
 
 
 def loads(pairs: Sequence[Pair], size: int) -> Iterator[list[Piece]]:
-    """The pairs cut into pieces and put together to loads of at most ``size`` bytes."""
+    """Split the pairs into pieces and group them into loads of at most ``size`` bytes."""
     load: list[Piece] = []
     place = 0
     for device, host in pairs:
@@ -130,30 +130,30 @@ def loads(pairs: Sequence[Pair], size: int) -> Iterator[list[Piece]]:
 
 @dataclass
 class Lane:
-    """A block of host memory, and what tells that the device is done with it.
+    """A block of pinned host memory with the event that the device is done with it.
 
     Attributes:
         block: ``[BLOCK]`` uint8.
-        event: None where copies are done when they return, as on the CPU.
+        event: None where copies are synchronous, as on the CPU.
     """
 
     block: Tensor
     event: Any = None
 
     def sent(self) -> None:
-        """The device has been told all that it is to do with the block."""
+        """Record that the last copy of this block was issued."""
         if self.event is not None:
             self.event.record()
 
     def wait(self) -> None:
-        """Until it has done so."""
+        """Wait for the copies that were issued."""
         if self.event is not None:
             self.event.synchronize()
 
 
 @contextmanager
 def _lanes(device: Any) -> Iterator[list[Lane]]:
-    """Two lanes on a stream of their own, which has done its work at the end of the block."""
+    """Yield two lanes on a stream of their own, synchronised at the end."""
     import torch
 
     stream = torch.cuda.Stream(device)
@@ -165,7 +165,7 @@ def _lanes(device: Any) -> Iterator[list[Lane]]:
 
 
 def _bytes(tensor: Tensor) -> Tensor:
-    """The tensor's own memory, ``[N]`` uint8."""
+    """Return the tensor's memory as ``[N]`` uint8."""
     import torch
 
     return tensor.view(-1).view(torch.uint8)

@@ -14,9 +14,9 @@ _ASKED = re.compile(r"(?i)tr(?:ied|ying) to allocate ([\d.]+ ?\w+)")
 
 
 def out_of_memory(error: BaseException) -> str | None:
-    """What did not fit, in words that follow "ran out of memory"; None for other errors.
+    """Return what the error asked for, to follow "ran out of memory"; None for other errors.
 
-    torch has an exception of its own for accelerators; on the CPU it is a RuntimeError.
+    torch raises OutOfMemoryError for accelerators and a RuntimeError for the CPU.
     """
     torch = sys.modules.get("torch")
     kinds = (MemoryError, *((torch.OutOfMemoryError,) if torch is not None else ()))
@@ -31,7 +31,7 @@ def out_of_memory(error: BaseException) -> str | None:
 
 
 def give_back(error: BaseException) -> None:
-    """Let go of what the frames of a failed look hold, and of torch's pool of device memory."""
+    """Free what the frames of the error hold, and torch's pool of device memory."""
     seen: set[int] = set()
     chain: BaseException | None = error
     while chain is not None and id(chain) not in seen:
@@ -45,7 +45,7 @@ def give_back(error: BaseException) -> None:
 
 
 def described(who: str, error: BaseException) -> str:
-    """What happened to a look, in one sentence."""
+    """Return in one sentence what happened to the check or measurement."""
     if isinstance(error, TimedOut):
         return str(error)
     asked = out_of_memory(error)

@@ -1,4 +1,4 @@
-"""How often a look ran the model, its backward pass and an optimizer: counted from outside."""
+"""Count how often a measurement runs the model, a backward pass and an optimizer."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from typing import Any
 
 @dataclass
 class Passes:
-    """What was taken during a look, in this process.
+    """The passes of one measurement in this process.
 
     Attributes:
-        forwards: calls of the pipeline's own model; what gradient checkpointing computes again
-            inside a backward pass is part of that.
-        backwards: calls of ``backward`` or ``torch.autograd.grad``, each from its beginning to its
-            end.
-        optimizer_steps: ``step()`` of any torch optimizer.
-        peak_bytes: device memory at its highest; None on the CPU.
+        forwards: calls of the pipeline's own model; modules that gradient checkpointing runs again
+            belong to the backward pass.
+        backwards: outermost calls of ``backward`` or ``torch.autograd.grad``.
+        optimizer_steps: calls of ``step()`` on any torch optimizer.
+        peak_bytes: the highest device memory in use; None on the CPU.
     """
 
     forwards: int = 0
@@ -32,7 +31,7 @@ class Passes:
 
 @contextmanager
 def counted(model: Any) -> Iterator[Passes]:
-    """Count what happens in the block."""
+    """Count the passes in the block."""
     import torch
     from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -45,7 +44,7 @@ def counted(model: Any) -> Iterator[Passes]:
         seen.optimizer_steps += 1
 
     def outermost(differentiate: Callable[..., Any]) -> Callable[..., Any]:
-        # Gradient checkpointing calls it again from within, in a thread of the engine.
+        # Gradient checkpointing calls backward inside backward, in a thread of the engine.
         def counting(*args: Any, **kwargs: Any) -> Any:
             nonlocal inside
             seen.backwards += not inside

@@ -1,4 +1,4 @@
-"""Take random states and put them back: the global ones and an object's own."""
+"""Save, restore and compare random states: the process's own and those that an object holds."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.fields import is_indexable
 
 if TYPE_CHECKING:
-    pass
+    from torch import Tensor
 
 
-def random_states(owner: Any = None) -> Any:
-    """A function that puts the random states back: the global ones, and those of an object's own.
+def random_states(owner: Any = None) -> Callable[[], None]:
+    """Return a function that restores the process's random states and the owner's generators.
 
-    An owner's generator that does not exist yet is put back by forgetting it.
+    A generator that the owner makes later, in an attribute that is None now, is forgotten.
     """
     shared = global_random_states()
     before = {name: copy.deepcopy(value) for name, value in _generators(owner).items()}
@@ -43,21 +43,62 @@ def _generators(owner: Any) -> dict[str, Any]:
 
 
 def global_random_states() -> Callable[[], None]:
-    """Return a function that puts the random states of Python, numpy and torch back."""
+    """Return a function that restores the random states of Python, numpy and torch."""
     import numpy
-    import torch
 
-    python, np, cpu = random.getstate(), numpy.random.get_state(), torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    states = _states()
 
     def restore() -> None:
-        random.setstate(python)
-        numpy.random.set_state(np)
-        torch.set_rng_state(cpu)
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
+        random.setstate(states["python"])
+        numpy.random.set_state(states["numpy"])
+        set_torch_states(states["torch"], states.get("cuda"))
 
     return restore
+
+
+def random_hashes() -> dict[str, str]:
+    """Return a hash of each of the process's random states, by library."""
+    import xxhash
+
+    states = _states()
+    kind, key, *rest = states["numpy"]
+    parts = {
+        "python": [repr(states["python"]).encode()],
+        "numpy": [key.tobytes(), repr((kind, *rest)).encode()],
+        "torch": [states["torch"].numpy().tobytes()],
+    }
+    if "cuda" in states:
+        parts["cuda"] = [state.numpy().tobytes() for state in states["cuda"]]
+    return {name: xxhash.xxh3_64_hexdigest(b"".join(part)) for name, part in parts.items()}
+
+
+def _states() -> dict[str, Any]:
+    """Return the random states of Python, numpy and torch; CUDA's if it is in use."""
+    import numpy
+
+    cpu, cuda = torch_states()
+    states = {"python": random.getstate(), "numpy": numpy.random.get_state(), "torch": cpu}
+    return states if cuda is None else {**states, "cuda": cuda}
+
+
+def torch_states() -> tuple[Tensor, list[Tensor] | None]:
+    """Return torch's random states: the CPU's, and those of all GPUs or None if CUDA is not used.
+
+    Asking for a GPU's state would initialise CUDA.
+    """
+    import torch
+
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    return torch.get_rng_state(), cuda
+
+
+def set_torch_states(cpu: Tensor, cuda: list[Tensor] | None) -> None:
+    """Restore what :func:`torch_states` returned."""
+    import torch
+
+    torch.set_rng_state(cpu)
+    if cuda is not None:
+        torch.cuda.set_rng_state_all(cuda)
 
 
 def first_row(dataset: Any) -> Any:
@@ -65,10 +106,10 @@ def first_row(dataset: Any) -> Any:
 
     Random states are restored: making a stream's iterator may draw from them.
     """
-    put_back = random_states()
+    restore = random_states()
     try:
         return dataset[0] if is_indexable(dataset) else next(iter(dataset), None)
     except (Exception, SystemExit):  # the scan reads the rows, too, and says what is wrong
         return None
     finally:
-        put_back()
+        restore()

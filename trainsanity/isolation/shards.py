@@ -1,32 +1,29 @@
-"""Tensors that several processes hold in parts."""
+"""Sharded tensors: the local part, and the whole."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trainsanity.isolation.collectives import all_gather
 
-if TYPE_CHECKING:
-    pass
-
 
 def is_sharded(tensor: Any) -> bool:
-    """Whether this process holds a part of it, as FSDP2 and tensor parallelism have it."""
+    """Return whether this process holds only a part, as under FSDP2 and tensor parallelism."""
     return hasattr(tensor, "to_local")
 
 
 def local(tensor: Any) -> Any:
-    """The part of it that this process holds: the tensor itself if it is whole."""
+    """Return the part that this process holds: the tensor itself if it is not sharded."""
     return tensor.to_local() if is_sharded(tensor) else tensor
 
 
 def whole(tensor: Any) -> Any:
-    """All of it; of a sharded tensor all processes have to ask."""
+    """Return the whole tensor; for a sharded one all processes have to call it."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
 def added(counts: list[list[int]], sharded: list[bool]) -> list[list[int]]:
-    """Counts over the own parts as counts over the whole tensors, by tensor."""
+    """Sum counts over the local parts into counts over the whole tensors, by tensor."""
     if not any(sharded):
         return counts
     together = zip(*all_gather(counts), strict=True)

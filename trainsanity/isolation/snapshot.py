@@ -1,7 +1,8 @@
-"""Nothing is touched: taking the pipeline's state, putting it back, and proving that it is back."""
+"""Save a pipeline's state and restore it after a measurement."""
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import copy
 import os
@@ -11,32 +12,43 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.isolation.host_memory import room_for, to_device, to_host
+from trainsanity.isolation.parts import (
+    backend_settings,
+    configs,
+    optimizer_and_scheduler,
+    optimizer_tensors,
+    tokenizers,
+    working_directory,
+)
 from trainsanity.isolation.random_states import global_random_states
-from trainsanity.isolation.time_limit import held
+from trainsanity.isolation.time_limit import deferred
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
+Undo = Callable[[], None]
+"""Restores one part of the state."""
+
 
 @contextlib.contextmanager
 def preserved(pipeline: Pipeline, *, weights: bool = False) -> Iterator[None]:
-    """Put everything back as it was on the way out, also after an exception.
+    """Restore the pipeline's state at the end of the block, also after an exception.
 
     Args:
         pipeline: its trainer, model, configs, arguments and the process's random states.
-        weights: parameters, gradients and the state of an optimizer that the user built, too.
-            On an accelerator their copy is held in host memory.
+        weights: whether parameters, gradients and the state of an optimizer that the user built
+            are restored, too.  Those of an accelerator are copied to host memory.
 
     Raises:
-        Skip: that has no room for it.
+        Skip: host memory has no room for the copy.
     """
     if weights:
         room_for(snapshot_bytes(pipeline))
-    undo = [
+    undo: list[Undo] = [
         global_random_states(),
         _surroundings(),
         *(_attributes(obj) for obj in _objects(pipeline)),
-        *map(_backend, _tokenizers(pipeline)),
+        *map(_backend, tokenizers(pipeline)),
         _accelerate_globals(),
         _module_states(pipeline.model),
     ]
@@ -50,8 +62,8 @@ def preserved(pipeline: Pipeline, *, weights: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def restored(objects: Iterable[Any]) -> Iterator[None]:
-    """Put back the attributes of these objects and the random states: for many small looks."""
-    undo = [
+    """Restore these objects' attributes and the random states: cheap enough for every row."""
+    undo: list[Undo] = [
         global_random_states(),
         *(_attributes(obj) for obj in objects if hasattr(obj, "__dict__")),
     ]
@@ -60,25 +72,25 @@ def restored(objects: Iterable[Any]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _put_back(undo: list[Callable[[], None]]) -> Iterator[None]:
-    """Call all of these at the end, the last one first, whatever one of them raises."""
+def _put_back(undo: list[Undo]) -> Iterator[None]:
+    """Call every undo step at the end, the last one first, whatever one of them raises."""
     try:
         yield
     finally:
-        with held(), _uninterrupted(), contextlib.ExitStack() as stack:
+        with deferred(), _uninterrupted(), contextlib.ExitStack() as stack:
             for restore in undo:
                 stack.callback(restore)
 
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Let Ctrl-C wait: a second one, from an impatient user, would leave half of it undone."""
+    """Defer Ctrl-C and SIGTERM to the end of the block, so that restoring is never cut short."""
     handlers: dict[int, Any] = {
         number: handler
         for number in (signal.SIGINT, signal.SIGTERM)
         if callable(handler := signal.getsignal(number))
     }
-    # Only the main thread is interrupted, and only it may ask.
+    # Signals reach the main thread only, and only it may set handlers.
     if threading.current_thread() is not threading.main_thread() or not handlers:
         yield
         return
@@ -95,8 +107,8 @@ def _uninterrupted() -> Iterator[None]:
             handlers[number](number, frame)
 
 
-def _surroundings() -> Any:
-    """Working directory and environment variables."""
+def _surroundings() -> Undo:
+    """Return the undo step of working directory and environment variables."""
     here, environment = working_directory(), dict(os.environ)
 
     def restore() -> None:
@@ -109,28 +121,8 @@ def _surroundings() -> Any:
     return restore
 
 
-def working_directory() -> str | None:
-    """Where this process is; None if somebody has removed the folder."""
-    try:
-        return os.getcwd()
-    except FileNotFoundError:
-        return None
-
-
-def configs(pipeline: Pipeline) -> list[Any]:
-    """Every config and generation config of the model and its parts, once each."""
-    found: dict[int, Any] = {}
-    for module in pipeline.model.modules():
-        for name in ("config", "generation_config"):
-            config = getattr(module, name, None)
-            if config is not None and id(config) not in found and hasattr(config, "to_dict"):
-                found[id(config)] = config
-                inner = config.get_text_config() if hasattr(config, "get_text_config") else config
-                found[id(inner)] = inner
-    return list(found.values())
-
-
 def _objects(pipeline: Pipeline) -> list[Any]:
+    """Return the objects whose attributes are restored."""
     objects = [*configs(pipeline), pipeline.model]
     trainer = pipeline.trainer
     if trainer is not None:
@@ -142,24 +134,21 @@ def _objects(pipeline: Pipeline) -> list[Any]:
             trainer.callback_handler,
             trainer.accelerator,
         ]
-    parts = (pipeline.data_collator, *_tokenizers(pipeline))
+    parts = (pipeline.data_collator, *tokenizers(pipeline))
     objects += [obj for obj in parts if hasattr(obj, "__dict__")]
     return objects
 
 
-def _tokenizers(pipeline: Pipeline) -> list[Any]:
-    """The pipeline's and the collator's: mostly one."""
-    found = (getattr(pipeline.data_collator, "tokenizer", None), pipeline.tokenizer)
-    return list({id(one): one for one in found if one is not None}.values())
+def _backend(tokenizer: Any) -> Undo:
+    """Return the undo step of a fast tokenizer's truncation and padding.
 
-
-def _backend(tokenizer: Any) -> Any:
-    """Truncation and padding of a fast tokenizer: each call leaves its own, and they are saved."""
+    Each call of a tokenizer leaves its own there, and ``save_pretrained`` writes them.
+    """
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    before = _backend_settings(tokenizer)
+    before = backend_settings(tokenizer)
 
     def restore() -> None:
-        if backend is None or _backend_settings(tokenizer) == before:
+        if backend is None or backend_settings(tokenizer) == before:
             return
         backend.no_truncation()
         backend.no_padding()
@@ -172,13 +161,11 @@ def _backend(tokenizer: Any) -> Any:
     return restore
 
 
-def _backend_settings(tokenizer: Any) -> tuple[Any, Any]:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    return getattr(backend, "truncation", None), getattr(backend, "padding", None)
+def _attributes(obj: Any) -> Undo:
+    """Return the undo step of an object's attributes.
 
-
-def _attributes(obj: Any) -> Any:
-    """Attributes as they are now; plain containers by copy, other objects by reference."""
+    Plain containers are restored from a copy, other objects by reference.
+    """
     before = {name: _copied(value) for name, value in vars(obj).items()}
     references = dict(vars(obj))
 
@@ -194,19 +181,40 @@ def _attributes(obj: Any) -> Any:
     return restore
 
 
+CONTAINERS = (list, dict, set, collections.defaultdict, collections.deque)
+
+
 def _copied(value: Any) -> Any:
-    return copy.copy(value) if type(value) in (list, dict, set) else value
+    """Copy a container, and the containers that a dictionary holds, as TRL's lists of metrics."""
+    if isinstance(value, dict) and type(value) in CONTAINERS:
+        made = copy.copy(value)
+        for name, one in value.items():
+            made[name] = _copied(one)
+        return made
+    return copy.copy(value) if type(value) in CONTAINERS else value
 
 
 def _refill(container: Any, before: Any) -> None:
     if isinstance(container, list):
         container[:] = before
+    elif isinstance(container, collections.deque):
+        container.clear()
+        container.extend(before)
+    elif isinstance(container, dict):
+        held = dict(container)
+        container.clear()
+        for name, one in before.items():
+            container[name] = one
+            # The same objects as before: others may hold them.
+            if name in held and type(one) in CONTAINERS and type(held[name]) is type(one):
+                _refill(held[name], one)
+                container[name] = held[name]
     else:
         container.clear()
         container.update(before)
 
 
-def _accelerate_globals() -> Any:
+def _accelerate_globals() -> Undo:
     from accelerate.state import GradientState
 
     shared = GradientState._shared_state
@@ -219,7 +227,8 @@ def _accelerate_globals() -> Any:
     return restore
 
 
-def _module_states(model: Any) -> Any:
+def _module_states(model: Any) -> Undo:
+    """Return the undo step of train/eval flags and hooks."""
     flags = [(module, module.training) for module in model.modules()]
     hooks = [
         (hooks, dict(hooks))
@@ -238,7 +247,7 @@ def _module_states(model: Any) -> Any:
     return restore
 
 
-def _tensors(tensors: Iterable[Any]) -> Any:
+def _tensors(tensors: Iterable[Any]) -> Undo:
     import torch
 
     originals = list(tensors)
@@ -251,7 +260,7 @@ def _tensors(tensors: Iterable[Any]) -> Any:
     return restore
 
 
-def _gradients(model: Any) -> Any:
+def _gradients(model: Any) -> Undo:
     import torch
 
     # A gradient that is None stays None; one that exists keeps its identity and its values.
@@ -267,33 +276,30 @@ def _gradients(model: Any) -> Any:
     return restore
 
 
-def _optimizer(pipeline: Pipeline) -> list[Any]:
-    """Optimizer and scheduler that the user built, the Trainer's or the loop's."""
-    owner = pipeline if pipeline.trainer is None else pipeline.trainer
-    return [owner.optimizer, owner.lr_scheduler]
+def _user_optimizer(pipeline: Pipeline) -> list[Undo]:
+    parts = optimizer_and_scheduler(pipeline)
+    return [_loadable(part) for part in parts if part is not None]
 
 
-def _user_optimizer(pipeline: Pipeline) -> list[Any]:
-    undo = []
-    for part in _optimizer(pipeline):
-        if part is None:
-            continue
+def _loadable(part: Any) -> Undo:
+    """Return the undo step of an object with ``state_dict`` and ``load_state_dict``."""
+    try:
         state = copy.deepcopy(part.state_dict())
-        undo.append(lambda part=part, state=state: part.load_state_dict(state))
-    return undo
+    except RuntimeError:
+        # ZeroRedundancyOptimizer shows its state after it was gathered; its own part is here.
+        part = getattr(part, "optim", part)
+        state = copy.deepcopy(part.state_dict())
+
+    def restore() -> None:
+        part.load_state_dict(state)
+
+    return restore
 
 
 def snapshot_bytes(pipeline: Pipeline) -> int:
-    """Bytes that :func:`preserved` holds in host memory with ``weights=True``."""
+    """Return the bytes that :func:`preserved` copies with ``weights=True``."""
     model = pipeline.model
     tensors = [*model.parameters(), *model.buffers()]
     tensors += [p.grad for p in model.parameters() if p.grad is not None]
-    tensors += _optimizer_tensors(_optimizer(pipeline)[0])
+    tensors += optimizer_tensors(optimizer_and_scheduler(pipeline)[0])
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def _optimizer_tensors(optimizer: Any) -> list[Any]:
-    import torch
-
-    states = optimizer.state.values() if optimizer is not None else ()
-    return [value for state in states for value in state.values() if torch.is_tensor(value)]

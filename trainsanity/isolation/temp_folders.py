@@ -1,4 +1,4 @@
-"""Temporary folders that go also where a process ends without unwinding."""
+"""Temporary folders that are removed also when a process ends without unwinding."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _open: list[str] = []
 
 @contextlib.contextmanager
 def scratch() -> Iterator[str]:
-    """A temporary folder, removed with all that is in it at the end."""
+    """Yield a temporary folder; it is removed with its contents at the end."""
     import tempfile
 
     with tempfile.TemporaryDirectory(prefix="trainsanity-") as folder:
@@ -22,7 +22,7 @@ def scratch() -> Iterator[str]:
 
 
 def clear() -> None:
-    """Remove those that are open: the process ends now."""
+    """Remove the folders that are in use: call it only before the process ends."""
     import shutil
 
     for folder in _open:

@@ -1,9 +1,9 @@
-"""What stops a look that would never end, and what a look that ran out of memory gives back.
+"""Stop a check or measurement that takes too long.
 
-A look that takes too long is interrupted as Ctrl-C would: by an exception in the main thread, the
-next time that the interpreter gets to run.  Code in C that does not come back to it, a collective
-operation whose partner is gone or a lock that nobody opens, cannot be interrupted; the process ends
-then, with the exit code of an incomplete report.
+It is interrupted as by Ctrl-C: an exception is raised in the main thread as soon as the interpreter
+runs again.  C code that does not return to the interpreter, such as a collective operation whose
+partner is gone or a deadlock, cannot be interrupted; then the process ends, with the exit code of
+an incomplete report.
 """
 
 from __future__ import annotations
@@ -21,35 +21,34 @@ from trainsanity.errors import ExitCode, UsageError
 from trainsanity.isolation.temp_folders import clear
 
 GRACE = 30.0
-"""Seconds that a look which has been told to stop may take to put everything back: weights of
-8 GB take a few."""
+"""Seconds that restoring the state may take after the timeout: 8 GB of weights take a few."""
 
 SOON = 0.01
-"""Likewise where nobody could hear it: see :func:`_heard`."""
+"""Seconds until the next timeout if the exception was swallowed where it cannot be seen."""
 
 AGAIN = 5.0
-"""Seconds after which a look is told once more: somebody may have swallowed it."""
+"""Seconds between timeouts: user code may have swallowed the first."""
 
 stderr = 2
-"""The descriptor that is told then; pytest puts another file in the place of the usual one."""
+"""The file descriptor of the last message; under pytest ``sys.stderr`` has another one."""
 
-_holding: list[None] = []
-"""As long as there is something in it, nothing is stopped."""
+_deferring: list[None] = []
+"""Not empty while timeouts are deferred."""
 
 
 class TimedOut(Exception):
-    """A look took too long; the text says which, and how long it had."""
+    """A check or measurement took too long; the text says which, and how long it had."""
 
 
 class _Stop(BaseException):
-    """Raised inside the look; no ``except Exception`` of the user's code holds it back."""
+    """Raised at the timeout; ``except Exception`` in the user's code does not catch it."""
 
 
 def checked(seconds: float | None, option: str) -> float | None:
-    """The limit that an option gives.
+    """Return the limit that an option gives.
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is no positive number of seconds.
     """
     if seconds is not None and not 0 < seconds < threading.TIMEOUT_MAX:
         raise UsageError(f"{option} is {seconds:g}: give a number of seconds above 0")
@@ -58,11 +57,11 @@ def checked(seconds: float | None, option: str) -> float | None:
 
 @contextlib.contextmanager
 def limited(seconds: float | None, who: str) -> Iterator[None]:
-    """Stop the block after so many seconds; None lets it run.
+    """Stop the block after so many seconds; None sets no limit.
 
     Raises:
-        TimedOut: it was stopped, or had taken longer when it ended.
-        UsageError: there is no timer here: not on POSIX, or not in the main thread.
+        TimedOut: the block was stopped, or had taken longer when it ended.
+        UsageError: there is no timer: not on POSIX, or not in the main thread.
     """
     if seconds is None:
         yield
@@ -75,7 +74,7 @@ def limited(seconds: float | None, who: str) -> Iterator[None]:
     late = TimedOut(f"{who} took longer than the {seconds:g} s that it was given and was stopped")
 
     def stop(_number: int, _frame: object) -> None:
-        if not _holding:
+        if not _deferring:
             raise _Stop
 
     last_resort = threading.Timer(seconds + GRACE, _give_up, (who, seconds))
@@ -86,14 +85,14 @@ def limited(seconds: float | None, who: str) -> Iterator[None]:
     others, interval = signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
     try:
         try:
-            with _heard():
+            with _rearmed_if_swallowed():
                 yield
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
         if time.monotonic() - start > seconds:
             raise late
     except _Stop as stopped:
-        # What it left changed, if anything: see state.guarded.
+        # The note that fingerprint.guarded adds if something was left changed.
         notes = getattr(stopped, "__notes__", ())
         raise TimedOut("; ".join([str(late), *notes])) from None
     except Exception as error:
@@ -103,26 +102,26 @@ def limited(seconds: float | None, who: str) -> Iterator[None]:
     finally:
         last_resort.cancel()
         signal.signal(signal.SIGALRM, handler)
-        if others:  # a timer of pytest's, for example, goes on
+        if others:  # a timer that somebody else set, such as pytest-timeout
             left = max(others - (time.monotonic() - start), 1e-3)
             signal.setitimer(signal.ITIMER_REAL, left, interval)
 
 
 @contextlib.contextmanager
-def _heard() -> Iterator[None]:
-    """Tell a look again, and nobody else, that was told inside ``__del__`` or the collector.
+def _rearmed_if_swallowed() -> Iterator[None]:
+    """Re-arm the timer if the timeout exception was swallowed in __del__ or the garbage collector.
 
-    What is raised there goes to ``sys.unraisablehook``, which prints it, and no further.
+    An exception raised there goes to ``sys.unraisablehook``, which prints it, and no further.
     """
     others = sys.unraisablehook
 
-    def unheard(unraisable: sys.UnraisableHookArgs) -> None:
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
         if unraisable.exc_type is _Stop:
             signal.setitimer(signal.ITIMER_REAL, SOON, AGAIN)
         else:
             others(unraisable)
 
-    sys.unraisablehook = unheard
+    sys.unraisablehook = hook
     try:
         yield
     finally:
@@ -130,22 +129,23 @@ def _heard() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def held() -> Iterator[None]:
-    """Nothing is stopped in this block, where a state is put back; it is told again afterwards."""
-    _holding.append(None)
+def deferred() -> Iterator[None]:
+    """Defer the timeout while state is restored."""
+    _deferring.append(None)
     try:
         yield
     finally:
-        _holding.pop()
+        _deferring.pop()
 
 
 def _give_up(who: str, seconds: float) -> None:
-    told = (
+    """End the process: the block has not stopped."""
+    message = (
         f"\ntrainsanity: error: {who} was told to stop after {seconds:g} s and has not for "
         f"{GRACE:g} s: it is in code that cannot be interrupted, so this process ends without a "
         "report\n"
     )
-    os.write(stderr, told.encode())
+    os.write(stderr, message.encode())
     faulthandler.dump_traceback(stderr)
     clear()
     os._exit(ExitCode.INCOMPLETE)

@@ -1,4 +1,4 @@
-"""What a run shows while it runs, at next to no cost: its first step, gradients, weights.
+"""Judge a run while it runs, at next to no cost: its first step, its gradients, its weights.
 
-``trainsanity.SanityCallback`` puts them together with the questions that a log is asked.
+``trainsanity.SanityCallback`` combines them with the questions of :mod:`trainsanity.diagnose`.
 """

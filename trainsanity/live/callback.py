@@ -1,4 +1,4 @@
-"""``SanityCallback``: the same judgements on a run that is going on."""
+"""``SanityCallback``: judge a run while it trains."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ logger = logging.getLogger("trainsanity")
 
 
 class _Events(_Base):
-    """Watches a run and says what is wrong with it, once and in one line each.
+    """Watches a run and reports each thing that is wrong with it once, in one line.
 
     ``Trainer(..., callbacks=[trainsanity.SanityCallback()])``.  The first step's loss is recomputed
-    from its own logits; before every update the gradients are looked at, also where
-    ``logging_nan_inf_filter`` hides a NaN loss; after ten steps it is seen whether weights move;
-    and what is logged is judged as ``trainsanity diagnose`` does.  Step 1 is logged, as with
+    from its own logits; before every update the gradients are checked, so that a NaN loss is found
+    even if ``logging_nan_inf_filter`` hides it; after ten steps the weights are compared with those
+    at the start; and the log is judged as by ``trainsanity diagnose``.  Step 1 is logged, as with
     ``logging_first_step=True``.
 
     Args:
-        action: ``warn`` writes to the logger ``trainsanity``; ``stop`` ends the training, too.
-            When it ends at gradients that are no numbers, that update is not made, and no
-            checkpoint is written: weights and checkpoints are the last good ones.
+        action: ``warn`` writes to the logger ``trainsanity``; ``stop`` ends the training, too, at
+            a failure.  If the gradients are not finite, the update is not made and no checkpoint is
+            written: weights and checkpoints are the last good ones.
         results: a file for the answers, as JSON of the run report's schema.
 
     With several processes the main one writes, and all of them stop at the same step.
@@ -57,24 +57,24 @@ class _Events(_Base):
         if self.results is not None and not self.results.parent.is_dir():
             raise UsageError(f"SanityCallback(results=...): there is no {self.results.parent}")
         self._run: Run | None = None
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self._start = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Begin to look."""
+        """Start watching the run."""
         from trainsanity.live.run import Run
 
-        self._told, self._start = set(), time.perf_counter()
+        self._reported, self._start = set(), time.perf_counter()
         self._run = Run(
             args, state, kwargs["model"], kwargs.get("optimizer"), kwargs.get("lr_scheduler")
         )
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        """Look at the gradients, and keep broken ones from the weights."""
+        """Check the gradients, and keep broken ones from the weights."""
         run = self._run
         if run is None or not run.before_update(state.global_step + 1):
             return control
-        self._tell(state, control)
+        self._report(state, control)
         if self.action == "stop":
             control.should_training_stop = True
             if run.broken:
@@ -82,10 +82,10 @@ class _Events(_Base):
         return control
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        """See whether the weights move."""
+        """Compare the weights when it is time."""
         if self._run is not None:
             self._run.after_update()
-            self._tell(state, control)
+            self._report(state, control)
         return control
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
@@ -104,14 +104,14 @@ class _Events(_Base):
         """Judge what is logged."""
         if self._run is not None and logs:
             self._run.logged(state.global_step, logs)
-            self._tell(state, control)
+            self._report(state, control)
         return control
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Judge the whole, and write it down."""
+        """Judge the whole log, and write the results."""
         if self._run is not None:
             self._run.ended()
-            self._tell(state, control)
+            self._report(state, control)
             self._write(state)
             self._run = None
 
@@ -121,8 +121,8 @@ class _Events(_Base):
             control.should_training_stop = True
         return control
 
-    def _tell(self, state: Any, control: Any) -> None:
-        """One line for each new finding, and the end of the run if that is what is asked for."""
+    def _report(self, state: Any, control: Any) -> None:
+        """Log a line for each new failure and warning; stop the run at a failure if asked to."""
         from trainsanity.live.ranks import several
 
         run = self._run
@@ -130,10 +130,10 @@ class _Events(_Base):
         new = [
             result
             for name, result in run.results.items()
-            if result.status is Status.FAIL and name not in self._told
+            if result.status in (Status.FAIL, Status.WARNING) and name not in self._reported
         ]
         for result in new:
-            self._told.add(result.check.name)
+            self._reported.add(result.check.name)
             first = result.findings[0]
             parts = (first.headline, first.cause and f"cause: {first.cause}",
                      first.fix and f"fix: {first.fix}")  # fmt: skip
@@ -143,13 +143,13 @@ class _Events(_Base):
         if not new:
             return
         self._write(state)
-        if self.action == "stop":
+        if self.action == "stop" and any(result.status is Status.FAIL for result in new):
             run.stop_everywhere()
-            # One process that leaves alone would leave the others waiting.
+            # If one process stopped alone, the others would wait for it.
             control.should_training_stop |= not several()
 
     def _write(self, state: Any) -> None:
-        """Put the answers in place of the file, whole."""
+        """Replace the results file at once, never half of it."""
         if self.results is None or self._run is None or not state.is_world_process_zero:
             return
         text = dumps([self._run.report(time.perf_counter() - self._start)])
@@ -169,7 +169,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """Make ``SanityCallback`` when it is first asked for: its base class loads transformers."""
+    """Make ``SanityCallback`` on first access: its base class imports transformers."""
     if name != "SanityCallback":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from transformers import TrainerCallback

@@ -17,9 +17,9 @@ from trainsanity.types import Finding, Measured, Skip
 
 @dataclass
 class FirstStep:
-    """Sees the micro-batches of one optimizer step through a forward hook.
+    """Reads the micro-batches of one optimizer step through a forward hook.
 
-    Heads of sequences only: their logits are small, while a language model's, in float64, could
+    Only sequence classification heads are read: the logits of a language model, in float64, could
     take the memory that the run needs.
 
     Attributes:
@@ -37,13 +37,13 @@ class FirstStep:
     _totals: list[float] | None = None
 
     def watch(self, model: Any) -> None:
-        """Look at every training forward of the model from now on."""
+        """Read every training forward of the model from now on."""
         if not self.task.known:
             self.skipped = f"no reference loss for {type(model).__name__}"
         self._handle = model.register_forward_hook(self._see, with_kwargs=True)
 
     def close(self, device: Any) -> None:
-        """Look no more, and add up what the processes saw."""
+        """Stop reading, and sum over the processes."""
         if self._handle is None:
             return
         self._handle.remove()
@@ -76,10 +76,10 @@ class FirstStep:
             self._eps = float(torch.finfo(logits.dtype).eps)
 
     def scale(self, logged: float | None, facts: Mapping[str, Any]) -> Iterator[Measured | Finding]:
-        """The logged loss against the mean over the examples of the step.
+        """Compare the logged loss with the mean over the examples of the step.
 
-        Class weights and auxiliary losses are no plain mean, and a run is not stopped for them:
-        only a factor that is a known quantity of the run is a finding.
+        Class weights and auxiliary losses make no plain mean, and must not stop a run: only a
+        factor that is a known quantity of the run is a finding.
         """
         total, count, means, batches = self._seen()
         if logged is None:
@@ -102,11 +102,14 @@ class FirstStep:
                     fix="model.accepts_loss_kwargs = False before the Trainer is built, for a "
                     "model whose loss ignores num_items_in_batch",
                 )
-            words += f": {factor.value:.4f} x, no known quantity of the run"
-        yield Measured(f"the first logged loss is {logged:.4f}; {words}", logged, expected)
+        yield Measured(
+            f"the first logged loss is {logged:.4f}; {words}: {factor.value:.4f} x",
+            logged,
+            expected,
+        )
 
     def uninformed(self) -> Iterator[Measured | Finding]:
-        """The loss against what the same logits give if they say nothing about the labels.
+        """Compare the loss with that of the same logits if they say nothing about the labels.
 
         With the shares p of the labels in this very step, sum_c p_c z_c - z_y has the mean 0 over
         all ways to hand these labels to these rows; its variance is that of each row's logits

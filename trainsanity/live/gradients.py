@@ -1,4 +1,4 @@
-"""Whether the gradients of a step are numbers, at the cost of a few small tensors."""
+"""Check that the gradients of a step are finite, at the cost of reading a few small tensors."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import math
 from typing import Any
 
 SAMPLE = 5
-"""Parameters that are looked at: the smallest, and the last, which is nearest to the loss."""
+"""Parameters whose gradients are read: the smallest, and the last, which is nearest to the loss."""
 
 HALVINGS = 16
 """Steps in a row that float16's loss scaler may skip: it starts at 2^16 (``torch.amp.GradScaler``)
-and halves after each infinite gradient, so from then on the scale is no excuse."""
+and halves after each infinite gradient, so after these the scale cannot be the cause."""
 
 
 class Gradients:
-    """Looks at the gradients just before the optimizer steps.
+    """Checks the gradients just before the optimizer steps.
 
-    A clipped gradient that has one NaN is NaN everywhere, because clipping multiplies by the norm;
-    and a NaN loss makes every gradient NaN that it reaches.  So a few small ones show it.  One
-    infinite element makes clipping multiply by zero: if all that is sampled is zero, all are read.
+    A few small gradients show a NaN anywhere: clipping multiplies by the norm, so one NaN makes
+    every clipped gradient NaN, and a NaN loss makes every gradient NaN that it reaches.  One
+    infinite element makes clipping multiply by zero; so if the sample is zero, all are read.
     """
 
     def __init__(self, model: Any, *, scaled: bool) -> None:
@@ -30,7 +30,7 @@ class Gradients:
         self._in_a_row = 0
 
     def broken(self) -> bool:
-        """The gradients are not numbers, and no loss scaler will catch that."""
+        """Return whether the gradients are not finite and no loss scaler explains it."""
         size = _size(self._sample)
         if size == 0:
             size = _size(self._every)
@@ -39,13 +39,13 @@ class Gradients:
 
 
 def _size(parameters: list[Any]) -> float:
-    """A sum over the gradients that is finite if and only if they all are; one synchronisation."""
+    """Return the largest magnitude, finite only if all gradients are; synchronises once."""
     import torch
 
     held = (p.grad.detach() for p in parameters if p.grad is not None and not p.grad.is_sparse)
-    # Of a sharded gradient, what lies here; the other processes look at theirs.
+    # The local part of a sharded gradient; the other processes check theirs.
     local = (each.to_local() if hasattr(each, "to_local") else each for each in held)
-    # The largest magnitude cannot overflow, which a sum of finite ones could.
+    # A maximum cannot overflow; a sum of finite values could.
     peaks = [each.abs().max().float() for each in local if each.numel()]
     if not peaks:
         return 0.0

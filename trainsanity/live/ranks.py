@@ -1,4 +1,4 @@
-"""What the processes of a run have to agree on."""
+"""Sums over the processes of a run."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ from typing import Any
 
 
 def summed(values: list[float], device: Any) -> list[float]:
-    """The sums over all processes; the values themselves if there is one.
-
-    All of them have to ask, in the same order.
-    """
+    """Return the sums over all processes, all of which have to call it in the same order."""
     import torch
 
     if not several():
@@ -20,7 +17,7 @@ def summed(values: list[float], device: Any) -> list[float]:
 
 
 def several() -> bool:
-    """Whether the run has more than one process."""
+    """Return whether the run has more than one process."""
     import torch
 
     distributed = torch.distributed

@@ -1,4 +1,4 @@
-"""One run as the callback follows it: the looks, the log so far, and the answers."""
+"""One run as the callback follows it: measurements, the log so far, and the answers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trainsanity.pipeline import Pipeline
 from trainsanity.types import Finding, Measured, Result, Skip, Status
 
 EVERY_LOG = ("loss.finite", "gradient.finite")
-"""Asked at each log; the others, which read the whole log, whenever it has doubled."""
+"""Questions judged at each log line; the others read the whole log, each time it has doubled."""
 
 
 class Run:
@@ -47,37 +47,28 @@ class Run:
         self.weights = Weights(model, optimizer, _peak(optimizer, args))
         self.log = Log(self.name)
         self.case = Case(self.log, _known(args, state, scheduler), share=_share(scheduler))
-        self._stop_asked = 0.0
+        self._stop_requested = 0.0
 
     def before_update(self, step: int) -> bool:
-        """Look at the gradients; True if this process or another one wants the run to stop."""
-        broken, asked = summed([float(self.gradients.broken()), self._stop_asked], self.device)
+        """Check the gradients; return whether this process or another one requests a stop."""
+        flags = [float(self.gradients.broken()), self._stop_requested]
+        broken, requested = summed(flags, self.device)
         if broken:
             self.broken = True
-            finding = Finding(
-                f"the gradients of step {step} are not numbers",
-                observed="nan",
-                expected="numbers",
-                where=f"step {step}",
-                cause="a loss that is NaN or infinite, which logging_nan_inf_filter hides in the "
-                "log, or an operation whose derivative is infinite",
-                fix="look at that step's rows with torch.autograd.detect_anomaly; the weights of "
-                f"step {step - 1} are the last good ones",
-            )
-            self._answer("gradient.finite", lambda: iter([finding]))
-        return bool(broken or asked)
+            self._answer("gradient.finite", lambda: _broken_gradients(step))
+        return bool(broken or requested)
 
     def stop_everywhere(self) -> None:
-        """Let the other processes know at the next step: not all of them see what this one saw."""
-        self._stop_asked = 1.0
+        """Request a stop from all processes at the next step; only this one has the finding."""
+        self._stop_requested = 1.0
 
     def end_first_step(self) -> None:
-        """The step's micro-batches are complete."""
+        """Complete the first step's measurement: all of its micro-batches were seen."""
         if self.first_step is not None:
             self.first_step.close(self.device)
 
     def logged(self, step: int, values: Mapping[str, Any]) -> None:
-        """Take in a log line and ask what it may answer."""
+        """Add a log line and judge what it can answer."""
         entry = entry_of({"step": step, **values}, f"step {step}")
         if entry is None:
             return
@@ -90,18 +81,19 @@ class Run:
         count = self.log.count
         every = count & (count - 1) == 0
         for name in QUESTIONS if every else EVERY_LOG:
-            self._ask(name)
+            self._judge(name)
 
     def _initial(self, first: FirstStep) -> Iterator[Measured | Finding]:
         if self.begin:
             raise Skip(f"the run was resumed at step {self.begin}")
         return first.uninformed()
 
-    def _ask(self, name: str) -> None:
-        # The first two are answered exactly, and what was broken before the filter stays so.
+    def _judge(self, name: str) -> None:
+        # Both are answered exactly from the first step's logits.
         if name in ("loss.initial_is_uninformed", "loss.matches_reference"):
             return
         result = answer(name, QUESTIONS[name], self.case)
+        # A failure stays: logging_nan_inf_filter may hide from the log what was found before.
         before = self.results.get(name)
         if before is None or before.status is not Status.FAIL:
             self.results[name] = result
@@ -113,18 +105,18 @@ class Run:
             self._answer("update.survives_rounding", self.weights.survive)
 
     def ended(self) -> None:
-        """Ask everything once more, of the whole log."""
+        """Judge all questions once more, on the whole log."""
         self.end_first_step()
         if self.log.count:
             for name in QUESTIONS:
                 if name != "update.moves_the_right_ones" or name not in self.results:
-                    self._ask(name)
+                    self._judge(name)
 
     def _answer(self, name: str, question: Callable[[], Iterator[Measured | Finding]]) -> None:
         self.results[name] = answer(name, lambda case: question(), self.case)
 
     def report(self, seconds: float) -> Report:
-        """The answers so far, as a run report."""
+        """Return the answers so far as a run report."""
         results = sorted(self.results.values(), key=lambda result: result.check.order)
         return Report(
             self.name,
@@ -136,7 +128,22 @@ class Run:
         )
 
 
+def _broken_gradients(step: int) -> Iterator[Measured | Finding]:
+    yield Finding(
+        f"the gradients of step {step} are not numbers",
+        observed="nan",
+        expected="numbers",
+        where=f"step {step}",
+        cause="a loss that is NaN or infinite, which logging_nan_inf_filter hides in the log, or "
+        "an operation whose derivative is infinite",
+        fix="look at that step's rows with torch.autograd.detect_anomaly; the weights of "
+        f"step {step - 1} are the last good ones",
+    )
+    yield Measured(f"steps with gradients that are not finite, up to step {step}: 1", 1, 0)
+
+
 def _known(args: Any, state: Any, scheduler: Any) -> Known:
+    """Return what the arguments and the scheduler in use say about the run."""
     lambdas = getattr(_inner(scheduler), "lr_lambdas", None)
     rates = getattr(_inner(scheduler), "base_lrs", None)
     known = Known(
@@ -149,7 +156,7 @@ def _known(args: Any, state: Any, scheduler: Any) -> Known:
         lr_scheduler_type=str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
     )
     warmup = args.get_warmup_steps(state.max_steps)
-    # A scheduler of the user's own has nothing to do with warmup_steps.
+    # A custom scheduler does not follow warmup_steps.
     share = Case(Log(""), replace(known, warmup_steps=warmup)).share
     if not lambdas or share is None:
         return known
@@ -159,7 +166,7 @@ def _known(args: Any, state: Any, scheduler: Any) -> Known:
 
 
 def _share(scheduler: Any) -> Callable[[int], float] | None:
-    """The scheduler's own curve; None if it depends on more than the step."""
+    """Return the scheduler's own curve; None if it depends on more than the step."""
     lambdas = getattr(_inner(scheduler), "lr_lambdas", None)
     return None if not lambdas else lambda k: float(lambdas[0](k))
 

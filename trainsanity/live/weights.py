@@ -1,4 +1,4 @@
-"""Whether weights move: a sample of them, by dtype."""
+"""Measure on a sample whether weights move, by dtype."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ HALF = 0.5
 
 @dataclass
 class Sample:
-    """Elements of a few tensors of one dtype, as they were."""
+    """Elements of a few tensors of one dtype, as they were at the start."""
 
     tensors: list[Any] = field(default_factory=list)
     before: list[Any] = field(default_factory=list)
 
     def add(self, parameter: Any) -> None:
-        """Remember evenly spaced elements of one more tensor."""
+        """Copy evenly spaced elements of one more tensor."""
         self.tensors.append(parameter)
         self.before.append(_elements(parameter).clone())
 
     def moved(self) -> float:
-        """Share of the elements that are not what they were."""
+        """Return the share of the elements that have changed."""
         changed = [
             (_elements(now) != old).float().mean()
             for now, old in zip(self.tensors, self.before, strict=True)
@@ -39,7 +39,7 @@ class Sample:
         return float(sum(changed)) / len(changed)
 
     def can_move(self, rate: float) -> float:
-        """Share of the elements that an update as large as the rate would change."""
+        """Return the share of the elements that an update as large as the rate would change."""
         from trainsanity.measurements.step.update import can_move
 
         shares = [can_move(old, rate).float().mean() for old in self.before]
@@ -57,20 +57,20 @@ class Weights:
         self._highest = 0.0
 
     def stepped(self) -> bool:
-        """Take note of a step that the optimizer took; True when it is time to look."""
+        """Count a step of the optimizer; return whether it is time to compare."""
         rate = max(float(group["lr"]) for group in self._optimizer.param_groups)
         self._steps += rate > 0
         self._highest = max(self._highest, rate)
         return self._steps == STEPS and rate > 0
 
     def move(self) -> Iterator[Measured | Finding]:
-        """Something that could move has moved."""
+        """Judge whether weights that could move have moved."""
         if not self._samples:
             raise Skip("no weights that are whole on one device")
-        told = []
+        shares, predicted = {}, {}
         for dtype, sample in self._samples.items():
-            moved, can = sample.moved(), sample.can_move(self._highest)
-            told.append(f"{dtype} {moved:.2%} (predicted {can:.2%})")
+            moved = shares[dtype] = sample.moved()
+            can = predicted[dtype] = sample.can_move(self._highest)
             if moved == 0 and can >= HALF and self._moves_by_rate:
                 yield Finding(
                     f"none of the sampled {dtype} weights moved in {STEPS} steps, although "
@@ -81,13 +81,16 @@ class Weights:
                     cause="the optimizer does not hold them, or their gradients are zero",
                     fix="build the optimizer after the last change to the model",
                 )
+        by_dtype = (f"{d} {s:.2%} (predicted {predicted[d]:.2%})" for d, s in shares.items())
         yield Measured(
-            f"after {STEPS} steps at up to {self._highest:g} of the sampled weights have moved: "
-            + ", ".join(told)
+            f"sampled weights that moved in {STEPS} steps at up to {self._highest:g}: "
+            + ", ".join(by_dtype),
+            shares,
+            predicted,
         )
 
     def survive(self) -> Iterator[Measured | Finding]:
-        """An update at the peak rate is not lost to the weights' dtype."""
+        """Judge whether an update at the peak rate survives rounding to the weights' dtype."""
         if not self._samples:
             raise Skip("no weights that are whole on one device")
         if not self._moves_by_rate:
@@ -106,14 +109,16 @@ class Weights:
                     "more than an update of the size of the learning rate",
                     fix="load them with dtype=torch.float32 and train with bf16=True",
                 )
-        told = ", ".join(f"{dtype} {share:.2%}" for dtype, share in shares.items())
+        by_dtype = ", ".join(f"{dtype} {share:.2%}" for dtype, share in shares.items())
         yield Measured(
-            f"at the peak {self._peak:g} an update can move {told} of the sampled weights"
+            f"sampled weights that an update at the peak {self._peak:g} changes: {by_dtype}",
+            shares,
+            dict.fromkeys(shares, HALF),
         )
 
     @property
     def _moves_by_rate(self) -> bool:
-        """AdamW and its kin divide the gradient's size out, so an update is about the rate."""
+        """Whether an update is about as large as the rate: the Adam family divides by its size."""
         return "adam" in type(self._optimizer).__name__.lower()
 
 

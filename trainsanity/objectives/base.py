@@ -49,6 +49,7 @@ class Objective:
         shifts: whether position t predicts the label at t + 1.
         known: whether the reference loss is known.
         additive: whether the loss of a batch is a mean over its rows.
+        by_trainer: whether it is known by the Trainer's class, before the model's class is asked.
         label_smoothing: ``TrainingArguments.label_smoothing_factor``.
     """
 
@@ -58,6 +59,7 @@ class Objective:
     shifts: ClassVar[bool] = False
     known: ClassVar[bool] = False
     additive: ClassVar[bool] = True
+    by_trainer: ClassVar[bool] = False
 
     label_smoothing: float = 0.0
 

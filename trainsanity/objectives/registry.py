@@ -41,11 +41,14 @@ def objective(cls: Registered) -> Registered:
 def objective_for(pipeline: Pipeline) -> Objective:
     """Return the objective that the pipeline is trained for.
 
-    Those of other packages are asked first: who installs one wants it to count.  The base class
+    Those of other packages are asked first: who installs one wants it to count; then those that
+    know the Trainer's class, since a language model is trained for many things.  The base class
     stands for an objective that nobody recognised.
     """
     own = __package__ + "."
-    foreign_first = sorted(_objectives.values(), key=lambda cls: cls.__module__.startswith(own))
+    foreign_first = sorted(
+        _objectives.values(), key=lambda cls: (cls.__module__.startswith(own), not cls.by_trainer)
+    )
     smoothing = float(getattr(pipeline.args, "label_smoothing_factor", 0.0) or 0.0)
     for cls in foreign_first:
         if cls.matches(pipeline):

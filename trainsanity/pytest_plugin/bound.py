@@ -1,14 +1,15 @@
-"""A check as the parameter of a test, and what one run of pytest knows about the others."""
+"""A check as the parameter of a test, and the state of one run of pytest."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
 
-from trainsanity.errors import CheckFailure
+from trainsanity.errors import CheckFailure, CheckWarning
 from trainsanity.types import Check, Result, Status
 
 if TYPE_CHECKING:
@@ -18,29 +19,32 @@ if TYPE_CHECKING:
 
 
 class CheckNotJudged(Exception):
-    """A check came to no verdict and nothing in this session is red or accepted in its stead.
+    """A check reached no verdict, and no other test of this session fails because of that.
 
-    It is no :class:`CheckFailure`, so that an expected failure does not swallow it.
+    It is no :class:`CheckFailure`, so that an expected failure does not hide it.
     """
 
 
 @dataclass
 class PluginState:
-    """What the plugin remembers during one run of pytest."""
+    """The state of the plugin during one run of pytest."""
 
     timeout: float | None = None
     """Seconds that a check, and each measurement, may take."""
-    usage_errors: list[str] = field(default_factory=list)
+    warnings_as_errors: bool = False
+    """A check that warns fails its test."""
     targets_used: bool = False
+    """Whether a test judges the pipelines of the option or of pyproject.toml."""
+    usage_errors: list[str] = field(default_factory=list)
     selected: dict[int, set[str]] = field(default_factory=dict)
     """Names of the checks that this run will judge, by the id of the spec."""
     spec: PipelineSpec | None = None
     runner: Runner | None = None
     result: Result | None = None
-    """The last one in the test that runs now."""
+    """The last result in the test that runs now."""
 
     def judge(self, pipeline: Pipeline, check: Check) -> Result:
-        """The result for this pipeline, kept as long as the pipeline is the same."""
+        """Return the result for this pipeline, kept as long as the pipeline is the same."""
         from trainsanity.engine.runner import Runner
 
         if self.runner is None or self.runner.pipeline is not pipeline:
@@ -49,37 +53,41 @@ class PluginState:
         return self.result
 
     def blockers(self, result: Result) -> Iterator[Result]:
-        """What stands before a blocked check, nearest first; the last one is not blocked."""
+        """Yield what blocks a check, nearest first; the last one is not blocked itself."""
         while result.blocked_by is not None and self.runner is not None:
             result = self.runner.results[result.blocked_by]
             yield result
 
     def judged_here(self, result: Result) -> bool:
-        """Whether this run has a test of its own for that check."""
+        """Return whether this run has a test of its own for that check."""
         return result.check.name in self.selected.get(id(self.spec), ())
 
 
 class BoundCheck:
     """The parameter ``check``: called with a pipeline, it judges it."""
 
-    def __init__(self, check: Check, session: PluginState) -> None:
+    def __init__(self, check: Check, state: PluginState) -> None:
         self.check = check
-        self._session = session
+        self._state = state
 
     def __str__(self) -> str:
         return f"{self.check.code} {self.check.name}"
 
     def __call__(self, pipeline: Pipeline) -> Result:
-        """Judge the pipeline; returns if the check passes.
+        """Judge the pipeline; return if the check passes, or warns and warnings are no errors.
 
         Raises:
             CheckFailure: the check failed; the text is the finding.
-            CheckNotJudged: it ended in an error, or waits for a check that this run leaves out.
+            CheckNotJudged: it ended in an error, or is blocked by a check that this run leaves out.
         """
         from trainsanity.pytest_plugin.results import failure_text
 
-        result = self._session.judge(pipeline, self.check)
+        result = self._state.judge(pipeline, self.check)
         match result.status:
+            case Status.WARNING if self._state.warnings_as_errors:
+                raise CheckFailure(failure_text(result))
+            case Status.WARNING:
+                warnings.warn(CheckWarning(failure_text(result)), stacklevel=2)
             case Status.FAIL | Status.XFAIL:
                 raise CheckFailure(failure_text(result))
             case Status.SKIP:
@@ -93,12 +101,12 @@ class BoundCheck:
         return result
 
     def _blocked(self, result: Result) -> None:
-        earlier = list(self._session.blockers(result))
-        if any(map(self._session.judged_here, earlier)):
+        earlier = list(self._state.blockers(result))
+        if any(map(self._state.judged_here, earlier)):
             pytest.skip(f"blocked: {result.reason}")
         text = f"{self} is blocked on {result.pipeline_id}: {result.reason}"
         if earlier:
-            # Left out of this run, the cause would be told nowhere and the run end green.
+            # The cause is left out of this run, which would otherwise end green.
             from trainsanity.pytest_plugin.results import failure_text
 
             text += f"\n\nNot in this run, but first to mend:\n{failure_text(earlier[-1])}"

@@ -1,1 +1,1 @@
-"""The faces of a report: text for people, JSON for machines."""
+"""The reporters: text, HTML, GitHub and JSON, and the pages of checks."""

@@ -1,4 +1,4 @@
-"""Draws pictures as SVG that a page can take in: its colours are the page's, its ids are unique."""
+"""Draw pictures as SVG for a page: colours are those of the page, ids are unique."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ _HREF = "{http://www.w3.org/1999/xlink}href"
 
 
 def draw(picture: Picture, prefix: str) -> str | None:
-    """The picture as an ``<svg>`` element; None for one that is all table, or has no values.
+    """Return the picture as an ``<svg>`` element; None if it is all table, or has no values.
 
     Args:
         picture: what is shown.
-        prefix: of all ids in it.
+        prefix: what all ids in it begin with.
     """
     drawer = _drawers.get(picture.name)
     if drawer is None or picture.reason:
@@ -72,7 +72,7 @@ def draw(picture: Picture, prefix: str) -> str | None:
         drawer(figure, _numbers(picture.values))
         file = io.StringIO()
         with warnings.catch_warnings():
-            # Its fonts only measure the text; the reader's own draw it.
+            # The fonts here only measure the text; the browser draws it with the reader's.
             warnings.filterwarnings("ignore", "Glyph .* missing from font")
             nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
             figure.savefig(file, format="svg", metadata=nothing)
@@ -80,7 +80,7 @@ def draw(picture: Picture, prefix: str) -> str | None:
 
 
 def _numbers(value: Any) -> Any:
-    """The values with the numbers that JSON has only words for."""
+    """Return the values with the numbers that JSON has only words for."""
     match value:
         case "nan" | "inf" | "-inf":
             return float(value)
@@ -97,7 +97,7 @@ def _for_page(text: str, picture: Picture, prefix: str) -> str:
     root = ElementTree.fromstring(text)
     for element in list(root.iter()):
         for child in list(element):
-            # A style element would reach the whole page, and nobody asks for the metadata.
+            # A style element would apply to the whole page; the metadata is of no use.
             if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):
                 element.remove(child)
     for defs in list(root.findall(f"{{{_SVG}}}defs")):
@@ -110,12 +110,12 @@ def _for_page(text: str, picture: Picture, prefix: str) -> str:
     title, description = f"{prefix}title", f"{prefix}desc"
     root.set("role", "img")
     root.set("aria-labelledby", f"{title} {description}")
-    for place, (tag, key, said) in enumerate(
+    for position, (tag, key, words) in enumerate(
         (("title", title, picture.title), ("desc", description, picture.sentence))
     ):
         child = ElementTree.Element(f"{{{_SVG}}}{tag}", {"id": key})
-        child.text = clean(said)
-        root.insert(place, child)
+        child.text = clean(words)
+        root.insert(position, child)
     return ElementTree.tostring(root, encoding="unicode")
 
 
@@ -215,12 +215,12 @@ def _learning_rate(figure: Figure, values: dict[str, Any]) -> None:
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
-    """Above the axes, where it covers no data."""
+    """Put the legend above the axes, where it covers no data."""
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left")
 
 
 def _short(names: list[str]) -> list[str]:
-    """Layer names without the path that all of them share, long ones without their beginning."""
+    """Cut from layer names the path that all share, and from long ones the beginning."""
     names = [clean(name) for name in names]
     first = names[0].split(".")
     while len(first) > 1 and all(name.startswith(first[0] + ".") for name in names):

@@ -14,6 +14,8 @@ from trainsanity.report.words import (
     confidence_in,
     coverage,
     fields_of,
+    headline,
+    headlines,
     passes,
     rerun,
     row_text,
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 SIGNS = {
     Status.PASS: "✅",
+    Status.WARNING: "⚠️",
     Status.FAIL: "❌",
     Status.XFAIL: "☑️",
     Status.XPASS: "❌",
@@ -38,19 +41,21 @@ SIGNS = {
 }
 
 ANNOTATIONS = 10
-"""Errors that GitHub shows of one step; it drops the others without a word."""
+"""Annotations of one kind that GitHub shows of one step; it drops the others silently."""
 
 
-def summary(reports: Iterable[Report], *, strict: bool = False) -> str:
-    """Markdown for ``$GITHUB_STEP_SUMMARY``."""
-    return "".join(f"{line}\n" for report in reports for line in _summary(report, strict=strict))
+def summary(reports: Iterable[Report]) -> str:
+    """Return Markdown for ``$GITHUB_STEP_SUMMARY``."""
+    return "".join(f"{line}\n" for report in reports for line in _summary(report))
 
 
-def _summary(report: Report, *, strict: bool) -> Iterator[str]:
-    good = report.exit_code(strict=strict) == 0
+def _summary(report: Report) -> Iterator[str]:
     results = sorted(report.results, key=lambda r: r.check.order)
-    sign = SIGNS[Status.PASS if good else Status.FAIL]
-    yield f"## {sign} {md(report.pipeline_id)}: {md(verdict(report, strict=strict))}"
+    warned = with_status(results, Status.WARNING)
+    sign = SIGNS[Status.FAIL]
+    if report.good:
+        sign = SIGNS[Status.WARNING if warned else Status.PASS]
+    yield f"## {sign} {md(report.pipeline_id)}: {md(verdict(report))}"
     yield ""
     yield md(" ".join(filter(None, (coverage(report), without_verdict(report)))))
     yield ""
@@ -59,14 +64,16 @@ def _summary(report: Report, *, strict: bool) -> Iterator[str]:
         yield ""
     for result in results:
         if result.status in (Status.FAIL, Status.ERROR, Status.XPASS):
-            yield from _failure(result, report)
+            yield from _found(result, report)
+    for result in warned:
+        yield from _found(result, report)
     if accepted := with_status(results, Status.XFAIL):
         yield from ("### Accepted failures (expected_failures)", "")
-        yield from _table(("check", "saw", "accepted because"), [
-            (_name(r), md(" ".join(f.headline for f in r.findings)), md(r.reason)) for r in accepted
+        yield from _table(("check", "found", "accepted because"), [
+            (_name(r), md(headlines(r)), md(r.reason)) for r in accepted
         ])  # fmt: skip
-    yield from ("<details><summary>All checks asked for</summary>", "")
-    yield from _table(("", "check", "", "saw"), [
+    yield from ("<details><summary>All selected checks</summary>", "")
+    yield from _table(("", "check", "", "measured"), [
         (SIGNS[r.status], _name(r), str(r.status), md(row_text(r))) for r in results
     ])  # fmt: skip
     if ran := passes(report):
@@ -74,11 +81,11 @@ def _summary(report: Report, *, strict: bool) -> Iterator[str]:
     yield from ("</details>", "")
 
 
-def _failure(result: Result, report: Report) -> Iterator[str]:
+def _found(result: Result, report: Report) -> Iterator[str]:
     yield f"### {SIGNS[result.status]} {_name(result)}: {result.status}"
     yield ""
     for finding in result.findings:
-        yield f"**{md(finding.headline)}**"
+        yield f"**{md(headline(finding, result))}**"
         yield ""
         if fields := fields_of(finding, confidence_in(finding, report)):
             yield from _table(("", ""), [(label, md(text)) for label, text in fields])
@@ -107,46 +114,52 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
 
 
 def md(text: str) -> str:
-    """The text as Markdown that shows just that, on one line."""
+    """Return Markdown that shows just this text, on one line."""
     shown = re.sub(r"[\\`*_\[\]<>&|~#$]", r"\\\g<0>", " ".join(clean(text).split()))
     # At the start of a line these would make a list or a heading.
     return re.sub(r"^(\d*)([-+=.)])(?= |=|-|$)", r"\1\\\2", shown)
 
 
 def workflow_commands(reports: Sequence[Report]) -> Iterator[str]:
-    """Workflow commands: an error for each failure, a notice for each that is accepted."""
-    told = [
-        (report, result)
-        for report in reports
-        for result in sorted(report.results, key=lambda r: r.check.order)
-    ]
-    bad = [
-        (report, result)
-        for report, result in told
-        if result.status in (Status.FAIL, Status.XPASS, Status.ERROR)
-    ]
-    shown = bad if len(bad) <= ANNOTATIONS else bad[: ANNOTATIONS - 1]
+    """Yield workflow commands: errors, warnings, and a notice for each accepted failure."""
+    errors: list[tuple[Report, Result]] = []
+    warnings: list[tuple[Report, Result]] = []
+    accepted: list[tuple[Report, Result]] = []
+    for report in reports:
+        for result in sorted(report.results, key=lambda r: r.check.order):
+            if result.status in (Status.FAIL, Status.XPASS, Status.ERROR):
+                errors.append((report, result))
+            elif result.status is Status.WARNING:
+                (errors if report.policy.warnings_fail else warnings).append((report, result))
+            elif result.status is Status.XFAIL:
+                accepted.append((report, result))
+    yield from _annotations("error", errors, "failures")
+    yield from _annotations("warning", warnings, "warnings")
+    for report, result in accepted:
+        message = f"accepted: {result.reason}\n{_message(result)}"
+        yield _command("notice", _title(report, result), message)
+
+
+def _annotations(kind: str, results: Sequence[tuple[Report, Result]], what: str) -> Iterator[str]:
+    """Yield one command for each result; the last one names those that GitHub would drop."""
+    shown = results if len(results) <= ANNOTATIONS else results[: ANNOTATIONS - 1]
     for report, result in shown:
-        yield _command("error", _title(report, result), _said(result))
-    if rest := bad[len(shown) :]:
+        yield _command(kind, _title(report, result), _message(result))
+    if rest := results[len(shown) :]:
         named = ", ".join(_title(report, result) for report, result in rest)
-        yield _command("error", f"{len(rest)} more failures", named)
-    for report, result in told:
-        if result.status is Status.XFAIL:
-            said = f"accepted: {result.reason}\n{_said(result)}"
-            yield _command("notice", _title(report, result), said)
+        yield _command(kind, f"{len(rest)} more {what}", named)
 
 
 def _title(report: Report, result: Result) -> str:
     return f"{result.check.code} {result.check.name} {result.status} on {report.pipeline_id}"
 
 
-def _said(result: Result) -> str:
+def _message(result: Result) -> str:
     if result.status is Status.XPASS:
         return f"expected to fail ({result.reason}), but passed: delete its expected_failures entry"
     lines = []
     for finding in result.findings:
-        lines.append(finding.headline)
+        lines.append(headline(finding, result))
         named = (("cause", finding.cause), ("fix", finding.fix))
         lines += [f"{label}: {text}" for label, text in named if text]
     return "\n".join(lines) or result.reason
@@ -157,10 +170,10 @@ def _command(kind: str, title: str, message: str) -> str:
 
 
 def _data(text: str) -> str:
-    """As ``@actions/core`` escapes what follows the command."""
+    """Escape what follows the command, as ``@actions/core`` does."""
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def _property(text: str) -> str:
-    """As ``@actions/core`` escapes a property."""
+    """Escape a property, as ``@actions/core`` does."""
     return _data(text).replace(":", "%3A").replace(",", "%2C")

@@ -12,14 +12,15 @@ from trainsanity.errors import UsageError
 from trainsanity.report.figures import draw
 from trainsanity.report.pictures import Picture
 from trainsanity.report.words import (
-    accused,
+    anything_wrong,
     clean,
     codes_of,
     confidence_in,
     coverage,
     explained,
     fields_of,
-    observed,
+    headline,
+    headlines,
     passes,
     rerun,
     row_text,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 WORDS = {
     Status.PASS: ("✓", "passed"),
+    Status.WARNING: ("⚠", "warning"),
     Status.FAIL: ("✗", "failed"),
     Status.XFAIL: ("!", "failed as accepted"),
     Status.XPASS: ("✗", "passed against expectation"),
@@ -49,50 +51,45 @@ _WORST = (
     Status.FAIL,
     Status.XPASS,
     Status.ERROR,
+    Status.WARNING,
     Status.XFAIL,
     Status.BLOCKED,
     Status.ABSTAIN,
     Status.SKIP,
     Status.PASS,
 )
-"""What a stage is called by, if its checks ended differently."""
+"""The first of these that a stage has is the status of the stage."""
 
 
 def _cleaned(value: Any) -> Any:
-    """What the template writes; markup is nobody's but its own."""
+    """Clean what the template writes, but for markup of its own."""
     text = isinstance(value, str) and not hasattr(value, "__html__")
     return clean(value) if text else value
 
 
 def require_extra() -> None:
-    """Find out early whether the page can be made.
+    """Check early whether the page can be made.
 
     Raises:
         UsageError: the optional extra is not installed.
     """
-    missing = [name for name in ("jinja2", "matplotlib") if not _there(name)]
+    missing = [name for name in ("jinja2", "matplotlib") if not _installed(name)]
     if missing:
         raise UsageError(f"--html needs {' and '.join(missing)}: pip install 'trainsanity[html]'")
 
 
-def _there(name: str) -> bool:
+def _installed(name: str) -> bool:
     try:
         return find_spec(name) is not None
     except ValueError:  # it is forbidden to import
         return False
 
 
-def render(
-    reports: Sequence[tuple[Report, Sequence[Picture]]],
-    *,
-    strict: bool = False,
-    debug: bool = False,
-) -> str:
-    """The page.
+def render(reports: Sequence[tuple[Report, Sequence[Picture]]], *, debug: bool = False) -> str:
+    """Return the page.
 
     Args:
-        reports: of each pipeline, with its pictures.
-        strict: judge as ``--strict`` does.
+        reports: the report of each pipeline, with its pictures.
         debug: with the tracebacks of checks that ended in an error.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -106,24 +103,25 @@ def render(
         lstrip_blocks=True,
     )
     views = [
-        _View(f"p{number}-", report, pictures, debug=debug).as_dict(strict=strict)
+        _View(f"p{number}-", report, pictures, debug=debug).as_dict()
         for number, (report, pictures) in enumerate(reports, 1)
     ]
     return environment.get_template("report.html").render(reports=views, version=__version__)
 
 
 class _View:
-    """What the template is told of one report: plain values, which it cleans and escapes."""
+    """The values of one report for the template, which cleans and escapes them."""
 
     def __init__(
         self, prefix: str, report: Report, pictures: Sequence[Picture], *, debug: bool
     ) -> None:
         self.prefix, self.report, self.pictures, self.debug = prefix, report, pictures, debug
         self.results = sorted(report.results, key=lambda r: r.check.order)
-        self.accused = accused(self.results)
-        self.ruled_out = report.diagnosis.ruled_out if self.accused else {}
+        self.wrong = anything_wrong(self.results)
+        self.ruled_out = report.diagnosis.ruled_out if self.wrong else {}
 
-    def as_dict(self, *, strict: bool) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
+        """Return what ``report.html`` writes of the report."""
         report, diagnosis = self.report, self.report.diagnosis
         environment = dict(report.environment)
         notes = environment.pop("notes", None) or ()
@@ -135,8 +133,8 @@ class _View:
         return {
             "prefix": self.prefix,
             "name": report.pipeline_id,
-            "verdict": verdict(report, strict=strict),
-            "good": report.exit_code(strict=strict) == 0,
+            "verdict": verdict(report),
+            "good": report.good,
             "coverage": " ".join(filter(None, (coverage(report), without_verdict(report)))),
             "stages": stages,
             "broken": diagnosis.first_broken_stage,
@@ -146,26 +144,29 @@ class _View:
                 for r in self.results
                 if r.status is Status.FAIL and r is not diagnosis.result
             ],
-            "explained": [(self.result(r), observed(r)) for r in explained(self.results)],
-            "accused": self.accused,
+            "explained": [(self.result(r), headlines(r)) for r in explained(self.results)],
+            "warnings": [self.result(r) for r in with_status(self.results, Status.WARNING)],
+            "warnings_fail": report.policy.warnings_fail,
+            "wrong": self.wrong,
             "accepted": [self.result(r) for r in with_status(self.results, Status.XFAIL)],
             "unexpected": [self.result(r) for r in with_status(self.results, Status.XPASS)],
-            "acquitted": self.ruled_out,
+            "ruled_out": self.ruled_out,
             "notes": notes,
             "where": [(name.replace("_", " "), _value(value)) for name, value in where.items()],
         }
 
     def stage(self, stage: str) -> dict[str, Any]:
+        """Return the results and pictures of one stage."""
         results = [result for result in self.results if result.check.stage == stage]
         passed = with_status(results, Status.PASS)
         statuses = {result.status for result in results}
         worst = next((status for status in _WORST if status in statuses), None)
-        sign, words = WORDS[worst] if worst else ("○", "not asked for")
+        sign, words = WORDS[worst] if worst else ("○", "not selected")
         if worst in (Status.SKIP, Status.ABSTAIN) and passed:
-            # What is not for this pipeline takes nothing from what is.
-            unsaid = f"{len(with_status(results, worst))} {words}"
+            # Checks that do not apply to this pipeline take nothing from those that do.
+            without = f"{len(with_status(results, worst))} {words}"
             worst, (sign, words) = Status.PASS, WORDS[Status.PASS]
-            words = f"{words}, {unsaid}"
+            words = f"{words}, {without}"
         return {
             "name": stage,
             "status": str(worst or "none"),
@@ -178,23 +179,25 @@ class _View:
         }
 
     def picture(self, picture: Picture) -> dict[str, Any]:
+        """Return a picture with its drawing, or with the reason why there is none."""
         from markupsafe import Markup
 
         name = f"{self.prefix}{picture.name}"
         try:
             svg = draw(picture, f"{name}-") or ""
         except Exception as error:
-            # What cannot be drawn, an infinite loss for one, must not cost the page.
+            # A picture that cannot be drawn, of an infinite loss for one, must not cost the page.
             svg, reason = "", f"it cannot be drawn ({type(error).__name__}: {error})"
             picture = replace(picture, reason=reason)
         # All text of the drawing went through an XML writer.
         return {"picture": picture, "id": name, "svg": Markup(svg)}
 
     def result(self, result: Result) -> dict[str, Any]:
+        """Return one result; ``row`` is what its line has while it is shut."""
         sign, words = WORDS[result.status]
-        told = result.status in (Status.FAIL, Status.XPASS, Status.ERROR)
-        above = with_status(self.results, Status.XPASS) + with_status(self.results, Status.FAIL)
-        seen = [
+        in_full = result.status in (Status.FAIL, Status.WARNING, Status.XPASS, Status.ERROR)
+        above = result.status in (Status.FAIL, Status.WARNING, Status.XPASS)
+        numbers = [
             (label, value_text(value))
             for label, value in (("observed", result.observed), ("expected", result.expected))
             if value is not None and not result.findings
@@ -206,24 +209,25 @@ class _View:
             "status": str(result.status),
             "sign": sign,
             "words": words,
-            "row": "" if told or result.check.rules_out in self.ruled_out else row_text(result),
+            "row": "" if in_full or result.check.rules_out in self.ruled_out else row_text(result),
             "message": result.message,
             "reason": result.reason,
             "findings": [
-                (f.headline, fields_of(f, confidence_in(f, self.report))) for f in result.findings
+                (headline(f, result), fields_of(f, confidence_in(f, self.report)))
+                for f in result.findings
             ],
-            "seen": seen,
-            "rerun": rerun(self.report.command, result.check.code) if told else None,
+            "numbers": numbers,
+            "rerun": rerun(self.report.command, result.check.code) if in_full else None,
             "debug": result.debug if self.debug else "",
             "seconds": f"{result.seconds:.1f} s",
-            # What the top of the page has told in full stays shut below.
-            "open": told and result not in above,
-            "above": told and result in above,
+            # What stands in full at the top of the page stays shut below.
+            "open": in_full and not above,
+            "above": above,
         }
 
 
 def _paired(stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Where the window has two columns, neighbours alike stand abreast, the others across both."""
+    """Set neighbours that are alike side by side in a wide window, and the others across it."""
     at = 0
     while at < len(stages):
         pair = stages[at : at + 2]

@@ -1,4 +1,4 @@
-"""The report for machines: schema 1 of the design, in JSON that every parser takes."""
+"""The report for machines, in JSON that every parser takes; ``schema.json`` describes it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,12 @@ from trainsanity import __version__
 if TYPE_CHECKING:
     from trainsanity.engine.report import Report
 
-SCHEMA = 1
+SCHEMA = 2
 """Rises when a key changes its meaning or goes; new keys may come without that."""
 
 
-def as_dict(report: Report, *, strict: bool = False) -> dict[str, Any]:
-    """The JSON values of one report.
-
-    Args:
-        report: what is told.
-        strict: whether ``summary.exit_code`` is that of ``--strict``.
-    """
+def as_dict(report: Report) -> dict[str, Any]:
+    """Return the JSON values of one report."""
     diagnosis = report.diagnosis
     document = {
         "schema": SCHEMA,
@@ -41,8 +36,10 @@ def as_dict(report: Report, *, strict: bool = False) -> dict[str, Any]:
             **report.counts(),
             "first_broken_stage": diagnosis.first_broken_stage,
             "confidence": diagnosis.confidence,
-            "acquitted": diagnosis.ruled_out,
-            "exit_code": report.exit_code(strict=strict),
+            "not_judged": report.not_judged,
+            "ruled_out": diagnosis.ruled_out,
+            "acquitted": diagnosis.ruled_out,  # its name in schema 1
+            "exit_code": report.exit_code(),
             "seconds": round(report.seconds, 3),
         },
     }
@@ -62,28 +59,28 @@ def _measured(report: Report, name: str) -> dict[str, Any]:
     }
 
 
-def dumps(reports: Sequence[Report], *, strict: bool = False) -> str:
-    """The text of the JSON file: the object of one report, or the list of several."""
-    documents = [as_dict(report, strict=strict) for report in reports]
+def dumps(reports: Sequence[Report]) -> str:
+    """Return the text of the JSON file: the object of one report, or the list of several."""
+    documents = [as_dict(report) for report in reports]
     return encode(documents[0] if len(documents) == 1 else documents)
 
 
 def schema() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of what :func:`dumps` makes."""
+    """Return the JSON Schema (2020-12) of what :func:`dumps` returns."""
     text = (resources.files(__package__) / "schema.json").read_text(encoding="utf-8")
     document: dict[str, Any] = json.loads(text)
     return document
 
 
 def encode(value: Any) -> str:
-    """Any value as JSON text that ends with a newline."""
+    """Return any value as JSON text that ends with a newline."""
     return json.dumps(json_value(value), indent=2, allow_nan=False) + "\n"
 
 
 def json_value(value: Any) -> Any:
-    """The value in JSON's own types.
+    """Return the value in JSON's own types.
 
-    JSON has no NaN and no infinity, and a check that saw one must still be reported, so they
+    JSON has no NaN and no infinity, and a check that measured one must still be reported, so they
     become the strings ``nan``, ``inf`` and ``-inf``.  What JSON has no type for becomes its str.
     """
     match value:

@@ -1,6 +1,7 @@
 """The pages of checks: their docstrings, each with a real failure, for a terminal and as Markdown.
 
-The failures are those of this repository's faults; ``.ci/examples.py`` keeps them in examples.json.
+The failures are those of this repository's faults; ``.ci/examples.py`` writes them to
+``examples.json``.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ _ISSUE = re.compile(r"\b([\w-]+/[\w.-]+)#(\d+)")
 
 @cache
 def examples() -> Mapping[str, Mapping[str, str]]:
-    """By code: ``fault``, the ``title`` of what it breaks, its ``upstream``, the ``text`` said."""
+    """Return by code the ``fault``, its ``title`` and ``upstream``, and the failure's ``text``."""
     text = (resources.files(__package__) / "examples.json").read_text(encoding="utf-8")
     document: dict[str, dict[str, str]] = json.loads(text)["examples"]
     return document
 
 
 def page(check: Check) -> str:
-    """The page for a terminal."""
+    """Return the page for a terminal."""
     facts = [f"{check.code} {check.name}", *_facts(check)]
     parts = [" | ".join(facts), check.page]
     if example := examples().get(check.code):
@@ -36,7 +37,7 @@ def page(check: Check) -> str:
 
 
 def reference(checks: Iterable[Check]) -> str:
-    """One Markdown document with all the pages, by stage."""
+    """Return one Markdown document with all the pages, by stage."""
     return "\n".join(_reference(list(checks)))
 
 
@@ -72,10 +73,12 @@ def _markdown(check: Check) -> Iterator[str]:
 def _facts(check: Check) -> Iterator[str]:
     yield f"stage {check.stage}"
     yield f"cost {check.cost.name}"
+    if check.judges:
+        yield f"judges the {check.judges}"
     if check.requires:
         yield f"after {', '.join(check.requires)}"
     if check.rules_out:
-        yield f"a pass speaks for: {check.rules_out}"
+        yield f"a pass rules out: {check.rules_out}"
 
 
 def _broken(example: Mapping[str, str]) -> str:
@@ -83,12 +86,12 @@ def _broken(example: Mapping[str, str]) -> str:
 
 
 def _anchor(check: Check) -> str:
-    """As GitHub makes it from the heading."""
+    """Return the anchor that GitHub makes from the heading."""
     return re.sub(r"[^\w -]", "", f"{check.code} {check.name}".lower()).replace(" ", "-")
 
 
 def _prose(text: str) -> str:
-    """A paragraph in Markdown: code as code, issues as links, signs as they are."""
+    """Return a paragraph in Markdown: code as code, issues as links, signs as they are."""
     parts = re.split(r"(``.+?``)", " ".join(text.split()))
     return "".join(
         part[1:-1] if part.startswith("``") else _ISSUE.sub(_link, _escaped(part)) for part in parts

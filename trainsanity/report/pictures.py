@@ -1,8 +1,8 @@
 """What the pictures of a report show, as JSON values.
 
-A picture takes no measurement of its own: it shows the values of those that checks asked for, and
-where one is missing its place says why.  It is collected while the pipeline is alive; drawing it
-(``figures.py``) needs the values alone.
+A picture takes no measurement: it shows the values of those that the checks took, and where one is
+missing it says why.  It is collected while the pipeline is alive; drawing it (``figures.py``) needs
+the values alone.
 """
 
 from __future__ import annotations
@@ -86,42 +86,42 @@ def picture(stage: str, title: str) -> Callable[[Collector], Collector]:
 
 
 def pictures_of(pipeline: Pipeline) -> tuple[Picture, ...]:
-    """All pictures of a pipeline that was judged, in stage order."""
+    """Return all pictures of a pipeline that was judged, in stage order."""
     return tuple(_collected(pipeline, *one) for one in _collectors)
 
 
 def _collected(pipeline: Pipeline, stage: str, title: str, fn: Collector) -> Picture:
     name = fn.__name__
     try:
-        shown = fn(**_looks(pipeline, fn))
+        shown = fn(**_measured(pipeline, fn))
     except Skip as skip:
         return Picture(name, stage, title, reason=str(skip))
     except Exception as error:
-        # The verdict stands without it: a report must not be lost to one of its pictures.
+        # The verdict does not depend on it: a report must not be lost to one of its pictures.
         return Picture(name, stage, title, reason=f"{type(error).__name__}: {error}")
     rows, values = json_value(list(shown.rows)), json_value(shown.values)
     return Picture(name, stage, title, shown.sentence, shown.columns, rows, values)
 
 
-def _looks(pipeline: Pipeline, fn: Collector) -> dict[str, Any]:
-    """What a collector asks for; a parameter with a default may be missing."""
-    looks = {}
+def _measured(pipeline: Pipeline, fn: Collector) -> dict[str, Any]:
+    """Return the measurements that a collector names; one with a default may be missing."""
+    measured = {}
     for name, parameter in inspect.signature(fn).parameters.items():
         try:
-            looks[name] = Session.of(pipeline).measurements.taken(name)
+            measured[name] = Session.of(pipeline).measurements.taken(name)
         except Skip:
             if parameter.default is inspect.Parameter.empty:
                 raise
-    return looks
+    return measured
 
 
 @picture("collator", "Token lengths and what padding wastes")
 def lengths(
     batch: Batch, padding: Padding, scan: Scan | None = None, economics: Economics | None = None
 ) -> Shown:
-    """Tokens per row; share of the positions that are padding, by ``pad_to_multiple_of``.
+    """Show tokens per row, and the share of padding by ``pad_to_multiple_of``.
 
-    Of the whole dataset where it was read, or else of the first optimizer step.
+    They are those of the whole dataset where it was read, or else of the first optimizer step.
     """
     import numpy
 
@@ -163,7 +163,7 @@ def lengths(
 
 
 def binned(histogram: Any, most: int = 30) -> tuple[list[int], list[int]]:
-    """Edges and counts of at most ``most`` bins of equal width, from counts by length."""
+    """Return edges and counts of at most ``most`` bins of equal width, from counts by length."""
     import numpy
 
     low = int(numpy.flatnonzero(histogram)[0])
@@ -179,15 +179,15 @@ def _multiple(m: int, now: int) -> str:
 
 @picture("collator", "What the model is given: tokens, mask and labels")
 def tokens(batch: Batch, pipeline: Pipeline) -> Shown:
-    """Rows of the first micro-batch, where mask or loss change."""
+    """Show rows of the first micro-batch, where mask or loss change."""
     from trainsanity.measurements.batches.supervision import supervision
 
-    # Reads what the batch holds; it asks nothing of the pipeline but to decode.
-    seen = supervision(pipeline, batch)
-    columns, tables = excerpt(seen)
+    # Only decodes what the batch holds.
+    counted = supervision(pipeline, batch)
+    columns, tables = excerpt(counted)
     return Shown(
-        f"{len(tables)} of the {len(seen.rows)} rows of the first micro-batch; the loss counts "
-        f"{seen.items} {seen.counts} of it",
+        f"{len(tables)} of the {len(counted.rows)} rows of the first micro-batch; the loss counts "
+        f"{counted.items} {counted.counts} of it",
         columns,
         [row for table in tables for row in table["rows"]],
         {"tables": tables},
@@ -196,7 +196,7 @@ def tokens(batch: Batch, pipeline: Pipeline) -> Shown:
 
 @picture("loss", "Loss of each example against the uninformed band")
 def losses(forward: Forward, pipeline: Pipeline, recording: Recording | None = None) -> Shown:
-    """Reference losses of the first step's rows, sorted, beside those of a head without a clue."""
+    """Show the losses of the first step's rows, sorted, beside those of an uninformed head."""
     from trainsanity.measurements.data.label_prior import label_prior
 
     z, labels = forward.logits, forward.labels.tolist()
@@ -213,7 +213,7 @@ def losses(forward: Forward, pipeline: Pipeline, recording: Recording | None = N
     trainer = "" if logged is None else f"; the Trainer logs {logged:.3f} for this step"
     return Shown(
         f"mean {mean:.3f} over {len(each)} examples, {place} the band {uninformed:.3f} "
-        f"± {band:.3f} in which the mean of a head lies that knows nothing; "
+        f"± {band:.3f} in which the mean of an uninformed head lies; "
         f"log {z.shape[1]} = {math.log(z.shape[1]):.3f}{trainer}",
         ("example", "label", "loss"),
         [(i + 1, labels[i], round(each[i], 4)) for i in order],
@@ -229,7 +229,7 @@ def losses(forward: Forward, pipeline: Pipeline, recording: Recording | None = N
 
 @picture("gradient", "The head's accumulated gradient against its closed form")
 def slope(pipeline: Pipeline, recording: Recording) -> Shown:
-    """Elements of the head's gradient: what the Trainer accumulated over what it should be."""
+    """Show elements of the head's gradient as accumulated, over their closed form."""
     from trainsanity.maths.regression import regress
     from trainsanity.measurements.step.closed_form import closed_form
 
@@ -239,7 +239,7 @@ def slope(pipeline: Pipeline, recording: Recording) -> Shown:
     exact = closed_form(pipeline, recording.head_name, recording.first)
     by, cosine = regress(gradient, exact)
     x, y = exact.flatten().tolist(), gradient.double().flatten().tolist()
-    # In even steps of rank, so that the few large elements are there with the many small ones.
+    # Even steps of rank keep the few large elements beside the many small ones.
     order = sorted(range(len(x)), key=x.__getitem__)
     count = min(POINTS, len(order))
     picked = [order[round(k * (len(order) - 1) / max(count - 1, 1))] for k in range(count)]
@@ -259,7 +259,7 @@ def slope(pipeline: Pipeline, recording: Recording) -> Shown:
 
 @picture("update", "Share of the weights that move, by layer")
 def movement(recording: Recording) -> Shown:
-    """Elements with a gradient that change in a step at the peak rate, and those that could."""
+    """Show the share of elements that change in a step at the peak rate, and that could."""
     update = recording.update
     layers: dict[str, list[int]] = {}
     for p in update.parameters:
@@ -287,7 +287,7 @@ def movement(recording: Recording) -> Shown:
 
 @picture("schedule", "Learning rate over the run")
 def learning_rate(schedule: Schedule, pipeline: Pipeline) -> Shown:
-    """The curve that the arguments describe, and where the first steps stand on it."""
+    """Show the curve that the arguments describe, and where the first steps stand on it."""
     done = pipeline.trainer.state.global_step
     steps = [*dict.fromkeys(k for k in (done + 1, *EARLY) if k - 1 in schedule.curve)]
     shares = {k: schedule.curve[k - 1] / schedule.peak for k in steps} if schedule.peak else {}
@@ -307,7 +307,7 @@ def learning_rate(schedule: Schedule, pipeline: Pipeline) -> Shown:
 
 
 def layer_of(parameter: str) -> str:
-    """The block that a parameter belongs to: its path up to the first number, or its module."""
+    """Return the block of a parameter: its path up to the first number, or its module."""
     parts = parameter.split(".")
     numbers = [k for k, part in enumerate(parts) if part.isdigit()]
     return ".".join(parts[: numbers[0] + 1] if numbers else parts[:-1]) or parameter

@@ -1,4 +1,4 @@
-"""A few rows of a batch token by token, with mask and label; the dull middle left out."""
+"""A few rows of a batch token by token, with mask and label; uniform stretches left out."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ EDGES = 6
 """Changes shown of one row.  A row of many turns would be as long as the batch otherwise."""
 
 
-def excerpt(seen: Supervision) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
-    """The columns, and a table for the shortest, the middle and the longest row."""
-    by_length = sorted(range(len(seen.rows)), key=lambda i: _attended(seen.rows[i]))
+def excerpt(supervision: Supervision) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
+    """Return the columns, and a table for the shortest, the middle and the longest row."""
+    by_length = sorted(range(len(supervision.rows)), key=lambda i: _attended(supervision.rows[i]))
     picked = dict.fromkeys((by_length[0], by_length[len(by_length) // 2], by_length[-1]))
-    tables = [_table(i, seen.rows[i]) for i in picked]
+    tables = [_table(i, supervision.rows[i]) for i in picked]
     columns: tuple[str, ...] = ("position", "id", "token", "mask")
     # Where the label belongs to the whole row the table's title has it.
     if any(row.get("label") for table in tables for row in table["rows"]):
@@ -31,13 +31,13 @@ def _attended(row: Row) -> int:
 
 
 def _table(i: int, row: Row) -> dict[str, Any]:
-    said = f"Row {i + 1}: {_attended(row)} of {len(row.tokens)} positions attended"
+    title = f"Row {i + 1}: {_attended(row)} of {len(row.tokens)} positions attended"
     if row.label:
-        said += f", label {row.label}" + ("" if row.counted else ", not in the loss")
+        title += f", label {row.label}" + ("" if row.counted else ", not in the loss")
     else:
-        said += f", {sum(token.counted for token in row.tokens)} in the loss"
+        title += f", {sum(token.counted for token in row.tokens)} in the loss"
     return {
-        "title": said,
+        "title": title,
         "rows": [
             {"left_out": f"{len(place)} positions more"}
             if isinstance(place, range)
@@ -51,14 +51,14 @@ def _cells(token: Token) -> dict[str, Any]:
     return {
         "position": token.position,
         "id": token.id,
-        "token": _seen(token.text),
+        "token": _visible(token.text),
         "mask": int(token.attended),
-        "label": _seen(token.label_text) if token.counted else "",
+        "label": _visible(token.label_text) if token.counted else "",
     }
 
 
 def _shown(states: list[Any]) -> list[int | range]:
-    """Places near an end or a change of state; what lies between as ranges."""
+    """Return positions near an end or a change of state; those between as ranges."""
     turns = [t for t in range(1, len(states)) if states[t] != states[t - 1]]
     edges = [0, *turns[:EDGES], len(states)]
     near = {t for edge in edges for t in range(edge - AROUND, edge + AROUND)}
@@ -74,6 +74,6 @@ def _shown(states: list[Any]) -> list[int | range]:
     return shown
 
 
-def _seen(text: str) -> str:
-    """Blanks and line ends as signs, so that they are seen."""
+def _visible(text: str) -> str:
+    """Write blanks and line ends as signs."""
     return text.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")

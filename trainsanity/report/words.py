@@ -1,14 +1,15 @@
-"""What the faces of a report say in the same words: verdicts, values, names, commands."""
+"""Wording that all reporters share: headlines, values, names, commands."""
 
 from __future__ import annotations
 
 import json
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.report.json import json_value
-from trainsanity.types import Check, Cost, Finding, Result, Status
+from trainsanity.types import RAN, Check, Cost, Finding, Result, Severity, Status
 
 if TYPE_CHECKING:
     from trainsanity.engine.report import Report
@@ -16,27 +17,60 @@ if TYPE_CHECKING:
 VALUE_LENGTH = 200
 """Longest observed or expected value that is printed; the JSON report has the whole one."""
 
+REASON_LENGTH = 160
+"""Longest reason that a headline quotes; the list of checks has the whole one."""
 
-def verdict(report: Report, *, strict: bool = False) -> str:
-    """The headline without the pipeline's name; never says more than what was judged."""
-    of = f"{report.ran} of {report.total} checks ran"
-    code = report.exit_code(strict=strict)
-    failed = with_status(report.results, Status.FAIL)
-    if failed:
+
+def verdict(report: Report) -> str:
+    """Return the headline without the pipeline's name; it claims no more than was judged."""
+    if with_status(report.results, Status.FAIL):
         return f"not sane. First broken stage: {report.diagnosis.first_broken_stage}"
     if with_status(report.results, Status.XPASS):
         return "not as expected: what was accepted as a failure passes now"
+    warned = len(with_status(report.results, Status.WARNING))
     accepted = len(with_status(report.results, Status.XFAIL))
-    passed = "and passed" if not accepted else f"and {report.ran - accepted} passed"
-    tail = f", {accepted} failed as accepted" if accepted else ""
-    if code:
-        return f"incomplete: {of}" + (f" {passed}{tail}" if report.ran else "")
-    but = ""
-    if report.ran < report.total:
-        but = " as far as judged"
-    if accepted:
-        but += " but for what is accepted"
-    return f"sane{but}: {of} {passed}{tail}"
+    ran = f"{report.ran} of {report.total} checks ran"
+    if accepted or warned:
+        ran += f" and {report.ran - accepted - warned} passed"
+    elif report.ran:
+        ran += " and passed"
+    ran += f", {accepted} failed as accepted" if accepted else ""
+    warnings = counted(warned, "warning") if warned else ""
+    if warned and report.policy.warnings_fail:
+        return f"not sane: {warnings}, and warnings count as failures: {ran}"
+    warnings = f", {warnings}" if warned else ""
+    if report.not_judged:
+        return f"incomplete{warnings}: {_not_judged_because(report)}"
+    if not report.good:
+        return f"incomplete{warnings}: {ran}"
+    but = " as far as judged" if report.ran < report.total else ""
+    but += " but for what is accepted" if accepted else ""
+    return f"sane{but}{warnings}: {ran}"
+
+
+def not_judged(report: Report) -> str:
+    """Return what was not judged of the training step; empty if something was."""
+    kinds = report.not_judged
+    if len(kinds) > 1:
+        return f"neither {' nor '.join(kinds)} was judged"
+    return f"the {kinds[0]} was not judged" if kinds else ""
+
+
+def _not_judged_because(report: Report) -> str:
+    """Return what was not judged, with the reason that most of the checks give."""
+    reasons = Counter(
+        " ".join(result.reason.split()) for result in report.judging if result.status not in RAN
+    )
+    reason = max(reasons, key=lambda text: reasons[text])
+    if len(reason) > REASON_LENGTH:
+        reason = f"{reason[:REASON_LENGTH]}..."
+    more = f"; {counted(len(reasons) - 1, 'other reason')}" if len(reasons) > 1 else ""
+    return f"{not_judged(report)}: {reason}{more}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 PASSES = {
@@ -47,21 +81,21 @@ PASSES = {
 
 
 def passes(report: Report) -> str:
-    """How often the model ran, and for which measurements; empty if it did not."""
-    told = []
+    """Return how often the model ran, and for which measurements; empty if it did not."""
+    groups = []
     for word, field in PASSES.items():
-        counts = {name: getattr(seen, field) for name, seen in report.passes.items()}
+        counts = {name: getattr(ran, field) for name, ran in report.passes.items()}
         by_count = sorted(counts.items(), key=lambda item: -item[1])
         parts = ", ".join(f"{name} {count}" for name, count in by_count if count)
         if parts:
-            told.append(f"{sum(counts.values())} {word} ({parts})")
-    return "; ".join(told)
+            groups.append(f"{sum(counts.values())} {word} ({parts})")
+    return "; ".join(groups)
 
 
 def coverage(report: Report) -> str:
-    """How many checks ran of how many exist, and how they ended."""
+    """Return how many checks ran of how many exist, and how they ended."""
     counts = report.counts()
-    told = [
+    parts = [
         f"{counts[status]} {words}"
         for status, words in (
             (Status.PASS, "passed"),
@@ -71,12 +105,14 @@ def coverage(report: Report) -> str:
         )
         if counts[status]
     ]
+    if warned := counts[Status.WARNING]:
+        parts.append(counted(warned, "warning"))
     text = f"{report.ran} of {report.total} checks ran"
-    return text + (f": {', '.join(told)}." if told else ".")
+    return text + (f": {', '.join(parts)}." if parts else ".")
 
 
 def without_verdict(report: Report) -> str:
-    """Which checks did not run, and why not; empty if all did."""
+    """Return which checks did not run, and why not; empty if all did."""
     groups = [
         f"{codes_of(r.check for r in some)} {word}"
         for status, word in (
@@ -87,9 +123,9 @@ def without_verdict(report: Report) -> str:
         )
         if (some := with_status(report.results, status))
     ]
-    # Where some runs were asked for, the others were left out by somebody's choice.
-    asked = any(result.check.cost is Cost.RUN for result in report.results)
-    runs = [check for check in report.unasked if check.cost is Cost.RUN and not asked]
+    # Where some runs were selected, the others were left out by choice.
+    runs_selected = any(result.check.cost is Cost.RUN for result in report.results)
+    runs = [check for check in report.unasked if check.cost is Cost.RUN and not runs_selected]
     if others := [check for check in report.unasked if check not in runs]:
         groups.append(f"{codes_of(others)} not selected")
     if runs:
@@ -100,12 +136,12 @@ def without_verdict(report: Report) -> str:
 
 
 def rerun(command: Sequence[str], code: str, *options: str) -> str | None:
-    """The call that judges just this again; None for a pipeline that no call leads to.
+    """Return the call that judges one check again; None for a pipeline that no call leads to.
 
     Args:
         command: the target and a script's own arguments, as ``Pipeline.command``.
-        code: of the check.
-        options: of trainsanity, besides.
+        code: the check's code.
+        options: further options of ``trainsanity run``.
     """
     if not command:
         return None
@@ -114,38 +150,37 @@ def rerun(command: Sequence[str], code: str, *options: str) -> str | None:
     return shlex.join(["trainsanity", "run", target, "--select", code, *options, *own])
 
 
-def accused(results: Iterable[Result]) -> bool:
-    """Something is wrong, so that who is innocent is worth telling."""
-    return any(
-        result.status not in (Status.PASS, Status.SKIP, Status.ABSTAIN) for result in results
-    )
+def anything_wrong(results: Iterable[Result]) -> bool:
+    """Return whether a suspect that is ruled out is worth a line: a warning accuses none."""
+    harmless = (Status.PASS, Status.WARNING, Status.SKIP, Status.ABSTAIN)
+    return any(result.status not in harmless for result in results)
 
 
 def explained(results: Iterable[Result]) -> list[Result]:
-    """Blocked with findings: measured, and they show the factor of an earlier failure.
+    """Return the blocked results that have findings: they show the factor of an earlier failure.
 
-    Those without findings could not be judged at all; their reason says after what they wait.
+    Those without findings could not be judged at all; their reason names what comes first.
     """
     return [result for result in with_status(results, Status.BLOCKED) if result.findings]
 
 
 def with_status(results: Iterable[Result], status: Status) -> list[Result]:
-    """The results that ended so."""
+    """Return the results that ended with this status."""
     return [result for result in results if result.status is status]
 
 
 def codes_of(checks: Iterable[Check]) -> str:
-    """The codes as a list in a sentence; three and more in a row by the first and the last."""
+    """Return the codes as a list in a sentence; three and more in a row by the first and last."""
     runs: list[list[str]] = []
     for code in (check.code for check in checks):
         if runs and _next(runs[-1][-1]) == code:
             runs[-1].append(code)
         else:
             runs.append([code])
-    told: list[str] = []
+    parts: list[str] = []
     for run in runs:
-        told += run if len(run) < 3 else [f"{run[0]} to {run[-1]}"]
-    return told[0] if len(told) == 1 else f"{', '.join(told[:-1])} and {told[-1]}"
+        parts += run if len(run) < 3 else [f"{run[0]} to {run[-1]}"]
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def _next(code: str) -> str:
@@ -154,12 +189,24 @@ def _next(code: str) -> str:
     return f"{letters}{int(digits) + 1:0{len(digits)}}"
 
 
+def headline(finding: Finding, result: Result) -> str:
+    """Return a finding's headline; a warning beside a failure of its check is named as one."""
+    failed = result.findings[0].severity is Severity.FAILURE
+    beside = failed and finding.severity is Severity.WARNING
+    return f"warning: {finding.headline}" if beside else finding.headline
+
+
+def headlines(result: Result) -> str:
+    """Return all that a check found, in one line."""
+    return " ".join(headline(finding, result) for finding in result.findings)
+
+
 def fields_of(finding: Finding, confidence: str = "") -> list[tuple[str, str]]:
-    """What a finding says besides its message, each with its label.
+    """Return what a finding has besides its headline, each with its label.
 
     Args:
-        finding: what is told.
-        confidence: of the diagnosis, beside the finding that it is about.
+        finding: what is reported.
+        confidence: how sure its cause is, where the diagnosis is about this finding.
     """
     factor = None if finding.factor is None else f"{finding.factor:.2f}"
     fields = [
@@ -175,17 +222,12 @@ def fields_of(finding: Finding, confidence: str = "") -> list[tuple[str, str]]:
 
 
 def confidence_in(finding: Finding, report: Report) -> str:
-    """What the diagnosis says of the first finding's cause; empty for the others."""
+    """Return how sure the first finding's cause is; empty for the others."""
     return report.diagnosis.confidence if finding is report.diagnosis.finding else ""
 
 
-def observed(result: Result) -> str:
-    """What was seen, whether or not that is wrong."""
-    return result.message or " ".join(finding.headline for finding in result.findings)
-
-
 def value_text(value: Any) -> str:
-    """A measured value as people write it: six digits, no braces around a few named numbers."""
+    """Return a measured value as people write it: six digits, no braces around named numbers."""
     match json_value(value):
         case bool() | str() as plain:
             return _short(str(plain))
@@ -202,7 +244,7 @@ def _short(text: str) -> str:
 
 
 def pairs(facts: Mapping[str, Any]) -> str:
-    """Names and values in one line."""
+    """Return names and values in one line."""
     return ", ".join(
         f"{clean(str(name))} {f'{value:,}' if type(value) is int else clean(value_text(value))}"
         for name, value in facts.items()
@@ -210,10 +252,10 @@ def pairs(facts: Mapping[str, Any]) -> str:
 
 
 def clean(text: str) -> str:
-    """Data may hold control characters; written out, they cannot steer the terminal."""
+    """Write control characters out, so that data cannot steer the terminal."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 def row_text(result: Result) -> str:
-    """What a list of all checks says beside the status: what was seen, or why nothing was."""
+    """Return what the list of all checks has beside a status: what was measured, or a reason."""
     return result.message if result.status is Status.PASS else result.reason

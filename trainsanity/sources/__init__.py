@@ -1,1 +1,1 @@
-"""Where a pipeline comes from: a factory, a script, or the user's pyproject.toml."""
+"""Find and build pipelines: from a factory, a script, or the user's pyproject.toml."""

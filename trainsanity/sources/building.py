@@ -1,4 +1,4 @@
-"""Build a pipeline when it is asked for, and take it down."""
+"""Build a pipeline when it is needed, and clean up after it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def from_trainer(trainer: Any, notes: Sequence[str] = ()) -> Pipeline:
-    """Return the pipeline of a Trainer whose weights every process has.
+    """Return the pipeline of a Trainer, with the weights on every process.
 
     Raises:
         UsageError: as :meth:`Pipeline.from_trainer` does.
@@ -30,7 +30,7 @@ class PipelineSpec:
     """How to build a pipeline, later: ``build`` is never called while tests are collected.
 
     Attributes:
-        id: what reports and test names call it.
+        id: the pipeline's name in reports and tests.
         build: takes nothing, returns a ``transformers.Trainer`` or a :class:`Pipeline`.
         marks: pytest marks, for example ``(pytest.mark.gpu,)``.
         expected_failures: check name to the reason why its failure is accepted here.
@@ -80,7 +80,7 @@ class PipelineSpec:
 
     @contextlib.contextmanager
     def built(self) -> Iterator[Pipeline]:
-        """The pipeline, built now; empty output folders of its Trainers are removed at the end."""
+        """Yield the pipeline, built now; remove its Trainers' empty output folders at the end."""
         folders = NewFolders()
         try:
             with folders.noted():
@@ -90,6 +90,6 @@ class PipelineSpec:
             folders.remove_empty()
 
     def visit(self, judge: Callable[[Pipeline], T]) -> T:
-        """What ``judge`` makes of the pipeline, which is built for it now."""
+        """Build the pipeline and return what ``judge`` returns for it."""
         with self.built() as pipeline:
             return judge(pipeline)

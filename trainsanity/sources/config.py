@@ -1,26 +1,24 @@
-"""Where a pipeline comes from: a factory, a training script, or the user's pyproject.toml."""
+"""The user's settings: ``[tool.trainsanity]`` in pyproject.toml."""
 
 from __future__ import annotations
 
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from trainsanity.errors import UsageError
 
-T = TypeVar("T")
-
-OPTIONS = ("pipelines", "expected_failures")
-"""What ``[tool.trainsanity]`` may hold."""
+OPTIONS = ("pipelines", "expected_failures", "warnings_as_errors")
+"""The keys that ``[tool.trainsanity]`` may have."""
 
 
 def configuration(start: Path | None = None) -> dict[str, Any]:
-    """``[tool.trainsanity]`` of the nearest pyproject.toml at or above ``start``.
+    """Return ``[tool.trainsanity]`` of the nearest pyproject.toml at or above ``start``.
 
     Returns:
-        ``pipelines`` (list of targets) and ``expected_failures`` (check name to reason); an empty
-        dict if there is no such table.
+        ``pipelines`` (list of targets), ``expected_failures`` (check name to reason) and
+        ``warnings_as_errors`` (bool); an empty dict if there is no such table.
 
     Raises:
         UsageError: the file cannot be read, or an entry is unknown or has the wrong type.
@@ -43,8 +41,8 @@ def configuration(start: Path | None = None) -> dict[str, Any]:
     for key in table:
         if key not in OPTIONS:
             near = difflib.get_close_matches(key, OPTIONS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {' and '.join(OPTIONS)}"
-            # An option that nobody reads would be taken for one that counts.
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(OPTIONS)}"
+            # An option that has no effect would be taken for one that has.
             raise UsageError(f"{path}: tool.trainsanity has no {key!r}; {hint}")
     pipelines = table.get("pipelines", [])
     if not isinstance(pipelines, list) or not all(isinstance(p, str) for p in pipelines):
@@ -54,4 +52,6 @@ def configuration(start: Path | None = None) -> dict[str, Any]:
         isinstance(reason, str) and reason.strip() for reason in expected.values()
     ):
         raise UsageError(f"{path}: expected_failures must map each check name to a reason")
+    if not isinstance(table.get("warnings_as_errors", False), bool):
+        raise UsageError(f"{path}: warnings_as_errors must be true or false")
     return dict(table)

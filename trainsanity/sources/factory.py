@@ -1,4 +1,4 @@
-"""Find a factory or a script by the words of a command line."""
+"""Find the factory or script that a command line names."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ T = TypeVar("T")
 
 
 class Source(Protocol):
-    """What can be judged: a pipeline that exists for as long as the visit lasts."""
+    """Something that can be judged: its pipeline exists during the visit."""
 
     @property
     def id(self) -> str:
-        """What reports call it."""
+        """The name in reports."""
 
     @property
     def expected_failures(self) -> Mapping[str, str]:
         """Check name to the reason why its failure is accepted here."""
 
     def visit(self, judge: Callable[[Pipeline], T], /) -> T:
-        """Build the pipeline, give it to ``judge``, take it down; returns what ``judge`` did."""
+        """Build the pipeline, return what ``judge`` returns for it, and clean up."""
 
 
 def sources_of(
     targets: Sequence[str], arguments: Sequence[str], expected_failures: dict[str, str]
 ) -> list[Source]:
-    """The sources that a command line names; nothing is built, and no script is run.
+    """Return the sources that a command line names; nothing is built, and no script is run.
 
     Args:
         targets: ``pkg.module:factory``, any number of them, or one script.
@@ -67,12 +67,12 @@ def sources_of(
 
 
 def _is_script(target: str) -> bool:
-    """Whether a target is a script's path, whatever its name if there is such a file."""
+    """Return whether a target is a script's path: any existing file, or a name in .py."""
     return target.endswith(".py") or (":" not in target and Path(target).is_file())
 
 
 def spec_of(target: str, expected_failures: dict[str, str] | None = None) -> PipelineSpec:
-    """The spec for ``pkg.module:factory``; the module is imported when the pipeline is built.
+    """Return the spec for ``pkg.module:factory``; its module is imported when it is built.
 
     Raises:
         UsageError: the target is not of that form.
@@ -90,7 +90,7 @@ def spec_of(target: str, expected_failures: dict[str, str] | None = None) -> Pip
         )
     return PipelineSpec(
         target,
-        # Imported here and not before, so that collecting tests stays cheap.
+        # Imported only when the pipeline is built, so that collecting tests stays cheap.
         lambda: _factory(module, factory)(),  # noqa: PLW0108
         expected_failures=expected_failures or {},
         command=(target,),
@@ -111,7 +111,7 @@ def _factory(module: str, factory: str) -> Any:
             ) from error
         raise UsageError(f"importing {module!r} failed: {error}") from error
     except (Exception, SystemExit) as error:
-        # A script that ends in sys.exit() would otherwise end us, perhaps with a green code.
+        # A module that calls sys.exit() would otherwise end this process, perhaps with code 0.
         raise UsageError(f"importing {module!r} failed: {type(error).__name__}: {error}") from error
     build = getattr(found, factory, None)
     if build is None:

@@ -1,7 +1,7 @@
-"""What is done to other libraries' classes while the user's code runs, and undone after it.
+"""Patch other libraries' classes while the user's code runs, and undo it afterwards.
 
-Nothing is imported for it.  A script may set ``HF_HOME`` or ``HF_HUB_OFFLINE`` before it imports
-transformers, and that has to count; so a class is changed when the user's code imports it.
+No library is imported for that: a script may set ``HF_HOME`` or ``HF_HUB_OFFLINE`` before it
+imports transformers.  So a class is patched when the user's code imports it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 TRAINER = ("transformers.trainer", "Trainer")
 
 Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
-"""Makes the replacement of a method from the method."""
+"""Returns the replacement of a method."""
 
 
 @contextlib.contextmanager
@@ -40,7 +40,7 @@ def patched(home: tuple[str, str], wrappers: Mapping[str, Wrapper]) -> Iterator[
             original = getattr(cls, method, None)
             if original is None:
                 continue
-            # What was inherited has to be inherited again.
+            # An inherited method is restored by deleting the patch.
             undo.append(
                 functools.partial(setattr, cls, method, original)
                 if method in vars(cls)
@@ -63,7 +63,7 @@ def patched(home: tuple[str, str], wrappers: Mapping[str, Wrapper]) -> Iterator[
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds one module as the finders after it do, and calls back when it has been executed."""
+    """Finds one module through the other finders, and calls back when it has been executed."""
 
     def __init__(self, module: str, loaded: Callable[[ModuleType], None]) -> None:
         self.module, self.loaded = module, loaded
@@ -73,7 +73,7 @@ class _Finder(importlib.abc.MetaPathFinder):
     ) -> ModuleSpec | None:
         if fullname != self.module:
             return None
-        # Not the path finder alone: another of these may wait for the same module.
+        # Another patch may wait for the same module, so all finders after this one are tried.
         for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
             spec = finder.find_spec(fullname, path, target)
             if spec is not None and spec.loader is not None:
@@ -92,13 +92,13 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 class NewFolders:
-    """The output folders that Trainers make when they are built: to judge one must leave none."""
+    """The output folders that Trainers create when they are built; empty ones are removed."""
 
     def __init__(self) -> None:
         self._made: set[Path] = set()
 
     def noted(self) -> contextlib.AbstractContextManager[None]:
-        """Note which folders appear while Trainers are built in here."""
+        """Record the folders that Trainers create in the block."""
         return patched(TRAINER, {"__init__": self._noting})
 
     def _noting(self, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -116,14 +116,14 @@ class NewFolders:
     def remove_empty(self) -> None:
         """Remove those that are still empty, ``a/b/c`` from its end."""
         for folder in sorted(self._made, key=lambda path: len(path.parts), reverse=True):
-            # Full, or gone already: rmdir itself refuses, so nothing of value can be lost.
+            # rmdir refuses a folder that is not empty, so nothing of value can be lost.
             with contextlib.suppress(OSError):
                 folder.rmdir()
 
 
 def _output_dir(init: Callable[..., Any], *args: Any, **kwargs: Any) -> Path:
     arguments = None
-    with contextlib.suppress(TypeError):  # init itself will tell what is wrong with the call
+    with contextlib.suppress(TypeError):  # init itself reports a wrong call
         arguments = inspect.signature(init).bind(*args, **kwargs).arguments.get("args")
-    # Without TrainingArguments the Trainer takes this name.
+    # The Trainer's default without TrainingArguments.
     return Path(getattr(arguments, "output_dir", None) or "tmp_trainer").absolute()

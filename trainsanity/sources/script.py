@@ -1,7 +1,7 @@
-"""A training script, run as ``python train.py`` runs it, up to its call of ``Trainer.train()``.
+"""Run a training script as ``python train.py`` does, up to its call of ``Trainer.train()``.
 
-The checks run inside that call, so that the script's temporary folders, ``with`` blocks and data
-are still there; then the script is unwound.
+The checks run inside that call, while the script's temporary folders, ``with`` blocks and data
+still exist; then the script is unwound.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from trainsanity.sources.patching import TRAINER, NewFolders, patched
 T = TypeVar("T")
 
 ENDS = ("__init__", "train", "evaluate", "predict")
-"""Methods of a Trainer at which a script that goes on after the verdict is stopped again."""
+"""Methods of a Trainer that end the script again if it goes on after the verdict."""
 
 SAVES = {
     TRAINER: ("save_model", "save_state", "push_to_hub"),
     ("transformers.modeling_utils", "PreTrainedModel"): ("save_pretrained", "push_to_hub"),
     ("peft.peft_model", "PeftModel"): ("save_pretrained", "push_to_hub"),
 }
-"""Methods that do nothing after the verdict.  ``finally: trainer.save_model()`` would write, or
-publish, an untrained model where the user expects a trained one."""
+"""Methods that do nothing after the verdict: ``finally: trainer.save_model()`` would write or
+publish an untrained model."""
 
 
 ENDED = "trainsanity has judged this Trainer; the script ends here"
 
 
 class Judged(BaseException):
-    """Ends the script once there is a verdict; ``except Exception`` does not hold it up."""
+    """Ends the script after the verdict; ``except Exception`` does not catch it."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ class Script:
 
     @property
     def id(self) -> str:
-        """What reports call it."""
+        """The name in reports."""
         return self.path
 
     def visit(self, judge: Callable[[Pipeline], T]) -> T:
-        """What ``judge`` makes of the pipeline; see :func:`judge_script`."""
+        """Return what ``judge`` returns for the pipeline; see :func:`judge_script`."""
         return judge_script(self.path, self.arguments, judge)
 
 
@@ -110,14 +110,14 @@ def _execute(code: CodeType, module: ModuleType, visit: _Visit[Any]) -> None:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        # After the verdict it does not matter how the script ends.
+        # After the verdict, errors of the script are irrelevant.
         if not visit.over:
             raise UsageError(visit.why(error, code.co_filename)) from error
 
 
 @contextlib.contextmanager
 def _as_main(path: str, arguments: Sequence[str]) -> Iterator[ModuleType]:
-    """An empty ``__main__`` and its surroundings, as ``python path arguments...`` makes them."""
+    """Yield an empty ``__main__`` with the surroundings that ``python path arguments...`` has."""
     file = os.path.abspath(path)
     folder = Path(file).resolve().parent
     module = ModuleType("__main__")
@@ -126,7 +126,7 @@ def _as_main(path: str, arguments: Sequence[str]) -> Iterator[ModuleType]:
     search = [str(folder)]
     root, package = _package(folder)
     if package:
-        # More than python does: it would know no parent package and refuse relative imports.
+        # Unlike ``python path``, allow relative imports in a script inside a package.
         name = f"{package}.{Path(file).stem}"
         module.__spec__ = ModuleSpec(name, SourceFileLoader(name, file), origin=file)
         module.__package__ = package
@@ -147,7 +147,7 @@ def _as_main(path: str, arguments: Sequence[str]) -> Iterator[ModuleType]:
 
 
 def _package(folder: Path) -> tuple[Path, str]:
-    """The folder above the outermost package, and the dotted name of the innermost."""
+    """Return the folder above the outermost package, and the dotted name of the innermost."""
     names: list[str] = []
     while (folder / "__init__.py").is_file():
         names.insert(0, folder.name)
@@ -167,7 +167,7 @@ class _Visit(Generic[T]):
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Replace the methods of Trainer, and those that save."""
+        """Patch the methods of Trainer, and those that save."""
         with contextlib.ExitStack() as stack:
             for home, methods in SAVES.items():
                 stack.enter_context(patched(home, dict.fromkeys(methods, self._silent)))
@@ -176,7 +176,7 @@ class _Visit(Generic[T]):
             yield
 
     def result(self) -> T:
-        """What ``judge`` returned; what it raised is raised here, out of the script's reach."""
+        """Return what ``judge`` returned, or raise what it raised, out of the script's reach."""
         if self._error is not None:
             raise self._error
         if not self.over:
@@ -187,7 +187,7 @@ class _Visit(Generic[T]):
         return self._value[0]
 
     def why(self, error: BaseException, file: str) -> str:
-        """One sentence on how the script ended before there was anything to judge."""
+        """Return in one sentence how the script ended before it called train()."""
         before = "before it called Trainer.train()"
         if isinstance(error, SystemExit):
             code = 0 if error.code is None else error.code
@@ -204,7 +204,7 @@ class _Visit(Generic[T]):
     def _judging(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def train(trainer: Any, *args: Any, **kwargs: Any) -> Any:
-            # The checks call train() themselves; and a subclass may have kept this function.
+            # The checks call train() themselves, and a subclass may hold this function.
             if self.judging or self.over:
                 return original(trainer, *args, **kwargs)
             resumes = kwargs.get("resume_from_checkpoint", args[0] if args else None)
@@ -212,7 +212,7 @@ class _Visit(Generic[T]):
             try:
                 self._value.append(self.judge(self._pipeline(trainer, bool(resumes))))
             except BaseException as error:
-                # Raised here, the script could take it for its own.
+                # The script must not catch it.
                 self._error = error
             self.judging, self.over = False, True
             raise self._end()
@@ -242,16 +242,16 @@ class _Visit(Generic[T]):
         return method
 
     def _end(self) -> Judged:
-        """What unwinds the script, to be raised by a method that it called."""
+        """Return the exception that unwinds the script, for the method that it called to raise."""
         self._ends += 1
-        # It caught everything, twice: perhaps a loop that tries again for ever.
+        # The script caught the exception twice: perhaps a loop that retries for ever.
         if self._ends > 2:
             _raise_at_next_line(sys._getframe(2))
         return Judged(ENDED)
 
 
 def _raise_at_next_line(frame: FrameType | None) -> None:
-    """Let the callers raise outside of the ``try`` that catches what they are sent."""
+    """Raise in the callers' next lines, outside of the ``try`` that catches the exception."""
 
     def leave(frame: FrameType, event: str, arg: Any) -> Any:
         if event == "line":
@@ -261,5 +261,5 @@ def _raise_at_next_line(frame: FrameType | None) -> None:
     while frame is not None and frame.f_code is not _execute.__code__:
         frame.f_trace = leave
         frame = frame.f_back
-    # Frames are traced only while there is a function for new ones; those are left alone.
+    # Python traces frames only while a global trace function is set; this one ignores new frames.
     sys.settrace(lambda frame, event, arg: None)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from trainsanity.engine.session import objective_of
+from trainsanity.engine.session import Session, objective_of
 from trainsanity.maths.alignment import Placement, place
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Collating, Made
@@ -38,11 +38,17 @@ class Labelled:
 
 def _per_token(pipeline: Pipeline) -> bool:
     """Whether the task has a label for each token rather than some for each row."""
-    return objective_of(pipeline).name not in (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
+    objective = objective_of(pipeline)
+    if objective.known:
+        return objective.name not in (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
+    # Nobody knows the loss: a label a row is a number, or a vector of floats.
+    batch = Session.of(pipeline).measurements.get("batch")
+    labels = batch.micro_batches[0].inputs.get("labels")
+    return labels is None or (labels.dim() > 1 and not labels.is_floating_point())
 
 
 def count_labelled(pipeline: Pipeline, batch: Batch) -> int:
-    """Labels that the loss counts, before a language model's shift."""
+    """Return how many labels the loss counts, before a language model's shift."""
     labels = [micro.inputs["labels"] for micro in batch if "labels" in micro.inputs]
     if _per_token(pipeline):
         return sum(int((one != IGNORED).sum()) for one in labels)
@@ -52,12 +58,12 @@ def count_labelled(pipeline: Pipeline, batch: Batch) -> int:
 def _labelled(
     collating: Collating, rows: Rows, made: Made, column: str | None
 ) -> Iterator[Labelled]:
-    """Each row whose labels can be found in the batch."""
+    """Yield each row whose labels can be found in the batch."""
     labels = made["labels"].tolist()
     for i, where in enumerate(collating.placed(rows, made)):
         own = list(rows[i][column]) if column is not None else None
         if where is None:
-            continue  # collator.rows_recovered speaks of that
+            continue  # collator.rows_recovered judges that
         if own is not None and len(own) != where.length:
             # A target with a length of its own, as translation has: it is its own row.
             yield from _target(i, rows[i], own, labels[i])

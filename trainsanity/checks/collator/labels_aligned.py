@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     rules_out="labels",
 )
 def labels_aligned(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]:
-    """Labels lie beside their own row, and beside their own token.
+    """Labels lie beside their own row and token.
 
     What it checks: a label per row against the row's label; labels per token against those that
     the row brings, place by place, also where they exclude a token from the loss; a language
@@ -54,7 +54,7 @@ def labels_aligned(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Find
 
     def wrong(rows: Rows, made: Made) -> str | None:
         if "labels" not in made:
-            return None  # collator.model_takes_batch speaks of that
+            return None  # collator.model_takes_batch judges that
         if not _per_token(pipeline):
             return _wrong_rows(rows, made, column)
         found = (_wrong_token(one, language) for one in _labelled(collating, rows, made, column))
@@ -67,13 +67,16 @@ def labels_aligned(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Find
             f"labels lie where they do not belong: {objection}",
             cause="labels were shifted by hand, and the model shifts them again"
             if shifted
-            else "the collator moves or makes labels by itself, apart from the rows",
+            else "the collator moves labels, or makes them apart from the rows",
             fix="labels = input_ids, unshifted" if shifted else "keep each row's labels beside it",
         )
     count = count_labelled(pipeline, batch)
     beside = "token" if _per_token(pipeline) else "row"
     yield Measured(
-        f"{count} of {count} labels lie beside their own {beside}{collating.tried()}", count, count
+        f"{collating.judged()}, with {count} labels in all, have each label beside its own "
+        f"{beside}{collating.tried()}",
+        collating.sound,
+        len(batch.micro_batches),
     )
 
 
@@ -91,7 +94,7 @@ def _wrong_token(one: Labelled, language: bool) -> str | None:
     ids = list(one.row["input_ids"])
     for t, label in enumerate(one.got):
         if label == IGNORED:
-            continue  # collator.targets_kept speaks of what is lost
+            continue  # collator.targets_kept judges what is lost
         if one.own is not None and one.own[t] == IGNORED:
             return f"row {one.i} excludes token {t} from the loss, and its label is {label}"
         expected = ids[t] if language else one.own[t] if one.own is not None else label
@@ -104,6 +107,6 @@ def _wrong_token(one: Labelled, language: bool) -> str | None:
 
 
 def _shifted(ids: Sequence[int], labels: Sequence[int]) -> bool:
-    """Whether each label is the id of the token after its own."""
+    """Return whether each label is the id of the token after its own."""
     pairs = [(after, label) for after, label in zip(ids[1:], labels, strict=False)]
     return bool(pairs) and all(label in (after, IGNORED) for after, label in pairs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from trainsanity.engine.registry import check
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Collating, Made
 from trainsanity.measurements.batches.strategies import Rows
+from trainsanity.pipeline import unwrapped
 from trainsanity.types import Finding, Measured
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 @check("TS301", "collator.mask_is_exact", needs=("data_collator",), rules_out="attention mask")
 def mask_is_exact(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]:
-    """The attention mask is 1 on the rows' own tokens and 0 on padding.
+    """The attention mask is 1 on tokens and 0 on padding.
 
     What it checks: ``attention_mask`` against the places where the source rows lie in
     ``input_ids``, in the first optimizer step's batches and in small ragged ones.
@@ -46,12 +48,17 @@ def mask_is_exact(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findi
     if objection:
         yield Finding(
             f"the attention mask is not that of the rows: {objection}",
-            cause="the collator makes the mask by itself instead of from the rows' lengths",
+            cause="the collator may make the mask by itself instead of from the rows' lengths",
             fix="let tokenizer.pad make it: DataCollatorWithPadding(tokenizer)",
         )
     tokens = sum(batch.lengths)
     positions = sum(len(micro.rows) * micro.width for micro in batch)
-    ones = sum(int(m.inputs["attention_mask"].sum()) for m in batch if "attention_mask" in m.inputs)
+    ones = sum(
+        int(m.inputs["attention_mask"].sum())
+        if "attention_mask" in m.inputs
+        else len(m.rows) * m.width  # a model attends to all without one
+        for m in batch
+    )
     yield Measured(
         f"{ones} of {positions} positions are attended, the rows have {tokens} tokens"
         f"{collating.tried()}",
@@ -62,11 +69,11 @@ def mask_is_exact(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findi
 
 def _wrong_mask(collating: Collating, rows: Rows, made: Made) -> str | None:
     if "attention_mask" not in made:
-        return "the batch has none"
+        return _wrong_without(collating, rows, made)
     masks = made["attention_mask"].tolist()
     for i, where in enumerate(collating.placed(rows, made)):
         if where is None:
-            continue  # collator.rows_recovered speaks of that
+            continue  # collator.rows_recovered judges that
         expected = where.mask()
         own = rows[i].get("attention_mask")
         if own is not None:
@@ -77,4 +84,18 @@ def _wrong_mask(collating: Collating, rows: Rows, made: Made) -> str | None:
                 f"row {i} has {where.length} tokens in {where.width} positions "
                 f"and a mask with {sum(masks[i])} ones{shown}"
             )
+    return None
+
+
+def _wrong_without(collating: Collating, rows: Rows, made: Made) -> str | None:
+    """Object to a batch without a mask if there is padding that the model would read as text."""
+    parameters = inspect.signature(unwrapped(collating.pipeline.model).forward).parameters
+    named = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    if "attention_mask" not in parameters and not named:
+        return None
+    for i, where in enumerate(collating.placed(rows, made)):
+        # Rows of one length fill a batch without any padding, and a mask of ones is the default.
+        own = list(rows[i].get("attention_mask") or ())
+        if where is not None and (where.length < where.width or 0 in own):
+            return f"the batch has none, and row {i} has padding"
     return None

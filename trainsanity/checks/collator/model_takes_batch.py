@@ -12,6 +12,7 @@ from trainsanity.engine.session import objective_of
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Made
 from trainsanity.objectives.base import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from trainsanity.objectives.preference import POLICY, PREFERENCE
 from trainsanity.pipeline import unwrapped
 from trainsanity.types import Finding, Measured
 
@@ -30,13 +31,13 @@ OWN = ("input_ids", "attention_mask", "labels")
     rules_out="lost columns",
 )
 def model_takes_batch(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]:
-    """The model takes every key of the batch, and gets every column that it could take.
+    """Batch and model agree about keys, columns and labels.
 
     What it checks: the batch's keys against the parameters of the model's ``forward``, those of a
     typed ``**kwargs`` included; the rows' columns that are among these parameters against the
     batch; the labels' dtype and shape against the loss of the task.
 
-    Why it matters: a model with ``**kwargs`` swallows a misspelt key without a word, and without
+    Why it matters: a model with ``**kwargs`` silently swallows a misspelt key, and without
     ``position_ids`` or ``token_type_ids`` it makes its own, which for packed texts or pairs are
     others.
 
@@ -75,7 +76,7 @@ def model_takes_batch(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | F
             f"the rows have {', '.join(lost)}, which the model takes, and the batch does not",
             observed=sorted(made),
             expected=sorted({*made, *lost}),
-            cause="the collator passes on input_ids, attention_mask and labels alone",
+            cause="the collator passes on some columns only",
             fix="pad these columns, too, and return them",
         )
     wrong = _wrong_labels(pipeline, made)
@@ -87,7 +88,9 @@ def model_takes_batch(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | F
         )
     keys = sorted(made)
     yield Measured(
-        f"the model takes all {len(keys)} of {', '.join(keys)}; the rows have no more", keys
+        f"the batch has {', '.join(keys)}, {len(foreign)} of these unknown to the model; "
+        f"{len(lost)} columns that the model takes are in the rows and not in the batch",
+        keys,
     )
 
 
@@ -128,12 +131,12 @@ def _may_want_more(pipeline: Pipeline, forward: Forward) -> bool:
     from transformers import Trainer
 
     trainer = pipeline.trainer
-    stock = trainer is None or type(trainer).compute_loss is Trainer.compute_loss
-    return forward.open or not stock
+    # A custom training loop gives the model what it likes of the batch.
+    return forward.open or trainer is None or type(trainer).compute_loss is not Trainer.compute_loss
 
 
 def _as_default(values: Any) -> bool:
-    """Whether the model would make the same by itself."""
+    """Return whether the model would make the same by itself."""
     if hasattr(values, "tolist"):
         values = values.tolist()
     if not isinstance(values, list):
@@ -144,6 +147,8 @@ def _as_default(values: Any) -> bool:
 def _wrong_labels(pipeline: Pipeline, made: Made) -> str | None:
     labels, task = made.get("labels"), objective_of(pipeline)
     if labels is None:
+        if task.name in (PREFERENCE, POLICY):
+            return None
         present = sorted(set(made) - set(OWN))
         own = [
             name for name in getattr(pipeline.trainer, "label_names", None) or () if name in made

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def pad_to_multiple_of(
     pipeline: Pipeline, batch: Batch, padding: Padding
 ) -> Iterator[Measured | Finding]:
-    """Batches are padded to the least multiple that holds their longest row.
+    """Batches are padded to the smallest multiple that holds their longest row.
 
     What it checks: each batch's width against ``pad_to_multiple_of`` of the collator.
 
@@ -72,8 +72,9 @@ def pad_to_multiple_of(
             fix="leave padding to tokenizer.pad(..., pad_to_multiple_of=...)",
         )
     yield Measured(
-        f"pad_to_multiple_of={padding.multiple} is kept: widths {min(padding.widths)} to "
-        f"{max(padding.widths)}{collating.tried()}",
+        f"pad_to_multiple_of={padding.multiple}: batches are {min(padding.widths)} to "
+        f"{max(padding.widths)} wide, computed {min(expected)} to {max(expected)}"
+        f"{collating.tried()}",
         padding.widths,
         expected,
     )

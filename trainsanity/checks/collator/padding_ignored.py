@@ -9,6 +9,7 @@ from trainsanity.checks.collator._labels import _labelled, _per_token
 from trainsanity.engine.registry import check
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Collating, Made
+from trainsanity.measurements.batches.drawn import listed
 from trainsanity.measurements.batches.strategies import Rows
 from trainsanity.objectives.base import IGNORED
 from trainsanity.types import Finding, Measured
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     rules_out="loss on padding",
 )
 def padding_ignored(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]:
-    """Padding has no label that the loss counts.
+    """Padding is left out of the loss.
 
     What it checks: that ``labels`` is -100 at every position of padding.
 
@@ -65,9 +66,18 @@ def padding_ignored(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Fin
             cause="labels are padded with an ordinary id instead of -100",
             fix="label_pad_token_id=-100, or labels[attention_mask == 0] = -100",
         )
+    labels = [
+        label
+        for micro in batch
+        if _per_token(pipeline) and "labels" in micro.inputs
+        for one in _labelled(collating, [*map(listed, micro.rows)], micro.inputs, column)
+        for label in one.padding
+    ]
+    counted = sum(label != IGNORED for label in labels)
     padding = sum(len(micro.rows) * micro.width for micro in batch) - sum(batch.lengths)
-    if _per_token(pipeline):
-        told = f"{padding} of {padding} positions of padding are left out of the loss"
-    else:
-        told = f"one label a row: {padding} positions of padding have none"
-    yield Measured(f"{told}{collating.tried()}", 0, 0)
+    yield Measured(
+        f"the first step has {padding} positions of padding, {counted} of these with a label that "
+        f"the loss counts{collating.tried()}",
+        counted,
+        0,
+    )

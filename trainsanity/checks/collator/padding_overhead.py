@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.maths.tolerances import within
 from trainsanity.measurements.batches.padding import Padding, PaddingTimes, round_up
 from trainsanity.measurements.data.economics import Economics
 from trainsanity.types import Cost, Finding, Measured
-
-if TYPE_CHECKING:
-    pass
-
 
 BEST_ALIGNMENT_GAIN = 1 / 0.65
 """The most that alignment has been seen to gain: Qwen3-4B geometry on an H100, batch 2, forward +
@@ -36,7 +31,7 @@ USUAL_MULTIPLE = 8
 def padding_overhead(
     padding: Padding, economics: Economics, padding_times: PaddingTimes
 ) -> Iterator[Measured | Finding]:
-    """Padding costs less than it brings.
+    """Padding costs less than it gains.
 
     What it checks: how much wider the batches are than their longest rows, against what that width
     can gain.
@@ -49,14 +44,14 @@ def padding_overhead(
     longest row), and for each usual multiple.  On a GPU forward + backward of the first batch is
     timed with each: it may be slower than no multiple by what a multiple of 8 can cost at the
     most, 7 positions on the longest row, squared since attention's time goes with the square of
-    the width, and by the noise of the clock: two looks at one setting, or 4 standard errors of the
-    medians where that is more.
+    the width, and by the noise of the clock: two measurements of one setting, or 4 standard errors
+    of the medians where that is more.
     Elsewhere the stretch (positions / least positions) must stay below
     1 / 0.65, the most that alignment has been seen to gain (see BEST_ALIGNMENT_GAIN).
 
     What an epoch will waste is computed from the lengths of all rows: with batches drawn at random
     exactly, from the distribution of a batch's longest row; grouped by length as the Trainer's own
-    sampler orders them; and sorted, which is the least.  Nothing is judged by it.
+    sampler orders them; and sorted, which is the least.  That is reported and not judged.
 
     How to fix: ``pad_to_multiple_of=8`` with ``padding=True``, and
     ``train_sampling_strategy="group_by_length"`` (``group_by_length=True`` in transformers 4) if
@@ -109,7 +104,7 @@ def padding_overhead(
 
 
 def _advice(padding: Padding, economics: Economics, times: dict[int, float], noise: float) -> str:
-    """What to do about the multiple: keep it, or take another that is faster."""
+    """Return the advice about the multiple: keep it, or take another that is faster."""
     multiple = padding.multiple or 1
     others = {m: times[m] / times[1] for m in times if m > 1}
     fastest = min(others, key=others.__getitem__, default=1)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from trainsanity.engine.registry import check
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Collating, Made
+from trainsanity.measurements.batches.drawn import listed
 from trainsanity.measurements.batches.strategies import Rows
 from trainsanity.types import Finding, Measured, Skip
 
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
     rules_out="padding value",
 )
 def padding_value(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]:
-    """Rows are padded with PAD, the id that tokenizer and model know as padding.
+    """Rows are padded with PAD.
 
-    What it checks: the ids around each row in ``input_ids`` against the tokenizer's PAD, of which
-    ``tokenizer.config_agrees`` has seen that the model's config agrees, or else the config's.
+    What it checks: the ids around each row in ``input_ids`` against the tokenizer's PAD, which is
+    the config's too (``tokenizer.config_agrees``); without a tokenizer against the config's.
 
     Why it matters: heads that pool the last token that is not PAD read a padding position if
     rows are padded with anything else, and code that looks for PAD takes padding for text.
@@ -40,7 +41,7 @@ def padding_value(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findi
     Known false alarms: none known.  Skipped where neither tokenizer nor config has a PAD, and for
     collators that pack.
 
-    References: huggingface/trl#422; ``torch.nn.utils.rnn.pad_sequence`` pads with 0 unless told.
+    References: huggingface/trl#422; ``torch.nn.utils.rnn.pad_sequence`` pads with 0 by default.
     """
     pad = getattr(pipeline.tokenizer, "pad_token_id", None)
     if pad is None:
@@ -61,7 +62,22 @@ def padding_value(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findi
         yield Finding(
             f"the collator pads with another id than PAD: {objection}",
             expected=pad,
-            cause="a fill value of its own, or the PAD of another tokenizer",
+            cause="the collator has a fill value of its own, or the PAD of another tokenizer",
             fix="pad with tokenizer.pad, or padding_value=tokenizer.pad_token_id",
         )
-    yield Measured(f"padding is PAD {pad}{collating.tried()}", pad, pad)
+    used = {
+        token
+        for micro in batch
+        for where, ids in zip(
+            collating.placed([*map(listed, micro.rows)], micro.inputs),
+            micro.inputs["input_ids"].tolist(),
+            strict=False,
+        )
+        if where is not None
+        for token in where.outside(ids)
+    }
+    yield Measured(
+        f"the first step is padded with {sorted(used)}, PAD is {pad}{collating.tried()}",
+        sorted(used),
+        pad,
+    )

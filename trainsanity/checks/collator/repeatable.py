@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
 
-@check("TS309", "collator.repeatable", needs=("data_collator",), rules_out="collator with a memory")
+@check("TS309", "collator.repeatable", needs=("data_collator",), rules_out="stateful collator")
 def repeatable(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]:
-    """The same rows give the same batch, whatever was collated before.
+    """The collator returns the same batch for the same rows.
 
     What it checks: a batch made again from the same rows and the same random states, at once and
     after another batch.
@@ -29,7 +29,7 @@ def repeatable(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]
     workers other batches than without.
 
     How it is measured: exact, on pieces of the training batch's rows, shrunk to the smallest
-    failure.  In between the states of Python's, NumPy's and torch's global random
+    failure.  Before each call the states of Python's, NumPy's and torch's global random
     generators, and of generators that are attributes of the collator, are put back: a collator
     that masks at random is repeatable if it draws from these.
 
@@ -64,7 +64,12 @@ def repeatable(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]
             cause="it counts its calls, keeps what it saw, or draws from a source without a seed",
             fix="keep no state; draw from torch's global generator",
         )
-    yield Measured(f"asked 2 times, the same rows give the same batch{collating.tried()}")
+    yield Measured(
+        f"pieces of {len(batch.lengths)} rows, collated again at once and after another batch: "
+        f"{int(bool(objection))} differences found{collating.tried()}",
+        int(bool(objection)),
+        0,
+    )
 
 
 def _differing(one: Made, other: Made) -> list[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from trainsanity.engine.registry import check
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Collating, Made
+from trainsanity.measurements.batches.drawn import listed
 from trainsanity.measurements.batches.strategies import Rows
 from trainsanity.types import Finding, Measured
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     rules_out="truncation in the batch",
 )
 def rows_recovered(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]:
-    """Every row comes out whole and in its place.
+    """The collator returns every row whole and in order.
 
     What it checks: that ``input_ids`` holds each source row whole at the left or right end, and
     that rows keep their order.
@@ -31,8 +32,8 @@ def rows_recovered(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Find
     prepared.
 
     How it is measured: exact, on the first optimizer step's batches and on pieces of their rows
-    that Hypothesis cuts, padded on either side, shrunk to the smallest failure.  What a masked
-    language model's collator masked is read from its labels.
+    that Hypothesis cuts, padded on either side, shrunk to the smallest failure.  Tokens that a
+    masked language model's collator masked are read from its labels.
 
     How to fix: keep order and length in the collator; truncate when tokenizing.
 
@@ -54,7 +55,14 @@ def rows_recovered(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Find
             fix="keep rows whole and in order; truncate when tokenizing",
         )
     rows = len(batch.lengths)
-    yield Measured(f"{rows} of {rows} rows come out whole{collating.tried()}", rows, rows)
+    whole = sum(
+        where is not None
+        for micro in batch
+        for where in collating.placed([*map(listed, micro.rows)], micro.inputs)
+    )
+    yield Measured(
+        f"{whole} of {rows} rows of the first step come out whole{collating.tried()}", whole, rows
+    )
 
 
 def _not_recovered(collating: Collating, rows: Rows, made: Made) -> str | None:

@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 @check("TS310", "collator.rows_unchanged", needs=("data_collator",), rules_out="rows in memory")
 def rows_unchanged(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]:
-    """The collator leaves the dataset's rows as they were.
+    """The collator leaves the dataset's rows unchanged.
 
-    What it checks: the rows before and after they were collated, and whether the dataset hands out
-    the same objects each time it is asked.
+    What it checks: the rows before and after they were collated, and whether the dataset returns
+    the same objects at each read.
 
     Why it matters: a list of rows in memory keeps what a collator pads, cuts or pops.  From the
     second epoch on other rows are trained on.
 
     How it is measured: exact, on pieces of the training batch's rows, shrunk to the smallest
     failure.  A dataset that makes its rows anew at each read (``datasets.Dataset`` does) is not
-    harmed; that the collator changes them is told then, and passes.
+    harmed: a collator that changes them passes then.
 
     How to fix: work on copies: ``rows = [dict(row) for row in rows]``, and new lists inside.
 
@@ -53,10 +53,13 @@ def rows_unchanged(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Find
             cause="it pads, cuts or pops in place, and the dataset hands out the same rows again",
             fix="rows = [dict(row) for row in rows] first, and new lists instead of changed ones",
         )
-    harmless = " in place, which this dataset makes anew at each read" if objection else ""
-    told = "changed" + harmless if objection else "left as they were"
-    rows = sum(len(micro.rows) for micro in batch)
-    yield Measured(f"{rows} rows are {told}{collating.tried()}", bool(objection), None)
+    reads = "returns the same rows at each read" if kept else "makes its rows anew at each read"
+    yield Measured(
+        f"pieces of {len(batch.lengths)} rows, collated: {int(bool(objection))} changes in place "
+        f"found; the dataset {reads}{collating.tried()}",
+        int(bool(objection)),
+        0 if kept else None,
+    )
 
 
 def _changed(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> str | None:
@@ -72,7 +75,7 @@ def _changed(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, A
 
 
 def _keeps_rows(dataset: Any) -> bool:
-    """Whether reading a row twice gives the same row, or the same list inside it."""
+    """Return whether reading a row twice gives the same row, or the same list inside it."""
     if not is_indexable(dataset):
         return False
     with restored(()):  # rows may be drawn when they are read

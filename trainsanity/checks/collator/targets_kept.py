@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     "collator.targets_kept",
     needs=("data_collator",),
     requires=("collator.rows_recovered", "collator.labels_aligned"),
-    rules_out="ends never learnt",
+    rules_out="EOS dropped from the loss",
 )
 def targets_kept(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]:
-    """What the rows offer to learn is in the loss, the end of a text included.
+    """The collator keeps every target of its rows, the end of a text included.
 
     What it checks: that labels which rows bring are not -100 in the batch; and that a language
     model's rows that end with EOS have a label there.
@@ -36,7 +36,7 @@ def targets_kept(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findin
 
     How it is measured: exact, on the first optimizer step's batches and on pieces of their rows
     that Hypothesis cuts and that keep their end, shrunk to the smallest failure.  A place that a
-    mask column of the row leaves out (``completion_mask`` and the like) is not asked for, nor is a
+    mask column of the row leaves out (``completion_mask`` and the like) is not required, nor is a
     language model's first, which nothing predicts.
 
     How to fix: a PAD that is not EOS, or ``labels[attention_mask == 0] = -100`` instead of
@@ -64,7 +64,7 @@ def targets_kept(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findin
         ends = "ends with EOS" in objection
         yield Finding(
             f"what the rows offer to learn is left out of the loss: {objection}",
-            cause="the collator takes EOS for padding, because they share an id"
+            cause="PAD and EOS share an id, and the collator masks PAD by its id"
             if ends and end == getattr(pipeline.tokenizer, "pad_token_id", None)
             else "the collator overwrites labels with -100",
             fix="a PAD that is not EOS, or labels[attention_mask == 0] = -100"
@@ -73,10 +73,12 @@ def targets_kept(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findin
         )
     rows = [row for micro in batch for row in micro.rows]
     ended = sum(end is not None and _ends_with(row, end) for row in rows)
-    told = f"; {ended} of {len(rows)} rows end with EOS" if language else ""
+    ends_with = f"; {ended} of {len(rows)} rows end with EOS" if language else ""
     count = count_labelled(pipeline, batch)
     yield Measured(
-        f"all {count} targets of the rows are in the loss{told}{collating.tried()}", count
+        f"{collating.judged()} keep their rows' targets, {count} targets are in the loss"
+        f"{ends_with}{collating.tried()}",
+        count,
     )
 
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from trainsanity.checks._splits import rows_finding, tally
 from trainsanity.engine.registry import check
 from trainsanity.measurements.data.scan import Scan
 from trainsanity.measurements.data.scan_repeats import Repeats
 from trainsanity.types import Finding, Measured
-
-if TYPE_CHECKING:
-    pass
 
 
 @check(
@@ -43,14 +40,15 @@ def eval_is_unseen(scan: Scan, repeats: Repeats) -> Iterator[Measured | Finding]
         leak = repeats.leaks[split.name]
         if leak.first is not None:
             place, twin = leak.first
-            yield Finding(
-                f"{leak.rows:,} of {split.counted} in {split.name} are in {scan.train.name}, too: "
+            yield rows_finding(
+                split,
+                leak.rows,
+                place,
+                f"are in {scan.train.name}, too: "
                 f"row {split.rows.number(place)} is its row {scan.train.rows.number(twin)}",
-                observed=leak.rows,
-                expected=0,
-                where=split.row(place),
                 cause="the data was split before duplicates were dropped, or one file is in both",
                 fix="drop duplicates, then split",
             )
-    told = ", ".join(f"{split.counted} of {split.name}" for split in scan.evals)
-    yield Measured(f"none of {told} is trained on" if told else "there is no evaluation data", 0, 0)
+    leaks = [repeats.leaks[split.name].rows for split in scan.evals]
+    found = tally(scan.evals, leaks) or "there is no evaluation data"
+    yield Measured(f"evaluation rows that are trained on: {found}", sum(leaks), 0)

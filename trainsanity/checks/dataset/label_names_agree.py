@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @check("TS203", "dataset.label_names_agree", needs=("train_dataset",), rules_out="label names")
 def label_names_agree(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding]:
-    """Model and datasets have one list of label names.
+    """Model and datasets use the same label names.
 
     What it checks: that ``config.id2label`` and ``config.label2id`` are each other's inverse,
     and that the names of the ``ClassLabel`` columns of all datasets are the same as the model's, in
@@ -73,5 +73,5 @@ def label_names_agree(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Fin
                 fix="take id2label and label2id from the training data's ClassLabel, "
                 "and cast every split to it",
             )
-    told = " and ".join(known) or "no place names its labels"
-    yield Measured(f"{len(names or own)} label names: {told}", list(known))
+    places = ", ".join(known) or "no place"
+    yield Measured(f"{len(names or own)} labels, named by {places}", list(known))

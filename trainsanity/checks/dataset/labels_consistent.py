@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from trainsanity.checks._splits import rows_finding
 from trainsanity.engine.registry import check
 from trainsanity.measurements.data.scan import Scan
 from trainsanity.measurements.data.scan_repeats import Repeats
 from trainsanity.types import Finding, Measured
-
-if TYPE_CHECKING:
-    pass
 
 
 @check(
@@ -29,8 +26,8 @@ def labels_consistent(scan: Scan, repeats: Repeats) -> Iterator[Measured | Findi
     Why it matters: no model can be right on both.  The rows put a floor under the loss and a
     ceiling over the accuracy, and usually mark a join that went wrong, or two annotators.
 
-    How it is measured: exact up to equal 128-bit hashes.  What is counted is the fewest rows that
-    any function of the ids must get wrong: of each text, the rows beside its most frequent label.
+    How it is measured: exact up to equal 128-bit hashes.  The count is the fewest rows that any
+    function of the ids must get wrong: for each text, the rows beside its most frequent label.
 
     How to fix: look at the rows named; decide for a label, or drop both.
 
@@ -45,14 +42,18 @@ def labels_consistent(scan: Scan, repeats: Repeats) -> Iterator[Measured | Findi
         codes, values = train.labels.codes, train.labels.values
         assert codes is not None  # lists of labels are not compared
         first, second = (values[codes[k]] if codes[k] >= 0 else None for k in (earlier, later))
-        yield Finding(
-            f"{repeats.contradictions:,} of {train.counted} in {train.name} have the ids of "
-            f"another and a different label: rows {train.rows.number(earlier)} ({first}) and "
-            f"{train.rows.number(later)} ({second})",
-            observed=repeats.contradictions,
-            expected=0,
-            where=train.row(later),
+        yield rows_finding(
+            train,
+            repeats.contradictions,
+            later,
+            f"have the ids of another and a different label: rows "
+            f"{train.rows.number(earlier)} ({first}) and {train.rows.number(later)} ({second})",
             cause="a join that went wrong, or two opinions on one text",
             fix="decide for one label, or drop both rows",
         )
-    yield Measured(f"no two of {train.counted} have the same ids and different labels", 0, 0)
+    yield Measured(
+        f"{repeats.contradictions:,} of {train.counted} have the ids of another row and a "
+        "different label",
+        repeats.contradictions,
+        0,
+    )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @check("TS202", "dataset.labels_fit_task", needs=("train_dataset",), rules_out="labels", stops=True)
 def labels_fit_task(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding]:
-    """Labels have the type, the number and the range that the task's loss takes.
+    """Labels have the type, number and range that the loss takes.
 
     What it checks: the label column of training and evaluation data: whole numbers, one a row, for
     single-label classification; ``num_labels`` targets between 0 and 1 for several labels; finite
@@ -46,12 +46,12 @@ def labels_fit_task(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Findi
     References: read: transformers.loss.loss_utils, the sequence classification heads.
     """
     task = objective_of(pipeline).name
-    looked = []
+    types = []
     for split in scan.splits:
         labels = split.labels
         if labels is None:
             continue
-        looked.append(f"{split.name}: {labels.type}")
+        types.append(f"{labels.type} in {split.name}")
         for problem, places, expected in _misfits(pipeline, labels, task):
             more = f" ({len(places):,} rows do)" if len(places) > 1 else ""
             yield Finding(
@@ -65,12 +65,12 @@ def labels_fit_task(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Findi
                 else "the labels were made for another task, or by another rule",
                 fix=f"give each row {expected}",
             )
-    told = ", ".join(looked) or "no label column, the collator makes the labels"
-    yield Measured(f"{task}: {told}", looked)
+    found = ", ".join(types) or "in no column, the collator makes them"
+    yield Measured(f"labels for {task}: {found}", types)
 
 
 def _misfits(pipeline: Pipeline, labels: Labels, task: str) -> Iterator[tuple[str, Any, str]]:
-    """What a row has, the places of such rows, and what it should have."""
+    """Yield each problem, the places of the rows that have it, and what is expected."""
     size = getattr(pipeline.config, "num_labels", None)
     if len(labels.nulls):
         yield "no label", labels.nulls, "a label"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from trainsanity.checks._splits import rows_finding
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
 from trainsanity.measurements.data.scan import Scan
@@ -27,13 +28,13 @@ if TYPE_CHECKING:
     stops=True,
 )
 def labels_in_range(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding]:
-    """Every label names an output of the head.
+    """Labels lie within the head's outputs.
 
     What it checks: the labels of all rows, for training and evaluation, against
     ``[0, num_labels)``.
 
-    Why it matters: a label of -100 is dropped from the loss without a word, so those rows teach
-    nothing and the mean is taken over fewer; any other label outside the range stops the run on
+    Why it matters: a label of -100 is silently dropped from the loss, so those rows teach nothing
+    and the mean is taken over fewer; any other label outside the range stops the run on
     the CPU and is a device-side assert, or garbage, on a GPU.
 
     How it is measured: exact, on the integers of the label column.
@@ -54,12 +55,13 @@ def labels_in_range(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Findi
         labels = split.labels
         for label, count in sorted(labels.counts.items()) if labels is not None else ():
             if labels is not None and not 0 <= label < size:
-                yield Finding(
-                    f"{count:,} of {split.counted} in {split.name} have the label {label}; "
-                    f"the head has outputs 0 to {size - 1}",
+                yield rows_finding(
+                    split,
+                    count,
+                    labels.first(label),
+                    f"have the label {label}; the head has outputs 0 to {size - 1}",
                     observed=label,
                     expected=f"0 to {size - 1}",
-                    where=split.row(labels.first(label)),
                     cause="-100 marks rows that the loss ignores"
                     if label == IGNORED
                     else "labels that do not start at 0, or a num_labels that is too small",
@@ -69,8 +71,9 @@ def labels_in_range(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Findi
     low, high, (most, largest) = min(known), max(known), next(iter(known.items()))
     seen = {"lowest": low, "highest": high, "distinct": len(known), "largest": largest}
     yield Measured(
-        f"labels of {scan.train.counted} lie between {low} and {high}, {len(known)} of {size} "
-        f"classes, the largest ({most}) with {largest:,} rows",
+        f"labels of {scan.train.counted} lie between {low} and {high}, {len(known)} different "
+        f"ones, the most frequent ({most}) in {largest:,} rows; the head has outputs 0 to "
+        f"{size - 1}",
         seen,
         {"lowest": 0, "highest": size - 1},
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from trainsanity.checks._splits import rows_finding
 from trainsanity.engine.registry import check
 from trainsanity.measurements.data.scan import Scan
 from trainsanity.types import Finding, Measured
@@ -25,7 +26,7 @@ about 10 ** 30 then)."""
     rules_out="max_length",
 )
 def lengths_within_limit(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding]:
-    """No row is longer than the model, or the run's own settings, allow.
+    """No row is longer than the model or the settings allow.
 
     What it checks: the longest row of training and evaluation data against the model's
     ``max_position_embeddings``, the tokenizer's ``model_max_length`` and a ``max_length`` of the
@@ -49,12 +50,13 @@ def lengths_within_limit(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | 
     for split in scan.splits:
         if limit is not None and split.longest > limit:
             long = int(split.histogram[limit + 1 :].sum())
-            yield Finding(
-                f"{long:,} of {split.counted} in {split.name} are longer than {by} = {limit}; "
-                f"the longest has {split.longest} tokens",
+            yield rows_finding(
+                split,
+                long,
+                int((split.lengths == split.longest).argmax()),
+                f"are longer than {by} = {limit}; the longest has {split.longest} tokens",
                 observed=split.longest,
                 expected=limit,
-                where=split.row(int((split.lengths == split.longest).argmax())),
                 factor=split.longest / limit,
                 cause="the rows were tokenized without truncation, or for another model",
                 fix=f"tokenizer(..., truncation=True, max_length={limit})",
@@ -70,7 +72,7 @@ def lengths_within_limit(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | 
 
 
 def _limits(pipeline: Pipeline) -> dict[str, int]:
-    """Lengths that something sets, by its name."""
+    """Return the limits on a row's length by the name of the setting."""
     places = {
         "model.config.max_position_embeddings": getattr(
             pipeline.config, "max_position_embeddings", None

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from trainsanity.checks._splits import rows_finding
 from trainsanity.engine.registry import check
 from trainsanity.measurements.data.scan import Scan
 from trainsanity.measurements.data.scan_repeats import Repeats
 from trainsanity.types import Finding, Measured
-
-if TYPE_CHECKING:
-    pass
 
 
 @check(
@@ -21,15 +18,15 @@ if TYPE_CHECKING:
     rules_out="duplicates",
 )
 def no_duplicates(scan: Scan, repeats: Repeats) -> Iterator[Measured | Finding]:
-    """No training row is there twice.
+    """No training row occurs twice.
 
     What it checks: rows of the training data with the same ids, padding aside, and the same label.
 
-    Why it matters: a row that is there k times weighs k times in the loss, and a model learns it by
-    heart k times as fast; a file that was read twice doubles the epochs without saying so.
+    Why it matters: a row that occurs k times weighs k times in the loss and is memorised k times as
+    fast; a file that was read twice silently doubles the epochs.
 
     How it is measured: exact up to equal 128-bit hashes.  Rows that agree in length and in a few
-    ids at fixed distances are hashed whole; what agrees then is the same row.
+    ids at fixed distances are hashed whole; rows with equal hashes are the same.
 
     How to fix: ``pandas.DataFrame.drop_duplicates`` on the texts, or look for a file that was read
     twice.
@@ -42,13 +39,15 @@ def no_duplicates(scan: Scan, repeats: Repeats) -> Iterator[Measured | Finding]:
     train = scan.train
     if repeats.first_copy is not None:
         later, earlier = repeats.first_copy
-        yield Finding(
-            f"{repeats.copies:,} of {train.counted} in {train.name} repeat an earlier one: "
-            f"row {train.rows.number(later)} is row {train.rows.number(earlier)} again",
-            observed=repeats.copies,
-            expected=0,
-            where=train.row(later),
+        yield rows_finding(
+            train,
+            repeats.copies,
+            later,
+            f"repeat an earlier one: row {train.rows.number(later)} is row "
+            f"{train.rows.number(earlier)} again",
             cause="a source that was read twice, or texts that recur",
             fix="drop duplicates before tokenizing",
         )
-    yield Measured(f"none of {train.counted} repeats an earlier one", 0, 0)
+    yield Measured(
+        f"{repeats.copies:,} of {train.counted} repeat an earlier one", repeats.copies, 0
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from trainsanity.checks._splits import rows_finding
 from trainsanity.engine.registry import check
 from trainsanity.measurements.data.scan import Scan
 from trainsanity.types import Finding, Measured
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     stops=True,
 )
 def rows_are_whole(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding]:
-    """Every row has a text, without holes, and a mask as long as it.
+    """Every row has text, and a mask of the same length.
 
     What it checks: rows that are null or hold a null, rows without a token besides those that the
     tokenizer adds to every text, rows whose attention mask has another length than their ids.
@@ -40,25 +41,33 @@ def rows_are_whole(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Findin
     """
     tokenizer = pipeline.tokenizer
     added = tokenizer.num_special_tokens_to_add() if tokenizer is not None else 0
+    special = {*tokenizer.all_special_ids} if tokenizer is not None else set()
+    counts = {"null": 0, "empty": 0, "uneven": 0}
     for split in scan.splits:
-        special = {*tokenizer.all_special_ids} if tokenizer is not None else set()
-        for places, said, fix in (
-            (split.nulls, "null, or have a null among their ids",
+        for kind, places, problem, fix in (
+            ("null", split.nulls, "null, or have a null among their ids",
              'dataset.filter(lambda row: row["input_ids"] is not None)'),
-            (split.empty(added, special), "without text",
+            ("empty", split.empty(added, special), "without text",
              f'dataset.filter(lambda row: len(row["input_ids"]) > {added})'),
-            (split.uneven, "of another length than their attention_mask",
+            ("uneven", split.uneven, "of another length than their attention_mask",
              "drop the column: tokenizer.pad makes the mask"),
         ):  # fmt: skip
+            counts[kind] += len(places)
             if len(places):
-                yield Finding(
-                    f"{len(places):,} of {split.counted} in {split.name} are {said}; "
-                    f"the first is {split.row(int(places[0]))}",
-                    observed=len(places),
-                    expected=0,
-                    where=split.row(int(places[0])),
+                first = int(places[0])
+                yield rows_finding(
+                    split,
+                    len(places),
+                    first,
+                    f"are {problem}; the first is {split.row(first)}",
                     cause="texts that are missing or empty, or columns that were made apart",
                     fix=fix,
                 )
-    told = f", besides the {added} that the tokenizer adds" if added else ""
-    yield Measured(f"{scan.train.counted} have a text of at least one token{told}", 0, 0)
+    rows = ", ".join(f"{split.counted} in {split.name}" for split in scan.splits)
+    beside = f" besides the {added} tokens that the tokenizer adds" if added else ""
+    yield Measured(
+        f"of {rows}: {counts['null']:,} hold a null, {counts['empty']:,} have no text{beside}, "
+        f"{counts['uneven']:,} have a mask of another length",
+        counts,
+        dict.fromkeys(counts, 0),
+    )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     rules_out="padding strategy",
 )
 def rows_unpadded(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding]:
-    """Rows are stored without padding if the collator pads.
+    """Rows are stored unpadded if the collator pads.
 
     What it checks: stored positions that the rows' own mask hides (without a mask: PAD up to an end
     of the row), where the collator can pad rows of different lengths by itself.
@@ -42,7 +42,8 @@ def rows_unpadded(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding
     """
     train = scan.train
     positions = int(train.widths.sum(dtype="int64"))
-    if train.padding and _pads(pipeline, train):
+    pads = _pads(pipeline, train) if train.padding else None
+    if pads:
         yield Finding(
             f"{train.padding:.1%} of the positions stored in {train.name} are padding, "
             "and the collator pads by itself",
@@ -53,16 +54,16 @@ def rows_unpadded(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding
             cause='tokenized with padding=True or padding="max_length"',
             fix="tokenizer(..., padding=False): the collator pads to the longest of its rows",
         )
-    stored = "the collator cannot pad" if train.padding else "without padding"
+    collator = {None: "", True: "; the collator can pad", False: "; the collator cannot pad"}[pads]
     yield Measured(
-        f"{train.counted} hold {train.tokens:,} tokens in {positions:,} positions, {stored}",
+        f"{train.counted} hold {train.tokens:,} tokens in {positions:,} positions{collator}",
         positions,
         train.tokens,
     )
 
 
 def _pads(pipeline: Pipeline, train: Split) -> bool:
-    """Whether the collator makes a batch of two rows of different lengths."""
+    """Return whether the collator makes a batch of two rows of different lengths."""
     import numpy
 
     (row,) = train.rows.read(numpy.array([int(train.widths.argmax())]))
@@ -81,6 +82,6 @@ def _pads(pipeline: Pipeline, train: Split) -> bool:
     with preserved(pipeline), quiet(pipeline):
         try:
             pipeline.data_collator([dict(row), shorter])
-        except Exception:  # whatever it says, it does not pad them
+        except Exception:  # any error means that it does not pad them
             return False
     return True

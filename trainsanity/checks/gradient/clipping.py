@@ -68,6 +68,7 @@ def clipping(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fi
     # A clip makes something finite even of an infinite norm.
     sound = math.isfinite(norm) and not math.isnan(limit)
     clipped = sound and abs(after - expected) <= eps * expected
+    undeclared = pipeline.trainer is None and not limit
     if not clipped:
         yield Finding(
             f"the gradient's norm is {after:.4f} when the optimizer steps; "
@@ -76,8 +77,15 @@ def clipping(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fi
             expected=expected,
             factor=after / expected if expected else None,
             where="step 1, after clipping",
-            cause="clip_grad_norm_ was given other parameters, or was not called",
-            fix="clip all trainable parameters once, after the last backward of the step",
+            cause="the loop changes gradients between its backward pass and the optimizer's step, "
+            "and was given no max_grad_norm"
+            if undeclared
+            else "clip_grad_norm_ was given other parameters, or was not called",
+            fix="if it is a clip, pass max_grad_norm to Pipeline.from_loop"
+            if undeclared
+            else "clip all trainable parameters once, after the last backward of the step",
+            # Centralised gradients, parts by turns: such a loop may do so on purpose.
+            severity=Severity.WARNING if undeclared else Severity.FAILURE,
         )
     exact = exact_head_gradient(pipeline, recording, step)
     slope = None if exact is None else abs(regress(step.head_gradient, exact)[0])
@@ -104,11 +112,11 @@ def clipping(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fi
             fix="choose max_grad_norm from the norms of healthy steps, or 0 to switch clipping off",
             severity=Severity.WARNING,
         )
-    kept = after / norm if norm else math.nan
+    kept = after / norm if norm else 1.0  # of zeros all is kept: gradient.not_zero judges them
     scaled = "" if shares[0] is None else f"; at the loss's right scale {shares[0]:.1%}"
     yield Measured(
         f"max_grad_norm {limit:g} keeps {kept:.1%} of a gradient of norm {norm:.3f}{scaled}",
-        {"norm": norm, "kept": kept},
+        {"norm": norm, "kept": kept, "norms": [one.norm_before_clip for one in recording.steps]},
         {"norm_after": expected},
     )
 

@@ -1,5 +1,6 @@
-"""Shared by checks of the loop stage."""
+"""Shared by the checks of several processes."""
 
 from __future__ import annotations
 
 TOGETHER = "several processes"
+"""The suspect that these checks rule out."""

@@ -1,6 +1,11 @@
-"""Shared by checks of the loop stage."""
+"""Shared by the checks that compare two runs."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+
+from trainsanity.measurements.runs.trace import Trace
+from trainsanity.types import Finding
 
 LOST = {
     "weights": (
@@ -10,33 +15,50 @@ LOST = {
     ),
     "trainable": (
         "other parameters are trainable than before the cut",
-        "what is frozen is decided while the run goes on, and not when the model is built",
+        "parameters are frozen or unfrozen during the run, and not when the model is built",
         "freeze and unfreeze where the model is built, so that a fresh process does it, too",
     ),
     "settings": (
-        "attributes of modules are others than before the cut",
-        "a number that changes in training is a plain attribute, which no checkpoint holds",
+        "attributes of modules differ from those before the cut",
+        "a plain attribute changes in training, and no checkpoint holds attributes",
         "register it as a buffer, or compute it from the step",
     ),
     "optimizer": (
-        "the optimizer does not remember what it had seen",
-        "its state was not saved or not loaded: the moments start again at zero",
+        "the optimizer's state differs from that before the cut",
+        "it was not saved or not loaded",
         "save_only_model=False, and leave optimizer.pt where the Trainer puts it",
     ),
     "learning rate": (
-        "the learning rate is another",
+        "the learning rate differs",
         "the optimizer's groups were not restored, or are built with other rates",
         "build the optimizer alike in every process, or leave it to the Trainer",
     ),
     "scheduler": (
-        "the schedule stands at another step",
-        "the scheduler's state was not saved or not loaded: it starts again with its warm-up",
+        "the scheduler is at another step",
+        "the scheduler's state was not saved or not loaded",
         "give the scheduler a state_dict and a load_state_dict, or leave it to the Trainer",
     ),
     "random numbers": (
-        "the random numbers are others than in the run that was not cut",
-        "their states were not saved or not loaded, so dropout and sampling go another way",
+        "the random states differ from those of the uninterrupted run",
+        "they were not saved or not loaded, so dropout and sampling differ",
         "leave rng_state.pth beside the checkpoint, and seed nothing when the run is resumed",
     ),
 }
-"""What the next step depends on besides its rows: what is wrong, why, and what to change."""
+"""The parts of :func:`.trace.loop_state`, on which the next step depends besides its rows: what is
+wrong, the cause, and the fix."""
+
+
+def not_finite(straight: Trace) -> Iterator[Finding]:
+    """Yield a finding if a loss or weight of the uninterrupted run is not finite.
+
+    Two runs whose numbers are all NaN are equal bit for bit.
+    """
+    if straight.broken:
+        yield Finding(
+            f"{straight.broken}: that two such runs are equal says nothing",
+            observed=straight.broken,
+            expected="numbers",
+            where="the uninterrupted run",
+            cause="an operation whose value or derivative is not finite at these rows or weights",
+            fix="find the operation with torch.autograd.detect_anomaly",
+        )

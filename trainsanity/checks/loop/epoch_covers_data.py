@@ -5,15 +5,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.runs.epochs import Epochs
 from trainsanity.types import Cost, Finding, Measured
-
-if TYPE_CHECKING:
-    pass
-
 
 CHANCE = 1e-6
 """Two shuffled orders of n rows are equal with a probability of 1 / n!; below this, that is not
@@ -28,34 +23,36 @@ chance (10 rows and more)."""
     rules_out="sampling",
 )
 def epoch_covers_data(epochs: Epochs) -> Iterator[Measured | Finding]:
-    """Every row is seen once in an epoch, and in another order in the next.
+    """An epoch reads every row once, and each epoch has another order.
 
     What it checks: the rows that two epochs of the Trainer's own data loader read, by their place
     in the dataset.
 
     Why it matters: drawn with replacement, an epoch leaves out 37 % of the rows (1/e) and repeats
-    others.  Rows in the order of a file come sorted by source or class, and an order that is the
-    same each time lets every batch meet the same neighbours.
+    others.  Rows in the order of a file are often sorted by source or class, and with the same
+    order each time every batch has the same rows.
 
     How it is measured: the loader that ``get_train_dataloader`` returns is read twice, with
-    ``set_epoch`` in between as in training; the dataset notes which places it is asked for.  Each
-    place must come exactly once; with ``dataloader_drop_last`` the rows of one unfilled batch may
-    be missing.  Two equal orders are a failure where chance makes them less than once in a
-    million, and an ascending first one likewise.
+    ``set_epoch`` in between as in training; the dataset records the indices that it is asked for.
+    Each must come exactly once; with ``dataloader_drop_last`` the rows of one unfilled batch may be
+    missing.  Two equal orders, or a first one that ascends, are a failure if chance makes them less
+    than once in a million.
 
-    How to fix: leave the sampler to the Trainer, or shuffle with a generator that goes on.
+    How to fix: leave the sampler to the Trainer, or shuffle with a generator that is not seeded
+    again for each epoch.
 
-    Known false alarms: weighted sampling and curricula on purpose.  A sequential order that
-    ``train_sampling_strategy`` asks for is told, and passes.
+    Known false alarms: weighted sampling and curricula on purpose; name the check among the
+    expected failures.  A sequential order that ``train_sampling_strategy`` asks for passes.
 
     References: ``Trainer._get_train_sampler``; huggingface/transformers#46628.
     """
-    everything = range(epochs.rows)
-    for number, read in enumerate(epochs.read, start=1):
+    dropped = epochs.rows % epochs.batch if epochs.drops_last else 0
+    left_out, repeats = [], []
+    for read in epochs.read:
         counts = Counter(read)
-        repeated = [place for place in everything if counts[place] > 1]
-        missing = [place for place in everything if not counts[place]]
-        dropped = epochs.rows % epochs.batch if epochs.drops_last else 0
+        left_out.append([index for index in range(epochs.rows) if not counts[index]])
+        repeats.append([index for index in range(epochs.rows) if counts[index] > 1])
+    for number, (missing, repeated) in enumerate(zip(left_out, repeats, strict=True), start=1):
         if repeated or len(missing) > dropped:
             yield Finding(
                 f"epoch {number} leaves out {len(missing):,} of {epochs.rows:,} rows and reads "
@@ -80,14 +77,20 @@ def epoch_covers_data(epochs: Epochs) -> Iterator[Measured | Finding]:
             where=epochs.sampler,
             cause="the sampler does not shuffle"
             if ascending
-            else "the sampler sets its generator back to the same seed for each epoch",
+            else "the sampler draws the same order each time, perhaps from a fixed seed",
             fix="leave the sampler to the Trainer, or give it a generator and do not seed it again",
         )
-    order = (
-        "in another order the second time"
-        if judged
-        else f"{epochs.strategy}: the order is as asked for"
-        if epochs.strategy == "sequential"
-        else "too few to judge their order"
+    same = sum(one == other for one, other in zip(first, second, strict=False))
+    in_order = sum(index == place for place, index in enumerate(first))
+    yield Measured(
+        f"two epochs of {epochs.rows:,} rows leave out {_both(left_out)} and repeat "
+        f"{_both(repeats)}; the first has {in_order:,} rows at their place in the dataset, the "
+        f"second {same:,} at their place in the first (sampling strategy: {epochs.strategy})",
+        {"missing": [*map(len, left_out)], "repeated": [*map(len, repeats)]},
+        {"missing": [dropped, dropped], "repeated": [0, 0]},
     )
-    yield Measured(f"each of {epochs.rows:,} rows is read once an epoch, {order}", 0, 0)
+
+
+def _both(epochs: list[list[int]]) -> str:
+    """Return how many rows it is in each epoch."""
+    return " and ".join(f"{len(rows):,}" for rows in epochs)

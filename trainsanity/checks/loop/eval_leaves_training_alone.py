@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from trainsanity.checks.loop.resume_equals_straight import not_finite
+from trainsanity.checks.loop._resume import not_finite
 from trainsanity.engine.registry import check
 from trainsanity.maths.tolerances import MARGIN, within
 from trainsanity.measurements.runs.evaluated import Evaluated
 from trainsanity.types import Cost, Finding, Measured
 
 LEFT = {
-    "weights": "the weights are others than before it",
+    "weights": "the weights differ from those before it",
     "trainable": "other parameters are trainable than before it",
-    "settings": "attributes of modules are others than before it",
-    "optimizer": "the optimizer remembers something else than before it",
-    "learning rate": "the learning rate is another than before it",
-    "scheduler": "the schedule stands at another step than before it",
+    "settings": "attributes of modules differ from those before it",
+    "optimizer": "the optimizer's state differs from that before it",
+    "learning rate": "the learning rate differs from that before it",
+    "scheduler": "the scheduler is at another step than before it",
 }
-"""What must be after an evaluation what it was before.  The random numbers go on: the data loader
-draws one when it begins, in evaluation as well."""
+"""The states that an evaluation must not change.  Random states are not among them: every data
+loader draws a number when it begins, in evaluation as well."""
 
 
 @check(
@@ -30,23 +30,23 @@ draws one when it begins, in evaluation as well."""
     rules_out="evaluating while training",
 )
 def eval_leaves_training_alone(evaluated: Evaluated) -> Iterator[Measured | Finding]:
-    """Training with an evaluation in between equals training without.
+    """An evaluation does not change the training that follows it.
 
     What it checks: weights, buffers, what is trainable, the optimizer's state, learning rate and
     schedule before and after ``evaluate()``; the rows, losses and weights of the steps after it
     against a run without it; and that it does not set the random numbers back to a seed.
 
     Why it matters: a metric that averages weights in place, or an evaluation that seeds the
-    generators, changes the run each time it looks at it.  With a seed in it, every evaluation is
-    followed by the same dropout and the same sampling.
+    generators, changes the run each time it is evaluated.  After an evaluation that sets a seed,
+    dropout and sampling are always the same.
 
     How it is measured: the Trainer trains a few steps, then the same steps with two calls of its
     own ``evaluate()`` in the middle, on the first rows of the evaluation data and with the user's
-    ``compute_metrics``.  States are compared by bits.  Random states are put back before the next
-    step, because any data loader draws from them; between the two evaluations a number is drawn
-    from each generator, so that both end in the same state only if something set it.  The final
-    weights may differ by four times what two straight runs differ by; losses and weights that are
-    no numbers are a finding, equal or not.
+    ``compute_metrics``.  States are compared bit by bit.  Random states are restored before the
+    next step, because any data loader draws from them; between the two evaluations a number is
+    drawn from each generator, so that both end in the same state only if something set it.  The
+    final weights may differ by four times the difference of two runs without evaluation; losses and
+    weights that are not finite are a finding, equal or not.
 
     How to fix: change copies; seed generators of your own in place of the global ones.
 
@@ -54,12 +54,13 @@ def eval_leaves_training_alone(evaluated: Evaluated) -> Iterator[Measured | Find
 
     References: ``Trainer.evaluate``, ``transformers.set_seed``.
     """
-    seen = evaluated
-    step = f"the evaluation after step {seen.plan.cut}"
-    found = [*not_finite(seen.straight)]
-    for name, said in LEFT.items():
-        before, after = seen.before.get(name), seen.after.get(name)
-        if before != after:
+    plan, straight = evaluated.plan, evaluated.straight
+    step = f"the evaluation after step {plan.cut}"
+    found = [*not_finite(straight)]
+    states = [name for name in LEFT if evaluated.before.get(name) != evaluated.after.get(name)]
+    for name, what in LEFT.items():
+        before, after = evaluated.before.get(name), evaluated.after.get(name)
+        if name in states:
             changed = (
                 [k for k in before if before[k] != after.get(k)]
                 if isinstance(before, dict) and isinstance(after, dict)
@@ -67,15 +68,15 @@ def eval_leaves_training_alone(evaluated: Evaluated) -> Iterator[Measured | Find
             )
             found.append(
                 Finding(
-                    f"after evaluate() {said}",
+                    f"after evaluate() {what}",
                     observed=len(changed) or "changed",
                     expected=0 if changed else "unchanged",
                     where=", ".join(changed[:3]) or step,
                     cause="evaluate(), compute_metrics or the model's eval mode writes to it",
-                    fix="let the evaluation work on copies, and put back what it swaps in",
+                    fix="let the evaluation work on copies, and restore what it replaces",
                 )
             )
-    (first_before, first_after), (then_before, then_after) = seen.random
+    (first_before, first_after), (then_before, then_after) = evaluated.random
     seeded = [
         name
         for name in first_after
@@ -84,21 +85,21 @@ def eval_leaves_training_alone(evaluated: Evaluated) -> Iterator[Measured | Find
     if seeded:
         found.append(
             Finding(
-                f"evaluate() sets the random numbers of {' and '.join(seeded)} to the same state "
-                "each time: what follows an evaluation follows every one",
+                f"evaluate() sets the random state of {' and '.join(seeded)} to the same value "
+                "each time: dropout and sampling repeat after every evaluation",
                 observed=seeded,
                 expected=[],
                 where=step,
                 cause="a seed is set inside the evaluation",
-                fix="draw from a generator of its own, torch.Generator().manual_seed(...)",
+                fix="draw from a separate generator, torch.Generator().manual_seed(...)",
             )
         )
-    other = seen.evaluated.batches
-    rows = [k for k, batch in seen.straight.batches.items() if batch != other.get(k)]
+    other = evaluated.evaluated.batches
+    rows = [k for k, batch in straight.batches.items() if batch != other.get(k)]
     if rows:
         found.append(
             Finding(
-                f"step {rows[0] + 1} trains on other rows when there was an evaluation before it",
+                f"step {rows[0] + 1} trains on other rows if there was an evaluation before it",
                 observed="other rows",
                 expected="the same rows",
                 where=f"step {rows[0] + 1}",
@@ -106,23 +107,27 @@ def eval_leaves_training_alone(evaluated: Evaluated) -> Iterator[Measured | Find
                 fix="give each data loader its own",
             )
         )
-    if not found and not within(seen.difference, MARGIN * seen.noise):
+    allowed = MARGIN * evaluated.noise
+    if not found and not within(evaluated.difference, allowed):
         found.append(
             Finding(
-                f"with an evaluation in between, the weights after step {seen.plan.steps} differ "
-                f"by up to {seen.difference:.3g}; two runs without differ by {seen.noise:.3g}",
-                observed=seen.difference,
-                expected=MARGIN * seen.noise,
+                f"with an evaluation in between, the weights after step {plan.steps} differ by up "
+                f"to {evaluated.difference:.3g}; two runs without one by {evaluated.noise:.3g}",
+                observed=evaluated.difference,
+                expected=allowed,
                 where=step,
-                cause="evaluate() leaves something changed that is no weight: a flag of a module",
+                cause="evaluate() changes something that is none of the compared states, such as "
+                "an object in a module's attribute",
                 fix="compare the modules' attributes before and after evaluate()",
             )
         )
     yield from found
-    same = "bit for bit" if not seen.difference else "within noise"
     yield Measured(
-        f"an evaluation after step {seen.plan.cut} leaves weights, optimizer and schedule as they "
-        f"were, and the weights after step {seen.plan.steps} are those of a run without it, {same}",
-        0,
-        0,
+        f"an evaluation after step {plan.cut}: {len(states)} of {len(LEFT)} states "
+        f"({', '.join(LEFT)}) change, {len(seeded)} of {len(first_after)} random states are set to "
+        f"a fixed value, {len(rows)} of {len(straight.batches)} steps train on other rows, and the "
+        f"weights after step {plan.steps} differ by up to {evaluated.difference:.3g} "
+        f"(up to {allowed:.2g} allowed)",
+        {"states": states, "seeded": seeded, "steps": len(rows), "weights": evaluated.difference},
+        {"states": [], "seeded": [], "steps": 0, "weights": allowed},
     )

@@ -19,26 +19,26 @@ from trainsanity.types import Cost, Finding, Measured
     rules_out="learning",
 )
 def overfits_one_batch(overfit: Overfit) -> Iterator[Measured | Finding]:
-    """The run can learn one batch by heart.
+    """The run can overfit one batch.
 
     What it checks: trained on one micro-batch again and again, by the user's own Trainer and
-    optimizer, the model comes halfway from the best constant answer to knowing every item.
+    optimizer, the model gets at least halfway from the loss of the best constant answer to zero.
 
-    Why it matters: it is the one test that all parts pass together.  An optimizer that climbs, an
-    average that is written back over the weights, an input that never reaches the head: each part
-    does as it was told, and nothing is learnt.
+    Why it matters: it tests all parts together.  With an optimizer that maximizes, an average that
+    is written back over the weights, or an input that never reaches the head, every part works as
+    written and nothing is learnt.
 
-    How it is measured: whoever does not look at the input can do no better than the entropy of the
-    batch's own labels (for numbers: the variance of the targets).  Whoever tells the items apart
-    gets to zero: a linear head can as soon as its input vectors are linearly independent, so no
-    more tokens count than it has inputs.  Asked is the middle between the two, of the reference
-    loss.  The learning rate is not the run's, which may be a warm-up's: the optimizer steps once at
-    a rate of 1, and the first-order fall of the loss says at which rate it would be zero after ten
-    steps; from there it rises while the loss falls.  Clipping is off, and 60 steps are taken at the
-    most.
+    How it is measured: without its input a model can do no better than the entropy of the batch's
+    labels (for numbers: the variance of the targets).  A model that tells the items apart can reach
+    zero: a linear head can do so if its input vectors are linearly independent, so no more tokens
+    are counted than the head has inputs.  The reference loss has to fall below the middle between
+    the two.  The learning rate is not the run's, which may be in its warm-up: the optimizer steps
+    once at a rate of 1, the first-order fall of the loss gives the rate at which it would be zero
+    after ten steps, and from there the rate rises while the loss falls.  Clipping is off, and at
+    most 60 steps are taken.
 
-    How to fix: look at the stages before; if they are green, at what writes to the weights besides
-    the optimizer, and at the optimizer's own options.
+    How to fix: look at the earlier stages; if they are green, at code that writes to the weights
+    besides the optimizer, and at the optimizer's own options.
 
     Known false alarms: a batch whose rows are alike and labelled differently; dropout so strong
     that a batch is not the same twice; fewer parameters trained than rows.
@@ -46,22 +46,23 @@ def overfits_one_batch(overfit: Overfit) -> Iterator[Measured | Finding]:
     References: Karpathy, "A Recipe for Training Neural Networks" (overfit one batch).
     """
     what = f"{overfit.items} {overfit.counts}"
-    limit = f"the best constant answer has {overfit.constant:.3f}, asked is {overfit.target:.3f}"
+    limit = f"the best constant answer has {overfit.constant:.3f}, half of it is the limit"
     start = overfit.losses[0] if overfit.losses else float("nan")
     if not (overfit.best < overfit.target and math.isfinite(overfit.best)):
         yield Finding(
-            f"one batch cannot be learnt: in {len(overfit.losses)} steps of {overfit.optimizer} "
-            f"the loss of {what} goes from {start:.3f} to {overfit.best:.3f} at the best; {limit}",
+            f"the run does not overfit one batch: in {len(overfit.losses)} steps of "
+            f"{overfit.optimizer} the loss of {what} starts at {start:.3f} and gets to "
+            f"{overfit.best:.3f} at best; {limit}",
             observed=overfit.best,
             expected=overfit.target,
             factor=overfit.best / overfit.target,
             where=f"{what} of the first step, at a first rate of {overfit.rate:.3g}",
-            cause="the steps do not follow the gradient, are undone, or the input does not reach "
-            "the head",
+            cause="possibly steps that do not follow the gradient or are undone, or an input that "
+            "does not reach the head",
             fix="look for maximize=True, weights that are written back, a head that sees no input",
         )
     yield Measured(
-        f"one batch of {what} is learnt from {start:.3f} to {overfit.best:.3f} in "
+        f"the loss of one batch of {what} starts at {start:.3f} and gets to {overfit.best:.3f} in "
         f"{len(overfit.losses)} of at most {STEPS} steps of {overfit.optimizer}; {limit}",
         overfit.best,
         overfit.target,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 from trainsanity.checks.loop._processes import TOGETHER
 from trainsanity.engine.registry import check
@@ -12,7 +13,7 @@ from trainsanity.types import Finding, Measured
 
 HALF = 0.5
 """Share of a process's rows that another one reads, too, above which a stream is not divided.
-Divided it is next to 0, undivided 1, and a text that happens to be there twice moves it little."""
+It is near 0 for a divided stream and 1 for an undivided one; a few repeated texts change little."""
 
 
 @check(
@@ -22,21 +23,21 @@ Divided it is next to 0, undivided 1, and a text that happens to be there twice 
     rules_out=TOGETHER,
 )
 def ranks_share_the_data(shares: Shares) -> Iterator[Measured | Finding]:
-    """Every row goes to one process, and all of them together read the whole dataset.
+    """The processes share out the data: each row is read by exactly one of them.
 
     What it checks: which rows each process's data loader reads in the first epoch.
 
-    Why it matters: processes that all read the same rows cost as many machines and train as one;
-    the epoch counts as many times too long.  Rows that are split twice, once by hand and once by
-    the loader, are never trained on.
+    Why it matters: processes that all read the same rows cost many machines and train like one, and
+    an epoch is as many times too long.  If rows are divided twice, by hand and by the loader, some
+    are never trained on.
 
-    How it is measured: every process walks through its loader over rows that know only their
-    places, so no row is read and nothing is collated.  Each place must be read by one process.
-    Where the last round is filled up with rows from the beginning, as accelerate's
-    ``even_batches`` does, so many may come twice; with ``dataloader_drop_last`` the rows of one
-    round may be missing.  Where the processes hold different datasets, told by a few rows of
-    each, every one must read all of its own.  Of a stream the first batches are read, and no more
-    than half of a process's rows may be another one's, too.
+    How it is measured: every process iterates over its loader, with a dataset that returns indices
+    in place of rows, so that no row is read and nothing is collated.  Each index must be read by
+    one process.  If the last round is filled up with rows from the beginning, as by accelerate's
+    ``even_batches``, that many may come twice; with ``dataloader_drop_last`` the rows of one round
+    may be missing.  If the processes hold different datasets, as a few rows of each show, every
+    process must read all of its own.  The first batches of a stream are read, and no more than half
+    of a process's rows may be read by process 0, too.
 
     How to fix: let ``get_train_dataloader`` end in ``self.accelerator.prepare(...)``; divide by
     hand (``split_dataset_by_node``, ``shard``) or by the loader, and not by both.
@@ -45,77 +46,96 @@ def ranks_share_the_data(shares: Shares) -> Iterator[Measured | Finding]:
 
     References: huggingface/datasets#5360, #3423; ``accelerate.data_loader.BatchSamplerShard``.
     """
-    count = len(shares.read)
     if shares.stream:
-        yield from _of_stream(shares, count)
+        message, observed, expected, findings = _stream(shares)
     elif shares.same:
-        yield from _of_one_dataset(shares, count)
+        message, observed, expected, findings = _one_dataset(shares)
     else:
-        yield from _of_parts(shares, count)
+        message, observed, expected, findings = _datasets(shares)
+    yield from findings
+    yield Measured(message, observed, expected)
 
 
-def _of_one_dataset(shares: Shares, count: int) -> Iterator[Measured | Finding]:
-    rows = shares.rows[0]
-    readers = Counter(place for places in shares.read for place in set(places))
-    twice = [place for place, times in readers.items() if times > 1]
+Verdict = tuple[str, Any, Any, list[Finding]]
+"""The neutral message, the observed and the expected value, and what is wrong."""
+
+
+def _one_dataset(shares: Shares) -> Verdict:
+    """Judge processes that all hold the same dataset."""
+    findings, count, rows = [], len(shares.read), shares.rows[0]
+    readers = Counter(index for indices in shares.read for index in set(indices))
+    twice = [index for index, times in readers.items() if times > 1]
     missing = rows - len(readers)
     filled = -rows % shares.batch
     dropped = rows % shares.batch if shares.drops_last else 0
     if len(twice) > filled:
         read = sum(map(len, shares.read))
-        yield Finding(
-            f"{len(twice):,} of {rows:,} rows are read by more than one of {count} processes",
-            observed=len(twice),
-            expected=filled,
-            where=f"row {min(twice)}",
-            factor=read / rows,
-            cause="the data loader is not divided between the processes: each reads all of it",
-            fix="return self.accelerator.prepare(DataLoader(...)) from get_train_dataloader, or "
-            "leave it to the Trainer",
+        findings.append(
+            Finding(
+                f"{len(twice):,} of {rows:,} rows are read by more than one of {count} processes",
+                observed=len(twice),
+                expected=filled,
+                where=f"row {min(twice)}",
+                factor=read / rows,
+                cause="the data loader does not divide the rows between the processes",
+                fix="return self.accelerator.prepare(DataLoader(...)) from get_train_dataloader, "
+                "or leave it to the Trainer",
+            )
         )
     if missing > dropped:
-        yield Finding(
-            f"{missing:,} of {rows:,} rows are read by none of {count} processes",
-            observed=missing,
-            expected=dropped,
-            where=f"row {next(place for place in range(rows) if place not in readers)}",
-            factor=len(readers) / rows,
-            cause="the rows are divided twice, or a sampler leaves some out",
-            fix="divide the rows by hand or by the loader, and not by both",
-        )
-    yield Measured(
-        f"{count} processes read {' + '.join(f'{len(set(r)):,}' for r in shares.read)} of {rows:,} "
-        f"rows, {len(twice)} of them twice and {missing} never",
-        {"twice": len(twice), "never": missing},
-        {"twice": filled, "never": dropped},
-    )
-
-
-def _of_parts(shares: Shares, count: int) -> Iterator[Measured | Finding]:
-    for number, (rows, places) in enumerate(zip(shares.rows, shares.read, strict=True)):
-        missing = rows - len(set(places))
-        dropped = rows % shares.batch if shares.drops_last else 0
-        if missing > dropped:
-            yield Finding(
-                f"process {number} has a dataset of its own and reads {len(set(places)):,} of its "
-                f"{rows:,} rows: the others are read by nobody",
+        findings.append(
+            Finding(
+                f"{missing:,} of {rows:,} rows are read by none of {count} processes",
                 observed=missing,
                 expected=dropped,
-                where=f"process {number}",
-                factor=len(set(places)) / rows,
-                cause="the rows were divided by hand, and the loader divides them again",
-                fix="give every process the whole dataset, or a loader that is not prepared",
+                where=f"row {next(index for index in range(rows) if index not in readers)}",
+                factor=len(readers) / rows,
+                cause="the rows are divided twice, or the sampler leaves some out",
+                fix="divide the rows by hand or by the loader, and not by both",
             )
-            break
-    yield Measured(
-        f"{count} processes hold datasets of their own, {' and '.join(map(str, shares.rows))} "
-        "rows, and each reads all of its own",
-        0,
-        0,
+        )
+    return (
+        f"{count} processes read {' + '.join(f'{len(set(r)):,}' for r in shares.read)} of {rows:,} "
+        f"rows; read by several: {len(twice)}, by no process: {missing}",
+        {"several": len(twice), "none": missing},
+        {"several": filled, "none": dropped},
+        findings,
     )
 
 
-def _of_stream(shares: Shares, count: int) -> Iterator[Measured | Finding]:
+def _datasets(shares: Shares) -> Verdict:
+    """Judge processes that hold different datasets."""
+    findings, count = [], len(shares.read)
+    read = [len(set(indices)) for indices in shares.read]
+    dropped = [rows % shares.batch if shares.drops_last else 0 for rows in shares.rows]
+    missing = [rows - own for rows, own in zip(shares.rows, read, strict=True)]
+    for number, rows in enumerate(shares.rows):
+        if missing[number] > dropped[number]:
+            findings.append(
+                Finding(
+                    f"process {number} has a dataset of its own and reads {read[number]:,} of its "
+                    f"{rows:,} rows: no process reads the others",
+                    observed=missing[number],
+                    expected=dropped[number],
+                    where=f"process {number}",
+                    factor=read[number] / rows,
+                    cause="most likely the rows are divided by hand and again by the loader",
+                    fix="give every process the whole dataset, or a loader that is not prepared",
+                )
+            )
+            break
+    return (
+        f"{count} processes hold datasets of their own, of {' and '.join(map(str, shares.rows))} "
+        f"rows, and read {' and '.join(map(str, read))}",
+        missing,
+        dropped,
+        findings,
+    )
+
+
+def _stream(shares: Shares) -> Verdict:
+    """Judge processes that read streams."""
+    findings = []
     first = set(shares.read[0])
     worst, which = 0.0, 1
     for number, rows in enumerate(shares.read[1:], start=1):
@@ -123,18 +143,21 @@ def _of_stream(shares: Shares, count: int) -> Iterator[Measured | Finding]:
         if part > worst:
             worst, which = part, number
     if worst > HALF:
-        yield Finding(
-            f"{worst:.0%} of the first rows that process {which} reads are read by process 0, too: "
-            "the stream is not divided",
-            observed=worst,
-            expected=0.0,
-            where=f"process {which}",
-            cause="every process reads the stream from its beginning",
-            fix="datasets.distributed.split_dataset_by_node(stream, rank, world_size), or a loader "
-            "that accelerate prepares",
+        findings.append(
+            Finding(
+                f"{worst:.0%} of the first rows that process {which} reads are read by process 0, "
+                "too: the stream is not divided",
+                observed=worst,
+                expected=0.0,
+                where=f"process {which}",
+                cause="most likely every process reads the stream from its beginning",
+                fix="datasets.distributed.split_dataset_by_node(stream, rank, world_size), or a "
+                "loader that accelerate prepares",
+            )
         )
-    yield Measured(
+    return (
         f"the first {len(first)} rows of a stream: processes share at most {worst:.0%} of theirs",
         worst,
         0.0,
+        findings,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from trainsanity.checks.loop._resume import LOST
+from trainsanity.checks.loop._resume import LOST, not_finite
 from trainsanity.engine.registry import check
 from trainsanity.maths.tolerances import MARGIN, within
 from trainsanity.measurements.runs.resume import Resumed
@@ -20,36 +20,39 @@ from trainsanity.types import Cost, Finding, Measured
     rules_out="resuming",
 )
 def resume_equals_straight(resumed: Resumed) -> Iterator[Measured | Finding]:
-    """A run that is cut, saved and resumed equals the run that was never cut.
+    """A resumed run equals an uninterrupted one.
 
-    What it checks: the first step after the cut finds the same rows, weights, optimizer state,
-    learning rate, schedule and random numbers, in a run that went on and in one that a fresh
+    What it checks: the first step after the cut has the same rows, weights, optimizer state,
+    learning rate, scheduler step and random states, in a run that went on and in one that a fresh
     process resumed from the checkpoint; and both end with the same weights.
 
-    Why it matters: long runs are resumed.  One that starts its data from the beginning trains on
-    some rows twice and on others never; one that forgets the optimizer or the schedule takes a
-    jump that is later put down to the data.
+    Why it matters: long runs are resumed.  If a resumed run starts its data from the beginning, it
+    trains on some rows twice and on others never; if it loses the optimizer's state or the
+    scheduler's, the loss jumps, and the data are blamed for it later.
 
     How it is measured: the Trainer trains two steps (three where two would end an epoch), saves,
     and trains as many again.  Then the pipeline is built once more in a process of its own, by the
-    words after ``trainsanity run``, resumes from that checkpoint and trains to the same step.  All
-    is compared by its bits.  Only where the final weights differ is the straight run repeated: what
-    two straight runs differ by is the device's own noise, and four times that is allowed.  A
-    straight run whose losses or weights are no numbers is a finding: NaN equals NaN bit for bit.
-    Everything is written to a temporary folder; the Trainer itself loads it.
+    words after ``trainsanity run``, resumes from that checkpoint and trains to the same step.
+    States are compared bit by bit.  Only if the final weights differ is the uninterrupted run
+    repeated: the difference between two such runs is the device's own noise, and four times that is
+    allowed.  If its losses or weights are not finite, that is a finding, because NaN equals NaN bit
+    for bit.  Everything is written to a temporary folder; the Trainer itself loads it.
 
     How to fix: as the finding says.  Most often it is ``save_only_model``, ``ignore_data_skip``, a
     scheduler without a state, or data that is shuffled without a seed while the pipeline is built.
 
-    Known false alarms: a collator that draws random numbers while batches are read ahead: the
+    Known false alarms: a collator that draws random numbers while batches are read ahead, since the
     Trainer saves after the next batch was drawn.
 
     References: huggingface/transformers#11323, #17032, #46628, #43718.
     """
-    plan, fresh = resumed.plan, resumed.fresh.trace
+    plan, straight, fresh = resumed.plan, resumed.straight, resumed.fresh.trace
+    rows = [(k, batch) for k, batches in straight.batches.items() if k >= plan.cut
+            for batch in enumerate(batches)]  # fmt: skip
     if fresh is None:
+        other_rows, lost, apart = len(rows), list(LOST), "by an unknown amount"
         yield Finding(
-            f"the resumed run came to no end: {resumed.fresh.error}",
+            f"the resumed run did not finish: {resumed.fresh.error}",
             observed=resumed.fresh.error,
             expected=f"step {plan.steps}",
             where=f"checkpoint-{plan.cut} with {', '.join(resumed.files) or 'no files'}",
@@ -57,47 +60,42 @@ def resume_equals_straight(resumed: Resumed) -> Iterator[Measured | Finding]:
             fix="run the training script with resume_from_checkpoint and read its traceback",
         )
     else:
+        other_rows = sum(dict(enumerate(fresh.batches.get(k, ()))).get(place) != batch
+                         for k, (place, batch) in rows)  # fmt: skip
+        lost = [name for name in LOST if straight.moment.get(name) != fresh.moment.get(name)]
+        apart = f"by up to {resumed.difference:.3g}"
         found = [
-            *not_finite(resumed.straight),
-            *_rows(plan, resumed.straight, fresh),
-            *_state(plan, resumed.straight, fresh),
+            *not_finite(straight),
+            *_rows(plan, straight, fresh),
+            *_state(plan, straight, fresh),
         ]
         yield from found
         if not found and not within(resumed.difference, MARGIN * resumed.noise):
             yield Finding(
-                f"the two runs see the same and end apart: their weights differ by up to "
-                f"{resumed.difference:.3g}, two straight runs by {resumed.noise:.3g}",
+                f"from equal rows and states the two runs get to other weights: they differ by up "
+                f"to {resumed.difference:.3g}, two uninterrupted runs by {resumed.noise:.3g}",
                 observed=resumed.difference,
                 expected=MARGIN * resumed.noise,
                 where=f"the weights after step {plan.steps}",
                 cause="a step depends on something that no checkpoint holds",
                 fix="look for state in callbacks, losses or modules that is no buffer",
             )
-    rows = sum(len(batch) for step, batch in resumed.straight.batches.items() if step >= plan.cut)
-    same = "bit for bit" if not resumed.difference else f"to {resumed.difference:.3g}, within noise"
     yield Measured(
-        f"{plan.cut} steps, a checkpoint and a fresh process: the next {rows} micro-batches, "
-        f"{', '.join(LOST)} are those of the straight run, and the weights after step "
-        f"{plan.steps} {same}",
-        0.0,
-        0.0,
+        f"resumed after step {plan.cut} in a fresh process: {other_rows} of {len(rows)} "
+        f"micro-batches and {len(lost)} of {len(LOST)} states ({', '.join(LOST)}) differ from the "
+        f"uninterrupted run's; the weights after step {plan.steps} differ {apart} "
+        f"(up to {MARGIN * resumed.noise:.2g} allowed)",
+        {
+            "micro_batches": other_rows,
+            "states": lost,
+            "weights": None if fresh is None else resumed.difference,
+        },
+        {"micro_batches": 0, "states": [], "weights": MARGIN * resumed.noise},
     )
 
 
-def not_finite(straight: Trace) -> Iterator[Finding]:
-    """What loss.finite says of the first steps, of those that a run takes after them."""
-    if straight.broken:
-        yield Finding(
-            f"{straight.broken}: that two such runs are equal says nothing",
-            observed=straight.broken,
-            expected="numbers",
-            where="the straight run",
-            cause="an operation whose value or derivative is not finite at these rows or weights",
-            fix="find the operation with torch.autograd.detect_anomaly",
-        )
-
-
 def _rows(plan: Plan, straight: Trace, fresh: Trace) -> Iterator[Finding]:
+    """Yield a finding if the resumed run trains on other rows."""
     begun = min(fresh.batches, default=0)
     if begun != plan.cut:
         yield Finding(
@@ -117,15 +115,15 @@ def _rows(plan: Plan, straight: Trace, fresh: Trace) -> Iterator[Finding]:
     got = fresh.batches.get(step)
     known = next((k for k, batch in straight.batches.items() if batch == got), None)
     if known is None:
-        said = "trains on other rows than the run that was not cut"
-        cause = "the order of the rows is drawn anew in each process"
+        what = "trains on other rows than the uninterrupted run"
+        cause = "the order of the rows differs between processes, or each batch is made otherwise"
         fix = "seed whatever shuffles while the pipeline is built; leave the sampler to the Trainer"
     else:
-        said = f"trains on the rows of step {known + 1} once more"
+        what = f"trains on the rows of step {known + 1} once more"
         cause = "the rows that were trained on before the cut are not skipped"
         fix = "ignore_data_skip=False, and a sampler that begins each epoch as the first time"
     yield Finding(
-        f"after resuming, step {step + 1} {said}",
+        f"after resuming, step {step + 1} {what}",
         observed="other rows" if known is None else f"rows of step {known + 1}",
         expected=f"rows of step {step + 1}",
         where=f"step {step + 1}",
@@ -135,11 +133,12 @@ def _rows(plan: Plan, straight: Trace, fresh: Trace) -> Iterator[Finding]:
 
 
 def _state(plan: Plan, straight: Trace, fresh: Trace) -> Iterator[Finding]:
-    for name, (said, cause, fix) in LOST.items():
+    """Yield a finding for each state that is not what it was."""
+    for name, (what, cause, fix) in LOST.items():
         before, after = straight.moment.get(name), fresh.moment.get(name)
         if before != after:
             yield Finding(
-                f"as step {plan.cut + 1} begins in the resumed run, {said}",
+                f"as step {plan.cut + 1} begins in the resumed run, {what}",
                 observed=_count(after, before),
                 expected=before if isinstance(before, int) else "none differs",
                 where=_place(before, after) or name,
@@ -149,7 +148,7 @@ def _state(plan: Plan, straight: Trace, fresh: Trace) -> Iterator[Finding]:
 
 
 def _count(one: object, other: object) -> object:
-    """A number as it is; of many hashes only how many there are that differ."""
+    """Return a number as it is, and how many differ of a collection of hashes."""
     if isinstance(one, dict) and isinstance(other, dict):
         return f"{sum(one.get(k) != other.get(k) for k in {*one, *other})} of {len(one)} differ"
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
@@ -158,6 +157,7 @@ def _count(one: object, other: object) -> object:
 
 
 def _place(one: object, other: object) -> str:
+    """Return the first names whose hashes differ."""
     if isinstance(one, dict) and isinstance(other, dict):
         return ", ".join([k for k in {**one, **other} if one.get(k) != other.get(k)][:3])
     return ""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.maths.tolerances import logits_difference, within
 from trainsanity.measurements.runs.saved import Saved
 from trainsanity.types import Cost, Finding, Measured
-
-if TYPE_CHECKING:
-    pass
 
 
 @check(
@@ -22,20 +19,20 @@ if TYPE_CHECKING:
     rules_out="what is saved",
 )
 def save_load_equal(saved: Saved) -> Iterator[Measured | Finding]:
-    """The model that is loaded from what the Trainer saved gives the same logits.
+    """The saved model, loaded again, gives the same logits.
 
     What it checks: ``trainer.save_model()`` into an empty folder, ``from_pretrained`` of the same
     class from it (for adapters: the base as it was before training, and ``PeftModel`` on it), and
     the logits of both for the rows of the first micro-batch.
 
-    Why it matters: a head that no adapter file holds, a wrapper that saves its inside only or a key
-    that is left out is drawn anew when the model is loaded.  The training looked well, and so did
-    its evaluation; the model that is used guesses.
+    Why it matters: a head that no adapter file holds, or a part that a wrapper does not save, is
+    initialised at random when the model is loaded.  Training and evaluation look well, and the
+    model that is used guesses.
 
     How it is measured: the trainable weights are moved a little first, as training does, so that
-    untrained and trained ones can be told apart; they are put back.  Both models run in evaluation
-    mode.  In one dtype on one device the logits are equal; allowed is the difference between two
-    passes of one model, times four, and no less than the dtype's own precision.
+    untrained and trained ones can be told apart; they are restored afterwards.  Both models run in
+    evaluation mode.  In one dtype on one device the logits are equal; the allowed difference is
+    four times that between two passes of one model, and no less than the dtype's own precision.
 
     How to fix: name what is new in ``LoraConfig(modules_to_save=[...])``; save the whole model, by
     the Trainer's own ``save_model``.
@@ -57,8 +54,8 @@ def save_load_equal(saved: Saved) -> Iterator[Measured | Finding]:
         )
     elif saved.missing:
         yield Finding(
-            f"{len(saved.missing)} parameters are not in what save_model wrote, and are drawn anew "
-            "when the model is loaded",
+            f"{len(saved.missing)} parameters are not in what save_model wrote; they are "
+            "initialised at random when the model is loaded",
             observed=len(saved.missing),
             expected=0,
             where=", ".join(saved.missing[:3]),
@@ -72,12 +69,15 @@ def save_load_equal(saved: Saved) -> Iterator[Measured | Finding]:
             observed=saved.difference,
             expected=allowed,
             where=files,
-            cause="something that is trained is no part of what is saved, most often the new head",
+            cause="something that is trained is not saved, most often the new head",
             fix="name it in LoraConfig(modules_to_save=[...]), or save the whole state dict",
         )
+    # Without a loaded model there is no difference; the finding says why.
+    known = math.isfinite(saved.difference)
     yield Measured(
-        f"saved and loaded, {saved.rows} rows give logits that differ by "
-        f"{saved.difference:.3g} (allowed {allowed:.2g})",
-        saved.difference,
-        allowed,
+        f"logits of {saved.rows} rows, saved model against loaded one: greatest absolute "
+        f"difference {f'{saved.difference:.3g}' if known else 'unknown'} (up to {allowed:.2g} "
+        f"allowed); parameters missing from the files: {len(saved.missing)}",
+        {"difference": saved.difference, "missing": len(saved.missing)},
+        {"difference": allowed, "missing": 0},
     )

@@ -23,38 +23,34 @@ if TYPE_CHECKING:
 def workers_do_not_repeat_random(
     pipeline: Pipeline, workers: Workers
 ) -> Iterator[Measured | Finding]:
-    """Workers that draw random numbers draw different ones, and others in the next epoch.
+    """Data loader workers draw different random numbers, in every epoch anew.
 
     What it checks: the batches that several data loader workers make of the same rows, twice.
 
     Why it matters: a generator that a dataset or a collator holds is copied into every worker.
-    Each then masks, crops and augments by the same numbers, and starts again with each epoch: the
-    data are a fraction as varied as they look.
+    Each worker then masks, crops and augments with the same numbers, and starts again with each
+    epoch: the data vary a fraction as much as they should.
 
     How it is measured: a loader with the Trainer's own dataset, collator, number of workers and
-    ``worker_init_fn`` asks each worker a few times for the same rows.  If all batches are equal
-    there is nothing random in them.  If not, two workers must not make the same sequence of
-    batches, nor one worker the same in two epochs.  Exact.
+    ``worker_init_fn`` has each worker make a few batches of the same rows.  If all batches are
+    equal there is nothing random in them.  If not, two workers must not make the same sequence of
+    batches, nor all workers the same sequences in two epochs.  Exact.
 
     How to fix: draw from torch's global generator, which is seeded for each worker and epoch, or
     seed a generator from ``torch.initial_seed()`` inside the worker.
 
-    Known false alarms: none known; without workers, or with nothing random, it says so and passes.
+    Known false alarms: none known; without workers, or with nothing random, it passes.
 
     References: pytorch/pytorch#5059; ``torch.utils.data.DataLoader``, "Randomness in
     multi-process data loading".
     """
-    if not workers.count:
-        yield Measured("no workers: dataloader_num_workers is 0", 0, 0)
-        return
-    if not workers.random:
-        yield Measured(f"{workers.count} workers, and nothing random in what they make", 0, 0)
-        return
-    cause = "a random generator is held by the dataset or the collator, and copied into each worker"
+    cause = "most likely a generator in the dataset or the collator, copied into each worker"
     fix = "draw from torch's global generator, or seed one from torch.initial_seed() in the worker"
-    sequences = [tuple(worker) for worker in workers.made[0]]
-    distinct = len(set(sequences))
-    if distinct < workers.count:
+    first, second = workers.made or ([], [])
+    batches = {batch for epoch in workers.made for worker in epoch for batch in worker}
+    distinct = len({tuple(worker) for worker in first})
+    repeating = sum(one == other for one, other in zip(first, second, strict=True))
+    if workers.random and distinct < workers.count:
         yield Finding(
             f"{workers.count} workers make {distinct} different sequences of random batches from "
             "the same rows",
@@ -65,7 +61,7 @@ def workers_do_not_repeat_random(
             cause=cause,
             fix=fix,
         )
-    if workers.made[0] == workers.made[1]:
+    if workers.random and repeating == workers.count:
         yield Finding(
             "the second epoch repeats the random numbers of the first",
             observed="the same batches",
@@ -75,7 +71,11 @@ def workers_do_not_repeat_random(
             fix=fix,
         )
     yield Measured(
-        f"{workers.count} workers make as many sequences of random batches, others in each epoch",
-        distinct,
-        workers.count,
+        f"{workers.count} workers make {len(batches)} different batches of the same rows, in "
+        f"{distinct} different sequences; {repeating} workers repeat theirs in the second epoch",
+        {"sequences": distinct, "repeating": repeating},
+        # Workers that make one and the same batch have nothing random in them.
+        {"sequences": workers.count, "repeating": 0}
+        if workers.random
+        else {"sequences": distinct, "repeating": repeating},
     )

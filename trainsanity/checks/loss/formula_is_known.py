@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,10 @@ def formula_is_known(pipeline: Pipeline, confirmed: Confirmed) -> Iterator[Measu
         raise Skip("the loss is a library's: loss.matches_reference judges it")
     if objective_of(pipeline).name == CUSTOM:
         raise Skip('the objective is declared as "custom"')
+    if math.isnan(confirmed.loss) or math.isnan(confirmed.expected):
+        raise Skip(
+            "the micro-batch did not make logits from labelled rows in one pass of the model"
+        )
     if confirmed.mistake:
         yield Finding(
             f"{confirmed.owner} returns {confirmed.loss:.4f} for a micro-batch, and its formula "

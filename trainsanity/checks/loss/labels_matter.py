@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
+from trainsanity.engine.session import objective_of
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS
 from trainsanity.measurements.step.steps import Recording
+from trainsanity.objectives.preference import DISTILLATION
 from trainsanity.types import Cost, Finding, Measured, Skip
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
 
 
 @check(
@@ -18,15 +24,15 @@ from trainsanity.types import Cost, Finding, Measured, Skip
     requires=("loss.finite", "gradient.finite"),
     rules_out="labels",
 )
-def labels_matter(recording: Recording) -> Iterator[Measured | Finding]:
+def labels_matter(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Finding]:
     """The gradient depends on which row has which label.
 
     What it checks: the gradient of the first micro-batch against its gradient with the labels
     exchanged among rows (tokens, for labels of tokens) that differ in them.
 
     Why it matters: outputs of shape [B, 1] against targets of shape [B] are broadcast to every
-    pair, with a warning that scrolls by: the loss goes down to the variance of the targets, and the model
-    learns their mean. A label that nobody reads looks the same.
+    pair, with a warning that scrolls by: the loss goes down to the variance of the targets, and the
+    model learns their mean. A label that nobody reads looks the same.
 
     How it is measured: the user's own training step, with the same random numbers; the gradient and
     not the loss, since a head of zeros gives every label the same loss. A change of no more than
@@ -38,6 +44,8 @@ def labels_matter(recording: Recording) -> Iterator[Measured | Finding]:
 
     References: pytorch/pytorch#16045, deepset-ai/FARM#229.
     """
+    if objective_of(pipeline).name == DISTILLATION:
+        raise Skip("labels only say where a teacher is followed")
     seen = recording.rearranged
     if seen.reason or math.isnan(seen.relabelled):
         raise Skip(seen.reason or "the micro-batch has no labels that differ between its rows")

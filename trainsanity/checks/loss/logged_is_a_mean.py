@@ -91,8 +91,8 @@ def logged_is_a_mean(pipeline: Pipeline, recording: Recording) -> Iterator[Measu
                 expected=1.0,
                 factor=by_count,
                 where="step 1",
-                cause=f"{explained(by_count, names)}: the Trainer multiplies by it for a loss that is "
-                "divided by num_items_in_batch, and this one is not",
+                cause=f"{explained(by_count, names)}: the Trainer multiplies by it for a loss that "
+                "is divided by num_items_in_batch, and this one is not",
                 fix="model.accepts_loss_kwargs = False, before the Trainer is built",
                 candidates=tuple(names),
             )

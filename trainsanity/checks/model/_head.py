@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from trainsanity.measurements.model.forward import Forward
+from trainsanity.measurements.model.head import weight_parameter, weight_values
 from trainsanity.measurements.model.placement import not_in_memory
 from trainsanity.types import Skip
 
@@ -25,9 +26,12 @@ def head_weight(pipeline: Pipeline, forward: Forward) -> Tensor:
     """Return the head's weight.
 
     Raises:
-        Skip: its values are not in memory: quantised, or offloaded.
+        Skip: its values are not in memory: quantised, or offloaded; or nobody drew them.
     """
-    weight: Tensor = pipeline.model.get_submodule(forward.head_name).weight.detach()
+    head = pipeline.model.get_submodule(forward.head_name)
+    if weight_parameter(head) is None:
+        raise Skip("the head's weight is computed from other parameters (a parametrisation)")
+    weight = weight_values(head)
     if weight.is_meta or not weight.is_floating_point():
         raise Skip(not_in_memory(pipeline.model) or "the head's weight is quantised")
     return weight

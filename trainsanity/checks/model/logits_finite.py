@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from trainsanity.engine.registry import check
 from trainsanity.maths.tolerances import MARGIN
 from trainsanity.measurements.model.forward import Forward
+from trainsanity.measurements.model.head import weight_values
 from trainsanity.types import Cost, Finding, Measured
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def logits_finite(pipeline: Pipeline, forward: Forward) -> Iterator[Measured | F
     References: huggingface/transformers#46002, huggingface/transformers#28244;
     torch.nn.CrossEntropyLoss, which takes logits.
     """
-    weight = pipeline.model.get_submodule(forward.head_name).weight.detach()
+    weight = weight_values(pipeline.model.get_submodule(forward.head_name))
     if weight.is_meta:  # offloaded: the logits show it
         weight = weight.new_zeros(0, device="cpu")
     bad_weights, bad_logits = (

@@ -62,7 +62,7 @@ def padding_invariance(probes: Probes) -> Iterator[Measured | Finding]:
                 observed=wider.greatest,
                 expected=f"at most {wider.allowed:.3g}",
                 where=f"padding on the {probes.side}, as trained",
-                cause="positions are counted from the first column, padding included",
+                cause="positions are counted by columns of the batch, padding included",
                 fix="derive position_ids from the attention mask, or pad on the other side",
             )
         # Where more padding matters on its own side, the rows are no measure for the other.

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from trainsanity.checks.schedule._schedule import RELATIVE
 from trainsanity.engine.registry import check
 from trainsanity.measurements.step.schedule import Schedule
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.types import Cost, Finding, Measured
-
-if TYPE_CHECKING:
-    pass
 
 
 @check(
@@ -23,7 +19,7 @@ if TYPE_CHECKING:
     rules_out="learning rate",
 )
 def learning_rate_follows(schedule: Schedule, recording: Recording) -> Iterator[Measured | Finding]:
-    """The optimizer uses the scheduled rate, step by step.
+    """The optimizer uses the scheduled learning rate in every step.
 
     What it checks: the rates that the optimizer used in the recorded steps, the one that is set
     for the step after them, and the whole curve of the scheduler in use, against the curve that
@@ -33,10 +29,11 @@ def learning_rate_follows(schedule: Schedule, recording: Recording) -> Iterator[
     through warm-up and decay that many times too fast; one that was built for another number of
     steps ends too early or never; an optimizer that was built with another rate trains at that.
 
-    How it is measured: the rates are read from the optimizer's first parameter group during the
+    How it is measured: the rates are read from the optimizer's parameter groups during the
     Trainer's own steps, the curve from the scheduler's own function; the expectation comes from
     the arguments alone.  They are the same double-precision operations, so only rounding is
-    allowed.
+    allowed.  Groups with different rates of their own (layer by layer, or for the head) are each
+    held against the curve at their own scale.
 
     How to fix: step the scheduler once per optimizer step (the Trainer does; a callback or an
     overridden ``training_step`` should not), do not hand it to ``accelerator.prepare`` with
@@ -44,22 +41,24 @@ def learning_rate_follows(schedule: Schedule, recording: Recording) -> Iterator[
     optimizer's own ``lr`` agree.
 
     Known false alarms: schedulers with a state beyond the step count are skipped; an optimizer
-    whose first group has a rate of its own by design.
+    that was built with one rate, other than the arguments', on purpose.
 
     References: huggingface/accelerate#2142, huggingface/accelerate#963,
     huggingface/transformers#26827.
     """
-    used = [*(step.learning_rate for step in recording.steps), recording.next_learning_rate]
-    # A run may be over sooner than one would look.
-    planned = [schedule.curve.get(k, used[k]) for k in range(len(used))]
+    groups = [_used_and_planned(schedule, recording, k) for k in range(_groups(recording))]
+    off = (k for k, (seen, asked) in enumerate(groups) if not all(map(_equal, seen, asked)))
+    group = next(off, 0)
+    used, planned = groups[group]
     wrong = [k for k, (seen, asked) in enumerate(zip(used, planned, strict=True))
              if not _equal(seen, asked)]  # fmt: skip
     curve = recording.curve or {}
+    scale = _scale(schedule, recording, 0)
     bent = [k for k, rate in curve.items()
-            if k in schedule.curve and not _equal(rate, schedule.curve[k])]  # fmt: skip
+            if k in schedule.curve and not _equal(rate, scale * schedule.curve[k])]  # fmt: skip
     if wrong or bent:
         k = (wrong or bent)[0]
-        seen, asked = (used[k], planned[k]) if wrong else (curve[k], schedule.curve[k])
+        seen, asked = (used[k], planned[k]) if wrong else (curve[k], scale * schedule.curve[k])
         cause, fix = _why(used, planned, curve, schedule, bool(wrong and not bent))
         whose = "has the learning rate" if wrong else "is planned by the scheduler in use for"
         yield Finding(
@@ -67,17 +66,46 @@ def learning_rate_follows(schedule: Schedule, recording: Recording) -> Iterator[
             observed=seen,
             expected=asked,
             factor=seen / asked if asked else None,
-            where=f"step {k + 1}",
+            where=f"step {k + 1}" + (f", parameter group {group + 1}" if len(groups) > 1 else ""),
             cause=cause,
             fix=fix,
         )
-    told = ", ".join(f"{rate:.3g} in step {k}" for k, rate in enumerate(used, 1))
-    also = f"; the scheduler's own curve agrees at {len(curve)} steps" if curve else ""
-    yield Measured(f"learning rate {told}{also}", used, planned)
+    several = f" in the first of {len(groups)} groups" if len(groups) > 1 else ""
+    told = ", ".join(f"{rate:.3g} in step {k}" for k, rate in enumerate(groups[0][0], 1))
+    also = f"; {len(bent)} of {len(curve)} points of the scheduler's curve differ" if curve else ""
+    yield Measured(f"learning rate{several} {told}{also}", *groups[0])
 
 
-def _equal(seen: float, asked: float) -> bool:
-    return math.isclose(seen, asked, rel_tol=RELATIVE, abs_tol=1e-300)
+def _groups(recording: Recording) -> int:
+    """Return how many parameter groups are judged: all if they have rates of their own."""
+    return len(recording.peaks) if len(set(recording.peaks)) > 1 else 1
+
+
+def _scale(schedule: Schedule, recording: Recording, group: int) -> float:
+    """Return a group's own rate over the arguments' one; 1 where all groups have the same."""
+    if _groups(recording) == 1 or not schedule.rate > 0:
+        return 1.0
+    return recording.peaks[group] / schedule.rate
+
+
+def _used_and_planned(
+    schedule: Schedule, recording: Recording, group: int
+) -> tuple[list[float], list[float]]:
+    """Return the rates of a group by step, and those that the arguments give at its own scale."""
+    if group:
+        used = [*(step.rates[group] for step in recording.steps), recording.next_rates[group]]
+    else:
+        used = [*(step.learning_rate for step in recording.steps), recording.next_learning_rate]
+    scale = _scale(schedule, recording, group)
+    if group and not schedule.rate > 0:  # a loop's scheduler may have a function for each group
+        return used, used
+    # A run may be over sooner than one would look.
+    curve = schedule.curve
+    return used, [scale * curve[k] if k in curve else rate for k, rate in enumerate(used)]
+
+
+def _equal(rate: float, right: float) -> bool:
+    return math.isclose(rate, right, rel_tol=RELATIVE, abs_tol=1e-300)
 
 
 def _why(
@@ -85,19 +113,31 @@ def _why(
     planned: list[float],
     curve: dict[int, float],
     schedule: Schedule,
-    in_time: bool,
+    only_used: bool,
 ) -> tuple[str, str]:
-    """Cause and fix: steps taken too often, another peak, or another curve."""
-    ratios = [seen / asked for seen, asked in zip(used, planned, strict=True) if asked]
-    ratios += [curve[k] / schedule.curve[k] for k in curve if schedule.curve.get(k)]
-    if in_time:
+    """Return cause and fix: steps taken too often, another peak, or another curve.
+
+    Args:
+        used: the rates that the optimizer used, by step.
+        planned: the rates that the arguments give.
+        curve: the scheduler's own.
+        schedule: as the arguments give it.
+        only_used: the scheduler's curve is right where there is one, and the rates in use are not.
+    """
+    ratios = [rate / right for rate, right in zip(used, planned, strict=True) if right]
+    ratios += [curve[k] / schedule.curve[k] for k in curve if schedule.curve[k]]
+    if only_used:
         return (
-            "the scheduler is stepped more than once per optimizer step",
+            "the scheduler is stepped more or less than once per optimizer step"
+            if curve
+            else "the scheduler is stepped more or less than once per optimizer step, or it has "
+            "another curve or peak than the arguments give",
             "call lr_scheduler.step() once per optimizer step and nowhere else",
         )
     if ratios and all(_equal(ratio, ratios[0]) for ratio in ratios):
         return (
-            f"the optimizer was built with {ratios[0]:.4g} x the learning_rate of the arguments",
+            f"every rate is {ratios[0]:.4g} x that of the arguments: the optimizer was built with "
+            "another learning rate",
             "give the optimizer the rate of TrainingArguments.learning_rate, or let the Trainer "
             "build it",
         )

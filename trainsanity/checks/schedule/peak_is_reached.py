@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 
 EARLY = (2, 10, 20, 100)
-"""Steps, counted from 1 as the Trainer logs them, whose share of the peak the report tells."""
+"""Steps, counted from 1 as the Trainer logs them, whose share of the peak is reported."""
 
 
 @check("TS801", "schedule.peak_is_reached", needs=("trainer",), rules_out="learning rate")
 def peak_is_reached(pipeline: Pipeline, schedule: Schedule) -> Iterator[Measured | Finding]:
-    """The run reaches the learning rate that was asked for.
+    """The run reaches its peak learning rate.
 
     What it checks: the highest rate of the simulated schedule against ``learning_rate``.
 
-    Why it matters: a warm-up that is as long as the run, because the data shrank or the batch
-    grew, trains at a fraction of the rate and looks like a model that does not learn.
+    Why it matters: with a warm-up that is as long as the run, because the data shrank or the batch
+    grew, the model trains at a fraction of the rate and seems not to learn.
 
     How it is measured: the scheduler that the arguments describe is built on a stand-in parameter
     and its factor evaluated over the planned steps.  Warm-up of W steps in a run of T > W reaches
@@ -38,36 +38,42 @@ def peak_is_reached(pipeline: Pipeline, schedule: Schedule) -> Iterator[Measured
 
     References: ``transformers.get_scheduler``.
     """
-    asked = pipeline.args.learning_rate
+    peak = pipeline.args.learning_rate
     broken = [k for k, rate in schedule.curve.items() if not math.isfinite(rate)]
-    if broken or not math.isfinite(asked):
+    if broken or not 0 < peak < math.inf:
         k = broken[0] if broken else 0
         yield Finding(
-            f"learning_rate is {asked:g}, and the schedule gives {schedule.curve[k]:g} for step "
+            f"learning_rate is {peak:g}, and the schedule gives {schedule.curve[k]:g} for step "
             f"{k + 1}: that is no rate",
             observed=schedule.curve[k],
-            expected="a number",
-            where=f"learning_rate = {asked:g}, step {k + 1}",
-            cause="a learning rate that is no number, or a division by zero in the schedule",
-            fix="give learning_rate, and the schedule's own arguments, as finite numbers",
+            expected="a number above 0",
+            where=f"learning_rate = {peak:g}, step {k + 1}",
+            cause="learning_rate is no number above 0, or the schedule divides by zero",
+            fix="give learning_rate as a number above 0, and finite arguments of the schedule",
         )
-        return
-    shares = {str(k): schedule.curve[k - 1] / asked for k in EARLY if k - 1 in schedule.curve}
-    if not schedule.peak >= asked * (1 - RELATIVE):
+    elif not schedule.peak >= peak * (1 - RELATIVE):
+        inside = schedule.warmup_steps >= schedule.max_steps
         yield Finding(
-            f"the run of {schedule.max_steps} steps never reaches learning_rate {asked:g}: "
-            f"it ends inside a warm-up of {schedule.warmup_steps} steps at {schedule.peak:.3g}",
+            f"the run of {schedule.max_steps} steps never reaches learning_rate {peak:g}: its "
+            f"highest rate is {schedule.peak:.3g}"
+            + (f", inside a warm-up of {schedule.warmup_steps} steps" if inside else ""),
             observed=schedule.peak,
-            expected=asked,
-            factor=schedule.peak / asked,
+            expected=peak,
+            factor=schedule.peak / peak,
             where=f"warmup_steps = {schedule.warmup_steps}, steps = {schedule.max_steps}",
-            cause="the warm-up is longer than the run",
-            fix="lower warmup_steps below the number of optimizer steps",
+            cause="the warm-up is not shorter than the run"
+            if inside
+            else "the schedule stays below the rate that it is given",
+            fix="lower warmup_steps below the number of optimizer steps"
+            if inside
+            else "read the schedule's own arguments, lr_scheduler_kwargs",
         )
-    told = "; ".join(f"step {k} is at {share:.2%} of it" for k, share in shares.items())
+    shown = [k for k in EARLY if k - 1 in schedule.curve and peak]
+    shares = {str(k): schedule.curve[k - 1] / peak for k in shown}
+    early = "".join(f"; step {k} is at {share:.2%} of it" for k, share in shares.items())
     yield Measured(
-        f"the peak {asked:g} is reached after {schedule.warmup_steps} warm-up steps"
-        + (f"; {told}" if told else ""),
+        f"{schedule.max_steps} steps, {schedule.warmup_steps} of warm-up: the highest learning "
+        f"rate is {schedule.peak:.6g}, learning_rate is {peak:g}{early}",
         {"peak": schedule.peak, "share_of_peak_at_step": shares},
-        asked,
+        peak,
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import Session
-from trainsanity.measurements.step.record_trainer import NoStep
+from trainsanity.measurements.step.alone import NoStep
 from trainsanity.types import Cost, Finding, Measured
 
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 def steps_are_taken(pipeline: Pipeline) -> Iterator[Measured | Finding]:
     """An epoch of the data gives at least one optimizer step.
 
-    What it checks: that the Trainer steps before its first epoch ends.
+    What it checks: that the Trainer takes an optimizer step before its first epoch ends.
 
-    Why it matters: with ``max_steps`` such a run goes through its data for ever, the losses look
-    like training, and no weight moves.  With ``num_train_epochs`` it ends as it began.
+    Why it matters: with ``max_steps`` a run without steps goes through its data for ever, the
+    losses look like training, and no weight moves.  With ``num_train_epochs`` it ends as it began.
 
     How it is measured: the recorded steps are the Trainer's own.  It steps after
     ``gradient_accumulation_steps`` micro-batches, and after the last of an epoch if it knows how
@@ -41,8 +41,9 @@ def steps_are_taken(pipeline: Pipeline) -> Iterator[Measured | Finding]:
     micro-batches of an epoch are counted in rows, not in micro-batches.
     """
     try:
-        taken = Session.of(pipeline).measurements.get("recording").first
+        first = Session.of(pipeline).measurements.get("recording").first
     except NoStep as none:
+        steps, micro_batches = 0, none.micro_batches
         cause, fix = _what_is_missing(pipeline, none.micro_batches)
         yield Finding(
             f"{none}; gradient_accumulation_steps = {pipeline.args.gradient_accumulation_steps}: "
@@ -54,14 +55,19 @@ def steps_are_taken(pipeline: Pipeline) -> Iterator[Measured | Finding]:
             cause=cause,
             fix=fix,
         )
-        return
-    # Of several processes each has micro-batches of its own.
-    count = sum(micro.rank == taken.micro_steps[0].rank for micro in taken.micro_steps)
-    yield Measured(f"the first optimizer step is taken after {count} micro-batches", 1, 1)
+    else:
+        # Each process has micro-batches of its own; those of one are counted.
+        own = first.micro_steps[0].rank
+        steps, micro_batches = 1, sum(micro.rank == own for micro in first.micro_steps)
+    yield Measured(
+        f"optimizer steps taken after {micro_batches} micro-batches of the first epoch: {steps}",
+        steps,
+        1,
+    )
 
 
 def _what_is_missing(pipeline: Pipeline, micro_batches: int) -> tuple[str, str]:
-    """Cause and fix of an epoch without a step."""
+    """Return cause and fix of an epoch without a step."""
     if not micro_batches:
         return (
             "the run has no epoch, or its DataLoader no batch",
@@ -69,7 +75,8 @@ def _what_is_missing(pipeline: Pipeline, micro_batches: int) -> tuple[str, str]:
         )
     if not hasattr(pipeline.train_dataset, "__len__"):
         return (
-            "the IterableDataset ends before one step is full, and nobody knows its last batch",
+            "the IterableDataset ends before one step is full, and has no length by which the "
+            "Trainer would know its last batch",
             f"gradient_accumulation_steps of at most {micro_batches}, or a dataset that repeats",
         )
     return (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from trainsanity.checks._splits import rows_finding, tally
 from trainsanity.engine.registry import check
 from trainsanity.measurements.data.scan import Scan
 from trainsanity.types import Finding, Measured
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     rules_out="special tokens",
 )
 def bos_once(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding]:
-    """No text begins with its first special token twice.
+    """No text begins with BOS or CLS twice.
 
     What it checks: whether rows begin with BOS, or CLS, twice.
 
@@ -44,20 +45,22 @@ def bos_once(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding]:
         for name, start in starts.items():
             found = split.special[start]
             if found.first_doubled is not None:
-                yield Finding(
-                    f"{found.doubled:,} of {split.counted} in {split.name} begin with "
-                    f"{tokenizer.convert_ids_to_tokens(start)!r} (id {start}) twice",
-                    observed=found.doubled,
-                    expected=0,
-                    where=split.row(found.first_doubled),
-                    cause=f"the template wrote {name.upper()} and the tokenizer added another",
+                yield rows_finding(
+                    split,
+                    found.doubled,
+                    found.first_doubled,
+                    f"begin with {tokenizer.convert_ids_to_tokens(start)!r} (id {start}) twice",
+                    cause=f"a template and the tokenizer may both have added {name.upper()}",
                     fix="tokenize the rendered text with add_special_tokens=False",
                 )
-    counts = {name: scan.train.special[start].leading for name, start in starts.items()}
-    told = ", ".join(f"{n:,} begin with {name.upper()}" for name, n in counts.items())
+    doubled = [sum(s.special[start].doubled for start in starts.values()) for s in scan.splits]
+    leading = ", ".join(
+        f"{scan.train.special[start].leading:,} training rows begin with {name.upper()}"
+        for name, start in starts.items()
+    )
     yield Measured(
-        f"of {scan.train.counted} none begins with a special token twice"
-        f" ({told or 'the tokenizer has no BOS'})",
-        0,
+        f"rows that begin with BOS or CLS twice: {tally(scan.splits, doubled)} "
+        f"({leading or 'the tokenizer has neither'})",
+        sum(doubled),
         0,
     )

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.data.special_tokens import SpecialTokens
 from trainsanity.types import Finding, Measured
-
-if TYPE_CHECKING:
-    pass
 
 
 @check(
@@ -21,7 +17,7 @@ if TYPE_CHECKING:
     stops=True,
 )
 def config_agrees(special_tokens: SpecialTokens) -> Iterator[Measured | Finding]:
-    """Tokenizer, model config and embedding speak of the same ids while training.
+    """Tokenizer, model config and embedding agree about token ids during training.
 
     What it checks: ``pad_token_id`` and ``eos_token_id`` of the tokenizer against the model's
     config as it is inside ``train()``, and the tokenizer's highest id against the embedding's rows.
@@ -31,21 +27,22 @@ def config_agrees(special_tokens: SpecialTokens) -> Iterator[Measured | Finding]
     the loss looks normal.  An id beyond the embedding stops the run, or reads foreign memory.
 
     How it is measured: exact comparison, before ``train()`` and after the alignment that the
-    Trainer makes at its start (which it makes only when given ``processing_class``).  What differs
-    before and agrees inside is told, and passes.
+    Trainer makes at its start (which it makes only when given ``processing_class``).  Ids that
+    differ before and agree inside pass.
 
     How to fix: ``model.config.pad_token_id = tokenizer.pad_token_id`` right after loading, and
     ``processing_class=tokenizer`` for the Trainer; ``model.resize_token_embeddings`` after adding
     tokens.
 
-    Known false alarms: none known.  An id that either side leaves undefined is not compared, but
-    for a PAD that the tokenizer has and the config lacks.
+    Known false alarms: none known.  An id that either side leaves undefined is not compared, except
+    a PAD that the tokenizer has and the config lacks.
 
     References: huggingface/transformers#40610, huggingface/trl#422, QwenLM/Qwen3#927.
     """
     ids = special_tokens.ids
     for name in ("pad_token_id", "eos_token_id"):
-        own, used = ids[name]["tokenizer"], ids[name]["training"]
+        own = ids[name]["tokenizer"]
+        used = ids[name].get("training", own)  # a model without a config pools by no id of it
         known = used if isinstance(used, list) else [used]
         if own is not None and own not in known and (used is not None or name == "pad_token_id"):
             yield Finding(
@@ -53,10 +50,11 @@ def config_agrees(special_tokens: SpecialTokens) -> Iterator[Measured | Finding]
                 observed=used,
                 expected=own,
                 where=f"model.config.{name}",
-                cause="the config was never told, and this Trainer does not align it",
+                cause="the config was not updated, and this Trainer does not align it",
                 fix=f"model.config.{name} = tokenizer.{name}, before the Trainer is built",
             )
-    if special_tokens.highest_id >= special_tokens.embedding_rows:
+    rows = special_tokens.embedding_rows
+    if rows is not None and special_tokens.highest_id >= rows:
         yield Finding(
             f"the tokenizer has ids up to {special_tokens.highest_id}, "
             f"the embedding {special_tokens.embedding_rows} rows",
@@ -65,10 +63,13 @@ def config_agrees(special_tokens: SpecialTokens) -> Iterator[Measured | Finding]
             cause="tokens were added, or the tokenizer belongs to another model",
             fix="model.resize_token_embeddings(len(tokenizer)), or load the model's own tokenizer",
         )
-    pad = ids["pad_token_id"]
+    pad, eos = (
+        {"training": one["before"], **one} for one in (ids["pad_token_id"], ids["eos_token_id"])
+    )
     aligned = "" if pad["before"] == pad["training"] else f" ({pad['before']} before train())"
     yield Measured(
-        f"PAD is {pad['training']} in tokenizer and config{aligned}, "
-        f"ids up to {special_tokens.highest_id} in {special_tokens.embedding_rows} rows",
+        f"PAD is {pad['tokenizer']} in the tokenizer and {pad['training']} in the config{aligned}, "
+        f"EOS {eos['tokenizer']} and {eos['training']}; the tokenizer has ids up to "
+        f"{special_tokens.highest_id}, the embedding {special_tokens.embedding_rows} rows",
         ids,
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.data.scan import Scan
+from trainsanity.pipeline import embedding_rows
 from trainsanity.types import Finding, Measured, Skip
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     stops=True,
 )
 def ids_in_embedding(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding]:
-    """Every id in the rows has a row in the embedding.
+    """Token ids of all rows fit into the embedding.
 
     What it checks: the lowest and highest id of all rows, for training and evaluation, against the
     number of rows of the model's input embedding.
@@ -53,21 +54,21 @@ def ids_in_embedding(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Find
                     fix="tokenize again with this model's tokenizer, "
                     "or model.resize_token_embeddings(len(tokenizer))",
                 )
-    train = scan.train
-    low, high = (extreme[0] if extreme else None for extreme in (train.lowest, train.highest))
+    extremes = {
+        split.name: [extreme[0] if extreme else None for extreme in (split.lowest, split.highest)]
+        for split in scan.splits
+    }
+    found = ", ".join(f"{low} and {high} in {name}" for name, (low, high) in extremes.items())
+    low, high = extremes[scan.train.name]
     yield Measured(
-        f"ids of {train.counted} lie between {low} and {high}, the embedding has {size} rows",
+        f"ids lie between {found}; the embedding has {size} rows",
         {"lowest": low, "highest": high},
         f"0 to {size - 1}",
     )
 
 
 def _embedding_rows(pipeline: Pipeline) -> int:
-    try:
-        layer = pipeline.model.get_input_embeddings()
-    except (AttributeError, NotImplementedError):
-        layer = None
-    size = getattr(layer, "num_embeddings", None)
+    size = embedding_rows(pipeline.model)
     if size is None:
-        raise Skip("the model has no get_input_embeddings() that would tell its size")
+        raise Skip("the model has no get_input_embeddings() with a num_embeddings")
     return int(size)

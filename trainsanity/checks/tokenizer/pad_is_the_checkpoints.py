@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.data.special_tokens import SpecialTokens
 from trainsanity.types import Finding, Measured, Skip
 
-if TYPE_CHECKING:
-    pass
-
 
 @check("TS101", "tokenizer.pad_is_the_checkpoints", needs=("tokenizer",), rules_out="PAD / EOS")
 def pad_is_the_checkpoints(special_tokens: SpecialTokens) -> Iterator[Measured | Finding]:
-    """PAD is still the token that the checkpoint was published with.
+    """PAD is the token that the checkpoint was published with.
 
     What it checks: the tokenizer's ``pad_token`` against ``pad_token`` in the
     ``tokenizer_config.json`` that it was loaded from.
@@ -48,4 +44,8 @@ def pad_is_the_checkpoints(special_tokens: SpecialTokens) -> Iterator[Measured |
             cause="a line such as tokenizer.pad_token = tokenizer.eos_token",
             fix="delete that line: this checkpoint has a PAD of its own",
         )
-    yield Measured(f"PAD is the checkpoint's own {declared!r}", special_tokens.pad_token, declared)
+    yield Measured(
+        f"PAD is {special_tokens.pad_token!r}, the checkpoint declares {declared!r}",
+        special_tokens.pad_token,
+        declared,
+    )

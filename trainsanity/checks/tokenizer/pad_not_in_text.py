@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from trainsanity.checks._splits import rows_finding, tally
 from trainsanity.engine.registry import check
 from trainsanity.measurements.data.scan import Scan
 from trainsanity.types import Finding, Measured, Skip
@@ -46,14 +47,16 @@ def pad_not_in_text(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Findi
     for split in scan.splits:
         found = split.special[pad]
         if found.first_row is not None:
-            yield Finding(
-                f"{found.rows:,} of {split.counted} in {split.name} contain PAD "
-                f"({pipeline.tokenizer.pad_token!r}, id {pad}) in their text, "
+            yield rows_finding(
+                split,
+                found.rows,
+                found.first_row,
+                f"contain PAD ({pipeline.tokenizer.pad_token!r}, id {pad}) in their text, "
                 f"{found.trailing:,} of them at the end; the first is {split.row(found.first_row)}",
                 observed=found.total,
-                expected=0,
-                where=split.row(found.first_row),
                 cause="the texts spell the token out, or it was added to them as a separator",
                 fix="keep it out of the texts, or give PAD to a token that no text contains",
             )
-    yield Measured(f"PAD {pad} is in none of {scan.train.counted}", 0, 0)
+    rows = [split.special[pad].rows for split in scan.splits]
+    total = sum(split.special[pad].total for split in scan.splits)
+    yield Measured(f"rows with PAD {pad} in their text: {tally(scan.splits, rows)}", total, 0)

@@ -27,9 +27,9 @@ def padding_side(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findin
     included, against ``tokenizer.padding_side``.
 
     Why it matters: generation during evaluation, and whoever serves the model, pad where the
-    tokenizer says.  A model that reads its first token, or counts positions from the left, sees
-    something else then than it was trained on.  Which token the model reads is
-    model.right_token_pooled's to say, and whether padding moves it model.batch_equals_single's.
+    tokenizer says.  A model that reads its first token, or counts positions from the left, then
+    sees something other than it was trained on.  model.right_token_pooled judges which token the
+    model reads, model.batch_equals_single whether padding moves it.
 
     How it is measured: exact, by where the rows lie in the batch.
 
@@ -63,5 +63,9 @@ def padding_side(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findin
             cause="the collator pads by itself, or the rows were padded before the side was set",
             fix=f"tokenizer.padding_side = {other!r}, or let tokenizer.pad do the padding",
         )
-    yield Measured(f"{sides[side]} of {rows} rows of the first step are padded, on the {side}",
-               sides, side)  # fmt: skip
+    yield Measured(
+        f"{sides['left']} of {rows} rows of the first step are padded on the left, "
+        f"{sides['right']} on the right; tokenizer.padding_side is {side!r}",
+        sides,
+        side,
+    )

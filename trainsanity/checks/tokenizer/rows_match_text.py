@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.data.retokenized import Retokenized
 from trainsanity.types import Finding, Measured
-
-if TYPE_CHECKING:
-    pass
 
 
 @check(
@@ -20,7 +16,7 @@ if TYPE_CHECKING:
     rules_out="tokenization cache",
 )
 def rows_match_text(retokenized: Retokenized) -> Iterator[Measured | Finding]:
-    """The stored ids are those that the text gives today.
+    """Stored ids match the text that they were made from.
 
     What it checks: a few rows of the training data that still carry their text (``text``, the
     ``dataset_text_field`` of the arguments, ``messages``, or another column that is the whole of a
@@ -53,5 +49,9 @@ def rows_match_text(retokenized: Retokenized) -> Iterator[Measured | Finding]:
             cause="a stale cache of Dataset.map, or the rows were tokenized with another tokenizer",
             fix="dataset.map(..., load_from_cache_file=False), with this pipeline's tokenizer",
         )
-    yield Measured(f"{found.rows} of {found.rows} rows hold the tokens of their column "
-               f"{found.column!r}", 0, 0)  # fmt: skip
+    yield Measured(
+        f"{found.rows - len(found.wrong)} of {found.rows} rows hold the tokens of their column "
+        f"{found.column!r}",
+        len(found.wrong),
+        0,
+    )

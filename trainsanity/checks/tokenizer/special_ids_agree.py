@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.data.special_tokens import SpecialTokens
-from trainsanity.types import Finding, Measured
-
-if TYPE_CHECKING:
-    pass
+from trainsanity.types import Finding, Measured, Severity
 
 
 @check("TS104", "tokenizer.special_ids_agree", needs=("tokenizer",), rules_out="config / tokenizer")
 def special_ids_agree(special_tokens: SpecialTokens) -> Iterator[Measured | Finding]:
-    """The special ids of the configs and the checkpoint's files are special in this tokenizer.
+    """Special ids of configs and checkpoint files are special tokens of the tokenizer.
 
     What it checks: PAD, EOS and BOS as ``model.config``, ``model.generation_config`` and the
     checkpoint's config.json and generation_config.json name them, against the tokenizer's special
@@ -23,8 +19,9 @@ def special_ids_agree(special_tokens: SpecialTokens) -> Iterator[Measured | Find
 
     Why it matters: the Trainer copies the tokenizer's ids over the config's without asking whether
     the two belong together.  An EOS that is an ordinary word to the tokenizer is the mark of
-    another model's tokenizer; one that generation does not know is an end that is trained and
-    never obeyed.
+    another model's tokenizer; if generation does not stop at the tokenizer's EOS, an end is
+    trained and never obeyed.  A BOS of the config is a warning where the tokenizer has none and
+    the model does not generate: then no row and no code of this run uses the id.
 
     How it is measured: exact comparison of ids, of the live configs as they are inside ``train()``
     and of the files of the model's checkpoint where they are on this machine.
@@ -38,21 +35,26 @@ def special_ids_agree(special_tokens: SpecialTokens) -> Iterator[Measured | Find
     References: QwenLM/Qwen3#927, QwenLM/Qwen3#1422.
     """
     known, eos = special_tokens.known, special_tokens.ids["eos_token_id"]["tokenizer"]
-    compared = 0
+    bos = special_tokens.ids["bos_token_id"]["tokenizer"]
+    compared = found = 0
     for place, named in special_tokens.named.items():
         for name, value in named.items():
             ids = value if isinstance(value, list) else [value]
             compared += len(ids)
             strange = [i for i in ids if i not in known]
+            found += len(ids) - len(strange)
             if strange:
+                unused = name == "bos_token_id" and bos is None and not special_tokens.generates
                 yield Finding(
                     f"{name} is {strange[0]} in {place}; "
                     "to this tokenizer that is no special token",
                     observed=strange[0],
                     expected="a special or added token",
                     where=f"{name} of {place}",
-                    cause="tokenizer and model come from different checkpoints",
+                    cause="tokenizer and model may come from different checkpoints, or the id is "
+                    "left over from a default of the architecture",
                     fix="load both from the same checkpoint, or set the id from the tokenizer",
+                    severity=Severity.WARNING if unused else Severity.FAILURE,
                 )
     stops = special_tokens.named.get("model.generation_config", {}).get("eos_token_id", eos)
     if eos is not None and eos not in (stops if isinstance(stops, list) else [stops]):
@@ -61,9 +63,12 @@ def special_ids_agree(special_tokens: SpecialTokens) -> Iterator[Measured | Find
             observed=stops,
             expected=eos,
             where="model.generation_config.eos_token_id",
-            cause="the tokenizer's EOS was changed, and generation was not told",
+            cause="the tokenizer's EOS was changed, and generation_config was not",
             fix="model.generation_config.eos_token_id = tokenizer.eos_token_id",
         )
     places = ", ".join(special_tokens.named) or "no config"
-    yield Measured(f"{compared} ids of {places} are special tokens of this tokenizer",
-               special_tokens.named)  # fmt: skip
+    yield Measured(
+        f"{found} of {compared} ids of {places} are special tokens of this tokenizer; "
+        f"generation stops at {stops}, the tokenizer's EOS is {eos}",
+        special_tokens.named,
+    )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     rules_out="truncation",
 )
 def truncation_spares_ends(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding]:
-    """Rows of the greatest length begin and end as the shorter ones do.
+    """Truncated rows keep the special tokens at their ends.
 
     What it checks: if all shorter rows begin, or end, with one and the same special token, whether
     the rows of the greatest length do, too.
@@ -49,7 +49,7 @@ def truncation_spares_ends(pipeline: Pipeline, scan: Scan) -> Iterator[Measured 
     capped = train.lengths == train.longest
     shorter = (train.lengths > 0) & ~capped
     share = f"{capped.mean():.2%} of {train.counted} have the greatest length, {train.longest}"
-    told, closing = [], _closing(pipeline)
+    found, closing = [], _closing(pipeline)
     for side, ids in (("begin", train.first), ("end", train.last)):
         if ids is None or not shorter.any():
             continue
@@ -58,7 +58,10 @@ def truncation_spares_ends(pipeline: Pipeline, scan: Scan) -> Iterator[Measured 
             continue
         token = pipeline.tokenizer.convert_ids_to_tokens(shared)
         lost = capped & (ids != shared)
-        told.append(f"all others {side} with {token!r}")
+        found.append(
+            f"{int(shorter.sum()):,} shorter rows {side} with {token!r}, "
+            f"{int((capped & ~lost).sum()):,} of {int(capped.sum()):,} longest ones do"
+        )
         if lost.any():
             at = int(lost.argmax())
             lost_side = "left" if side == "begin" else "right"
@@ -73,11 +76,11 @@ def truncation_spares_ends(pipeline: Pipeline, scan: Scan) -> Iterator[Measured 
                 fix="truncate the text before the template is applied, "
                 "or let the tokenizer do it: tokenizer(text, truncation=True, max_length=...)",
             )
-    yield Measured("; ".join([share, *told]), round(float(capped.mean()), 6))
+    yield Measured("; ".join([share, *found]), round(float(capped.mean()), 6))
 
 
 def _closing(pipeline: Pipeline) -> set[int]:
-    """Ids that stand at an end of a text because a tokenizer or a template puts them there."""
+    """Return ids that a tokenizer or a template puts at an end of a text."""
     tokenizer = pipeline.tokenizer
     known = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     if getattr(tokenizer, "chat_template", None):

@@ -50,6 +50,8 @@ def survives_rounding(recording: Recording) -> Iterator[Measured | Finding]:
     References: huggingface/transformers#42805, huggingface/trl#4770, pytorch/torchtune#2254.
     """
     update = recording.update
+    if not update.trials:
+        raise Skip("the optimizer takes no step without evaluating its loss")
     touched = sum(p.with_gradient for p in update.parameters)
     if not touched:
         raise Skip("no element has a gradient, so none could move")

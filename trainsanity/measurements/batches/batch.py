@@ -14,6 +14,7 @@ from trainsanity.engine.store import measurement
 from trainsanity.errors import UsageError
 from trainsanity.isolation.fsdp import beside_model
 from trainsanity.isolation.snapshot import preserved
+from trainsanity.isolation.workers import disable_workers
 from trainsanity.maths.alignment import Placement, placements
 from trainsanity.types import Cost, Skip
 
@@ -71,7 +72,7 @@ class Batch:
 def batch(pipeline: Pipeline) -> Batch:
     """Draw the first optimizer step's micro-batches from the Trainer's own data loader.
 
-    A loop of one's own has the first rows of its data collated.
+    A custom training loop has the first rows of its data collated.
     """
     trainer = pipeline.trainer
     if trainer is None:
@@ -98,7 +99,7 @@ def batch(pipeline: Pipeline) -> Batch:
 
 
 def drawn(pipeline: Pipeline, steps: int) -> Iterator[Batch]:
-    """Micro-batches for optimizer steps of a loop of one's own, of rows in their order.
+    """Yield micro-batches for the steps of a custom training loop, of rows in their order.
 
     Raises:
         UsageError: there are too few rows, or the collator returns no ``input_ids``.
@@ -131,10 +132,10 @@ def _rows(data: Any) -> Iterator[Any]:
 
 
 def prepared(pipeline: Pipeline, made: Any) -> dict[str, Any]:
-    """A collator's batch on the model's device, by the Trainer's own hand if there is one.
+    """Return a collator's batch on the model's device, moved by the Trainer if there is one.
 
     Raises:
-        UsageError: it is no mapping, so nobody knows what is what.
+        UsageError: it is no mapping of names to tensors.
     """
     import torch
 
@@ -151,7 +152,11 @@ def prepared(pipeline: Pipeline, made: Any) -> dict[str, Any]:
 
 
 def _refuse_unlabelled(trainer: Any, made: Mapping[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Without labels the stock ``compute_loss`` has no loss; one of the user's own may have."""
+    """Refuse a batch without labels, unless ``compute_loss`` is the user's own.
+
+    Raises:
+        UsageError: it has none, and the stock ``compute_loss`` would have no loss.
+    """
     from transformers import Trainer
 
     names = ("labels", *(trainer.label_names or ()))
@@ -166,25 +171,22 @@ def _refuse_unlabelled(trainer: Any, made: Mapping[str, Any], rows: list[dict[st
 
 
 def record_collator(trainer: Any) -> list[list[dict[str, Any]]]:
-    """Have the Trainer's collator write down its rows; undone by :func:`preserved`."""
+    """Record the rows that the Trainer's collator is given; undone by :func:`preserved`."""
     collator, calls = trainer.data_collator, []
 
     def recording(rows: list[Any]) -> Any:
         calls.append([dict(row) for row in rows])
-        # Of a dataset that keeps its rows, a collator that changes them would change the user's.
+        # The dataset may keep its rows: a collator that changes them would change the user's.
         return collator(copy.deepcopy(rows))
 
     trainer.data_collator = recording
-    # A worker process would keep its records to itself.
-    trainer.args.dataloader_num_workers = 0
-    for name in ("dataloader_prefetch_factor", "dataloader_persistent_workers"):
-        setattr(trainer.args, name, None if name.endswith("factor") else False)
+    disable_workers(trainer.args)
     return calls
 
 
 @contextmanager
 def quiet(pipeline: Pipeline) -> Iterator[None]:
-    """Hold back transformers' advice while its parts are used in ways it warns about."""
+    """Silence transformers' warnings while its parts are used in ways it warns about."""
     from transformers.utils import logging
 
     before = logging.get_verbosity()

@@ -1,4 +1,4 @@
-"""The user's collator, asked about the training batch and about rows of our own choice."""
+"""The user's collator on the training batch, and on pieces of its rows."""
 
 from __future__ import annotations
 
@@ -24,54 +24,60 @@ if TYPE_CHECKING:
 
 Made = Mapping[str, Any]
 Wrong = Callable[[Rows, Made], str | None]
-"""Objects to what became of the rows, in words that follow "in the training batch, "."""
+"""Returns what is wrong with a batch, in words that follow "in the training batch, "."""
 Broken = Callable[[Case], str | None]
-"""Objects to a case."""
+"""Returns what is wrong with what the collator makes of a case."""
 
 
 class Collating:
-    """Asks one collator on behalf of one check.
+    """Collates rows on behalf of one check.
 
     Args:
         pipeline: whose collator.
         batch: what it made of the first optimizer step's rows.
-        packing: whether the check has something to say of rows that are packed into one.
+        packing: whether the check judges rows that are packed into one, too.
 
     Raises:
-        Skip: they are, and it has not.
+        Skip: they are packed, and it does not.
     """
 
     def __init__(self, pipeline: Pipeline, batch: Batch, *, packing: bool = False) -> None:
         self.pipeline, self.batch = pipeline, batch
         self.collator = pipeline.data_collator
         self.untried = ""
-        """Why rows of our own choice told nothing; empty if they did."""
+        """Why no piece of a row could be judged; empty if some could."""
         self.elsewhere = ""
-        """What goes wrong with settings that the user does not use."""
+        """What goes wrong only with settings that the user does not use."""
+        self.sound = 0
+        """Micro-batches of the first step in which :meth:`objection` found nothing wrong."""
         for micro in batch:
             if not packing and packed(micro.rows, micro.inputs):
                 rows, into = len(micro.rows), len(micro.inputs["input_ids"])
                 raise Skip(f"the collator packs {rows} rows into {into}: there is no padding")
 
     def objection(self, wrong: Wrong) -> str | None:
-        """What is wrong in the training batch, and the smallest rows that show it."""
+        """Return what is wrong in the training batch, and the smallest rows that show it."""
 
         def broken(case: Case) -> str | None:
             made = self.made(case)
             return None if packed(case.rows, made) else wrong(case.rows, made)
 
-        trained = next(
-            filter(None, (wrong([*map(listed, m.rows)], m.inputs) for m in self.batch)), None
-        )
+        problems = [wrong([*map(listed, micro.rows)], micro.inputs) for micro in self.batch]
+        self.sound = sum(not problem for problem in problems)
+        trained = next(filter(None, problems), None)
         drawn = self.search(broken)
-        said = [f"in the training batch, {trained}"] if trained else []
-        return "; ".join([*said, *([drawn] if drawn else [])]) or None
+        found = [f"in the training batch, {trained}"] if trained else []
+        return "; ".join([*found, *([drawn] if drawn else [])]) or None
+
+    def judged(self) -> str:
+        """Return the share of the first step's micro-batches that :meth:`objection` passed."""
+        return f"{self.sound} of {len(self.batch.micro_batches)} micro-batches of the first step"
 
     def search(self, broken: Broken) -> str | None:
-        """The smallest case that ``broken`` objects to.
+        """Return the smallest case that ``broken`` objects to.
 
-        What goes wrong with other settings than the user's own only is kept for :meth:`tried`, and
-        what the collator refuses is passed over.
+        A problem that occurs only with settings other than the user's own is kept for
+        :meth:`tried`; cases that the collator refuses are passed over.
         """
         drawn: Drawn = Session.of(self.pipeline).measurements.get("drawn")
         if not drawn.sources:
@@ -92,9 +98,9 @@ class Collating:
     def _first(self, cases: Iterable[Case], broken: Broken) -> tuple[Case, str] | None:
         with self._asked(broken) as objection:
             for case in cases:
-                said = objection(case)
-                if said:
-                    return case, said
+                problem = objection(case)
+                if problem:
+                    return case, problem
         return None
 
     def _smallest(self, strategy: SearchStrategy[Case], broken: Broken) -> tuple[Case, str] | None:
@@ -103,31 +109,31 @@ class Collating:
 
     @contextmanager
     def _asked(self, broken: Broken) -> Iterator[Broken]:
-        """``broken``, with the case's settings; :attr:`untried` tells if it could say nothing."""
+        """Yield ``broken`` with the case's settings; set :attr:`untried` if no case was judged."""
         judged, refused = 0, ""
 
         def objection(case: Case) -> str | None:
             nonlocal judged, refused
             try:
                 with self._set(case.settings):
-                    said = broken(case)
-            # A collator that raises is no silent error; and it may ask more of rows than we know.
+                    problem = broken(case)
+            # A collator that raises is no silent error, and it may need more of rows than we know.
             except Exception as error:
                 refused = f"the collator raised {type(error).__name__}: {first_line(error)}"
                 return None
             judged += 1
-            return said
+            return problem
 
         yield objection
         self.untried = "" if judged else refused
 
     def made(self, case: Case) -> Made:
-        """The collator's batch of a case; the case keeps its rows."""
+        """Return the collator's batch of a case; the case keeps its rows."""
         made: Made = self.collator(copy.deepcopy(case.rows))
         return made
 
     def tried(self) -> str:
-        """For the end of a sentence: what was not looked at, and what went wrong out of use."""
+        """Return a suffix listing untested settings and failures that occur only there."""
         if self.untried:
             return f" (the training batch alone: {self.untried})"
         return (
@@ -135,7 +141,7 @@ class Collating:
         )
 
     def placed(self, rows: Sequence[Mapping[str, Any]], made: Made) -> list[Placement | None]:
-        """Where each row lies; a masked language model's labels tell what was masked."""
+        """Return where each row lies; masked tokens are read from the labels."""
         found = placements(rows, made)
         labels = made.get("labels")
         if all(found) or objective_of(self.pipeline).name == CAUSAL_LM or labels is None:
@@ -149,10 +155,10 @@ class Collating:
 
     @contextmanager
     def _set(self, settings: Mapping[str, Any]) -> Iterator[None]:
-        """The collator with these settings, and everything as it was afterwards."""
+        """Give the collator these settings, and put everything back afterwards."""
         holders = {name: holder_of(self.collator, name) for name in settings}
         before = {name: getattr(holder, name) for name, holder in holders.items()}
-        # Not all of the tokenizer each time: its vocabulary would be copied along.
+        # Not the whole tokenizer each time: its vocabulary would be copied along.
         with restored([self.collator]):
             try:
                 for name, value in settings.items():

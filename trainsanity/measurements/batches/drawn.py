@@ -1,4 +1,4 @@
-"""Rows of our own choice for the user's collator, drawn once for all checks that ask about them."""
+"""Pieces of the training batch's rows for the user's collator, drawn once for all checks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trainsanity.engine.store import measurement
 from trainsanity.isolation.snapshot import restored
 from trainsanity.measurements.batches.batch import Batch, attended
 from trainsanity.measurements.batches.strategies import Case, Rows, cases, cut, per_token, smallest
-from trainsanity.types import Cost
+from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -28,7 +28,7 @@ Settings = Mapping[str, Sequence[Any]]
 
 @dataclass(frozen=True)
 class Drawn:
-    """What the collator is asked.
+    """Cases that the collator is given.
 
     Attributes:
         sources: rows that pieces are cut from; empty if all have special tokens only.
@@ -58,6 +58,8 @@ def drawn(pipeline: Pipeline, batch: Batch) -> Drawn:
 
     Draws are derandomized, so a search for a smallest case begins with the same ones.
     """
+    if any("input_ids" not in row for micro in batch for row in micro.rows):
+        raise Skip("the collator is given rows without input_ids: none are made up for it")
     rows = _sources(pipeline, batch)
     if not rows:
         return Drawn(rows)
@@ -68,10 +70,10 @@ def drawn(pipeline: Pipeline, batch: Batch) -> Drawn:
         "max_length": max(lengths(rows)),
     }
     tried: list[Case] = []
-    asked = Drawn(rows, _settings(pipeline.data_collator), tried, how)
+    prepared = Drawn(rows, _settings(pipeline.data_collator), tried, how)
     with restored(()):  # Hypothesis seeds the generators, and does not put them back on Ctrl-C
-        smallest(asked.strategy(asked.settings), tried.append)
-    return asked
+        smallest(prepared.strategy(prepared.settings), tried.append)
+    return prepared
 
 
 def lengths(rows: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -122,7 +124,7 @@ def _settings(collator: Any) -> dict[str, list[Any]]:
 
 
 def holder_of(collator: Any, name: str) -> Any:
-    """Whose setting it is: the padding side belongs to the tokenizer that pads."""
+    """Return the object that has the setting: the padding side belongs to the tokenizer."""
     return getattr(collator, "tokenizer", None) if name == "padding_side" else collator
 
 

@@ -74,6 +74,8 @@ class Padding:
 def padding(batch: Batch, pipeline: Pipeline) -> Padding:
     """Count tokens and positions: waste = 1 - sum(lengths) / sum(rows * padded length)."""
     micros = list(batch)
+    if any("input_ids" not in row for micro in micros for row in micro.rows):
+        raise Skip("the rows have no input_ids: how long they are is not known")
     packs = [packed(micro.rows, micro.inputs) for micro in micros]
     longest = [
         micro.width if packs_it else max(micro.lengths)
@@ -98,7 +100,7 @@ def padding(batch: Batch, pipeline: Pipeline) -> Padding:
 
 
 def round_up(length: Any, multiple: int) -> Any:
-    """The least multiple that is not below ``length``, a number or an array of them."""
+    """Return the least multiple that is not below ``length``, a number or an array."""
     return -(-length // multiple) * multiple
 
 
@@ -125,9 +127,9 @@ def padding_times(batch: Batch, padding: Padding, pipeline: Pipeline) -> Padding
 def timed_settings(
     batch: Batch, padding: Padding, pipeline: Pipeline, synchronize: Callable[[], None]
 ) -> PaddingTimes:
-    """The same, where ``synchronize`` waits until the device has done what it was given."""
+    """Time the same, where ``synchronize`` waits until the device has finished."""
     rows = batch.micro_batches[0].rows
-    # The key 0 is a second look at 1, taken in the same rounds.
+    # The key 0 is a second measurement of 1, taken in the same rounds.
     settings = {0: 1, **{m: m for m in (*MULTIPLES, padding.multiple or 1)}}
     with preserved(pipeline), quiet(pipeline):
         from trainsanity.measurements.batches.special_tokens import align_special_tokens
@@ -164,15 +166,16 @@ def timed_settings(
 
 
 def noise(one: list[float], again: list[float], own: list[float]) -> float:
-    """How far a ratio of medians is off by chance: the larger of what two looks say.
+    """Return how far a ratio of medians is off by chance: the larger of two estimates.
 
-    The ratio of two looks at one width, and :data:`STANDARD_ERRORS` standard errors of the ratio:
-    of a median of n values that is sqrt(pi / 2 / n) times their standard deviation, which is
-    1.4826 times their median absolute deviation (both for a normal spread).
+    One is the ratio of two measurements of one width.  The other is :data:`STANDARD_ERRORS`
+    standard errors of the ratio: of a median of n values that is sqrt(pi / 2 / n) times their
+    standard deviation, which is 1.4826 times their median absolute deviation (both for a normal
+    spread).
 
     Args:
         one: seconds at no multiple.
-        again: likewise, taken in the same rounds.
+        again: seconds at no multiple, too, taken in the same rounds.
         own: at the run's own multiple.
     """
     middle = statistics.median(one)
@@ -202,7 +205,7 @@ def _warm_up(pipeline: Pipeline, timed: dict[Any, Any], own: tuple[int, ...]) ->
         if shape <= own:
             raise Skip(
                 f"{' x '.join(map(str, shape))} tokens do not fit on the device, forward and "
-                "backward, without gradient checkpointing: the time of a width cannot be told"
+                "backward, without gradient checkpointing: the time of a width cannot be measured"
             )
     return None
 

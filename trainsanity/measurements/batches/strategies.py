@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Case:
-    """What a collator is asked: rows, and settings of its own that differ from the user's."""
+    """Rows to collate, and the collator's settings meanwhile."""
 
     rows: Rows
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -123,7 +123,7 @@ def cases(
 def smallest(
     strategy: SearchStrategy[T], broken: Callable[[T], str | None]
 ) -> tuple[T, str] | None:
-    """The smallest example that ``broken`` objects to, and what it says; None if it never does.
+    """Return the smallest example that ``broken`` objects to, with its objection; None if none.
 
     Derandomized and without a database: the same pipeline gives the same answer.
     """
@@ -134,7 +134,7 @@ def smallest(
     class Broken(Exception):
         pass
 
-    said: list[tuple[T, str]] = []
+    found: list[tuple[T, str]] = []
 
     @settings(
         derandomize=True,
@@ -149,15 +149,15 @@ def smallest(
     def probe(example: T) -> None:
         objection = broken(example)
         if objection:
-            said.append((example, objection))
+            found.append((example, objection))
             raise Broken
 
     with _nothing_written(), with_reporter(lambda _line: None):
         try:
             probe()
-        # What remembers earlier examples may not object a second time: it did once.
+        # A stateful collator may not fail a second time: once is enough.
         except (Broken, Flaky):
-            return said[-1]
+            return found[-1]
     return None
 
 

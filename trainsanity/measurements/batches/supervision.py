@@ -1,4 +1,4 @@
-"""What the loss supervises: the tokens of the first batch, each with its mask and its label."""
+"""Tokens that the loss supervises: the first batch with masks and labels."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _counted(label: Any) -> bool:
 
 
 def _label_text(pipeline: Pipeline, label: Any) -> str:
-    """A row's label with its name; several for several labels; the number for a regression."""
+    """Return a row's label with its name, several labels, or the number of a regression."""
     names = getattr(pipeline.config, "id2label", None) or {}
     if label is None:
         return "none"

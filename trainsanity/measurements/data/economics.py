@@ -1,4 +1,4 @@
-"""What padding costs over the whole dataset, by multiple and by the order in which rows come."""
+"""Cost of padding over the whole dataset, by multiple and by the order of rows."""
 
 from __future__ import annotations
 

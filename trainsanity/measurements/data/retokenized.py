@@ -53,7 +53,7 @@ def retokenized(pipeline: Pipeline, scan: Scan) -> Retokenized:
     train, tokenizer = scan.train, pipeline.tokenizer
     if tokenizer is None:
         raise Skip("this pipeline has no tokenizer")
-    columns = _text_columns(pipeline, train)
+    columns = text_columns(pipeline, train)
     if not columns:
         raise Skip("no column of train_dataset holds the text that its rows were made of")
     # Rows of the greatest length may have lost an end.
@@ -62,10 +62,10 @@ def retokenized(pipeline: Pipeline, scan: Scan) -> Retokenized:
         raise Skip("all rows have the same length, as packed or cut ones have")
     chosen = places[numpy.unique(numpy.linspace(0, len(places) - 1, PROBES).round().astype(int))]
     numbers = [train.rows.number(int(place)) for place in chosen]
-    rows = [_attended(row) for row in train.rows.read(chosen)]
+    rows = [attended(row) for row in train.rows.read(chosen)]
     with preserved(pipeline), quiet(pipeline):
         for column in columns:
-            texts = [_text(tokenizer, row.get(column)) for row in rows]
+            texts = [text_of(tokenizer, row.get(column)) for row in rows]
             found = [_compare(tokenizer, row["input_ids"], text)
                      for row, text in zip(rows, texts, strict=True)]  # fmt: skip
             named = column in _usual(pipeline)
@@ -86,8 +86,8 @@ def _usual(pipeline: Pipeline) -> tuple[str, ...]:
     return (str(getattr(pipeline.args, "dataset_text_field", None) or TEXT), TEXT, MESSAGES)
 
 
-def _text_columns(pipeline: Pipeline, split: Split) -> list[str]:
-    """Columns with a text in each row, those with the usual names first."""
+def text_columns(pipeline: Pipeline, split: Split) -> list[str]:
+    """Return columns with a text in each row, those with the usual names first."""
     from pyarrow import types
 
     schema = split.rows.table.schema
@@ -103,13 +103,15 @@ def _text_columns(pipeline: Pipeline, split: Split) -> list[str]:
     return sorted(names, key=lambda name: name not in _usual(pipeline))
 
 
-def _attended(row: dict[str, Any]) -> dict[str, Any]:
+def attended(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the row with its attended ids alone."""
     mask = row.get("attention_mask") or [1] * len(row["input_ids"])
     ids = [token for token, one in zip(row["input_ids"], mask, strict=False) if one]
     return {**row, "input_ids": ids}
 
 
-def _text(tokenizer: Any, value: Any) -> str:
+def text_of(tokenizer: Any, value: Any) -> str:
+    """Return a column's value as the text that was tokenized; empty if it is none."""
     if isinstance(value, str):
         return value
     if value and isinstance(value[0], Mapping) and getattr(tokenizer, "chat_template", None):

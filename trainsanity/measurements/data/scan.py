@@ -29,22 +29,22 @@ if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
 SPECIAL = ("pad", "eos", "bos", "cls", "sep")
-"""The tokenizer's special tokens that are looked for."""
+"""The tokenizer's special tokens that are counted."""
 
 BESIDE_IDS = ("attention_mask", "token_type_ids", "position_ids")
-"""Columns that say something of ids and are nothing without them."""
+"""Columns that describe ids."""
 
 AT_A_TIME = 16
-"""Blocks that are looked at together.  Reading a block's ids drives everything else out of the
-processor's cache, the code too; so between two blocks only what needs their ids is asked."""
+"""Blocks that are read together.  Reading a block's ids evicts everything else from the
+processor's cache, the code too; so between two blocks only what needs their ids is computed."""
 
 REPORT_EVERY = 100_000
-"""Rows between two words about progress."""
+"""Rows between two reports of progress."""
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """What the rows of one dataset are like.  A row's place indexes the arrays.
+    """Lengths, ids and labels of one dataset's rows.  A row's place indexes the arrays.
 
     Attributes:
         rows: where they come from.
@@ -79,12 +79,12 @@ class Split:
 
     @property
     def name(self) -> str:
-        """What the pipeline calls the dataset."""
+        """The dataset's name in the pipeline."""
         return self.rows.name
 
     @property
     def counted(self) -> str:
-        """How many rows were looked at, in words."""
+        """How many rows were read, in words."""
         return self.rows.sample or f"{len(self.rows):,} rows"
 
     def row(self, place: int) -> str:
@@ -223,7 +223,7 @@ def _refuse_without_ids(pipeline: Pipeline, rows: Rows, columns: list[str]) -> N
 
 
 class _Tally:
-    """Takes in blocks, gives the :class:`Split`."""
+    """Accumulate blocks into a :class:`Split`."""
 
     def __init__(self, pipeline: Pipeline, rows: Rows, label: str | None) -> None:
         n, tokenizer = len(rows), pipeline.tokenizer
@@ -243,7 +243,7 @@ class _Tally:
         self.labels = LabelTally(rows, label) if label is not None else None
 
     def add(self, batches: list[tuple[Any, Any]]) -> None:
-        """Look at batches: what needs no ids, what needs them, and what is made of that."""
+        """Take in batches: first without their ids, then with them."""
         blocks = [Block.of(batch, self.pad, self.rows.name) for _, batch in batches]
         for block in blocks:
             if block.mask is not None:
@@ -265,7 +265,7 @@ class _Tally:
             self.labels.add(places, batch.column(self.labels.column), ids.lengths)
         if not len(ids.values):
             return
-        # Below 0 there is nothing to look for in a block without negative ids.
+        # A block without negative ids cannot lower a minimum of 0.
         if self.lowest is None or self.lowest[0] > 0 or block.highest[1]:
             lowest = int(ids.values.min())
             if self.lowest is None or lowest < self.lowest[0]:

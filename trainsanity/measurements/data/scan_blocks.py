@@ -1,4 +1,4 @@
-"""What there is to see in one block of rows, in a fixed number of passes over its buffers."""
+"""Properties of one block of rows, in a fixed number of passes over its buffers."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ OF_SPAN = 0x452821E638D01377
 """Odd, so that multiplying permutes the 64-bit numbers; nothing up the sleeve: digits of pi."""
 
 COLUMNS = ("input_ids", "attention_mask")
-"""What a block is made of."""
+"""Columns that a block is made of."""
 
 
 @dataclass(eq=False)
 class Block:
-    """The ids of some rows, and which of them are text.  Each property is read when asked for.
+    """The ids of some rows, and which of them are text.  Each property is computed when used.
 
     Attributes:
         ids: as stored.
@@ -41,7 +41,7 @@ class Block:
 
     @classmethod
     def of(cls, batch: Any, pad: int | None, name: str = "the dataset") -> Block:
-        """Look at a ``pyarrow.RecordBatch`` with :data:`COLUMNS`.
+        """Return the block of a ``pyarrow.RecordBatch`` with :data:`COLUMNS`.
 
         Raises:
             UsageError: its buffers cannot be read, or hold no integers.
@@ -82,7 +82,7 @@ class Block:
 
     @cached_property
     def extents(self) -> tuple[Array, Array, Array]:
-        """Of each row: where its text begins in the ids, how far it goes, how many are attended."""
+        """For each row: where its text begins in the ids, its span, and its attended ids."""
         if self.kept is None:
             return self.ids.offsets[:-1], self.ids.lengths, self.ids.lengths
         return _extents(self.kept, self.ids.offsets)
@@ -211,7 +211,7 @@ def _text(ids: Lists, pad: int | None) -> Array | None:
 
 
 def _extents(kept: Array, offsets: Array) -> tuple[Array, Array, Array]:
-    """Of each row: where its first kept value is, the span up to its last, and their number."""
+    """Return for each row where its first kept value is, the span to its last, their number."""
     import numpy
 
     where = numpy.flatnonzero(kept)

@@ -1,4 +1,4 @@
-"""The label column: what type it has, which values, how many of each."""
+"""The label column: its type, its values, how many of each."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ AT_ONCE = 1 << 16
 
 
 class LabelTally:
-    """Takes in blocks of the label column, gives :class:`Labels`."""
+    """Accumulate blocks of the label column into :class:`Labels`."""
 
     def __init__(self, rows: Rows, column: str) -> None:
         import pyarrow as pa
@@ -138,7 +138,7 @@ class LabelTally:
             setattr(self, name, pair if before is None else keep(before, pair, key=_value))
 
     def labels(self) -> Labels:
-        """What was taken in, or the whole column where rows have one label each."""
+        """Return the labels, or the whole column where rows have one label each."""
         if not self.is_list:
             return _singles(self.rows, self.column, self.type)
         return Labels(
@@ -214,7 +214,7 @@ def _narrow(values: Any, kind: Any) -> tuple[int, int] | None:
 
 
 def _counted(values: Any, kind: Any) -> tuple[list[Any], Array]:
-    """What there is, or may be, and how often, nulls aside."""
+    """Return values that occur, or may occur, and how often, nulls aside."""
     import numpy
 
     known = values.drop_null() if values.null_count else values

@@ -27,10 +27,10 @@ and what is wrong with one row in a hundred is among a thousand of them with 99.
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Rows to look at, of one dataset.
+    """Rows of one dataset that are read.
 
     Attributes:
-        name: what the pipeline calls the dataset.
+        name: the dataset's name in the pipeline.
         table: ``pyarrow.Table`` with the columns that were asked for and exist.
         stored: the place in the table of each row, or None if they lie in order.
         numbers: the number in the dataset of each row, or None if they are 0, 1, 2 ...
@@ -218,7 +218,7 @@ class Lists:
 
 
 def refuse_unreadable(column: Any, name: str) -> None:
-    """What :func:`lists` rests on, asked of a whole ``pyarrow.ChunkedArray``.
+    """Refuse a ``pyarrow.ChunkedArray`` that :func:`lists` cannot read.
 
     Raises:
         UsageError: it has no lists of numbers, or its buffers contradict each other.

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainsanity.engine.session import objective_of
 from trainsanity.engine.store import measurement
 from trainsanity.errors import UsageError, first_line
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.special_tokens import align_special_tokens
+from trainsanity.objectives.base import UNKNOWN
+from trainsanity.pipeline import embedding_rows
 from trainsanity.types import Cost
 
 if TYPE_CHECKING:
@@ -27,15 +30,16 @@ class SpecialTokens:
 
     Attributes:
         ids: name to ``{"tokenizer", "before", "training"}``: the config's ids before ``train()``
-            and inside it.
+            and inside it; without the last for a model that has no config.
         pad_token: the tokenizer's PAD, as text.
         checkpoint: where the tokenizer was loaded from.
         checkpoint_pad: PAD as that checkpoint's tokenizer_config.json declares it.
         highest_id: the tokenizer's highest id.
-        embedding_rows: rows of the input embedding.
+        embedding_rows: rows of the input embedding; None if the model does not show it.
         named: the ids that the live configs (inside ``train()``) and the model's checkpoint files
             name, by place and name.
         known: the tokenizer's special and added ids, with their tokens.
+        generates: whether the model is a language model, or can generate.
     """
 
     ids: dict[str, dict[str, Any]]
@@ -43,9 +47,10 @@ class SpecialTokens:
     checkpoint: str
     checkpoint_pad: str | None
     highest_id: int
-    embedding_rows: int
+    embedding_rows: int | None
     named: dict[str, dict[str, Any]]
     known: dict[int, str]
+    generates: bool = True
 
 
 @measurement(Cost.STATIC)
@@ -61,7 +66,7 @@ def special_tokens(pipeline: Pipeline) -> SpecialTokens:
     }
     with preserved(pipeline), quiet(pipeline):
         align_special_tokens(pipeline)
-        for name in NAMES:
+        for name in NAMES if config is not None else ():
             ids[name]["training"] = getattr(config, name, None)
         named = {"model.config": _ids(vars(config)) if config is not None else {}}
         if generation is not None:
@@ -76,13 +81,23 @@ def special_tokens(pipeline: Pipeline) -> SpecialTokens:
         checkpoint=checkpoint,
         checkpoint_pad=declared_pad(checkpoint),
         highest_id=len(tokenizer) - 1,
-        embedding_rows=pipeline.model.get_input_embeddings().num_embeddings,
+        embedding_rows=embedding_rows(pipeline.model),
         named={place: found for place, found in named.items() if found},
         known={
             **{int(i): str(token) for i, token in tokenizer.added_tokens_decoder.items()},
             **dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)),
         },
+        generates=_generates(pipeline),
     )
+
+
+def _generates(pipeline: Pipeline) -> bool:
+    """Return whether special ids may steer generation; True where that is not known."""
+    objective = objective_of(pipeline)
+    if objective.name == UNKNOWN or objective.shifts:
+        return True
+    can_generate = getattr(pipeline.model, "can_generate", None)
+    return bool(can_generate()) if callable(can_generate) else True
 
 
 def _ids(settings: Mapping[str, Any]) -> dict[str, Any]:

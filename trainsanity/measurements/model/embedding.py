@@ -53,12 +53,14 @@ def embedding_gradient(pipeline: Pipeline, batch: Batch) -> EmbeddingGradient:
     weight = getattr(layer, "weight", None)
     if weight is None or not weight.requires_grad:
         raise Skip("the input embedding is frozen")
+    if not weight.is_leaf:
+        raise Skip("the input embedding is computed from other parameters, which have its gradient")
     with as_trained(pipeline), torch.enable_grad():
         rows = probe_rows(pipeline, batch)
         inputs = rows.stacked(rows.longest, rows.side)
         probe_model = ModelProbe(pipeline, rows)
         with states_of(probe_model.body) as seen:
-            output = pipeline.model(**inputs)
+            output = probe_model.output(inputs)
         states = seen[-1] if seen else getattr(output, "logits", None)
         if states is None:
             raise Skip("no states are visible that could be differentiated")

@@ -60,7 +60,32 @@ def is_tied(pipeline: Pipeline, head_name: str) -> bool:
         embedding = pipeline.model.get_input_embeddings()
     except (AttributeError, NotImplementedError):
         return False
-    return getattr(embedding, "weight", None) is pipeline.model.get_submodule(head_name).weight
+    own = weight_parameter(pipeline.model.get_submodule(head_name))
+    return own is not None and getattr(embedding, "weight", None) is own
+
+
+def weight_parameter(head: nn.Module) -> nn.Parameter | None:
+    """Return the head's weight; None if it is computed from other parameters."""
+    return dict(head.named_parameters(recurse=False)).get("weight")
+
+
+def weight_values(head: Any) -> Tensor:
+    """Return the values of the head's weight, computed as in evaluation.
+
+    Reading the weight of a spectral norm in training mode moves the norm's buffers.
+    """
+    parametrisation = getattr(head, "parametrizations", None)
+    if parametrisation is None:
+        own: Tensor = head.weight.detach()
+        return own
+    modes = [(module, module.training) for module in parametrisation.modules()]
+    parametrisation.eval()
+    try:
+        computed: Tensor = head.weight.detach()
+    finally:
+        for module, training in modes:
+            module.training = training
+    return computed
 
 
 @dataclass

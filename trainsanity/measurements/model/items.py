@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from trainsanity.objectives.base import CAUSAL_LM, Objective
+from trainsanity.objectives.base import CAUSAL_LM, IGNORED, Objective
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +41,7 @@ def items_of(task: Objective, seen: Pooled, labels: Tensor) -> Items:
         seen: the pass.
         labels: ``[B]``, ``[B, C]`` or ``[B, T]``, as the Trainer was given them.
     """
-    labels = labels.to(seen.logits.device)
+    labels = with_prompt(seen.logits, labels.to(seen.logits.device))
     logits, targets = task.items(seen.logits, labels), task.targets(labels)
     keep = task.name != CAUSAL_LM
     vectors = seen.vector if keep else None
@@ -52,3 +52,16 @@ def items_of(task: Objective, seen: Pooled, labels: Tensor) -> Items:
         vectors=None if vectors is None else task.items(vectors, labels).cpu(),
         dtype=seen.dtype or seen.logits.dtype,
     )
+
+
+def with_prompt(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return labels for all logits: none for the virtual tokens that prompt tuning puts in front.
+
+    The last of them predicts the first token of the row.
+    """
+    import torch
+
+    if logits.dim() != 3 or labels.dim() != 2 or logits.shape[1] <= labels.shape[1]:
+        return labels
+    ahead = logits.shape[1] - labels.shape[1]
+    return torch.nn.functional.pad(labels, (ahead, 0), value=IGNORED)

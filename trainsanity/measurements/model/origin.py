@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,10 @@ from trainsanity.types import Cost
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
+
+
+WRAPPERS = frozenset({"base_layer", "original_module", "token_adapter"})
+"""What PEFT calls a layer of the base model that it wrapped."""
 
 
 @dataclass(frozen=True)
@@ -40,21 +46,71 @@ def origin(pipeline: Pipeline) -> Origin:
     checkpoint = checkpoint_folder(getattr(base, "config", None))
     known = tensor_names(checkpoint) if checkpoint else None
     prefix = getattr(base, "base_model_prefix", "")
-    new, added = [], added_by_peft(model) if adapted else set()
-    for name, _ in model.named_parameters():
+    added = added_by_peft(model) if adapted else set()
+    inside: dict[int, list[str]] = {}  # a tied one has several names
+    for name, parameter in base.named_parameters(remove_duplicate=False):
+        inside.setdefault(id(parameter), []).append(name)
+    resting = _resting(model, added) if adapted else set()
+    new = []
+    for name, parameter in model.named_parameters():
         if ".original_module." in name:  # PEFT keeps it beside the copy that is trained
             continue
-        plain = plain_name(name, added) if adapted else name
-        adapter = adapted and plain is None
-        if adapter or (plain and known and _is_new_head(plain, known, prefix)):
+        # A prompt's encoder lies beside the base model.
+        plain = [plain_name(one, added) for one in inside.get(id(parameter), ())]
+        by_peft = all(one is None for one in plain)
+        of_head = known and all(one and _is_new_head(one, known, prefix) for one in plain)
+        if name not in resting and (by_peft or of_head):
             new.append(name)
     saved = {tensor.data_ptr() for tensor in _saved(model, adapted).values()}
     unsaved = [
         name
         for name, p in model.named_parameters()
-        if p.requires_grad and p.data_ptr() not in saved
+        if p.requires_grad
+        and p.data_ptr() not in saved
+        # What is saved of a prompt's encoder is what it makes.
+        and not (adapted and name.startswith("prompt_encoder."))
     ]
     return Origin(str(checkpoint) if checkpoint else None, new, unsaved)
+
+
+def _resting(model: Any, added: set[str]) -> set[str]:
+    """Return the parameters of adapters that need not be trained now.
+
+    Those of an adapter that is not active: another's turn, or a reference to compare with.  And
+    frozen ones where something of an active adapter is trained: one that was trained before lies
+    below, or a random A is kept as it was drawn.  A new head has to be trained in any case.
+    """
+    active = set(_active(model))
+    adapters = {
+        name: adapter
+        for name, _ in model.named_parameters()
+        for adapter in [_adapter_of(name, model.peft_config, added)]
+        if adapter is not None
+    }
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+    learns = any(adapters.get(name) in active for name in trainable)
+    return {
+        name
+        for name, adapter in adapters.items()
+        if adapter not in active
+        or (learns and name not in trainable and ".modules_to_save." not in name)
+    }
+
+
+def _active(model: Any) -> list[str]:
+    active = getattr(model, "active_adapters", None) or getattr(model, "active_adapter", None)
+    active = active() if callable(active) else active
+    return [active] if isinstance(active, str) else list(active or ())
+
+
+def _adapter_of(name: str, adapters: Collection[str], added: set[str]) -> str | None:
+    """Return the name of the adapter that a parameter belongs to; None for the base model's."""
+    parts = name.split(".")
+    kinds = added | {"modules_to_save", "prompt_encoder"}
+    for kind, adapter in itertools.pairwise(parts):
+        if kind in kinds and adapter in adapters:
+            return adapter
+    return None
 
 
 def _is_new_head(name: str, known: set[str], prefix: str) -> bool:
@@ -66,12 +122,19 @@ def _is_new_head(name: str, known: set[str], prefix: str) -> bool:
 
 
 def plain_name(name: str, added: set[str]) -> str | None:
-    """A parameter's name before PEFT wrapped its module; None for one that PEFT added."""
-    name = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+    """Return a parameter's name before PEFT wrapped its module; None for one that PEFT added.
+
+    Args:
+        name: in the base model.
+        added: see :func:`added_by_peft`.
+    """
     before, mark, after = name.partition(".modules_to_save.")
     if mark:
-        return f"{before}.{after.partition('.')[2]}"
-    return None if added & set(name.split(".")) else name
+        name = f"{before}.{after.partition('.')[2]}"
+    parts = name.split(".")
+    if added & set(parts):
+        return None
+    return ".".join(part for part in parts if part not in WRAPPERS)
 
 
 def added_by_peft(model: Any) -> set[str]:
@@ -123,8 +186,13 @@ def _saved(model: Any, adapted: bool) -> dict[str, Any]:
     if adapted:
         from peft import get_peft_model_state_dict
 
-        # Whether the vocabulary grew would be looked up on the hub.
-        saved: dict[str, Any] = get_peft_model_state_dict(model, save_embedding_layers=False)
+        saved: dict[str, Any] = {}
+        for adapter in model.peft_config:  # each goes to a folder of its own
+            # Whether the vocabulary grew would be looked up on the hub.
+            one = get_peft_model_state_dict(
+                model, adapter_name=adapter, save_embedding_layers=False
+            )
+            saved |= {f"{adapter}.{name}": tensor for name, tensor in one.items()}
         return saved
     ignored = set(getattr(model, "_keys_to_ignore_on_save", None) or ())
     return {name: t for name, t in model.state_dict().items() if name not in ignored}

@@ -242,18 +242,26 @@ class ModelProbe:
         autocast = torch.is_autocast_enabled(kind)
         self.dtype = torch.get_autocast_dtype(kind) if autocast else pipeline.dtype
 
-    def __call__(self, inputs: dict[str, Any], side: str, rows: Rows | None = None) -> Outputs:
-        """Return the outputs of one forward over ``rows``, which were padded on that side."""
+    def output(self, inputs: dict[str, Any]) -> Any:
+        """Return what the model makes of rows that were padded anew.
+
+        Raises:
+            Skip: it does not take them; a decoder of its own wants other inputs, too.
+        """
         import torch
 
         try:
-            with states_of(self.body) as seen:
-                output = self.model(**inputs)
+            return self.model(**inputs)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # it ran on the training batch: this is not what it was made for
             problem = f"{type(error).__name__}: {first_line(error)}"
             raise Skip(f"the model does not take its rows padded anew: {problem}") from error
+
+    def __call__(self, inputs: dict[str, Any], side: str, rows: Rows | None = None) -> Outputs:
+        """Return the outputs of one forward over ``rows``, which were padded on that side."""
+        with states_of(self.body) as seen:
+            output = self.output(inputs)
         logits = getattr(output, "logits", None)
         if logits is None:
             raise Skip("the model returns no logits")

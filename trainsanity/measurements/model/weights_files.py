@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
+from trainsanity.maths.tolerances import MARGIN
+from trainsanity.measurements.model.key_mapping import KeyMapping, map_keys
 from trainsanity.measurements.model.origin import added_by_peft, checkpoint_folder, plain_name
 from trainsanity.measurements.model.placement import not_in_memory
-from trainsanity.pipeline import is_adapted, unwrapped
+from trainsanity.pipeline import unwrapped
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
@@ -28,9 +29,6 @@ and the first rows of an embedding are no added tokens."""
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.gguf", "*.pt", "*.pth", "*.h5", "*.msgpack")
 """Files that weights come in.  Only the first are read: the others run code, or are converted."""
-
-LEGACY = ((".gamma", ".weight"), (".beta", ".bias"))
-"""What old checkpoints call the weights of a LayerNorm."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,8 @@ class WeightsFiles:
         shapes: parameters of the base model of another shape than in the files: the model's and
             the files'.
         resized: the same outside the base model: a head for other labels.
-        new: parameters outside the base model that the files do not have.
+        new: parameters outside the base model that the files do not have, or of a part that this
+            class has and the checkpoint's has not, as a pooler.
     """
 
     folder: str
@@ -59,6 +58,33 @@ class WeightsFiles:
     shapes: dict[str, tuple[list[int], list[int]]]
     resized: dict[str, tuple[list[int], list[int]]]
     new: list[str]
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """The library's model that the files were loaded into: the pipeline's own, or one inside it.
+
+    Attributes:
+        model: the ``PreTrainedModel``.
+        parameters: by its own name before PEFT wrapped it; a tied one is there under each.
+        mapping: the files' names and the model's.
+        outside: names of parameters of what stands around it.
+    """
+
+    model: Any
+    parameters: dict[str, Any]
+    mapping: KeyMapping
+    outside: list[str]
+
+    @property
+    def prefix(self) -> str:
+        """The name of the base model inside, with a dot; empty where it is the base model."""
+        prefix = str(getattr(self.model, "base_model_prefix", "") or "")
+        return f"{prefix}." if prefix and hasattr(self.model, prefix) else ""
+
+    def inside(self, name: str) -> bool:
+        """Whether the parameter belongs to the base model."""
+        return name.startswith(self.prefix)
 
 
 @measurement(Cost.STATIC)
@@ -77,42 +103,52 @@ def weights_files(pipeline: Pipeline) -> WeightsFiles:
     folder = checkpoint_folder(base.config)
     if folder is None:
         return _without_safetensors(source)
-    parameters = _parameters(pipeline.model)
-    prefix = str(getattr(base, "base_model_prefix", "") or "")
-    differ: dict[str, float] = {}
-    shapes: dict[str, tuple[list[int], list[int]]] = {}
-    lost, used, compared = [], set(), 0
     with ExitStack() as stack:
         files = _tensors(folder, stack)
-        for names, parameter in parameters:
-            key = next((k for name in names for k in _keys(name, prefix) if k in files), None)
-            if key is None:
-                lost.append(names[0])
-                continue
-            used.add(key)
-            part = files[key].get_slice(key)
-            shape = list(part.get_shape())
-            first = 1 if _is_vocabulary(base, parameter) else 0
-            if shape[first:] != list(parameter.shape)[first:]:
-                shapes[names[0]] = (list(parameter.shape), shape)
-            else:
-                compared += 1
-                share = _share_that_differs(parameter, part, shape)
-                if share:
-                    differ[names[0]] = share
-        rest = [] if _renames(base) else _unexpected(base, set(files) - used, prefix)
-    inside = [name for name in lost if _inside(name, prefix)]
+        loaded = _loaded(base, files)
+        return _compared(loaded, files, str(folder))
+
+
+def _compared(loaded: _Loaded, files: dict[str, Any], folder: str) -> WeightsFiles:
+    mapping, merged = loaded.mapping, _merged_by(loaded.model)
+    vocabulary = _vocabulary(loaded.model)
+    differ: dict[str, float] = {}
+    shapes: dict[str, tuple[list[int], list[int]]] = {}
+    lost: dict[str, Any] = {}
+    compared = 0
+    for names, parameter in _with_all_names(loaded.parameters):
+        name = next((name for name in names if name in mapping.found), None)
+        if name is None:
+            if not mapping.converted & set(names):
+                lost[names[0]] = parameter
+            continue
+        part = files[mapping.found[name]].get_slice(mapping.found[name])
+        shape = list(part.get_shape())
+        first = 1 if id(parameter) in vocabulary else 0
+        if shape[first:] != list(parameter.shape)[first:]:
+            shapes[names[0]] = (list(parameter.shape), shape)
+            continue
+        compared += 1
+        share = _share_that_differs(parameter, part, shape)
+        if share and not _same_with_adapter(merged.get(id(parameter)), parameter, part):
+            differ[names[0]] = share
+    missing = {name: p for name, p in lost.items() if loaded.inside(name)}
+    unexpected = _unexpected(loaded)
+    if not unexpected:  # else names were changed, and what is missing is what is left over
+        missing = _without_new_parts(loaded, missing)
+    if not missing:
+        unexpected = _without_old_parts(loaded, unexpected, files)
+    judged = mapping.exact
     return WeightsFiles(
-        folder=str(folder),
+        folder=folder,
         empty=False,
         compared=compared,
         differ=differ,
-        # Where names are converted on loading, one that is not found was in most cases renamed.
-        missing=[] if _renames(base) else inside,
-        unexpected=rest,
-        shapes={name: both for name, both in shapes.items() if _inside(name, prefix)},
-        resized={name: both for name, both in shapes.items() if not _inside(name, prefix)},
-        new=[name for name in lost if not _inside(name, prefix)],
+        missing=list(missing) if judged else [],
+        unexpected=unexpected if judged else [],
+        shapes={name: both for name, both in shapes.items() if loaded.inside(name)},
+        resized={name: both for name, both in shapes.items() if not loaded.inside(name)},
+        new=[*(name for name in lost if name not in missing), *loaded.outside],
     )
 
 
@@ -124,17 +160,49 @@ def _without_safetensors(source: str) -> WeightsFiles:
     return WeightsFiles(source, True, 0, {}, [], [], {}, {}, [])
 
 
-def _parameters(model: Any) -> list[tuple[list[str], Any]]:
-    """The loaded parameters with all their names (a tied weight has several), without PEFT's."""
-    adapted = is_adapted(model)
-    added = added_by_peft(model) if adapted else set()
-    found: dict[int, tuple[list[str], Any]] = {}
+def _loaded(base: Any, files: dict[str, Any]) -> _Loaded:
+    """Return the model that takes most of the files' tensors, of several the outermost.
+
+    A module of the user's own around a backbone hands on the backbone's config.
+
+    Raises:
+        Skip: there is no model of the library.
+    """
+    from transformers import PreTrainedModel
+
+    added, found = added_by_peft(base), []
+    everything = _parameters(base, added)
+    for place, module in base.named_modules():
+        if not isinstance(module, PreTrainedModel) or ".base_layer" in place:
+            continue
+        parameters = _parameters(module, added)
+        names = [*parameters, *(plain_name(name, added) for name, _ in module.named_buffers())]
+        mapping = map_keys(module, [name for name in names if name is not None], files)
+        own = {id(p) for p in parameters.values()}
+        outside = [name for name, p in everything.items() if id(p) not in own]
+        found.append(_Loaded(module, parameters, mapping, outside))
+    if not found:
+        raise Skip("the model is none of transformers': what was loaded into it is not known")
+    # The first of the largest: named_modules() begins with the outermost.
+    return max(found, key=lambda one: len(one.mapping.found) + len(one.mapping.converted))
+
+
+def _parameters(model: Any, added: set[str]) -> dict[str, Any]:
+    """Return the loaded parameters by each of their names (a tied one has several), not PEFT's."""
+    found = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if ".modules_to_save." in name:  # the copy that is trained; its original stays beside it
             continue
-        plain = plain_name(name.replace(".original_module.", "."), added) if adapted else name
+        plain = plain_name(name, added)
         if plain is not None:
-            found.setdefault(id(parameter), ([], parameter))[0].append(plain)
+            found[plain] = parameter
+    return found
+
+
+def _with_all_names(parameters: dict[str, Any]) -> list[tuple[list[str], Any]]:
+    found: dict[int, tuple[list[str], Any]] = {}
+    for name, parameter in parameters.items():
+        found.setdefault(id(parameter), ([], parameter))[0].append(name)
     return list(found.values())
 
 
@@ -150,32 +218,49 @@ def _tensors(folder: Path, stack: ExitStack) -> dict[str, Any]:
     return found
 
 
-def _keys(name: str, prefix: str) -> Iterator[str]:
-    """What a file may call a parameter: with the base model's prefix, without it, as of old."""
-    names = [name, f"{prefix}.{name}"] if prefix else [name]
-    if prefix and name.startswith(f"{prefix}."):
-        names.append(name.removeprefix(f"{prefix}."))
-    for one in names:
-        yield one
-        for old, new in LEGACY:
-            if one.endswith(new):
-                yield one.removesuffix(new) + old
-
-
-def _inside(name: str, prefix: str) -> bool:
-    return not prefix or name.startswith(f"{prefix}.")
-
-
-def _is_vocabulary(model: Any, parameter: Any) -> bool:
-    """An embedding or its tied head, whose rows grow and shrink with the vocabulary."""
+def _vocabulary(model: Any) -> set[int]:
+    """Embeddings and tied heads, whose rows grow and shrink with the vocabulary, by identity."""
+    found: set[int] = set()
     for getter in ("get_input_embeddings", "get_output_embeddings"):
         try:
             layer = getattr(model, getter, lambda: None)()
         except NotImplementedError:
             continue
-        if getattr(layer, "weight", None) is parameter:
-            return True
-    return False
+        if layer is not None and hasattr(layer, "parameters"):
+            found |= {id(p) for p in layer.parameters()}
+    return found
+
+
+def _merged_by(model: Any) -> dict[int, Any]:
+    """Return the adapter layer around each weight that an adapter adds something to."""
+    return {
+        id(weight): module
+        for module in model.modules()
+        if hasattr(module, "get_delta_weight") and hasattr(module, "base_layer")
+        for weight in [getattr(module.base_layer, "weight", None)]
+        if weight is not None
+    }
+
+
+def _same_with_adapter(layer: Any, parameter: Tensor, part: Any) -> bool:
+    """Return whether weight and adapters together are the file's.
+
+    PiSSA, OLoRA and CorDA move a part of the weight to the adapter.
+    """
+    import torch
+
+    if layer is None:
+        return False
+    there = part[:].to(parameter.device).double()
+    with torch.no_grad():
+        together = parameter.detach().double()
+        for adapter in layer.active_adapters:
+            if adapter in getattr(layer, "lora_A", {}):
+                together = together + layer.get_delta_weight(adapter).double()
+    # A singular value decomposition is off by a few units in the last place of the largest.
+    allowed = MARGIN * float(torch.finfo(parameter.dtype).eps) * math.sqrt(max(there.shape))
+    difference, size = float((together - there).norm()), float(there.norm())
+    return difference <= allowed * size
 
 
 def _share_that_differs(parameter: Tensor, part: Any, shape: list[int]) -> float:
@@ -192,26 +277,71 @@ def _share_that_differs(parameter: Tensor, part: Any, shape: list[int]) -> float
     return least
 
 
-def _renames(model: Any) -> bool:
-    """Whether transformers converts names of this architecture's tensors when it loads them."""
-    if getattr(model, "_checkpoint_conversion_mapping", None):
-        return True
-    try:
-        from transformers.conversion_mapping import get_checkpoint_conversion_mapping
-    except ImportError:
-        return False
-    return bool(get_checkpoint_conversion_mapping(getattr(model.config, "model_type", "")))
-
-
-def _unexpected(model: Any, rest: set[str], prefix: str) -> list[str]:
-    """Tensors of the base model that nothing takes; heads of other tasks are no loss."""
+def _unexpected(loaded: _Loaded) -> list[str]:
+    """Return tensors of the base model that nothing takes; heads of other tasks are no loss."""
+    model, prefix = loaded.model, f"{getattr(loaded.model, 'base_model_prefix', '')}."
     patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
-    known = {name for name, _ in model.named_buffers()}
+    bare = not any(key.startswith(prefix) for key in loaded.mapping.left)
+    parts = {_part(name, loaded.prefix) for name in loaded.parameters if loaded.inside(name)}
     return sorted(
-        name
-        for name in rest
-        if name.startswith(f"{prefix}.")
-        and name not in known
-        and not any(re.search(pattern, name) for pattern in patterns)
-        and not name.endswith(("inv_freq", "position_ids", ".masked_bias"))
+        key
+        for key, name in loaded.mapping.left.items()
+        if (
+            key.startswith(prefix)
+            or name.startswith(prefix)
+            or (bare and name.partition(".")[0] in parts)
+        )
+        and not any(re.search(pattern, key) for pattern in patterns)
+        and not key.endswith(("inv_freq", "position_ids", ".masked_bias"))
     )
+
+
+def _part(name: str, prefix: str) -> str:
+    """Return the name of the base model's part that a parameter lies in."""
+    return name.removeprefix(prefix).partition(".")[0]
+
+
+def _without_new_parts(loaded: _Loaded, missing: dict[str, Any]) -> dict[str, Any]:
+    """Leave out parts of the base model that are new as a whole, as a pooler is.
+
+    A classifier has one and a masked language model has none.  No part by itself is what holds
+    blocks, an embedding, or no matrix at all.
+    """
+    loaded_parts = {_part(n, loaded.prefix) for n in loaded.mapping.found if loaded.inside(n)}
+    if not loaded_parts:  # nothing was loaded
+        return missing
+    embeddings = _vocabulary(loaded.model)
+    whole: dict[str, list[str]] = {}
+    for name in missing:
+        whole.setdefault(_part(name, loaded.prefix), []).append(name)
+    kept = dict(missing)
+    for part, names in whole.items():
+        if (
+            part not in loaded_parts
+            and not any(_in_a_block(name) or id(missing[name]) in embeddings for name in names)
+            and any(missing[name].dim() > 1 for name in names)
+        ):
+            kept = {name: p for name, p in kept.items() if name not in names}
+    return kept
+
+
+def _without_old_parts(loaded: _Loaded, unexpected: list[str], files: dict[str, Any]) -> list[str]:
+    """Leave out parts that the checkpoint's class has as a whole, and this one has not."""
+    prefix = f"{getattr(loaded.model, 'base_model_prefix', '')}."
+    own = {_part(name, loaded.prefix) for name in loaded.parameters}
+    whole: dict[str, list[str]] = {}
+    for key in unexpected:
+        whole.setdefault(_part(key, prefix), []).append(key)
+    return [
+        key
+        for part, keys in whole.items()
+        for key in keys
+        if part in own
+        or any(_in_a_block(one) for one in keys)
+        or not any(len(files[one].get_slice(one).get_shape()) > 1 for one in keys)
+        or "embed" in part
+    ]
+
+
+def _in_a_block(name: str) -> bool:
+    return any(part.isdigit() for part in name.split("."))

@@ -1,4 +1,4 @@
-"""Which rows two epochs read, and in which order."""
+"""Record which rows two epochs read, and in which order."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
 from trainsanity.fields import is_indexable
-from trainsanity.measurements.runs.places import PLACE, placed
+from trainsanity.measurements.runs.row_indices import INDEX, index_loader
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
@@ -18,15 +18,16 @@ EPOCHS = 2
 
 @dataclass(frozen=True)
 class Epochs:
-    """The places of the rows in the dataset, as the Trainer's data loader reads them.
+    """The indices of the rows that the Trainer's data loader reads.
 
     Attributes:
-        rows: how many the dataset has.
-        read: for each epoch, in order.
+        rows: the number of rows in the dataset.
+        read: the indices read in each epoch, in order.
         batch: rows in a full batch.
-        drops_last: a last batch that is not full is left out.
+        drops_last: whether a last batch that is not full is left out.
         sampler: the class that chooses the rows.
-        strategy: how the arguments ask for them: ``random``, ``group_by_length``, ``sequential``.
+        strategy: the sampling that the arguments ask for: ``random``, ``group_by_length`` or
+            ``sequential``.
     """
 
     rows: int
@@ -39,28 +40,28 @@ class Epochs:
 
 @measurement(Cost.RUN)
 def epochs(pipeline: Pipeline) -> Epochs:
-    """Read two epochs from the Trainer's own data loader; rows are chosen, and not read.
+    """Iterate the Trainer's own data loader over two epochs; rows are chosen, and not read.
 
     Raises:
-        Skip: there is no Trainer, or the rows have no places.
+        Skip: there is no Trainer, or the rows have no indices.
     """
     data = pipeline.train_dataset
     if pipeline.trainer is None:
-        raise Skip("a loop of one's own chooses its rows itself")
+        raise Skip("a custom training loop chooses its rows itself")
     if not is_indexable(data):
-        raise Skip("the rows are a stream: it alone knows where an epoch ends and in which order")
+        raise Skip("the rows are a stream: their order and the end of an epoch are not known")
     if pipeline.other_processes:
-        raise Skip("what the processes read together is TS910's; orders are judged in one process")
-    with placed(pipeline) as loader:
+        raise Skip("orders are judged in one process; TS910 judges what several read together")
+    with index_loader(pipeline) as loader:
         read = []
         for epoch in range(EPOCHS):
             if hasattr(loader, "set_epoch"):
                 loader.set_epoch(epoch)
-            places: list[int] = []
+            indices: list[int] = []
             for batch in loader:
-                places += batch[PLACE].tolist()
-                _progress(pipeline, len(places), len(data))
-            read.append(places)
+                indices += batch[INDEX].tolist()
+                _progress(pipeline, len(indices), len(data))
+            read.append(indices)
         sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
     return Epochs(
         len(data),
@@ -73,7 +74,7 @@ def epochs(pipeline: Pipeline) -> Epochs:
 
 
 def _strategy(args: Any) -> str:
-    """``train_sampling_strategy`` of transformers 5, or ``group_by_length`` before."""
+    """Return ``train_sampling_strategy`` of transformers 5, or ``group_by_length`` before."""
     if getattr(args, "group_by_length", False):
         return "group_by_length"
     return str(getattr(args, "train_sampling_strategy", "random"))

@@ -1,4 +1,4 @@
-"""Steps with an evaluation between them, beside the same steps without one."""
+"""Train a few steps with evaluations in the middle, and the same steps without."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
 from trainsanity.isolation.fsdp import refuse_sharded
-from trainsanity.isolation.random_states import random_states
+from trainsanity.isolation.random_states import global_random_states, random_hashes
 from trainsanity.isolation.temp_folders import scratch
 from trainsanity.measurements.runs.trace import (
     Plan,
@@ -18,7 +18,6 @@ from trainsanity.measurements.runs.trace import (
     loop_state,
     max_weight_difference,
     plan_of,
-    random_hashes,
     settings,
     trace,
 )
@@ -28,22 +27,21 @@ if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
 BATCHES = 4
-"""Batches of evaluation data: what an evaluation leaves behind it leaves after the first."""
+"""Batches of evaluation data: the first ones already show what an evaluation changes."""
 
 
 @dataclass
 class Evaluated:
-    """What two evaluations did in the middle of a run.
+    """A run with two evaluations in the middle, beside the same run without.
 
     Attributes:
-        plan: they took place at its cut.
-        straight: the run without them.
-        evaluated: the run with them; the random states were put back after them.
-        before, after: what the next step depends on (see :func:`.trace.loop_state`), on either
-            side of the first evaluation.
-        random: hashes of the random states before and after each of the two.
-        difference: largest between the weights at the end of the two runs.
-        noise: the same between two straight runs.
+        plan: the evaluations take place at its cut.
+        straight: the run without evaluations.
+        evaluated: the run with them; random states were restored after them.
+        before, after: the :func:`.trace.loop_state` before and after the first evaluation.
+        random: hashes of the random states before and after each evaluation.
+        difference: the largest difference between the final weights of the two runs.
+        noise: the same between two runs without evaluations.
     """
 
     plan: Plan
@@ -64,12 +62,12 @@ def evaluated(pipeline: Pipeline) -> Evaluated:
         Skip: there is no Trainer, or the evaluation fails for a reason of its own.
     """
     if pipeline.trainer is None:
-        raise Skip("a loop of one's own has no evaluate()")
+        raise Skip("a custom training loop has no evaluate()")
     refuse_sharded(pipeline)
     plan = plan_of(pipeline)
     with scratch() as folder:
         straight = trace(pipeline, plan, folder)
-        # Before the evaluation: what that changes for good would pass for noise.
+        # Measured before the evaluation, whose lasting changes would be taken for noise.
         noise = max_weight_difference(straight, trace(pipeline, plan, folder))
         seen = Evaluated(plan, straight, Trace(), noise=noise)
         with _few_rows(pipeline), _settings(pipeline.model):
@@ -82,7 +80,7 @@ def evaluated(pipeline: Pipeline) -> Evaluated:
 
 @contextmanager
 def _settings(model: Any) -> Iterator[None]:
-    """Put plain attributes of modules back: the evaluation is the user's code."""
+    """Restore plain attributes of modules, which the user's evaluation may change."""
     before = settings(model)
     try:
         yield
@@ -92,21 +90,22 @@ def _settings(model: Any) -> Iterator[None]:
 
 
 def _evaluate(trainer: Any, seen: Evaluated) -> None:
-    put_back = random_states()
+    """Evaluate twice, and record the state around both."""
+    restore = global_random_states()
     seen.before = loop_state(trainer)
     for again in (False, True):
         if again:
             _draw()
-        drawn = random_hashes()
+        before = random_hashes()
         trainer.evaluate()
-        seen.random.append((drawn, random_hashes()))
+        seen.random.append((before, random_hashes()))
         if not again:
             seen.after = loop_state(trainer)
-    put_back()
+    restore()
 
 
 def _draw() -> None:
-    """Use a random number of each generator: what is set to a seed afterwards shows."""
+    """Draw a number from each generator, so that an evaluation which sets a seed shows."""
     import numpy
     import torch
 
@@ -119,7 +118,7 @@ def _draw() -> None:
 
 @contextmanager
 def _few_rows(pipeline: Pipeline) -> Iterator[None]:
-    """The first batches of each evaluation dataset that can be cut, in the Trainer's hands."""
+    """Cut each evaluation dataset to its first batches, where it can be cut."""
     trainer, whole = pipeline.trainer, pipeline.trainer.eval_dataset
     size = BATCHES * trainer.args.eval_batch_size
 

@@ -1,7 +1,7 @@
-"""``python -m trainsanity.measurements.runs.fresh REQUEST``: a run goes on in a process of its own.
+"""``python -m trainsanity.measurements.runs.fresh REQUEST``: resume a run in a process of its own.
 
-The request is a JSON file that :mod:`.resume` writes.  The pipeline is built again by the words
-that follow ``trainsanity run``; what the run did is left in ``report.json`` beside the request.
+The request is a JSON file that :mod:`.resume` writes.  The pipeline is built again from the words
+that follow ``trainsanity run``; the record is written to ``report.json`` beside the request.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def main(path: str) -> None:
-    """Do what the request says, and report."""
+    """Execute the request, and write the report."""
     import torch
 
     request = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -58,7 +58,7 @@ def _go_on(pipeline: Pipeline, request: dict[str, Any], report: dict[str, Any]) 
 
 
 def _die_in_the_middle(checkpoint: str) -> None:
-    """SIGKILL as soon as this checkpoint's optimizer state is on disk: the rest never follows."""
+    """End this process with SIGKILL as soon as the checkpoint's optimizer state is on disk."""
     import torch
 
     save = torch.save

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.engine.store import measurement
 from trainsanity.fields import is_indexable
 from trainsanity.isolation.snapshot import preserved
-from trainsanity.measurements.runs.places import PLACE, placed
+from trainsanity.measurements.runs.row_indices import INDEX, index_loader
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
@@ -73,10 +73,10 @@ def order(pipeline: Pipeline) -> Order:
     ):
         raise Skip("the order is that of lengths, as the arguments ask for")
     labels = _labels(pipeline)
-    with placed(pipeline) as loader:
+    with index_loader(pipeline) as loader:
         places: list[int] = []
         for batch in loader:
-            places += batch[PLACE].tolist()
+            places += batch[INDEX].tolist()
             if len(places) >= ROWS:
                 break
         sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)

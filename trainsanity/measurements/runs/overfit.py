@@ -1,4 +1,4 @@
-"""A copy of the run that is given one micro-batch again and again."""
+"""Train on one micro-batch again and again."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from trainsanity.isolation.collectives import all_gather, on_rank_zero
 from trainsanity.isolation.fsdp import refuse_sharded
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.isolation.temp_folders import scratch
+from trainsanity.isolation.workers import disable_workers
 from trainsanity.measurements.batches.batch import Batch, MicroBatch, quiet
 from trainsanity.measurements.model.head import find_head, watched
 from trainsanity.measurements.model.items import items_of
-from trainsanity.measurements.step.record_trainer import alone
+from trainsanity.measurements.step.alone import alone
 from trainsanity.objectives.base import MULTI_LABEL, REGRESSION, Objective
 from trainsanity.types import Cost, Skip
 
@@ -26,28 +27,29 @@ if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
 STRIDE = 10
-"""Steps in which the loss would come down to zero if it fell as steeply as it does at first."""
+"""Steps in which the loss would reach zero if it fell as steeply as at first."""
 
 STEPS = 6 * STRIDE
-"""Steps that are taken at the most.  Where the loss falls by a tenth of what is left each time,
-e^-6 of it is left then."""
+"""The largest number of steps.  If the loss falls by a tenth of its value each time, e^-6 of it is
+left then."""
 
 FASTER, SLOWER = 1.2, 0.7
-"""What the rate is multiplied by after a step that lowered the loss, and after one that did not
-(the "bold driver" of Battiti, 1989): the first rate is right to first order and at first only.
-Noise that makes every other step rise, as dropout does near the end, slows it by 8 % a step."""
+"""Factors of the rate after a step that lowered the loss, and after one that did not (the "bold
+driver" of Battiti, 1989): the first rate is right to first order only.  If noise such as dropout
+makes the loss rise at every other step, the rate falls by 8 % a step."""
 
 
 @dataclass
 class Overfit:
-    """What became of the loss on one batch.
+    """The course of the loss on one batch.
 
     Attributes:
         constant: the loss of the best answer that is the same for every item: the entropy of the
             batch's labels, or the variance of its targets.
-        items, counts: how many of what.
-        optimizer: its class.
-        rate: of the first step; the next ones are larger or smaller as the loss falls or rises.
+        items: the number of items.
+        counts: what an item is, in the plural.
+        optimizer: the class of the optimizer.
+        rate: the first step's; later ones are larger or smaller as the loss falls or rises.
         losses: the mean reference loss before each step.
     """
 
@@ -60,7 +62,7 @@ class Overfit:
 
     @property
     def target(self) -> float:
-        """Halfway between the best constant answer and knowing every item by heart, which is 0."""
+        """Halfway between the loss of the best constant answer and zero."""
         return self.constant / 2
 
     @property
@@ -74,10 +76,10 @@ def overfit(pipeline: Pipeline, batch: Batch) -> Overfit:
     """Train a copy on one micro-batch, at a rate computed from its own gradient.
 
     Raises:
-        Skip: there is no Trainer, no reference loss, or a constant answer learns the batch.
+        Skip: there is no Trainer, no reference loss, or all items have the same target.
     """
     if pipeline.trainer is None:
-        raise Skip("a loop of one's own sets its learning rate itself")
+        raise Skip("a custom training loop sets its learning rate itself")
     if not objective_of(pipeline).known:
         raise Skip(f"no reference loss for {type(pipeline.model).__name__}")
     if any("labels" not in micro.inputs for micro in batch):
@@ -85,14 +87,14 @@ def overfit(pipeline: Pipeline, batch: Batch) -> Overfit:
     refuse_sharded(pipeline)
     task = dataclasses.replace(objective_of(pipeline), label_smoothing=0.0)
     _, head = find_head(pipeline)
-    # All processes learn one batch: when it is learnt, all of them are to stop.
+    # All processes train on the same batch, so that all stop at the same step.
     kept, seen = on_rank_zero(lambda: _chosen(task, batch, head.in_features))
     _train(pipeline, task, kept, seen)
     return seen
 
 
 def _chosen(task: Objective, batch: Batch, width: int) -> tuple[list[dict[str, Any]], Overfit]:
-    """The first micro-batch that no constant answer learns; all of them if there is none."""
+    """Return the first micro-batch with different targets; all micro-batches if none has."""
     import torch
 
     micros = [_narrowed(task, micro, width) for micro in batch]
@@ -105,7 +107,10 @@ def _chosen(task: Objective, batch: Batch, width: int) -> tuple[list[dict[str, A
 
 
 def _narrowed(task: Objective, micro: MicroBatch, width: int) -> dict[str, Any]:
-    """Of tokens no more than the head has inputs: so many vectors a linear head can tell apart."""
+    """Return inputs with at most as many counted tokens as the head has inputs.
+
+    A linear head can tell that many vectors apart.
+    """
     inputs = {k: v.cpu() if hasattr(v, "cpu") else v for k, v in micro.inputs.items()}
     if task.item_word == "tokens":
         labels = inputs["labels"].clone()
@@ -115,10 +120,10 @@ def _narrowed(task: Objective, micro: MicroBatch, width: int) -> dict[str, Any]:
 
 
 def constant_loss(task: Objective, targets: Tensor) -> float:
-    """The mean loss of the best answer that does not look at its input.
+    """Return the mean loss of the best answer that is the same for every item.
 
-    The entropy of the labels' frequencies; for several labels the mean of their binary entropies;
-    for numbers their variance.
+    It is the entropy of the labels' frequencies; for several labels the mean of their binary
+    entropies; for numbers their variance.
     """
     import torch
 
@@ -143,13 +148,11 @@ def _train(pipeline: Pipeline, task: Objective, kept: list[dict[str, Any]], seen
         pipeline.model.zero_grad()
         args = trainer.args
         args.max_steps, args.gradient_accumulation_steps = STEPS, len(kept)
-        # The rate is computed from the gradient as it is, and clipped it is another.
+        # The rate is computed from the unclipped gradient.
         args.max_grad_norm = 0.0
-        args.dataloader_num_workers = 0
-        args.dataloader_prefetch_factor = None
-        args.dataloader_persistent_workers = False
-        said = _watch(trainer, task, kept, watch, seen)
-        alone(trainer, folder, _callback(seen, said))
+        disable_workers(args)
+        own_loss = _watch(trainer, task, kept, watch, seen)
+        alone(trainer, folder, _callback(seen, own_loss))
         try:
             trainer.train()
         finally:
@@ -159,12 +162,12 @@ def _train(pipeline: Pipeline, task: Objective, kept: list[dict[str, Any]], seen
 def _watch(
     trainer: Any, task: Objective, kept: list[dict[str, Any]], watch: Any, seen: Overfit
 ) -> dict[str, float]:
-    """Feed the batch, and note reference losses; returns the Trainer's own loss as it goes."""
+    """Feed the batch and record reference losses; return the Trainer's own loss as it adds up."""
     import torch
 
     get_batch_samples, training_step = trainer.get_batch_samples, trainer.training_step
     parts: list[Tensor] = []
-    said: dict[str, float] = {"loss": 0.0}
+    own_loss: dict[str, float] = {"loss": 0.0}
 
     def feeding(_: Any, count: int, *rest: Any) -> Any:
         again = [
@@ -180,29 +183,29 @@ def _watch(
         if len(watch.passes) != 1 or watch.passes[0] is None:
             raise Skip("a training step does not make logits in one pass of the model")
         parts.append(items_of(task, watch.passes[0], labels).losses)
-        said["loss"] += float(loss)
+        own_loss["loss"] += float(loss)
         if len(parts) == len(kept):
-            seen.losses.append(_together(float(torch.cat(parts).mean())))
+            seen.losses.append(_mean_over_processes(float(torch.cat(parts).mean())))
             parts.clear()
         return loss
 
     trainer.get_batch_samples, trainer.training_step = feeding, watching
-    return said
+    return own_loss
 
 
-def _together(loss: float) -> float:
-    """The mean over all processes: dropout may fall otherwise in each, and one rate is set."""
+def _mean_over_processes(loss: float) -> float:
+    """Return the mean over all processes: dropout differs between them, the rate must not."""
     losses = all_gather(loss)
     return sum(losses) / len(losses)
 
 
-def _callback(seen: Overfit, said: dict[str, float]) -> Any:
+def _callback(seen: Overfit, own_loss: dict[str, float]) -> Any:
     from transformers import TrainerCallback
 
     rate = math.nan
 
     class Conductor(TrainerCallback):
-        """Sets the rate before each step, and stops when the batch is learnt."""
+        """Sets the rate before each step, and stops when the loss is low enough."""
 
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             nonlocal rate
@@ -211,11 +214,12 @@ def _callback(seen: Overfit, said: dict[str, float]) -> Any:
             shares = _shares(inner)
             if math.isnan(rate):
                 seen.optimizer = type(inner).__name__
-                # Both by the Trainer's own loss: were it scaled, the scale would cancel.
-                rate = seen.rate = _together(said["loss"]) / (STRIDE * steepness(inner, shares))
+                # A factor in the Trainer's own loss is in its gradient, too, and cancels.
+                mean = _mean_over_processes(own_loss["loss"])
+                rate = seen.rate = mean / (STRIDE * steepness(inner, shares))
             elif len(seen.losses) > 1:
                 rate *= FASTER if seen.losses[-1] < seen.losses[-2] else SLOWER
-            said["loss"] = 0.0
+            own_loss["loss"] = 0.0
             for group, share in zip(inner.param_groups, shares, strict=True):
                 group["lr"] = share * rate
 
@@ -232,16 +236,17 @@ def _callback(seen: Overfit, said: dict[str, float]) -> Any:
 
 
 def _shares(inner: Any) -> list[float]:
-    """The groups' rates, as parts of the highest."""
+    """Return the groups' rates as shares of the highest."""
     rates = [float(group.get("initial_lr") or group["lr"] or 0.0) for group in inner.param_groups]
     highest = max(rates, default=0.0)
     return [rate / highest if highest else 1.0 for rate in rates]
 
 
 def steepness(inner: Any, shares: list[float]) -> float:
-    """How much the loss falls per unit of the rate, to first order: the gradient times the step.
+    """Return how much the loss falls per unit of the rate, to first order: gradient times step.
 
-    The optimizer steps once at a rate of 1, far above the rounding of any dtype, and back.
+    The optimizer steps once at a rate of 1, far above the rounding of any dtype, and the step is
+    undone.
     """
     import torch
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.engine.store import measurement
 from trainsanity.fields import is_indexable
 from trainsanity.isolation.snapshot import preserved
+from trainsanity.isolation.workers import disable_workers
 from trainsanity.measurements.batches.batch import quiet
-from trainsanity.measurements.runs.places import PLACE, Rows, in_this_process
+from trainsanity.measurements.runs.row_indices import INDEX, HiddenRows
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
@@ -64,13 +65,13 @@ def read_in_evaluation(pipeline: Pipeline) -> ReadInEvaluation:
     def collate(rows: list[Any]) -> dict[str, Any]:
         import torch
 
-        return {PLACE: torch.tensor([row[PLACE] for row in rows])}
+        return {INDEX: torch.tensor([row[INDEX] for row in rows])}
 
     with preserved(pipeline), quiet(pipeline):
         first = data if count == len(data) else _first(data, count)
-        rows = Rows(first)
+        rows = HiddenRows(first)
         trainer.data_collator = collate
-        in_this_process(trainer.args)
+        disable_workers(trainer.args)
         trainer.args.remove_unused_columns = False
         loaders = [trainer.get_test_dataloader(rows.dataset)]
         loaders.append(trainer.get_eval_dataloader(rows.dataset))
@@ -88,5 +89,5 @@ def _read(loader: Any, collate: Any) -> tuple[list[int], str]:
     if getattr(loader, "collate_fn", collate) is not collate:
         raise Skip("the data loader has a collate_fn of its own: what it reads is not seen")
     sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
-    places = [place for batch in loader for place in batch[PLACE].tolist()]
+    places = [place for batch in loader for place in batch[INDEX].tolist()]
     return places, type(sampler).__name__

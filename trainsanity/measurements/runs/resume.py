@@ -1,4 +1,4 @@
-"""A run that is cut, saved and taken up again by a fresh process, beside one that never stopped."""
+"""Resume a run in a fresh process, beside an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
 BUILDING = 600.0
-"""Seconds that a fresh process has to build the pipeline: how long that takes is not known here,
-and a large checkpoint on a slow disk takes minutes."""
+"""Seconds that a fresh process has to build the pipeline: a large checkpoint on a slow disk takes
+minutes."""
 
 SLOWER = 10.0
-"""How many times the straight run's own time it may take besides: it shares the machine."""
+"""How many times the uninterrupted run's time it may take besides: it shares the machine."""
 
 
 @dataclass
@@ -46,8 +46,8 @@ class Ended:
     """How a fresh process ended.
 
     Attributes:
-        trace: what it did; None if it came to no end.
-        error: what it raised, or its last line and how it ended.
+        trace: its record; None if it did not finish.
+        error: what it raised, or its exit code and last line.
         killed: the number of the signal that ended it.
     """
 
@@ -61,12 +61,12 @@ class Resumed:
     """Two runs over the same steps.
 
     Attributes:
-        plan: where the second one was cut.
-        straight: the run in this process that saved at the cut and went on.
-        fresh: the one that went on from what was saved.
+        plan: where the second run was cut.
+        straight: the uninterrupted run in this process, which saved at the cut.
+        fresh: the run that was resumed from that checkpoint.
         files: names in the checkpoint.
-        difference: largest between their weights at the end; 0 where all bits are equal.
-        noise: the same between two straight runs; measured only if there is a difference.
+        difference: the largest difference between their final weights; 0 if all bits are equal.
+        noise: the same between two uninterrupted runs; measured only if there is a difference.
     """
 
     plan: Plan
@@ -106,16 +106,16 @@ def resumed(pipeline: Pipeline) -> Resumed:
 
 @dataclass
 class Interrupted:
-    """A run that is killed while it saves, and what becomes of it.
+    """A run that is killed while it saves, and resumed.
 
     Attributes:
         plan: the last step is the one after which it was killed.
         killed: how that process ended.
-        files: names in the checkpoint at which it was killed.
-        complete: names in the one before.
-        chosen: the checkpoint that ``get_last_checkpoint`` names, its last part.
+        files: names in the half-written checkpoint.
+        complete: names in the checkpoint before it.
+        chosen: the name of the checkpoint that ``get_last_checkpoint`` returns.
         straight: a run that was never killed, up to the step after the saved one.
-        resumed: how the process ended that resumed from the chosen one.
+        resumed: how the process ended that resumed from the chosen checkpoint.
     """
 
     plan: Plan
@@ -129,15 +129,15 @@ class Interrupted:
 
 @measurement(Cost.RUN)
 def interrupted(pipeline: Pipeline) -> Interrupted:
-    """Kill a fresh process in the middle of saving, and resume from what it leaves.
+    """Kill a fresh process in the middle of saving, and resume from what it has written.
 
     Raises:
-        Skip: as :func:`resumed`.
+        Skip: as for :func:`resumed`.
     """
     from transformers.trainer_utils import get_last_checkpoint
 
     plan = _plan(pipeline)
-    # One step more than it came to, so that there is a step to compare.
+    # The plan has one step more than the killed run takes: the step that is compared.
     last = plan.steps - 1
     with _folder(pipeline, saves=2) as folder:
         begin = time.perf_counter()
@@ -167,7 +167,7 @@ def interrupted(pipeline: Pipeline) -> Interrupted:
 
 def _plan(pipeline: Pipeline) -> Plan:
     if pipeline.trainer is None:
-        raise Skip("a loop of one's own has no checkpoints that could be judged")
+        raise Skip("a custom training loop has no checkpoints that could be judged")
     if pipeline.other_processes:
         raise Skip("judged in one process: run it once without torchrun")
     if not pipeline.command:
@@ -180,9 +180,9 @@ def _plan(pipeline: Pipeline) -> Plan:
 
 @contextlib.contextmanager
 def _folder(pipeline: Pipeline, saves: int) -> Iterator[str]:
-    """A temporary folder with room for this many checkpoints."""
+    """Yield a temporary folder with room for this many checkpoints."""
     with scratch() as folder:
-        # Weights, and two float32 moments of each: what AdamW keeps.
+        # AdamW saves two float32 moments for each weight.
         trained = sum(p.numel() for p in pipeline.model.parameters() if p.requires_grad)
         needed = saves * (snapshot_bytes(pipeline) + 8 * trained)
         free = shutil.disk_usage(folder).free
@@ -211,7 +211,7 @@ def in_fresh_process(
     saves: list[int] | None = None,
     kill: str | None = None,
 ) -> Ended:
-    """Build the pipeline anew in another process and train it there.
+    """Build the pipeline again in another process and train it there.
 
     Raises:
         Skip: it could not be built there, or does not fit beside the one here.
@@ -243,16 +243,16 @@ def in_fresh_process(
         if "OutOfMemoryError" in report.get("error", ""):
             raise Skip("a second process with the same model does not fit beside this one")
         if "trace" not in report:
-            said = report.get("error") or report.get("unusable", "")
-            # What the temporary folder is called says nothing.
-            return Ended(error=said.replace(output, "output_dir"))
+            error = report.get("error") or report.get("unusable", "")
+            # The name of the temporary folder differs each time.
+            return Ended(error=error.replace(output, "output_dir"))
         return Ended(trace=_trace_of(report["trace"], folder))
 
 
 def _run(request: Path, limit: float) -> tuple[int | None, str]:
-    """``(exit code, last line)``; the code is None if it had to be ended."""
+    """Return ``(exit code, last line)``; the code is None if the time limit ended it."""
     noise = request.with_name("output.txt")
-    # What a killed process leaves in its temporary folder goes with ours.
+    # A killed process does not remove its temporary files; inside ours they are removed.
     scratch = request.with_name("tmp")
     scratch.mkdir()
     with noise.open("wb") as output:
@@ -269,7 +269,7 @@ def _run(request: Path, limit: float) -> tuple[int | None, str]:
         except subprocess.TimeoutExpired:
             code = None
         finally:
-            # With its data loader's workers; also when we are interrupted ourselves.
+            # Kill data loader workers, too; also if this process is interrupted.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -280,7 +280,7 @@ def _run(request: Path, limit: float) -> tuple[int | None, str]:
 def _trace_of(values: dict[str, Any], folder: str) -> Trace:
     from safetensors.torch import load_file
 
-    # JSON knows no other keys than strings.
+    # Keys in JSON are strings.
     for name in ("batches", "losses"):
         values[name] = {int(step): value for step, value in values[name].items()}
     return Trace(**{**values, "weights": load_file(str(Path(folder, "weights.safetensors")))})

@@ -1,4 +1,4 @@
-"""What the Trainer saves at the end, loaded as its user would load it."""
+"""Save the model with the Trainer, and load it as a user would."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
 MOVED = 0.1
-"""How far the trainable weights are moved before saving, in their own standard deviations: as
-training moves them, and enough to show in the logits whether it was they that were saved."""
+"""How far the trainable weights are moved before saving, in their own standard deviations:
+enough to show in the logits whether the moved weights were saved."""
 
 SCALE = 0.02
-"""The same for a tensor whose elements are all equal, as those of a norm or of an adapter's second
-factor: the standard deviation that transformers draws weights with (``initializer_range``)."""
+"""The same in absolute terms for a tensor of equal elements, such as a norm's or an adapter's
+second factor: the standard deviation of weights that transformers draws (``initializer_range``)."""
 
 SAMPLES = (
     "The quick brown fox jumps over the lazy dog.",
@@ -40,24 +40,24 @@ SAMPLES = (
     "Žluťoučký kůň — ½ naïve café",
     "数据 обучение 🤗",
 )
-"""Texts in which tokenizers differ: case, white space, digits, accents, other scripts."""
+"""Texts on which tokenizers differ: case, white space, digits, accents, other scripts."""
 
 
 @dataclass
 class Saved:
-    """A saved model beside the one that was saved.
+    """A model loaded from what was saved, compared with the model itself.
 
     Attributes:
         files: names in the folder that ``save_model`` filled.
         error: why the model could not be loaded from it, in one sentence; empty if it could.
-        missing: names of parameters that loading did not find there and drew anew.
-        difference: largest difference between the logits of the two.
-        noise: the same between two passes of the saved one.
-        size: its largest logit.
+        missing: names of parameters that loading did not find and initialised at random.
+        difference: the largest difference between the logits of the two.
+        noise: the same between two passes of the saved model.
+        size: the largest logit.
         dtype: of the logits.
-        rows: how many rows were asked.
+        rows: the number of rows in the batch.
         tokenizer: the tokenizer loaded from the folder, or None.
-        tokenizer_error: why not.
+        tokenizer_error: why no tokenizer could be loaded.
         texts: sample texts, some of the pipeline's own rows among them.
     """
 
@@ -76,13 +76,13 @@ class Saved:
 
 @measurement(Cost.RUN)
 def saved(pipeline: Pipeline, batch: Batch, origin: Origin) -> Saved:
-    """Move the trainable weights as training does, save, load, and ask both for the same rows.
+    """Move the trainable weights as training does, save, load, and compare the logits.
 
     Raises:
-        Skip: there is no Trainer, or nobody but its author knows how to load the model.
+        Skip: there is no Trainer, or the model's class has no ``from_pretrained``.
     """
     if pipeline.trainer is None:
-        raise Skip("a loop of one's own saves in a way of its own")
+        raise Skip("how a custom training loop saves is not known")
     refuse_sharded(pipeline)
     inputs = without_labels(batch.micro_batches[0].inputs)
     seen = Saved(rows=len(batch.micro_batches[0].rows), texts=_texts(pipeline, batch))
@@ -111,16 +111,16 @@ def saved(pipeline: Pipeline, batch: Batch, origin: Origin) -> Saved:
 
 @contextmanager
 def _folder() -> Iterator[str]:
-    """A temporary folder, one for all processes of this machine."""
+    """Yield a temporary folder, the same for all processes of this machine."""
     with scratch() as own:
         yield broadcast_from_zero(own)
-        all_gather(None)  # nobody's is gone while another looks at it
+        all_gather(None)  # removed only when all processes are done
 
 
 def _loaded(
     pipeline: Pipeline, seen: Saved, folder: str, fresh: Any, inputs: dict[str, Any]
 ) -> Saved:
-    """Fill in what the folder holds, and what the model loaded from it says of the rows."""
+    """Fill in the folder's files, and the logits of the model loaded from it."""
     import torch
 
     seen.files = sorted(p.name for p in Path(folder).rglob("*") if p.is_file())
@@ -154,7 +154,7 @@ def _logits(model: Any, inputs: dict[str, Any]) -> Any:
 
 
 def _move(model: Any) -> None:
-    """Add noise to what is trainable, the same each time and from a generator of its own."""
+    """Add noise to the trainable weights, the same each time, from a separate generator."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -166,9 +166,9 @@ def _move(model: Any) -> None:
 
 
 def _base(model: Any, origin: Origin) -> Any:
-    """For a model with adapters: the base as another process would have it before loading them.
+    """Return the base of a model with adapters as another process would load it; else None.
 
-    Its weights are those from before training; what the checkpoint does not have is drawn anew.
+    Its weights are those from before training; those that the checkpoint lacks are drawn again.
     """
     if not is_adapted(model):
         return None
@@ -195,22 +195,22 @@ def _load(model: Any, fresh: Any, folder: str) -> tuple[Any, list[str]]:
 
         return PeftModel.from_pretrained(fresh, folder), []
     if not isinstance(model, PreTrainedModel):
-        raise Skip(f"{type(model).__name__} is no PreTrainedModel: only its author can load it")
+        raise Skip(f"{type(model).__name__} is no PreTrainedModel: how it is loaded is not known")
     attention = getattr(model.config, "_attn_implementation", None)
     factory: Any = type(model)
-    loaded, said = factory.from_pretrained(
+    loaded, info = factory.from_pretrained(
         folder,
         local_files_only=True,
         output_loading_info=True,
-        # Which kernel computes the attention is no part of a checkpoint.
+        # A checkpoint does not hold the attention implementation.
         **({"attn_implementation": attention} if attention else {}),
         **_dtype(model),
     )
-    return loaded.to(next(model.parameters()).device), sorted(said["missing_keys"])
+    return loaded.to(next(model.parameters()).device), sorted(info["missing_keys"])
 
 
 def _dtype(model: Any) -> dict[str, Any]:
-    """``dtype=``, or ``torch_dtype=`` where transformers still calls it that."""
+    """Return the argument ``dtype=``, or ``torch_dtype=`` for an older transformers."""
     from transformers import PretrainedConfig
 
     name = "dtype" if hasattr(PretrainedConfig(), "dtype") else "torch_dtype"
@@ -230,7 +230,7 @@ def _load_tokenizer(seen: Saved, folder: str) -> None:
 
 
 def _texts(pipeline: Pipeline, batch: Batch) -> list[str]:
-    """The fixed samples, and the pipeline's own rows with their special tokens."""
+    """Return the fixed samples and the pipeline's own rows with their special tokens."""
     tokenizer = pipeline.tokenizer
     if tokenizer is None:
         return []
@@ -241,6 +241,6 @@ def _texts(pipeline: Pipeline, batch: Batch) -> list[str]:
 
 
 def _added(tokenizer: Any) -> Iterator[str]:
-    """Tokens that were added to the vocabulary, each in a sentence."""
+    """Yield each token that was added to the vocabulary, in a sentence."""
     for token in list(getattr(tokenizer, "get_added_vocab", dict)())[:64]:
         yield f"a {token} b"

@@ -1,4 +1,4 @@
-"""Which rows each of several processes reads."""
+"""Record which rows each of several processes reads."""
 
 from __future__ import annotations
 
@@ -10,31 +10,32 @@ from trainsanity.engine.store import measurement
 from trainsanity.fields import is_indexable
 from trainsanity.isolation.collectives import all_gather
 from trainsanity.isolation.snapshot import preserved
+from trainsanity.isolation.workers import disable_workers
 from trainsanity.measurements.batches.batch import quiet
-from trainsanity.measurements.runs.places import PLACE, in_this_process, placed
+from trainsanity.measurements.runs.row_indices import INDEX, index_loader
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
 PEEK = 8
-"""Batches of a stream that each process reads: what tells equal parts from different ones is in
-the first, and a stream is read to be thrown away."""
+"""Batches of a stream that each process reads: the first already show whether two processes read
+the same part, and rows of a stream are costly to read."""
 
 SAMPLE = 16
-"""Rows by which two datasets are told apart: of a part of the data none lies where it lay."""
+"""Rows by which datasets are compared: in a part of a dataset, rows have other indices."""
 
 
 @dataclass(frozen=True)
 class Shares:
-    """What each process reads of the data.
+    """The rows that each process reads.
 
     Attributes:
-        rows: by process, how many its dataset has; empty for a stream.
-        same: all processes hold the same dataset, so that a place means the same row everywhere.
-        read: by process; the places in the first epoch, or of a stream hashes of the first rows.
-        batch: rows that all processes read for one micro-batch.
-        drops_last: a last batch that is not full is left out.
+        rows: the number of rows in each process's dataset; empty for a stream.
+        same: whether all processes hold the same dataset, so that an index is the same row in all.
+        read: for each process, the indices in the first epoch, or hashes of a stream's first rows.
+        batch: rows that all processes together read for one micro-batch.
+        drops_last: whether a last batch that is not full is left out.
     """
 
     rows: list[int]
@@ -45,18 +46,18 @@ class Shares:
 
     @property
     def stream(self) -> bool:
-        """The rows have no places."""
+        """Whether the rows are a stream, without indices."""
         return not self.rows
 
 
 @measurement(Cost.STATIC)
 def shares(pipeline: Pipeline) -> Shares:
-    """Have every process walk through an epoch of its own data loader; rows are not read.
+    """Iterate each process's data loader over one epoch without reading rows.
 
-    Of a stream each process reads the first batches.
+    Each process reads the first batches of a stream.
 
     Raises:
-        Skip: there is no Trainer, or its loader does not show which rows it reads.
+        Skip: the loader does not show which rows it reads.
     """
     args, data = pipeline.args, pipeline.train_dataset
     batch = args.train_batch_size * args.world_size
@@ -65,50 +66,51 @@ def shares(pipeline: Pipeline) -> Shares:
         return Shares([], False, all_gather(_stream(pipeline)), batch, drops_last)
     with preserved(pipeline):
         known = all_gather((len(data), _sample(data)))
-    with placed(pipeline) as loader:
-        places: list[int] = []
-        for made in loader:
-            places += made[PLACE].tolist()
+    with index_loader(pipeline) as loader:
+        indices: list[int] = []
+        for batch_of_indices in loader:
+            indices += batch_of_indices[INDEX].tolist()
             if pipeline.progress is not None:
-                pipeline.progress(len(places), len(data) // args.world_size, "rows read")
+                pipeline.progress(len(indices), len(data) // args.world_size, "rows read")
     return Shares(
         [rows for rows, _ in known],
         all(one == known[0] for one in known),
-        all_gather(places),
+        all_gather(indices),
         batch,
         drops_last,
     )
 
 
 def _sample(data: Any) -> list[int]:
-    """Hashes of a few rows, spread over the data; none where rows are other ones each time."""
+    """Return hashes of a few rows spread over the data; none if reading a row again differs."""
     raw = data.with_format(None) if hasattr(data, "with_format") else data
-    places = range(0, len(data), max(1, len(data) // SAMPLE))
-    once, again = ([_hash(raw[place]) for place in places] for _ in range(2))
+    indices = range(0, len(data), max(1, len(data) // SAMPLE))
+    once, again = ([_hash(raw[index]) for index in indices] for _ in range(2))
     return once if once == again else []
 
 
 def _stream(pipeline: Pipeline) -> list[int]:
+    """Return hashes of the first rows that this process reads from a stream."""
     trainer = pipeline.trainer
 
     def collate(rows: list[Any]) -> dict[str, Any]:
         import torch
 
-        return {PLACE: torch.tensor([_hash(row) for row in rows])}
+        return {INDEX: torch.tensor([_hash(row) for row in rows])}
 
     with preserved(pipeline), quiet(pipeline):
         trainer.data_collator = collate
-        in_this_process(trainer.args)
+        disable_workers(trainer.args)
         loader = trainer.get_train_dataloader()
         try:
-            batches = [made[PLACE].tolist() for made in itertools.islice(loader, PEEK)]
+            batches = [made[INDEX].tolist() for made in itertools.islice(loader, PEEK)]
         except KeyError:
-            raise Skip("the data loader collates by a function of its own") from None
+            raise Skip("the data loader has its own collate_fn") from None
     return [row for made in batches for row in made]
 
 
 def _hash(row: Any) -> int:
-    """63 bits of what a row holds: a tensor of integers has a sign."""
+    """Return a 63-bit hash of a row, which fits a signed integer tensor."""
     import xxhash
 
     text = repr(sorted(row.items())) if isinstance(row, dict) else repr(row)

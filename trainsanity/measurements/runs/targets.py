@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from trainsanity.engine.session import objective_of
 from trainsanity.engine.store import measurement
 from trainsanity.isolation.snapshot import preserved
+from trainsanity.isolation.workers import disable_workers
 from trainsanity.measurements.batches.batch import quiet
-from trainsanity.measurements.runs.places import in_this_process
 from trainsanity.objectives.base import IGNORED
 from trainsanity.types import Cost, Skip
 
@@ -54,7 +54,7 @@ def targets(pipeline: Pipeline) -> Targets:
     seen, shifts = Targets(), objective_of(pipeline).shifts
     mask = getattr(pipeline.tokenizer, "mask_token_id", None)
     with preserved(pipeline), quiet(pipeline):
-        in_this_process(trainer.args)
+        disable_workers(trainer.args)
         for number, batch in enumerate(trainer.get_train_dataloader()):
             labels = batch.get("labels") if isinstance(batch, Mapping) else None
             ids = batch.get("input_ids") if isinstance(batch, Mapping) else None

@@ -1,9 +1,8 @@
-"""A few steps of the user's Trainer, in values by which two runs can be compared."""
+"""Record a few steps of the user's Trainer as values by which two runs are compared."""
 
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.errors import first_line
 from trainsanity.isolation.hashing import hashes
+from trainsanity.isolation.random_states import random_hashes
 from trainsanity.isolation.snapshot import preserved
+from trainsanity.isolation.workers import disable_workers
 from trainsanity.measurements.batches.batch import quiet
-from trainsanity.measurements.step.record_trainer import alone
+from trainsanity.measurements.step.alone import alone
 from trainsanity.measurements.step.sampling import sample
 from trainsanity.types import Skip
 
@@ -22,18 +23,18 @@ if TYPE_CHECKING:
 
 
 class CannotSave(Exception):
-    """The Trainer raised while it saved a checkpoint; the text says what."""
+    """The Trainer raised while it saved a checkpoint; the text is the error."""
 
 
 @dataclass
 class Trace:
-    """What some steps did; everything but ``weights`` is a JSON value.
+    """The record of some steps; everything but ``weights`` is a JSON value.
 
     Attributes:
         batches: for each optimizer step, by the number of steps before it: a hash of every
             micro-batch that ``training_step`` was given.
-        losses: likewise, what ``training_step`` returned.
-        moment: what the first step after the cut finds; see :func:`loop_state`.
+        losses: by the same key, the losses that ``training_step`` returned.
+        moment: the :func:`loop_state` before the first step after the cut.
         end: a hash of each parameter after the last step, by name.
         weights: a sample of each trainable parameter after the last step.
     """
@@ -46,7 +47,7 @@ class Trace:
 
     @property
     def broken(self) -> str:
-        """Where the first number stands that is none; empty if all are numbers."""
+        """The first loss or weight that is not finite, in words; empty if all are."""
         for step, losses in self.losses.items():
             for loss in losses:
                 if not math.isfinite(loss):
@@ -64,7 +65,7 @@ class Plan:
     Attributes:
         cut: optimizer steps before the cut.
         steps: optimizer steps in all.
-        per_epoch: optimizer steps of an epoch; None for a stream, whose end nobody knows.
+        per_epoch: optimizer steps of an epoch; None for a stream without a length.
     """
 
     cut: int
@@ -73,19 +74,16 @@ class Plan:
 
 
 def plan_of(pipeline: Pipeline) -> Plan:
-    """Two steps, a cut and two more; three and three where two steps would end an epoch.
+    """Return a plan of two steps, a cut and two more; of three and three if two end an epoch.
 
-    In the middle of an epoch a resumed run has rows to skip, and only there does it show whether
-    it skips the right ones.
+    Only in the middle of an epoch does a resumed run have rows to skip.
 
     Raises:
         Skip: the run is too short to be cut.
     """
     trainer = pipeline.trainer
     with preserved(pipeline), quiet(pipeline):
-        trainer.args.dataloader_num_workers = 0
-        trainer.args.dataloader_prefetch_factor = None
-        trainer.args.dataloader_persistent_workers = False
+        disable_workers(trainer.args)
         loader = trainer.get_train_dataloader()
         try:
             batches = len(loader)
@@ -113,13 +111,13 @@ def trace(
     saves: Collection[int] = (),
     between: Callable[[], None] | None = None,
 ) -> Trace:
-    """Train as far as the plan goes, as the user's Trainer does it, and put everything back.
+    """Train with the user's Trainer as far as the plan goes, and restore everything.
 
     Args:
         pipeline: with a Trainer; its callbacks, reports and evaluations are off.
-        plan: where it is cut.
-        folder: takes the place of ``output_dir``.
-        resume: the checkpoint from which the run goes on.
+        plan: where the run is cut, and how far it goes.
+        folder: used in place of ``output_dir``.
+        resume: the checkpoint from which the run is resumed.
         saves: numbers of steps after which the Trainer saves a checkpoint.
         between: called at the cut.
 
@@ -147,7 +145,7 @@ def trace(
 
 @contextmanager
 def no_bars() -> Iterator[None]:
-    """Saving shows how far it is, which nobody watches here."""
+    """Disable the progress bars of saving."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -171,7 +169,7 @@ def _callback(
     from transformers import TrainerCallback
 
     class Conductor(TrainerCallback):
-        """Saves where it is told, and stops the run at its end."""
+        """Saves after the given steps, and stops the run at its end."""
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
             step = state.global_step
@@ -197,6 +195,7 @@ def _callback(
 
 
 def _watch(trainer: Any, plan: Plan, seen: Trace) -> None:
+    """Record batches and losses, and the state at the cut."""
     training_step = trainer.training_step
 
     def watching(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -212,7 +211,7 @@ def _watch(trainer: Any, plan: Plan, seen: Trace) -> None:
 
 
 def loop_state(trainer: Any) -> dict[str, Any]:
-    """All that the next step depends on besides its rows, as JSON values that can be compared."""
+    """Return all that the next step depends on besides its rows, as comparable JSON values."""
     model, optimizer = trainer.model, trainer.optimizer
     inner = getattr(optimizer, "optimizer", optimizer)
     named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -228,12 +227,12 @@ def loop_state(trainer: Any) -> dict[str, Any]:
 
 
 def settings(model: Any) -> list[tuple[str, Any, str, Any]]:
-    """Plain attributes of the modules, as ``(name, module, attribute, value)``."""
+    """Return plain attributes of the modules as ``(name, module, attribute, value)``."""
     return [
         (f"{name}.{attribute}".lstrip("."), module, attribute, value)
         for name, module in model.named_modules()
         for attribute, value in vars(module).items()
-        # Whether it trains is set by each step; what begins with _ is the library's own.
+        # Each step sets ``training``; names with _ belong to the library.
         if isinstance(value, bool | int | float | str)
         and attribute != "training"
         and not attribute.startswith("_")
@@ -241,7 +240,7 @@ def settings(model: Any) -> list[tuple[str, Any, str, Any]]:
 
 
 def _optimizer_state(optimizer: Any) -> list[dict[str, Any]]:
-    """For each tensor that it steps, a hash of every number that it remembers of it."""
+    """Return a hash of the optimizer's state for each tensor that it updates."""
     import torch
 
     states = []
@@ -254,24 +253,8 @@ def _optimizer_state(optimizer: Any) -> list[dict[str, Any]]:
     return states
 
 
-def random_hashes() -> dict[str, str]:
-    """A hash of each generator that the process shares."""
-    import numpy
-    import torch
-    import xxhash
-
-    states = {
-        "python": repr(random.getstate()).encode(),
-        "numpy": repr(numpy.random.get_state()[1].tolist()).encode(),  # type: ignore[index]
-        "torch": torch.get_rng_state().numpy().tobytes(),
-    }
-    if torch.cuda.is_initialized():
-        states["cuda"] = b"".join(s.numpy().tobytes() for s in torch.cuda.get_rng_state_all())
-    return {name: xxhash.xxh3_64_hexdigest(state) for name, state in states.items()}
-
-
 def hash_of(inputs: Any) -> str:
-    """A hash of a batch's tensors, by name, shape and bits."""
+    """Return a hash of a batch's tensors: names, shapes and bits."""
     import torch
     import xxhash
 
@@ -286,7 +269,7 @@ def hash_of(inputs: Any) -> str:
 
 
 def max_weight_difference(one: Trace, other: Trace) -> float:
-    """The largest difference between the weights that two runs end with; NaN counts as infinite."""
+    """Return the largest difference between two runs' final weights; NaN counts as infinite."""
     worst = 0.0
     for name, weights in one.weights.items():
         if name not in other.weights:

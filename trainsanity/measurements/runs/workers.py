@@ -1,4 +1,4 @@
-"""The same row asked of several data loader workers: do their random numbers differ?"""
+"""Have several data loader workers make batches of the same rows."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from trainsanity.types import Cost, Skip
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
-ASKED = 3
-"""How often each worker is asked for the same rows in an epoch."""
+TIMES = 3
+"""Batches of the same rows that each worker makes in an epoch."""
 
 PATIENCE = 120
-"""Seconds after which a worker that answers nothing counts as stuck."""
+"""Seconds after which a worker that returns no batch counts as stuck."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Workers:
 
     Attributes:
         count: ``dataloader_num_workers``.
-        made: by epoch and worker, one hash for each time that it was asked.
+        made: by epoch and worker, the hash of each batch.
     """
 
     count: int
@@ -37,7 +37,7 @@ class Workers:
 
     @property
     def random(self) -> bool:
-        """The same rows do not always give the same batch."""
+        """Whether the same rows give different batches."""
         return len({one for epoch in self.made for worker in epoch for one in worker}) > 1
 
 
@@ -46,27 +46,27 @@ def workers(pipeline: Pipeline) -> Workers:
     """Have each of the Trainer's workers collate the first rows a few times, in two epochs.
 
     Raises:
-        Skip: there is no Trainer, or the rows have no places.
+        Skip: there is no Trainer, or the rows have no indices.
     """
     import torch
 
     trainer = pipeline.trainer
     if trainer is None:
-        raise Skip("a loop of one's own reads its rows itself")
+        raise Skip("a custom training loop reads its rows itself")
     count = trainer.args.dataloader_num_workers
     if not count:
         return Workers(0, [])
     if not is_indexable(pipeline.train_dataset):
         raise Skip("the rows are a stream: each worker reads its own part of it")
     with preserved(pipeline), quiet(pipeline), warnings.catch_warnings():
-        # Since Python 3.12 a fork beside torch's threads is warned of; the Trainer forks, too.
+        # Python 3.12 and newer warn of forking beside torch's threads; the Trainer forks, too.
         warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)
         loader = trainer.get_train_dataloader()
         rows = list(range(min(trainer.args.train_batch_size, len(pipeline.train_dataset))))
         # Workers take turns, so that batch k is made by worker k % count.
         again = torch.utils.data.DataLoader(
             loader.dataset,
-            batch_sampler=[rows] * (ASKED * count),
+            batch_sampler=[rows] * (TIMES * count),
             collate_fn=loader.collate_fn,
             num_workers=count,
             worker_init_fn=loader.worker_init_fn,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trainsanity.engine.session import objective_of
-from trainsanity.measurements.model.head import is_tied
+from trainsanity.measurements.model.head import is_tied, weight_parameter
 from trainsanity.measurements.step.steps import Step, reference
 from trainsanity.types import Skip
 
@@ -23,13 +23,11 @@ def parts_of_closed_form(pipeline: Pipeline, head_name: str, step: Step) -> list
     Raises:
         Skip: the head's gradient has another part, or what the head read was not visible.
     """
-    from torch import nn
-
     if not head_name:
         raise Skip("the model has no linear head")
     if is_tied(pipeline, head_name):
         raise Skip("the head is tied to the embedding, whose gradient has a part of its own")
-    if not isinstance(pipeline.model.get_submodule(head_name).weight, nn.Parameter):
+    if weight_parameter(pipeline.model.get_submodule(head_name)) is None:
         raise Skip(
             "the head's weight is computed from other parameters (a parametrisation), which have "
             "the gradient in its place"

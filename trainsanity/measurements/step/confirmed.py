@@ -10,6 +10,7 @@ from trainsanity.engine.session import Session, objective_of
 from trainsanity.engine.store import measurement
 from trainsanity.maths.factors import name_factor
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, within
+from trainsanity.measurements.model.items import with_prompt
 from trainsanity.measurements.step.bounds import logged_loss_rounding
 from trainsanity.measurements.step.replay import as_in_training, logits_again
 from trainsanity.measurements.step.steps import MicroStep, Recording, reference
@@ -30,6 +31,10 @@ LIBRARIES = (
     "torch",
 )
 """Packages whose loss is nobody's own code: there a loss that is not the formula is a fault."""
+
+
+PLAIN = ("nll", "chunked_nll")
+"""Settings of ``loss_type`` that mean the plain cross entropy; others are losses of their own."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ def _compared(
     allowed = logged_loss_rounding(micros) + (MARGIN * eps + REDUCTIONS) * abs(max(means))
     if within(min(means) - loss, allowed) and within(loss - max(means), allowed):
         return Confirmed(owner=owner, loss=loss, expected=expected)
-    mistake, rows = _recognised(pipeline, micros, loss, allowed)
+    mistake, rows = _recognised(pipeline, recording, micros, loss, allowed)
     return Confirmed(False, owner, mistake, not mistake and not rows, rows, loss, expected)
 
 
@@ -126,6 +131,9 @@ def owner_of_the_loss(pipeline: Pipeline) -> str:
     trainer = pipeline.trainer
     if trainer is None:
         return _named(pipeline.train_step)
+    kind = getattr(trainer.args, "loss_type", None)
+    if isinstance(kind, str) and kind not in PLAIN:
+        return f"the loss of loss_type={kind!r}"
     for candidate in (
         getattr(trainer, "compute_loss_func", None),
         trainer.compute_loss,
@@ -153,19 +161,23 @@ def _named(function: Any) -> str:
 
 
 def _recognised(
-    pipeline: Pipeline, micros: list[MicroStep], loss: float, allowed: float
+    pipeline: Pipeline,
+    recording: Recording,
+    micros: list[MicroStep],
+    loss: float,
+    allowed: float,
 ) -> tuple[str, bool]:
     """Ask for the whole logits again: which mistake gives this loss, and whether row means do."""
     import torch
 
     objective, batches = objective_of(pipeline), []
-    with as_in_training(pipeline), torch.no_grad():
+    with as_in_training(pipeline, recording.hooks), torch.no_grad():
         for micro in micros:
             labels = micro.inputs.get("labels")
             if labels is None:
                 return "", False
             logits = logits_again(pipeline, micro)
-            batches.append((logits, labels.to(logits.device)))
+            batches.append((logits, with_prompt(logits, labels.to(logits.device))))
     try:
         rows = mean_over(mean_of_row_means, objective, batches)
         if rows is not None and abs(rows - loss) <= allowed:

@@ -88,7 +88,13 @@ def _evaluate(
     def note_training(module: Any, _inputs: Any) -> None:
         training.update({name: None for name, one in module.named_modules() if one.training})
 
-    with preserved(pipeline), quiet(pipeline), watched(pipeline.model, head) as watch:
+    # A schedule-free optimizer has a mode, which evaluate() switches: weights are others in each.
+    modal = callable(getattr(trainer.optimizer, "eval", None))
+    with (
+        preserved(pipeline, weights=modal),
+        quiet(pipeline),
+        watched(pipeline.model, head) as watch,
+    ):
         pipeline.model.register_forward_pre_hook(note_training)
         # As inside train(), where evaluation takes place.
         align_special_tokens(pipeline)

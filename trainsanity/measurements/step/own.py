@@ -19,8 +19,11 @@ from trainsanity.isolation.collectives import all_gather
 from trainsanity.isolation.host_memory import to_device, to_host
 from trainsanity.isolation.random_states import global_random_states
 from trainsanity.isolation.snapshot import restored
+from trainsanity.measurements.step.hooks import buffers_of, put_back
+from trainsanity.measurements.step.policy_passes import ask_policy
 from trainsanity.measurements.step.rearranged import rearrange
 from trainsanity.measurements.step.sampling import sample
+from trainsanity.measurements.step.unused import unused_parameters
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -127,6 +130,7 @@ def ask_again(trainer: Any, recording: Recording) -> Own:
     kept = to_host(originals)
     grads = {name: p.grad for name, p in parameters.items()}
     undo = global_random_states()
+    buffers = buffers_of(model)
     size = max(1, min(ELEMENTS, AT_MOST // max(1, len(parameters) * len(again))))
     own = Own(eps=_eps(trainer, parameters))
     columns: list[Tensor] = []
@@ -150,6 +154,16 @@ def ask_again(trainer: Any, recording: Recording) -> Own:
                 return _sampled(parameters, size)
 
             recording.rearranged = rearrange(trainer, again[0].inputs, gradient, own.eps)
+            recording.policy = ask_policy(trainer, again[0].inputs, gradient, own.eps)
+            if trainer.args.world_size == 1:
+
+                def loss_and_gradient() -> Tensor:
+                    _zero(parameters)
+                    loss, _ = again[0].take()
+                    return _and(loss, _sampled(parameters, size))
+
+                without = {n: p for n, p in parameters.items() if grads[n] is None}
+                recording.unused = unused_parameters(without, loss_and_gradient)
     except Exception as error:
         return Own(reason=f"asked again it raised {type(error).__name__}: {first_line(error)}")
     finally:
@@ -157,9 +171,16 @@ def ask_again(trainer: Any, recording: Recording) -> Own:
         for name, p in parameters.items():
             p.grad = grads[name]
         to_device(kept, originals)
+        put_back(buffers)
         undo()
     _solve(own, columns, _sampled_of(recording.gradients, parameters, size))
     return own
+
+
+def _and(loss: float, gradient: Tensor) -> Tensor:
+    import torch
+
+    return torch.cat([torch.tensor([loss]), gradient]).nan_to_num()
 
 
 def _mean_over_processes(loss: float) -> float:

@@ -73,15 +73,14 @@ def rearrange(
         found.reason = "the rows of one process alone are no step of several"
         return found
     try:
-        with _layers_in_eval(trainer), restored([trainer, trainer.state, trainer.control]):
+        with layers_in_eval(trainer), restored([trainer, trainer.state, trainer.control]):
             found.loss = _loss(trainer, inputs)
             order = turned(size)
             if order is not None:
                 found.turned = _loss(trainer, _picked(inputs, size, order))
-            if size > 1:
-                some = list(range(min(size, ROWS)))
-                found.together = _loss(trainer, _picked(inputs, size, some))
-                found.alone = [_loss(trainer, _picked(inputs, size, [k])) for k in some]
+            # A batch that brings its own count of items is a part of a mean, whatever its rows.
+            if size > 1 and "num_items_in_batch" not in inputs:
+                _ask_alone(trainer, inputs, size, found)
         found.label = next((name for name in _label_names(trainer) if name in inputs), "")
         if found.label and (swapped := exchanged(inputs[found.label])) is not None:
             before = gradient(dict(inputs)).double()
@@ -92,6 +91,24 @@ def rearrange(
     except Exception as error:
         found.reason = f"asked again it raised {type(error).__name__}: {first_line(error)}"
     return found
+
+
+def _ask_alone(trainer: Any, inputs: Any, size: int, found: Rearranged) -> None:
+    """Ask the first rows together and each alone; pairs whose sides lie in halves stay pairs."""
+    for pairs in (False, True) if size % 2 == 0 else (False,):
+        count = size // 2 if pairs else size
+        some = list(range(min(count, ROWS)))
+        both = [0, count] if pairs else [0]
+        try:
+            alone = [_loss(trainer, _picked(inputs, size, [k + far for far in both])) for k in some]
+        except (RuntimeError, ValueError, IndexError):  # half a pair is no batch
+            if pairs:
+                raise
+            continue
+        if len(alone) > 1:
+            together = [k + far for far in both for k in some]
+            found.together, found.alone = _loss(trainer, _picked(inputs, size, together)), alone
+        return
 
 
 def rows_of(inputs: Any) -> int | None:
@@ -157,9 +174,16 @@ def _loss(trainer: Any, inputs: Mapping[str, Any]) -> float:
 
 
 @contextlib.contextmanager
-def _layers_in_eval(trainer: Any) -> Iterator[None]:
+def layers_in_eval(trainer: Any) -> Iterator[None]:
+    """Put every layer into eval mode, also of models that the Trainer keeps beside its own.
+
+    The model itself stays in training mode.
+    """
+    import torch
+
     model = trainer.model_wrapped
-    flags = [(module, module.training) for module in model.modules()]
+    beside = [one for one in vars(trainer).values() if isinstance(one, torch.nn.Module)]
+    flags = [(module, module.training) for one in (model, *beside) for module in one.modules()]
     roots = {id(model), id(trainer.model)}
     try:
         for module, _ in flags:

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import objective_of
 from trainsanity.errors import UsageError
+from trainsanity.isolation.random_states import torch_states
 from trainsanity.isolation.snapshot import preserved, snapshot_bytes
 from trainsanity.measurements.batches.batch import Batch, drawn, quiet
 from trainsanity.measurements.model.head import head_or_none, watched
 from trainsanity.measurements.step.modes import watched_modes
-from trainsanity.measurements.step.record_trainer import broken, note_update
+from trainsanity.measurements.step.own import Own
+from trainsanity.measurements.step.rearranged import Rearranged
+from trainsanity.measurements.step.record_trainer import broken, note_rates, note_update
 from trainsanity.measurements.step.replay import checkpointed, fill_items
 from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.steps import MicroStep, Recording, Step, random_state, total_norm
@@ -41,6 +44,8 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
         watched(model, head) as watch,
     ):
         seen = Recording(head_name=name, snapshot_bytes=snapshot_bytes(pipeline))
+        unasked = "a custom training loop takes its micro-batches together"
+        seen.own, seen.rearranged = Own(reason=unasked), Rearranged(reason=unasked)
         seen.snapshot_seconds = time.perf_counter() - begin
         # The mode is the loop's own affair: whether it calls train() is judged.
         model.zero_grad()
@@ -57,11 +62,12 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
             model.zero_grad()
         seen.seconds = time.perf_counter() - start
         seen.next_learning_rate = optimizer.param_groups[0]["lr"]
+        seen.next_rates = [group["lr"] for group in optimizer.param_groups]
         if cuda:
             seen.peak_bytes = torch.cuda.max_memory_allocated(pipeline.device)
         begin = time.perf_counter()
     seen.restore_seconds = time.perf_counter() - begin
-    fill_items(pipeline, seen.first)
+    fill_items(pipeline, seen)
     return seen
 
 
@@ -81,6 +87,7 @@ def _take(pipeline: Pipeline, seen: Recording, batch: Batch, watch: Any, states:
     seen.checkpointing = checkpointed(pipeline.model)
     del watch.passes[:], states[:]
     assert pipeline.train_step is not None
+    begun = random_state()
     loss = pipeline.train_step([dict(given.inputs) for given in batch])
     if not isinstance(loss, int | float) and not (torch.is_tensor(loss) and loss.numel() == 1):
         raise UsageError(
@@ -99,7 +106,8 @@ def _take(pipeline: Pipeline, seen: Recording, batch: Batch, watch: Any, states:
         micro.loss = step.logged["loss"]  # a loop returns one loss for the step
         micro.loss_dtype = loss.dtype if torch.is_tensor(loss) else torch.float32
         # A loop that runs the model otherwise is replayed with the step's first random state.
-        micro.random_state = states[k if passes else 0]
+        # One that calls parts of the model alone is not seen to begin.
+        micro.random_state = states[k if passes else 0] if states else begun
         labels = given.inputs.get("labels")
         done = passes[k] if passes else None
         if done is not None and labels is not None and objective_of(pipeline).known:
@@ -116,9 +124,28 @@ def _hooked(pipeline: Pipeline, seen: Recording, steps: int) -> Iterator[list[An
     states: list[Any] = []
     trying = [False]
 
-    def before(*_: Any) -> None:
+    def before(_optimizer: Any, args: Any, kwargs: Any) -> Any:
+        closure = kwargs.get("closure") or next(filter(callable, args[1:]), None)
         if trying[0]:
-            return
+            return None
+        if closure is None:
+            note()
+            return None
+        noted: list[bool] = []
+
+        def first_of(*given: Any) -> Any:
+            # Gradients exist only once the closure has made them; later calls are of later weights.
+            loss = closure(*given)
+            if not noted:
+                noted.append(True)
+                note()
+            return loss
+
+        if "closure" in kwargs:
+            return args, {**kwargs, "closure": first_of}
+        return tuple(first_of if one is closure else one for one in args), kwargs
+
+    def note() -> None:
         step = seen.steps[-1]
         if step.taken:
             raise UsageError(
@@ -131,6 +158,7 @@ def _hooked(pipeline: Pipeline, seen: Recording, steps: int) -> Iterator[list[An
         step.norm_after_clip = total_norm(model)
         note_update(seen, model, optimizer)
         step.learning_rate = optimizer.param_groups[0]["lr"]
+        note_rates(seen, optimizer)
 
     def after(*_: Any) -> None:
         if trying[0] or not (len(seen.steps) >= steps or broken(seen)):
@@ -145,7 +173,7 @@ def _hooked(pipeline: Pipeline, seen: Recording, steps: int) -> Iterator[list[An
     handles = [
         optimizer.register_step_pre_hook(before),
         optimizer.register_step_post_hook(after),
-        model.register_forward_pre_hook(lambda *_: states.append(random_state())),
+        model.register_forward_pre_hook(lambda *_: states.append(torch_states())),
         *gradients.handles,
     ]
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,20 +14,23 @@ from trainsanity.errors import UsageError
 from trainsanity.isolation.collectives import all_gather, rank
 from trainsanity.isolation.fsdp import training_copy
 from trainsanity.isolation.hashing import hashes
-from trainsanity.isolation.random_states import global_random_states
+from trainsanity.isolation.random_states import torch_states
 from trainsanity.isolation.shards import is_sharded, whole
 from trainsanity.isolation.snapshot import preserved, snapshot_bytes
 from trainsanity.isolation.temp_folders import scratch
 from trainsanity.measurements.batches.batch import quiet, record_collator
-from trainsanity.measurements.model.head import head_or_none, watched
+from trainsanity.measurements.model.head import head_or_none, watched, weight_parameter
+from trainsanity.measurements.step.alone import alone
+from trainsanity.measurements.step.asked_again import TrainerAgain
+from trainsanity.measurements.step.hooks import added_hooks, buffers_of, hooks_of
 from trainsanity.measurements.step.modes import watched_modes
-from trainsanity.measurements.step.own import Again, ask_again
+from trainsanity.measurements.step.own import ask_again
 from trainsanity.measurements.step.replay import checkpointed, fill_items
+from trainsanity.measurements.step.rollouts import record_rollouts
 from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.schedule import curve_of
-from trainsanity.measurements.step.steps import MicroStep, Recording, Step, random_state, total_norm
+from trainsanity.measurements.step.steps import MicroStep, Recording, Step, total_norm
 from trainsanity.measurements.step.update import before_step, frozen_state, trial_steps
-from trainsanity.types import Blocked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +49,7 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
         seen = _record(standing, steps, own=standing is pipeline)
     # A step that was begun and never ended, at the end of the data, is none.
     seen.steps = [step for step in seen.steps if step.taken]
-    fill_items(pipeline, seen.first)
+    fill_items(pipeline, seen)
     if pipeline.other_processes:
         _gather(seen)
     return seen
@@ -68,12 +70,14 @@ def _record(pipeline: Pipeline, steps: int, *, own: bool) -> Recording:
         watched(pipeline.model, head) as watch,
     ):
         seen = Recording(head_name=name, snapshot_bytes=snapshot_bytes(pipeline))
+        present = hooks_of(pipeline.model)
         seen.snapshot_seconds = time.perf_counter() - begin
         pipeline.model.zero_grad()
         collated = record_collator(trainer)
         alone(trainer, folder, _callback(seen, pipeline, steps))
-        _record_training_step(pipeline, seen, watch, collated)
+        _record_training_step(pipeline, seen, watch, collated, present)
         _record_clipping(trainer, seen)
+        record_rollouts(trainer, lambda made: seen.rollout.update(made if not seen.rollout else {}))
         if cuda:
             # Blocks that earlier measurements left in torch's pool do not fit the run's sizes.
             gc.collect()
@@ -96,54 +100,6 @@ def _record(pipeline: Pipeline, steps: int, *, own: bool) -> Recording:
     if cuda:
         torch.cuda.empty_cache()
     return seen
-
-
-def alone(trainer: Any, folder: str, callback: Any) -> None:
-    """Nothing but the training loop itself: no files, no reports, no evaluation.
-
-    A loop that takes no step raises :class:`NoStep` at the end of its first epoch.
-    """
-    trainer.callback_handler.callbacks = [callback, _takes_steps()]
-    quiet_arguments = {
-        "output_dir": folder,
-        "logging_dir": folder,
-        "push_to_hub": False,
-        "eval_on_start": False,
-        "load_best_model_at_end": False,
-        "disable_tqdm": True,
-    }
-    for argument, value in quiet_arguments.items():
-        if hasattr(trainer.args, argument):
-            setattr(trainer.args, argument, value)
-
-
-class NoStep(Blocked):
-    """The Trainer went through an epoch of so many micro-batches without an optimizer step."""
-
-    def __init__(self, micro_batches: int) -> None:
-        reason = f"an epoch of {micro_batches} micro-batches ends without an optimizer step"
-        super().__init__(reason, by="schedule.steps_are_taken")
-        self.micro_batches = micro_batches
-
-
-def _takes_steps() -> Any:
-    from transformers import TrainerCallback
-
-    class Watch(TrainerCallback):
-        """With max_steps there is always a next epoch, which would end like the first."""
-
-        micro_batches = 0
-
-        def on_substep_end(self, *_: Any, **kwargs: Any) -> None:
-            self.micro_batches += 1
-
-        def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if not state.global_step:
-                raise NoStep(self.micro_batches)
-
-        on_train_end = on_epoch_end
-
-    return Watch()
 
 
 def _callback(seen: Recording, pipeline: Pipeline, steps: int) -> Any:
@@ -173,6 +129,7 @@ def _callback(seen: Recording, pipeline: Pipeline, steps: int) -> Any:
                 seen.own = ask_again(pipeline.trainer, seen)
             note_update(seen, model, kwargs["optimizer"])
             step.learning_rate = kwargs["optimizer"].param_groups[0]["lr"]
+            note_rates(seen, kwargs["optimizer"])
             seen.curve = curve_of(kwargs.get("lr_scheduler"), args, state.max_steps)
 
         def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -195,6 +152,7 @@ def _callback(seen: Recording, pipeline: Pipeline, steps: int) -> Any:
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
             seen.next_learning_rate = kwargs["optimizer"].param_groups[0]["lr"]
+            seen.next_rates = [group["lr"] for group in kwargs["optimizer"].param_groups]
             control.should_log = True
             control.should_save = control.should_evaluate = False
             control.should_training_stop = last(state)
@@ -211,7 +169,10 @@ def _callback(seen: Recording, pipeline: Pipeline, steps: int) -> Any:
             self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any
         ) -> None:
             if logs and "loss" in logs and not seen.steps[-1].logged:
-                seen.steps[-1].logged = {key: float(value) for key, value in logs.items()}
+                # TRL logs None where there is nothing to take a mean of.
+                seen.steps[-1].logged = {
+                    key: float(value) for key, value in logs.items() if value is not None
+                }
 
     return Recorder()
 
@@ -222,11 +183,23 @@ def broken(seen: Recording) -> bool:
 
 
 def note_update(seen: Recording, model: Any, optimizer: Any) -> None:
-    """Groups and gradients as the optimizer finds them; a NaN of an earlier step stays known."""
-    earlier = {p.name: p.finite for p in seen.update.parameters}
+    """Groups and gradients as the optimizer finds them.
+
+    A NaN of an earlier step stays known, and so does a gradient: parts may be trained by turns.
+    """
+    earlier = {p.name: p for p in seen.update.parameters}
     seen.update = before_step(model, optimizer)
     for parameter in seen.update.parameters:
-        parameter.finite &= earlier.get(parameter.name, True)
+        if (before := earlier.get(parameter.name)) is not None:
+            parameter.finite &= before.finite
+            parameter.has_gradient |= before.has_gradient
+
+
+def note_rates(seen: Recording, optimizer: Any) -> None:
+    """Note the rate of each group, and what it was built with."""
+    groups = optimizer.param_groups
+    seen.steps[-1].rates = [group["lr"] for group in groups]
+    seen.peaks = [float(group.get("initial_lr", group["lr"])) for group in groups]
 
 
 def note_held(pipeline: Pipeline, seen: Recording, moment: str) -> None:
@@ -240,7 +213,7 @@ def note_held(pipeline: Pipeline, seen: Recording, moment: str) -> None:
 
 
 def _record_training_step(
-    pipeline: Pipeline, seen: Recording, watch: Any, collated: list[Any]
+    pipeline: Pipeline, seen: Recording, watch: Any, collated: list[Any], present: Any
 ) -> None:
     import torch
 
@@ -268,14 +241,17 @@ def _record_training_step(
                 name: value.detach().clone() if torch.is_tensor(value) else value
                 for name, value in inputs.items()
             }
-            micro.random_state = random_state()
-            micro.again = _Again(
+            micro.random_state = torch_states()
+            micro.buffers = buffers_of(trainer.model)
+            micro.again = TrainerAgain(
                 trainer,
                 lambda again, items: training_step(model, again, items),
                 micro.inputs if isinstance(given, Mapping) else given,
                 watch,
+                micro.buffers,
             )
             seen.checkpointing = checkpointed(trainer.model)
+            seen.hooks = added_hooks(trainer.model, present)
         seen.steps[-1].micro_steps.append(micro)
         del watch.passes[:]
         try:
@@ -296,74 +272,6 @@ def _record_training_step(
         return loss
 
     trainer.training_step = recording
-
-
-class _Again(Again):
-    """A micro-batch of the user's Trainer, with the random numbers that it had."""
-
-    def __init__(self, trainer: Any, step: Callable[[Any, Any], Any], given: Any, watch: Any):
-        self._trainer, self._step, self._watch = trainer, step, watch
-        self._given = given
-        self._put_back = global_random_states()
-        self._prepared: list[Any] = []
-        if isinstance(given, Mapping):
-            self._prepared.append(given)
-        else:
-            _catch_prepared(trainer, self._prepared)
-
-    @property
-    def inputs(self) -> Any:
-        return self._prepared[0] if self._prepared else None
-
-    def take(self, *, counted: bool = True, inputs: Any = None) -> tuple[float, float | None]:
-        given = dict(self._given) if isinstance(self._given, Mapping) else self._given
-        if inputs is not None:
-            given = inputs
-        items = None
-        if hasattr(self._trainer, "get_batch_samples"):
-            _, items = _batch_samples(self._trainer, given)
-        if not counted and items is None:
-            return float("nan"), None
-        self._put_back()
-        prepared = [] if isinstance(given, Mapping) else self._prepared
-        with _prepared(self._trainer, prepared):
-            loss = self._step(given, items if counted else None)
-        del self._watch.passes[:]  # logits of a large vocabulary are not kept for nothing
-        return float(loss), None if items is None else float(items)
-
-
-def _batch_samples(trainer: Any, inputs: Any) -> Any:
-    """Count the items of one micro-batch as the Trainer does."""
-    wanted = inspect.signature(trainer.get_batch_samples).parameters
-    device = (trainer.args.device,) if len(wanted) > 2 else ()
-    return trainer.get_batch_samples(iter([inputs]), 1, *device)
-
-
-def _catch_prepared(trainer: Any, prepared: list[Any]) -> None:
-    """Note what the next call of ``_prepare_inputs`` makes."""
-    prepare = trainer._prepare_inputs
-
-    def catching(inputs: Any) -> Any:
-        made = prepare(inputs)
-        prepared.append(dict(made) if isinstance(made, Mapping) else made)
-        trainer._prepare_inputs = prepare
-        return made
-
-    trainer._prepare_inputs = catching
-
-
-@contextmanager
-def _prepared(trainer: Any, prepared: list[Any]) -> Iterator[None]:
-    """Give ``training_step`` what was prepared before, in place of preparing it anew."""
-    if not prepared:
-        yield
-        return
-    prepare = trainer._prepare_inputs
-    trainer._prepare_inputs = lambda inputs: dict(prepared[0])
-    try:
-        yield
-    finally:
-        trainer._prepare_inputs = prepare
 
 
 def _leaves_the_loss_to_the_model(trainer: Any) -> bool:
@@ -422,10 +330,9 @@ def _record_clipping(trainer: Any, seen: Recording) -> None:
 
 def take_gradients(seen: Recording, model: Any) -> None:
     """Read what has been accumulated for the step in progress."""
-    head = model.get_submodule(seen.head_name) if seen.head_name else None
-    gradient = getattr(getattr(head, "weight", None), "grad", None)
-    if gradient is not None:
-        seen.steps[-1].head_gradient = whole(gradient.detach()).cpu().clone()
+    weight = weight_parameter(model.get_submodule(seen.head_name)) if seen.head_name else None
+    if weight is not None and weight.grad is not None:
+        seen.steps[-1].head_gradient = whole(weight.grad.detach()).cpu().clone()
     seen.steps[-1].norm_before_clip = total_norm(model)
     if len(seen.steps) == 1:
         seen.gradients = {
@@ -439,7 +346,8 @@ def _gather(seen: Recording) -> None:
         seen.held[moment] = all_gather(own_hashes)
     for step in seen.steps:
         # What only the own process can ask again stays here.
-        own = [dataclasses.replace(micro, inputs={}, random_state=None, rows=None, again=None)
+        own = [dataclasses.replace(micro, inputs={}, random_state=None, rows=None, again=None,
+                                   buffers=[])
                for micro in step.micro_steps]  # fmt: skip
         micros = [
             (number, step.micro_steps[k] if number == rank() else micro)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trainsanity.engine.store import measurement
+from trainsanity.errors import first_line
+from trainsanity.measurements.step.reference_tensors import shared_with_reference
 from trainsanity.measurements.step.steps import Recording
-from trainsanity.types import Cost, Skip
+from trainsanity.types import Blocked, Cost, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -36,6 +38,13 @@ def recording(pipeline: Pipeline) -> Recording:
     except torch.OutOfMemoryError:
         if pipeline.optimizer_steps == 1:
             raise
+    except Exception as error:
+        if shared_with_reference(pipeline):
+            raise Blocked(
+                f"training raised {type(error).__name__}: {first_line(error)}",
+                by="loss.reference_is_apart",
+            ) from error
+        raise
     # From its second step on a run holds the optimizer's state beside the activations.
     gc.collect()
     torch.cuda.empty_cache()

@@ -7,7 +7,8 @@ step as one batch, without the memory of one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,18 +18,15 @@ from trainsanity.engine.store import measurement
 from trainsanity.isolation.collectives import all_gather
 from trainsanity.isolation.fsdp import beside_model
 from trainsanity.isolation.hashing import hashes
+from trainsanity.isolation.random_states import set_torch_states
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.batches.special_tokens import align_special_tokens
 from trainsanity.measurements.model.head import Pooled
+from trainsanity.measurements.model.items import with_prompt
+from trainsanity.measurements.step.hooks import AddedHook, hooked, put_back
 from trainsanity.measurements.step.sampling import sample
-from trainsanity.measurements.step.steps import (
-    MicroStep,
-    Recording,
-    Step,
-    item_weights,
-    set_random_state,
-)
+from trainsanity.measurements.step.steps import MicroStep, Recording, item_weights
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
@@ -47,8 +45,9 @@ class Replay:
     Attributes:
         gradients: float64, by parameter.
         noise: by parameter, relative to its norm: what the gradient changes by when the loss is
-            computed in the logits' own dtype and at another scale, and when the micro-batches'
-            parts are rounded to the gradient's dtype as they are added up.  A correct pipeline
+            computed in the logits' own dtype and at another scale, by the rounding of residuals
+            that are nearly 0, and when the micro-batches' parts are rounded to the gradient's
+            dtype as they are added up.  A correct pipeline
             differs from the reference by no more than such roundings.
         checkpointing: by parameter, norm of the difference that gradient checkpointing makes in
             the first micro-batch, relative to the gradient there; None if it was not on.
@@ -96,13 +95,15 @@ def _replay(pipeline: Pipeline, recording: Recording, micros: list[MicroStep]) -
     noise: dict[str, float] = {}
     checkpointing = None
     parameters = {n: p for n, p in pipeline.model.named_parameters() if p.requires_grad}
-    with _as_wrapped(pipeline, recording), as_in_training(pipeline):
+    with _as_wrapped(pipeline, recording), as_in_training(pipeline, recording.hooks):
         for micro, weight in zip(recording.first.micro_steps, weights, strict=True):
             if not micro.inputs:
                 continue
-            part = _gradients(pipeline, micro, weight)
+            saturated: list[float] = []
+            part = _gradients(pipeline, micro, weight, saturated=saturated)
             if micro is micros[0]:
                 noise = _differences(_gradients(pipeline, micro, weight, scale=ODD), part)
+                noise = {name: by + sum(saturated) for name, by in noise.items()}
                 if recording.checkpointing:
                     with _switched(pipeline.model, recording.checkpointing):
                         checkpointing = _differences(_gradients(pipeline, micro, weight), part)
@@ -153,11 +154,17 @@ def _size(pipeline: Pipeline, micro: MicroStep) -> int:
 
 
 def _gradients(
-    pipeline: Pipeline, micro: MicroStep, weight: float, scale: float | None = None
+    pipeline: Pipeline,
+    micro: MicroStep,
+    weight: float,
+    scale: float | None = None,
+    saturated: list[float] | None = None,
 ) -> dict[str, Tensor]:
     """``weight`` times the gradient of the sum of the losses of this micro-batch's items.
 
     With a ``scale`` the loss stays in the logits' dtype, is scaled before and divided after.
+    ``saturated`` is given what the residuals' own rounding is, relative to them: of a model that
+    knows its rows, 1 - p is small, and p was rounded where it is nearly 1.
     """
     import torch
 
@@ -167,6 +174,7 @@ def _gradients(
         name: p.detach().requires_grad_(p.requires_grad)
         for name, p in pipeline.model.named_parameters()
     }
+    by_parameter = {id(p): leaves[name] for name, p in pipeline.model.named_parameters()}
 
     class Backward(torch.nn.Module):
         """Forward and backward in one call: checkpointing runs parts of the model in both."""
@@ -178,18 +186,36 @@ def _gradients(
         def forward(self) -> None:
             task = objective_of(pipeline)
             logits = logits_again(pipeline, micro)
-            labels = micro.inputs["labels"].to(logits.device)
+            labels = with_prompt(logits, micro.inputs["labels"].to(logits.device))
             values, targets = task.items(logits, labels), task.targets(labels)
-            losses = task.item_losses(values if scale else values.float(), targets)
+            values = values if scale else values.float()
+            if saturated is not None:
+                values.register_hook(lambda g: saturated.append(_rounding(g, weight)))
+            losses = task.item_losses(values, targets)
             (losses.sum() * (weight * (scale or 1.0))).backward()
 
-    swapped = {f"model.{name}": leaf for name, leaf in leaves.items()}
-    torch.func.functional_call(Backward(), swapped, (), strict=False)
+    # Each place once: in a module with two names torch would leave the leaf in place.
+    swapped = {
+        f"model.{module_name}.{key}".replace("model..", "model."): by_parameter[id(p)]
+        for module_name, module in pipeline.model.named_modules()
+        for key, p in module._parameters.items()
+        if p is not None
+    }
+    torch.func.functional_call(Backward(), swapped, (), tie_weights=False, strict=False)
     return {
         name: sample(leaf.grad).double() / (scale or 1.0)
         for name, leaf in leaves.items()
         if leaf.grad is not None
     }
+
+
+def _rounding(gradient: Tensor, weight: float) -> float:
+    """Return the rounding of residuals, each a difference of numbers up to 1, over their norm."""
+    import torch
+
+    norm = float(gradient.norm()) / weight
+    eps = float(torch.finfo(torch.float32).eps)
+    return eps * math.sqrt(len(gradient)) / norm if norm > 0 else 0.0
 
 
 def logits_again(pipeline: Pipeline, micro: MicroStep) -> Tensor:
@@ -198,7 +224,8 @@ def logits_again(pipeline: Pipeline, micro: MicroStep) -> Tensor:
     Raises:
         Skip: the model returns none.
     """
-    set_random_state(micro.random_state)
+    set_torch_states(*micro.random_state)
+    put_back(micro.buffers)
     inputs = {name: value for name, value in micro.inputs.items() if name != "labels"}
     inputs = beside_model(pipeline, inputs)
     with autocast(pipeline):
@@ -209,16 +236,18 @@ def logits_again(pipeline: Pipeline, micro: MicroStep) -> Tensor:
     return logits
 
 
-def fill_items(pipeline: Pipeline, step: Step) -> None:
+def fill_items(pipeline: Pipeline, recording: Recording) -> None:
     """Run the first step's micro-batches again for the items that a fused loss did not show."""
     import torch
 
     hidden = [
-        m for m in step.micro_steps if m.items is None and m.error is None and "labels" in m.inputs
+        m
+        for m in recording.first.micro_steps
+        if m.items is None and m.error is None and "labels" in m.inputs
     ]
     if not hidden or not objective_of(pipeline).known:
         return
-    with as_in_training(pipeline), torch.no_grad():
+    with as_in_training(pipeline, recording.hooks), torch.no_grad():
         for micro in hidden:
             try:
                 logits = logits_again(pipeline, micro)
@@ -260,10 +289,15 @@ def checkpointed(model: Any) -> list[tuple[Any, Any]]:
 
 
 @contextmanager
-def as_in_training(pipeline: Pipeline) -> Iterator[None]:
-    """The model as a training step has it, but for gradient checkpointing, which is off."""
+def as_in_training(pipeline: Pipeline, hooks: Sequence[AddedHook]) -> Iterator[None]:
+    """The model as a training step has it, but for gradient checkpointing, which is off.
+
+    Args:
+        pipeline: whose model it is.
+        hooks: that were there in the step alone, as NEFTune's noise is.
+    """
     model = pipeline.model
-    with preserved(pipeline), quiet(pipeline), _switched(model, []):
+    with preserved(pipeline), quiet(pipeline), _switched(model, []), hooked(hooks):
         align_special_tokens(pipeline)
         model.train()
         yield

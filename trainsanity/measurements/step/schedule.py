@@ -23,11 +23,13 @@ class Schedule:
         max_steps: optimizer steps planned.
         warmup_steps: steps of warm-up.
         curve: step to learning rate.
+        rate: ``learning_rate`` of the arguments; 0 for a custom training loop, which has none.
     """
 
     max_steps: int
     warmup_steps: int
     curve: dict[int, float]
+    rate: float = 0.0
 
     @property
     def peak(self) -> float:
@@ -61,7 +63,7 @@ def schedule(pipeline: Pipeline) -> Schedule:
         raise Skip(f"{args.lr_scheduler_type} depends on more than the step: it is not simulated")
     curve = curve_of(scheduler, args, max_steps)
     assert curve is not None
-    return Schedule(max_steps, warmup, curve)
+    return Schedule(max_steps, warmup, curve, args.learning_rate)
 
 
 def _of_loop(pipeline: Pipeline) -> Schedule:

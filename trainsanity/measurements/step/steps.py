@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import Session, objective_of
 from trainsanity.isolation.shards import whole
 from trainsanity.measurements.model.items import Items, items_of
+from trainsanity.measurements.step.hooks import AddedHook
 from trainsanity.measurements.step.modes import Modes
 from trainsanity.measurements.step.own import Again, Own
+from trainsanity.measurements.step.policy_passes import Policy
 from trainsanity.measurements.step.rearranged import Rearranged
 from trainsanity.measurements.step.update import Update
 from trainsanity.types import Skip
@@ -32,7 +35,9 @@ class MicroStep:
         size: number of rows, on this process.
         rows: the rows that the collator was given for them; None if another collator made them.
         inputs: what the model was given, labels included.  First step only, to be asked again.
-        random_state: torch's, at its start (see :func:`random_state`).  First step only.
+        random_state: torch's, at its start; see :func:`.torch_states`.  First step only.
+        buffers: the model's small buffers with their values at its start, which a forward may
+            change (spectral norm's, for one).  First step only, on its own process.
         items: what the loss counts, with its reference; None if the model's own forward did not
             run exactly once or there were no labels.
         error: what the objective raised in place of the items.
@@ -48,6 +53,7 @@ class MicroStep:
     rows: list[dict[str, Any]] | None = None
     inputs: dict[str, Any] = field(default_factory=dict)
     random_state: Any = None
+    buffers: list[tuple[Any, Any]] = field(default_factory=list)
     items: Items | None = None
     error: Exception | None = None
     loss: float = float("nan")
@@ -79,6 +85,7 @@ class Step:
         head_gradient: ``[C, H]`` on the CPU, accumulated over the step, before clipping.
         norm_before_clip, norm_after_clip: total gradient norms, computed from the gradients.
         learning_rate: what the optimizer used (first parameter group).
+        rates: the same for each of its groups.
     """
 
     micro_steps: list[MicroStep] = field(default_factory=list)
@@ -87,6 +94,7 @@ class Step:
     norm_before_clip: float = float("nan")
     norm_after_clip: float = float("nan")
     learning_rate: float = float("nan")
+    rates: list[float] = field(default_factory=list)
 
     @property
     def taken(self) -> bool:
@@ -109,12 +117,17 @@ class Recording:
         gradients: of the first step, before clipping: a sample of each trainable parameter's, on
             the CPU; see :func:`sample`.
         next_learning_rate: what the scheduler set for the step after the last.
+        next_rates: the same for each parameter group.
+        peaks: the rate that each group was built with.
         curve: learning rates of the scheduler in use, by step counted from 0; None if it has none
             that depends on the step alone.
         max_steps: optimizer steps that the Trainer plans; 0 if nobody does.
         update: which parameters the optimizer holds and which move, at the last step.
         checkpointing: the modules whose activations are computed again in the backward pass, and
             the function that each does it by.
+        hooks: those that were on the model in the first step and are there at no other time.
+        unused: trainable parameters that have no gradient because the step does not use them; None
+            where that was not asked.
         held: where several processes train: by moment, for each process a hash of every parameter
             that it holds whole, by name.
         sharded: how many parameters each process holds a part of.
@@ -123,6 +136,8 @@ class Recording:
         seconds: of the steps alone.
         own: the first step's micro-batches, each asked again as a whole step.
         rearranged: the first micro-batch, asked in other arrangements of its rows.
+        policy: what policy and reference said of the first micro-batch's tokens.
+        rollout: the first completions that a policy generated, with what was made of their rewards.
         modes: in which modes the model ran, and what moved in its frozen parts.
         asking: such a question is being asked; its passes are not the run's.
         snapshot_bytes: size in host memory of what is put back afterwards.
@@ -133,10 +148,14 @@ class Recording:
     head_name: str = ""
     gradients: dict[str, Any] = field(default_factory=dict)
     next_learning_rate: float = float("nan")
+    next_rates: list[float] = field(default_factory=list)
+    peaks: list[float] = field(default_factory=list)
     curve: dict[int, float] | None = None
     max_steps: int = 0
     update: Update = field(default_factory=Update)
     checkpointing: list[tuple[Any, Any]] = field(default_factory=list)
+    hooks: list[AddedHook] = field(default_factory=list)
+    unused: Collection[str] | None = None
     held: dict[str, list[dict[str, int]]] = field(default_factory=dict)
     sharded: int = 0
     out_of_memory: bool = False
@@ -148,6 +167,8 @@ class Recording:
     own: Own = field(default_factory=Own)
     asking: bool = False
     rearranged: Rearranged = field(default_factory=Rearranged)
+    policy: Policy = field(default_factory=Policy)
+    rollout: dict[str, Any] = field(default_factory=dict)
     modes: Modes = field(default_factory=Modes)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -174,6 +175,8 @@ def trial_steps(
     make, and in the middle of the warm-up, at its mean rate.
     """
     inner = getattr(optimizer, "optimizer", optimizer)
+    if _wants_a_closure(inner):  # LBFGS evaluates the loss by itself: gradients are not enough
+        return
     peaks = [group.get("initial_lr", group["lr"]) for group in inner.param_groups]
     middle = max((k for k in curve or () if k <= warmup // 2), default=0)
     if middle and curve and peaks[0]:
@@ -227,6 +230,11 @@ def _trial(
         sums = shares.get(dtype, (0, 0, 0))
         shares[dtype] = (sums[0] + touching, sums[1] + moving, sums[2] + movable)
     return Trial(step, max(rates), shares)
+
+
+def _wants_a_closure(optimizer: Any) -> bool:
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty
 
 
 def can_move(weight: Tensor, rate: float) -> Tensor:

@@ -1,0 +1,1 @@
+"""Judges the corpus of reported errors, ``fixtures/field``: ``python -m tests.field``."""

@@ -1,0 +1,105 @@
+"""How often the model runs, counted from outside, and that nothing is asked twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from fixtures.faults import HEALTHY, healthy
+from trainsanity.engine.registry import registry
+from trainsanity.engine.runner import run
+from trainsanity.engine.session import Session
+from trainsanity.isolation.hashing import hashes
+from trainsanity.isolation.pass_counter import Passes, counted
+from trainsanity.pipeline import Pipeline
+from trainsanity.report.json import as_dict
+from trainsanity.report.text import render
+
+MICRO_BATCHES = HEALTHY["gradient_accumulation_steps"]
+STEPS = 2
+TRIALS = 2
+"""Steps at the peak rate and in the middle of the warm-up, taken back."""
+
+
+@pytest.fixture(scope="module")
+def judged():
+    """A report, all calls of the model while it was made, and how many passes there were."""
+    pipeline = Pipeline.from_trainer(healthy())
+    calls, asking = [], [""]
+    Session.of(pipeline).measurements.on_start = lambda name: asking.__setitem__(0, name)
+
+    def note(model, _, named):
+        inputs = {name: hashes([v])[0] if torch.is_tensor(v) else v for name, v in named.items()}
+        inputs.pop("labels", None)
+        weights = tuple(hashes(model.parameters()))
+        how = (model.training, torch.is_grad_enabled(), model.config._attn_implementation)
+        calls.append((asking[0], str(sorted(inputs.items())), weights, how))
+
+    handle = pipeline.model.register_forward_pre_hook(note, with_kwargs=True)
+    with counted(pipeline.model) as everything:
+        report = run(pipeline, registry().select())
+    handle.remove()
+    return report, calls, everything
+
+
+def test_what_the_measurements_took_is_all_that_was_taken(judged):
+    report, calls, everything = judged
+    for field in ("forwards", "backwards", "optimizer_steps"):
+        assert sum(getattr(seen, field) for seen in report.passes.values()) == getattr(
+            everything, field
+        )
+    assert everything.forwards == len(calls)
+    recorded = STEPS * MICRO_BATCHES
+    assert report.passes["recording"] == Passes(recorded, recorded, STEPS + TRIALS)
+    # Once more each, and the first at another scale, which shows what rounding does.
+    assert report.passes["replay"] == Passes(MICRO_BATCHES + 1, MICRO_BATCHES + 1)
+    assert report.passes["forward"] == Passes(MICRO_BATCHES)
+    assert report.passes["scan"] == Passes()
+
+
+def test_no_question_is_asked_twice(judged):
+    _, calls, _ = judged
+    asked = {}
+    for name, *question in calls:
+        asked.setdefault(str(question), Counter())[name] += 1
+    twice = [counter for counter in asked.values() if counter.total() > 1]
+    # The same rows at the same weights: what the Trainer makes of them is held against what
+    # differentiation makes of them, and one batch is asked twice on purpose.
+    assert sorted(twice, key=str) == sorted(
+        [
+            Counter(recording=1, replay=2),
+            *[Counter(recording=1, replay=1)] * (MICRO_BATCHES - 1),
+            Counter(probes=2),
+        ],
+        key=str,
+    )
+
+
+def test_the_report_tells_of_the_passes(judged):
+    report, _, everything = judged
+    text = " ".join(render(report).split())
+    assert f"passes {everything.forwards} forwards (" in text
+    assert f"{everything.backwards} backwards (recording {STEPS * MICRO_BATCHES}, replay" in text
+    assert f"{STEPS + TRIALS} optimizer steps (recording {STEPS + TRIALS})" in text
+    rows = {row["name"]: row for row in as_dict(report)["measurements"]}
+    assert rows["replay"]["backwards"] == MICRO_BATCHES + 1
+    assert rows["replay"]["peak_bytes"] is None
+    assert sum(row["forwards"] for row in rows.values()) == everything.forwards
+
+
+def test_a_backward_pass_within_one_is_part_of_it():
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with counted(model) as seen:
+        rows = torch.ones(1, 2, requires_grad=True)
+        checkpoint(model, rows, use_reentrant=True).sum().backward()
+        torch.autograd.grad(model(rows).sum(), rows)
+        optimizer.step()
+    # The model itself is what is computed again here, so its second call is one, too.
+    assert seen == Passes(3, 2, 1)
+    model(rows).sum().backward()
+    optimizer.step()
+    assert seen == Passes(3, 2, 1)

@@ -1,0 +1,141 @@
+"""Where a pipeline comes from."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainsanity import UsageError
+from trainsanity.sources.config import configuration
+from trainsanity.sources.factory import spec_of
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current directory.  Each test's module has a name of its own: modules stay."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("nothing", "'nothing' names no pipeline: give pkg.module:factory"),
+        (":factory", "names no pipeline"),
+        ("module:", "names no pipeline"),
+        ("", "names no pipeline"),
+        ("train.py", "'train.py' is a script"),
+        ("jobs/train.py:factory", "is a script"),
+    ],
+)
+def test_target_of_another_form(target: str, said: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(said)):
+        spec_of(target)
+
+
+def test_spec_builds_late_and_carries_the_expected_failures(here: Path) -> None:
+    (here / "late_pipeline.py").write_text("raise RuntimeError('imported too early')")
+    spec = spec_of("late_pipeline:factory", {"loss.matches_reference": "known"})
+    assert spec.id == "late_pipeline:factory"
+    assert spec.expected_failures == {"loss.matches_reference": "known"}
+    with pytest.raises(UsageError, match="importing 'late_pipeline' failed: RuntimeError: imp"):
+        spec.make()
+
+
+def test_module_in_the_current_directory_is_found(here: Path) -> None:
+    (here / "local_pipeline.py").write_text("def factory():\n    return 7\n")
+    sys.path[:] = [entry for entry in sys.path if entry not in ("", str(here))]
+    with pytest.raises(UsageError, match=r"returned int, not a transformers\.Trainer"):
+        spec_of("local_pipeline:factory").make()
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "said"),
+    [
+        ("", "no_such_module:f", "there is no module 'no_such_module' below"),
+        ("", "no_such_package.deep.module:f", "there is no module 'no_such_package.deep.module'"),
+        ("import no_such_dependency", "m_dependency:f", "importing 'm_dependency' failed: No mod"),
+        ("def f(:", "m_syntax:f", "importing 'm_syntax' failed: SyntaxError"),
+        ("import sys; sys.exit(0)", "m_exit:f", "importing 'm_exit' failed: SystemExit: 0"),
+        (
+            "from os import getcwd\ndef one(): pass\ndef two(): pass",
+            "m_names:f",
+            "module 'm_names' has no 'f'; it has one, two",
+        ),
+        ("", "m_empty:f", "module 'm_empty' has no 'f'; it has no functions"),
+        ("f = 3", "m_number:f", "m_number:f is no function but of type int"),
+        ("def f(): return None", "m_none:f", "m_none:f returned NoneType, not a tr"),
+        ("def f(x): pass", "m_args:f", "m_args:f raised TypeError"),
+        ("def f(): exit(0)", "m_quits:f", "m_quits:f raised SystemExit: 0"),
+    ],
+)
+def test_what_cannot_be_built(here: Path, source: str, target: str, said: str) -> None:
+    module = target.partition(":")[0]
+    if not module.startswith("no_such"):
+        (here / f"{module}.py").write_text(source)
+    with pytest.raises(UsageError, match=re.escape(said)):
+        spec_of(target).make()
+
+
+def test_usage_error_of_a_factory_is_passed_on(here: Path) -> None:
+    (here / "m_usage.py").write_text(
+        "from trainsanity import UsageError\ndef f(): raise UsageError('give me a GPU')"
+    )
+    with pytest.raises(UsageError, match=r"^give me a GPU$"):
+        spec_of("m_usage:f").make()
+
+
+def test_factory_that_returns_a_trainer() -> None:
+    pytest.importorskip("transformers")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(EXAMPLES)
+        pipeline = spec_of("cli_factories:healthy").make()
+    assert pipeline.id == "cli_factories:healthy"
+    assert pipeline.trainer.model is pipeline.model
+    assert len(pipeline.train_dataset) == 12
+
+
+def test_no_configuration(here: Path) -> None:
+    (here / "pyproject.toml").write_text("[project]\nname = 'x'\n")
+    assert configuration() == {}
+
+
+def test_configuration_of_the_nearest_pyproject_above(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text(
+        """
+        [tool.trainsanity]
+        pipelines = ["a:b"]
+        [tool.trainsanity.expected_failures]
+        "loss.matches_reference" = "known"
+        """
+    )
+    below = tmp_path / "deep" / "down"
+    below.mkdir(parents=True)
+    table = {"pipelines": ["a:b"], "expected_failures": {"loss.matches_reference": "known"}}
+    assert configuration(below) == table
+    (below / "pyproject.toml").write_text("")
+    assert configuration(below) == {}, "a nearer file is the project's own"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[tool.trainsanity", "cannot be read"),
+        ("tool.trainsanity = 3", "tool.trainsanity must be a table"),
+        ("tool.trainsanity.pipelines = 'a:b'", "pipelines must be a list"),
+        ("tool.trainsanity.pipelines = [1]", "pipelines must be a list"),
+        ("tool.trainsanity.expected_failures = ['x']", "must map each check name to a reason"),
+        ("tool.trainsanity.expected_failures = {x = ' '}", "must map each check name to a reason"),
+        ("tool.trainsanity.expected_failures = {x = 1}", "must map each check name to a reason"),
+    ],
+)
+def test_configuration_that_is_wrong(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "pyproject.toml").write_text(text)
+    with pytest.raises(UsageError, match=said):
+        configuration(tmp_path)

@@ -1,0 +1,84 @@
+"""TS212 dataset.pairs_differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from trainsanity.engine.registry import check
+from trainsanity.measurements.data.pairs import Pairs
+from trainsanity.types import Finding, Measured, Severity
+
+SHARE = 0.1
+"""Of the pairs: a constant, since how many a run can spare nobody computes.  Few equal pairs are
+found in published preference data; a tenth of the batch without a gradient is a setting's doing."""
+
+
+@check(
+    "TS212",
+    "dataset.pairs_differ",
+    needs=("train_dataset", "data_collator"),
+    rules_out="identical pairs",
+)
+def pairs_differ(pairs: Pairs) -> Iterator[Measured | Finding]:
+    """The chosen and the rejected side of each pair differ in the batch.
+
+    What it checks: the token ids of both sides of up to 256 pairs, as they stand in the batches
+    that the collator makes, after tokenization, truncation and padding; and whether anything of the
+    answers is left that the loss counts.
+
+    Why it matters: a pair of twice the same tokens has a loss of log 2 whatever the weights are,
+    and a gradient of zero. max_length or max_prompt_length that cuts the answers off makes such
+    pairs of good rows, and the loss curve just lies at 0.69.
+
+    How it is measured: exact comparison of ids without padding, and of the tokens that
+    completion_mask or labels count. A tenth of the pairs or more is a failure, fewer a warning.
+
+    How to fix: bad: DPOConfig(max_length=256) for prompts of 300 tokens. Good: a max_length above
+    the longest row, or truncation_mode="keep_end", or leave rows out that are longer:
+
+        dataset = dataset.filter(lambda row: len(row["prompt_ids"]) + 64 < max_length)
+        dataset = dataset.filter(lambda row: row["chosen"] != row["rejected"])
+
+    Known false alarms: none known.
+
+    References: OpenRLHF/OpenRLHF#1311, Yifan-Song793/ETO#14.
+    """
+    count = len(pairs.both)
+    empty = [
+        k
+        for k, (chosen, rejected) in enumerate(pairs.both)
+        if chosen.counted is not None and not (chosen.counted and rejected.counted)
+    ]
+    equal = [
+        k
+        for k, (chosen, rejected) in enumerate(pairs.both)
+        if chosen.ids == rejected.ids and k not in set(empty)
+    ]
+    for found, words in (
+        (equal, "hold the same tokens in chosen and rejected: identical pairs have no gradient"),
+        (empty, "have nothing left of an answer that the loss counts: it was cut away"),
+    ):
+        if not found:
+            continue
+        few = len(found) < SHARE * count
+        cut = pairs.equal_rows is not None and pairs.equal_rows < len(found)
+        yield Finding(
+            f"{len(found)} of {count} pairs {words}",
+            observed=len(found),
+            expected=0,
+            where=f"pair {found[0]}",
+            cause="the answers are cut off by truncation (max_length) before they begin to differ"
+            if cut or found is empty
+            else "the rows hold the same answer twice",
+            fix="raise max_length above the longest prompt with its answer, or leave out the rows "
+            "that are longer"
+            if cut or found is empty
+            else "leave out rows whose chosen and rejected are equal",
+            severity=Severity.WARNING if few else Severity.FAILURE,
+        )
+    yield Measured(
+        f"of {count} pairs {len(equal)} are the same tokens twice, {len(empty)} have an answer "
+        "of no counted token",
+        len(equal) + len(empty),
+        0,
+    )

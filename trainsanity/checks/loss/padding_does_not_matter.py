@@ -1,0 +1,69 @@
+"""TS517 loss.padding_does_not_matter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from trainsanity.engine.registry import check
+from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, within
+from trainsanity.measurements.step.policy_passes import Policy
+from trainsanity.types import Cost, Finding, Measured, Skip
+
+
+@check(
+    "TS517",
+    "loss.padding_does_not_matter",
+    cost=Cost.STEP,
+    requires=("loss.finite",),
+    rules_out="padding in the loss",
+)
+def padding_does_not_matter(policy: Policy) -> Iterator[Measured | Finding]:
+    """Which tokens stand in the padding does not matter to loss and gradient.
+
+    What it checks: loss and gradient of a language model's first micro-batch against those of the
+    same batch with other token ids wherever its mask says padding.
+
+    Why it matters: a log-probability that is summed over padding, or labels that are copied from
+    padded input_ids, train the model to write <pad>; the same row then has another loss beside
+    longer rows.
+
+    How it is measured: the user's own loss is asked twice, every layer in eval mode, and the
+    gradient twice with the same random numbers. Where policy and reference are the same a
+    preference loss is a constant, and only the gradient shows it. Allowed are four units in the
+    last place of the coarsest dtype in use and the order of float32 sums.
+
+    How to fix: bad: labels = input_ids; (logps * ones).sum(1). Good:
+
+        labels = input_ids.masked_fill(attention_mask == 0, -100)
+        logps = (token_logps * completion_mask[:, 1:]).sum(1)
+
+    Known false alarms: none known. Models that look for the padding's id (heads on the last token)
+    are not asked.
+
+    References: huggingface/trl#1625, 0xallam/Direct-Preference-Optimization#4.
+    """
+    before, after = policy.padding
+    if not policy.padded or math.isnan(before):
+        raise Skip("the first micro-batch has no padding that a mask names, or no language model")
+    part = MARGIN * policy.eps + REDUCTIONS
+    moved = 0.0 if math.isnan(policy.pulled) else policy.pulled
+    loss = abs(after - before)
+    # A gradient that cancels has rounding of its own size.
+    if not (within(loss, part * max(1.0, abs(before))) and within(moved, MARGIN * part)):
+        yield Finding(
+            f"other token ids under the padding change the loss by {loss:.3g} and the gradient by "
+            f"{moved:.2%} of itself: padding is counted",
+            observed=moved,
+            expected=0.0,
+            where=f"{policy.padded} positions of padding",
+            cause="the padding is among the targets, or in the sum of log-probabilities",
+            fix="mask the padding: labels of -100 where attention_mask is 0, and log-probabilities "
+            "times a mask that is 0 there",
+        )
+    yield Measured(
+        f"other token ids under {policy.padded} positions of padding change the loss by {loss:.3g} "
+        f"and the gradient by {moved:.2g} of itself",
+        moved,
+        0.0,
+    )

@@ -1,0 +1,88 @@
+"""TS112 tokenizer.messages_are_in_rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from trainsanity.engine.registry import check
+from trainsanity.measurements.data.rendered import Rendered
+from trainsanity.types import Finding, Measured, Severity, Skip
+
+MANY = 0.1
+"""Share of a role's messages from which it is not a matter of single texts."""
+
+
+@check("TS112", "tokenizer.messages_are_in_rows", needs=("tokenizer",), rules_out="lost messages")
+def messages_are_in_rows(rendered: Rendered) -> Iterator[Measured | Finding]:
+    """Each message stands in the row that was made of it.
+
+    What it checks: the content of each message of ``messages``, or of ``prompt`` and
+    ``completion``, is in the row's tokens.
+
+    Why it matters: a template without a branch for a role drops its messages: the system prompt
+    that the answers were written under is in no row.  One that strips earlier reasoning, as
+    Qwen3's does, trains answers without the thought that the data has: the model learns to skip it.
+
+    How it is measured: exact, on 64 rows, as text without blanks.  Messages of tools and with
+    tool_calls are left out; so is reasoning that is stripped from answers which are no target.
+    Nothing is said where the rows hold no message of their column.
+
+    How to fix: use a template that writes every role and keeps the reasoning, or train the last
+    answer alone, as one row for each turn.
+
+    Bad::
+
+        {% for m in messages if m['role'] in ('user', 'assistant') %}
+
+    Good::
+
+        {% for m in messages %}
+
+    Known false alarms: a template that rewrites contents by intent.  Where fewer than one in ten
+    messages of a role is not found it is a warning.
+
+    References: SUSTech-IDEA/SUS-Chat#3, fw-ai/cookbook#386.
+    """
+    if rendered.by_ids or not rendered.messages:
+        raise Skip("the rows no longer have the messages that they were made of")
+    lost = [one for one in rendered.missing if not one.thought]
+    thoughts = [one for one in rendered.missing if one.thought and one.trained]
+    for role, count in Counter(one.role for one in lost).items():
+        first = next(one for one in lost if one.role == role)
+        total = rendered.messages[role]
+        yield Finding(
+            f"the content of {count} of {total} {role} messages is not in its row: "
+            f"{first.content!r}",
+            observed=count,
+            expected=0,
+            where=f"row {first.row} of those drawn",
+            cause=f"the chat template drops or rewrites messages of the role {role}",
+            fix="use a template with a branch for that role",
+            severity=_severity(count, total),
+        )
+    if thoughts:
+        total = rendered.messages[thoughts[0].role]
+        yield Finding(
+            f"the reasoning of {len(thoughts)} of {total} answers is not in its row, and what is "
+            f"left of them is trained: {thoughts[0].content!r}",
+            observed=len(thoughts),
+            expected=0,
+            where=f"row {thoughts[0].row} of those drawn",
+            cause="the chat template strips the thoughts of earlier turns, and all turns are "
+            "trained: the model learns to answer without reasoning",
+            fix="train the last answer alone (one row for each turn), or use a template that keeps "
+            "the reasoning",
+            severity=_severity(len(thoughts), total),
+        )
+    total = rendered.messages.total()
+    yield Measured(
+        f"{len(rendered.missing)} of {total} messages are not in their rows as a whole, "
+        f"{len(lost)} of them with all they say",
+        len(lost) + len(thoughts),
+        0,
+    )
+
+
+def _severity(count: int, total: int) -> Severity:
+    return Severity.FAILURE if count >= MANY * total else Severity.WARNING

@@ -1,0 +1,40 @@
+"""The same batch with other tokens in its padding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def other_padding(inputs: Mapping[str, Any]) -> tuple[dict[str, Any] | None, int]:
+    """Return the batch with other token ids where its masks say padding, and how many there are."""
+    import torch
+
+    changed, count = dict(inputs), 0
+    for name, ids in inputs.items():
+        mask = next((inputs[other] for other in _masks(name) if other in inputs), None)
+        if not (torch.is_tensor(ids) and torch.is_tensor(mask)):
+            continue
+        if ids.dim() != 2 or ids.shape != mask.shape or ids.is_floating_point():
+            continue
+        hidden = mask == 0
+        # The token after the last padding on the left is predicted there, in any language model.
+        hidden[:, :-1] &= mask[:, 1:] == 0
+        if not bool(hidden.any()) or bool(hidden.all()):
+            continue
+        real = ids[~hidden]
+        # Tokens that do occur, each another one than stands there.
+        new = real[torch.arange(ids.numel(), device=ids.device) % len(real)].view_as(ids)
+        new = torch.where(new == ids, real.roll(1)[0].expand_as(ids), new)
+        changed[name] = torch.where(hidden, new, ids)
+        count += int(hidden.sum())
+    return (changed, count) if count else (None, 0)
+
+
+def _masks(name: str) -> tuple[str, ...]:
+    """Return the names under which a batch would keep the mask of these token ids."""
+    for ending in ("input_ids", "ids"):
+        if name.endswith(ending):
+            stem = name.removesuffix(ending)
+            return f"{stem}attention_mask", f"{stem}mask"
+    return ()

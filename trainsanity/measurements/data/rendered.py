@@ -1,0 +1,196 @@
+"""Conversations rendered again beside the rows that were made of them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.engine.store import measurement
+from trainsanity.isolation.snapshot import preserved
+from trainsanity.measurements.batches.batch import quiet
+from trainsanity.measurements.batches.chat_template import ASSISTANT, ChatTemplate, messages_in
+from trainsanity.measurements.batches.documents import Document, Documents
+from trainsanity.types import Cost, Skip
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+UNCHECKED = ("tool", "function", "ipython", "observation")
+"""Roles whose contents templates write as JSON."""
+
+_SPACE = re.compile(r"\s+")
+_THOUGHT = re.compile(r"^.*</[^<>\s]+>|^.*◁/think▷", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A message whose content is not in its row.
+
+    Attributes:
+        row: the row's number among those that were drawn.
+        role: whose message it is.
+        content: its first words.
+        thought: its reasoning alone is missing.
+        trained: what is left of it is a target.
+    """
+
+    row: int
+    role: str
+    content: str
+    thought: bool
+    trained: bool
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What rendering a few conversations again shows.
+
+    Attributes:
+        prompts: rows whose prompt could be rendered, and fits without a generation prompt.
+        no_prefix: those that do not begin with the generation prompt.
+        asked, answered: of the first of those: the prompt's last words, and the row's there.
+        messages: messages looked for in their rows, by role.
+        missing: those that are not there.
+        by_ids: the rows are known as ids alone.
+    """
+
+    prompts: int = 0
+    no_prefix: list[int] = field(default_factory=list)
+    asked: str = ""
+    answered: str = ""
+    messages: Counter[str] = field(default_factory=Counter)
+    missing: list[Missing] = field(default_factory=list)
+    by_ids: bool = False
+
+
+@measurement(Cost.STATIC)
+def rendered(pipeline: Pipeline, documents: Documents, chat_template: ChatTemplate) -> Rendered:
+    """Render the prompts of a few rows, and look for each message's content in its row.
+
+    Raises:
+        Skip: there is no chat template, or no row is a whole conversation.
+    """
+    tokenizer = pipeline.tokenizer
+    if tokenizer is None or not getattr(tokenizer, "chat_template", None):
+        raise Skip("the tokenizer has no chat template")
+    kept = [one for one in documents.found if not one.cut]
+    talks = [(one, talk) for one in kept if (talk := conversation(one.raw))]
+    with preserved(pipeline), quiet(pipeline):
+        look = _Look(tokenizer, chat_template)
+        if talks:
+            for one, talk in talks:
+                look.prompt(one, talk)
+                look.contents(one, talk)
+            found = look.found
+            if found.messages and len(found.missing) == found.messages.total():
+                raise Skip("the rows hold no message of their column: they are made otherwise")
+            return found
+        if not chat_template.headers:
+            raise Skip("no row has a conversation, and the template's headers are not known")
+        return look.opened(kept)
+
+
+def conversation(raw: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return a row's messages; empty if it has none with role and content."""
+    for names in (("messages",), ("conversations",), ("prompt", "completion")):
+        parts = [raw.get(name) for name in names]
+        if all(isinstance(part, list) for part in parts):
+            talk = [message for part in parts for message in part or ()]
+            if all(isinstance(m, Mapping) and "role" in m and "content" in m for m in talk):
+                return talk
+    return []
+
+
+class _Look:
+    def __init__(self, tokenizer: Any, template: ChatTemplate) -> None:
+        self.tokenizer, self.template, self.found = tokenizer, template, Rendered()
+        self.prompts, self.no_prefix = 0, self.found.no_prefix
+
+    def text(self, ids: Sequence[int]) -> str:
+        bos = getattr(self.tokenizer, "bos_token_id", None)
+        ids = list(ids)
+        while bos is not None and ids[:1] == [bos]:
+            ids = ids[1:]
+        return _SPACE.sub("", str(self.tokenizer.decode(ids, skip_special_tokens=False)))
+
+    def again(self, text: str) -> str:
+        """A text as it looks after it was tokenized."""
+        return self.text(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def prompt(self, one: Document, talk: Sequence[Mapping[str, Any]]) -> None:
+        roles = [message["role"] for message in talk]
+        last = max((k for k, role in enumerate(roles) if role == ASSISTANT), default=0)
+        if not last or roles[last - 1] == ASSISTANT:
+            return
+        how = {
+            "tokenize": False,
+            "tools": one.raw.get("tools") or None,
+            **(one.raw.get("chat_template_kwargs") or {}),
+        }
+        try:
+            render = self.tokenizer.apply_chat_template
+            bare = self.again(render(list(talk[:last]), add_generation_prompt=False, **how))
+            asked = self.again(render(list(talk[:last]), add_generation_prompt=True, **how))
+        except Exception:  # jinja's, or whatever a template raises by raise_exception
+            return
+        row = self.text(one.ids)
+        if not row.startswith(bare):
+            return
+        count = self.found.prompts + 1
+        shown = {}
+        if not row.startswith(asked):
+            if not self.found.no_prefix:
+                size = len(bare)
+                shown = {"asked": asked[size:], "answered": row[size : size + 40]}
+            self.found.no_prefix.append(one.row)
+        self.found = Rendered(**{**vars(self.found), "prompts": count, **shown})
+
+    def contents(self, one: Document, talk: Sequence[Mapping[str, Any]]) -> None:
+        row = self.text(one.ids)
+        answers = [m for m in messages_in(one.ids, self.template, self.tokenizer)
+                   if m.role == ASSISTANT]  # fmt: skip
+        number = -1
+        for message in talk:
+            role = str(message["role"])
+            number += role == ASSISTANT
+            if role in UNCHECKED or message.get("tool_calls"):
+                continue
+            for content in _texts(message["content"]):
+                self.found.messages[role] += 1
+                if self.again(content) in row:
+                    continue
+                rest = _THOUGHT.sub("", content)
+                thought = rest != content and bool(rest.strip()) and self.again(rest) in row
+                own = answers[number] if role == ASSISTANT and number < len(answers) else None
+                trained = own is None or any(own.start <= t < own.stop for t in one.counted)
+                self.found.missing.append(Missing(one.row, role, content[:40], thought, trained))
+
+    def opened(self, kept: Sequence[Document]) -> Rendered:
+        """Look for what the generation prompt opens behind the last header of each row."""
+        begins = _SPACE.sub("", self.template.opened_text)
+        found = Rendered(by_ids=True)
+        count, answered = 0, ""
+        for one in kept:
+            answers = [m for m in messages_in(one.ids, self.template, self.tokenizer)
+                       if m.role == ASSISTANT]  # fmt: skip
+            if not answers:
+                continue
+            count += 1
+            text = self.text(one.ids[answers[-1].start : answers[-1].end])
+            if not text.startswith(begins):
+                found.no_prefix.append(one.row)
+                answered = answered or text[:40]
+        if not count:
+            raise Skip("no row has the headers of the chat template")
+        return Rendered(count, found.no_prefix, begins, answered, by_ids=True)
+
+
+def _texts(content: Any) -> list[str]:
+    if isinstance(content, str):
+        return [content] if content.strip() else []
+    parts = content if isinstance(content, list) else []
+    found = [part.get("text") for part in parts if isinstance(part, Mapping)]
+    return [text for text in found if isinstance(text, str) and text.strip()]

@@ -1,0 +1,84 @@
+"""Where the rows hold EOS, for tokenizers whose PAD is EOS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from trainsanity.engine.session import Session, objective_of
+from trainsanity.engine.store import measurement
+from trainsanity.measurements.data.scan_rows import lists
+from trainsanity.objectives.base import UNKNOWN
+from trainsanity.types import Cost, Skip
+
+if TYPE_CHECKING:
+    from trainsanity.measurements.data.scan import Scan, Split
+    from trainsanity.pipeline import Pipeline
+
+
+@dataclass(frozen=True)
+class SharedPad:
+    """What a PAD that is EOS can harm.
+
+    Attributes:
+        rows: rows of all datasets that hold EOS; None if PAD is not EOS, or they cannot be read.
+        targets: labels of these rows that are EOS; None in the same cases.
+        why: the reason why the rows cannot be read; empty if they can.
+    """
+
+    rows: int | None = None
+    targets: int | None = None
+    why: str = ""
+
+    @property
+    def harmless(self) -> bool:
+        """Whether no row and no target is EOS, as counted."""
+        return self.rows == 0 and self.targets == 0
+
+    @property
+    def held(self) -> str:
+        """Where EOS is, in words."""
+        if self.rows is None or self.targets is None:
+            return f"the rows cannot be searched for it: {self.why}"
+        return f"{self.rows:,} rows hold it, {self.targets:,} labels are it"
+
+
+@measurement(Cost.STATIC)
+def shared_pad(pipeline: Pipeline) -> SharedPad:
+    """Count EOS in rows and labels if it is PAD."""
+    tokenizer = pipeline.tokenizer
+    eos = getattr(tokenizer, "eos_token_id", None)
+    if eos is None or tokenizer.pad_token_id != eos:
+        return SharedPad()
+    try:
+        # Only here: a pipeline whose rows cannot be read still has its two ids compared.
+        scan: Scan = Session.of(pipeline).measurements.get("scan")
+    except Skip as skip:
+        return SharedPad(why=str(skip))
+    objective = objective_of(pipeline)
+    # Labels of other objectives are classes, and EOS is no class.
+    of_tokens = objective.shifts or objective.name == UNKNOWN
+    return SharedPad(
+        sum(_rows_with(split, int(eos)) for split in scan.splits),
+        sum(_targets(split, int(eos)) for split in scan.splits) if of_tokens else 0,
+    )
+
+
+def _rows_with(split: Split, eos: int) -> int:
+    """Return how many rows hold EOS at attended places, or at an end that has no mask."""
+    held = split.special[eos].rows
+    if "attention_mask" not in split.rows.table.column_names:
+        # Rows that hold it inside as well may be counted twice.
+        held += int((split.lengths < split.widths).sum())
+    return held
+
+
+def _targets(split: Split, eos: int) -> int:
+    """Return how many labels are EOS."""
+    labels = split.labels
+    if labels is None or not labels.is_list or labels.kind != "integer":
+        return 0
+    return sum(
+        int((lists(batch.column(labels.column), labels.column).values == eos).sum())
+        for _, batch in split.rows.blocks([labels.column])
+    )

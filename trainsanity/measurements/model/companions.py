@@ -1,0 +1,175 @@
+"""Rows of a batch with other rows beside them, and without padding, whatever the model takes."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.engine.store import measurement
+from trainsanity.isolation.snapshot import preserved
+from trainsanity.measurements.batches.batch import prepared, quiet, record_collator
+from trainsanity.measurements.model.forward import as_trained, without_labels
+from trainsanity.types import Cost, Skip
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainsanity.pipeline import Pipeline
+
+ROWS = 4
+"""Rows that are asked: the first of the batch."""
+
+WIDE = 2
+"""Dimensions of an output that has one vector a row; more have positions, which padding moves."""
+
+
+@dataclass
+class Companions:
+    """The first output of the model for a few rows, asked in several ways.
+
+    Attributes:
+        size: largest absolute value of the outputs.
+        beside_copies: by row, the greatest difference between a row in its batch and the same
+            tensors in a batch of copies of it: one shape, other neighbours.
+        unpadded: by row that is padded in its batch, the difference between the row there and the
+            row collated alone; empty where rows are not padded, or outputs are no vectors.
+        masked: the same with a mask over the padding, where the batch has none and the model takes
+            one.
+        shapes: largest difference that the shape alone makes: a row alone and among copies of
+            itself, without padding.
+        eps: unit in the last place of the dtype that the outputs are computed in.
+        mask: name of the mask that the batch has; empty if it has none.
+    """
+
+    size: float
+    beside_copies: list[float]
+    unpadded: dict[int, float] = field(default_factory=dict)
+    masked: dict[int, float] = field(default_factory=dict)
+    shapes: float = 0.0
+    eps: float = math.nan
+    mask: str = ""
+
+
+@measurement(Cost.FORWARD)
+def companions(pipeline: Pipeline) -> Companions:
+    """Ask a few rows of the first micro-batch beside other rows, and without padding.
+
+    Raises:
+        Skip: there is no Trainer, the batch's tensors do not agree on the number of rows, or the
+            model returns no tensor with an entry for each.
+    """
+    import torch
+
+    trainer = pipeline.trainer
+    if trainer is None:
+        raise Skip("this pipeline has no Trainer whose batches could be asked")
+    with preserved(pipeline), quiet(pipeline):
+        calls = record_collator(trainer)
+        collated = next(iter(trainer.get_train_dataloader()), None)
+        inputs = trainer._prepare_inputs(collated) if isinstance(collated, Mapping) else None
+        rows = calls[0] if calls else []
+    tensors = {name: v for name, v in (inputs or {}).items() if torch.is_tensor(v) and v.dim()}
+    sizes = {len(value) for value in tensors.values()}
+    if inputs is None or len(sizes) != 1:
+        raise Skip("the batch is no dictionary of tensors with an entry for each row")
+    size = sizes.pop()
+    if size < 2:
+        raise Skip("a batch of one row has no other rows beside it")
+    asked = without_labels(dict(inputs))
+    with as_trained(pipeline):
+        whole = _first(pipeline, asked, size)
+        chosen = range(min(ROWS, size))
+        beside = [
+            float((_first(pipeline, _copies(asked, k, size), size)[k] - whole[k]).abs().max())
+            for k in chosen
+        ]
+        found = Companions(
+            float(whole.abs().max()),
+            beside,
+            eps=float(torch.finfo(_dtype(pipeline)).eps),
+            mask=next((name for name in tensors if "mask" in name), ""),
+        )
+        if whole.dim() == WIDE and len(rows) == size:
+            _without_padding(pipeline, found, whole, asked, rows)
+    return found
+
+
+def _without_padding(
+    pipeline: Pipeline, found: Companions, whole: Tensor, asked: dict[str, Any], rows: list[Any]
+) -> None:
+    import torch
+
+    main = _main_input(pipeline, asked)
+    width = asked[main].shape[-1] if main and asked[main].dim() == WIDE else 0
+    shapes = 0.0
+    for k in range(len(found.beside_copies)):
+        if not width:
+            return
+        made = pipeline.data_collator([copy.deepcopy(rows[k])])
+        single = without_labels(prepared(pipeline, made))
+        length = single[main].shape[-1]
+        alone = _first(pipeline, single, 1)[0]
+        again = pipeline.data_collator([copy.deepcopy(rows[k])] * len(whole))
+        copies = _first(pipeline, without_labels(prepared(pipeline, again)), len(whole))[0]
+        shapes = max(shapes, float((alone - copies).abs().max()))
+        if length >= width:
+            continue
+        found.unpadded[k] = float((alone - whole[k]).abs().max())
+        if not found.mask and _takes_a_mask(pipeline):
+            mask = torch.ones_like(asked[main], dtype=torch.long)
+            mask[k, length:] = 0
+            masked = _first(pipeline, {**asked, "attention_mask": mask}, len(whole))[k]
+            found.masked[k] = float((alone - masked).abs().max())
+    found.shapes = shapes
+
+
+def _main_input(pipeline: Pipeline, asked: dict[str, Any]) -> str:
+    name = getattr(pipeline.model, "main_input_name", "")
+    return name if name in asked else ""
+
+
+def _takes_a_mask(pipeline: Pipeline) -> bool:
+    import inspect
+
+    return "attention_mask" in inspect.signature(pipeline.model.forward).parameters
+
+
+def _copies(inputs: dict[str, Any], k: int, size: int) -> dict[str, Any]:
+    import torch
+
+    return {
+        name: value[k : k + 1].expand(size, *value.shape[1:]).contiguous()
+        if torch.is_tensor(value) and value.dim() and len(value) == size
+        else value
+        for name, value in inputs.items()
+    }
+
+
+def _first(pipeline: Pipeline, inputs: dict[str, Any], size: int) -> Tensor:
+    """Return the first output with an entry for each row, float64 on the CPU."""
+    import torch
+
+    output = pipeline.model(**inputs)
+    values = output.values() if isinstance(output, Mapping) else output
+    values = [values] if torch.is_tensor(values) else values
+    for value in values:
+        # A square output holds every pair of rows, as that of a contrastive model does.
+        if (
+            torch.is_tensor(value)
+            and value.is_floating_point()
+            and value.dim()
+            and len(value) == size
+            and (value.dim() != WIDE or value.shape[1] != size or size == 1)
+        ):
+            return value.double().cpu()
+    raise Skip("the model returns no tensor with an entry for each row")
+
+
+def _dtype(pipeline: Pipeline) -> Any:
+    import torch
+
+    mixed = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    return mixed.get(getattr(pipeline.trainer.accelerator, "mixed_precision", ""), pipeline.dtype)

@@ -1,0 +1,58 @@
+"""The training loop by itself: no files, no reports, no evaluation, and an end if it takes no step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.types import Blocked
+
+if TYPE_CHECKING:
+    pass
+
+
+def alone(trainer: Any, folder: str, callback: Any) -> None:
+    """Nothing but the training loop itself: no files, no reports, no evaluation.
+
+    A loop that takes no step raises :class:`NoStep` at the end of its first epoch.
+    """
+    trainer.callback_handler.callbacks = [callback, _takes_steps()]
+    quiet_arguments = {
+        "output_dir": folder,
+        "logging_dir": folder,
+        "push_to_hub": False,
+        "eval_on_start": False,
+        "load_best_model_at_end": False,
+        "disable_tqdm": True,
+    }
+    for argument, value in quiet_arguments.items():
+        if hasattr(trainer.args, argument):
+            setattr(trainer.args, argument, value)
+
+
+class NoStep(Blocked):
+    """The Trainer went through an epoch of so many micro-batches without an optimizer step."""
+
+    def __init__(self, micro_batches: int) -> None:
+        reason = f"an epoch of {micro_batches} micro-batches ends without an optimizer step"
+        super().__init__(reason, by="schedule.steps_are_taken")
+        self.micro_batches = micro_batches
+
+
+def _takes_steps() -> Any:
+    from transformers import TrainerCallback
+
+    class Watch(TrainerCallback):
+        """With max_steps there is always a next epoch, which would end like the first."""
+
+        micro_batches = 0
+
+        def on_substep_end(self, *_: Any, **kwargs: Any) -> None:
+            self.micro_batches += 1
+
+        def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if not state.global_step:
+                raise NoStep(self.micro_batches)
+
+        on_train_end = on_epoch_end
+
+    return Watch()
