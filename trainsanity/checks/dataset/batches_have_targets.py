@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
-from trainsanity.measurements.batches.targets import Targets
+from trainsanity.measurements.runs.targets import Targets
 from trainsanity.types import Cost, Finding, Measured, Severity
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ def batches_have_targets(pipeline: Pipeline, targets: Targets) -> Iterator[Measu
     NaN.
 
     How it is measured: exact, in the first 32 batches that the Trainer's own loader makes.  A batch
-    without a target is a failure, or a warning where the loss of a causal language model is divided
-    by the tokens of the whole step; a masked language model that hides more than six tokens in ten
-    is a warning.
+    without a target is a failure, or a warning where the loss of a causal language model is
+    divided by the tokens of the whole step; a masked language model that hides more than six
+    tokens in ten is a warning.
 
     How to fix: mask at least one token of each row, or use larger batches::
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
+from trainsanity.maths.tolerances import MARGIN, within
 from trainsanity.measurements.runs.scored import Scored
 from trainsanity.types import Cost, Finding, Measured
+
+ROUNDED = 1e-6
+"""What is rounded in a loss in float32, relative to it."""
 
 
 @check(
@@ -14,20 +18,23 @@ from trainsanity.types import Cost, Finding, Measured
     "loop.evaluates_in_eval_mode",
     cost=Cost.STEP,
     needs=("trainer", "eval_dataset"),
-    requires=("loss.train_equals_eval",),
+    requires=("loss.train_equals_eval", "model.eval_is_repeatable"),
     rules_out="dropout in evaluation",
 )
 def evaluates_in_eval_mode(scored: Scored) -> Iterator[Measured | Finding]:
     """``evaluate()`` puts the model into eval mode before it runs it.
 
-    What it checks: which modules are in training mode when the model runs inside ``evaluate()``.
+    What it checks: which modules are in training mode when the model runs inside ``evaluate()``;
+    and whether the loss of a labelled batch is the same there with other random numbers.
 
     Why it matters: ``torch.no_grad()`` turns off gradients and nothing else.  With dropout on, the
     evaluation's loss is too high and random, and it is what the best checkpoint is chosen by; batch
     norms in training mode take their statistics from the evaluation data.
 
     How it is measured: exact.  The model is in training mode before, as in a run that evaluates
-    between two steps, and the Trainer's own ``evaluate()`` runs on a few rows.
+    between two steps, and the Trainer's own ``evaluate()`` runs on a few rows.  The first labelled
+    batch is asked three times more: twice with the same random numbers, which says what the
+    device's own noise is, and once with others.
 
     How to fix: switch the mode, and back::
 
@@ -55,9 +62,23 @@ def evaluates_in_eval_mode(scored: Scored) -> Iterator[Measured | Finding]:
             cause="eval() is not called before the evaluation's forward, or is overridden",
             fix="call model.eval() at the beginning of evaluate(), and model.train() at its end",
         )
+    one, same, other = scored.draws or (0.0, 0.0, 0.0)
+    allowed = max(abs(one - same) * MARGIN, ROUNDED * abs(one))
+    if not scored.training and not within(abs(one - other), allowed):
+        yield Finding(
+            f"the loss of one batch in evaluation is {one:.5f}, and {other:.5f} with other random "
+            "numbers: dropout is active although every module is in eval mode",
+            observed=abs(one - other),
+            expected=f"at most {allowed:.3g}",
+            where="the model in eval mode",
+            cause="a function such as scaled_dot_product_attention or F.dropout is given its "
+            "dropout without asking self.training",
+            fix="dropout_p=self.p if self.training else 0.0",
+        )
     yield Measured(
         f"evaluate() on {scored.rows} rows runs the model with {len(scored.training)} of its "
-        "modules in training mode",
+        f"modules in training mode; a batch's loss is {one:.5f}, with other random numbers "
+        f"{other:.5f}",
         len(scored.training),
         0,
     )

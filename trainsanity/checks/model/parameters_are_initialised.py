@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
@@ -52,8 +53,8 @@ def parameters_are_initialised(initialised: Initialised) -> Iterator[Measured | 
         known = one.name in forgotten
         yield Finding(
             f"{one.name} holds values that no initialiser gives: the largest is {one.largest:.3g}, "
-            f"{one.tiny} of {one.elements} are nearly 0 and not 0",
-            observed=one.largest if one.largest == one.largest else "NaN",
+            f"{one.tiny} of its first {one.elements} are nearly 0 and not 0",
+            observed=one.largest if math.isfinite(one.largest) else str(one.largest),
             expected="finite values of ordinary size",
             where=one.name,
             cause="it is uninitialised memory: from_pretrained builds it empty and _init_weights "

@@ -25,6 +25,9 @@ Addresses and small integers read as float32 are below 1e-38."""
 MANY = 0.01
 """Part of a tensor's elements that have to be tiny: chance gives a normal variable none."""
 
+SAMPLE = 65_536
+"""Elements of each tensor that are looked through for tiny ones."""
+
 MOST = 10_000_000
 """Elements of a tensor that is made again to see who initialises it."""
 
@@ -36,8 +39,8 @@ class Strange:
     Attributes:
         name: of the parameter.
         largest: its largest absolute value; NaN if it has one.
-        tiny: how many elements are not 0 and nearly so.
-        elements: its size.
+        tiny: how many of its first elements are not 0 and nearly so.
+        elements: how many those are.
     """
 
     name: str
@@ -96,15 +99,17 @@ def _read(named: dict[str, Any], new: set[str]) -> list[Strange | None]:
     if not named or any(tensor.is_meta for tensor in named.values()):
         return []
     # A maximum is NaN if an element is, and reads a tensor once.
-    largest = torch.stack([t.abs().max().float().cpu() for t in named.values()]).tolist()
+    infinity = float("inf")
+    norms = [torch.linalg.vector_norm(t.float(), infinity).cpu() for t in named.values()]
+    largest = torch.stack(norms).tolist()
     found: list[Strange | None] = []
     for (name, tensor), most in zip(named.items(), largest, strict=True):
-        tiny = 0
+        tiny, some = 0, tensor.flatten()[:SAMPLE]
         if name in new and tensor.dtype in (torch.float32, torch.float64):
-            small = tensor.abs()
+            small = some.abs()
             tiny = int(((small > 0) & (small < TINY)).sum())
-        if not most <= HUGE or tiny > MANY * tensor.numel():
-            found.append(Strange(name, most, tiny, tensor.numel()))
+        if not most <= HUGE or tiny > MANY * some.numel():
+            found.append(Strange(name, most, tiny, some.numel()))
     return found
 
 

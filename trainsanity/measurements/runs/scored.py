@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -57,6 +58,8 @@ class Scored:
         in_place: for a causal model that predicts at each position the token that stands there.
         batches: one for each call of ``compute_loss``.
         training: names of modules that were in training mode while the model ran.
+        draws: the loss of the first labelled batch, the same again with the same random numbers,
+            and with others; empty where it was not asked.
         fields: names of what the collator returned.
         labelled: whether ``prediction_step`` returned a loss or labels; None if it was not called.
         scored: how often ``compute_metrics`` was called.
@@ -75,6 +78,7 @@ class Scored:
     in_place: dict[str, Any] = field(default_factory=dict)
     batches: list[EvaluatedBatch] = field(default_factory=list)
     training: tuple[str, ...] = ()
+    draws: list[float] = field(default_factory=list)
     fields: tuple[str, ...] = ()
     labelled: bool | None = None
     scored: int = 0
@@ -250,6 +254,9 @@ def _recorded(trainer: Any, seen: Scored, made: list[Step], answers: Answers) ->
         labels = labels.clone() if torch.is_tensor(labels) else None
         values = inputs.values() if isinstance(inputs, Mapping) else ()
         rows = next((len(value) for value in values if torch.is_tensor(value) and value.dim()), 0)
+        asks = labels is not None and not seen.draws and not torch.is_grad_enabled()
+        if asks:
+            seen.draws = _draws(lambda: loss_of(model, copy.copy(inputs), *args, **kwargs))
         returned = loss_of(model, inputs, *args, **kwargs)
         loss = returned[0] if isinstance(returned, tuple) else returned
         if not torch.is_grad_enabled() and torch.is_tensor(loss) and loss.numel() == 1:
@@ -285,6 +292,25 @@ def _given(trainer: Any, made: list[Step]) -> Iterator[None]:
         yield
     finally:
         vars(trainer).pop("prediction_step", None)
+
+
+def _draws(ask: Callable[[], Any]) -> list[float]:
+    """Return a loss, the same with the same random numbers, and with other ones."""
+    import torch
+
+    put_back = global_random_states()
+    losses = []
+    for again in range(3):
+        if again < 2:
+            put_back()
+        returned = ask()
+        loss = returned[0] if isinstance(returned, tuple) else returned
+        if not torch.is_tensor(loss) or loss.numel() != 1:
+            return []
+        losses.append(float(loss))
+        torch.rand(1)  # what draws a fixed number of times would else begin anew
+    put_back()
+    return losses
 
 
 def _limit(trainer: Any) -> int | None:
