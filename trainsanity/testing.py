@@ -31,20 +31,19 @@ def run_one(check: Check | str, pipeline: Pipeline) -> Result:
 def assert_kills(
     pipeline: Pipeline,
     names: Iterable[str],
-    skips: Collection[str] = (),
+    skips: Collection[str] | None = None,
     warns: Collection[str] = (),
 ) -> Report:
-    """Run every check; exactly those of ``names`` must fail and all others pass or be blocked.
+    """Run every check; exactly those of ``names`` must fail and all others pass, skip or be blocked.
 
     Checks that train for a while (``Cost.RUN``) are run only if ``names`` or ``warns`` has one of
-    them.  A check that skips, abstains or ends in an error has shown nothing, and counts as wrong,
-    but for those that compare several processes, where there is one.
+    them.  A check that abstains or ends in an error has shown nothing, and counts as wrong.
     With no names the pipeline is a healthy control: nothing may be blocked either.
 
     Args:
         pipeline: what is judged.
         names: the checks that must fail.
-        skips: checks that do not apply to this pipeline: they may skip.
+        skips: the checks that may skip; by default any that does not apply.
         warns: the checks that must warn.
 
     Returns:
@@ -58,14 +57,16 @@ def assert_kills(
     wanted |= {registry().get(name).name: Status.WARNING for name in warns}
     runs = any(registry().get(name).cost is Cost.RUN for name in wanted)
     report = run(pipeline, registry().select(max_cost=Cost.RUN if runs else None))
-    spared = {registry().get(name).name for name in skips}
-    if pipeline.other_processes is None:
-        spared |= {c.name for c in registry().all() if "other_processes" in c.needs}
+    spared = {registry().get(name).name for name in skips} if skips is not None else None
     wrong = [
         _complaint(r, wanted)
         for r in report.results
         if not _as_wanted(r, wanted)
-        and not (r.status is Status.SKIP and r.check.name in spared - wanted.keys())
+        and not (
+            r.status is Status.SKIP
+            and r.check.name not in wanted
+            and (spared is None or r.check.name in spared)
+        )
     ]
     if wrong:
         listed = ", ".join(sorted(wanted)) or "no check"

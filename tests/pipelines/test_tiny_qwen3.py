@@ -25,15 +25,11 @@ DEFECT = any(
 )
 
 GUILTY = {
-    "pad_is_eos": "tokenizer.pad_is_not_eos",
     "pad_overwritten": "tokenizer.pad_is_the_checkpoints",
     "mask_all_ones": "collator.mask_is_exact",
     "pad_to_512": "collator.padding_overhead",
     "big_head": "model.head_init",
 }
-
-WITHOUT_FILES = {"model.weights_are_the_checkpoints"}
-"""The weights are random: there is no checkpoint to hold them against."""
 
 SUSPECTS = {
     "PAD / EOS",
@@ -55,9 +51,9 @@ def test_sanity(pipeline, check):
 @pytest.mark.parametrize("pipeline", [INCIDENT], indirect=True, ids=["incident"])
 def test_incident(pipeline):
     if not DEFECT:
-        assert_kills(pipeline, set(), WITHOUT_FILES)
+        assert_kills(pipeline, set())
         return
-    report = assert_kills(pipeline, {"loss.matches_reference"}, WITHOUT_FILES)
+    report = assert_kills(pipeline, {"loss.matches_reference"})
     diagnosis = report.diagnosis
     assert diagnosis.first_broken_stage == "loss"
     assert diagnosis.finding is not None
@@ -69,6 +65,8 @@ def test_incident(pipeline):
         "gradient.head_closed_form",
         "gradient.matches_autograd",
         "gradient.norm_within_bounds",
+        "gradient.step_is_the_weighted_sum",
+        "loss.logged_is_a_mean",
     }
     for result in explained.values():
         assert result.blocked_by == "loss.matches_reference"
@@ -80,7 +78,20 @@ def test_incident(pipeline):
 @pytest.mark.parametrize(("guilty", "check"), GUILTY.items(), ids=GUILTY)
 def test_each_suspect_made_guilty_is_caught(guilty, check):
     spec = PipelineSpec(f"tiny_qwen3:{guilty}", getattr(tiny_qwen3, guilty))
-    assert_kills(spec.make(), {check}, WITHOUT_FILES)
+    # A head that is a hundred times too large makes a gradient of which the clip keeps next to
+    # nothing.
+    warns = {"gradient.clipping"} if guilty == "big_head" else ()
+    assert_kills(spec.make(), {check}, warns=warns)
+
+
+def test_pad_is_eos_is_harmless_here():
+    """The incident's first suspect: no row holds EOS, so nothing is lost by sharing its id."""
+    report = assert_kills(
+        PipelineSpec("tiny_qwen3:pad_is_eos", tiny_qwen3.pad_is_eos).make(),
+        (),
+        warns={"tokenizer.pad_is_not_eos"},
+    )
+    assert report.exit_code() == 0
 
 
 def test_without_accumulation_nothing_shows():
@@ -89,4 +100,4 @@ def test_without_accumulation_nothing_shows():
         "no accumulation", lambda: tiny_qwen3.incident(gradient_accumulation_steps=1)
     )
     report = run(spec.make(), registry().select(["TS5", "TS6"]))
-    assert {result.status for result in report.results} == {Status.PASS}
+    assert {result.status for result in report.results} <= {Status.PASS, Status.SKIP}

@@ -84,8 +84,10 @@ def json_value(value: Any) -> Any:
     become the strings ``nan``, ``inf`` and ``-inf``.  What JSON has no type for becomes its str.
     """
     match value:
-        case None | bool() | str():
+        case None | bool():
             return value
+        case str():
+            return str(value)  # an enum's plain text: execnet takes nothing else
         case numbers.Integral():
             return int(value)
         case numbers.Real():
