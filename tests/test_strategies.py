@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fixtures.faults import healthy
+from trainsanity.engine.session import Session
 from trainsanity.measurements.batches.strategies import EXAMPLES, Case, cases, per_token, smallest
 from trainsanity.pipeline import Pipeline
 
@@ -96,7 +97,7 @@ def test_a_long_case_is_told_by_its_lengths():
 
 def test_a_search_begins_with_the_cases_that_are_drawn_for_all_checks():
     pipeline = Pipeline.from_trainer(healthy())
-    asked = pipeline.measurements.get("drawn")
+    asked = Session.of(pipeline).measurements.get("drawn")
     assert len(asked.cases) == EXAMPLES
     assert {case.settings["padding_side"] for case in asked.cases} == {"right", "left"}
     for stop in (len(asked.cases), 7):

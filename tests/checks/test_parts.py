@@ -21,14 +21,34 @@ from trainsanity.objectives.classification import SingleLabel
 @pytest.mark.parametrize("width", [11, 12, 13])
 def test_a_wrong_mask_is_shown_as_long_as_it_is_short(width):
     rows, wrong = [{"input_ids": [5, 6]}], [1] * width
-    collating = SimpleNamespace(placed=lambda rows, made: [Placement(0, 2, width)])
+    collating = _collating(lambda attention_mask: None, width)
     said = _wrong_mask(collating, rows, {"attention_mask": torch.tensor([wrong])})
     told = f"row 0 has 2 tokens in {width} positions and a mask with {width} ones"
     assert said == (f"{told}: {wrong}" if width <= 12 else told)
     right = [1, 1, *[0] * (width - 2)]
     made = {"attention_mask": torch.tensor([right])}
     assert _wrong_mask(collating, rows, made) is None
-    assert _wrong_mask(collating, [], {}) == "the batch has none"
+    assert _wrong_mask(collating, rows, {}) == "the batch has none, and row 0 has padding"
+
+
+def _collating(forward, width):
+    model = SimpleNamespace(forward=forward)
+    return SimpleNamespace(
+        pipeline=SimpleNamespace(model=model),
+        placed=lambda rows, made: [Placement(0, len(row["input_ids"]), width) for row in rows],
+    )
+
+
+def test_a_mask_is_missed_where_there_is_padding_and_the_model_takes_one():
+    def said(row, width, forward=lambda **inputs: None):
+        return _wrong_mask(_collating(forward, width), [row], {})
+
+    told, row = "the batch has none, and row 0 has padding", {"input_ids": [5, 6]}
+    assert said(row, 3) == told
+    assert said(row, 2) is None
+    assert said({**row, "attention_mask": [1, 1]}, 2) is None
+    assert said({**row, "attention_mask": [1, 0]}, 2) == told
+    assert said(row, 3, lambda input_ids: None) is None
 
 
 class OwnLoss(Trainer):
@@ -42,7 +62,7 @@ def test_who_may_want_keys_that_forward_does_not_name(is_open):
         pipeline = SimpleNamespace(trainer=trainer)
         return _may_want_more(pipeline, Forward(frozenset({"input_ids"}), is_open))
 
-    assert more(None) is is_open
+    assert more(None) is True  # a loop gives the model what it likes of the batch
     assert more(Trainer.__new__(Trainer)) is is_open
     assert more(OwnLoss.__new__(OwnLoss)) is True
 
@@ -62,16 +82,23 @@ def test_a_batch_without_labels_is_told_what_it_has():
 
 def test_one_rate_is_enough_to_tell_another_peak():
     none = Schedule(10, 0, {})
-    cause, _ = _why([2e-5], [1e-5], {}, none, in_time=False)
-    assert cause == "the optimizer was built with 2 x the learning_rate of the arguments"
-    cause, _ = _why([2e-5, 4e-5], [1e-5, 1e-5], {}, none, in_time=False)
+    cause, _ = _why([2e-5], [1e-5], {}, none, only_used=False)
+    assert cause == (
+        "every rate is 2 x that of the arguments: the optimizer was built with another learning "
+        "rate"
+    )
+    cause, _ = _why([2e-5, 4e-5], [1e-5, 1e-5], {}, none, only_used=False)
     assert cause.startswith("the scheduler was built for other numbers of")
-    cause, _ = _why([0.0], [0.0], {3: 3e-5}, Schedule(10, 0, {3: 1e-5}), in_time=False)
-    assert cause == "the optimizer was built with 3 x the learning_rate of the arguments"
-    cause, _ = _why([1e-5], [0.0], {}, none, in_time=False)
+    cause, _ = _why([0.0], [0.0], {3: 3e-5}, Schedule(10, 0, {3: 1e-5}), only_used=False)
+    assert cause.startswith("every rate is 3 x that of the arguments")
+    cause, _ = _why([1e-5], [0.0], {}, none, only_used=False)
     assert cause.startswith("the scheduler was built for other numbers of")
-    cause, _ = _why([2e-5], [1e-5], {}, none, in_time=True)
-    assert cause == "the scheduler is stepped more than once per optimizer step"
+    # A curve that is right was stepped through at another pace; without one both are possible.
+    paced = "the scheduler is stepped more or less than once per optimizer step"
+    cause, _ = _why([2e-5], [1e-5], {3: 1e-5}, Schedule(10, 0, {3: 1e-5}), only_used=True)
+    assert cause == paced
+    cause, _ = _why([2e-5], [1e-5], {}, none, only_used=True)
+    assert cause == f"{paced}, or it has another curve or peak than the arguments give"
 
 
 def test_a_token_before_the_last_ends_the_text_and_one_behind_it_is_padding():

@@ -29,18 +29,21 @@ def test_the_first_id_that_is_no_special_token_is_reported():
 
 
 @pytest.mark.parametrize(
-    ("name", "bos", "generates", "severity"),
+    ("name", "own", "generates", "severity"),
     [
         ("bos_token_id", None, False, Severity.WARNING),
         ("bos_token_id", None, True, Severity.FAILURE),
         ("bos_token_id", EOS, False, Severity.FAILURE),
-        ("pad_token_id", None, False, Severity.FAILURE),
+        ("eos_token_id", EOS, False, Severity.FAILURE),
+        ("pad_token_id", None, False, Severity.WARNING),
+        ("pad_token_id", None, True, Severity.FAILURE),
+        ("pad_token_id", EOS, False, Severity.FAILURE),
     ],
 )
-def test_a_bos_that_nothing_uses_is_a_warning(name, bos, generates, severity):
+def test_an_id_that_nothing_uses_is_a_warning(name, own, generates, severity):
     special_tokens = SimpleNamespace(
         known={EOS},
-        ids={"eos_token_id": {"tokenizer": EOS}, "bos_token_id": {"tokenizer": bos}},
+        ids={"eos_token_id": {"tokenizer": EOS}, name: {"tokenizer": own}},
         generates=generates,
         named={"model.config": {name: 1000}},
     )
