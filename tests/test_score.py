@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from tests.score.inputs import Look
 
 from tests.score import table
+from tests.score.looks import Look
 from tests.score.subjects import subjects
 
 FAULT, BASE = "fault:count_dropped", "control:plain"

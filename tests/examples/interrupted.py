@@ -18,6 +18,7 @@ from typing import Any
 from tests.untouched import differences, everything
 from trainsanity.engine.registry import registry
 from trainsanity.engine.runner import run
+from trainsanity.engine.session import Session
 from trainsanity.pipeline import Pipeline
 from trainsanity.sources.building import PipelineSpec
 from trainsanity.types import Cost
@@ -31,9 +32,9 @@ def judge(pipeline: Pipeline) -> float:
 
 def interrupted(pipeline: Pipeline, seconds: float) -> str:
     """What is being measured when SIGINT arrives, or that it came too late."""
-    vars(pipeline).pop("measurements", None)
+    pipeline.session = None
     at = [""]
-    pipeline.measurements.on_start = lambda name: at.__setitem__(0, name)
+    Session.of(pipeline).measurements.on_start = lambda name: at.__setitem__(0, name)
     timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
     try:
         timer.start()
@@ -60,7 +61,7 @@ def main() -> None:
     pipeline = PipelineSpec(name, build).make()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     judge(pipeline)  # imports what it needs
-    vars(pipeline).pop("measurements")
+    pipeline.session = None
     whole = judge(pipeline)
     times = int(sys.argv[2])
     for k in range(times):

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from . import table
-from .inputs import Look, line
+from .looks import Look, line
 from .subjects import Subject, subjects
 
 TOOLS = {

@@ -11,7 +11,7 @@ from trainsanity.engine.runner import run
 from trainsanity.sources.building import PipelineSpec
 from trainsanity.types import Check, Cost, Status
 
-from .inputs import Look, line
+from .looks import Look, line
 from .subjects import Subject
 
 PACKAGE = "trainsanity"

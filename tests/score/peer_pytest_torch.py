@@ -16,7 +16,7 @@ import torch
 from transformers import TrainerState, get_scheduler
 from transformers.trainer_callback import ExportableState
 
-from .inputs import Look
+from .looks import Look
 from .subjects import Subject
 from .wiring import counted, first_batch, is_wide, optimizer_of, trainer_of, without_labels
 

@@ -15,7 +15,7 @@ import torch
 import torchtest2
 from torchtest2 import Status
 
-from .inputs import Look, line
+from .looks import Look, line
 from .subjects import Subject
 from .wiring import first_batch, is_single_label, is_wide, trainer_of, without_labels
 

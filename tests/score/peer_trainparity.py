@@ -35,7 +35,7 @@ from trainparity.api import (
 )
 
 from . import forked
-from .inputs import Look, line
+from .looks import Look, line
 from .subjects import Subject, subjects
 
 PACKAGE = "trainparity"
