@@ -10,8 +10,6 @@ from trainsanity.maths.regression import decompose, regress
 # A generator of their own: a test that seeds torch's would draw the first of these again.
 GENERATOR = torch.Generator().manual_seed(0)
 *PARTS, OTHER = torch.randn(5, 5, 7, dtype=torch.float64, generator=GENERATOR)
-    5, 5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
-)
 
 
 def test_slope_and_cosine():
