@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import Session, objective_of
 from trainsanity.engine.store import measurement
-from trainsanity.maths.factors import name_factor
+from trainsanity.maths.factors import NAMING, name_factor
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, within
 from trainsanity.measurements.model.items import with_prompt
 from trainsanity.measurements.step.bounds import logged_loss_rounding
@@ -36,6 +36,9 @@ LIBRARIES = (
 PLAIN = ("nll", "chunked_nll")
 """Settings of ``loss_type`` that mean the plain cross entropy; others are losses of their own."""
 
+COARSEST = 1e-2
+"""Relative; with a wider tolerance a loss of its own would soon be a quantity of the run."""
+
 
 @dataclass(frozen=True)
 class Confirmed:
@@ -46,6 +49,8 @@ class Confirmed:
         owner: whose code computes the loss, ``module.function``; empty if it is a library's.
         mistake: the known mistake whose value the loss has; empty if none.
         custom: the loss is code of the user's own and no formula known here.
+        scaled: it is the formula times a quantity of the run: a fault of the scale, which
+            ``loss.matches_reference`` names.
         rows: it is the mean of row means, a choice.
         loss, expected: of the first micro-batch that differs, or of the first.
     """
@@ -54,6 +59,7 @@ class Confirmed:
     owner: str = ""
     mistake: str = ""
     custom: bool = False
+    scaled: bool = False
     rows: bool = False
     loss: float = float("nan")
     expected: float = float("nan")
@@ -111,7 +117,17 @@ def _compared(
     if within(min(means) - loss, allowed) and within(loss - max(means), allowed):
         return Confirmed(owner=owner, loss=loss, expected=expected)
     mistake, rows = _recognised(pipeline, recording, micros, loss, allowed)
-    return Confirmed(False, owner, mistake, not mistake and not rows, rows, loss, expected)
+    if not mistake and not rows and _scaled(pipeline, loss, expected, allowed):
+        return Confirmed(owner=owner, scaled=True, loss=loss, expected=expected)
+    return Confirmed(
+        False,
+        owner,
+        mistake,
+        custom=not mistake and not rows,
+        rows=rows,
+        loss=loss,
+        expected=expected,
+    )
 
 
 def _by_a_factor(pipeline: Pipeline, recording: Recording, logged: float) -> bool:
@@ -120,10 +136,15 @@ def _by_a_factor(pipeline: Pipeline, recording: Recording, logged: float) -> boo
     except Skip:
         return True
     allowed = logged_loss_rounding(recording.first.micro_steps)
-    if within(abs(logged - expected), allowed):
-        return True
-    facts = Session.of(pipeline).facts
-    return bool(expected and name_factor(logged / expected, facts, max(allowed / expected, 1e-3)))
+    return within(abs(logged - expected), allowed) or _scaled(pipeline, logged, expected, allowed)
+
+
+def _scaled(pipeline: Pipeline, loss: float, expected: float, allowed: float) -> bool:
+    """Whether it is the expected loss times a quantity of the run, or divided by one."""
+    if not expected:
+        return False
+    tolerance = min(max(allowed / abs(expected), NAMING), COARSEST)
+    return bool(name_factor(loss / expected, Session.of(pipeline).facts, tolerance))
 
 
 def owner_of_the_loss(pipeline: Pipeline) -> str:
