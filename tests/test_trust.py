@@ -34,7 +34,7 @@ def note(event, arguments):
         print("OPENS", os.fsdecode(arguments[0]), file=sys.__stderr__, flush=True)
 
 sys.addaudithook(note)
-from trainsanity.cli import main
+from trainsanity.cli.main import main
 main()
 """
 """The program under an audit hook, which sees also what a library does."""
@@ -73,7 +73,7 @@ def test_nothing_is_unpickled_and_no_remote_code_is_trusted() -> None:
             assert keywords.get("weights_only") == "True", where
         if name in ("exec", "eval"):
             # The user's own training script, which is what was asked for.
-            assert path == Path("trainsanity/script.py"), where
+            assert path == Path("trainsanity/sources/script.py"), where
 
 
 def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

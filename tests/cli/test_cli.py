@@ -14,9 +14,13 @@ from click.testing import Result
 
 from trainsanity import __version__
 from trainsanity.engine.registry import registry
+from trainsanity.types import Cost
 
 LOSS = "loss.matches_reference"
 DATASET = [check.code for check in registry().all() if check.stage == "dataset"]
+STATIC_LOSS = [
+    check.code for check in registry().all() if (check.stage, check.cost) == ("loss", Cost.STATIC)
+]
 
 Call = Callable[..., Result]
 Launch = Callable[..., subprocess.CompletedProcess[str]]
@@ -94,7 +98,7 @@ def test_without_a_command_it_shows_help_and_fails(call: Call) -> None:
 def test_needs_no_torch(arguments: list[str], launch: Launch) -> None:
     code = (
         "import atexit, sys\n"
-        "from trainsanity.cli import main\n"
+        "from trainsanity.cli.main import main\n"
         "heavy = {'torch', 'transformers', 'datasets', 'numpy'}\n"
         "atexit.register(lambda: print('LOADED', heavy & set(sys.modules)))\n"
         "main()\n"
@@ -107,10 +111,17 @@ def test_needs_no_torch(arguments: list[str], launch: Launch) -> None:
 
 
 def test_healthy(call: Call) -> None:
-    result = call("run", "cli_factories:healthy", "--select", "loss")
+    healthy = ("cli_factories:healthy", "--select", "loss")
+    result = call("run", *healthy)
     assert result.exit_code == 0, result.stderr
-    asked, every = registry().select(["loss"]), registry().all()
-    some = f"{len(asked)} of {len(every)} checks ran and passed"
+    document = json.loads(call("run", *healthy, "--json", "-").stdout)
+    statuses = [row["status"] for row in document["results"]]
+    # What a classifier without padding, accumulation or a loss of its own has nothing of is skipped.
+    assert set(statuses) == {"pass", "skip"}
+    by_code = {row["code"]: row["status"] for row in document["results"]}
+    assert {by_code[code] for code in ("TS501", "TS502", "TS503", "TS504")} == {"pass"}
+    assert len(statuses) == len(registry().select(["loss"]))
+    some = f"{statuses.count('pass')} of {len(registry().all())} checks ran and passed"
     assert result.stdout.startswith(f"cli_factories:healthy: sane as far as judged: {some}\n")
 
 
@@ -133,7 +144,7 @@ def test_failure(call: Call, tmp_path: Path) -> None:
     [
         (["--select", "TS501,TS2"], [*DATASET, "TS501"]),
         (["--select", "TS501", "--select", " dataset "], [*DATASET, "TS501"]),
-        (["--select", "loss,TS201", "--max-cost", "STATIC"], ["TS201"]),
+        (["--select", "loss,TS201", "--max-cost", "STATIC"], ["TS201", *STATIC_LOSS]),
         (["--select", "TS501,TS502", "--max-cost", "forward"], ["TS501"]),
         (["--select", "TS501,TS502,dataset", "--ignore", f"TS2,{LOSS}"], ["TS501"]),
     ],

@@ -143,7 +143,7 @@ def test_progress_says_what_is_measured_and_for_which_check(
 def test_the_words_of_html_load_nothing_heavy(launch: Launch) -> None:
     code = (
         "import atexit, sys\n"
-        "from trainsanity.cli import main\n"
+        "from trainsanity.cli.main import main\n"
         "heavy = {'torch', 'transformers', 'numpy', 'matplotlib', 'jinja2'}\n"
         "atexit.register(lambda: print('LOADED', heavy & set(sys.modules)))\n"
         "main()\n"

@@ -112,7 +112,7 @@ def test_no_such_log(call: Call, complaint: Complaint) -> None:
 def test_it_is_fast_because_it_loads_no_torch(launch: Launch) -> None:
     code = (
         "import atexit, sys\n"
-        "from trainsanity.cli import main\n"
+        "from trainsanity.cli.main import main\n"
         "heavy = {'torch', 'transformers', 'datasets', 'numpy'}\n"
         "atexit.register(lambda: print('LOADED', heavy & set(sys.modules)))\n"
         "main()\n"
@@ -132,7 +132,7 @@ def test_a_long_log_is_streamed(launch: Launch, tmp_path: Path) -> None:
     code = (
         "import re\n"
         "from pathlib import Path\n"
-        "from trainsanity.cli import main\n"
+        "from trainsanity.cli.main import main\n"
         "try:\n    main()\n"
         "finally:\n"
         "    status = Path('/proc/self/status').read_text()\n"
