@@ -93,5 +93,5 @@ def test_a_stream_of_torch_is_judged_by_a_sample(call: Call) -> None:
     result = call("run", "cli_data:stream", "--json", "-")
     assert result.exit_code == 0, result.stderr
     rows = {row["name"]: row for row in json.loads(result.stdout)["results"]}
-    assert "of 14 rows lie between" in rows["tokenizer.ids_in_embedding"]["message"]
+    assert "of 14 rows lie between" in rows["dataset.labels_in_range"]["message"]
     assert rows["loss.matches_reference"]["status"] == "pass"

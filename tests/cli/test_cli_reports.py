@@ -151,3 +151,4 @@ def test_the_words_of_html_load_nothing_heavy(launch: Launch) -> None:
     for arguments in (["run", "--help"], ["explain", "--all"], ["run", "a:b", "--html", "/"]):
         result = launch(*arguments, python=("-c", code))
         assert result.stdout.endswith("LOADED set()\n"), result.stdout + result.stderr
+        assert "Traceback" not in result.stderr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -92,7 +92,7 @@ def batch(pipeline: Pipeline) -> Batch:
         raise Skip("the batch has no input_ids: only token models are judged so far")
     if any("input_ids" not in row for rows in calls for row in rows):
         raise Skip("the collator is given rows without input_ids: they are not compared with it")
-    _refuse_unlabelled(trainer, inputs[0], calls[0])
+    refuse_unlabelled(trainer, inputs[0], calls[0][0])
     # The loader reads ahead: there may be more calls than batches.
     pairs = zip(inputs, calls[: len(inputs)], strict=True)
     return Batch([MicroBatch(dict(made), rows) for made, rows in pairs])
@@ -151,7 +151,7 @@ def prepared(pipeline: Pipeline, made: Any) -> dict[str, Any]:
     }
 
 
-def _refuse_unlabelled(trainer: Any, made: Mapping[str, Any], rows: list[dict[str, Any]]) -> None:
+def refuse_unlabelled(trainer: Any, made: Collection[str], columns: Iterable[str]) -> None:
     """Refuse a batch without labels, unless ``compute_loss`` is the user's own.
 
     Raises:
@@ -163,10 +163,9 @@ def _refuse_unlabelled(trainer: Any, made: Mapping[str, Any], rows: list[dict[st
     own_loss = type(trainer).compute_loss is not Trainer.compute_loss
     if own_loss or any(name in made for name in names):
         return
-    columns = ", ".join(sorted(rows[0]))
     raise UsageError(
-        f"the batch has no labels (the collator is given rows with {columns}): name the column "
-        "'label' or 'labels', or set TrainingArguments(label_names=[...])"
+        f"the batch has no labels (the collator is given rows with {', '.join(sorted(columns))}): "
+        "name the column 'label' or 'labels', or set TrainingArguments(label_names=[...])"
     )
 
 

@@ -18,7 +18,7 @@ from trainsanity.isolation.random_states import torch_states
 from trainsanity.isolation.shards import is_sharded, whole
 from trainsanity.isolation.snapshot import preserved, snapshot_bytes
 from trainsanity.isolation.temp_folders import scratch
-from trainsanity.measurements.batches.batch import quiet, record_collator
+from trainsanity.measurements.batches.batch import quiet, record_collator, refuse_unlabelled
 from trainsanity.measurements.model.head import head_or_none, watched, weight_parameter
 from trainsanity.measurements.step.alone import alone
 from trainsanity.measurements.step.asked_again import TrainerAgain
@@ -258,6 +258,7 @@ def _record_training_step(
             loss = training_step(model, given, num_items_in_batch)
         except Exception as error:
             if watch.lossless and _leaves_the_loss_to_the_model(trainer):
+                refuse_unlabelled(trainer, names, micro.rows[0] if micro.rows else names)
                 raise UsageError(
                     f"{type(trainer.model).__name__} returned no loss for a batch with "
                     f"{', '.join(sorted(names))}: let its forward return one, or give the Trainer "
