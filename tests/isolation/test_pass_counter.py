@@ -22,6 +22,12 @@ MICRO_BATCHES = HEALTHY["gradient_accumulation_steps"]
 STEPS = 2
 TRIALS = 2
 """Steps at the peak rate and in the middle of the warm-up, taken back."""
+ROWS = 4
+"""In a micro-batch."""
+LAWS_BACKWARD = MICRO_BATCHES + 2
+"""Each micro-batch as a step of its own; the first before and after an exchange of labels."""
+LAWS = LAWS_BACKWARD + 1 + ROWS + 1
+"""The same, and without gradients: the first as it came, its rows one by one, and together."""
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +59,9 @@ def test_what_the_measurements_took_is_all_that_was_taken(judged):
         )
     assert everything.forwards == len(calls)
     recorded = STEPS * MICRO_BATCHES
-    assert report.passes["recording"] == Passes(recorded, recorded, STEPS + TRIALS)
+    assert report.passes["recording"] == Passes(
+        recorded + LAWS, recorded + LAWS_BACKWARD, STEPS + TRIALS
+    )
     # Once more each, and the first at another scale, which shows what rounding does.
     assert report.passes["replay"] == Passes(MICRO_BATCHES + 1, MICRO_BATCHES + 1)
     assert report.passes["forward"] == Passes(MICRO_BATCHES)
@@ -67,12 +75,23 @@ def test_no_question_is_asked_twice(judged):
         asked.setdefault(str(question), Counter())[name] += 1
     twice = [counter for counter in asked.values() if counter.total() > 1]
     # The same rows at the same weights: what the Trainer makes of them is held against what
-    # differentiation makes of them, and one batch is asked twice on purpose.
+    # differentiation makes of them; and the laws ask on purpose what the step was given, to hold
+    # it against itself.
     assert sorted(twice, key=str) == sorted(
         [
-            Counter(recording=1, replay=2),
-            *[Counter(recording=1, replay=1)] * (MICRO_BATCHES - 1),
+            # Trained on, as a step of its own, and around an exchange of labels.
+            Counter(recording=1 + 1 + 2, replay=2),
+            *[Counter(recording=1 + 1, replay=1)] * (MICRO_BATCHES - 1),
+            # As the batch came, and as the rows that were asked one by one: here these are all.
+            Counter(recording=2),
+            # One batch is asked twice to see whether evaluation is repeatable.
             Counter(probes=2),
+            # The whole batch, by what knows its items and by what takes any model; and copies of a
+            # row that is as long as its batch is wide, which are collated anew.
+            Counter(forward=1, companions=1),
+            Counter(companions=2),
+            # Three draws of a loss in evaluation, the last of other random numbers.
+            Counter(scored=1 + 3),
         ],
         key=str,
     )
@@ -82,7 +101,8 @@ def test_the_report_tells_of_the_passes(judged):
     report, _, everything = judged
     text = " ".join(render(report).split())
     assert f"passes {everything.forwards} forwards (" in text
-    assert f"{everything.backwards} backwards (recording {STEPS * MICRO_BATCHES}, replay" in text
+    recorded = STEPS * MICRO_BATCHES + LAWS_BACKWARD
+    assert f"{everything.backwards} backwards (recording {recorded}, replay" in text
     assert f"{STEPS + TRIALS} optimizer steps (recording {STEPS + TRIALS})" in text
     rows = {row["name"]: row for row in as_dict(report)["measurements"]}
     assert rows["replay"]["backwards"] == MICRO_BATCHES + 1

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.registry import check
-from trainsanity.measurements.step.steps import Recording
+from trainsanity.measurements.batches.batch import Batch
 from trainsanity.objectives.base import IGNORED
-from trainsanity.types import Cost, Finding, Measured, Skip
+from trainsanity.types import Finding, Measured, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -20,11 +20,10 @@ ENOUGH = 4
 @check(
     "TS217",
     "dataset.targets_end",
-    cost=Cost.STEP,
     needs=("train_dataset",),
     rules_out="targets without an end",
 )
-def targets_end(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Finding]:
+def targets_end(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]:
     """The targets of an encoder-decoder end with the token that ends generation.
 
     What it checks: the last label that is counted in each row of the first step, against the
@@ -56,7 +55,7 @@ def targets_end(pipeline: Pipeline, recording: Recording) -> Iterator[Measured |
     if not ends:
         raise Skip("no token ends generation")
     last: list[tuple[int, int]] = []
-    for micro in recording.first.micro_steps:
+    for micro in batch:
         labels = micro.inputs.get("labels")
         if not torch.is_tensor(labels) or labels.dim() != 2 or labels.is_floating_point():
             raise Skip("the labels are no sequences of tokens")
