@@ -9,8 +9,10 @@ from dataclasses import replace
 import torch
 
 from tests.checks.bounds import case, expected
-from trainsanity.maths.tolerances import STANDARD_ERRORS, logits_difference
+from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, STANDARD_ERRORS, logits_difference
 from trainsanity.measurements.batches.padding import PaddingTimes
+from trainsanity.measurements.model.companions import Companions
+from trainsanity.measurements.model.packed import Packed
 
 # Collator
 
@@ -142,6 +144,42 @@ def one_frequency(get, share):
     rope = get("rope")
     off = [replace(one, error=share * one.allowed) for one in rope.buffers]
     return {"rope": replace(rope, buffers=off)}
+
+
+@case("model.documents_are_apart")
+def one_document_behind_the_first(get, share):
+    allowed = 1e-6
+    return {"packed": Packed(3, "position_ids", [0.0, share * allowed], allowed, 5)}
+
+
+EPS = 2.0**-23
+ROUNDED = MARGIN * EPS + REDUCTIONS
+"""What is rounded in an output in float32, relative to the largest."""
+
+
+@case("model.rows_are_independent")
+def one_row_beside_others(get, share):
+    return {"companions": Companions(4.0, [0.0, share * ROUNDED * 4.0], eps=EPS)}
+
+
+def without_padding(shapes, by):
+    return {"companions": Companions(4.0, [0.0], {0: 0.0, 1: by}, shapes=shapes, eps=EPS)}
+
+
+@case("model.padding_is_not_pooled")
+def one_row_where_shapes_agree(get, share):
+    return without_padding(0.0, share * ROUNDED * 4.0)
+
+
+@case("model.padding_is_not_pooled")
+def one_row_where_shapes_differ(get, share):
+    shapes = 1e-4
+    return without_padding(shapes, share * (MARGIN * shapes + REDUCTIONS * 4.0))
+
+
+@case("model.padding_is_not_pooled")
+def one_row_where_shapes_differ_by_a_fault(get, share):
+    return without_padding(1.0, share * 32 * ROUNDED * 4.0)
 
 
 def moved_logits(look, by):

@@ -8,14 +8,25 @@ from dataclasses import replace
 import torch
 
 from tests.checks.bounds import case, expected
+from trainsanity.checks.gradient.not_zero import FLOAT32
+from trainsanity.checks.loop import eval_loss_is_a_mean, evaluates_in_eval_mode
 from trainsanity.engine.session import objective_of
-from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, STANDARD_ERRORS, logits_difference
+from trainsanity.maths.tolerances import (
+    LOG_DECIMALS,
+    MARGIN,
+    REDUCTIONS,
+    STANDARD_ERRORS,
+    logits_difference,
+)
 from trainsanity.measurements.runs.evaluated import Evaluated
 from trainsanity.measurements.runs.overfit import Overfit
 from trainsanity.measurements.runs.resume import Ended, Resumed
 from trainsanity.measurements.runs.saved import Saved
+from trainsanity.measurements.runs.scored import EvaluatedBatch, Scored
 from trainsanity.measurements.runs.trace import Plan, Trace
 from trainsanity.measurements.step.bounds import head_gradient_floor, logged_loss_rounding
+from trainsanity.measurements.step.passes import Gap
+from trainsanity.measurements.step.policy_passes import Policy
 from trainsanity.measurements.step.steps import reference
 from trainsanity.measurements.step.update import Trial
 
@@ -87,7 +98,121 @@ def spread_of_a_coarse_loss(get, share):
     return {"recording": of_first(recording, micro_steps=micros)}
 
 
+EPS = 2.0**-23
+"""Unit in the last place of float32."""
+PART = MARGIN * EPS + REDUCTIONS
+"""What is rounded in a loss, or a gradient, that is asked again: relative."""
+
+
+@case("loss.logged_is_a_mean")
+def logged_above_the_largest(get, share):
+    recording = get("recording")
+    high = max(recording.own.losses)
+    loss = high + share * (LOG_DECIMALS + PART * high)
+    return {"recording": of_first(recording, logged={**recording.first.logged, "loss": loss})}
+
+
+@case("loss.logged_is_a_mean")
+def logged_below_the_smallest(get, share):
+    recording = get("recording")
+    low, high = min(recording.own.losses), max(recording.own.losses)
+    loss = low - share * (LOG_DECIMALS + PART * high)
+    return {"recording": of_first(recording, logged={**recording.first.logged, "loss": loss})}
+
+
+def rearranged(get, **changes):
+    recording = get("recording")
+    return {"recording": replace(recording, rearranged=replace(recording.rearranged, **changes))}
+
+
+@case("loss.rows_in_any_order")
+def loss_of_turned_rows(get, share):
+    return rearranged(get, loss=5.0, turned=5.0 * (1 + share * PART))
+
+
+@case("loss.labels_matter")
+def gradient_with_exchanged_labels(get, share):
+    return rearranged(get, relabelled=PART / share)
+
+
+@case("loss.adds_up")
+def loss_of_rows_together(get, share):
+    high = 6.0
+    return rearranged(get, alone=[4.0, 5.0, high], together=high * (1 + share * PART))
+
+
+GAP = Gap(size=0.0, total=0.0, scale=4.0, tokens=20)
+
+
+def apart(share):
+    """Log-probabilities so far apart; their size is the scale of what rounds."""
+    return replace(GAP, size=share * PART * GAP.scale, total=share * PART * GAP.scale)
+
+
+@case("loss.reference_is_the_policy")
+def policy_and_reference(get, share):
+    gap = apart(share)
+    return {"policy": Policy(name="ref_model", gap=gap, quiet=gap, noise=GAP, eps=EPS)}
+
+
+@case("loss.ratio_is_one")
+def policy_and_its_old_self(get, share):
+    gap = apart(share)
+    return {"policy": Policy(stored={"old_logps": (gap, gap)}, restless=GAP, eps=EPS)}
+
+
+@case("loss.padding_does_not_matter")
+def loss_with_other_padding(get, share):
+    padding = (5.0, 5.0 * (1 + share * PART))
+    return {"policy": Policy(padding=padding, pulled=0.0, padded=3, eps=EPS)}
+
+
+@case("loss.padding_does_not_matter")
+def gradient_with_other_padding(get, share):
+    pulled = share * MARGIN * PART
+    return {"policy": Policy(padding=(5.0, 5.0), pulled=pulled, padded=3, eps=EPS)}
+
+
 # Gradient
+
+
+def of_own(get, weights, **changes):
+    """Weights of micro-batches that are known to a tenth of a thousandth."""
+    recording = get("recording")
+    own = recording.own
+    changes = {"residual": 0.0, "condition": 1.0, **changes}
+    own = replace(own, weights=weights, errors=[1e-4] * len(weights), eps=EPS, **changes)
+    return {"recording": replace(recording, own=own)}
+
+
+def known_sum(count):
+    """How far a sum of as many weights may be from 1."""
+    return PART + STANDARD_ERRORS * 1e-4 * math.sqrt(count)
+
+
+@case("gradient.step_is_the_weighted_sum")
+def sum_of_the_weights(get, share):
+    return of_own(get, [(1 + share * known_sum(2)) / 2] * 2)
+
+
+@case("gradient.step_is_the_weighted_sum")
+def weight_of_one(get, share):
+    """Nearly 0 of what the other weighs, and 1 together."""
+    lost = (known_sum(2) + STANDARD_ERRORS * 1e-4 * 2) / share
+    return of_own(get, [lost / 2, 1 - lost / 2])
+
+
+@case("gradient.step_is_the_weighted_sum")
+def remainder(get, share):
+    floor = MARGIN * EPS * math.sqrt(2) + REDUCTIONS
+    return of_own(get, [0.5, 0.5], residual=share * floor)
+
+
+@case("gradient.not_zero")
+def norm_of_what_cancels(get, share):
+    recording = get("recording")
+    norm = MARGIN * FLOAT32 * recording.first.logged["loss"] / share
+    return {"recording": of_first(recording, norm_before_clip=norm)}
 
 
 def floor(get):
@@ -118,7 +243,7 @@ def cosine(get, share):
     return {"recording": of_first(get("recording"), head_gradient=gradient)}
 
 
-EPS = torch.finfo(torch.float32).eps + REDUCTIONS
+NORM = EPS + REDUCTIONS
 """Rounding of a norm of float32 gradients."""
 
 
@@ -143,13 +268,13 @@ def norm_below(get, share):
 @case("gradient.norm_within_bounds")
 def norm_that_is_logged(get, share):
     recording = get("recording")
-    norm = recording.first.norm_before_clip * (1 + share * EPS)
+    norm = recording.first.norm_before_clip * (1 + share * NORM)
     return {"recording": of_first(recording, logged={**recording.first.logged, "grad_norm": norm})}
 
 
 @case("gradient.clipping")
 def norm_that_is_left(get, share):
-    left = expected(get, "gradient.clipping")["norm_after"] * (1 + share * EPS)
+    left = expected(get, "gradient.clipping")["norm_after"] * (1 + share * NORM)
     return {"recording": of_first(get("recording"), norm_after_clip=left)}
 
 
@@ -244,3 +369,30 @@ def weights_after_an_evaluation(get, share):
     random = [({"torch": "a"}, {"torch": "b"}), ({"torch": "c"}, {"torch": "d"})]
     seen = Evaluated(Plan(2, 4, 9), Trace(), Trace(), {}, {}, random, share * MARGIN * noise, noise)
     return {"evaluated": seen}
+
+
+@case("loop.eval_loss_is_a_mean")
+def evaluation_beside_every_mean(get, share):
+    rounded = (eval_loss_is_a_mean.ROUNDED + REDUCTIONS) * 2.0
+    batches = [EvaluatedBatch(1.0, 4, 4), EvaluatedBatch(2.0, 2, 2)]
+    mean = (4 * 1.0 + 2 * 2.0) / 6
+    return {"scored": Scored({"eval_loss": mean + share * rounded}, batches=batches, rows=6)}
+
+
+@case("loop.eval_loss_is_a_mean")
+def weight_of_a_token(get, share):
+    longer = round(1000 * eval_loss_is_a_mean.SPREAD * share)
+    batches = [EvaluatedBatch(1.0, 4, 1000), EvaluatedBatch(2.0, 4, longer)]
+    return {"scored": Scored({"eval_loss": 1.5}, batches=batches, rows=8)}
+
+
+@case("loop.evaluates_in_eval_mode")
+def loss_with_other_random_numbers(get, share):
+    draws = [5.0, 5.0, 5.0 * (1 + share * evaluates_in_eval_mode.ROUNDED)]
+    return {"scored": Scored(draws=draws, rows=6)}
+
+
+@case("loop.evaluates_in_eval_mode")
+def loss_on_a_noisy_device(get, share):
+    noise = 1e-3
+    return {"scored": Scored(draws=[5.0, 5.0 + noise, 5.0 + share * MARGIN * noise], rows=6)}

@@ -26,6 +26,12 @@ NEAR = 0.01
 FAR, LITTLE = 30.0, 0.03
 """So far from the bound that no wording takes the one for arithmetic, nor the other for worse."""
 
+COUNTED = {
+    "dataset.kl_rows_differ": "rows of the pipeline's own batches are counted: nothing is measured "
+    "that could be moved",
+}
+"""Checks with a bound and without a pair, and why."""
+
 
 @pytest.fixture(scope="module")
 def pipeline():
@@ -76,4 +82,5 @@ def test_no_numeric_check_is_forgotten():
         body = inspect.getsource(check.fn).rpartition('"""')[2]
         if any(word in body for word in words):
             numeric.add(check.name)
-    assert numeric - {name.partition("-")[0] for name in CASES} == set()
+    paired = {name.partition("-")[0] for name in CASES}
+    assert numeric - paired == set(COUNTED)
