@@ -20,6 +20,7 @@ from fixtures.pipelines import qwen3_4b
 from trainsanity import PipelineSpec, Status
 from trainsanity.engine.registry import registry
 from trainsanity.engine.runner import run
+from trainsanity.engine.session import Session
 from trainsanity.report.json import as_dict
 
 GIB = 2**30
@@ -124,8 +125,8 @@ def peak_bytes(report):
 def of_one_batch(pipeline):
     """Seconds of one forward + backward of the first step's batch, from the median micro-batch."""
     micro_batches = pipeline.args.gradient_accumulation_steps
-    multiple = pipeline.measurements.taken("padding").multiple or 1
-    seconds = pipeline.measurements.taken("padding_times").seconds[multiple]
+    multiple = Session.of(pipeline).measurements.taken("padding").multiple or 1
+    seconds = Session.of(pipeline).measurements.taken("padding_times").seconds[multiple]
     return {
         "rows": pipeline.args.per_device_train_batch_size,
         "micro_batches": micro_batches,
@@ -135,7 +136,7 @@ def of_one_batch(pipeline):
 
 def of_recording(pipeline):
     """Where the recorded steps' seconds went."""
-    recording = pipeline.measurements.taken("recording")
+    recording = Session.of(pipeline).measurements.taken("recording")
     return {
         "steps_seconds": round(recording.seconds, 2),
         "snapshot_seconds": round(recording.snapshot_seconds, 2),

@@ -19,6 +19,7 @@ from fixtures.pipelines import qwen3_4b
 from trainsanity import PipelineSpec, Status
 from trainsanity.engine.registry import registry
 from trainsanity.engine.runner import run
+from trainsanity.engine.session import Session
 from trainsanity.measurements.model.probes import difference, relative
 from trainsanity.types import Skip
 
@@ -105,7 +106,7 @@ def judged(name, build, select):
 def seen_by_probes(pipeline):
     """Floor and effects, as numbers."""
     try:
-        probes = pipeline.measurements.taken("probes")
+        probes = Session.of(pipeline).measurements.taken("probes")
     except Skip as skip:
         return str(skip)
     own = probes.own
