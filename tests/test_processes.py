@@ -82,11 +82,21 @@ def test_the_runs_that_several_processes_can_take_together():
     (report,), _ = reported([example("cheap")], "--select=loop")
     alone = {row["name"]: row["reason"] for row in report["results"] if row["status"] == "skip"}
     assert names(report, "fail", "error", "blocked", "abstain") == set()
-    # These start processes of their own, or ask in which order one reads.
+    # The loader has no workers that could read a stream twice.
+    assert "0 workers" in alone.pop("loop.workers_split_the_stream")
+    # What processes gather or save together is said so; no check here is silent about why.
+    assert "gathered by the Trainer" in alone.pop("loop.predict_keeps_order")
+    for name in ("loop.load_is_whole", "loop.tokenizer_is_saved"):
+        assert "saving by several processes" in alone.pop(name)
+    # These start processes of their own, ask in which order one reads, or judge a metric.
     assert set(alone) == {
         "loop.resume_equals_straight",
         "loop.survives_killed_save",
         "loop.epoch_covers_data",
+        "loop.rows_are_mixed",
+        "loop.metric_prefers_the_right",
+        "loop.eval_loss_is_a_mean",
+        "loop.evaluates_in_eval_mode",
     }
     assert all("in one process" in reason for reason in alone.values())
 
