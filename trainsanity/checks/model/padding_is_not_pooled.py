@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
@@ -46,9 +47,10 @@ def padding_is_not_pooled(companions: Companions) -> Iterator[Measured | Finding
     if not companions.unpadded:
         raise Skip("no row of the first batch is padded, or the model's outputs are no vectors")
     cap = 32 * (MARGIN * companions.eps + REDUCTIONS) * companions.size
-    allowed = min(cap, MARGIN * companions.shapes + REDUCTIONS * companions.size)
+    allowed = min(MARGIN * companions.shapes + REDUCTIONS * companions.size, cap)
     allowed = max(allowed, (MARGIN * companions.eps + REDUCTIONS) * companions.size)
-    row, worst = max(companions.unpadded.items(), key=lambda item: item[1])
+    # A NaN is the greatest, wherever it stands.
+    row, worst = max(companions.unpadded.items(), key=lambda item: (math.isnan(item[1]), item[1]))
     if not within(worst, allowed):
         mended = companions.masked.get(row)
         by_mask = mended is not None and within(mended, allowed)

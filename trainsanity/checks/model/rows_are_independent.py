@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
@@ -41,9 +42,11 @@ def rows_are_independent(companions: Companions) -> Iterator[Measured | Finding]
     References: huggingface/transformers#24265; read: mean pooling of sentence-transformers.
     """
     allowed = (MARGIN * companions.eps + REDUCTIONS) * companions.size
-    worst = max(companions.beside_copies)
+    # A NaN is the greatest, wherever it stands.
+    row, worst = max(
+        enumerate(companions.beside_copies), key=lambda one: (math.isnan(one[1]), one[1])
+    )
     if not within(worst, allowed):
-        row = companions.beside_copies.index(worst)
         yield Finding(
             f"row {row} of the first batch has another output with other rows beside it: greatest "
             f"difference {worst:.3g}, up to {allowed:.2g} allowed",
