@@ -130,7 +130,9 @@ def _locked(check: str) -> Iterator[dict[str, Any]]:
         document = entries(check)
         yield document
         ordered = dict(sorted((k, v) for k, v in document.items() if v))
-        path.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        whole = path.with_suffix(f".{os.getpid()}")  # others read while this is written
+        whole.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        whole.replace(path)
 
 
 def _figures(value: Any) -> Any:

@@ -47,6 +47,14 @@ def sum_for_mean(objective: Objective, logits: Tensor, labels: Tensor) -> float 
     return float(objective.losses(z, y).sum()) if len(y) > 1 else None
 
 
+def rows_summed(objective: Objective, logits: Tensor, labels: Tensor) -> float | None:
+    """Return the mean over rows of each row's sum over its items."""
+    z, y = _items(objective, logits, labels)
+    if objective.of_rows or labels.dim() != 2 or len(y) <= len(labels):
+        return None
+    return float(objective.losses(z, y).sum()) / len(labels)
+
+
 def padding_counted(objective: Objective, logits: Tensor, labels: Tensor) -> float | None:
     """Return the sum over counted items divided by all positions."""
     z, y = _items(objective, logits, labels)
@@ -116,6 +124,7 @@ WRONG: dict[str, Formula] = {
     "softmax is taken twice: the loss takes probabilities for logits": softmax_twice,
     "the log-softmax is left out: the loss is the negative logit": log_softmax_left_out,
     "the loss is summed over the items and not averaged": sum_for_mean,
+    "the loss is summed over the tokens of a row": rows_summed,
     "padding is counted: the sum is divided by all positions": padding_counted,
     "the items are counted before the shift": counted_before_the_shift,
     "labels are not shifted: each position is to predict its own token": not_shifted,

@@ -17,7 +17,6 @@ from trainsanity.types import Cost, Finding, Measured, Severity, Skip
     cost=Cost.FORWARD,
     needs=("trainer",),
     requires=("model.rows_are_independent",),
-    explained_by=("model.padding_invariance", "model.right_token_pooled"),
     rules_out="padding",
 )
 def padding_is_not_pooled(companions: Companions) -> Iterator[Measured | Finding]:
@@ -45,7 +44,7 @@ def padding_is_not_pooled(companions: Companions) -> Iterator[Measured | Finding
     References: huggingface/transformers#24265; read: Wav2Vec2Model.forward on attention_mask.
     """
     if not companions.unpadded:
-        raise Skip("no row of the first batch is padded, or the model's outputs are no vectors")
+        raise Skip("no row of the first batch is padded, or the probes ask about its padding")
     cap = 32 * (MARGIN * companions.eps + REDUCTIONS) * companions.size
     allowed = min(MARGIN * companions.shapes + REDUCTIONS * companions.size, cap)
     allowed = max(allowed, (MARGIN * companions.eps + REDUCTIONS) * companions.size)

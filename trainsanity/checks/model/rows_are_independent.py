@@ -16,6 +16,7 @@ from trainsanity.types import Cost, Finding, Measured
     "model.rows_are_independent",
     cost=Cost.FORWARD,
     needs=("trainer",),
+    requires=("model.logits_finite", "model.eval_is_repeatable"),
     rules_out="neighbouring rows",
 )
 def rows_are_independent(companions: Companions) -> Iterator[Measured | Finding]:

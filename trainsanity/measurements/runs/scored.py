@@ -117,7 +117,7 @@ def scored(pipeline: Pipeline) -> Scored:
     seen.shifts = answers.shifts
     with (
         scratch() as folder,
-        preserved(pipeline),
+        preserved(pipeline, weights=True),
         quiet(pipeline),
         restored([trainer.compute_metrics]),
     ):
