@@ -34,7 +34,7 @@ def assert_kills(
     skips: Collection[str] | None = None,
     warns: Collection[str] = (),
 ) -> Report:
-    """Run every check; exactly those of ``names`` must fail and all others pass, skip or be blocked.
+    """Run every check; exactly those of ``names`` must fail, all others pass, skip or be blocked.
 
     Checks that train for a while (``Cost.RUN``) are run only if ``names`` or ``warns`` has one of
     them.  A check that abstains or ends in an error has shown nothing, and counts as wrong.

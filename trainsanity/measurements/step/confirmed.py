@@ -6,7 +6,7 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from trainsanity.engine.session import Session, objective_of
+from trainsanity.engine.session import objective_of
 from trainsanity.engine.store import measurement
 from trainsanity.maths.factors import NAMING, name_factor
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, within
@@ -117,7 +117,7 @@ def _compared(
     if within(min(means) - loss, allowed) and within(loss - max(means), allowed):
         return Confirmed(owner=owner, loss=loss, expected=expected)
     mistake, rows = _recognised(pipeline, recording, micros, loss, allowed)
-    if not mistake and not rows and _scaled(pipeline, loss, expected, allowed):
+    if not mistake and not rows and _scaled(recording.facts(pipeline), loss, expected, allowed):
         return Confirmed(owner=owner, scaled=True, loss=loss, expected=expected)
     return Confirmed(
         False,
@@ -136,15 +136,17 @@ def _by_a_factor(pipeline: Pipeline, recording: Recording, logged: float) -> boo
     except Skip:
         return True
     allowed = logged_loss_rounding(recording.first.micro_steps)
-    return within(abs(logged - expected), allowed) or _scaled(pipeline, logged, expected, allowed)
+    return within(abs(logged - expected), allowed) or _scaled(
+        recording.facts(pipeline), logged, expected, allowed
+    )
 
 
-def _scaled(pipeline: Pipeline, loss: float, expected: float, allowed: float) -> bool:
+def _scaled(facts: dict[str, Any], loss: float, expected: float, allowed: float) -> bool:
     """Whether it is the expected loss times a quantity of the run, or divided by one."""
     if not expected:
         return False
     tolerance = min(max(allowed / abs(expected), NAMING), COARSEST)
-    return bool(name_factor(loss / expected, Session.of(pipeline).facts, tolerance))
+    return bool(name_factor(loss / expected, facts, tolerance))
 
 
 def owner_of_the_loss(pipeline: Pipeline) -> str:
