@@ -39,6 +39,9 @@ TOLD = {
     ("TS304", r"economics\..*"): "told: nothing is judged by an epoch's waste",
     ("TS304", r"padding\.(waste|least_waste|table\..*)"): "told beside the stretch",
     ("TS504", r"recording\..*\.logged\.loss"): "told: loss.matches_reference judges it",
+    ("TS507", r"recording\.own\.(weights\..*|condition)"): "the mean that is told; judged is the "
+    "range of the own losses",
+    ("TS609", r"recording\..*\.logged\.loss"): "judged by TS503",
     ("TS60[12]|TS505", r"recording\..*\.items\.losses"): "summed on the way to the items' weights",
     ("TS(502|505|60[12])", r"recording\..*\.num_items_in_batch"): "asked whether it is None",
     ("TS602", r"recording\..*\.items\.logits"): "the sigmoid of infinity is a number",

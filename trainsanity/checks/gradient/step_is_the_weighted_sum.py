@@ -61,6 +61,8 @@ def step_is_the_weighted_sum(
         raise Skip(f"the micro-batches could not be asked again: {own.reason}")
     if not own.norm > 0:
         raise Skip("the step's gradient is zero: gradient.not_zero judges that")
+    if math.isinf(own.norm):
+        raise Skip("the step's gradient is infinite: gradient.finite judges that")
     known = [k for k, weight in enumerate(own.weights) if not math.isnan(weight)]
     if not known:
         raise Skip("every micro-batch's own gradient is zero, and the step's is not")
@@ -130,9 +132,12 @@ def _allowed(own: Own) -> float:
     """How far the sum of weights may be from 1: rounding, and what noise hides.
 
     Standard errors of the single weights add up as of independent ones where they are told apart;
-    otherwise the sum is the only thing that is known, and is known well.
+    otherwise the sum is the only thing that is known, and is known well.  A number that is none
+    explains nothing.
     """
-    errors = [error for error in own.errors if not math.isnan(error)]
+    if not math.isfinite(own.condition):
+        return math.nan
+    errors = [error for error, w in zip(own.errors, own.weights, strict=True) if not math.isnan(w)]
     spread = math.sqrt(sum(error**2 for error in errors)) if own.tells_apart else 0.0
     return MARGIN * own.eps + REDUCTIONS + STANDARD_ERRORS * spread
 

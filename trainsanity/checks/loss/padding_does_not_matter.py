@@ -47,7 +47,7 @@ def padding_does_not_matter(policy: Policy) -> Iterator[Measured | Finding]:
     if not policy.padded or math.isnan(before):
         raise Skip("the first micro-batch has no padding that a mask names, or no language model")
     part = MARGIN * policy.eps + REDUCTIONS
-    moved = 0.0 if math.isnan(policy.pulled) else policy.pulled
+    moved = 0.0 if policy.pulled is None else policy.pulled
     loss = abs(after - before)
     # A gradient that cancels has rounding of its own size.
     if not (within(loss, part * max(1.0, abs(before))) and within(moved, MARGIN * part)):

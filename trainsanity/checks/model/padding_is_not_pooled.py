@@ -46,8 +46,10 @@ def padding_is_not_pooled(companions: Companions) -> Iterator[Measured | Finding
     if not companions.unpadded:
         raise Skip("no row of the first batch is padded, or the probes ask about its padding")
     cap = 32 * (MARGIN * companions.eps + REDUCTIONS) * companions.size
-    allowed = min(MARGIN * companions.shapes + REDUCTIONS * companions.size, cap)
-    allowed = max(allowed, (MARGIN * companions.eps + REDUCTIONS) * companions.size)
+    allowed = MARGIN * companions.shapes + REDUCTIONS * companions.size
+    if math.isfinite(allowed):  # what is infinite explains nothing
+        low = (MARGIN * companions.eps + REDUCTIONS) * companions.size
+        allowed = max(min(allowed, cap), low)
     # A NaN is the greatest, wherever it stands.
     row, worst = max(companions.unpadded.items(), key=lambda item: (math.isnan(item[1]), item[1]))
     if not within(worst, allowed):

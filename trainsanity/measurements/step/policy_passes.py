@@ -50,8 +50,9 @@ class Policy:
         stored: by name, between the policy and what the batch brings along for the same tokens,
             in training mode and with every layer in eval mode.
         padding: the loss as it is, and with other token ids under the padding.
-        pulled: norm of the change that these make to the gradient, relative to it.  Where policy
-            and reference are the same a preference loss is a constant, and only this shows.
+        pulled: norm of the change that these make to the gradient, relative to it; None if it was
+            not asked, or is zero.  Where policy and reference are the same a preference loss is a
+            constant, and only this shows.
         padded: how many positions are padding.
         eps: unit in the last place of the coarsest dtype in use.
         reason: why nothing was asked; empty if it was.
@@ -65,7 +66,7 @@ class Policy:
     restless: Gap = field(default_factory=Gap)
     stored: dict[str, tuple[Gap, Gap]] = field(default_factory=dict)
     padding: tuple[float, float] = (math.nan, math.nan)
-    pulled: float = math.nan
+    pulled: float | None = None
     padded: int = 0
     eps: float = math.nan
     reason: str = ""
@@ -181,8 +182,8 @@ def compare(
         if changed is not None:
             found.padding = (loss, ask(changed, seed=0, evaluating=True)[1])
             before, after = gradient(dict(inputs)).double(), gradient(dict(changed)).double()
-            if float(before.norm()) > 0:
-                found.pulled = float((after - before).norm() / before.norm())
+            if (norm := float(before.norm())) != 0:
+                found.pulled = float((after - before).norm()) / norm
         if not (named or switched or stored):
             return
         train, _ = ask(inputs, seed=0, evaluating=False)
