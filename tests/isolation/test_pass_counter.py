@@ -90,8 +90,6 @@ def test_no_question_is_asked_twice(judged):
             # row that is as long as its batch is wide, which are collated anew.
             Counter(forward=1, companions=1),
             Counter(companions=2),
-            # Three draws of a loss in evaluation, the last of other random numbers.
-            Counter(scored=1 + 3),
         ],
         key=str,
     )
