@@ -16,7 +16,21 @@ from trainsanity.types import Cost, Status
 CONTROLS = {control.id: control for control in all_controls()}
 
 
-@pytest.mark.parametrize("control", CONTROLS.values(), ids=CONTROLS)
+ONE_OF_A_KIND = {
+    *("plain", "left_padding", "dropout", "multi_label", "regression", "token_labels"),
+    *("language_model", "lora", "streaming", "gpt2", "bert", "answers_alone"),
+    *("several_evals", "optimizer_of_the_user", "labels_by_the_collator"),
+}
+"""A control for each task and each kind of data; the others are judged by `tox -e matrix`."""
+
+
+@pytest.mark.parametrize(
+    "control",
+    [
+        pytest.param(one, id=name, marks=() if name in ONE_OF_A_KIND else pytest.mark.matrix)
+        for name, one in CONTROLS.items()
+    ],
+)
 def test_control_lives(control):
     pipeline = PipelineSpec(control.id, control.build).make()
     revealed = control.reveals(pipeline.trainer)
@@ -70,7 +84,13 @@ RUNS = {
 checks that skip, and those that others stand for: each takes a good part of a minute."""
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("plain", "streaming") else pytest.mark.matrix)
+        for name in RUNS
+    ],
+)
 def test_control_runs(name):
     settings, skips, left_out = RUNS[name]
     control = CONTROLS[name]

@@ -23,9 +23,14 @@ ON_FILE = [
 CASES = [
     pytest.param(
         f"{family}:{name}",
-        marks=[pytest.mark.distributed] if family.startswith("processes") else [],
+        marks=[
+            *([pytest.mark.distributed] if family.startswith("processes") else []),
+            # One proof of each family here, all of them in `tox -e matrix`.
+            *([pytest.mark.matrix] if number else []),
+        ],
     )
-    for family, name, record in ON_FILE
+    for family in records.families()
+    for number, (name, record) in enumerate(records.read("first", family).items())
     if "fault" in record
 ]
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.registry import check
+from trainsanity.isolation.random_states import first_row
 from trainsanity.types import Finding, Measured, Severity, Skip
 
 if TYPE_CHECKING:
@@ -83,11 +84,11 @@ def _rated(data: Any) -> tuple[str, str] | None:
     names = list(getattr(data, "column_names", None) or ())
     if not hasattr(data, "__getitem__") or not hasattr(data, "__len__") or not len(data):
         return None
-    row = data[0]
-    for name in names:
-        other = name.replace("chosen", "rejected")
-        rated = other != name and other in names and RATED.search(name)
-        if rated and _is_number(row[name]) and _is_number(row[other]):
+    pairs = [(name, name.replace("chosen", "rejected")) for name in names if RATED.search(name)]
+    pairs = [(name, other) for name, other in pairs if other != name and other in names]
+    row = first_row(data) if pairs else None
+    for name, other in pairs:
+        if row and _is_number(row[name]) and _is_number(row[other]):
             return name, other
     return None
 
