@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib import resources
@@ -63,6 +64,9 @@ def _markdown(check: Check) -> Iterator[str]:
     yield from (f"**{_prose(title)}**", "", f"{'; '.join(_facts(check))}.")
     for paragraph in paragraphs:
         yield ""
+        if paragraph.startswith("    "):  # a snippet, as it stands
+            yield from ("```python", textwrap.dedent(paragraph), "```")
+            continue
         section = _SECTION.fullmatch(paragraph)
         yield f"*{section[1]}:* {_prose(section[2])}" if section else _prose(paragraph)
     if example := examples().get(check.code):
