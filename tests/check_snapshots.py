@@ -38,6 +38,7 @@ FIRST = 6
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 PLACES = re.compile(r"(?<!\S)/\S+")
 STATUSES = "statuses"
+WRITTEN_WITH = "statuses written with"
 """The entry that is no report: control or fault to status."""
 UNUSUAL = (Status.SKIP, Status.ABSTAIN, Status.WARNING, Status.BLOCKED)
 KEPT = ("status", "measured", "reason", "observed", "expected", "findings")
@@ -63,7 +64,9 @@ def assert_statuses(of: str, results: Iterable[Result]) -> None:
         for check in asked:
             _write_status(check, of, found.get(check))
     recorded = {check: status for check, status in statuses_of(of).items() if check in asked}
-    assert found == recorded
+    # What skips depends on the versions, too; those are written beside the statuses.
+    if all(entries(check).get(WRITTEN_WITH, versions()) == versions() for check in asked):
+        assert found == recorded
 
 
 def statuses_of(of: str) -> dict[str, str]:
@@ -81,6 +84,7 @@ def _write_status(check: str, of: str, status: str | None) -> None:
         statuses = document.get(STATUSES, {})
         statuses.pop(of, None)
         document[STATUSES] = dict(sorted((statuses | ({of: status} if status else {})).items()))
+        document[WRITTEN_WITH] = versions()
 
 
 def assert_yielded(check: str, of: str, items: Iterable[Measured | Finding]) -> None:

@@ -68,7 +68,7 @@ def test_fault_kills_exactly(fault):
     assert_examples_are_current(fault.id, report.results)
     assert_results(
         fault.id,
-        (r for r in report.results if r.check.name in fault.caught_by | fault.warned_by),
+        (r for r in report.results if r.check.name in (fault.caught_by or fault.warned_by)),
     )
 
 
