@@ -41,8 +41,8 @@ def adds_up(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fin
 
     How to fix: reduction="mean", or divide by num_items_in_batch.
 
-    Known false alarms: contrastive losses, whose negatives are the other rows, are a warning until
-    objective = "custom" says so.
+    Known false alarms: contrastive losses, whose negatives are the other rows, are a warning;
+    expected_failures accepts it.
 
     References: ai-safety-foundation/sparse_autoencoder#63, WongKinYiu/yolov7#1713.
     """
@@ -74,7 +74,7 @@ def adds_up(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fin
             expected=mean,
             where="compute_loss",
             cause="statistics over the batch, or pairs of its rows",
-            fix='if it is meant, objective = "custom" in [tool.trainsanity] says so',
+            fix="if it is meant: name the check in expected_failures with the reason",
             severity=Severity.WARNING,
         )
     yield Measured(

@@ -42,8 +42,8 @@ def formula_is_known(pipeline: Pipeline, confirmed: Confirmed) -> Iterator[Measu
     since nobody but you can tell; the laws (gradient.step_is_the_weighted_sum,
     loss.logged_is_a_mean) judge it.
 
-    How to fix: the finding names the mistake. For a loss that is meant, say so:
-    objective = "custom" in [tool.trainsanity] or in PipelineSpec.
+    How to fix: the finding names the mistake. For a loss that is meant, name
+    the check in expected_failures with the reason.
 
     Known false alarms: a loss of its own that has the value of a mistake by chance; it would have
     to agree with it in every digit.
@@ -83,7 +83,7 @@ def formula_is_known(pipeline: Pipeline, confirmed: Confirmed) -> Iterator[Measu
             expected=confirmed.expected,
             where=confirmed.owner,
             cause="a mean of row means; the library's losses are means over all tokens",
-            fix='if it is meant: objective = "custom" in [tool.trainsanity]',
+            fix="if it is meant: name the check in expected_failures with the reason",
             severity=Severity.WARNING,
         )
     elif confirmed.custom:
@@ -95,8 +95,8 @@ def formula_is_known(pipeline: Pipeline, confirmed: Confirmed) -> Iterator[Measu
             expected=confirmed.expected,
             where=confirmed.owner,
             cause="a loss of its own, as class weights or distillation are",
-            fix='if it is meant: objective = "custom" in [tool.trainsanity]; if not, compare it '
-            "with the formula",
+            fix="if it is meant: name the check in expected_failures with the reason; if "
+            "not, compare it with the formula",
             severity=Severity.WARNING,
         )
     yield Measured(
