@@ -25,7 +25,7 @@ TOKENS = "token_classification"
 CAUSAL_LM = "causal_lm"
 UNKNOWN = "unknown"
 CUSTOM = "custom"
-"""Declared by the user: the loss is one of its own, and the laws alone judge it."""
+"""Declared by the user: the loss is one of their own, and the laws alone judge it."""
 
 IGNORED = -100
 """Labels of items that the loss does not count (``torch.nn.CrossEntropyLoss``'s ignore_index)."""

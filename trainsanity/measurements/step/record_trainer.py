@@ -51,7 +51,7 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
     seen.steps = [step for step in seen.steps if step.taken]
     fill_items(pipeline, seen)
     if pipeline.other_processes:
-        _gather(seen)
+        gather(seen)
     return seen
 
 
@@ -341,7 +341,7 @@ def take_gradients(seen: Recording, model: Any) -> None:
         }
 
 
-def _gather(seen: Recording) -> None:
+def gather(seen: Recording) -> None:
     """Each process saw its own rows; the reference needs them all.  Same order everywhere."""
     for moment, (own_hashes,) in seen.held.items():
         seen.held[moment] = all_gather(own_hashes)

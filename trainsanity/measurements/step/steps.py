@@ -131,6 +131,8 @@ class Recording:
         held: where several processes train: by moment, for each process a hash of every parameter
             that it holds whole, by name.
         sharded: how many parameters each process holds a part of.
+        composed: a custom training loop ran the model more often than once for each micro-batch
+            before its first step, so that the gradient may be made of more than the loss's.
         out_of_memory: a second step did not fit, so only the first was recorded.
         peak_bytes: device memory at its highest; None on the CPU.
         seconds: of the steps alone.
@@ -158,6 +160,7 @@ class Recording:
     unused: Collection[str] | None = None
     held: dict[str, list[dict[str, int]]] = field(default_factory=dict)
     sharded: int = 0
+    composed: bool = False
     out_of_memory: bool = False
     peak_bytes: int | None = None
     seconds: float = 0.0
