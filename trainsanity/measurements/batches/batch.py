@@ -162,7 +162,7 @@ def prepared(pipeline: Pipeline, made: Any) -> dict[str, Any]:
 
 
 def refuse_unlabelled(trainer: Any, made: Collection[str], columns: Iterable[str]) -> None:
-    """Refuse a batch without labels, unless ``compute_loss`` is the user's own.
+    """Refuse a batch without labels, unless ``compute_loss`` or the model makes do without.
 
     Raises:
         UsageError: it has none, and the stock ``compute_loss`` would have no loss.
@@ -171,7 +171,8 @@ def refuse_unlabelled(trainer: Any, made: Collection[str], columns: Iterable[str
 
     names = ("labels", *(trainer.label_names or ()))
     own_loss = type(trainer).compute_loss is not Trainer.compute_loss
-    if own_loss or any(name in made for name in names):
+    # The Trainer looks for them in the signature of the model's forward.
+    if own_loss or not trainer.label_names or any(name in made for name in names):
         return
     raise UsageError(
         f"the batch has no labels (the collator is given rows with {', '.join(sorted(columns))}): "
