@@ -22,9 +22,9 @@ from trainsanity.sources.factory import spec_of
 from trainsanity.types import Status
 
 
-
 def tiny() -> Any:
     return classification(args=arguments(gradient_accumulation_steps=2))
+
 
 JUDGES = ("loss.formula_is_known", "loss.adds_up", "loss.matches_reference",
           "loss.logged_is_a_mean", "gradient.step_is_the_weighted_sum")  # fmt: skip

@@ -10,7 +10,6 @@ from trainsanity.engine.registry import check
 from trainsanity.engine.session import Session
 from trainsanity.maths.factors import explained, name_factor
 from trainsanity.maths.tolerances import LOG_DECIMALS, MARGIN, REDUCTIONS, within
-from trainsanity.measurements.step.own import Own
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.types import Cost, Finding, Judges, Measured, Skip
 

@@ -15,10 +15,10 @@ from trainsanity.isolation.snapshot import preserved, snapshot_bytes
 from trainsanity.measurements.batches.batch import Batch, drawn, quiet
 from trainsanity.measurements.model.head import head_or_none, watched
 from trainsanity.measurements.step.bounds import logged_loss_rounding
+from trainsanity.measurements.step.loop_gradients import Gradients, settle
 from trainsanity.measurements.step.modes import watched_modes
 from trainsanity.measurements.step.own import Own
 from trainsanity.measurements.step.rearranged import Rearranged
-from trainsanity.measurements.step.loop_gradients import Gradients, settle
 from trainsanity.measurements.step.record_trainer import (
     broken,
     gather,
