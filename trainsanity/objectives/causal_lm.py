@@ -23,6 +23,7 @@ class CausalLM(CrossEntropy):
     name: ClassVar[str] = CAUSAL_LM
     item_word: ClassVar[str] = "tokens"
     shifts: ClassVar[bool] = True
+    of_words: ClassVar[bool] = True
 
     @classmethod
     def matches(cls, pipeline: Pipeline) -> bool:
