@@ -47,6 +47,7 @@ class Objective:
         item_word: what an item is called, in the plural.
         of_rows: whether an item is a row, rather than a position in it.
         shifts: whether position t predicts the label at t + 1.
+        beside_inputs: whether labels of tokens lie beside the model's input tokens.
         of_words: whether the classes are the words of the vocabulary.
         known: whether the reference loss is known.
         additive: whether the loss of a batch is a mean over its rows.
@@ -58,6 +59,7 @@ class Objective:
     item_word: ClassVar[str] = "examples"
     of_rows: ClassVar[bool] = False
     shifts: ClassVar[bool] = False
+    beside_inputs: ClassVar[bool] = True
     of_words: ClassVar[bool] = False
     known: ClassVar[bool] = False
     additive: ClassVar[bool] = True

@@ -38,6 +38,7 @@ class SequenceToSequence(CrossEntropy):
 
     name: ClassVar[str] = SEQ2SEQ
     item_word: ClassVar[str] = "tokens"
+    beside_inputs: ClassVar[bool] = False
     of_words: ClassVar[bool] = True
 
     @classmethod

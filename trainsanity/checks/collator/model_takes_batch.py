@@ -159,7 +159,7 @@ def _wrong_labels(pipeline: Pipeline, made: Made) -> str | None:
             name for name in getattr(pipeline.trainer, "label_names", None) or () if name in made
         ]
         return None if own else f"the batch has none, only {', '.join(present) or 'inputs'}"
-    if not task.known:
+    if not task.known or not task.beside_inputs:
         return None
     rows, width = made["input_ids"].shape[:2]
     outputs = getattr(pipeline.config, "num_labels", 1)
