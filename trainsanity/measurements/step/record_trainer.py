@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from trainsanity.engine.session import objective_of
+from trainsanity.engine.session import Session, objective_of
 from trainsanity.errors import UsageError
 from trainsanity.isolation.collectives import all_gather, rank
 from trainsanity.isolation.fsdp import training_copy
@@ -29,7 +29,13 @@ from trainsanity.measurements.step.replay import checkpointed, fill_items
 from trainsanity.measurements.step.rollouts import record_rollouts
 from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.schedule import curve_of
-from trainsanity.measurements.step.steps import MicroStep, Recording, Step, total_norm
+from trainsanity.measurements.step.steps import (
+    MicroStep,
+    Recording,
+    Step,
+    note_means,
+    total_norm,
+)
 from trainsanity.measurements.step.update import before_step, frozen_state, trial_steps
 
 if TYPE_CHECKING:
@@ -52,6 +58,8 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
     fill_items(pipeline, seen)
     if pipeline.other_processes:
         gather(seen)
+    for step in seen.steps:
+        note_means(step, Session.of(pipeline).facts)
     return seen
 
 
