@@ -75,7 +75,9 @@ def norm_within_bounds(
     bounds = {"at_least": low * (1 - eps), "at_most": high * (1 + eps)}
     if not (bounds["at_least"] <= norm and within(norm, bounds["at_most"])):
         above = norm > high
-        slope = regress(step.head_gradient, exact)[0] if exact is not None else _own_scale(recording)
+        slope = _own_scale(pipeline, recording)
+        if exact is not None:
+            slope = regress(step.head_gradient, exact)[0]
         scaled = abs(slope - 1) > eps
         against = "its closed form" if exact is not None else "a mean of its micro-batches' own"
         yield Finding(
@@ -107,10 +109,11 @@ def norm_within_bounds(
     )
 
 
-def _own_scale(recording: Recording) -> float:
+def _own_scale(pipeline: Pipeline, recording: Recording) -> float:
     """Return what the step's gradient is times a mean of its micro-batches' own; 1 if not asked."""
     own = recording.own
-    return own.total if not own.reason and own.total > 0 else 1.0
+    scale = own.total * own.times_processes(pipeline.args.world_size)
+    return scale if not own.reason and scale > 0 else 1.0
 
 
 def _cause(*, scaled: bool, above: bool, slope: float, against: str) -> str:
