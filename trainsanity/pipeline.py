@@ -50,6 +50,8 @@ class Pipeline:
         train_step: for a loop of one's own, what takes one optimizer step; see :meth:`from_loop`.
         optimizer, lr_scheduler: the loop's.
         optimizer_steps: how many optimizer steps are recorded.
+        objective: what the user declares the loss to be: the name of a known objective, or
+            ``custom`` for a loss of the user's own; None leaves it to be recognised.
         notes: sentences for the report's environment block, for example that the weights are
             random because the checkpoint could not be had.
         id: what the reports call it.
@@ -70,6 +72,7 @@ class Pipeline:
     optimizer: Any = None
     lr_scheduler: Any = None
     optimizer_steps: int = 2
+    objective: str | None = None
     notes: Sequence[str] = ()
     id: str = "pipeline"
     command: tuple[str, ...] = ()
@@ -77,8 +80,15 @@ class Pipeline:
     session: Any = field(default=None, init=False, repr=False)
 
     @classmethod
-    def from_trainer(cls, trainer: Any, notes: Sequence[str] = ()) -> Pipeline:
+    def from_trainer(
+        cls, trainer: Any, notes: Sequence[str] = (), *, objective: str | None = None
+    ) -> Pipeline:
         """Take the parts from a ``transformers.Trainer`` (or subclass) that has not trained yet.
+
+        Args:
+            trainer: as in :class:`Pipeline`.
+            notes: likewise.
+            objective: likewise.
 
         Raises:
             UsageError: it has no training data, or data that no step can be made of.
@@ -98,6 +108,7 @@ class Pipeline:
             eval_dataset=trainer.eval_dataset,
             args=trainer.args,
             trainer=trainer,
+            objective=objective,
             notes=tuple(notes),
         )
         pipeline.refuse_unusable_model()
@@ -116,6 +127,7 @@ class Pipeline:
         lr_scheduler: Any = None,
         tokenizer: Any = None,
         eval_dataset: Any = None,
+        objective: str | None = None,
         notes: Sequence[str] = (),
         **arguments: Any,
     ) -> Pipeline:
@@ -134,6 +146,7 @@ class Pipeline:
             lr_scheduler: likewise.
             tokenizer: likewise; the collator's by default.
             eval_dataset: likewise.
+            objective: as in :class:`Pipeline`.
             notes: likewise.
             arguments: fields of :class:`LoopArguments`; ``learning_rate`` is read from the
                 optimizer.
@@ -169,6 +182,7 @@ class Pipeline:
             train_step=train_step,
             optimizer=optimizer,
             lr_scheduler=lr_scheduler,
+            objective=objective,
             notes=tuple(notes),
         )
         pipeline.refuse_unusable_model()

@@ -56,4 +56,4 @@ def sources_for(targets: Sequence[str], arguments: Sequence[str]) -> list[Source
             "no pipeline to judge: give pkg.module:factory or a script, or name some under "
             "pipelines in [tool.trainsanity] of pyproject.toml"
         )
-    return sources_of(chosen, arguments, expected)
+    return sources_of(chosen, arguments, expected, table.get("objective"))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.engine.loading import load_package, load_plugins
 from trainsanity.engine.store import Measurements
 from trainsanity.objectives.base import UNKNOWN
-from trainsanity.objectives.registry import GROUP, objective_for
+from trainsanity.objectives.registry import GROUP, objective_for, require_declared
 
 if TYPE_CHECKING:
     from trainsanity.objectives.base import Objective
@@ -37,8 +37,7 @@ class Session:
     @cached_property
     def objective(self) -> Objective:
         """What the loss is."""
-        load_package("trainsanity.objectives")
-        load_plugins(GROUP)
+        _load_objectives()
         return objective_for(self.pipeline)
 
     @property
@@ -59,7 +58,7 @@ class Session:
             "parameters": sum(p.numel() for p in pipeline.model.parameters()),
             "dtype": str(pipeline.dtype).removeprefix("torch."),
             "device": str(pipeline.device),
-            "task": self._objective_name,
+            "task": pipeline.objective or self._objective_name,
             "num_labels": getattr(config, "num_labels", None),
         }
         if args is not None:
@@ -91,6 +90,26 @@ class Session:
             "device": hardware,
             "notes": list(pipeline.notes),
         }
+
+
+def _load_objectives() -> None:
+    load_package("trainsanity.objectives")
+    load_plugins(GROUP)
+
+
+def check_declared(objective: object, where: str) -> None:
+    """Refuse a declared objective that does not exist.
+
+    Args:
+        objective: as the user declared it; None if nothing was.
+        where: that place, for the message.
+
+    Raises:
+        UsageError: it names no objective.
+    """
+    if objective is not None:
+        _load_objectives()
+        require_declared(objective, where)
 
 
 def objective_of(pipeline: Pipeline) -> Objective:

@@ -84,7 +84,7 @@ def _chosen(
 
     table = configuration(config.rootpath)
     state.warnings_as_errors |= table.get("warnings_as_errors", False)
-    accepted = table.get("expected_failures", {})
+    accepted, objective = table.get("expected_failures", {}), table.get("objective")
     given: Sequence[PipelineSpec | str] = mark.args
     if not given:
         state.targets_used = True
@@ -94,7 +94,9 @@ def _chosen(
             "no pipeline to judge: give --trainsanity pkg.module:factory, or name some under "
             "pipelines in [tool.trainsanity] of pyproject.toml"
         )
-    specs = [spec_of(spec, accepted) if isinstance(spec, str) else spec for spec in given]
+    specs = [
+        spec_of(spec, accepted, objective) if isinstance(spec, str) else spec for spec in given
+    ]
     for spec in specs:
         for name in spec.expected_failures:
             if registry().get(name).name != name:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from trainsanity.engine.session import check_declared
 from trainsanity.errors import UsageError, first_line
 from trainsanity.isolation.fsdp import complete
 from trainsanity.pipeline import Pipeline
@@ -25,15 +26,32 @@ def from_trainer(trainer: Any, notes: Sequence[str] = ()) -> Pipeline:
     return Pipeline.from_trainer(trainer, notes)
 
 
+def declare(pipeline: Pipeline, *objectives: tuple[str | None, str]) -> None:
+    """Give a pipeline the first objective that the user declared, its own before these.
+
+    Args:
+        pipeline: which may have one of its own.
+        objectives: each with the place where it is declared.
+
+    Raises:
+        UsageError: there is no such objective.
+    """
+    for name, where in ((pipeline.objective, "objective of the Pipeline"), *objectives):
+        check_declared(name, f"{pipeline.id}: {where}")
+        pipeline.objective = pipeline.objective or name
+
+
 @dataclass(frozen=True)
 class PipelineSpec:
     """How to build a pipeline, later: ``build`` is never called while tests are collected.
 
     Attributes:
         id: the pipeline's name in reports and tests.
-        build: takes nothing, returns a ``transformers.Trainer`` or a :class:`Pipeline`.
+        build: takes nothing, returns a ``transformers.Trainer`` or a :class:`Pipeline`; its
+            attribute ``objective``, if it has one, declares the objective, as in :class:`Pipeline`.
         marks: pytest marks, for example ``(pytest.mark.gpu,)``.
         expected_failures: check name to the reason why its failure is accepted here.
+        objective: the same where ``build`` has no such attribute.
         options: for the pipeline's own use.
         command: as in :class:`Pipeline`.
     """
@@ -42,6 +60,7 @@ class PipelineSpec:
     build: Callable[[], Any]
     marks: tuple[Any, ...] = ()
     expected_failures: Mapping[str, str] = field(default_factory=dict)
+    objective: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     command: tuple[str, ...] = ()
 
@@ -76,6 +95,8 @@ class PipelineSpec:
             built = from_trainer(built)
         built.refuse_unusable_model()
         built.id, built.command = self.id, self.command
+        of_function = getattr(self.build, "objective", None)
+        declare(built, (of_function, "objective of the function"), (self.objective, "objective"))
         return built
 
     @contextlib.contextmanager

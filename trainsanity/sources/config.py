@@ -7,9 +7,10 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from trainsanity.engine.session import check_declared
 from trainsanity.errors import UsageError
 
-OPTIONS = ("pipelines", "expected_failures", "warnings_as_errors")
+OPTIONS = ("pipelines", "expected_failures", "objective", "warnings_as_errors")
 """The keys that ``[tool.trainsanity]`` may have."""
 
 
@@ -17,8 +18,8 @@ def configuration(start: Path | None = None) -> dict[str, Any]:
     """Return ``[tool.trainsanity]`` of the nearest pyproject.toml at or above ``start``.
 
     Returns:
-        ``pipelines`` (list of targets), ``expected_failures`` (check name to reason) and
-        ``warnings_as_errors`` (bool); an empty dict if there is no such table.
+        ``pipelines`` (list of targets), ``expected_failures`` (check name to reason), ``objective``
+        (str) and ``warnings_as_errors`` (bool); an empty dict if there is no such table.
 
     Raises:
         UsageError: the file cannot be read, or an entry is unknown or has the wrong type.
@@ -52,6 +53,7 @@ def configuration(start: Path | None = None) -> dict[str, Any]:
         isinstance(reason, str) and reason.strip() for reason in expected.values()
     ):
         raise UsageError(f"{path}: expected_failures must map each check name to a reason")
+    check_declared(table.get("objective"), f"{path}: objective")
     if not isinstance(table.get("warnings_as_errors", False), bool):
         raise UsageError(f"{path}: warnings_as_errors must be true or false")
     return dict(table)

@@ -128,11 +128,15 @@ def _forward(pipeline: Pipeline) -> Forward:
 
 
 def _may_want_more(pipeline: Pipeline, forward: Forward) -> bool:
+    return forward.open or _has_own_loss(pipeline)
+
+
+def _has_own_loss(pipeline: Pipeline) -> bool:
     from transformers import Trainer
 
     trainer = pipeline.trainer
     # A custom training loop gives the model what it likes of the batch.
-    return forward.open or trainer is None or type(trainer).compute_loss is not Trainer.compute_loss
+    return trainer is None or type(trainer).compute_loss is not Trainer.compute_loss
 
 
 def _as_default(values: Any) -> bool:
@@ -147,14 +151,15 @@ def _as_default(values: Any) -> bool:
 def _wrong_labels(pipeline: Pipeline, made: Made) -> str | None:
     labels, task = made.get("labels"), objective_of(pipeline)
     if labels is None:
-        if task.name in (PREFERENCE, POLICY):
+        # A loss of the user's own on a model that nobody knows may be one of the inputs alone.
+        if task.name in (PREFERENCE, POLICY) or (not task.known and _has_own_loss(pipeline)):
             return None
         present = sorted(set(made) - set(OWN))
         own = [
             name for name in getattr(pipeline.trainer, "label_names", None) or () if name in made
         ]
         return None if own else f"the batch has none, only {', '.join(present) or 'inputs'}"
-    if not task.known:
+    if not task.known or not task.beside_inputs:
         return None
     rows, width = made["input_ids"].shape[:2]
     outputs = getattr(pipeline.config, "num_labels", 1)

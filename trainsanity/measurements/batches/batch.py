@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
 from trainsanity.errors import UsageError
+from trainsanity.isolation.collectives import rank
 from trainsanity.isolation.fsdp import beside_model
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.isolation.workers import disable_workers
@@ -101,6 +102,8 @@ def batch(pipeline: Pipeline) -> Batch:
 def drawn(pipeline: Pipeline, steps: int) -> Iterator[Batch]:
     """Yield micro-batches for the steps of a custom training loop, of rows in their order.
 
+    Of several processes each takes a micro-batch by turns, as prepared data loaders hand them out.
+
     Raises:
         UsageError: there are too few rows, or the collator returns no ``input_ids``.
         Skip: there is nothing to collate.
@@ -108,7 +111,7 @@ def drawn(pipeline: Pipeline, steps: int) -> Iterator[Batch]:
     if pipeline.train_dataset is None or pipeline.data_collator is None:
         raise Skip("this pipeline has no train_dataset and data_collator to make a batch of")
     size, count = pipeline.args.train_batch_size, pipeline.args.gradient_accumulation_steps
-    rows = _rows(pipeline.train_dataset)
+    rows = _own_rows(_rows(pipeline.train_dataset), size, (pipeline.other_processes or 0) + 1)
     for number in range(steps):
         micros = []
         for _ in range(count):
@@ -125,6 +128,13 @@ def drawn(pipeline: Pipeline, steps: int) -> Iterator[Batch]:
                 "pass more rows or a smaller batch"
             )
         yield Batch(micros)
+
+
+def _own_rows(rows: Iterator[Any], size: int, processes: int) -> Iterator[Any]:
+    """Yield this process's rows, ``size`` at a time."""
+    for number, row in enumerate(rows):
+        if number // size % processes == rank() % processes:
+            yield row
 
 
 def _rows(data: Any) -> Iterator[Any]:
@@ -152,7 +162,7 @@ def prepared(pipeline: Pipeline, made: Any) -> dict[str, Any]:
 
 
 def refuse_unlabelled(trainer: Any, made: Collection[str], columns: Iterable[str]) -> None:
-    """Refuse a batch without labels, unless ``compute_loss`` is the user's own.
+    """Refuse a batch without labels, unless ``compute_loss`` or the model makes do without.
 
     Raises:
         UsageError: it has none, and the stock ``compute_loss`` would have no loss.
@@ -161,7 +171,8 @@ def refuse_unlabelled(trainer: Any, made: Collection[str], columns: Iterable[str
 
     names = ("labels", *(trainer.label_names or ()))
     own_loss = type(trainer).compute_loss is not Trainer.compute_loss
-    if own_loss or any(name in made for name in names):
+    # The Trainer looks for them in the signature of the model's forward.
+    if own_loss or not trainer.label_names or any(name in made for name in names):
         return
     raise UsageError(
         f"the batch has no labels (the collator is given rows with {', '.join(sorted(columns))}): "

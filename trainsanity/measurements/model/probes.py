@@ -348,4 +348,6 @@ def _promised(pipeline: Pipeline) -> int | None:
     if objective_of(pipeline).name == CAUSAL_LM:
         return getattr(config, "vocab_size", None)
     # Every config has a num_labels, also that of a masked language model.
-    return getattr(config, "num_labels", None) if objective_of(pipeline).known else None
+    objective = objective_of(pipeline)
+    counted = objective.known and not objective.of_words
+    return getattr(config, "num_labels", None) if counted else None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from trainsanity.engine.session import objective_of
+from trainsanity.engine.session import Session, objective_of
 from trainsanity.errors import UsageError
 from trainsanity.isolation.collectives import all_gather, rank
 from trainsanity.isolation.fsdp import training_copy
@@ -29,7 +29,13 @@ from trainsanity.measurements.step.replay import checkpointed, fill_items
 from trainsanity.measurements.step.rollouts import record_rollouts
 from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.schedule import curve_of
-from trainsanity.measurements.step.steps import MicroStep, Recording, Step, total_norm
+from trainsanity.measurements.step.steps import (
+    MicroStep,
+    Recording,
+    Step,
+    note_means,
+    total_norm,
+)
 from trainsanity.measurements.step.update import before_step, frozen_state, trial_steps
 
 if TYPE_CHECKING:
@@ -51,7 +57,9 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
     seen.steps = [step for step in seen.steps if step.taken]
     fill_items(pipeline, seen)
     if pipeline.other_processes:
-        _gather(seen)
+        gather(seen)
+    for step in seen.steps:
+        note_means(step, Session.of(pipeline).facts)
     return seen
 
 
@@ -341,7 +349,7 @@ def take_gradients(seen: Recording, model: Any) -> None:
         }
 
 
-def _gather(seen: Recording) -> None:
+def gather(seen: Recording) -> None:
     """Each process saw its own rows; the reference needs them all.  Same order everywhere."""
     for moment, (own_hashes,) in seen.held.items():
         seen.held[moment] = all_gather(own_hashes)
