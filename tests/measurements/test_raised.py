@@ -10,7 +10,8 @@ from torch import nn
 
 from fixtures.faults import healthy
 from trainsanity.isolation.hashing import hashes
-from trainsanity.measurements.model.raised import Raiser, asked, in_float32, nudge, repeated
+from trainsanity.measurements.model.raised import asked, in_float32
+from trainsanity.measurements.model.raiser import Raiser, nudge, repeated
 from trainsanity.pipeline import Pipeline
 
 TEXT = {"num_labels": 5, "vocab_size": 64, "pad_token_id": 0}
