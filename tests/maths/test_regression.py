@@ -17,6 +17,20 @@ def test_slope_and_cosine():
     assert (slope, cosine) == (pytest.approx(3), pytest.approx(1))
 
 
+@pytest.mark.parametrize(
+    ("observed", "reference", "expected"),
+    [(0, 0, (1.0, 1.0)), (0, 1, (0.0, 0.0)), (1, 0, (0.0, 0.0))],
+)
+def test_zeros_equal_zeros_and_nothing_else(observed, reference, expected):
+    assert regress(observed * PARTS[0], reference * PARTS[1]) == expected
+
+
+def test_not_a_number_has_no_slope():
+    slope, cosine = regress(PARTS[0] * torch.nan, PARTS[0])
+    assert slope != slope
+    assert cosine != cosine
+
+
 @pytest.mark.parametrize("weights", [[1, 1, 1, 1], [0, 0, 0, 1], [1, 2, 1, 0.5]])
 def test_the_weights_of_a_sum_are_found(weights):
     total = sum(weight * part for weight, part in zip(weights, PARTS, strict=True))
