@@ -6,9 +6,9 @@ process forked from one that has loaded everything, and writes a line of JSON fo
 ``--part K/N`` takes every N-th, for several machines.  ``--table FILE...`` prints the observed
 rate of false reds with its interval, and what was red.
 
-A seed moves the random numbers that weights are drawn from, the rows of the training data (another
-corpus of other lengths where the control's texts are made, another choice, order and length of the
-rows everywhere else) and the arguments' own seed.
+A seed moves the random numbers that weights are drawn from, the training data (a corpus of other
+texts and lengths where it is that of ``fixtures/corpus.py``, the order of the rows elsewhere) and
+the arguments' own seed, by which the rows are shuffled.
 """
 
 from __future__ import annotations
@@ -64,6 +64,9 @@ def moved(seed: int, build: Callable[[], Any]) -> Any:
     arguments = getattr(trainer, "args", None)
     if arguments is not None and hasattr(arguments, "data_seed"):
         arguments.seed = arguments.seed + 7919 * seed
+    rows = getattr(trainer, "train_dataset", None)
+    if type(rows).__name__ == "Dataset" and type(rows).__module__.startswith("datasets."):
+        trainer.train_dataset = rows.shuffle(seed=seed)
     return made
 
 

@@ -102,7 +102,9 @@ def logits_difference(dtype: Any, noise: float, size: float, unit: float = 0.0) 
     if dtype.itemsize < torch.float32.itemsize:
         return MARGIN * eps * size
     relative = {torch.float64: 1e-7, torch.float32: 1.3e-6}[dtype]
-    explained = largest((unit, min(noise, most_noise(dtype, size, unit))))
+    # What is infinite explains nothing.
+    known = min(noise, most_noise(dtype, size, unit)) if math.isfinite(noise) else noise
+    explained = largest((unit, known))
     return largest((MARGIN * explained, relative * size))
 
 
@@ -134,5 +136,7 @@ def shaken(dtype: Any, effect: float, longest: int, size: float) -> float:
     """
     import torch
 
+    if not math.isfinite(effect):
+        return effect
     most = math.sqrt(torch.finfo(dtype).eps) * size / MARGIN
-    return math.nan if math.isnan(effect) else min(effect * max(longest, 1) ** 0.25, most)
+    return min(effect * max(longest, 1) ** 0.25, most)
