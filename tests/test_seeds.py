@@ -17,8 +17,8 @@ def test_a_seed_moves_weights_texts_lengths_and_order(monkeypatch):
 
     monkeypatch.setattr(corpus, "rows", corpus.rows)  # put back afterwards
     monkeypatch.setattr(build, "_TOKENIZED", {})
-    own = torch.manual_seed
     plain = CONTROLS["bert"].build()
+    own = torch.manual_seed  # what is imported meanwhile may wrap it
     monkeypatch.setattr(build, "_TOKENIZED", {})
     seeds.with_rows(3)
     moved = seeds.moved(3, CONTROLS["bert"].build)
