@@ -13,6 +13,7 @@ from trainsanity.isolation.hashing import hashes
 from trainsanity.measurements.model.raised import asked, in_float32
 from trainsanity.measurements.model.raiser import Raiser, nudge, repeated
 from trainsanity.pipeline import Pipeline
+from trainsanity.types import Skip
 
 TEXT = {"num_labels": 5, "vocab_size": 64, "pad_token_id": 0}
 BERT = {
@@ -341,6 +342,15 @@ def test_an_error_of_a_model_in_float32_is_its_own():
     with pytest.raises(IndexError):
         in_float32(of(model), ask)
     assert len(times) == 1
+
+
+def test_what_keeps_a_model_from_being_asked_at_all_is_told(monkeypatch):
+    def full(*_, **__):
+        raise Skip("host memory is full")
+
+    monkeypatch.setattr("trainsanity.measurements.model.raised.as_trained", full)
+    with pytest.raises(Skip, match="host memory is full"):
+        in_float32(of(net()), lambda _: None)
 
 
 def test_quantised_weights_are_asked_as_they_are():

@@ -114,6 +114,7 @@ def in_float32(pipeline: Pipeline, ask: Callable[[Asked], T]) -> T:
     why = cannot_be_raised(pipeline.model)
     ways: tuple[Way, ...] = () if why else ("blocks", "whole")
     for way in ways:
+        one: Asked | None = None
         try:
             if way == "whole" and not _fits(pipeline.model):
                 why = "the weights do not fit into memory a second time in float32"
@@ -126,7 +127,7 @@ def in_float32(pipeline: Pipeline, ask: Callable[[Asked], T]) -> T:
         except torch.OutOfMemoryError:
             why = "the model does not fit into memory in float32"
         except Exception as error:
-            if one.trained:  # nothing was raised
+            if one is None or one.trained:  # nothing was raised
                 raise
             why = f"the model does not take float32: {type(error).__name__}: {first_line(error)}"
     with asked(pipeline, "trained", why) as one:

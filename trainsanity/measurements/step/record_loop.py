@@ -20,7 +20,7 @@ from trainsanity.measurements.step.record_trainer import broken, note_rates, not
 from trainsanity.measurements.step.replay import checkpointed, fill_items
 from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.steps import MicroStep, Recording, Step, random_state, total_norm
-from trainsanity.measurements.step.update import frozen_state, trial_steps
+from trainsanity.measurements.step.update import frozen_state, rewritten, trial_steps
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -165,7 +165,7 @@ def _hooked(pipeline: Pipeline, seen: Recording, steps: int) -> Iterator[list[An
             return
         now = frozen_state(model)
         for parameter in seen.update.parameters:
-            parameter.changed_frozen = frozen.get(parameter.name) != now.get(parameter.name)
+            parameter.changed_frozen = rewritten(parameter.name, frozen, now)
         trying[0] = True
         trial_steps(seen.update, model, optimizer, None, 0)
         trying[0] = False

@@ -30,7 +30,7 @@ from trainsanity.measurements.step.rollouts import record_rollouts
 from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.schedule import curve_of
 from trainsanity.measurements.step.steps import MicroStep, Recording, Step, total_norm
-from trainsanity.measurements.step.update import before_step, frozen_state, trial_steps
+from trainsanity.measurements.step.update import before_step, frozen_state, rewritten, trial_steps
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -137,7 +137,7 @@ def _callback(seen: Recording, pipeline: Pipeline, steps: int) -> Any:
                 return
             after = frozen_state(model)
             for parameter in seen.update.parameters:
-                parameter.changed_frozen = frozen.get(parameter.name) != after.get(parameter.name)
+                parameter.changed_frozen = rewritten(parameter.name, frozen, after)
             warmup = args.get_warmup_steps(state.max_steps)
             note_held(pipeline, seen, f"after step {len(seen.steps)}")
             trial_steps(
