@@ -139,4 +139,4 @@ def shaken(dtype: Any, effect: float, longest: int, size: float) -> float:
     if not math.isfinite(effect):
         return effect
     most = math.sqrt(torch.finfo(dtype).eps) * size / MARGIN
-    return min(effect * max(longest, 1) ** 0.25, most)
+    return float(min(effect * max(longest, 1) ** 0.25, most))

@@ -42,6 +42,10 @@ class Slot:
         """Whether its dtype is below float32."""
         return bool(self.own.dtype.itemsize < SINGLE)
 
+    def holds(self, tensor: Any) -> bool:
+        """Return whether that very tensor stands here; a forward may put others in its place."""
+        return self.holder.get(self.name) is tensor
+
 
 @dataclass(eq=False)
 class Copy:
@@ -139,7 +143,7 @@ class Raiser:
             return
         for slot in block.slots:
             wanted = slot.lower or (self.nudging and slot.weight)
-            if wanted and slot.holder.get(slot.name) is slot.own:
+            if wanted and slot.holds(slot.own):
                 copy = self.copies.get(id(slot.own)) or self._copy(slot)
                 self.copies[id(slot.own)] = copy
                 copy.places += 1
@@ -157,7 +161,7 @@ class Raiser:
             return
         for slot in block.slots:
             copy = self.copies.get(id(slot.own))
-            if copy is None or slot.holder.get(slot.name) is not copy.tensor:
+            if copy is None or not slot.holds(copy.tensor):
                 continue
             slot.holder[slot.name] = slot.own
             copy.places -= 1
