@@ -51,7 +51,9 @@ def logits_spread(pipeline: Pipeline, forward: Forward) -> Iterator[Measured | F
     weight = head_weight(pipeline, forward)
     if forward.vectors is None:
         raise Skip("no position of the head's output has the direction of the logits")
-    std, planned = float(weight.double().std()), pipeline.config.initializer_range
+    std, planned = float(weight.double().std()), getattr(pipeline.config, "initializer_range", None)
+    if planned is None:
+        raise Skip("the config has no initializer_range to hold the head against")
     if abs(std / planned - 1) > width_of_a_draw(weight.numel()):
         raise Skip(f"the head is not freshly drawn (std {std:.4g}, initializer_range {planned:g})")
     predicted = std * forward.vectors.norm(dim=-1)

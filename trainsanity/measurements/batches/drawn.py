@@ -65,6 +65,7 @@ def drawn(pipeline: Pipeline, batch: Batch) -> Drawn:
         return Drawn(rows)
     how = {
         "end": getattr(pipeline.tokenizer, "eos_token_id", None),
+        "markers": _markers(pipeline, rows),
         "ragged": any(len(set(lengths(micro.rows))) > 1 for micro in batch),
         "whole": _needs_whole_rows(pipeline, rows),
         "max_length": max(lengths(rows)),
@@ -87,11 +88,11 @@ def listed(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sources(pipeline: Pipeline, batch: Batch) -> Rows:
-    """A few rows of the batch without special tokens, but for an EOS at their end."""
-    special = set(getattr(pipeline.tokenizer, "all_special_ids", ()) or ())
+    """A few rows of the batch without special tokens, but for markers and an EOS at their end."""
     end = getattr(pipeline.tokenizer, "eos_token_id", None)
     rows = [listed(row) for micro in batch for row in micro.rows]
     rows.sort(key=lambda row: -len(row["input_ids"]))
+    special = _special(pipeline) - _markers(pipeline, rows)
     columns = per_token(rows)
     kept = []
     for row in rows[:: max(1, len(rows) // SOURCES)]:
@@ -102,6 +103,26 @@ def _sources(pipeline: Pipeline, batch: Batch) -> Rows:
         if places:
             kept.append(cut(row, columns, places))
     return kept
+
+
+def _special(pipeline: Pipeline) -> set[int]:
+    tokenizer = pipeline.tokenizer
+    added = getattr(tokenizer, "added_tokens_decoder", None) or {}
+    return {*(getattr(tokenizer, "all_special_ids", ()) or ()), *added}
+
+
+def _markers(pipeline: Pipeline, rows: Rows) -> set[int]:
+    """Return special and added tokens that every row has inside, of no other use to the tokenizer.
+
+    A collator may look for them to tell an answer from its prompt.
+    """
+    tokenizer = pipeline.tokenizer
+    used = {
+        getattr(tokenizer, f"{name}_token_id", None)
+        for name in ("pad", "eos", "bos", "cls", "sep", "unk", "mask")
+    }
+    inside = [set(row["input_ids"][1:-1]) for row in rows]
+    return (set.intersection(*inside) & _special(pipeline)) - used if inside else set()
 
 
 def _needs_whole_rows(pipeline: Pipeline, rows: Rows) -> bool:

@@ -66,6 +66,7 @@ def cases(
     settings: Mapping[str, Sequence[Any]] | None = None,
     *,
     end: int | None = None,
+    markers: Collection[int] = (),
     ragged: bool = True,
     whole: bool = False,
     max_length: int = SHORT,
@@ -79,6 +80,7 @@ def cases(
         rows: what is cut; columns that are not per token stay whole.
         settings: values that the collator's settings may take, the user's own first.
         end: an id; pieces of a row that ends with it end with it, too, at times.
+        markers: ids that pieces keep all of, with a token behind the last: collators look for them.
         ragged: whether rows of one batch may differ in length.
         whole: give the rows as they are, for columns that would not survive a cut.
         max_length: the longest piece, in tokens.
@@ -88,7 +90,13 @@ def cases(
     columns = per_token(rows)
     choices = dict(settings or {})
     shapes = ("ragged", "whole", "equal") if ragged else ("equal",)
-    sizes = st.one_of(st.integers(1, min(SHORT, max_length)), st.integers(1, max_length))
+    anchors = max((sum(t in markers for t in row["input_ids"]) for row in rows), default=0)
+    # A token before the markers, one behind them, and an end.
+    least = anchors + 3 if anchors else 1
+    sizes = st.one_of(
+        st.integers(least, max(least, min(SHORT, max_length))),
+        st.integers(least, max(least, max_length)),
+    )
 
     @st.composite
     def piece(draw: DrawFn, length: int) -> dict[str, Any]:
@@ -99,6 +107,8 @@ def cases(
         size = len(row["input_ids"]) - ends
         start = draw(st.integers(0, size - 1))
         places = [(start + k) % size for k in range(length)]
+        if anchors:
+            places = around_markers(row["input_ids"][:size], markers, places)
         # Never the end alone: where PAD is EOS, nobody could tell that row from its padding.
         if ends and length > 1 and draw(st.booleans()):
             places[-1] = size
@@ -118,6 +128,20 @@ def cases(
         return Case([draw(piece(length)) for length in lengths], chosen)
 
     return case()
+
+
+def around_markers(
+    ids: Sequence[int], markers: Collection[int], places: Sequence[int]
+) -> list[int]:
+    """Return as many places in their own order, all markers among them and one behind the last."""
+    kept = [k for k, token in enumerate(ids) if token in markers]
+    last = kept[-1] if kept else -1
+    needed = [*kept, last + 1] if last + 1 < len(ids) else kept
+    others = [k for k in places if k not in needed]
+    chosen = [*needed, *others[: max(0, len(places) - len(needed))]]
+    # A piece may be longer than the row: then the last place comes several times.
+    chosen += needed[-1:] * (len(places) - len(chosen))
+    return sorted(chosen)
 
 
 def smallest(

@@ -49,7 +49,8 @@ def head_gradient_floor(
     The closed form is computed once more as the backward pass computes it: the residual and each
     micro-batch's product rounded to the dtype that the head computed in (under autocast it is
     coarser than the weights'), the sum rounded to ``dtype`` after each addition.  What that
-    differs from the exact form by is noise, not fault.
+    differs from the exact form by is noise, not fault.  A probability near 1 is rounded before the
+    target is taken off it: of a row that is learnt little else is left.
 
     Returns:
         allowed ``(|slope - 1|, 1 - cosine)``, each :data:`MARGIN` times the measured defect plus
@@ -65,7 +66,10 @@ def head_gradient_floor(
         assert items.logits is not None
         assert items.vectors is not None
         common = max(common, float(torch.finfo(items.dtype).eps) / 2)
-        part = (weight * task.residual(items.logits, items.targets)).to(items.dtype)
+        residual = task.residual(items.logits, items.targets)
+        learnt = (residual + 1).float().double() - 1
+        residual = torch.where(residual < 0, learnt, residual)
+        part = (weight * residual).to(items.dtype)
         product = (part.double().T @ items.vectors.double()).to(items.dtype).to(dtype)
         total = product if total is None else total + product
     if total is None:

@@ -27,6 +27,7 @@ from trainsanity.measurements.step.record_trainer import (
     note_update,
 )
 from trainsanity.measurements.step.replay import checkpointed, fill_items
+from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.steps import (
     MicroStep,
     Recording,
@@ -35,7 +36,7 @@ from trainsanity.measurements.step.steps import (
     random_state,
     total_norm,
 )
-from trainsanity.measurements.step.update import frozen_state, trial_steps
+from trainsanity.measurements.step.update import frozen_state, rewritten, trial_steps
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -215,7 +216,7 @@ def _hooked(
             return
         now = frozen_state(model)
         for parameter in seen.update.parameters:
-            parameter.changed_frozen = frozen.get(parameter.name) != now.get(parameter.name)
+            parameter.changed_frozen = rewritten(parameter.name, frozen, now)
         trying[0] = True
         trial_steps(seen.update, model, optimizer, None, 0)
         trying[0] = False

@@ -36,7 +36,7 @@ from trainsanity.measurements.step.steps import (
     note_means,
     total_norm,
 )
-from trainsanity.measurements.step.update import before_step, frozen_state, trial_steps
+from trainsanity.measurements.step.update import before_step, frozen_state, rewritten, trial_steps
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -145,7 +145,7 @@ def _callback(seen: Recording, pipeline: Pipeline, steps: int) -> Any:
                 return
             after = frozen_state(model)
             for parameter in seen.update.parameters:
-                parameter.changed_frozen = frozen.get(parameter.name) != after.get(parameter.name)
+                parameter.changed_frozen = rewritten(parameter.name, frozen, after)
             warmup = args.get_warmup_steps(state.max_steps)
             note_held(pipeline, seen, f"after step {len(seen.steps)}")
             trial_steps(

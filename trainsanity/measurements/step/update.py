@@ -107,6 +107,14 @@ def _decays_by_default(optimizer: Any) -> bool:
     )
 
 
+def rewritten(name: str, before: dict[str, Any], after: dict[str, Any]) -> bool:
+    """Return whether a parameter that was frozen before and after has other values.
+
+    One that is frozen or thawed in between, by a ``train()`` or a callback, may be trained.
+    """
+    return name in before and name in after and before[name] != after[name]
+
+
 def before_step(model: Any, optimizer: Any) -> Update:
     """Read groups and gradients just before the optimizer steps."""
     inner = getattr(optimizer, "optimizer", optimizer)
