@@ -35,7 +35,9 @@ def main() -> int:
     from .kinds import KINDS
 
     if unknown := set(asked.kinds) - {*KINDS}:
-        parser.error(f"no kind is called {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
+        parser.error(
+            f"no kind is called {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}"
+        )
     chosen = [one for name, one in KINDS.items() if name in (asked.kinds or KINDS)]
     possible = [one for one in chosen if table.possible(one)]
     for one in chosen:

@@ -349,8 +349,7 @@ def _sentence_pairs(count: int, seed: int) -> tuple[list[str], list[str], list[i
     first, second = texts[::2], texts[1::2]
     likes = [int(k % 2 == 0) for k in range(count)]
     sentences = [
-        f"c{a[1]} {b[0]}" if like else b[0]
-        for a, b, like in zip(first, second, likes, strict=True)
+        f"c{a[1]} {b[0]}" if like else b[0] for a, b, like in zip(first, second, likes, strict=True)
     ]
     return [text for text, _ in first], sentences, likes
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +16,7 @@ from trainsanity.isolation.fsdp import beside_model
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.isolation.workers import disable_workers
 from trainsanity.maths.alignment import Placement, placements
+from trainsanity.measurements.batches.observed_collator import observed
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
@@ -171,14 +172,14 @@ def refuse_unlabelled(trainer: Any, made: Collection[str], columns: Iterable[str
 
 def record_collator(trainer: Any) -> list[list[dict[str, Any]]]:
     """Record the rows that the Trainer's collator is given; undone by :func:`preserved`."""
-    collator, calls = trainer.data_collator, []
+    calls: list[list[dict[str, Any]]] = []
 
-    def recording(rows: list[Any]) -> Any:
+    def recording(call: Callable[[Any], Any], rows: list[Any]) -> Any:
         calls.append([dict(row) for row in rows])
         # The dataset may keep its rows: a collator that changes them would change the user's.
-        return collator(copy.deepcopy(rows))
+        return call(copy.deepcopy(rows))
 
-    trainer.data_collator = recording
+    trainer.data_collator = observed(trainer.data_collator, recording)
     disable_workers(trainer.args)
     return calls
 
