@@ -97,9 +97,8 @@ def causal_lm() -> Trainer:
 
     def rows(count: int, seed: int) -> Dataset:
         texts = _lm.texts(count, seed)
-        return Dataset.from_list([{"text": t, **tok(f"{t} </s>")} for t in texts]).remove_columns(
-            "token_type_ids"
-        )
+        made = [{"text": text, **tok(f"{text} </s>")} for text in texts]
+        return Dataset.from_list(made).select_columns(["text", "input_ids", "attention_mask"])
 
     return Trainer(
         _lm.pretrained(tok),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import Session, objective_of
+from trainsanity.fields import with_targets
 from trainsanity.maths.alignment import Placement, place
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Collating, Made
@@ -47,9 +48,17 @@ def _per_token(pipeline: Pipeline) -> bool:
     return labels is None or (labels.dim() > 1 and not labels.is_floating_point())
 
 
+def label_column(collating: Collating) -> str | None:
+    """Return the key under which the sequences of the first step have their labels."""
+    micro = collating.batch.micro_batches[0]
+    rows, _ = collating.seen(micro)
+    return collating.pipeline.label_column(rows[0])
+
+
 def count_labelled(pipeline: Pipeline, batch: Batch) -> int:
     """Return how many labels the loss counts, before a language model's shift."""
-    labels = [micro.inputs["labels"] for micro in batch if "labels" in micro.inputs]
+    made = [with_targets([], micro.inputs, IGNORED)[1] for micro in batch]
+    labels = [one["labels"] for one in made if "labels" in one]
     if _per_token(pipeline):
         return sum(int((one != IGNORED).sum()) for one in labels)
     return sum(len(one) for one in labels)

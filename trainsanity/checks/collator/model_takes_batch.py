@@ -52,6 +52,7 @@ def model_takes_batch(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | F
     References: huggingface/trl#3705 for positions that were lost on the way, and
     huggingface/transformers#47496 for wrong ones.
     """
+    batch.require_made()
     forward = _forward(pipeline)
     made, rows = batch.micro_batches[0].inputs, batch.micro_batches[0].rows
     foreign = [] if _may_want_more(pipeline, forward) else sorted(set(made) - forward.names)
@@ -156,7 +157,7 @@ def _wrong_labels(pipeline: Pipeline, made: Made) -> str | None:
         return None if own else f"the batch has none, only {', '.join(present) or 'inputs'}"
     if not task.known:
         return None
-    rows, width = made["input_ids"].shape[:2]
+    rows, width = made["input_ids"].shape[:2] if "input_ids" in made else (len(labels), 1)
     outputs = getattr(pipeline.config, "num_labels", 1)
     floating = task.name in (MULTI_LABEL, REGRESSION)
     if labels.is_floating_point() != floating:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from trainsanity.checks.collator._labels import _labelled, _per_token
+from trainsanity.checks.collator._labels import _labelled, _per_token, label_column
 from trainsanity.engine.registry import check
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Collating, Made
-from trainsanity.measurements.batches.drawn import listed
 from trainsanity.measurements.batches.strategies import Rows
 from trainsanity.objectives.base import IGNORED
 from trainsanity.types import Finding, Measured
@@ -45,7 +44,7 @@ def padding_ignored(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Fin
     ``torch.nn.CrossEntropyLoss`` is -100.
     """
     collating = Collating(pipeline, batch)
-    column = pipeline.label_column(batch.micro_batches[0].rows[0])
+    column = label_column(collating)
 
     def wrong(rows: Rows, made: Made) -> str | None:
         if "labels" not in made:
@@ -69,8 +68,9 @@ def padding_ignored(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Fin
     labels = [
         label
         for micro in batch
-        if _per_token(pipeline) and "labels" in micro.inputs
-        for one in _labelled(collating, [*map(listed, micro.rows)], micro.inputs, column)
+        for rows, made in [collating.seen(micro)]
+        if _per_token(pipeline) and "labels" in made
+        for one in _labelled(collating, rows, made, column)
         for label in one.padding
     ]
     counted = sum(label != IGNORED for label in labels)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
 from trainsanity.errors import UsageError
+from trainsanity.fields import IDS, flat_batch, sequences_of
 from trainsanity.isolation.fsdp import beside_model
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.isolation.workers import disable_workers
@@ -27,10 +28,40 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What the collator returned, and the rows that it was given."""
+    """What the collator returned, and the rows that it was given.
+
+    Attributes:
+        inputs: the batch; the choices of a row are rows of their own.
+        rows: the sequences that lie in ``input_ids``, one for each of its rows; as given where
+            these are rows of ``input_ids`` already, or hold none.
+        given: the rows as the collator was given them, where that is something else; else None.
+    """
 
     inputs: dict[str, Tensor]
     rows: list[dict[str, Any]]
+    given: list[dict[str, Any]] | None = None
+
+    @classmethod
+    def of(
+        cls, made: Mapping[str, Any], rows: list[dict[str, Any]], collator: Any = None
+    ) -> MicroBatch:
+        """Return the sequences of these rows beside the batch that was made of them."""
+        sequences = sequences_of(rows, made, collator)
+        flat = flat_batch(made)
+        if sequences is None or (rows and IDS in rows[0] and flat.keys() == {*made} and len(
+            sequences) == len(rows)):  # fmt: skip
+            return cls(dict(made), rows)
+        return cls(flat, sequences, rows)
+
+    @property
+    def sources(self) -> list[dict[str, Any]]:
+        """The rows as the collator was given them."""
+        return self.rows if self.given is None else self.given
+
+    @property
+    def of_tokens(self) -> bool:
+        """Whether rows and batch hold token ids."""
+        return IDS in self.inputs and all(IDS in row for row in self.rows)
 
     @cached_property
     def placements(self) -> list[Placement | None]:
@@ -63,6 +94,42 @@ class Batch:
     def __iter__(self) -> Iterator[MicroBatch]:
         return iter(self.micro_batches)
 
+    made_up: bool = False
+    """The collator hands its rows on, and these are prompts that are padded for looking at."""
+
+    @property
+    def sources(self) -> list[dict[str, Any]]:
+        """The rows of the step as the collator was given them."""
+        return [row for micro in self for row in micro.sources]
+
+    @property
+    def of_tokens(self) -> bool:
+        """Whether rows and batches hold token ids."""
+        return all(micro.of_tokens for micro in self)
+
+    def require_made(self) -> None:
+        """Stop what compares the collator's batch with its rows.
+
+        Raises:
+            Skip: it hands the rows on as they are.
+        """
+        if self.made_up:
+            raise Skip("the collator hands its rows on as they are: the Trainer makes the batches")
+
+    def require_tokens(self) -> None:
+        """Stop what asks about token ids, and about how the collator lays them out.
+
+        Raises:
+            Skip: the batch or its rows hold none.
+        """
+        self.require_made()
+        for micro in self:
+            if IDS not in micro.inputs:
+                raise Skip(f"the batch has no input_ids (it has {', '.join(micro.inputs)})")
+            if not micro.of_tokens:
+                raise Skip("the collator is given rows without token ids: they are not compared "
+                           "with the batch")  # fmt: skip
+
     @property
     def lengths(self) -> list[int]:
         """Tokens per source row, over all micro-batches."""
@@ -78,7 +145,8 @@ def batch(pipeline: Pipeline) -> Batch:
     trainer = pipeline.trainer
     if trainer is None:
         with preserved(pipeline), quiet(pipeline):
-            return next(drawn(pipeline, 1))
+            taken, collator = next(drawn(pipeline, 1)), pipeline.data_collator
+            return Batch([MicroBatch.of(one.inputs, one.rows, collator) for one in taken])
     steps = trainer.args.gradient_accumulation_steps
     with preserved(pipeline), quiet(pipeline):
         calls = record_collator(trainer)
@@ -89,14 +157,46 @@ def batch(pipeline: Pipeline) -> Batch:
                 break
     if not inputs:
         raise UsageError("the Trainer's data loader yields no batch: give it at least one row")
-    if not isinstance(inputs[0], Mapping) or "input_ids" not in inputs[0]:
-        raise Skip("the batch has no input_ids: only token models are judged so far")
-    if any("input_ids" not in row for rows in calls for row in rows):
-        raise Skip("the collator is given rows without input_ids: they are not compared with it")
-    refuse_unlabelled(trainer, inputs[0], calls[0][0])
+    if not calls:
+        raise Skip("the data loader does not call the collator: which rows it reads is not seen")
     # The loader reads ahead: there may be more calls than batches.
-    pairs = zip(inputs, calls[: len(inputs)], strict=True)
-    return Batch([MicroBatch(dict(made), rows) for made, rows in pairs])
+    pairs = list(zip(inputs, calls[: len(inputs)], strict=True))
+    if any(not isinstance(made, Mapping) for made in inputs):
+        return _prompts(pipeline, [rows for _, rows in pairs])
+    refuse_unlabelled(trainer, inputs[0], calls[0][0])
+    collator = pipeline.data_collator
+    return Batch([MicroBatch.of(made, rows, collator) for made, rows in pairs])
+
+
+def _prompts(pipeline: Pipeline, calls: list[list[dict[str, Any]]]) -> Batch:
+    """Tokenize and pad the prompts of rows that the collator hands on, as for generation.
+
+    Raises:
+        Skip: the rows have no prompt, or there is no tokenizer.
+    """
+    tokenizer = pipeline.tokenizer
+    if tokenizer is None or any("prompt" not in row for rows in calls for row in rows):
+        raise Skip("the data loader yields rows that are no batch, and have no prompt")
+    micros = []
+    with preserved(pipeline), quiet(pipeline):
+        for rows in calls:
+            ids = [_prompt_ids(tokenizer, row["prompt"]) for row in rows]
+            made = tokenizer.pad(
+                {IDS: ids}, padding=True, padding_side="left", return_tensors="pt"
+            ).to(pipeline.device)
+            micros.append(MicroBatch(dict(made), [{IDS: one} for one in ids], rows))
+    return Batch(micros, made_up=True)
+
+
+def _prompt_ids(tokenizer: Any, prompt: Any) -> list[int]:
+    if isinstance(prompt, str):
+        text = prompt
+    else:
+        try:
+            text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # jinja's, or whatever a template raises
+            raise Skip(f"the chat template does not take the prompts: {error}") from error
+    return list(tokenizer(text, add_special_tokens=False)[IDS])
 
 
 def drawn(pipeline: Pipeline, steps: int) -> Iterator[Batch]:

@@ -276,8 +276,13 @@ def _has_numbers(kind: Any) -> bool:
     from pyarrow import types
 
     a_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    if not a_list:
+        return False
+    inner = kind.value_type
+    if types.is_list(inner) or types.is_large_list(inner) or types.is_fixed_size_list(inner):
+        inner = inner.value_type  # the choices of a row
     plain = (types.is_integer, types.is_boolean, types.is_null, types.is_floating)
-    return a_list and any(is_so(kind.value_type) for is_so in plain)
+    return any(is_so(inner) for is_so in plain)
 
 
 def _ends(sizes: Array) -> Array:

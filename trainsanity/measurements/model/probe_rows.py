@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from trainsanity.fields import has_choices
 from trainsanity.measurements.batches.batch import Batch, MicroBatch
 from trainsanity.measurements.model.forward import without_labels
+from trainsanity.pipeline import unwrapped
 from trainsanity.types import Skip
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ class Rows:
         fill: by input, what stands where padding is.
         side: where the pipeline pads.
         texts: ids that occur in the rows and are not special, to change tokens into.
+        choices: the model takes rows of several choices, and is asked about each alone.
     """
 
     tokens: list[dict[str, Tensor]]
@@ -39,6 +43,16 @@ class Rows:
     fill: dict[str, int]
     side: str
     texts: list[int]
+    choices: bool = False
+
+    def asked(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Return inputs as the model takes them: rows of one choice each, if it takes choices."""
+        if not self.choices:
+            return inputs
+        return {
+            name: value[:, None] if getattr(value, "ndim", 0) == 2 else value
+            for name, value in inputs.items()
+        }
 
     @property
     def lengths(self) -> list[int]:
@@ -117,6 +131,8 @@ def probe_rows(pipeline: Pipeline, batch: Batch) -> Rows:
     fill: dict[str, int] = {}
     side = ""
     for micro in batch:
+        if IDS not in micro.inputs:
+            raise Skip(f"the batch has no input_ids (it has {', '.join(micro.inputs)})")
         ids, mask = micro.inputs[IDS], micro.inputs.get(MASK)
         if mask is None or mask.shape != ids.shape:
             raise Skip("the batch has no attention_mask that tells rows from padding")
@@ -126,11 +142,11 @@ def probe_rows(pipeline: Pipeline, batch: Batch) -> Rows:
                 raise Skip("the attention_mask of a row has holes: its padding is not at an end")
             if not places.all():
                 side = side or ("right" if bool(places[0]) else "left")
-                fill = fill or _fill(micro, k, places)
+                fill = fill or _fill(pipeline, micro, k, places)
             found.append((micro, k, places))
     found.sort(key=lambda one: -int(one[2].sum()))
     chosen = sorted({0, len(found) // 2, len(found) - 1})
-    rows = [_row(*found[k], limit) for k, limit in zip(chosen, LENGTHS, strict=False)]
+    rows = [_row(pipeline, *found[k], limit) for k, limit in zip(chosen, LENGTHS, strict=False)]
     tokenizer = pipeline.tokenizer
     fill.setdefault(IDS, _pad(pipeline))
     special = {fill[IDS], *(getattr(tokenizer, "all_special_ids", None) or ())}
@@ -141,16 +157,26 @@ def probe_rows(pipeline: Pipeline, batch: Batch) -> Rows:
         fill,
         side or getattr(tokenizer, "padding_side", None) or "right",
         [one for one in _distinct(row[IDS] for row in tokens) if one not in special],
+        choices=any(has_choices(row) for micro in batch for row in (micro.given or ())[:1]),
     )
 
 
+def _asked(pipeline: Pipeline, micro: MicroBatch) -> dict[str, Any]:
+    """Return what the model takes of a batch; a loss of pairs reads more, masks of the answers."""
+    asked = without_labels(micro.inputs)
+    if micro.given is None:
+        return asked
+    parameters = inspect.signature(unwrapped(pipeline.model).forward).parameters
+    return {name: value for name, value in asked.items() if name in parameters}
+
+
 def _row(
-    micro: MicroBatch, k: int, places: Tensor, limit: int
+    pipeline: Pipeline, micro: MicroBatch, k: int, places: Tensor, limit: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     import torch
 
     by_token, whole = {}, {}
-    for name, value in without_labels(micro.inputs).items():
+    for name, value in _asked(pipeline, micro).items():
         if not torch.is_tensor(value) or value.dim() == 0 or len(value) != len(micro.inputs[IDS]):
             raise Skip(f"the batch has {name!r}, which does not go by row")
         if value.shape == micro.inputs[IDS].shape:
@@ -165,11 +191,11 @@ def _row(
     return by_token, whole
 
 
-def _fill(micro: MicroBatch, k: int, places: Tensor) -> dict[str, int]:
+def _fill(pipeline: Pipeline, micro: MicroBatch, k: int, places: Tensor) -> dict[str, int]:
     shape = micro.inputs[IDS].shape
     return {
         name: int(value[k][~places][0])
-        for name, value in without_labels(micro.inputs).items()
+        for name, value in _asked(pipeline, micro).items()
         if getattr(value, "shape", None) == shape
     }
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.engine.session import objective_of
 from trainsanity.engine.store import measurement
 from trainsanity.errors import first_line
+from trainsanity.fields import logits_of
 from trainsanity.maths.tolerances import largest, logits_difference
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.model.forward import as_trained
@@ -251,7 +252,7 @@ class ModelProbe:
         import torch
 
         try:
-            return self.model(**inputs)
+            return self.model(**self.rows.asked(inputs))
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # it ran on the training batch: this is not what it was made for
@@ -262,7 +263,7 @@ class ModelProbe:
         """Return the outputs of one forward over ``rows``, which were padded on that side."""
         with states_of(self.body) as seen:
             output = self.output(inputs)
-        logits = getattr(output, "logits", None)
+        logits = logits_of(output)
         if logits is None:
             raise Skip("the model returns no logits")
         ids = inputs["input_ids"]
