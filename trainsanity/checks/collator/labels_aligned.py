@@ -56,7 +56,7 @@ def labels_aligned(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Find
     for instruction masks that the collator overwrites.
     """
     batch.require_made()
-    collating = Collating(pipeline, batch, tokens=_per_token(pipeline))
+    collating = Collating(pipeline, batch, packing=True, tokens=_per_token(pipeline))
     column = label_column(collating)
     language = objective_of(pipeline).name == CAUSAL_LM
 

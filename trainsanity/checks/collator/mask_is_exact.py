@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
+from trainsanity.fields import IDS
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Collating, Made
 from trainsanity.measurements.batches.strategies import Rows
@@ -39,7 +40,7 @@ def mask_is_exact(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findi
 
     References: huggingface/transformers#24265; jy-yuan/KIVI#46 for a mask lost with left padding.
     """
-    collating = Collating(pipeline, batch)
+    collating = Collating(pipeline, batch, packing=True)
 
     def wrong(rows: Rows, made: Made) -> str | None:
         return _wrong_mask(collating, rows, made)
@@ -52,11 +53,11 @@ def mask_is_exact(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findi
             fix="let tokenizer.pad make it: DataCollatorWithPadding(tokenizer)",
         )
     tokens = sum(batch.lengths)
-    positions = sum(len(micro.rows) * micro.width for micro in batch)
+    positions = sum(micro.inputs[IDS].numel() for micro in batch)
     ones = sum(
         int(m.inputs["attention_mask"].sum())
         if "attention_mask" in m.inputs
-        else len(m.rows) * m.width  # a model attends to all without one
+        else m.inputs[IDS].numel()  # a model attends to all without one
         for m in batch
     )
     yield Measured(

@@ -129,11 +129,15 @@ def _forward(pipeline: Pipeline) -> Forward:
 
 
 def _may_want_more(pipeline: Pipeline, forward: Forward) -> bool:
+    # A custom training loop gives the model what it likes of the batch.
+    return forward.open or pipeline.trainer is None or _own_loss(pipeline)
+
+
+def _own_loss(pipeline: Pipeline) -> bool:
     from transformers import Trainer
 
     trainer = pipeline.trainer
-    # A custom training loop gives the model what it likes of the batch.
-    return forward.open or trainer is None or type(trainer).compute_loss is not Trainer.compute_loss
+    return trainer is not None and type(trainer).compute_loss is not Trainer.compute_loss
 
 
 def _as_default(values: Any) -> bool:
@@ -148,7 +152,8 @@ def _as_default(values: Any) -> bool:
 def _wrong_labels(pipeline: Pipeline, made: Made) -> str | None:
     labels, task = made.get("labels"), objective_of(pipeline)
     if labels is None:
-        if task.name in (PREFERENCE, POLICY):
+        # Losses of pairs and of rewards read no labels.
+        if task.name in (PREFERENCE, POLICY) or _own_loss(pipeline):
             return None
         present = sorted(set(made) - set(OWN))
         own = [

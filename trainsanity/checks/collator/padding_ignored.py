@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from trainsanity.checks.collator._labels import _labelled, _per_token, label_column
 from trainsanity.engine.registry import check
+from trainsanity.fields import IDS
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Collating, Made
 from trainsanity.measurements.batches.strategies import Rows
@@ -43,7 +44,7 @@ def padding_ignored(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Fin
     References: huggingface/transformers#32832; ``ignore_index`` of
     ``torch.nn.CrossEntropyLoss`` is -100.
     """
-    collating = Collating(pipeline, batch)
+    collating = Collating(pipeline, batch, packing=True)
     column = label_column(collating)
 
     def wrong(rows: Rows, made: Made) -> str | None:
@@ -68,13 +69,13 @@ def padding_ignored(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Fin
     labels = [
         label
         for micro in batch
-        for rows, made in [collating.seen(micro)]
+        for rows, made in collating.parts(micro)
         if _per_token(pipeline) and "labels" in made
         for one in _labelled(collating, rows, made, column)
         for label in one.padding
     ]
     counted = sum(label != IGNORED for label in labels)
-    padding = sum(len(micro.rows) * micro.width for micro in batch) - sum(batch.lengths)
+    padding = sum(micro.inputs[IDS].numel() for micro in batch) - sum(batch.lengths)
     yield Measured(
         f"the first step has {padding} positions of padding, {counted} of these with a label that "
         f"the loss counts{collating.tried()}",

@@ -9,7 +9,6 @@ from trainsanity.engine.registry import check
 from trainsanity.fields import IDS
 from trainsanity.measurements.batches.batch import Batch, MicroBatch
 from trainsanity.measurements.batches.collating import Collating, Made
-from trainsanity.measurements.batches.drawn import listed
 from trainsanity.measurements.batches.strategies import Rows
 from trainsanity.types import Finding, Measured, Skip
 
@@ -47,7 +46,7 @@ def rows_recovered(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Find
     if not any(IDS in micro.inputs for micro in batch):
         yield from _of_values(batch)
         return
-    collating = Collating(pipeline, batch)
+    collating = Collating(pipeline, batch, packing=True)
 
     def wrong(rows: Rows, made: Made) -> str | None:
         return _not_recovered(collating, rows, made)
@@ -63,7 +62,8 @@ def rows_recovered(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Find
     whole = sum(
         where is not None
         for micro in batch
-        for where in collating.placed([*map(listed, micro.rows)], micro.inputs)
+        for part in collating.parts(micro)
+        for where in collating.placed(*part)
     )
     yield Measured(
         f"{whole} of {rows} rows of the first step come out whole{collating.tried()}", whole, rows

@@ -54,7 +54,7 @@ def targets_kept(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findin
     References: huggingface/transformers#23530, huggingface/trl#976.
     """
     batch.require_made()
-    collating = Collating(pipeline, batch, tokens=_per_token(pipeline))
+    collating = Collating(pipeline, batch, packing=True, tokens=_per_token(pipeline))
     column = label_column(collating)
     end = getattr(pipeline.tokenizer, "eos_token_id", None)
     language = objective_of(pipeline).name == CAUSAL_LM

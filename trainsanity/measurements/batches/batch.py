@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
 from trainsanity.errors import UsageError
-from trainsanity.fields import IDS, flat_batch, sequences_of
+from trainsanity.fields import IDS, MASK, flat_batch, sequences_of
 from trainsanity.isolation.fsdp import beside_model
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.isolation.workers import disable_workers
@@ -164,8 +164,28 @@ def batch(pipeline: Pipeline) -> Batch:
     if any(not isinstance(made, Mapping) for made in inputs):
         return _prompts(pipeline, [rows for _, rows in pairs])
     refuse_unlabelled(trainer, inputs[0], calls[0][0])
+    if all(COMPLETION in made and IDS not in made for made in inputs):
+        return Batch([_generated(made, rows) for made, rows in pairs], made_up=True)
     collator = pipeline.data_collator
     return Batch([MicroBatch.of(made, rows, collator) for made, rows in pairs])
+
+
+COMPLETION = "completion_ids"
+"""What a Trainer that lets its model generate calls the tokens of an answer."""
+
+
+def _generated(made: Mapping[str, Any], rows: list[dict[str, Any]]) -> MicroBatch:
+    """Return prompts and the answers that were generated for them as one sequence each."""
+    import torch
+
+    parts = [made[name] for name in ("prompt_ids", COMPLETION) if name in made]
+    masks = [made.get(name.replace("_ids", "_mask")) for name in ("prompt_ids", COMPLETION)]
+    masks = [torch.ones_like(part) if mask is None else mask.long()
+             for part, mask in zip(parts, masks[-len(parts) :], strict=True)]  # fmt: skip
+    joined = {IDS: torch.cat(parts, -1), MASK: torch.cat(masks, -1)}
+    ids = [[token for token, one in zip(*pair, strict=True) if one]
+           for pair in zip(joined[IDS].tolist(), joined[MASK].tolist(), strict=True)]  # fmt: skip
+    return MicroBatch(joined, [{IDS: row} for row in ids], rows)
 
 
 def _prompts(pipeline: Pipeline, calls: list[list[dict[str, Any]]]) -> Batch:

@@ -11,7 +11,7 @@ from trainsanity.engine.session import Session, objective_of
 from trainsanity.errors import first_line
 from trainsanity.fields import flat_batch, sequences_of, with_targets
 from trainsanity.isolation.snapshot import preserved, restored
-from trainsanity.maths.alignment import Placement, packed, placements
+from trainsanity.maths.alignment import Placement, packed, placements, unpacked
 from trainsanity.measurements.batches.batch import Batch, MicroBatch, quiet
 from trainsanity.measurements.batches.drawn import Drawn, holder_of, listed
 from trainsanity.measurements.batches.strategies import Case, Rows, smallest
@@ -36,7 +36,7 @@ class Collating:
     Args:
         pipeline: whose collator.
         batch: what it made of the first optimizer step's rows.
-        packing: whether the check judges rows that are packed into one, too.
+        packing: whether the check judges rows that are packed into one, too, each alone.
         tokens: whether the check compares token ids; one that does not is asked of any rows.
 
     Raises:
@@ -70,10 +70,13 @@ class Collating:
             if not self.tokens:
                 return wrong(case.rows, made)
             rows = self.sequences(case.rows, made)
-            rows, made = with_targets(rows, flat_batch(made), IGNORED)
-            return None if packed(rows, made) else wrong(rows, made)
+            parts = unpacked(*with_targets(rows, flat_batch(made), IGNORED))
+            return next(filter(None, (wrong(*part) for part in parts)), None)
 
-        problems = [wrong(*self.seen(micro)) for micro in self.batch]
+        problems = [
+            next(filter(None, (wrong(*part) for part in self.parts(micro))), None)
+            for micro in self.batch
+        ]
         self.sound = sum(not problem for problem in problems)
         trained = next(filter(None, problems), None)
         drawn = self.search(broken)
@@ -137,6 +140,10 @@ class Collating:
 
         yield objection
         self.untried = "" if judged else refused
+
+    def parts(self, micro: MicroBatch) -> list[tuple[Rows, Made]]:
+        """Return a micro-batch's sequences and what was made of them, packed ones each alone."""
+        return unpacked(*self.seen(micro)) if self.tokens else [self.seen(micro)]
 
     def seen(self, micro: MicroBatch) -> tuple[Rows, Made]:
         """Return a micro-batch's sequences and what was made of them, with their labels."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
 from trainsanity.errors import UsageError
-from trainsanity.fields import BESIDE_IDS, PLAIN, TOKENS, Content
+from trainsanity.fields import BESIDE_IDS, IDS, MASK, PLAIN, TOKENS, Content
 from trainsanity.measurements.data.scan_blocks import Block, Special, signatures
 from trainsanity.measurements.data.scan_content import content_of
 from trainsanity.measurements.data.scan_labels import AT_ONCE, Labels, LabelTally
@@ -225,7 +225,7 @@ def _split(pipeline: Pipeline, name: str, dataset: Any) -> Split:
         raise UsageError(f"{name} is empty: pass rows, or None")
     label = pipeline.label_column(dict.fromkeys(columns))
     content = content_of(pipeline, rows.table.schema, label)
-    if content is None or content.role != TOKENS:
+    if content is None or not content.plain:
         _refuse_without_ids(pipeline, rows, columns, content)
     assert content is not None
     tally = _Tally(pipeline, rows, label, content)
@@ -233,7 +233,11 @@ def _split(pipeline: Pipeline, name: str, dataset: Any) -> Split:
     if tally.labels is not None and tally.labels.is_list and label not in wanted:
         wanted.append(tally.labels.column)
     for column in wanted if content.role == TOKENS else ():
-        refuse_unreadable(rows.table.column(column), f"{column} of {name}")
+        refuse_unreadable(
+            rows.table.column(column),
+            f"{column} of {name}",
+            nested=column in (IDS, MASK) and _choices(rows) > 1,
+        )
     done = reported = 0
     blocks = rows.blocks(wanted)
     while some := list(itertools.islice(blocks, AT_A_TIME)):
@@ -243,6 +247,12 @@ def _split(pipeline: Pipeline, name: str, dataset: Any) -> Split:
             pipeline.progress(done, len(rows), f"reading {name}")
             reported = done
     return tally.split()
+
+
+def _choices(rows: Rows) -> int:
+    """Return how many lists of ids the first row has; 1 for a flat list."""
+    first = rows.table.column(IDS)[0].as_py() if IDS in rows.table.column_names else None
+    return len(first) if first and isinstance(first[0], list) else 1
 
 
 def _stored(content: Content, columns: Collection[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ LENGTHS = (64, 51, 38)
 """Tokens kept of the longest, a middle and the shortest row of the step.  Unequal, so that there is
 padding; short, so that one token among them shows and a vocabulary of logits stays small."""
 
-IDS, MASK = "input_ids", "attention_mask"
+IDS, MASK, POSITIONS = "input_ids", "attention_mask", "position_ids"
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +135,10 @@ def probe_rows(pipeline: Pipeline, batch: Batch) -> Rows:
         if IDS not in micro.inputs:
             raise Skip(f"the batch has no input_ids (it has {', '.join(micro.inputs)})")
         ids, mask = micro.inputs[IDS], micro.inputs.get(MASK)
-        if mask is None or mask.shape != ids.shape:
+        if mask is None:
+            found += _without_mask(pipeline, micro)
+            continue
+        if mask.shape != ids.shape:
             raise Skip("the batch has no attention_mask that tells rows from padding")
         for k, places in enumerate(mask.bool()):
             steps = places.long().diff()
@@ -159,6 +163,34 @@ def probe_rows(pipeline: Pipeline, batch: Batch) -> Rows:
         [one for one in _distinct(row[IDS] for row in tokens) if one not in special],
         choices=any(has_choices(row) for micro in batch for row in (micro.given or ())[:1]),
     )
+
+
+def _without_mask(pipeline: Pipeline, micro: MicroBatch) -> list[tuple[MicroBatch, int, Tensor]]:
+    """Return the documents of rows that a batch without a mask lays end to end, or its rows.
+
+    A model attends to all tokens without a mask, and to those of a document alone where positions
+    restart with each.
+
+    Raises:
+        Skip: the model takes no mask, without which padding cannot be told.
+    """
+    import torch
+
+    if MASK not in inspect.signature(unwrapped(pipeline.model).forward).parameters:
+        raise Skip("the batch has no attention_mask, and the model takes none")
+    ids, positions = micro.inputs[IDS], micro.inputs.get(POSITIONS)
+    if positions is None or positions.shape != ids.shape:
+        return [(micro, k, torch.ones_like(row, dtype=torch.bool)) for k, row in enumerate(ids)]
+    found = []
+    for k, row in enumerate(positions):
+        starts = [*torch.nonzero(row == 0).flatten().tolist(), len(row)]
+        for start, end in itertools.pairwise(starts):
+            places = torch.zeros_like(row, dtype=torch.bool)
+            places[start:end] = True
+            found.append((micro, k, places))
+    if not found:
+        raise Skip("no row of the batch begins at position 0")
+    return found
 
 
 def _asked(pipeline: Pipeline, micro: MicroBatch) -> dict[str, Any]:
@@ -188,6 +220,10 @@ def _row(
             )
         else:
             whole[name] = value[k]
+    if MASK not in micro.inputs:
+        # The positions that a model counts by itself are those of a document alone.
+        by_token.pop(POSITIONS, None)
+        by_token[MASK] = torch.ones_like(by_token[IDS])
     return by_token, whole
 
 
