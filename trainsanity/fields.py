@@ -136,7 +136,7 @@ def sequences_of(
     if content.plain:
         nested = [has_choices(row) for row in rows]
         if not any(nested):
-            return [dict(row) for row in rows]
+            return _by_columns(rows, batch) or [dict(row) for row in rows]
         return [one for row in rows for one in _choices(row)] if all(nested) else None
     kept = cut_of(collator)
     by_side = [[_sequence(row, columns, kept) for row in rows] for columns in content.sequences]
@@ -146,6 +146,50 @@ def sequences_of(
     neighbours = [one for pair in zip(*by_side, strict=True) for one in pair]
     ids = plain_values(batch[IDS])
     return max((halves, neighbours), key=lambda way: _fitting(way, ids))
+
+
+def _by_columns(
+    rows: Sequence[Mapping[str, Any]], batch: Mapping[str, Any]
+) -> list[dict[str, Any]] | None:
+    """Return the sequences of a batch that has another column of its rows behind ``input_ids``.
+
+    As losses of pairs that are written by hand have it; None if the batch is something else.
+    """
+    ids = plain_values(batch[IDS])
+    sides, rest = divmod(len(ids), len(rows))
+    if sides < 2 or rest:
+        return None
+    names = [
+        name
+        for name, value in rows[0].items()
+        if name not in BESIDE_IDS and name != "labels" and _are_ids(plain_values(value))
+    ]
+    chosen: list[str] = []
+    for k in range(sides):
+        part = ids[k * len(rows) : (k + 1) * len(rows)]
+        fits = [name for name in names if _fitting(_only(rows, name), part) == len(rows)]
+        if not fits:
+            return None
+        chosen.append(fits[0])
+    if len(set(chosen)) < 2:
+        return None
+    return [one for name in chosen for one in _only(rows, name)]
+
+
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, int) for one in value)
+
+
+def _only(rows: Sequence[Mapping[str, Any]], name: str) -> list[dict[str, Any]]:
+    return [{IDS: list(plain_values(row.get(name, ())))} for row in rows]
+
+
+def several_a_row(rows: Sequence[Any], batch: Mapping[str, Any]) -> int:
+    """Return how many rows of a batch stand for each row that it was made of; 0 if not so."""
+    if not rows or IDS not in batch:
+        return 0
+    times, rest = divmod(len(batch[IDS]), len(rows))
+    return times if times > 1 and not rest else 0
 
 
 def with_targets(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
-from trainsanity.measurements.batches.batch import Batch
+from trainsanity.measurements.batches.batch import Batch, own_loss
 from trainsanity.measurements.batches.collating import Made
 from trainsanity.objectives.base import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from trainsanity.objectives.preference import POLICY, PREFERENCE
@@ -130,14 +130,7 @@ def _forward(pipeline: Pipeline) -> Forward:
 
 def _may_want_more(pipeline: Pipeline, forward: Forward) -> bool:
     # A custom training loop gives the model what it likes of the batch.
-    return forward.open or pipeline.trainer is None or _own_loss(pipeline)
-
-
-def _own_loss(pipeline: Pipeline) -> bool:
-    from transformers import Trainer
-
-    trainer = pipeline.trainer
-    return trainer is not None and type(trainer).compute_loss is not Trainer.compute_loss
+    return forward.open or own_loss(pipeline)
 
 
 def _as_default(values: Any) -> bool:
@@ -153,7 +146,8 @@ def _wrong_labels(pipeline: Pipeline, made: Made) -> str | None:
     labels, task = made.get("labels"), objective_of(pipeline)
     if labels is None:
         # Losses of pairs and of rewards read no labels.
-        if task.name in (PREFERENCE, POLICY) or _own_loss(pipeline):
+        own = pipeline.trainer is not None and own_loss(pipeline)
+        if task.name in (PREFERENCE, POLICY) or own:
             return None
         present = sorted(set(made) - set(OWN))
         own = [

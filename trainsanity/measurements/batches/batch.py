@@ -272,17 +272,25 @@ def prepared(pipeline: Pipeline, made: Any) -> dict[str, Any]:
     }
 
 
+def own_loss(pipeline: Pipeline) -> bool:
+    """Return whether ``compute_loss`` is not the stock Trainer's; True for a custom loop."""
+    return pipeline.trainer is None or _overridden(pipeline.trainer)
+
+
+def _overridden(trainer: Any) -> bool:
+    from transformers import Trainer
+
+    return type(trainer).compute_loss is not Trainer.compute_loss
+
+
 def refuse_unlabelled(trainer: Any, made: Collection[str], columns: Iterable[str]) -> None:
     """Refuse a batch without labels, unless ``compute_loss`` is the user's own.
 
     Raises:
         UsageError: it has none, and the stock ``compute_loss`` would have no loss.
     """
-    from transformers import Trainer
-
     names = ("labels", *(trainer.label_names or ()))
-    own_loss = type(trainer).compute_loss is not Trainer.compute_loss
-    if own_loss or any(name in made for name in names):
+    if _overridden(trainer) or any(name in made for name in names):
         return
     raise UsageError(
         f"the batch has no labels (the collator is given rows with {', '.join(sorted(columns))}): "

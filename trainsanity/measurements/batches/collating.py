@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import Session, objective_of
 from trainsanity.errors import first_line
-from trainsanity.fields import flat_batch, sequences_of, with_targets
+from trainsanity.fields import flat_batch, sequences_of, several_a_row, with_targets
 from trainsanity.isolation.snapshot import preserved, restored
 from trainsanity.maths.alignment import Placement, packed, placements, unpacked
-from trainsanity.measurements.batches.batch import Batch, MicroBatch, quiet
+from trainsanity.measurements.batches.batch import Batch, MicroBatch, own_loss, quiet
 from trainsanity.measurements.batches.drawn import Drawn, holder_of, listed
 from trainsanity.measurements.batches.strategies import Case, Rows, smallest
 from trainsanity.objectives.base import CAUSAL_LM, IGNORED
@@ -58,6 +58,9 @@ class Collating:
         self.sound = 0
         """Micro-batches of the first step in which :meth:`objection` found nothing wrong."""
         for micro in batch if tokens else ():
+            # A loss of the user's own may compare what the collator makes of a row with itself.
+            if (times := several_a_row(micro.rows, micro.inputs)) and own_loss(pipeline):
+                raise Skip(f"the collator makes {times} rows of each, for a loss of their own")
             if not packing and packed(micro.rows, micro.inputs):
                 rows, into = len(micro.rows), len(micro.inputs["input_ids"])
                 raise Skip(f"the collator packs {rows} rows into {into}: there is no padding")

@@ -100,9 +100,7 @@ def _stream(pipeline: Pipeline) -> list[int]:
         return {INDEX: torch.tensor([_hash(row) for row in rows])}
 
     with preserved(pipeline), quiet(pipeline):
-        collate = trainer.data_collator = observed(
-            trainer.data_collator, lambda _call, rows: indices(rows)
-        )
+        trainer.data_collator = observed(trainer.data_collator, lambda _call, rows: indices(rows))
         disable_workers(trainer.args)
         loader = trainer.get_train_dataloader()
         try:
