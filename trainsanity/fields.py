@@ -25,6 +25,11 @@ BESIDE_IDS = ("attention_mask", "token_type_ids", "position_ids", "decoder_input
               "seq_idx", "cache_position")  # fmt: skip
 """Columns that describe ids, or are made of them."""
 
+TEXTS = ("input", "prompt", "chosen", "rejected", "completion", "response", "answer", "question",
+         "query", "context", "passage", "document", "anchor", "positive", "negative")  # fmt: skip
+"""What the names of columns with the ids of texts contain.  Chosen: ``entity_ids`` or ``ids`` may
+be numbers of something else, which no embedding of tokens has to hold."""
+
 SIDES = ("chosen", "rejected")
 """What the names of a pair's columns contain."""
 
@@ -72,7 +77,10 @@ def token_content(names: Iterable[str]) -> Content | None:
     found = [
         name
         for name in named
-        if re.search(r"(^|_)ids($|_)", name) and name not in BESIDE_IDS and name[:3] != "KL_"
+        if re.search(r"(^|_)ids($|_)", name)
+        and any(stem in name for stem in TEXTS)
+        and name not in BESIDE_IDS
+        and name[:3] != "KL_"
     ]
     if not found:
         return None

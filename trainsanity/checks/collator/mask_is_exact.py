@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
-from trainsanity.fields import IDS
+from trainsanity.fields import IDS, MASK
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Collating, Made
 from trainsanity.measurements.batches.strategies import Rows
 from trainsanity.pipeline import unwrapped
-from trainsanity.types import Finding, Measured
+from trainsanity.types import Finding, Measured, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -41,6 +41,9 @@ def mask_is_exact(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findi
     References: huggingface/transformers#24265; jy-yuan/KIVI#46 for a mask lost with left padding.
     """
     collating = Collating(pipeline, batch, packing=True)
+    if any(micro.inputs[MASK].ndim > 2 for micro in batch if MASK in micro.inputs):
+        raise Skip("the attention_mask says of each token which ones it sees, and not what is "
+                   "padding")  # fmt: skip
 
     def wrong(rows: Rows, made: Made) -> str | None:
         return _wrong_mask(collating, rows, made)
@@ -55,8 +58,8 @@ def mask_is_exact(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findi
     tokens = sum(batch.lengths)
     positions = sum(micro.inputs[IDS].numel() for micro in batch)
     ones = sum(
-        int(m.inputs["attention_mask"].sum())
-        if "attention_mask" in m.inputs
+        int(m.inputs[MASK].sum())
+        if MASK in m.inputs
         else m.inputs[IDS].numel()  # a model attends to all without one
         for m in batch
     )
