@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 SOURCES = 16
 """Rows of the training batch that pieces are cut from."""
 
+FEW = 8
+"""Cases of rows that hold no token ids: a processor of images takes its time, and rows that are not
+cut differ in their number alone."""
+
 MULTIPLES = (None, 8)
 """Settings of ``pad_to_multiple_of`` that are tried beside the user's own: none, and the usual."""
 
@@ -78,6 +82,8 @@ def drawn(pipeline: Pipeline, batch: Batch) -> Drawn:
     prepared = Drawn(rows, _settings(pipeline.data_collator), tried, how)
     with restored(()):  # Hypothesis seeds the generators, and does not put them back on Ctrl-C
         smallest(prepared.strategy(prepared.settings), tried.append)
+    if not batch.of_tokens:
+        del tried[FEW:]
     return prepared
 
 

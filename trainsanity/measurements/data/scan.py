@@ -308,7 +308,9 @@ class _Tally:
             if block.mask is not None:
                 _ = block.probed
         for block in blocks:
-            _ = block.highest, block.probes  # the second finds the ids where the first left them
+            if self.content.role == TOKENS:
+                _ = block.highest  # the probes find the ids where this left them
+            _ = block.probes  # of an image no more is read than these
         for (places, batch), block in zip(batches, blocks, strict=True):
             self._add(places, batch, block)
         self._write(side_by_side([places for places, _ in batches]), blocks)
