@@ -24,6 +24,7 @@ LENGTHS = (64, 51, 38)
 padding; short, so that one token among them shows and a vocabulary of logits stays small."""
 
 IDS, MASK, POSITIONS = "input_ids", "attention_mask", "position_ids"
+DECODER = "decoder_input_ids"
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +74,11 @@ class Rows:
             whole=[self.whole[k] for k in places],
         )
 
+    def targets(self, shape: tuple[int, ...]) -> list[int]:
+        """Return how many tokens a decoder is given of each row; empty if not of that shape."""
+        sizes = [len(row[DECODER]) for row in self.whole if DECODER in row]
+        return sizes if sizes and tuple(shape) == (len(self.whole), max(sizes)) else []
+
     def spans(self, width: int, side: str) -> list[slice]:
         """Where each row lies when padded to ``width`` on that side."""
         return [slice(0, n) if side == "right" else slice(width - n, width) for n in self.lengths]
@@ -91,7 +97,15 @@ class Rows:
                 block[k, span] = self.tokens[k][name]
             made[name] = block
         for name in self.whole[0]:
-            made[name] = torch.stack([row[name] for row in self.whole])
+            values = [row[name] for row in self.whole]
+            if len({one.shape[:1] for one in values}) > 1:
+                # What a decoder is given, whose later tokens do not change what comes before.
+                fill = self.fill.get(IDS, 0) if name.endswith("ids") else 0
+                made[name] = torch.nn.utils.rnn.pad_sequence(
+                    values, batch_first=True, padding_value=fill
+                )
+            else:
+                made[name] = torch.stack(values)
         return made
 
     def another(self, token: int) -> int:
@@ -211,7 +225,7 @@ def _row(
     for name, value in _asked(pipeline, micro).items():
         if not torch.is_tensor(value) or value.dim() == 0 or len(value) != len(micro.inputs[IDS]):
             raise Skip(f"the batch has {name!r}, which does not go by row")
-        if value.shape == micro.inputs[IDS].shape:
+        if value.shape == micro.inputs[IDS].shape and not name.startswith("decoder"):
             kept = value[k][places]
             before, after = (limit + 1) // 2, limit // 2
             # What opens and closes a text stays.
@@ -232,7 +246,7 @@ def _fill(pipeline: Pipeline, micro: MicroBatch, k: int, places: Tensor) -> dict
     return {
         name: int(value[k][~places][0])
         for name, value in _asked(pipeline, micro).items()
-        if getattr(value, "shape", None) == shape
+        if getattr(value, "shape", None) == shape and not name.startswith("decoder")
     }
 
 

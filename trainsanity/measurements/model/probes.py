@@ -273,6 +273,11 @@ class ModelProbe:
             kept = [logits[k, span][:, :: max(1, width // COLUMNS)] for k, span in enumerate(spans)]
         elif logits.dim() == 2 and len(logits) == len(ids):
             kept = list(logits)
+        elif logits.dim() == 3 and (sizes := (rows or self.rows).targets(logits.shape[:2])):
+            # A decoder answers at its own tokens, and these are all that its rows show.
+            step = max(1, width // COLUMNS)
+            answers = [_kept(logits[k, :size][:, ::step]) for k, size in enumerate(sizes)]
+            return Outputs(answers, answers, width)
         else:
             raise Skip(f"the model returns logits of shape {tuple(logits.shape)}")
         states = seen[-1] if seen and seen[-1].shape[:2] == ids.shape else None
