@@ -120,3 +120,11 @@ def write(name: str, found: dict[str, Any]) -> None:
     }
     whole["kinds"] = dict(sorted({**whole.get("kinds", {}), name: row}.items()))
     PATH.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+
+
+def same_versions() -> bool:
+    """Return whether the table was written with the installed versions."""
+    return all(
+        metadata.version(package).partition("+")[0] == version.partition("+")[0]
+        for package, version in read()["versions"].items()
+    )
