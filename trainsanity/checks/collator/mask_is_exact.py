@@ -36,11 +36,12 @@ def mask_is_exact(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findi
     How to fix: let ``tokenizer.pad`` make the mask (``DataCollatorWithPadding`` does), after the
     rows were tokenized without padding.
 
-    Known false alarms: none known.  Collators that pack several texts into a row are skipped.
+    Known false alarms: none known.  Collators that pack several texts into a row
+    are skipped, and so are masks that say of each token which ones it sees.
 
     References: huggingface/transformers#24265; jy-yuan/KIVI#46 for a mask lost with left padding.
     """
-    collating = Collating(pipeline, batch, packing=True)
+    collating = Collating(pipeline, batch)
     if any(micro.inputs[MASK].ndim > 2 for micro in batch if MASK in micro.inputs):
         raise Skip("the attention_mask says of each token which ones it sees, and not what is "
                    "padding")  # fmt: skip

@@ -39,7 +39,7 @@ def padding_ignored(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Fin
 
     How to fix: ``label_pad_token_id=-100``, or ``labels[attention_mask == 0] = -100``.
 
-    Known false alarms: none known.  Collators that pack are skipped.
+    Known false alarms: none known.
 
     References: huggingface/transformers#32832; ``ignore_index`` of
     ``torch.nn.CrossEntropyLoss`` is -100.

@@ -37,8 +37,11 @@ def rows_recovered(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Find
 
     How to fix: keep order and length in the collator; truncate when tokenizing.
 
-    Known false alarms: a collator that changes ids on purpose, other than by masking.  Collators
-    that pack are skipped.
+    Rows that are packed are looked for one behind the other; the sides of a pair and the choices
+    of a row each by themselves, cut at the collator's own ``max_length``.  Pixels, audio and
+    numbers may be changed, and not exchanged.
+
+    Known false alarms: a collator that changes ids on purpose, other than by masking.
 
     References: modelscope/ms-swift#6961 for tails that were cut.
     """
