@@ -533,8 +533,10 @@ def test_the_lowest_id_stands_in_any_block(scanned):
 @pytest.mark.parametrize("main", ["input_features", "pixel_values"])
 def test_a_model_that_takes_no_ids_needs_none(scanned, trainer, monkeypatch, main):
     monkeypatch.setattr(trainer.model, "main_input_name", main, raising=False)
+    found = scanned(Dataset.from_dict({"ids": [[1]] * 8, "label": [0] * 8})).train
+    assert (found.content.role, found.content.columns) == ("numbers", ("ids",))
     with pytest.raises(Skip, match="train_dataset has no column 'input_ids'"):
-        scanned(Dataset.from_dict({"ids": [[1]] * 8, "label": [0] * 8}))
+        scanned(Dataset.from_dict({"label": [0] * 8}))
 
 
 def test_a_stream_without_rows_and_a_split_without_rows(scanned):
