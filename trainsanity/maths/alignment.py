@@ -78,7 +78,8 @@ def unpacked(
         for name, value in batch.items()
         if getattr(value, "shape", None) == shape
     }
-    parts, at = [], 0
+    parts: list[tuple[list[Any], Mapping[str, Any]]] = []
+    at = 0
     for row in rows:
         end = at + len(row["input_ids"])
         parts.append(([row], {name: value[None, at:end] for name, value in flat.items()}))

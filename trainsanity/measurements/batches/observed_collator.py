@@ -30,8 +30,8 @@ def observed(collator: Any, observe: Observe) -> Any:
     # Named as the original: messages and caches name the class.
     names = {"__call__": called, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
     try:
-        made: type[Any] = type(cls)(cls.__name__, (cls,), names)
-        twin: Any = object.__new__(made)
+        metaclass: Any = type(cls)
+        twin: Any = object.__new__(metaclass(cls.__name__, (cls,), names))
         object.__setattr__(twin, "__dict__", collator.__dict__)
     except TypeError:  # a class that cannot be derived from, or has slots beside its attributes
         return _wrapped(collator, observe)
