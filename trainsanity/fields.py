@@ -212,7 +212,8 @@ def with_targets(
         batch: with ``input_ids`` of ``[B, T]``.
         ignored: the label of what is not counted.
     """
-    mask, ids = batch.get(ANSWERS), batch.get(IDS)
+    mask: Any = batch.get(ANSWERS)
+    ids: Any = batch.get(IDS)
     if "labels" in batch or mask is None or getattr(mask, "shape", 0) != getattr(ids, "shape", 1):
         return rows, batch
     labels = ids.clone() if hasattr(ids, "clone") else ids.copy()
@@ -301,5 +302,5 @@ def logits_of(output: Any) -> Any:
              for name in ("logits", "start_logits", "end_logits")}  # fmt: skip
     if found["logits"] is not None:
         return found["logits"]
-    ends = [found["start_logits"], found["end_logits"]]
+    ends: list[Any] = [found["start_logits"], found["end_logits"]]
     return None if any(one is None for one in ends) else torch.stack(ends, -1)

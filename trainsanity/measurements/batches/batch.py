@@ -178,10 +178,12 @@ def _generated(made: Mapping[str, Any], rows: list[dict[str, Any]]) -> MicroBatc
     """Return prompts and the answers that were generated for them as one sequence each."""
     import torch
 
-    parts = [made[name] for name in ("prompt_ids", COMPLETION) if name in made]
-    masks = [made.get(name.replace("_ids", "_mask")) for name in ("prompt_ids", COMPLETION)]
-    masks = [torch.ones_like(part) if mask is None else mask.long()
-             for part, mask in zip(parts, masks[-len(parts) :], strict=True)]  # fmt: skip
+    names = [name for name in ("prompt_ids", COMPLETION) if name in made]
+    parts: list[Any] = [made[name] for name in names]
+    masks: list[Any] = []
+    for name, part in zip(names, parts, strict=True):
+        mask = made.get(name.replace("_ids", "_mask"))
+        masks.append(torch.ones_like(part) if mask is None else mask.long())
     joined = {IDS: torch.cat(parts, -1), MASK: torch.cat(masks, -1)}
     ids = [[token for token, one in zip(*pair, strict=True) if one]
            for pair in zip(joined[IDS].tolist(), joined[MASK].tolist(), strict=True)]  # fmt: skip

@@ -64,6 +64,7 @@ def drawn(pipeline: Pipeline, batch: Batch) -> Drawn:
 
     Draws are derandomized, so a search for a smallest case begins with the same ones.
     """
+    how: dict[str, Any]
     if any(micro.given is not None or not micro.of_tokens for micro in batch):
         # Rows of pairs, choices or pixels have columns that no cut would keep together.
         given = [dict(row) for row in batch.sources]

@@ -108,7 +108,7 @@ def gathered(batch: Any, content: Content, name: str) -> tuple[Lists, Array | No
 def _is_nested(kind: Any) -> bool:
     from pyarrow import types
 
-    return types.is_nested(kind) and types.is_nested(kind.value_type)
+    return bool(types.is_nested(kind) and types.is_nested(kind.value_type))
 
 
 def _choices(column: Any, name: str) -> tuple[Lists, Array]:
