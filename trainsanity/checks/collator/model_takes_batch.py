@@ -146,8 +146,8 @@ def _wrong_labels(pipeline: Pipeline, made: Made) -> str | None:
     labels, task = made.get("labels"), objective_of(pipeline)
     if labels is None:
         # Losses of pairs and of rewards read no labels.
-        own = pipeline.trainer is not None and own_loss(pipeline)
-        if task.name in (PREFERENCE, POLICY) or own:
+        unlabelled = pipeline.trainer is not None and own_loss(pipeline)
+        if task.name in (PREFERENCE, POLICY) or unlabelled:
             return None
         present = sorted(set(made) - set(OWN))
         own = [
