@@ -28,6 +28,7 @@ class Labelled:
         own: the labels that the row brings, one per token; None if it brings none.
         got: the batch's labels on its tokens.
         padding: the batch's labels around them.
+        starts: places at which a document begins, whose token nothing predicts.
     """
 
     i: int
@@ -35,6 +36,7 @@ class Labelled:
     own: list[Any] | None
     got: list[Any]
     padding: list[Any]
+    starts: frozenset[int] = frozenset({0})
 
 
 def _per_token(pipeline: Pipeline) -> bool:
@@ -78,7 +80,23 @@ def _labelled(
             yield from _target(i, rows[i], own, labels[i])
             continue
         if len(labels[i]) == where.width:
-            yield Labelled(i, rows[i], own, where.inside(labels[i]), where.outside(labels[i]))
+            yield Labelled(
+                i,
+                rows[i],
+                own,
+                where.inside(labels[i]),
+                where.outside(labels[i]),
+                _starts(where, i, made),
+            )
+
+
+def _starts(where: Placement, i: int, made: Made) -> frozenset[int]:
+    """Return where the documents of a row begin: at its first token, and where positions restart."""
+    positions = made.get("position_ids")
+    if getattr(positions, "shape", None) != made["input_ids"].shape:
+        return frozenset({0})
+    own = where.inside(positions[i].tolist())
+    return frozenset({0, *(t for t, position in enumerate(own) if not position)})
 
 
 def _target(

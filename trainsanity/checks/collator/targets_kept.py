@@ -102,7 +102,7 @@ def _dropped_rows(rows: Rows, made: Made, column: str | None) -> str | None:
 def _dropped(one: Labelled, language: bool, end: int | None) -> str | None:
     left_out = _left_out(one.row)
     for t, label in enumerate(one.got):
-        if label != IGNORED or t in left_out or (language and t == 0):
+        if label != IGNORED or t in left_out or (language and t in one.starts):
             continue
         if one.own is not None and one.own[t] != IGNORED:
             return f"row {one.i} has the label {one.own[t]} at token {t}, and the batch {IGNORED}"
