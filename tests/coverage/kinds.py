@@ -140,8 +140,9 @@ def causal_lm() -> Trainer:
 def sft_packed() -> SFTTrainer:
     """Conversations, packed by TRL into rows of position ids that restart."""
     tok = _lm.tokenizer()
+    model, tok = _loaded(_lm.pretrained(tok), tok)
     return SFTTrainer(
-        _lm.pretrained(tok),
+        model,
         args=_lm.arguments(SFTConfig, packing=True, max_length=128),
         train_dataset=_lm.conversations(240),
         eval_dataset=_lm.conversations(40, 9),

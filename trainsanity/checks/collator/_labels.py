@@ -91,7 +91,7 @@ def _labelled(
 
 
 def _starts(where: Placement, i: int, made: Made) -> frozenset[int]:
-    """Return where the documents of a row begin: at its first token, and where positions restart."""
+    """Return where a row's documents begin: at its first token, and where positions restart."""
     positions = made.get("position_ids")
     if getattr(positions, "shape", None) != made["input_ids"].shape:
         return frozenset({0})

@@ -26,6 +26,9 @@ padding; short, so that one token among them shows and a vocabulary of logits st
 IDS, MASK, POSITIONS = "input_ids", "attention_mask", "position_ids"
 DECODER = "decoder_input_ids"
 
+BORDERS = ("cu_seq_lens", "max_length", "seq_idx")
+"""What the names of inputs begin with that tell attention where documents of a packed row end."""
+
 
 @dataclass(frozen=True, eq=False)
 class Rows:
@@ -223,6 +226,8 @@ def _row(
 
     by_token, whole = {}, {}
     for name, value in _asked(pipeline, micro).items():
+        if MASK not in micro.inputs and name.startswith(BORDERS):
+            continue  # of the rows as they lay; a document alone has none
         if not torch.is_tensor(value) or value.dim() == 0 or len(value) != len(micro.inputs[IDS]):
             raise Skip(f"the batch has {name!r}, which does not go by row")
         if value.shape == micro.inputs[IDS].shape and not name.startswith("decoder"):
