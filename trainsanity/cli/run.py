@@ -21,7 +21,7 @@ from trainsanity.engine.session import Session
 from trainsanity.engine.store import catalogue
 from trainsanity.errors import ExitCode, UsageError
 from trainsanity.isolation import time_limit as limits
-from trainsanity.isolation.collectives import rank
+from trainsanity.isolation.collectives import rank, several_processes
 from trainsanity.report.github import summary as markdown
 from trainsanity.report.github import workflow_commands
 from trainsanity.report.json import dumps
@@ -130,7 +130,13 @@ def run(  # noqa: PLR0917 - one parameter per option
     reports: list[Report] = []
     pictures: list[Sequence[Picture]] = []
     for source in sources:
-        report, shown = _judge(source, checks, timeout, with_pictures=page is not None)
+        try:
+            report, shown = _judge(source, checks, timeout, with_pictures=page is not None)
+        except UsageError as error:
+            # Where several processes run, the others may have gone on to the next.
+            if len(sources) == 1 or several_processes():
+                raise
+            report, shown = Report.of_unjudged(source.id, str(error), len(registry().all())), ()
         report = replace(report, policy=policy)
         reports.append(report)
         pictures.append(shown)

@@ -55,6 +55,15 @@ class Report:
     """Nothing but the log of the run was seen."""
     policy: Policy = Policy()
     """What counts as a failure."""
+    objective: Mapping[str, str] = field(default_factory=dict)
+    """What is trained for, how that was recognised, and how it was confirmed."""
+    unjudged: str = ""
+    """Why the pipeline could not be judged at all; empty if it was."""
+
+    @classmethod
+    def of_unjudged(cls, pipeline_id: str, why: str, total: int) -> Report:
+        """Return the report of a pipeline that could not be judged, beside others that were."""
+        return cls(pipeline_id, (), total, {}, {}, 0.0, unjudged=why)
 
     @property
     def ran(self) -> int:
@@ -86,12 +95,33 @@ class Report:
         return tuple(kind for kind in Judges if any(r.check.judges == kind for r in judging))
 
     @property
+    def recognition(self) -> dict[str, str]:
+        """Return the objective's name, how it was recognised, and how it was confirmed."""
+        named = dict(self.objective)
+        if named and not named.get("confirmed"):
+            named["confirmed"] = self._as_computed()
+        return named
+
+    def _as_computed(self) -> str:
+        """Return which checks found loss and gradient to be as computed."""
+        good = (Status.PASS, Status.WARNING)
+        groups = []
+        for kind in Judges:
+            held = [r.check.code for r in self.judging
+                    if r.check.judges is kind and r.status in good]  # fmt: skip
+            if held:
+                groups.append(f"{kind} as computed in {', '.join(held)}")
+        return "; ".join(groups) or "no loss and no gradient was found as computed"
+
+    @property
     def judging(self) -> list[Result]:
         """Results of the checks that hold a loss or a gradient against a computed value."""
         return [result for result in self.results if result.check.judges is not None]
 
     def exit_code(self) -> ExitCode:
         """Return the exit code of a run that ends with this report."""
+        if self.unjudged:
+            return ExitCode.USAGE
         statuses = {result.status for result in self.results}
         failures = {Status.FAIL, Status.XPASS}
         if self.policy.warnings_fail:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.loading import load_package, load_plugins
 from trainsanity.engine.store import Measurements
-from trainsanity.objectives.base import UNKNOWN
+from trainsanity.objectives.base import CUSTOM, UNKNOWN
 from trainsanity.objectives.registry import GROUP, objective_for, require_declared
+from trainsanity.pipeline import unwrapped
 
 if TYPE_CHECKING:
     from trainsanity.objectives.base import Objective
@@ -48,6 +49,15 @@ class Session:
         except Exception:
             return UNKNOWN
 
+    @property
+    def recognition(self) -> dict[str, str]:
+        """The objective's name and how it was recognised; empty where a plug-in raises."""
+        try:
+            found = self.objective
+        except Exception:
+            return {}
+        return {"name": found.name, "recognised": _recognised(self.pipeline, found)}
+
     @cached_property
     def facts(self) -> dict[str, Any]:
         """The numbers of the run that factors are matched against and reports show."""
@@ -55,6 +65,7 @@ class Session:
         args, config = pipeline.args, pipeline.config
         facts: dict[str, Any] = {
             "model": type(pipeline.model).__name__,
+            "trainer": None if pipeline.trainer is None else type(pipeline.trainer).__name__,
             "parameters": sum(p.numel() for p in pipeline.model.parameters()),
             "dtype": str(pipeline.dtype).removeprefix("torch."),
             "device": str(pipeline.device),
@@ -110,6 +121,28 @@ def check_declared(objective: object, where: str) -> None:
     if objective is not None:
         _load_objectives()
         require_declared(objective, where)
+
+
+def _recognised(pipeline: Pipeline, objective: Objective) -> str:
+    """Return what an objective was recognised by, in words."""
+    if objective.name == UNKNOWN:
+        return "no class of Trainer or model tells another"
+    if objective.name == CUSTOM:
+        return "declared by the user"
+    package = type(objective).__module__.partition(".")[0]
+    if package != __package__.partition(".")[0]:
+        return f"recognised by {package}"
+    trainer, model = pipeline.trainer, type(unwrapped(pipeline.model)).__name__
+    own = trainer is not None and any(
+        cls.__module__.partition(".")[0] not in ("transformers", "builtins")
+        and not cls.__module__.startswith("__")
+        for cls in type(trainer).__mro__
+    )
+    if objective.by_trainer and own:
+        return f"recognised by its Trainer, {type(trainer).__name__}"
+    if objective.by_trainer:
+        return "recognised by the columns of its rows"
+    return f"recognised by its model, {model}"
 
 
 def objective_of(pipeline: Pipeline) -> Objective:

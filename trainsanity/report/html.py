@@ -21,6 +21,7 @@ from trainsanity.report.words import (
     fields_of,
     headline,
     headlines,
+    objective,
     passes,
     rerun,
     row_text,
@@ -126,6 +127,8 @@ class _View:
         environment = dict(report.environment)
         notes = environment.pop("notes", None) or ()
         where = {**environment, **report.facts, "seconds": round(report.seconds, 1)}
+        if known := objective(report):
+            where["objective"] = known
         if ran := passes(report):
             where["passes"] = ran
         shown = map(self.stage, STAGES)

@@ -28,6 +28,8 @@ def as_dict(report: Report) -> dict[str, Any]:
         "environment": report.environment,
         "pipeline": report.pipeline_id,
         "facts": report.facts,
+        "objective": report.recognition,
+        "unjudged": report.unjudged or None,
         "results": [result.as_dict() for result in report.results],
         "measurements": [_measured(report, name) for name in report.measured],
         "summary": {

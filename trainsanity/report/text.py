@@ -17,6 +17,7 @@ from trainsanity.report.words import (
     fields_of,
     headline,
     headlines,
+    objective,
     pairs,
     passes,
     rerun,
@@ -74,6 +75,8 @@ class _Writer:
         title.append(clean(verdict(report)), "green" if report.good else "red")
         # One line however long the path: it is what scripts grep for.
         self.out.print(title, soft_wrap=True)
+        if report.unjudged:
+            return
         failed = with_status(self.results, Status.FAIL)
         # The other headlines have the counts.
         counts = coverage(report) if failed or report.not_judged else ""
@@ -199,6 +202,7 @@ class _Writer:
             [
                 ("environment", pairs(environment)),
                 ("run", pairs(report.facts)),
+                *(("objective", clean(known)) for known in [objective(report)] if known),
                 *(("NOTE", clean(str(note))) for note in notes),
                 ("seconds", f"{report.seconds:.1f}" + (f" ({seconds})" if seconds else "")),
                 *(("passes", ran) for ran in [passes(report)] if ran),

@@ -10,7 +10,7 @@ from trainsanity.engine.registry import check
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.data.scan import Scan
-from trainsanity.types import Finding, Measured
+from trainsanity.types import Finding, Measured, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -46,6 +46,9 @@ def truncation_spares_ends(pipeline: Pipeline, scan: Scan) -> Iterator[Measured 
     References: modelscope/ms-swift#6961.
     """
     train = scan.train
+    train.require_tokens()
+    if train.reach is not None:
+        raise Skip("a row holds several sequences: which of them was cut is not seen")
     capped = train.lengths == train.longest
     shorter = (train.lengths > 0) & ~capped
     share = f"{capped.mean():.2%} of {train.counted} have the greatest length, {train.longest}"

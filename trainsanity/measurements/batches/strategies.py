@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from trainsanity.fields import token_content
 from trainsanity.isolation.temp_folders import scratch
 
 if TYPE_CHECKING:
@@ -34,16 +35,24 @@ class Case:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        lengths = [len(row["input_ids"]) for row in self.rows]
-        if sum(lengths) <= SHORT:
+        content = token_content(self.rows[0]) if self.rows else None
+        if content is None:
+            return self._with_settings(f"{len(self.rows)} rows")
+        lengths = [sum(len(row[name]) for name in content.columns) for row in self.rows]
+        if sum(lengths) <= SHORT and content.plain:
             shown = f"input_ids {[row['input_ids'] for row in self.rows]}"
         else:
             shown = f"rows of {', '.join(map(str, lengths))} tokens"
+        return self._with_settings(shown)
+
+    def _with_settings(self, shown: str) -> str:
         return ", ".join([shown, *(f"{name}={value!r}" for name, value in self.settings.items())])
 
 
 def per_token(rows: Sequence[Mapping[str, Any]]) -> set[str]:
     """The columns that have a value for each token, in every one of these rows."""
+    if any("input_ids" not in row for row in rows):
+        return set()
     return {
         key
         for key in rows[0]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.engine.session import objective_of
 from trainsanity.engine.store import measurement
 from trainsanity.errors import first_line
+from trainsanity.fields import logits_of
 from trainsanity.maths.tolerances import largest, logits_difference
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.model.probe_rows import Rows, probe_rows
@@ -269,7 +270,7 @@ class ModelProbe:
         import torch
 
         try:
-            return self.model(**inputs)
+            return self.model(**self.rows.asked(inputs))
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # it ran on the training batch: this is not what it was made for
@@ -280,7 +281,7 @@ class ModelProbe:
         """Return the outputs of one forward over ``rows``, which were padded on that side."""
         with states_of(self.body) as seen:
             output = self.output(inputs)
-        logits = getattr(output, "logits", None)
+        logits = logits_of(output)
         if logits is None:
             raise Skip("the model returns no logits")
         ids = inputs["input_ids"]
@@ -290,6 +291,11 @@ class ModelProbe:
             kept = [logits[k, span][:, :: max(1, width // COLUMNS)] for k, span in enumerate(spans)]
         elif logits.dim() == 2 and len(logits) == len(ids):
             kept = list(logits)
+        elif logits.dim() == 3 and (sizes := (rows or self.rows).targets(logits.shape[:2])):
+            # A decoder answers at its own tokens, and these are all that its rows show.
+            step = max(1, width // COLUMNS)
+            answers = [_kept(logits[k, :size][:, ::step]) for k, size in enumerate(sizes)]
+            return Outputs(answers, answers, width)
         else:
             raise Skip(f"the model returns logits of shape {tuple(logits.shape)}")
         states = seen[-1] if seen and seen[-1].shape[:2] == ids.shape else None

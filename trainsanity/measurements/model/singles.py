@@ -72,7 +72,7 @@ def singles(pipeline: Pipeline, batch: Batch, forward: Forward) -> Singles:
     Where the model is trained in something else, the batches that hold the rows are asked again.
     """
     rows = [row for micro in batch for row in micro.rows]
-    by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
+    by_length = sorted(range(len(rows)), key=lambda i: len(rows[i].get("input_ids", ())))
     count = min(ROWS, len(rows))
     picked = [by_length[round(k * (len(rows) - 1) / max(count - 1, 1))] for k in range(count)]
     return in_float32(pipeline, lambda asked: _compared(pipeline, batch, forward, picked, asked))

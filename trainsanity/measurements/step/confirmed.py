@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,19 @@ class Confirmed:
     rows: bool = False
     loss: float = float("nan")
     expected: float = float("nan")
+
+    @property
+    def words(self) -> str:
+        """What it comes to, for the report; empty where nothing was held against anything."""
+        if self.mistake:
+            return f"not confirmed: {self.owner} computes another loss ({self.mistake})"
+        if self.custom:
+            return f"{self.owner} is a loss of its own, judged by the laws"
+        if self.rows:
+            return f"{self.owner} takes the mean of row means"
+        if math.isfinite(self.loss) and self.formula:
+            return f"confirmed by its first loss, {self.loss:.6g}, computed {self.expected:.6g}"
+        return ""
 
     def require(self) -> None:
         """Stop what asks for the formula where the loss is another one.

@@ -27,7 +27,6 @@ from trainsanity.measurements.step.record_trainer import (
     note_update,
 )
 from trainsanity.measurements.step.replay import checkpointed, fill_items
-from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.steps import (
     MicroStep,
     Recording,
