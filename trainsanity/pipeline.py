@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+DECLARED: Mapping[str, tuple[str, ...]] = {"supervise": ("assistant", "completion", "all")}
+"""What a user may declare of a pipeline, with the values that each setting takes: in
+``[tool.trainsanity]``, as an attribute of the factory, or of a :class:`Pipeline`."""
+
 
 @dataclass(frozen=True)
 class LoopArguments:
@@ -52,6 +56,8 @@ class Pipeline:
         optimizer_steps: how many optimizer steps are recorded.
         notes: sentences for the report's environment block, for example that the weights are
             random because the checkpoint could not be had.
+        supervise: which tokens of a language model's rows the user says are targets:
+            ``"assistant"``, ``"completion"`` or ``"all"``; None if nothing is said.
         id: what the reports call it.
         command: the words after ``trainsanity run`` that lead here again: the target, and then a
             script's own arguments.  Empty if only Python can.
@@ -71,14 +77,27 @@ class Pipeline:
     lr_scheduler: Any = None
     optimizer_steps: int = 2
     notes: Sequence[str] = ()
+    supervise: str | None = None
     id: str = "pipeline"
     command: tuple[str, ...] = ()
     progress: Callable[[int, int, str], None] | None = None
     session: Any = field(default=None, init=False, repr=False)
 
+    def __post_init__(self) -> None:
+        for name in DECLARED:
+            if (value := getattr(self, name)) is not None:
+                refuse_undeclarable(name, value)
+
     @classmethod
-    def from_trainer(cls, trainer: Any, notes: Sequence[str] = ()) -> Pipeline:
+    def from_trainer(
+        cls, trainer: Any, notes: Sequence[str] = (), **declared: str | None
+    ) -> Pipeline:
         """Take the parts from a ``transformers.Trainer`` (or subclass) that has not trained yet.
+
+        Args:
+            trainer: as in :class:`Pipeline`.
+            notes: likewise.
+            declared: settings such as ``supervise``; see :data:`DECLARED`.
 
         Raises:
             UsageError: it has no training data, or data that no step can be made of.
@@ -99,6 +118,7 @@ class Pipeline:
             args=trainer.args,
             trainer=trainer,
             notes=tuple(notes),
+            **declared,
         )
         pipeline.refuse_unusable_model()
         pipeline._refuse_unusable_data()
@@ -136,7 +156,7 @@ class Pipeline:
             eval_dataset: likewise.
             notes: likewise.
             arguments: fields of :class:`LoopArguments`; ``learning_rate`` is read from the
-                optimizer.
+                optimizer.  And settings such as ``supervise``; see :data:`DECLARED`.
 
         Raises:
             UsageError: ``train_step`` cannot be called, the optimizer is none, an argument is
@@ -154,6 +174,7 @@ class Pipeline:
                 f"optimizer is {type(optimizer).__name__}: give the torch.optim.Optimizer that "
                 "train_step steps"
             )
+        declared = {name: arguments.pop(name) for name in DECLARED if name in arguments}
         group = optimizer.param_groups[0]
         try:
             args = LoopArguments(learning_rate=group.get("initial_lr", group["lr"]), **arguments)
@@ -170,6 +191,7 @@ class Pipeline:
             optimizer=optimizer,
             lr_scheduler=lr_scheduler,
             notes=tuple(notes),
+            **declared,
         )
         pipeline.refuse_unusable_model()
         pipeline._refuse_unusable_data()
@@ -248,6 +270,17 @@ class Pipeline:
     def dtype(self) -> Any:
         """The dtype of the model's first floating-point parameter (``torch.dtype``)."""
         return next(p.dtype for p in self.model.parameters() if p.is_floating_point())
+
+
+def refuse_undeclarable(name: str, value: Any) -> None:
+    """Refuse a value that a declared setting does not have.
+
+    Raises:
+        UsageError: the text names the values that it has.
+    """
+    if value not in DECLARED[name]:
+        values = ", ".join(map(repr, DECLARED[name]))
+        raise UsageError(f"{name} is {value!r}; it may be {values}")
 
 
 def _refuse_what_can_be_read_once(stream: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from trainsanity.errors import UsageError, first_line
 from trainsanity.isolation.fsdp import complete
-from trainsanity.pipeline import Pipeline
+from trainsanity.pipeline import DECLARED, Pipeline, refuse_undeclarable
 from trainsanity.sources.patching import NewFolders
 
 T = TypeVar("T")
@@ -25,6 +25,20 @@ def from_trainer(trainer: Any, notes: Sequence[str] = ()) -> Pipeline:
     return Pipeline.from_trainer(trainer, notes)
 
 
+def declare(pipeline: Pipeline, *said: Mapping[str, str | None]) -> None:
+    """Set what the pipeline does not say itself; where several say it, the first counts.
+
+    Raises:
+        UsageError: a value is unknown.
+    """
+    for name in DECLARED:
+        values = [getattr(pipeline, name), *(one.get(name) for one in said)]
+        value = next((value for value in values if value is not None), None)
+        if value is not None:
+            refuse_undeclarable(name, value)
+        setattr(pipeline, name, value)
+
+
 @dataclass(frozen=True)
 class PipelineSpec:
     """How to build a pipeline, later: ``build`` is never called while tests are collected.
@@ -36,6 +50,7 @@ class PipelineSpec:
         expected_failures: check name to the reason why its failure is accepted here.
         options: for the pipeline's own use.
         command: as in :class:`Pipeline`.
+        declared: settings such as ``supervise``, for a pipeline and a factory without their own.
     """
 
     id: str
@@ -44,6 +59,7 @@ class PipelineSpec:
     expected_failures: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     command: tuple[str, ...] = ()
+    declared: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, reason in self.expected_failures.items():
@@ -76,6 +92,9 @@ class PipelineSpec:
             built = from_trainer(built)
         built.refuse_unusable_model()
         built.id, built.command = self.id, self.command
+        # A target's function is known only after it was imported, by the call above.
+        function = getattr(self.build, "__wrapped__", self.build)
+        declare(built, {name: getattr(function, name, None) for name in DECLARED}, self.declared)
         return built
 
     @contextlib.contextmanager

@@ -33,7 +33,10 @@ class Source(Protocol):
 
 
 def sources_of(
-    targets: Sequence[str], arguments: Sequence[str], expected_failures: dict[str, str]
+    targets: Sequence[str],
+    arguments: Sequence[str],
+    expected_failures: dict[str, str],
+    declared: Mapping[str, str] | None = None,
 ) -> list[Source]:
     """Return the sources that a command line names; nothing is built, and no script is run.
 
@@ -41,13 +44,16 @@ def sources_of(
         targets: ``pkg.module:factory``, any number of them, or one script.
         arguments: the script's own.
         expected_failures: as in :class:`Source`.
+        declared: as in :class:`PipelineSpec`.
 
     Raises:
         UsageError: a target is of neither form, or they do not go together.
     """
     scripts = [target for target in targets if _is_script(target)]
     if not scripts:
-        specs: list[Source] = [spec_of(target, expected_failures) for target in targets]
+        specs: list[Source] = [
+            spec_of(target, expected_failures, declared) for target in targets
+        ]
         if arguments:
             raise UsageError(
                 f"{' '.join(arguments)!r} after -- goes to no script: {targets[0]} is a function, "
@@ -63,7 +69,7 @@ def sources_of(
         )
     if not Path(script).exists():
         raise UsageError(f"there is no file {script!r} below {os.getcwd()}")
-    return [Script(script, tuple(arguments), expected_failures)]
+    return [Script(script, tuple(arguments), expected_failures, declared or {})]
 
 
 def _is_script(target: str) -> bool:
@@ -71,7 +77,11 @@ def _is_script(target: str) -> bool:
     return target.endswith(".py") or (":" not in target and Path(target).is_file())
 
 
-def spec_of(target: str, expected_failures: dict[str, str] | None = None) -> PipelineSpec:
+def spec_of(
+    target: str,
+    expected_failures: dict[str, str] | None = None,
+    declared: Mapping[str, str] | None = None,
+) -> PipelineSpec:
     """Return the spec for ``pkg.module:factory``; its module is imported when it is built.
 
     Raises:
@@ -88,12 +98,18 @@ def spec_of(target: str, expected_failures: dict[str, str] | None = None) -> Pip
             f"{target!r} names no pipeline: give pkg.module:factory, a function that takes "
             "nothing and returns a Trainer"
         )
+
+    def build() -> Any:
+        # Imported only when the pipeline is built, so that collecting tests stays cheap.
+        vars(build)["__wrapped__"] = found = _factory(module, factory)
+        return found()
+
     return PipelineSpec(
         target,
-        # Imported only when the pipeline is built, so that collecting tests stays cheap.
-        lambda: _factory(module, factory)(),  # noqa: PLW0108
+        build,
         expected_failures=expected_failures or {},
         command=(target,),
+        declared=declared or {},
     )
 
 

@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 
 from trainsanity.errors import UsageError, first_line
 from trainsanity.pipeline import Pipeline
-from trainsanity.sources.building import from_trainer
+from trainsanity.sources.building import declare, from_trainer
 from trainsanity.sources.patching import TRAINER, NewFolders, patched
 
 T = TypeVar("T")
@@ -53,11 +53,13 @@ class Script:
         path: as the user gave it.
         arguments: what follows ``--`` on the command line.
         expected_failures: check name to the reason why its failure is accepted here.
+        declared: settings such as ``supervise``, as in ``PipelineSpec``.
     """
 
     path: str
     arguments: tuple[str, ...] = ()
     expected_failures: Mapping[str, str] = field(default_factory=dict)
+    declared: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -66,7 +68,12 @@ class Script:
 
     def visit(self, judge: Callable[[Pipeline], T]) -> T:
         """Return what ``judge`` returns for the pipeline; see :func:`judge_script`."""
-        return judge_script(self.path, self.arguments, judge)
+
+        def declared(pipeline: Pipeline) -> T:
+            declare(pipeline, self.declared)
+            return judge(pipeline)
+
+        return judge_script(self.path, self.arguments, declared)
 
 
 def judge_script(path: str, arguments: Sequence[str], judge: Callable[[Pipeline], T]) -> T:

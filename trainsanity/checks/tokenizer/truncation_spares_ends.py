@@ -51,7 +51,8 @@ def truncation_spares_ends(pipeline: Pipeline, scan: Scan) -> Iterator[Measured 
     share = f"{capped.mean():.2%} of {train.counted} have the greatest length, {train.longest}"
     found, closing = [], _closing(pipeline)
     for side, ids in (("begin", train.first), ("end", train.last)):
-        if ids is None or not shorter.any():
+        # Blocks of one stream are cut where they are full; the last one ends where the stream does.
+        if ids is None or not shorter.any() or int(shorter.sum()) == 1 < int(capped.sum()):
             continue
         shared = int(ids[shorter][0])
         if shared not in closing or not (ids[shorter] == shared).all():
