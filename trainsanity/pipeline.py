@@ -10,7 +10,7 @@ from trainsanity.errors import UsageError, first_line
 from trainsanity.fields import is_indexable
 
 if TYPE_CHECKING:
-    pass
+    from trainsanity.isolation.library_warnings import LibraryWarning
 
 T = TypeVar("T")
 
@@ -61,6 +61,8 @@ class Pipeline:
         id: what the reports call it.
         command: the words after ``trainsanity run`` that lead here again: the target, and then a
             script's own arguments.  Empty if only Python can.
+        library_warnings: what torch, transformers, peft, trl and accelerate warned of while the
+            pipeline was built, and while its first steps were recorded.
         progress: called with what is done, out of how much, and of what, during long looks.
         session: where :class:`trainsanity.engine.session.Session` keeps itself.
     """
@@ -80,6 +82,7 @@ class Pipeline:
     supervise: str | None = None
     id: str = "pipeline"
     command: tuple[str, ...] = ()
+    library_warnings: list[LibraryWarning] = field(default_factory=list)
     progress: Callable[[int, int, str], None] | None = None
     session: Any = field(default=None, init=False, repr=False)
 
@@ -272,15 +275,20 @@ class Pipeline:
         return next(p.dtype for p in self.model.parameters() if p.is_floating_point())
 
 
-def refuse_undeclarable(name: str, value: Any) -> None:
+def refuse_undeclarable(name: str, value: Any, where: str = "") -> None:
     """Refuse a value that a declared setting does not have.
+
+    Args:
+        name: of :data:`DECLARED`.
+        value: as the user gave it.
+        where: what the error begins with.
 
     Raises:
         UsageError: the text names the values that it has.
     """
     if value not in DECLARED[name]:
         values = ", ".join(map(repr, DECLARED[name]))
-        raise UsageError(f"{name} is {value!r}; it may be {values}")
+        raise UsageError(f"{where}{name} is {value!r}; it may be {values}")
 
 
 def _refuse_what_can_be_read_once(stream: Any) -> None:
@@ -326,5 +334,7 @@ def is_adapted(model: Any) -> bool:
 
 
 def unwrapped(model: Any) -> Any:
-    """Return the model that PEFT wraps, or the model itself."""
-    return model.get_base_model() if is_adapted(model) else model
+    """Return the model that PEFT wraps, however often, or the model itself."""
+    while is_adapted(model):
+        model = model.get_base_model()
+    return model

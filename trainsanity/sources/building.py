@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from trainsanity.errors import UsageError, first_line
 from trainsanity.isolation.fsdp import complete
+from trainsanity.isolation.library_warnings import LibraryWarning, listening
 from trainsanity.pipeline import DECLARED, Pipeline, refuse_undeclarable
 from trainsanity.sources.patching import NewFolders
 
@@ -72,8 +73,10 @@ class PipelineSpec:
         Raises:
             UsageError: ``build`` raised, or returned neither a Trainer nor a Pipeline.
         """
+        heard: list[LibraryWarning] = []
         try:
-            built = self.build()
+            with listening(heard):
+                built = self.build()
         except (UsageError, KeyboardInterrupt):
             raise
         except BaseException as error:
@@ -92,6 +95,7 @@ class PipelineSpec:
             built = from_trainer(built)
         built.refuse_unusable_model()
         built.id, built.command = self.id, self.command
+        built.library_warnings = heard
         # A target's function is known only after it was imported, by the call above.
         function = getattr(self.build, "__wrapped__", self.build)
         declare(built, {name: getattr(function, name, None) for name in DECLARED}, self.declared)

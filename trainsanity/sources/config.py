@@ -19,7 +19,8 @@ def configuration(start: Path | None = None) -> dict[str, Any]:
 
     Returns:
         ``pipelines`` (list of targets), ``expected_failures`` (check name to reason),
-        ``warnings_as_errors`` (bool) and what is declared of the pipelines; an empty dict if there is no such table.
+        ``warnings_as_errors`` (bool) and what is declared of the pipelines; an empty dict if there
+        is no such table.
 
     Raises:
         UsageError: the file cannot be read, or an entry is unknown or has the wrong type.
@@ -55,12 +56,8 @@ def configuration(start: Path | None = None) -> dict[str, Any]:
         raise UsageError(f"{path}: expected_failures must map each check name to a reason")
     if not isinstance(table.get("warnings_as_errors", False), bool):
         raise UsageError(f"{path}: warnings_as_errors must be true or false")
-    for name in DECLARED:
-        if name in table:
-            try:
-                refuse_undeclarable(name, table[name])
-            except UsageError as error:
-                raise UsageError(f"{path}: {error}") from error
+    for name, value in declared_in(table).items():
+        refuse_undeclarable(name, value, f"{path}: ")
     return dict(table)
 
 

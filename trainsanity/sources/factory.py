@@ -51,9 +51,7 @@ def sources_of(
     """
     scripts = [target for target in targets if _is_script(target)]
     if not scripts:
-        specs: list[Source] = [
-            spec_of(target, expected_failures, declared) for target in targets
-        ]
+        specs: list[Source] = [spec_of(target, expected_failures, declared) for target in targets]
         if arguments:
             raise UsageError(
                 f"{' '.join(arguments)!r} after -- goes to no script: {targets[0]} is a function, "

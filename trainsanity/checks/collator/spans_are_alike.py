@@ -101,12 +101,18 @@ def spans_are_alike(
             fix="let the mask include it: write it inside {% generation %}",
             severity=Severity.WARNING,
         )
-    shares = {name: round(counted / tokens, 4)
-              for name, (tokens, counted) in sorted(supervised.roles.items()) if tokens}  # fmt: skip
+    shares = {
+        name: round(counted / tokens, 4)
+        for name, (tokens, counted) in sorted(supervised.roles.items())
+        if tokens
+    }
     yield Measured(
         f"targets are {supervised.told()}, in {supervised.source}; "
-        + (f"of their {supervised.spans:,} runs {'; '.join(parts)}" if parts
-           else f"{supervised.spans:,} runs of them stand behind something that is none"),
+        + (
+            f"of their {supervised.spans:,} runs {'; '.join(parts)}"
+            if parts
+            else f"{supervised.spans:,} runs of them stand behind something that is none"
+        ),
         shares,
     )
 

@@ -148,7 +148,7 @@ def _of_completion(pipeline: Pipeline, one: Document, template: ChatTemplate) ->
 
 
 def _tail(pipeline: Pipeline, one: Document, rest: list[int]) -> int:
-    """Return how many special tokens and blanks end the row; collator.stop_is_taught judges them."""
+    """Return how many special tokens and blanks end the row, which stop_is_taught judges."""
     tokenizer, count = pipeline.tokenizer, 0
     known = {*tokenizer.all_special_ids, *getattr(tokenizer, "added_tokens_decoder", {})}
     for t in reversed(rest):

@@ -96,9 +96,7 @@ def _owner(name: str) -> str:
 
 
 @measurement(Cost.STATIC)
-def supervised(
-    pipeline: Pipeline, documents: Documents, chat_template: ChatTemplate
-) -> Supervised:
+def supervised(pipeline: Pipeline, documents: Documents, chat_template: ChatTemplate) -> Supervised:
     """Count targets by role: of every row where the dataset stores them, else of those drawn.
 
     Raises:
@@ -112,7 +110,7 @@ def supervised(
     if source is None:
         for one in documents.found:
             tally.add_document(one)
-        tally.found.source = f"the {documents.rows} rows that were drawn, as the collator makes them"
+        tally.found.source = f"the {documents.rows} rows that were drawn, as collated"
         return tally.found
     rows, columns, label = source
     done = reported = 0
@@ -133,9 +131,7 @@ Label = Callable[[Any], "Array"]
 """Returns which values of a block's ids are targets, as a mask."""
 
 
-def _source(
-    pipeline: Pipeline, documents: Documents
-) -> tuple[Rows, list[str], Label] | None:
+def _source(pipeline: Pipeline, documents: Documents) -> tuple[Rows, list[str], Label] | None:
     """Return the rows, the columns to read and how; None where the collator alone knows."""
     drawn = [one for one in documents.found if one.raw]
     if not drawn or len(drawn) < len(documents.found):
@@ -220,7 +216,9 @@ class _Tally:
 
         self._add(ids, counted, offsets, number)
 
-    def _add(self, ids: Array, counted: Array, offsets: Array, number: Callable[[int], int]) -> None:
+    def _add(
+        self, ids: Array, counted: Array, offsets: Array, number: Callable[[int], int]
+    ) -> None:
         import numpy
 
         found = self.found
