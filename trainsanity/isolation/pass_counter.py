@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from trainsanity.isolation.time_limit import deferred
+
 
 @dataclass
 class Passes:
@@ -56,17 +58,23 @@ def counted(model: Any) -> Iterator[Passes]:
 
         return counting
 
-    handles = [model.register_forward_pre_hook(forward), register_optimizer_step_pre_hook(step)]
+    handles: list[Any] = []
     backward, grad = torch.autograd.backward, torch.autograd.grad
-    torch.autograd.backward, torch.autograd.grad = outermost(backward), outermost(grad)
     cuda = torch.cuda.is_initialized()
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
     try:
+        with deferred():
+            handles += [
+                model.register_forward_pre_hook(forward),
+                register_optimizer_step_pre_hook(step),
+            ]
+            torch.autograd.backward, torch.autograd.grad = outermost(backward), outermost(grad)
+        if cuda:
+            torch.cuda.reset_peak_memory_stats()
         yield seen
     finally:
-        if cuda:
-            seen.peak_bytes = torch.cuda.max_memory_allocated()
-        torch.autograd.backward, torch.autograd.grad = backward, grad
-        for handle in handles:
-            handle.remove()
+        with deferred():
+            if cuda:
+                seen.peak_bytes = torch.cuda.max_memory_allocated()
+            torch.autograd.backward, torch.autograd.grad = backward, grad
+            for handle in handles:
+                handle.remove()

@@ -164,53 +164,43 @@ def _backend(tokenizer: Any) -> Undo:
 def _attributes(obj: Any) -> Undo:
     """Return the undo step of an object's attributes.
 
-    Plain containers are restored from a copy, other objects by reference.
+    Plain containers are refilled from a copy, other objects are restored by reference.
     """
-    before = {name: _copied(value) for name, value in vars(obj).items()}
-    references = dict(vars(obj))
+    attributes = vars(obj)
+    (_, before), *inner = _copies(attributes)
 
     def restore() -> None:
-        now = vars(obj)
-        for name in [name for name in now if name not in before]:
-            del now[name]
-        for name, value in references.items():
-            now[name] = value
-            if before[name] is not value:
-                _refill(value, before[name])
+        # Never empty, as a container is for a moment: other threads may look at the object.
+        for name in [name for name in attributes if name not in before]:
+            del attributes[name]
+        attributes.update(before)
+        for container, held in inner:
+            _refill(container, held)
 
     return restore
 
 
-CONTAINERS = (list, dict, set, collections.defaultdict, collections.deque)
+CONTAINERS = frozenset({list, dict, set, collections.defaultdict, collections.deque})
 
 
-def _copied(value: Any) -> Any:
-    """Copy a container, and the containers that a dictionary holds, as TRL's lists of metrics."""
-    if isinstance(value, dict) and type(value) in CONTAINERS:
-        made = copy.copy(value)
-        for name, one in value.items():
-            made[name] = _copied(one)
-        return made
-    return copy.copy(value) if type(value) in CONTAINERS else value
+def _copies(container: Any, above: tuple[int, ...] = ()) -> Iterator[tuple[Any, Any]]:
+    """Yield a container with its copy, and so each that a dictionary holds, as TRL's metrics.
+
+    A copy holds the same objects: nested containers keep their identity and are refilled by their
+    own copy.  A tokenizer's vocabulary has 150,000 entries, so nothing is called for each.
+    """
+    yield container, copy.copy(container)
+    if isinstance(container, dict) and not CONTAINERS.isdisjoint(map(type, container.values())):
+        for one in container.values():
+            if type(one) in CONTAINERS and id(one) not in above:
+                yield from _copies(one, (*above, id(container)))
 
 
 def _refill(container: Any, before: Any) -> None:
-    if isinstance(container, list):
-        container[:] = before
-    elif isinstance(container, collections.deque):
-        container.clear()
+    container.clear()
+    if isinstance(container, (list, collections.deque)):
         container.extend(before)
-    elif isinstance(container, dict):
-        held = dict(container)
-        container.clear()
-        for name, one in before.items():
-            container[name] = one
-            # The same objects as before: others may hold them.
-            if name in held and type(one) in CONTAINERS and type(held[name]) is type(one):
-                _refill(held[name], one)
-                container[name] = held[name]
     else:
-        container.clear()
         container.update(before)
 
 
@@ -218,11 +208,11 @@ def _accelerate_globals() -> Undo:
     from accelerate.state import GradientState
 
     shared = GradientState._shared_state
-    before = {name: _copied(value) for name, value in shared.items()}
+    before = [*_copies(shared)]
 
     def restore() -> None:
-        shared.clear()
-        shared.update(before)
+        for container, held in before:
+            _refill(container, held)
 
     return restore
 

@@ -32,8 +32,8 @@ AGAIN = 5.0
 stderr = 2
 """The file descriptor of the last message; under pytest ``sys.stderr`` has another one."""
 
-_deferring: list[None] = []
-"""Not empty while timeouts are deferred."""
+_deferring: list[bool] = []
+"""Not empty while timeouts are deferred; the first says whether one came meanwhile."""
 
 
 class TimedOut(Exception):
@@ -76,6 +76,7 @@ def limited(seconds: float | None, who: str) -> Iterator[None]:
     def stop(_number: int, _frame: object) -> None:
         if not _deferring:
             raise _Stop
+        _deferring[0] = True
 
     last_resort = threading.Timer(seconds + GRACE, _give_up, (who, seconds))
     last_resort.daemon = True
@@ -130,12 +131,14 @@ def _rearmed_if_swallowed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Defer the timeout while state is restored."""
-    _deferring.append(None)
+    """Defer the timeout while state is restored; one that came meanwhile comes soon after."""
+    _deferring.append(False)
     try:
         yield
     finally:
-        _deferring.pop()
+        came = _deferring.pop()
+        if came and not _deferring:
+            signal.setitimer(signal.ITIMER_REAL, SOON, AGAIN)
 
 
 def _give_up(who: str, seconds: float) -> None:

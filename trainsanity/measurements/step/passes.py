@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from trainsanity.isolation.time_limit import deferred
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -86,15 +88,18 @@ def passes_seen() -> Iterator[list[Pass]]:
             graded = torch.is_grad_enabled() and _first_float(output).requires_grad
             seen.append(Pass(inner(module), ids.detach().cpu(), values, graded))
 
-    handles = [
-        register_module_forward_pre_hook(before),
-        register_module_forward_hook(after, with_kwargs=True),
-    ]
+    handles: list[Any] = []
     try:
+        with deferred():
+            handles += [
+                register_module_forward_pre_hook(before),
+                register_module_forward_hook(after, with_kwargs=True),
+            ]
         yield seen
     finally:
-        for handle in handles:
-            handle.remove()
+        with deferred():
+            for handle in handles:
+                handle.remove()
 
 
 def _first_float(output: Any) -> Any:
