@@ -204,6 +204,7 @@ def run(
         dict(session.measurements.passes),
         unasked=tuple(check for check in every if check.name not in asked),
         command=pipeline.command,
+        library_warnings=tuple(pipeline.library_warnings),
     )
 
 

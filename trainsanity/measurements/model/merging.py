@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.engine.store import measurement
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import Batch, quiet
+from trainsanity.measurements.batches.special_tokens import align_special_tokens
 from trainsanity.measurements.model.adapters import Adapters, base_weight, is_tuner
 from trainsanity.measurements.model.placement import not_in_memory
 from trainsanity.types import Cost, Skip
@@ -69,6 +70,7 @@ def merged(pipeline: Pipeline, adapters: Adapters, batch: Batch) -> Merged:
     inputs = {name: value[:ROWS] for name, value in batch.micro_batches[0].inputs.items()
               if name in ("input_ids", "attention_mask", "token_type_ids")}  # fmt: skip
     with preserved(pipeline, weights=True), quiet(pipeline), torch.no_grad(), _unmerged(layers):
+        align_special_tokens(pipeline)  # a head that pools looks for PAD
         model.eval()
         before = _logits(model, inputs)
         generator = torch.Generator().manual_seed(0)
