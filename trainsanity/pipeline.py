@@ -92,9 +92,7 @@ class Pipeline:
                 refuse_undeclarable(name, value)
 
     @classmethod
-    def from_trainer(
-        cls, trainer: Any, notes: Sequence[str] = (), **declared: str | None
-    ) -> Pipeline:
+    def from_trainer(cls, trainer: Any, notes: Sequence[str] = (), **declared: Any) -> Pipeline:
         """Take the parts from a ``transformers.Trainer`` (or subclass) that has not trained yet.
 
         Args:

@@ -112,7 +112,7 @@ def _parts(one: Sequence_) -> RenderableType:
 
 
 def _text(part: Part) -> Text:
-    text = Text()
+    text = Text(end="")
     inside = False
     for run in part.runs:
         if run.counted != inside:
@@ -121,6 +121,8 @@ def _text(part: Part) -> Text:
         text.append(visible(run), STYLES.get((run.counted, run.special), ""))
     if inside:
         text.append(CLOSE, "green")
+    # What ends a message needs no line of its own.
+    text.rstrip()
     return text
 
 

@@ -58,12 +58,14 @@ class Message:
         role: ``user``, ``assistant`` or ``system``.
         start, stop: its content, without header and closer.
         end: where the next header begins, or the row ends.
+        header: where its own header begins.
     """
 
     role: str
     start: int
     stop: int
     end: int
+    header: int = 0
 
 
 @measurement(Cost.STATIC)
@@ -196,7 +198,7 @@ def messages_in(ids: Sequence[int], template: ChatTemplate, tokenizer: Any) -> l
         at += 1
     blank = _blank(tokenizer)
     found = []
-    for k, (role, _, begins) in enumerate(marks):
+    for k, (role, at, begins) in enumerate(marks):
         end = marks[k + 1][1] if k + 1 < len(marks) else len(ids)
         closers = [template.closers.get(role, ())]
         if role == ASSISTANT:
@@ -204,7 +206,7 @@ def messages_in(ids: Sequence[int], template: ChatTemplate, tokenizer: Any) -> l
         elif role == SYSTEM:  # it mostly ends as a user's does
             closers.append(template.closers.get(USER, ()))
         start, stop = _content(_closed(ids[begins:end], closers, template.special), closers, blank)
-        found.append(Message(role, begins + start, begins + stop, end))
+        found.append(Message(role, begins + start, begins + stop, end, at))
     return found
 
 

@@ -39,7 +39,8 @@ class Part:
     """A message, or what stands before or behind all of them.
 
     Attributes:
-        role: whose it is; ``prompt``, ``completion`` or ``text`` where no header says so.
+        role: whose it is; ``start`` is what stands before the first header, and ``prompt``,
+            ``completion`` or ``text`` what has none.
         runs: its tokens.
     """
 
@@ -200,15 +201,8 @@ class Writer:
     ) -> list[tuple[str, int, int]]:
         messages = messages_in(ids, self.template, self.tokenizer) if self.template.headers else []
         if messages:
-            # A header stands before its message's content, from where the last message ends.
-            starts = [0, *(message.end for message in messages[:-1])]
-            starts[0] = messages[0].start - len(self.template.headers[messages[0].role])
-            starts[0] = max(0, min(starts[0], messages[0].start))
-            before = [("text", 0, starts[0])]
-            return before + [
-                (message.role, start, message.end)
-                for message, start in zip(messages, starts, strict=True)
-            ]
+            before = [("start", 0, messages[0].header)]
+            return before + [(one.role, one.header, one.end) for one in messages]
         if answer is None:
             at = [t for t, one in enumerate(counted) if one]
             answer = at[0] if at and at[0] > 1 else 0

@@ -146,7 +146,8 @@ def _still(layer: Any, adapter: str) -> Iterator[str]:
     for one, other in PAIRS:
         sides = [getattr(layer, name, None) for name in (one, other)]
         if all(side is not None and adapter in side for side in sides):
-            weights = [getattr(side[adapter], "weight", side[adapter]) for side in sides]
+            parts = [side[adapter] for side in sides if side is not None]
+            weights = [getattr(part, "weight", part) for part in parts]
             if not any(w.is_meta or bool(w.detach().any()) for w in weights):
                 yield "has zeros on both sides"
 

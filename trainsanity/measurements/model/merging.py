@@ -91,11 +91,16 @@ def merged(pipeline: Pipeline, adapters: Adapters, batch: Batch) -> Merged:
             last_place = torch.finfo(weight.dtype).eps * weight.abs()
             weight.add_(normal(weight).sign() * last_place)
         rounded = _logits(model, inputs)
+
+    def apart(one: Any, other: Any) -> float:
+        return float((one - other).abs().max())
+
     return Merged(
-        *(float((a - b).abs().max())
-          for a, b in ((together, both), (rounded, together), (both, before))),
+        apart(together, both),
+        apart(rounded, together),
+        apart(both, before),
         float(both.abs().max()),
-    )  # fmt: skip
+    )
 
 
 class _unmerged:  # noqa: N801 - a context manager
