@@ -119,10 +119,16 @@ def _of_messages(pipeline: Pipeline, one: Document, template: ChatTemplate) -> I
     messages = messages_in(one.ids, template, pipeline.tokenizer)
     if not any(message.role == ASSISTANT for message in messages):
         return
+    decode = pipeline.tokenizer.decode
     for k, message in enumerate(messages):
         if one.cut and k in (0, len(messages) - 1):
             continue  # it may have lost an end
-        places = list(range(message.start, message.stop))
+        # Special tokens inside, as those around an empty thought, are the template's.
+        places = [
+            t
+            for t in range(message.start, message.stop)
+            if one.ids[t] not in template.special and decode([one.ids[t]]).strip()
+        ]
         yield f"the {message.role}'s", message.role == ASSISTANT, places
 
 

@@ -82,11 +82,13 @@ def adapter_base(pipeline: Pipeline, adapters: Adapters) -> AdapterBase:
                     break
         else:
             continue
-        if stored.shape != weight.shape:
+        if stored.shape != weight.shape or not weight.is_floating_point():
             continue
         compared += 1
-        own = weight.detach().to(device="cpu", dtype=stored.dtype)
-        if (far := float((own - stored).abs().max())) > 0:
+        # In the coarser of the two: rounding is no other model.
+        coarser = min(weight.dtype, stored.dtype, key=lambda dtype: dtype.itemsize)
+        own = weight.detach().cpu().to(coarser)
+        if (far := float((own - stored.to(coarser)).abs().max())) > 0:
             differ[plain] = far
     if not compared:
         raise Skip(f"no weight under the adapter has its name in the files of {named!r}")
@@ -161,6 +163,8 @@ def _known_before(folder: Path) -> dict[int, str] | None:
         vocabulary = document.get("model", {}).get("vocab", {})
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
+    if isinstance(vocabulary, list):  # Unigram: tokens with their scores
+        vocabulary = {str(entry[0]): i for i, entry in enumerate(vocabulary)}
     if isinstance(vocabulary, dict):
         # An ordinary token that was made a special one is not new.
         found |= {int(i): str(token) for token, i in vocabulary.items()}
