@@ -76,7 +76,11 @@ def listening(heard: list[LibraryWarning]) -> Iterator[Listener]:
         for name in ("warning", "warn", "error"):
             told = functools.partial(_log, listener)
             stack.enter_context(_replaced(logging.Logger, name, told))
-        yield listener
+        try:
+            yield listener
+        finally:
+            # A module that was imported meanwhile may hold on to the function that listens.
+            listener.paused = True
 
 
 def _forget_what_was_said() -> None:
