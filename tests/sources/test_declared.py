@@ -44,7 +44,7 @@ def focal_of_pairs() -> Any:
 
 
 def judged(objective: str | None) -> dict[str, Status]:
-    spec = PipelineSpec("focal", focal_of_pairs, objective=objective)
+    spec = PipelineSpec("focal", focal_of_pairs, declared={"objective": objective})
     with spec.built() as pipeline:
         report = run(pipeline, registry().select(JUDGES))
     return {result.check.name: result.status for result in report.results} | {
@@ -93,7 +93,7 @@ def test_the_function_is_asked_before_the_settings(tmp_path: Path, monkeypatch):
 
     def objective(name: str) -> str | None:
         target = f"declares_objectives:{name}"
-        return spec_of(target, objective=SINGLE_LABEL).make().objective
+        return spec_of(target, declared={"objective": SINGLE_LABEL}).make().objective
 
     assert objective("declares") == CUSTOM
     assert objective("silent") == SINGLE_LABEL

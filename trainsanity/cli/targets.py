@@ -9,7 +9,7 @@ import click
 from trainsanity.cli.base import Command
 from trainsanity.engine.registry import registry
 from trainsanity.errors import UsageError
-from trainsanity.sources.config import configuration
+from trainsanity.sources.config import configuration, declared_in
 from trainsanity.sources.factory import Source, sources_of
 
 
@@ -56,4 +56,4 @@ def sources_for(targets: Sequence[str], arguments: Sequence[str]) -> list[Source
             "no pipeline to judge: give pkg.module:factory or a script, or name some under "
             "pipelines in [tool.trainsanity] of pyproject.toml"
         )
-    return sources_of(chosen, arguments, expected, table.get("objective"))
+    return sources_of(chosen, arguments, expected, declared_in(table))

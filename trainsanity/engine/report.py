@@ -11,6 +11,7 @@ from trainsanity.errors import ExitCode
 from trainsanity.types import RAN, Check, Cost, Judges, Result, Status
 
 if TYPE_CHECKING:
+    from trainsanity.isolation.library_warnings import LibraryWarning
     from trainsanity.isolation.pass_counter import Passes
 
 
@@ -51,6 +52,8 @@ class Report:
     """Checks that exist but were not selected."""
     command: tuple[str, ...] = ()
     """As in ``Pipeline``."""
+    library_warnings: tuple[LibraryWarning, ...] = ()
+    """What the libraries warned of while the pipeline was built and stepped."""
     of_a_log: bool = False
     """Nothing but the log of the run was seen."""
     policy: Policy = Policy()

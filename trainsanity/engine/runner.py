@@ -205,6 +205,7 @@ def run(
         unasked=tuple(check for check in every if check.name not in asked),
         command=pipeline.command,
         objective=session.recognition | _confirmation(session),
+        library_warnings=tuple(pipeline.library_warnings),
     )
 
 

@@ -21,6 +21,7 @@ from trainsanity.report.words import (
     fields_of,
     headline,
     headlines,
+    library_warnings,
     objective,
     passes,
     rerun,
@@ -155,6 +156,7 @@ class _View:
             "unexpected": [self.result(r) for r in with_status(self.results, Status.XPASS)],
             "ruled_out": self.ruled_out,
             "notes": notes,
+            "library_warnings": library_warnings(report),
             "where": [(name.replace("_", " "), _value(value)) for name, value in where.items()],
         }
 

@@ -17,6 +17,7 @@ from trainsanity.report.words import (
     fields_of,
     headline,
     headlines,
+    library_warnings,
     objective,
     pairs,
     passes,
@@ -94,6 +95,7 @@ class _Writer:
         self._explained()
         self._warnings()
         self._ruled_out()
+        self._library_warnings()
         self._table()
         self._environment()
 
@@ -167,6 +169,12 @@ class _Writer:
             for suspect, sentences in self.ruled_out.items()
             for number, sentence in enumerate(sentences)
         ]
+        fields(self.out, rows)
+
+    def _library_warnings(self) -> None:
+        rows = library_warnings(self.report)
+        if rows:
+            heading(self.out, "What the libraries warned of")
         fields(self.out, rows)
 
     def _table(self) -> None:

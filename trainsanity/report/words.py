@@ -235,6 +235,19 @@ def confidence_in(finding: Finding, report: Report) -> str:
     return report.diagnosis.confidence if finding is report.diagnosis.finding else ""
 
 
+WARNED = 5
+"""Warnings of libraries that a report shows; all of them stand in the JSON report."""
+
+
+def library_warnings(report: Report) -> list[tuple[str, str]]:
+    """Return what the libraries warned of, shortly; nothing that is about old names alone."""
+    told = [one for one in report.library_warnings if not one.of_age]
+    rows = [(one.library, clean(_short(one.text))) for one in told[:WARNED]]
+    if len(told) > WARNED:
+        rows.append(("", f"{len(told) - WARNED} more in the JSON report"))
+    return rows
+
+
 def value_text(value: Any) -> str:
     """Return a measured value as people write it: six digits, no braces around named numbers."""
     match json_value(value):

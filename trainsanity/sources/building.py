@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from trainsanity.engine.session import check_declared
 from trainsanity.errors import UsageError, first_line
 from trainsanity.isolation.fsdp import complete
-from trainsanity.pipeline import Pipeline
+from trainsanity.isolation.library_warnings import LibraryWarning, listening
+from trainsanity.pipeline import DECLARED, Pipeline, refuse_undeclarable
 from trainsanity.sources.patching import NewFolders
 
 T = TypeVar("T")
@@ -26,19 +27,19 @@ def from_trainer(trainer: Any, notes: Sequence[str] = ()) -> Pipeline:
     return Pipeline.from_trainer(trainer, notes)
 
 
-def declare(pipeline: Pipeline, *objectives: tuple[str | None, str]) -> None:
-    """Give a pipeline the first objective that the user declared, its own before these.
-
-    Args:
-        pipeline: which may have one of its own.
-        objectives: each with the place where it is declared.
+def declare(pipeline: Pipeline, *said: Mapping[str, str | None]) -> None:
+    """Set what the pipeline does not say itself; where several say it, the first counts.
 
     Raises:
-        UsageError: there is no such objective.
+        UsageError: a value is unknown.
     """
-    for name, where in ((pipeline.objective, "objective of the Pipeline"), *objectives):
-        check_declared(name, f"{pipeline.id}: {where}")
-        pipeline.objective = pipeline.objective or name
+    for name in DECLARED:
+        values = [getattr(pipeline, name), *(one.get(name) for one in said)]
+        value = next((value for value in values if value is not None), None)
+        if value is not None:
+            refuse_undeclarable(name, value)
+        setattr(pipeline, name, value)
+    check_declared(pipeline.objective, f"{pipeline.id}: objective")
 
 
 @dataclass(frozen=True)
@@ -48,21 +49,21 @@ class PipelineSpec:
     Attributes:
         id: the pipeline's name in reports and tests.
         build: takes nothing, returns a ``transformers.Trainer`` or a :class:`Pipeline`; its
-            attribute ``objective``, if it has one, declares the objective, as in :class:`Pipeline`.
+            attributes ``objective`` and ``supervise``, if it has them, declare these.
         marks: pytest marks, for example ``(pytest.mark.gpu,)``.
         expected_failures: check name to the reason why its failure is accepted here.
-        objective: the same where ``build`` has no such attribute.
         options: for the pipeline's own use.
         command: as in :class:`Pipeline`.
+        declared: settings such as ``objective``, for a pipeline and a factory without their own.
     """
 
     id: str
     build: Callable[[], Any]
     marks: tuple[Any, ...] = ()
     expected_failures: Mapping[str, str] = field(default_factory=dict)
-    objective: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     command: tuple[str, ...] = ()
+    declared: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, reason in self.expected_failures.items():
@@ -75,8 +76,10 @@ class PipelineSpec:
         Raises:
             UsageError: ``build`` raised, or returned neither a Trainer nor a Pipeline.
         """
+        heard: list[LibraryWarning] = []
         try:
-            built = self.build()
+            with listening(heard):
+                built = self.build()
         except (UsageError, KeyboardInterrupt):
             raise
         except BaseException as error:
@@ -95,8 +98,10 @@ class PipelineSpec:
             built = from_trainer(built)
         built.refuse_unusable_model()
         built.id, built.command = self.id, self.command
-        of_function = getattr(self.build, "objective", None)
-        declare(built, (of_function, "objective of the function"), (self.objective, "objective"))
+        built.library_warnings = heard
+        # A target's function is known only after it was imported, by the call above.
+        function = getattr(self.build, "__wrapped__", self.build)
+        declare(built, {name: getattr(function, name, None) for name in DECLARED}, self.declared)
         return built
 
     @contextlib.contextmanager

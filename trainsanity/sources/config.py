@@ -9,8 +9,9 @@ from typing import Any
 
 from trainsanity.engine.session import check_declared
 from trainsanity.errors import UsageError
+from trainsanity.pipeline import DECLARED, refuse_undeclarable
 
-OPTIONS = ("pipelines", "expected_failures", "objective", "warnings_as_errors")
+OPTIONS = ("pipelines", "expected_failures", "warnings_as_errors", *DECLARED)
 """The keys that ``[tool.trainsanity]`` may have."""
 
 
@@ -18,8 +19,9 @@ def configuration(start: Path | None = None) -> dict[str, Any]:
     """Return ``[tool.trainsanity]`` of the nearest pyproject.toml at or above ``start``.
 
     Returns:
-        ``pipelines`` (list of targets), ``expected_failures`` (check name to reason), ``objective``
-        (str) and ``warnings_as_errors`` (bool); an empty dict if there is no such table.
+        ``pipelines`` (list of targets), ``expected_failures`` (check name to reason),
+        ``warnings_as_errors`` (bool) and what is declared of the pipelines; an empty dict if there
+        is no such table.
 
     Raises:
         UsageError: the file cannot be read, or an entry is unknown or has the wrong type.
@@ -56,4 +58,11 @@ def configuration(start: Path | None = None) -> dict[str, Any]:
     check_declared(table.get("objective"), f"{path}: objective")
     if not isinstance(table.get("warnings_as_errors", False), bool):
         raise UsageError(f"{path}: warnings_as_errors must be true or false")
+    for name, value in declared_in(table).items():
+        refuse_undeclarable(name, value, f"{path}: ")
     return dict(table)
+
+
+def declared_in(table: dict[str, Any]) -> dict[str, str]:
+    """Return what the table declares of every pipeline that does not say otherwise."""
+    return {name: table[name] for name in DECLARED if name in table}

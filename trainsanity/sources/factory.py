@@ -36,7 +36,7 @@ def sources_of(
     targets: Sequence[str],
     arguments: Sequence[str],
     expected_failures: dict[str, str],
-    objective: str | None = None,
+    declared: Mapping[str, str] | None = None,
 ) -> list[Source]:
     """Return the sources that a command line names; nothing is built, and no script is run.
 
@@ -44,14 +44,14 @@ def sources_of(
         targets: ``pkg.module:factory``, any number of them, or one script.
         arguments: the script's own.
         expected_failures: as in :class:`Source`.
-        objective: of those that declare none themselves.
+        declared: as in :class:`PipelineSpec`.
 
     Raises:
         UsageError: a target is of neither form, or they do not go together.
     """
     scripts = [target for target in targets if _is_script(target)]
     if not scripts:
-        specs: list[Source] = [spec_of(target, expected_failures, objective) for target in targets]
+        specs: list[Source] = [spec_of(target, expected_failures, declared) for target in targets]
         if arguments:
             raise UsageError(
                 f"{' '.join(arguments)!r} after -- goes to no script: {targets[0]} is a function, "
@@ -67,7 +67,7 @@ def sources_of(
         )
     if not Path(script).exists():
         raise UsageError(f"there is no file {script!r} below {os.getcwd()}")
-    return [Script(script, tuple(arguments), expected_failures, objective)]
+    return [Script(script, tuple(arguments), expected_failures, declared or {})]
 
 
 def _is_script(target: str) -> bool:
@@ -75,23 +75,10 @@ def _is_script(target: str) -> bool:
     return target.endswith(".py") or (":" not in target and Path(target).is_file())
 
 
-class _Late:
-    """A factory by its name: imported only when it is called, so that collecting stays cheap."""
-
-    def __init__(self, module: str, factory: str) -> None:
-        self._names = module, factory
-
-    def __call__(self) -> Any:
-        return _factory(*self._names)()
-
-    @property
-    def objective(self) -> Any:
-        """What the function declares."""
-        return getattr(_factory(*self._names), "objective", None)
-
-
 def spec_of(
-    target: str, expected_failures: dict[str, str] | None = None, objective: str | None = None
+    target: str,
+    expected_failures: dict[str, str] | None = None,
+    declared: Mapping[str, str] | None = None,
 ) -> PipelineSpec:
     """Return the spec for ``pkg.module:factory``; its module is imported when it is built.
 
@@ -109,12 +96,18 @@ def spec_of(
             f"{target!r} names no pipeline: give pkg.module:factory, a function that takes "
             "nothing and returns a Trainer"
         )
+
+    def build() -> Any:
+        # Imported only when the pipeline is built, so that collecting tests stays cheap.
+        vars(build)["__wrapped__"] = found = _factory(module, factory)
+        return found()
+
     return PipelineSpec(
         target,
-        _Late(module, factory),
+        build,
         expected_failures=expected_failures or {},
-        objective=objective,
         command=(target,),
+        declared=declared or {},
     )
 
 

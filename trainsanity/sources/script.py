@@ -20,6 +20,7 @@ from types import CodeType, FrameType, ModuleType
 from typing import Any, Generic, TypeVar
 
 from trainsanity.errors import UsageError, first_line
+from trainsanity.isolation.library_warnings import LibraryWarning, Listener, listening
 from trainsanity.pipeline import Pipeline
 from trainsanity.sources.building import declare, from_trainer
 from trainsanity.sources.patching import TRAINER, NewFolders, patched
@@ -53,13 +54,13 @@ class Script:
         path: as the user gave it.
         arguments: what follows ``--`` on the command line.
         expected_failures: check name to the reason why its failure is accepted here.
-        objective: what the user declares the loss to be, as in :class:`Pipeline`.
+        declared: settings such as ``supervise``, as in ``PipelineSpec``.
     """
 
     path: str
     arguments: tuple[str, ...] = ()
     expected_failures: Mapping[str, str] = field(default_factory=dict)
-    objective: str | None = None
+    declared: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -70,7 +71,7 @@ class Script:
         """Return what ``judge`` returns for the pipeline; see :func:`judge_script`."""
 
         def declared(pipeline: Pipeline) -> T:
-            declare(pipeline, (self.objective, "objective"))
+            declare(pipeline, self.declared)
             return judge(pipeline)
 
         return judge_script(self.path, self.arguments, declared)
@@ -170,12 +171,15 @@ class _Visit(Generic[T]):
         self.judging = self.over = False
         self._ends = 0
         self._value: list[T] = []
+        self._heard: list[LibraryWarning] = []
+        self._listener: Listener | None = None
         self._error: BaseException | None = None
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Patch the methods of Trainer, and those that save."""
         with contextlib.ExitStack() as stack:
+            self._listener = stack.enter_context(listening(self._heard))
             for home, methods in SAVES.items():
                 stack.enter_context(patched(home, dict.fromkeys(methods, self._silent)))
             stack.enter_context(patched(TRAINER, dict.fromkeys(ENDS, self._ending)))
@@ -230,6 +234,10 @@ class _Visit(Generic[T]):
         notes = ["the script resumes from a checkpoint; judged are the weights before that"]
         pipeline = from_trainer(trainer, notes if resumes else ())
         pipeline.id, pipeline.command = self.path, (self.path, *self.arguments)
+        pipeline.library_warnings = self._heard
+        if self._listener is not None:
+            # What measurements provoke is not the script's.
+            self._listener.paused = True
         return pipeline
 
     def _ending(self, original: Callable[..., Any]) -> Callable[..., Any]:

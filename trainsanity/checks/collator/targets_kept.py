@@ -100,6 +100,8 @@ def _dropped_rows(rows: Rows, made: Made, column: str | None) -> str | None:
 
 
 def _dropped(one: Labelled, language: bool, end: int | None) -> str | None:
+    if one.own is None and all(label == IGNORED for label in one.got):
+        return None  # no response key in this piece of a row: collator.rows_have_targets' matter
     left_out = _left_out(one.row)
     for t, label in enumerate(one.got):
         if label != IGNORED or t in left_out or (language and t in one.starts):

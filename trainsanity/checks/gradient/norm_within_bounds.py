@@ -67,6 +67,8 @@ def norm_within_bounds(
             "FSDP2 adds up the processes' gradients as they come: those of one micro-batch, which "
             "bound the norm from above, are not seen"
         )
+    if not any(parameter.trainable for parameter in recording.update.parameters):
+        raise Skip("nothing is trainable, and no gradient has a norm")
     eps = rounding_of_norms(step, pipeline)
     high = norm_at_most(step, reference(pipeline, step))
     if math.isinf(high) and all(math.isfinite(one.backward_loss) for one in step.micro_steps):

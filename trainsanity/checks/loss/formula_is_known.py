@@ -49,7 +49,7 @@ def formula_is_known(pipeline: Pipeline, confirmed: Confirmed) -> Iterator[Measu
 
     How to fix: the finding names the mistake. For a loss that is meant, declare it:
     objective = "custom" under [tool.trainsanity] in pyproject.toml, as an attribute of the function
-    that builds the Trainer (build.objective = "custom"), or as an argument of PipelineSpec,
+    that builds the Trainer (build.objective = "custom"), or as an argument of
     Pipeline.from_trainer or Pipeline.from_loop.
 
     Known false alarms: a loss of its own that has the value of a mistake by chance; it would have

@@ -53,8 +53,10 @@ def truncation_spares_ends(pipeline: Pipeline, scan: Scan) -> Iterator[Measured 
     shorter = (train.lengths > 0) & ~capped
     share = f"{capped.mean():.2%} of {train.counted} have the greatest length, {train.longest}"
     found, closing = [], _closing(pipeline)
+    # Blocks of one stream are cut where they are full; its last one ends where the stream does.
+    blocks = _wrapped(pipeline) or int(shorter.sum()) == 1 < int(capped.sum())
     for side, ids in (("begin", train.first), ("end", train.last)):
-        if ids is None or not shorter.any():
+        if ids is None or not shorter.any() or blocks:
             continue
         shared = int(ids[shorter][0])
         if shared not in closing or not (ids[shorter] == shared).all():
@@ -80,6 +82,13 @@ def truncation_spares_ends(pipeline: Pipeline, scan: Scan) -> Iterator[Measured 
                 "or let the tokenizer do it: tokenizer(text, truncation=True, max_length=...)",
             )
     yield Measured("; ".join([share, *found]), round(float(capped.mean()), 6))
+
+
+def _wrapped(pipeline: Pipeline) -> bool:
+    """Return whether TRL wraps the rows: it ends a stream of blocks with each batch of `map`."""
+    args = pipeline.args
+    packs = getattr(args, "packing", False)
+    return bool(packs) and getattr(args, "packing_strategy", None) == "wrapped"
 
 
 def _closing(pipeline: Pipeline) -> set[int]:
