@@ -399,6 +399,7 @@ def _sentence_pairs(count: int, seed: int) -> tuple[list[str], list[str], list[i
 def sentence_transformers() -> Any:
     """An encoder of sentences by in-batch negatives, sentence-transformers' Trainer."""
     import sentence_transformers as st
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
     # Of a plain encoder it makes one that takes the mean of its tokens.
     model = st.SentenceTransformer(_bert_folder("BertModel"), device="cpu")
@@ -412,7 +413,7 @@ def sentence_transformers() -> Any:
         args=_sentence_arguments(st.SentenceTransformerTrainingArguments),
         train_dataset=rows(ROWS, 0),
         eval_dataset=rows(HELD_OUT, 9),
-        loss=st.losses.MultipleNegativesRankingLoss(model),
+        loss=MultipleNegativesRankingLoss(model),
     )
 
 
