@@ -21,6 +21,9 @@ from trainsanity.types import Cost, Skip
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
+ASKED = ("prompt", "completion")
+"""What the names of columns hold where rows are questions with answers."""
+
 MOST = 64
 """Rows that are shown at the most."""
 
@@ -51,10 +54,13 @@ def shown_answers(pipeline: Pipeline, chat_template: ChatTemplate) -> Conversati
     """Write prompts with their completions, or prompts alone, of the first batches.
 
     Raises:
-        Skip: there is no tokenizer, or the batches hold no ids.
+        Skip: there is no tokenizer, or rows and batches hold no prompts and completions.
     """
     if pipeline.tokenizer is None:
         raise Skip("this pipeline has no tokenizer")
+    columns = getattr(pipeline.train_dataset, "column_names", None) or ()
+    if not any(word in name for name in columns for word in ASKED):
+        raise Skip("the rows hold no prompts and completions")
     writer = Writer(pipeline.tokenizer, chat_template)
     rows: list[Conversation] = []
     trainer = pipeline.trainer
