@@ -92,7 +92,7 @@ def _labelled(
 
 def _starts(where: Placement, i: int, made: Made) -> frozenset[int]:
     """Return where a row's documents begin: at its first token, and where positions restart."""
-    positions = made.get("position_ids")
+    positions: Any = made.get("position_ids")
     if getattr(positions, "shape", None) != made["input_ids"].shape:
         return frozenset({0})
     own = where.inside(positions[i].tolist())
