@@ -2,7 +2,8 @@
 
 ``python -m tests.coverage`` judges all kinds at the default cost, and those named on the command
 line alone otherwise; ``-j N`` judges several at once.  It writes ``table.json`` beside this file,
-so that a verdict that is lost shows in a diff.
+so that a verdict that is lost shows in a diff.  What lies below its floor stands under ``below``
+with its number, by hand: it may not fall further, and the entry goes when the floor is reached.
 """
 
 from __future__ import annotations

@@ -92,8 +92,8 @@ def _labelled(
 
 def _starts(where: Placement, i: int, made: Made) -> frozenset[int]:
     """Return where a row's documents begin: at its first token, and where positions restart."""
-    positions = made.get("position_ids")
-    if positions is None or getattr(positions, "shape", None) != made["input_ids"].shape:
+    positions: Any = made.get("position_ids")
+    if getattr(positions, "shape", None) != made["input_ids"].shape:
         return frozenset({0})
     own = where.inside(positions[i].tolist())
     return frozenset({0, *(t for t, position in enumerate(own) if not position)})

@@ -42,6 +42,8 @@ def pad_not_in_text(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Findi
     References: huggingface/transformers#23530, huggingface/trl#976.
     """
     scan.train.require_tokens()
+    if not scan.train.content.plain:
+        scan.train.require_one_sequence()  # the collator that joins them knows what it pads
     pad = pipeline.tokenizer.pad_token_id
     if pad is None:
         raise Skip("the tokenizer has no PAD")

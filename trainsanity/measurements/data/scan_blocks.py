@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.errors import UsageError
-from trainsanity.fields import PLAIN, TOKENS, Content
+from trainsanity.fields import PLAIN, Content
 from trainsanity.measurements.data.scan_content import gathered
 from trainsanity.measurements.data.scan_rows import Lists, places_of, row_of
 
@@ -55,7 +55,8 @@ class Block:
         mask = None
         if content.mask is not None and content.mask in batch.schema.names:
             mask, _ = gathered(batch, replace(content, columns=(content.mask,)), name)
-        return cls(ids, mask, pad if content.role == TOKENS else None, reach)
+        # Columns that a collator joins are no padded rows, whatever ids they end with.
+        return cls(ids, mask, pad if content.plain else None, reach)
 
     @cached_property
     def highest(self) -> tuple[int, bool]:
