@@ -8,7 +8,7 @@ from trainsanity.checks._splits import rows_finding
 from trainsanity.engine.registry import check
 from trainsanity.measurements.data.scan import Scan
 from trainsanity.measurements.data.scan_repeats import Repeats
-from trainsanity.types import Finding, Measured
+from trainsanity.types import Finding, Measured, Severity
 
 
 @check(
@@ -27,12 +27,15 @@ def no_duplicates(scan: Scan, repeats: Repeats) -> Iterator[Measured | Finding]:
     fast; a file that was read twice silently doubles the epochs.
 
     How it is measured: exact up to equal 128-bit hashes.  Rows that agree in length and in a few
-    ids at fixed distances are hashed whole; rows with equal hashes are the same.
+    ids at fixed distances are hashed whole; rows with equal hashes are the same.  A failure where
+    most copies follow one another as the rows do that they equal, which only a source that was
+    read twice does, or where every row is there twice; a warning otherwise: texts recur, and rare
+    classes are repeated on purpose.
 
     How to fix: ``pandas.DataFrame.drop_duplicates`` on the texts, or look for a file that was read
     twice.
 
-    Known false alarms: rows repeated on purpose, to weigh them.  Name the check in
+    Known false alarms: a whole source repeated on purpose, to weigh it.  Name the check in
     expected_failures with that reason.
 
     References: read: datasets.concatenate_datasets, which keeps what is in both.
@@ -40,14 +43,19 @@ def no_duplicates(scan: Scan, repeats: Repeats) -> Iterator[Measured | Finding]:
     train = scan.train
     if repeats.first_copy is not None:
         later, earlier = repeats.first_copy
+        # More than half of what the copies are, or of what the rows are: most of them.
+        twice = 2 * repeats.in_order > repeats.copies or 2 * repeats.copies >= len(train.rows)
         yield rows_finding(
             train,
             repeats.copies,
             later,
             f"repeat an earlier one: row {train.rows.number(later)} is row "
             f"{train.rows.number(earlier)} again",
-            cause="a source that was read twice, or texts that recur",
+            cause="a source was read twice"
+            if twice
+            else "texts recur, or rows are repeated to weigh them",
             fix="drop duplicates before tokenizing",
+            severity=Severity.FAILURE if twice else Severity.WARNING,
         )
     yield Measured(
         f"{repeats.copies:,} of {train.counted} repeat an earlier one", repeats.copies, 0

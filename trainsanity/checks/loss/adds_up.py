@@ -49,7 +49,7 @@ def adds_up(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fin
     """
     seen = recording.rearranged
     if seen.reason or len(seen.alone) < 2:
-        raise Skip(seen.reason or "the micro-batch has one row")
+        raise Skip(seen.reason or seen.drawn or "the micro-batch has one row")
     if not all(map(math.isfinite, [*seen.alone, seen.together])):
         raise Skip("a row alone has no loss: it has no target, or the loss needs several rows")
     low, high, count = min(seen.alone), max(seen.alone), len(seen.alone)

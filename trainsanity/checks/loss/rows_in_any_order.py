@@ -42,7 +42,9 @@ def rows_in_any_order(recording: Recording) -> Iterator[Measured | Finding]:
     """
     seen = recording.rearranged
     if seen.reason or math.isnan(seen.turned):
-        raise Skip(seen.reason or "the micro-batch has no 8 rows, or a multiple, to turn")
+        raise Skip(
+            seen.reason or seen.drawn or "the micro-batch has no 8 rows, or a multiple, to turn"
+        )
     difference = abs(seen.turned - seen.loss)
     allowed = (MARGIN * seen.eps + REDUCTIONS) * max(abs(seen.loss), 1.0)
     if not within(difference, allowed):

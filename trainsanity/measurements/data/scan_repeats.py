@@ -35,6 +35,7 @@ class Repeats:
     Attributes:
         copies: training rows that equal an earlier one, label included.
         first_copy: the places of the first of them and of the earlier one, or None.
+        in_order: how many of them stand behind another as the rows that they equal do.
         contradictions: training rows whose label is not the most frequent one of the rows with
             the same ids: what no function of the ids can get right.
         first_contradiction: places of two rows with the same ids and different labels, or None.
@@ -43,6 +44,7 @@ class Repeats:
 
     copies: int
     first_copy: tuple[int, int] | None
+    in_order: int
     contradictions: int
     first_contradiction: tuple[int, int] | None
     leaks: dict[str, Leak]
@@ -61,12 +63,12 @@ def repeats(scan: Scan) -> Repeats:
     _, groups = numpy.unique(hashes, return_inverse=True)
     ends = numpy.cumsum([len(where) for where in places])[:-1]
     train, *evals = numpy.split(groups.reshape(-1), ends)
-    copies, first_copy, contradictions, first_contradiction = _within(scan.train, places[0], train)
+    within = _within(scan.train, places[0], train)
     leaks = {
         split.name: _leak(places[0], train, where, part)
         for split, where, part in zip(splits[1:], places[1:], evals, strict=True)
     }
-    return Repeats(copies, first_copy, contradictions, first_contradiction, leaks)
+    return Repeats(*within, leaks)
 
 
 def _candidates(splits: tuple[Split, ...]) -> list[Array]:
@@ -121,7 +123,7 @@ def _hashes(split: Split, places: Array) -> Array:
 
 def _within(
     train: Split, places: Array, groups: Array
-) -> tuple[int, tuple[int, int] | None, int, tuple[int, int] | None]:
+) -> tuple[int, tuple[int, int] | None, int, int, tuple[int, int] | None]:
     import numpy
 
     labels = train.labels.codes if train.labels is not None and len(places) else None
@@ -135,16 +137,28 @@ def _within(
     sizes = numpy.diff(numpy.append(starts, len(places)))
     run_groups = groups[starts]
     if not len(starts):
-        return 0, None, 0, None
+        return 0, None, 0, 0, None
     begins = numpy.flatnonzero(numpy.concatenate([[True], run_groups[1:] != run_groups[:-1]]))
     most = numpy.maximum.reduceat(sizes, begins)
     wrong = int(sizes.sum() - most.sum())
     return (
         int(copied.sum()),
         _pair(places, copied),
+        _in_order(places, starts, sizes),
         wrong,
         _pair(places, same & ~copied),
     )
+
+
+def _in_order(places: Array, starts: Array, sizes: Array) -> int:
+    """Count copies whose place and whose original's place are each one more than another's."""
+    import numpy
+
+    later = numpy.delete(places, starts)
+    earlier = numpy.repeat(places[starts], sizes - 1)
+    order = numpy.lexsort((earlier, later))
+    steps = numpy.diff(later[order]), numpy.diff(earlier[order])
+    return int(((steps[0] == 1) & (steps[1] == 1)).sum())
 
 
 def _pair(places: Array, which: Array) -> tuple[int, int] | None:

@@ -37,6 +37,7 @@ class Rearranged:
         label: the labels' name in the batch.
         eps: unit in the last place of the coarsest dtype in use.
         reason: why it was not asked; empty if it was.
+        drawn: why other orders say nothing; empty if the loss is the same when asked again.
     """
 
     loss: float = math.nan
@@ -47,6 +48,7 @@ class Rearranged:
     label: str = ""
     eps: float = math.nan
     reason: str = ""
+    drawn: str = ""
 
 
 def rearrange(
@@ -75,11 +77,15 @@ def rearrange(
     try:
         with layers_in_eval(trainer), restored([trainer, trainer.state, trainer.control]):
             found.loss = _loss(trainer, inputs)
-            order = turned(size)
-            if order is not None:
+            again, order = _loss(trainer, inputs), turned(size)
+            # A function of dropout knows nothing of eval mode.
+            drawn = again != found.loss and not math.isnan(again)
+            if drawn:
+                found.drawn = f"the loss is {found.loss:.6g} and then {again:.6g}: it is drawn"
+            if order is not None and not drawn:
                 found.turned = _loss(trainer, _picked(inputs, size, order))
             # A batch that brings its own count of items is a part of a mean, whatever its rows.
-            if size > 1 and "num_items_in_batch" not in inputs:
+            if size > 1 and not drawn and "num_items_in_batch" not in inputs:
                 _ask_alone(trainer, inputs, size, found)
         found.label = next((name for name in _label_names(trainer) if name in inputs), "")
         if found.label and (swapped := exchanged(inputs[found.label])) is not None:
