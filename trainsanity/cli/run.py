@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trainsanity.cli.base import words
-from trainsanity.cli.output import Output, OutputFile, progress, stdout_is_stderr, write_text
+from trainsanity.cli.output import Output, OutputFile, progress, stdout_is_stderr, write, write_text
 from trainsanity.cli.targets import TargetCommand, sources_for
 from trainsanity.engine.registry import registry
 from trainsanity.engine.report import Policy, Report
@@ -22,11 +22,12 @@ from trainsanity.engine.store import catalogue
 from trainsanity.errors import ExitCode, UsageError
 from trainsanity.isolation import time_limit as limits
 from trainsanity.isolation.collectives import rank
+from trainsanity.report import screen
 from trainsanity.report.github import summary as markdown
 from trainsanity.report.github import workflow_commands
 from trainsanity.report.json import dumps
 from trainsanity.report.pictures import Picture, pictures_of
-from trainsanity.report.text import render
+from trainsanity.report.text import render as in_full
 from trainsanity.sources.config import configuration
 from trainsanity.sources.factory import Source
 from trainsanity.types import Check, Cost
@@ -52,6 +53,14 @@ if TYPE_CHECKING:
     help="The most that a check, and each measurement it needs, may take; one that takes longer "
     "is stopped and ends in an error, and the others run on.",
 )
+@click.option(
+    "--verbose",
+    "-v",
+    is_flag=True,
+    help="Write the whole report: every check, every number, what "
+    "is ruled out, where and how fast it was measured.",
+)
+@click.option("--quiet", "-q", is_flag=True, help="Write one line for each pipeline.")
 @click.option(
     "--strict",
     is_flag=True,
@@ -94,6 +103,8 @@ def run(  # noqa: PLR0917 - one parameter per option
     ignore: tuple[str, ...],
     max_cost: Cost | None,
     timeout: float | None,
+    verbose: bool,
+    quiet: bool,
     strict: bool,
     warnings_as_errors: bool | None,
     json_file: str | None,
@@ -119,6 +130,8 @@ def run(  # noqa: PLR0917 - one parameter per option
     if not checks:
         raise UsageError("--select, --ignore and --max-cost together leave no check to run")
     limits.checked(timeout, "--timeout")
+    if verbose and quiet:
+        raise UsageError("--verbose and --quiet contradict each other: give one of them")
     if warnings_as_errors is None:
         warnings_as_errors = configuration().get("warnings_as_errors", False)
     policy = Policy(strict=strict, warnings_as_errors=warnings_as_errors)
@@ -136,19 +149,23 @@ def run(  # noqa: PLR0917 - one parameter per option
         pictures.append(shown)
         if rank():  # all processes agree, and the first one reports
             continue
-        if len(reports) > 1:
+        if len(reports) > 1 and not quiet:
             output.text.write("\n")
+        render = _quiet if quiet else in_full if verbose else screen.render
         write_text(
             output.text,
-            lambda width, color, report=report: render(  # type: ignore[misc]
+            lambda width, color, report=report, render=render: render(  # type: ignore[misc]
                 report, width=width, color=color, debug=debug
             ),
         )
+    if len(reports) > 1 and not rank():
+        blank = "" if quiet else "\n"
+        write_text(output.text, lambda width, color: f"{blank}{screen.total(reports)}\n")
     code = ExitCode.worst(report.exit_code() for report in reports)
     if rank():
         return code
     if annotated or (annotated is None and os.environ.get("GITHUB_ACTIONS") == "true"):
-        output.text.writelines(f"{line}\n" for line in workflow_commands(reports))
+        write(output.text, "".join(f"{line}\n" for line in workflow_commands(reports)))
     if json_file is not None:
         output.json(dumps(reports))
     if page is not None:
@@ -158,6 +175,10 @@ def run(  # noqa: PLR0917 - one parameter per option
     if summary is not None:
         summary.write(markdown(reports))
     return code
+
+
+def _quiet(report: Report, **_: object) -> str:
+    return f"{screen.line(report)}\n"
 
 
 def _page_file(name: str) -> OutputFile:
