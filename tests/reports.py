@@ -119,8 +119,12 @@ INCIDENT = report(
     passed(PAD, "PAD 151643 is not EOS 151645"),
     passed(MASK, "10281 of 11776 positions are attended, the rows have 10281 tokens"),
     ended(ROWS, Status.ERROR, "the check raised KeyError: 'input_ids'", debug="Traceback: ...\n"),
-    ended(WIDTH, Status.BLOCKED, "TS302 collator.rows_recovered comes first: error",
-          blocked_by=ROWS.name),
+    ended(
+        WIDTH,
+        Status.BLOCKED,
+        "TS302 collator.rows_recovered comes first: error",
+        blocked_by=ROWS.name,
+    ),
     passed(POOLED, "48 of 48 rows are read at their last token"),
     failed(LOSS),
     Result(

@@ -118,22 +118,28 @@ def run(  # noqa: PLR0917 - one parameter per option
 
     TARGET is pkg.module:factory, a function that takes nothing and returns the Trainer that you
     would call train() on; modules are looked for in the current directory, too.  Or it is your
-    training script, which runs with the ARGUMENTs after -- until it calls Trainer.train(); the
-    checks take the place of that call, and the script ends there.  Without a TARGET, the pipelines
-    of [tool.trainsanity] in pyproject.toml are judged; its expected_failures always apply.
+    training script, which runs until it calls Trainer.train(); the checks take the place of that
+    call, and the script ends there.  The ARGUMENTs after -- are what either finds in sys.argv.
+    Without a TARGET, the pipelines of [tool.trainsanity] in pyproject.toml are judged, as in
+    pipelines = ["train.py -- --lr 1e-5"]; its expected_failures always apply.
 
     CHECKS are stages, names, codes or beginnings of codes, separated by commas; 'trainsanity list'
     shows them.
     """
     sources = sources_for(targets, arguments)
-    checks = registry().select(words("--select", select), words("--ignore", ignore), max_cost)
+    table = configuration()
+    # What the call names counts for itself: the file's choice of checks is not mixed into it.
+    chosen = words("--select", select) or table.get("select", [])
+    if max_cost is None and not select:
+        max_cost = table.get("max_cost")
+    checks = registry().select(chosen, words("--ignore", ignore), max_cost)
     if not checks:
         raise UsageError("--select, --ignore and --max-cost together leave no check to run")
-    limits.checked(timeout, "--timeout")
+    timeout = limits.checked(timeout, "--timeout") or table.get("timeout")
     if verbose and quiet:
         raise UsageError("--verbose and --quiet contradict each other: give one of them")
     if warnings_as_errors is None:
-        warnings_as_errors = configuration().get("warnings_as_errors", False)
+        warnings_as_errors = table.get("warnings_as_errors", False)
     policy = Policy(strict=strict, warnings_as_errors=warnings_as_errors)
     output = Output(json_file)
     page = None if html_file is None else _page_file(html_file)

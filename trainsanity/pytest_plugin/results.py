@@ -104,7 +104,6 @@ def properties(result: Result) -> list[tuple[str, object]]:
         "findings": json.dumps(findings) if findings else "",
         "cost": result.check.cost.name,
         "judges": result.check.judges,
-        "blocked_by": result.blocked_by,
         "rules_out": result.check.rules_out,
     }
     values = {key: json_value(value) for key, value in row.items()}

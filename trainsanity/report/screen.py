@@ -5,6 +5,7 @@ The whole report, with every number, is :mod:`trainsanity.report.text`.
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -35,6 +36,8 @@ LINES = 40
 """Lines that a report may take: a terminal of 100 columns on half of a laptop's screen has as many,
 and the prompt below it.  Verdict, stages and what is left out come first, so that the first failure
 is whole; what does not fit is counted, and the whole report has it."""
+
+NO_BREAK = "\N{NO-BREAK SPACE}"
 
 CUT = 180
 """Characters of a sentence where space is short: two lines."""
@@ -181,7 +184,12 @@ class _Screen:
         named = {
             "where": None if finding.where and finding.where in finding.headline else finding.where,
             "cause": finding.cause,
-            "how sure": confidence_in(finding, self.report),
+            # Of a cause that was concluded there is no more to say than "likely".
+            "how sure": (
+                confidence_in(finding, self.report)
+                if finding.candidates or not finding.cause
+                else ""
+            ),
             "fix": finding.fix,
         }
         wanted = [*named] if self.first else ["where", *self.detail.others]
@@ -223,7 +231,9 @@ class _Screen:
         if self.detail.stages:
             fields(self.out, rows)
         else:
-            self.out.print(Text(" · ".join(f"{name} {text}" for name, text in rows)))
+            words = [f"{name} {text}".replace(" ", NO_BREAK) for name, text in rows]
+            text = textwrap.fill(" · ".join(words), self.out.width).replace(NO_BREAK, " ")
+            self.out.print(Text(text))
 
     def _notes(self) -> Iterator[str]:
         notes = [str(note) for note in self.report.environment.get("notes") or ()]
