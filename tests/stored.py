@@ -1,4 +1,4 @@
-"""Reports that were written as JSON, read back: reporters are tested on what pipelines really say."""
+"""Reports written as JSON, read back: reporters are tested on what pipelines really say."""
 
 from __future__ import annotations
 

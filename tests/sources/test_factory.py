@@ -184,9 +184,9 @@ def test_a_factory_that_misses_its_arguments_is_told_where_they_go(
     (here / "m_misses.py").write_text(READS)
     # The caller's own are not the factory's: pytest's, or those of trainsanity run.
     monkeypatch.setattr(sys, "argv", ["pytest", "--lr", "7"])
-    with pytest.raises(UsageError, match="after --: trainsanity run m_misses:f -- ARG"):
-        with spec_of("m_misses:f").built():
-            pass
+    told = pytest.raises(UsageError, match="after --: trainsanity run m_misses:f -- ARG")
+    with told, spec_of("m_misses:f").built():
+        pass
 
 
 @pytest.mark.parametrize(

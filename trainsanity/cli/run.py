@@ -7,7 +7,7 @@ import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -128,13 +128,7 @@ def run(  # noqa: PLR0917 - one parameter per option
     """
     sources = sources_for(targets, arguments)
     table = configuration()
-    # What the call names counts for itself: the file's choice of checks is not mixed into it.
-    chosen = words("--select", select) or table.get("select", [])
-    if max_cost is None and not select:
-        max_cost = table.get("max_cost")
-    checks = registry().select(chosen, words("--ignore", ignore), max_cost)
-    if not checks:
-        raise UsageError("--select, --ignore and --max-cost together leave no check to run")
+    checks = _selected(table, select, ignore, max_cost)
     timeout = limits.checked(timeout, "--timeout") or table.get("timeout")
     if verbose and quiet:
         raise UsageError("--verbose and --quiet contradict each other: give one of them")
@@ -146,6 +140,7 @@ def run(  # noqa: PLR0917 - one parameter per option
     summary = (
         None if summary_file is None else OutputFile("--github-summary", summary_file, append=True)
     )
+    render = _in_a_line if quiet else in_full if verbose else screen.render
     reports: list[Report] = []
     pictures: list[Sequence[Picture]] = []
     for source in sources:
@@ -157,19 +152,17 @@ def run(  # noqa: PLR0917 - one parameter per option
             continue
         if len(reports) > 1 and not quiet:
             output.text.write("\n")
-        render = _quiet if quiet else in_full if verbose else screen.render
         write_text(
             output.text,
-            lambda width, color, report=report, render=render: render(  # type: ignore[misc]
+            lambda width, color, report=report: render(  # type: ignore[misc]
                 report, width=width, color=color, debug=debug
             ),
         )
-    if len(reports) > 1 and not rank():
-        blank = "" if quiet else "\n"
-        write_text(output.text, lambda width, color: f"{blank}{screen.total(reports)}\n")
     code = ExitCode.worst(report.exit_code() for report in reports)
     if rank():
         return code
+    if len(reports) > 1:
+        write(output.text, f"{'' if quiet else chr(10)}{screen.total(reports)}\n")
     if annotated or (annotated is None and os.environ.get("GITHUB_ACTIONS") == "true"):
         write(output.text, "".join(f"{line}\n" for line in workflow_commands(reports)))
     if json_file is not None:
@@ -183,7 +176,21 @@ def run(  # noqa: PLR0917 - one parameter per option
     return code
 
 
-def _quiet(report: Report, **_: object) -> str:
+def _selected(
+    table: dict[str, Any], select: Sequence[str], ignore: Sequence[str], max_cost: Cost | None
+) -> list[Check]:
+    """Return the checks that the call selects, or else the table."""
+    # What the call names counts for itself: the file's choice of checks is not mixed into it.
+    chosen = words("--select", select) or table.get("select", [])
+    if max_cost is None and not select:
+        max_cost = table.get("max_cost")
+    checks = registry().select(chosen, words("--ignore", ignore), max_cost)
+    if not checks:
+        raise UsageError("--select, --ignore and --max-cost together leave no check to run")
+    return checks
+
+
+def _in_a_line(report: Report, **_: object) -> str:
     return f"{screen.line(report)}\n"
 
 
