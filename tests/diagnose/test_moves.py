@@ -55,7 +55,7 @@ def test_a_run_that_diverges(losses: list[float]) -> None:
 
 
 def test_few_classes_tell_sooner() -> None:
-    losses = noisy(lambda k: 1.4 if k < 5 else 4.0)
+    losses = noisy(lambda k: 1.4 if k < 12 else 4.0)
     assert judged(log_of(losses)).status is Status.WARNING
     assert judged(log_of(losses), num_labels=4).status is Status.FAIL
 
@@ -73,7 +73,7 @@ def test_few_classes_tell_sooner() -> None:
         # Sums over many tokens are large, and fall.
         (noisy(lambda k: 2000 - 10 * k), {}),
         # A regression's loss has the scale of its labels.
-        ([4.0, 30.0, 25.0, *noisy(lambda k: 22.0, spread=0.3)], {"num_labels": 1}),
+        ([4.0, 30.0, 25.0, *noisy(lambda k: 22.0, spread=0.4)], {"num_labels": 1}),
         # Twelve times the loss is another question's finding.
         (noisy(lambda k: 68 - 0.5 * k), {"num_labels": 280}),
     ],

@@ -23,6 +23,10 @@ WORSE = 2
 """Times the first loss that a loss has to reach to have diverged.  A last resort: a model that
 forgets all it has learnt goes back to the first loss, and noise lies on both sides of that."""
 
+RESOLVED = 0.1
+"""Share of the loss that its noise may hide if it is to be said that it stands still.  A last
+resort: a fall that is smaller is no news, and a noise that hides a larger one tells nothing."""
+
 Mean = tuple[float, float]
 """Of some losses, with its standard error."""
 
@@ -40,7 +44,10 @@ def moves(case: Case) -> Iterator[Measured | Finding]:
     path = f"the loss goes from {before[0]:.4g} to {after[0]:.4g}"
     rate = "the peak learning rate" if case.learning_rate else "the highest rate in the log"
     progress = "how far the learning rate has come is not known"
-    still = abs(after[0] - before[0]) <= STANDARD_ERRORS * math.hypot(before[1], after[1])
+    away = _diverged(case, after, tail)
+    still = not away and abs(after[0] - before[0]) <= STANDARD_ERRORS * math.hypot(
+        before[1], after[1]
+    )
     if done is not None:
         progress = f"up to {where} the run amounts to {done:.2g} steps at {rate}"
         if done < AT_PEAK and still:
@@ -48,10 +55,10 @@ def moves(case: Case) -> Iterator[Measured | Finding]:
     knows_nothing = _still_uninformed(case, after)
     found = (
         _constant(case, where)
-        or _diverged(case, after, tail)
+        or away
         or _untaught(case, path, progress, after, where)
         or _rising(case, path, before, after)
-        or (_standing(case, path, progress, before, where) if still else None)
+        or (_standing(case, path, progress, (before, after), where) if still else None)
     )
     if found is not None:
         yield found
@@ -151,19 +158,23 @@ def _rising(case: Case, path: str, before: Mean, after: Mean) -> Finding | None:
     )
 
 
-def _standing(case: Case, path: str, progress: str, before: Mean, where: str) -> Finding | None:
+def _standing(
+    case: Case, path: str, progress: str, ends: tuple[Mean, Mean], where: str
+) -> Finding | None:
     """Return the warning if the loss has stayed within its noise for long enough to leave it."""
     step = case.step_of(case.log.last[-1])
     done = case.steps_at_peak if case.steps_at_peak is not None else step
     if done is None or done < AT_PEAK or case.log.count < 2 * TAIL:
         return None
-    if before[0] <= STANDARD_ERRORS * before[1]:  # a policy's loss is near 0 all the time
+    # A policy's loss is near 0 all the time, and lost in its noise.
+    before, after = ends
+    if STANDARD_ERRORS * math.hypot(before[1], after[1]) > RESOLVED * before[0]:
         return None
     return Finding(
         f"{path}: it stands still within its noise, although {progress}"
         if case.steps_at_peak is not None
         else f"{path}: it stands still within its noise for {done} steps",
-        observed=path,
+        observed=after[0],
         expected="a loss that falls",
         where=where,
         cause="weights that do not move (frozen, not in the optimizer, or bfloat16 at this rate), "

@@ -139,6 +139,7 @@ class Runner:
             if not error.first:
                 blocked = ended(Status.BLOCKED, str(error), _traceback(error))
                 return replace(blocked, blocked_by=self._broken.get(error.name))
+            self._broken[error.name] = check.name
             stopped_by = self._stopped_by()
             self._broken[error.name] = (stopped_by or check).name
             if stopped_by is None:
