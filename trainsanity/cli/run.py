@@ -27,6 +27,7 @@ from trainsanity.report.github import summary as markdown
 from trainsanity.report.github import workflow_commands
 from trainsanity.report.json import dumps
 from trainsanity.report.pictures import Picture, pictures_of
+from trainsanity.report.privacy import without_rows
 from trainsanity.report.text import render as in_full
 from trainsanity.sources.config import configuration
 from trainsanity.sources.factory import Source
@@ -59,6 +60,12 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Write the whole report: every check, every number, what "
     "is ruled out, where and how fast it was measured.",
+)
+@click.option(
+    "--no-rows",
+    is_flag=True,
+    help="Keep out of all reports what may come from rows of the data: "
+    "quotations, lists of ids, tracebacks, pictures of batches.",
 )
 @click.option("--quiet", "-q", is_flag=True, help="Write one line for each pipeline.")
 @click.option(
@@ -104,6 +111,7 @@ def run(  # noqa: PLR0917 - one parameter per option
     max_cost: Cost | None,
     timeout: float | None,
     verbose: bool,
+    no_rows: bool,
     quiet: bool,
     strict: bool,
     warnings_as_errors: bool | None,
@@ -144,8 +152,12 @@ def run(  # noqa: PLR0917 - one parameter per option
     reports: list[Report] = []
     pictures: list[Sequence[Picture]] = []
     for source in sources:
-        report, shown = _judge(source, checks, timeout, with_pictures=page is not None)
+        report, shown = _judge(
+            source, checks, timeout, with_pictures=page is not None and not no_rows
+        )
         report = replace(report, policy=policy)
+        if no_rows:
+            report = without_rows(report)
         reports.append(report)
         pictures.append(shown)
         if rank():  # all processes agree, and the first one reports
