@@ -21,13 +21,13 @@ ONE_OF_A_KIND = {
     *("language_model", "lora", "streaming", "gpt2", "bert", "answers_alone"),
     *("several_evals", "optimizer_of_the_user", "labels_by_the_collator"),
 }
-"""A control for each task and each kind of data; the others are judged by `tox -e matrix`."""
+"""A control for each task and each kind of data; the others are of the corpus."""
 
 
 @pytest.mark.parametrize(
     "control",
     [
-        pytest.param(one, id=name, marks=() if name in ONE_OF_A_KIND else pytest.mark.matrix)
+        pytest.param(one, id=name, marks=() if name in ONE_OF_A_KIND else pytest.mark.corpus)
         for name, one in CONTROLS.items()
     ],
 )

@@ -35,21 +35,21 @@ ALONE = {name: fault for name, fault in FAULTS.items() if fault.processes == 1}
 
 
 GATE = {"collator", "dataset", "gradient"}
-"""Stages whose faults the gate judges; those of the others take long: `tox -e matrix`."""
+"""Stages whose checks are shown to fail wherever the tests run; `.ci/run` shows it for all."""
 
 
-def matrix():
-    """The faults, those marked whose checks are all killed by an earlier one, too."""
+def faults():
+    """The faults, those marked for which others stand."""
     killed = set()
     for name, fault in ALONE.items():
         found = fault.caught_by | fault.warned_by
         gate = fault.stage in GATE and found - killed
-        marks = () if gate else (pytest.mark.matrix,)
+        marks = () if gate else (pytest.mark.corpus,)
         killed |= found
         yield pytest.param(fault, id=name, marks=marks)
 
 
-@pytest.mark.parametrize("fault", [*matrix()])
+@pytest.mark.parametrize("fault", [*faults()])
 def test_fault_kills_exactly(fault):
     # A process of its own builds it by this name.
     pipeline = PipelineSpec(fault.id, fault.build, command=(fault.command,)).make()

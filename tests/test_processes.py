@@ -78,6 +78,22 @@ def test_a_healthy_run_is_green(name, reports):
     assert_healthy(name, reports[name])
 
 
+def test_custom_training_loops_are_judged_by_all_processes_together():
+    """DistributedDataParallel averages gradients, others weights, and some count all tokens."""
+    healthy = ("averaged_now_and_then", "average_undone_for_tokens", "optimizer_in_shards")
+    summed = "fixtures.field.processes:gradients_summed"
+    targets = [f"fixtures.field.processes_healthy:{name}" for name in healthy]
+    *green, red = reported([*targets, summed], timeout=600)[0]
+    for report in green:
+        assert names(report, "fail", "error", "blocked", "abstain") == set()
+        assert by_name(report)["gradient.matches_autograd"]["status"] == "pass"
+        assert by_name(report)["loop.ranks_hold_equal_weights"]["status"] == "pass"
+    assert names(red, "fail") == {"gradient.head_closed_form"}
+    head = by_name(red)["gradient.head_closed_form"]
+    assert head["findings"][0]["factor"] == pytest.approx(2, rel=1e-3)
+    assert "world_size" in head["findings"][0]["cause"]
+
+
 def test_the_runs_that_several_processes_can_take_together():
     (report,), _ = reported([example("cheap")], "--select=loop")
     alone = {row["name"]: row["reason"] for row in report["results"] if row["status"] == "skip"}

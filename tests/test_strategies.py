@@ -55,6 +55,25 @@ def test_rows_that_cannot_be_cut_are_given_whole():
     assert all(row in ROWS for case in drawn(cases(ROWS, whole=True)) for row in case.rows)
 
 
+MARKED = [
+    {"input_ids": [1, 2, 3, 77, 4, 5, END], "attention_mask": [1] * 7},
+    {"input_ids": [6, 77, 8], "attention_mask": [1] * 3},
+]
+
+
+def test_pieces_keep_the_markers_that_a_collator_may_look_for():
+    for ragged in (True, False):
+        seen = drawn(cases(MARKED, end=END, markers={77}, ragged=ragged, max_length=7))
+        for case in seen:
+            assert ragged or len(set(lengths(case))) == 1
+            for row in case.rows:
+                assert row["input_ids"].count(77) == 1
+                # Something stands behind it that can be learnt.
+                assert row["input_ids"][-1] != 77
+                assert len(row["attention_mask"]) == len(row["input_ids"])
+        assert len({tuple(map(str, case.rows)) for case in seen}) > 5
+
+
 def test_rows_of_one_length_where_nothing_pads():
     assert all(len(set(lengths(case))) == 1 for case in drawn(cases(ROWS, ragged=False)))
 

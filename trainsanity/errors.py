@@ -22,8 +22,12 @@ class ExitCode(IntEnum):
 
     @classmethod
     def worst(cls, codes: Iterable[ExitCode]) -> ExitCode:
-        """Return one code for several pipelines: a failure outranks what is incomplete."""
-        return max(codes, key=(cls.OK, cls.INCOMPLETE, cls.FAILED).index)
+        """Return one code for several pipelines.
+
+        A failure outranks what is incomplete, and one that could not be judged at all outranks
+        both: whoever reads the code alone has to mend the call first.
+        """
+        return max(codes, key=(cls.OK, cls.INCOMPLETE, cls.FAILED, cls.USAGE).index)
 
 
 EXIT_CODES = {

@@ -10,9 +10,17 @@ from trainsanity.errors import UsageError, first_line
 from trainsanity.fields import is_indexable
 
 if TYPE_CHECKING:
-    pass
+    from trainsanity.isolation.library_warnings import LibraryWarning
 
 T = TypeVar("T")
+
+DECLARED: Mapping[str, tuple[str, ...] | None] = {
+    "objective": None,
+    "supervise": ("assistant", "completion", "all"),
+}
+"""What a user may declare of a pipeline, with the values that each setting takes: in
+``[tool.trainsanity]``, as an attribute of the factory, or of a :class:`Pipeline`.  The names of
+objectives are known to their registry alone."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +58,17 @@ class Pipeline:
         train_step: for a loop of one's own, what takes one optimizer step; see :meth:`from_loop`.
         optimizer, lr_scheduler: the loop's.
         optimizer_steps: how many optimizer steps are recorded.
+        objective: what the user declares the loss to be: the name of a known objective, or
+            ``custom`` for a loss of the user's own; None leaves it to be recognised.
         notes: sentences for the report's environment block, for example that the weights are
             random because the checkpoint could not be had.
+        supervise: which tokens of a language model's rows the user says are targets:
+            ``"assistant"``, ``"completion"`` or ``"all"``; None if nothing is said.
         id: what the reports call it.
         command: the words after ``trainsanity run`` that lead here again: the target, and then a
             script's own arguments.  Empty if only Python can.
+        library_warnings: what torch, transformers, peft, trl and accelerate warned of while the
+            pipeline was built, and while its first steps were recorded.
         progress: called with what is done, out of how much, and of what, during long looks.
         session: where :class:`trainsanity.engine.session.Session` keeps itself.
     """
@@ -70,9 +84,12 @@ class Pipeline:
     optimizer: Any = None
     lr_scheduler: Any = None
     optimizer_steps: int = 2
+    objective: str | None = None
     notes: Sequence[str] = ()
+    supervise: str | None = None
     id: str = "pipeline"
     command: tuple[str, ...] = ()
+    library_warnings: list[LibraryWarning] = field(default_factory=list)
     progress: Callable[[int, int, str], None] | None = None
     session: Any = field(default=None, init=False, repr=False)
 
@@ -81,9 +98,19 @@ class Pipeline:
         how = "a loop" if self.trainer is None else type(self.trainer).__name__
         return f"<Pipeline {self.id}: {type(self.model).__name__}, {how}>"
 
+    def __post_init__(self) -> None:
+        for name in DECLARED:
+            if (value := getattr(self, name)) is not None:
+                refuse_undeclarable(name, value)
+
     @classmethod
-    def from_trainer(cls, trainer: Any, notes: Sequence[str] = ()) -> Pipeline:
+    def from_trainer(cls, trainer: Any, notes: Sequence[str] = (), **declared: Any) -> Pipeline:
         """Take the parts from a ``transformers.Trainer`` (or subclass) that has not trained yet.
+
+        Args:
+            trainer: as in :class:`Pipeline`.
+            notes: likewise.
+            declared: settings such as ``supervise``; see :data:`DECLARED`.
 
         Raises:
             UsageError: it has no training data, or data that no step can be made of.
@@ -104,6 +131,7 @@ class Pipeline:
             args=trainer.args,
             trainer=trainer,
             notes=tuple(notes),
+            **declared,
         )
         pipeline.refuse_unusable_model()
         pipeline._refuse_unusable_data()
@@ -141,7 +169,7 @@ class Pipeline:
             eval_dataset: likewise.
             notes: likewise.
             arguments: fields of :class:`LoopArguments`; ``learning_rate`` is read from the
-                optimizer.
+                optimizer.  And settings such as ``supervise``; see :data:`DECLARED`.
 
         Raises:
             UsageError: ``train_step`` cannot be called, the optimizer is none, an argument is
@@ -159,6 +187,7 @@ class Pipeline:
                 f"optimizer is {type(optimizer).__name__}: give the torch.optim.Optimizer that "
                 "train_step steps"
             )
+        declared = {name: arguments.pop(name) for name in DECLARED if name in arguments}
         group = optimizer.param_groups[0]
         try:
             args = LoopArguments(learning_rate=group.get("initial_lr", group["lr"]), **arguments)
@@ -175,6 +204,7 @@ class Pipeline:
             optimizer=optimizer,
             lr_scheduler=lr_scheduler,
             notes=tuple(notes),
+            **declared,
         )
         pipeline.refuse_unusable_model()
         pipeline._refuse_unusable_data()
@@ -255,6 +285,23 @@ class Pipeline:
         return next(p.dtype for p in self.model.parameters() if p.is_floating_point())
 
 
+def refuse_undeclarable(name: str, value: Any, where: str = "") -> None:
+    """Refuse a value that a declared setting does not have.
+
+    Args:
+        name: of :data:`DECLARED`.
+        value: as the user gave it.
+        where: what the error begins with.
+
+    Raises:
+        UsageError: the text names the values that it has.
+    """
+    allowed = DECLARED[name]
+    if allowed is not None and value not in allowed:
+        values = ", ".join(map(repr, allowed))
+        raise UsageError(f"{where}{name} is {value!r}; it may be {values}")
+
+
 def _refuse_what_can_be_read_once(stream: Any) -> None:
     if not hasattr(stream, "__iter__"):
         return
@@ -298,5 +345,7 @@ def is_adapted(model: Any) -> bool:
 
 
 def unwrapped(model: Any) -> Any:
-    """Return the model that PEFT wraps, or the model itself."""
-    return model.get_base_model() if is_adapted(model) else model
+    """Return the model that PEFT wraps, however often, or the model itself."""
+    while is_adapted(model):
+        model = model.get_base_model()
+    return model

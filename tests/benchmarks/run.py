@@ -35,6 +35,15 @@ def scan(found: list[dict[str, Any]]) -> Iterator[Row]:
     yield (f"{told}, memory", f"{last['extra_mib']:.0f} MiB", "", "", "below 1024 MiB")
 
 
+def scan_roles(found: list[dict[str, Any]]) -> Iterator[Row]:
+    """Pairs and images beside a bare sum."""
+    for row in found:
+        told = f"scan of {row['rows']:,} {row['what']}, {row['gib']} GiB"
+        ratio = f"{row['seconds'] / row['bare_seconds']:.2f} times"
+        yield (told, f"{row['seconds']:.2f} s", f"sum {row['bare_seconds']:.2f} s", ratio, "")
+        yield (f"{told}, memory", f"{row['extra_mib']:.0f} MiB", "", "", "below 1024 MiB")
+
+
 def gate(found: dict[str, Any]) -> Iterator[Row]:
     """`trainsanity run` beside the imports of a training script."""
     yield ("gate on the tiny pipeline", f"{found['gate_seconds']} s",
@@ -73,6 +82,7 @@ def collect(found: dict[str, Any]) -> Iterator[Row]:
 
 ROWS: dict[str, Callable[[Any], Iterator[Row]]] = {
     "scan": scan,
+    "scan_roles": scan_roles,
     "gate": gate,
     "callback": callback,
     "diagnose": diagnose,

@@ -13,6 +13,7 @@ from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, STANDARD_ERRORS, lo
 from trainsanity.measurements.batches.padding import PaddingTimes
 from trainsanity.measurements.model.companions import Companions
 from trainsanity.measurements.model.packed import Packed
+from trainsanity.measurements.model.raised import Precision
 
 # Collator
 
@@ -65,6 +66,13 @@ def one_off(rows, by):
     first = rows[0].clone()
     first.view(-1)[0] += by
     return [first, *rows[1:]]
+
+
+@case("model.batch_equals_single")
+def one_row_among_its_copies(get, share):
+    # What is expected is the bound beside other rows; that of the noise counts it as arithmetic.
+    singles = get("singles")
+    return {"singles": replace(singles, noise=share * singles.allowed_noise)}
 
 
 @case("model.batch_equals_single")
@@ -146,24 +154,26 @@ def one_frequency(get, share):
     return {"rope": replace(rope, buffers=off)}
 
 
+SINGLE = Precision("blocks", torch.float32)
+
+
 @case("model.documents_are_apart")
 def one_document_behind_the_first(get, share):
     allowed = 1e-6
-    return {"packed": Packed(3, "position_ids", [0.0, share * allowed], allowed, 5)}
+    return {"packed": Packed(3, "position_ids", [0.0, share * allowed], allowed, 5, SINGLE)}
 
 
-EPS = 2.0**-23
-ROUNDED = MARGIN * EPS + REDUCTIONS
+ROUNDED = MARGIN * 2.0**-23 + REDUCTIONS
 """What is rounded in an output in float32, relative to the largest."""
 
 
 @case("model.rows_are_independent")
 def one_row_beside_others(get, share):
-    return {"companions": Companions(4.0, [0.0, share * ROUNDED * 4.0], eps=EPS)}
+    return {"companions": Companions(4.0, [0.0, share * ROUNDED * 4.0], precision=SINGLE)}
 
 
 def without_padding(shapes, by):
-    return {"companions": Companions(4.0, [0.0], {0: 0.0, 1: by}, shapes=shapes, eps=EPS)}
+    return {"companions": Companions(4.0, [0.0], {0: 0.0, 1: by}, shapes=shapes, precision=SINGLE)}
 
 
 @case("model.padding_is_not_pooled")

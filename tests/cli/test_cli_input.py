@@ -227,3 +227,14 @@ def test_expected_failure_that_names_no_check(
     assert sentence.startswith("expected_failures in pyproject.toml: ")
     assert said in sentence
     assert built == []
+
+
+@pytest.mark.parametrize("value", ['"asistant"', "3", '["all"]'])
+def test_a_declaration_of_an_unknown_value(
+    call: Call, tmp_path: Path, value: str, complaint: Complaint
+) -> None:
+    lines = f'[tool.trainsanity]\npipelines = ["cli_factories:healthy"]\nsupervise = {value}\n'
+    (tmp_path / "pyproject.toml").write_text(lines)
+    sentence = complaint(call("run"))
+    assert "pyproject.toml: supervise is " in sentence
+    assert sentence.endswith("it may be 'assistant', 'completion', 'all'")

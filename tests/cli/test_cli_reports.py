@@ -9,8 +9,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import jsonschema
 import pytest
 from click.testing import Result
+
+from trainsanity.report.json import schema
 
 LOSS = "loss.matches_reference"
 LOUD = ("run", "cli_factories:loud", "--select", LOSS)
@@ -152,3 +155,33 @@ def test_the_words_of_html_load_nothing_heavy(launch: Launch) -> None:
         result = launch(*arguments, python=("-c", code))
         assert result.stdout.endswith("LOADED set()\n"), result.stdout + result.stderr
         assert "Traceback" not in result.stderr
+
+
+def test_one_that_cannot_be_judged_is_told_and_the_others_go_on(call: Call, tmp_path: Path) -> None:
+    targets = ("cli_factories:loud", "cli_factories:raises", "cli_factories:healthy")
+    options = ("--json", "r.json", "--html", "r.html", "--github-summary", "r.md")
+    result = call("run", *targets, "--select", "TS201", *options, "--github-annotations")
+    assert result.exit_code == 2
+    documents = json.loads((tmp_path / "r.json").read_text())
+    jsonschema.validate(documents, schema())
+    assert [one["pipeline"] for one in documents] == list(targets)
+    assert [one["summary"]["exit_code"] for one in documents] == [0, 2, 0]
+    why = "raised ValueError: the weights are"
+    assert [why in (one["unjudged"] or "") for one in documents] == [False, True, False]
+    assert f"cli_factories:raises: not judged: cli_factories:raises {why}" in result.stdout
+    assert "::error title=cli_factories%3Araises was not judged::" in result.stdout
+    assert why in (tmp_path / "r.html").read_text()
+    assert f"cli\\_factories:raises {why}" in (tmp_path / "r.md").read_text()
+
+
+def test_a_report_names_trainer_and_objective(call: Call, tmp_path: Path) -> None:
+    result = call("run", "cli_factories:healthy", "--select", "loss", "--json", "r.json",
+                  "--html", "r.html")  # fmt: skip
+    document = json.loads((tmp_path / "r.json").read_text())
+    assert document["facts"]["trainer"] == "Trainer"
+    known = document["objective"]
+    assert known["name"] == "single_label_classification"
+    assert known["recognised"] == "recognised by its model, BertForSequenceClassification"
+    assert "loss as computed in TS501, TS502" in known["confirmed"]
+    for text in (" ".join(result.stdout.split()), (tmp_path / "r.html").read_text()):
+        assert f"{known['name']}; {known['recognised']}; {known['confirmed']}" in text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -15,6 +17,20 @@ GENERATOR = torch.Generator().manual_seed(0)
 def test_slope_and_cosine():
     slope, cosine = regress(3 * PARTS[0], PARTS[0])
     assert (slope, cosine) == (pytest.approx(3), pytest.approx(1))
+
+
+@pytest.mark.parametrize(
+    ("observed", "reference", "expected"),
+    [(0, 0, (1.0, 1.0)), (0, 1, (0.0, 0.0)), (1, 0, (0.0, 0.0))],
+)
+def test_zeros_equal_zeros_and_nothing_else(observed, reference, expected):
+    assert regress(observed * PARTS[0], reference * PARTS[1]) == expected
+
+
+def test_not_a_number_has_no_slope():
+    slope, cosine = regress(PARTS[0] * torch.nan, PARTS[0])
+    assert math.isnan(slope)
+    assert math.isnan(cosine)
 
 
 @pytest.mark.parametrize("weights", [[1, 1, 1, 1], [0, 0, 0, 1], [1, 2, 1, 0.5]])

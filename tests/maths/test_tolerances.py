@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from trainsanity.maths.tolerances import MARGIN, Difference, worst
+from trainsanity.maths.tolerances import (
+    MARGIN,
+    REDUCTIONS,
+    Difference,
+    logits_difference,
+    most_noise,
+    shaken,
+    worst,
+)
 from trainsanity.measurements.model.head import same_direction
 
 
@@ -71,3 +79,52 @@ def test_the_worst_is_the_furthest_beyond_its_own_bound():
     broken = Difference(math.nan, 1.0)
     assert worst([small, broken, large]) is broken
     assert worst([]) is None
+
+
+def test_noise_that_a_fault_makes_lifts_no_bound():
+    """A mean over the whole batch changes a row among copies of itself by a third of its size."""
+    healthy = logits_difference(torch.float32, 1e-7, 1.0)
+    ill = logits_difference(torch.float32, 0.37, 1.0)
+    assert healthy == pytest.approx(1.3e-6)
+    assert ill == MARGIN * REDUCTIONS
+    assert most_noise(torch.float32, 1.0) == REDUCTIONS
+
+
+def test_a_deep_model_on_a_gpu_is_within_the_bound_and_a_small_leak_is_not():
+    """36 layers, a largest logit of 3.9: batches of 24 differ by 4.7e-5, a leak is 2.6e-4."""
+    unit = shaken(torch.float32, 1.3e-6 * 3.9, 9_728, 3.9)
+    bound = logits_difference(torch.float32, 0.0, 3.9, unit)
+    assert 4.7e-5 < bound < 2.6e-4
+
+
+def test_no_noise_is_asked_in_16_bits():
+    """There a healthy batch of 24 differed by 0.103 where one of 4 differed by 0."""
+    assert logits_difference(torch.bfloat16, 0.0, 3.9) > 0.103
+    assert logits_difference(torch.bfloat16, 50.0, 3.9) == logits_difference(
+        torch.bfloat16, 0.0, 3.9
+    )
+
+
+def test_the_roundings_of_a_pass_are_those_of_its_sums():
+    assert shaken(torch.float32, 1e-7, 10_000, 1.0) == pytest.approx(1e-6)
+    # Half of the digits, and no more.
+    half = math.sqrt(torch.finfo(torch.float32).eps)
+    assert MARGIN * shaken(torch.float32, 1.0, 10_000, 1.0) == pytest.approx(half)
+
+
+def test_blocked_sums_round_as_the_fourth_root_of_their_length():
+    """Torch's own float32 sums, of 64 to 16,384 products, against float64."""
+    generator = torch.Generator().manual_seed(0)
+    for longest in (64, 1_024, 16_384):
+        one, other = torch.randn(2, 400, longest, generator=generator)
+        exact = (one.double() * other.double()).sum(-1)
+        off = ((one @ other.T).diagonal().double() - exact).std() / longest**0.5
+        assert float(off) <= longest**0.25 * torch.finfo(torch.float32).eps
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf])
+@pytest.mark.parametrize("place", ["noise", "size", "unit"])
+def test_no_bound_comes_of_what_is_no_number(odd, place):
+    numbers = {"noise": 1e-7, "size": 1.0, "unit": 1e-7, place: odd}
+    assert not math.isfinite(logits_difference(torch.float32, **numbers))
+    assert not math.isfinite(shaken(torch.float32, odd, 100, 1.0))

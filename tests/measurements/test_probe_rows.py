@@ -124,13 +124,10 @@ def test_padding_is_filled_with_text_and_tokens_are_changed(pipeline):
         ([[0, 1, 0, 1]], "has holes"),
         ([[0, 0, 0, 0]], "has holes"),
         ([[1, 1, 0]], "no attention_mask that tells"),
-        (None, "no attention_mask that tells"),
     ],
 )
 def test_rows_that_lie_in_pieces(pipeline, mask, says):
-    made = {"input_ids": torch.tensor([row(4)])}
-    if mask is not None:
-        made["attention_mask"] = torch.tensor(mask)
+    made = {"input_ids": torch.tensor([row(4)]), "attention_mask": torch.tensor(mask)}
     with pytest.raises(Skip, match=says):
         probe_rows(pipeline, [MicroBatch(made, [{}])])
 
@@ -148,3 +145,45 @@ def test_padding_on_both_sides_lies_in_one_piece(pipeline):
 def test_an_input_that_does_not_go_by_row(pipeline, value):
     with pytest.raises(Skip, match="the batch has 'extra', which does not go by row"):
         probe_rows(pipeline, [padded([row(2)], 3, extra=value)])
+
+
+def test_without_a_mask_a_row_is_attended_to_as_a_whole(pipeline):
+    rows = probe_rows(pipeline, [MicroBatch({"input_ids": torch.tensor([row(4)])}, [{}])])
+    (one,) = rows.tokens
+    assert one["input_ids"].tolist() == row(4)
+    assert one["attention_mask"].tolist() == [1] * 4
+
+
+def test_documents_whose_positions_restart_are_rows(pipeline):
+    made = {
+        "input_ids": torch.tensor([row(9)]),
+        "position_ids": torch.tensor([[0, 1, 0, 1, 2, 3, 0, 1, 2]]),
+    }
+    rows = probe_rows(pipeline, [MicroBatch(made, [{}])])
+    assert [one["input_ids"].tolist() for one in rows.tokens] == [
+        row(4, 102), row(3, 106), row(2)]  # fmt: skip
+    assert all("position_ids" not in one for one in rows.tokens)
+
+
+def test_a_model_that_takes_no_mask_is_not_asked(pipeline, monkeypatch):
+    monkeypatch.setattr(type(pipeline.model), "forward", lambda self, input_ids: None)
+    with pytest.raises(Skip, match="the model takes none"):
+        probe_rows(pipeline, [MicroBatch({"input_ids": torch.tensor([row(4)])}, [{}])])
+
+
+def test_targets_of_unequal_widths_are_padded(pipeline):
+    micros = [padded([row(4)], 5, decoder_input_ids=torch.tensor([row(n)])) for n in (3, 2)]
+    rows = probe_rows(pipeline, micros)
+    made = rows.stacked(6, "right")
+    assert made["decoder_input_ids"].tolist() == [row(3), [*row(2), PAD]]
+    assert rows.targets((2, 3)) == [3, 2]
+    assert rows.targets((2, 6)) == []
+
+
+def test_choices_are_asked_about_alone(pipeline):
+    ids = torch.tensor([[row(3), row(3, 50)]])
+    made = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    micro = MicroBatch.of(made, [{"input_ids": ids[0].tolist(), "label": 0}])
+    rows = probe_rows(pipeline, [micro])
+    assert rows.choices
+    assert rows.asked(rows.stacked(3, "right"))["input_ids"].shape == (2, 1, 3)

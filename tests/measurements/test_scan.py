@@ -17,7 +17,7 @@ from fixtures.faults import healthy
 from trainsanity import UsageError
 from trainsanity.engine.session import Session
 from trainsanity.measurements.data import scan, scan_rows
-from trainsanity.measurements.data.scan_blocks import COLUMNS, Block
+from trainsanity.measurements.data.scan_blocks import Block
 from trainsanity.pipeline import Pipeline
 from trainsanity.types import Skip
 
@@ -501,7 +501,7 @@ def test_a_file_with_fewer_values_than_it_claims(scanned, corrupted):
         ({"input_ids": [[[1]]] * 8}, "give each row a flat list of numbers"),
         ({"input_ids": [[0.5]] * 8}, "are of type float64; give integers"),
         (
-            {name: [[1]] * 8 for name in COLUMNS} | {"labels": [[[1]]] * 8},
+            {name: [[1]] * 8 for name in ("input_ids", "attention_mask")} | {"labels": [[[1]]] * 8},
             "labels of train_dataset is of type",
         ),
     ],
@@ -533,8 +533,10 @@ def test_the_lowest_id_stands_in_any_block(scanned):
 @pytest.mark.parametrize("main", ["input_features", "pixel_values"])
 def test_a_model_that_takes_no_ids_needs_none(scanned, trainer, monkeypatch, main):
     monkeypatch.setattr(trainer.model, "main_input_name", main, raising=False)
+    found = scanned(Dataset.from_dict({"ids": [[1]] * 8, "label": [0] * 8})).train
+    assert (found.content.role, found.content.columns) == ("numbers", ("ids",))
     with pytest.raises(Skip, match="train_dataset has no column 'input_ids'"):
-        scanned(Dataset.from_dict({"ids": [[1]] * 8, "label": [0] * 8}))
+        scanned(Dataset.from_dict({"label": [0] * 8}))
 
 
 def test_a_stream_without_rows_and_a_split_without_rows(scanned):

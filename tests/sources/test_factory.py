@@ -230,3 +230,32 @@ def test_failures_are_accepted_of_one_pipeline_alone(tmp_path: Path) -> None:
     assert spec_of("a:c", expected).expected_failures == {"loss.matches_reference": "known"}
     settings = (table["select"], table["max_cost"], table["timeout"])
     assert settings == (["ts5", "collator"], Cost.RUN, 60)
+
+
+def test_what_is_declared_nearest_to_the_pipeline_counts():
+    from fixtures.faults import healthy
+    from trainsanity.pipeline import Pipeline
+    from trainsanity.sources.building import PipelineSpec
+
+    made = healthy()
+    declared = {"supervise": "all"}
+
+    def of_the_file():
+        return made
+
+    def of_the_function():
+        return made
+
+    of_the_function.supervise = "completion"
+
+    def of_the_pipeline():
+        return Pipeline.from_trainer(made, supervise="assistant")
+
+    of_the_pipeline.supervise = "completion"
+    assert PipelineSpec("p", of_the_file).make().supervise is None
+    assert PipelineSpec("p", of_the_file, declared=declared).make().supervise == "all"
+    assert PipelineSpec("p", of_the_function, declared=declared).make().supervise == "completion"
+    assert PipelineSpec("p", of_the_pipeline, declared=declared).make().supervise == "assistant"
+    of_the_function.supervise = "answers"
+    with pytest.raises(UsageError, match="supervise is 'answers'"):
+        PipelineSpec("p", of_the_function).make()

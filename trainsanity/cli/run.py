@@ -21,7 +21,7 @@ from trainsanity.engine.session import Session
 from trainsanity.engine.store import catalogue
 from trainsanity.errors import ExitCode, UsageError
 from trainsanity.isolation import time_limit as limits
-from trainsanity.isolation.collectives import rank
+from trainsanity.isolation.collectives import rank, several_processes
 from trainsanity.report import screen
 from trainsanity.report.github import summary as markdown
 from trainsanity.report.github import workflow_commands
@@ -152,12 +152,13 @@ def run(  # noqa: PLR0917 - one parameter per option
     reports: list[Report] = []
     pictures: list[Sequence[Picture]] = []
     for source in sources:
-        report, shown = _judge(
-            source, checks, timeout, with_pictures=page is not None and not no_rows
-        )
+        # Where several processes run, the others may have gone on to the next.
+        alone = len(sources) == 1 or several_processes()
+        judge = _judge if alone else _judge_or_say_why
+        report, shown = judge(source, checks, timeout, with_pictures=page is not None)
         report = replace(report, policy=policy)
         if no_rows:
-            report = without_rows(report)
+            report, shown = without_rows(report), ()
         reports.append(report)
         pictures.append(shown)
         if rank():  # all processes agree, and the first one reports
@@ -204,6 +205,16 @@ def _selected(
 
 def _in_a_line(report: Report, **_: object) -> str:
     return f"{screen.line(report)}\n"
+
+
+def _judge_or_say_why(
+    source: Source, checks: list[Check], timeout: float | None, *, with_pictures: bool
+) -> tuple[Report, Sequence[Picture]]:
+    """Judge one of several; that it cannot be judged is told beside the others' reports."""
+    try:
+        return _judge(source, checks, timeout, with_pictures=with_pictures)
+    except UsageError as error:
+        return Report.of_unjudged(source.id, str(error), len(registry().all())), ()
 
 
 def _page_file(name: str) -> OutputFile:

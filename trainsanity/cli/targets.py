@@ -10,7 +10,7 @@ import click
 from trainsanity.cli.base import Command
 from trainsanity.engine.registry import registry
 from trainsanity.errors import UsageError
-from trainsanity.sources.config import checks_in, configuration, is_target
+from trainsanity.sources.config import checks_in, configuration, declared_in, is_target
 from trainsanity.sources.factory import Source, sources_of
 
 
@@ -59,4 +59,4 @@ def sources_for(targets: Sequence[str], arguments: Sequence[str]) -> list[Source
             "no pipeline to judge: give pkg.module:factory or a script, or name some under "
             "pipelines in [tool.trainsanity] of pyproject.toml"
         )
-    return sources_of(chosen, arguments, expected)
+    return sources_of(chosen, arguments, expected, declared_in(table))

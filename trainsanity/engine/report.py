@@ -11,6 +11,7 @@ from trainsanity.errors import ExitCode
 from trainsanity.types import RAN, Check, Cost, Judges, Result, Status
 
 if TYPE_CHECKING:
+    from trainsanity.isolation.library_warnings import LibraryWarning
     from trainsanity.isolation.pass_counter import Passes
 
 
@@ -51,10 +52,21 @@ class Report:
     """Checks that exist but were not selected."""
     command: tuple[str, ...] = ()
     """As in ``Pipeline``."""
+    library_warnings: tuple[LibraryWarning, ...] = ()
+    """What the libraries warned of while the pipeline was built and stepped."""
     of_a_log: bool = False
     """Nothing but the log of the run was seen."""
     policy: Policy = Policy()
     """What counts as a failure."""
+    objective: Mapping[str, str] = field(default_factory=dict)
+    """What is trained for, how that was recognised, and how it was confirmed."""
+    unjudged: str = ""
+    """Why the pipeline could not be judged at all; empty if it was."""
+
+    @classmethod
+    def of_unjudged(cls, pipeline_id: str, why: str, total: int) -> Report:
+        """Return the report of a pipeline that could not be judged, beside others that were."""
+        return cls(pipeline_id, (), total, {}, {}, 0.0, unjudged=why)
 
     @property
     def ran(self) -> int:
@@ -86,12 +98,33 @@ class Report:
         return tuple(kind for kind in Judges if any(r.check.judges == kind for r in judging))
 
     @property
+    def recognition(self) -> dict[str, str]:
+        """Return the objective's name, how it was recognised, and how it was confirmed."""
+        named = dict(self.objective)
+        if named and not named.get("confirmed"):
+            named["confirmed"] = self._as_computed()
+        return named
+
+    def _as_computed(self) -> str:
+        """Return which checks found loss and gradient to be as computed."""
+        good = (Status.PASS, Status.WARNING)
+        groups = []
+        for kind in Judges:
+            held = [r.check.code for r in self.judging
+                    if r.check.judges is kind and r.status in good]  # fmt: skip
+            if held:
+                groups.append(f"{kind} as computed in {', '.join(held)}")
+        return "; ".join(groups) or "no loss and no gradient was found as computed"
+
+    @property
     def judging(self) -> list[Result]:
         """Results of the checks that hold a loss or a gradient against a computed value."""
         return [result for result in self.results if result.check.judges is not None]
 
     def exit_code(self) -> ExitCode:
         """Return the exit code of a run that ends with this report."""
+        if self.unjudged:
+            return ExitCode.USAGE
         statuses = {result.status for result in self.results}
         failures = {Status.FAIL, Status.XPASS}
         if self.policy.warnings_fail:

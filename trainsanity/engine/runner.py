@@ -224,6 +224,8 @@ def run(
         dict(session.measurements.passes),
         unasked=tuple(check for check in every if check.name not in asked),
         command=pipeline.command,
+        objective=session.recognition | _confirmation(session),
+        library_warnings=tuple(pipeline.library_warnings),
     )
 
 
@@ -249,6 +251,15 @@ def _settled() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
+
+
+def _confirmation(session: Session) -> dict[str, str]:
+    """How the objective's formula was confirmed, if a check asked for that."""
+    try:
+        words = session.measurements.taken("confirmed").words
+    except (Skip, UsageError, Abstain, Blocked, KeyError):
+        return {}
+    return {"confirmed": words} if words else {}
 
 
 def _cost_of_looking(session: Session) -> dict[str, Any]:

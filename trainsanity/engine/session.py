@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.loading import load_package, load_plugins
 from trainsanity.engine.store import Measurements
-from trainsanity.objectives.base import UNKNOWN
-from trainsanity.objectives.registry import GROUP, objective_for
+from trainsanity.objectives.base import CUSTOM, UNKNOWN
+from trainsanity.objectives.registry import GROUP, objective_for, require_declared
+from trainsanity.pipeline import unwrapped
 
 if TYPE_CHECKING:
     from trainsanity.objectives.base import Objective
@@ -37,8 +38,7 @@ class Session:
     @cached_property
     def objective(self) -> Objective:
         """What the loss is."""
-        load_package("trainsanity.objectives")
-        load_plugins(GROUP)
+        _load_objectives()
         return objective_for(self.pipeline)
 
     @property
@@ -49,6 +49,15 @@ class Session:
         except Exception:
             return UNKNOWN
 
+    @property
+    def recognition(self) -> dict[str, str]:
+        """The objective's name and how it was recognised; empty where a plug-in raises."""
+        try:
+            found = self.objective
+        except Exception:
+            return {}
+        return {"name": found.name, "recognised": _recognised(self.pipeline, found)}
+
     @cached_property
     def facts(self) -> dict[str, Any]:
         """The numbers of the run that factors are matched against and reports show."""
@@ -56,10 +65,11 @@ class Session:
         args, config = pipeline.args, pipeline.config
         facts: dict[str, Any] = {
             "model": type(pipeline.model).__name__,
+            "trainer": None if pipeline.trainer is None else type(pipeline.trainer).__name__,
             "parameters": sum(p.numel() for p in pipeline.model.parameters()),
             "dtype": str(pipeline.dtype).removeprefix("torch."),
             "device": str(pipeline.device),
-            "task": self._objective_name,
+            "task": pipeline.objective or self._objective_name,
             "num_labels": getattr(config, "num_labels", None),
         }
         if args is not None:
@@ -91,6 +101,48 @@ class Session:
             "device": hardware,
             "notes": list(pipeline.notes),
         }
+
+
+def _load_objectives() -> None:
+    load_package("trainsanity.objectives")
+    load_plugins(GROUP)
+
+
+def check_declared(objective: object, where: str) -> None:
+    """Refuse a declared objective that does not exist.
+
+    Args:
+        objective: as the user declared it; None if nothing was.
+        where: that place, for the message.
+
+    Raises:
+        UsageError: it names no objective.
+    """
+    if objective is not None:
+        _load_objectives()
+        require_declared(objective, where)
+
+
+def _recognised(pipeline: Pipeline, objective: Objective) -> str:
+    """Return what an objective was recognised by, in words."""
+    if objective.name == UNKNOWN:
+        return "no class of Trainer or model tells another"
+    if objective.name == CUSTOM:
+        return "declared by the user"
+    package = type(objective).__module__.partition(".")[0]
+    if package != __package__.partition(".")[0]:
+        return f"recognised by {package}"
+    trainer, model = pipeline.trainer, type(unwrapped(pipeline.model)).__name__
+    own = trainer is not None and any(
+        cls.__module__.partition(".")[0] not in ("transformers", "builtins")
+        and not cls.__module__.startswith("__")
+        for cls in type(trainer).__mro__
+    )
+    if objective.by_trainer and own:
+        return f"recognised by its Trainer, {type(trainer).__name__}"
+    if objective.by_trainer:
+        return "recognised by the columns of its rows"
+    return f"recognised by its model, {model}"
 
 
 def objective_of(pipeline: Pipeline) -> Objective:

@@ -17,6 +17,11 @@ def rank() -> int:
     return int(os.environ.get("RANK") or 0)
 
 
+def several_processes() -> bool:
+    """Return whether torchrun started this process beside others."""
+    return int(os.environ.get("WORLD_SIZE") or 1) > 1
+
+
 def all_gather(value: T) -> list[T]:
     """Return every process's value, by rank.  All processes have to call it."""
     from torch import distributed

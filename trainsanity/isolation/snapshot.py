@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.isolation.host_memory import room_for, to_device, to_host
+from trainsanity.isolation.overrides import written_by_modes
 from trainsanity.isolation.parts import (
     backend_settings,
     configs,
@@ -37,11 +38,13 @@ def preserved(pipeline: Pipeline, *, weights: bool = False) -> Iterator[None]:
     Args:
         pipeline: its trainer, model, configs, arguments and the process's random states.
         weights: whether parameters, gradients and the state of an optimizer that the user built
-            are restored, too.  Those of an accelerator are copied to host memory.
+            are restored, too.  Those of an accelerator are copied to host memory.  Where the
+            model's own train() or eval() writes to weights, they always are.
 
     Raises:
         Skip: host memory has no room for the copy.
     """
+    weights = weights or bool(written_by_modes(pipeline.model))
     if weights:
         room_for(snapshot_bytes(pipeline))
     undo: list[Undo] = [
@@ -218,8 +221,12 @@ def _accelerate_globals() -> Undo:
 
 
 def _module_states(model: Any) -> Undo:
-    """Return the undo step of train/eval flags and hooks."""
+    """Return the undo step of train/eval flags, of hooks, and of what is trainable.
+
+    A ``train()`` of the user's own may freeze stages.
+    """
     flags = [(module, module.training) for module in model.modules()]
+    trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     hooks = [
         (hooks, dict(hooks))
         for module in model.modules()
@@ -229,6 +236,9 @@ def _module_states(model: Any) -> Undo:
     def restore() -> None:
         for module, training in flags:
             module.training = training
+        for parameter, trains in trainable:
+            if parameter.requires_grad != trains:
+                parameter.requires_grad_(trains)
         for registered, before in hooks:
             if len(registered) != len(before):
                 registered.clear()

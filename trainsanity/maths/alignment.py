@@ -61,3 +61,27 @@ def packed(rows: Sequence[Mapping[str, Any]], batch: Mapping[str, Any]) -> bool:
         return False
     tokens = list(chain.from_iterable(row["input_ids"] for row in rows))
     return list(chain.from_iterable(padded))[: len(tokens)] == tokens
+
+
+def unpacked(
+    rows: Sequence[Mapping[str, Any]], batch: Mapping[str, Any]
+) -> list[tuple[list[Any], Mapping[str, Any]]]:
+    """Return rows that stand one behind the other each with its own part of the batch.
+
+    Rows that do not come back as one pair.  What goes by token is cut; the rest is left out.
+    """
+    if not packed(rows, batch):
+        return [([*rows], batch)]
+    shape = batch["input_ids"].shape
+    flat = {
+        name: value.reshape(-1)
+        for name, value in batch.items()
+        if getattr(value, "shape", None) == shape
+    }
+    parts: list[tuple[list[Any], Mapping[str, Any]]] = []
+    at = 0
+    for row in rows:
+        end = at + len(row["input_ids"])
+        parts.append(([row], {name: value[None, at:end] for name, value in flat.items()}))
+        at = end
+    return parts

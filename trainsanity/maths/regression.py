@@ -10,11 +10,16 @@ if TYPE_CHECKING:
 
 
 def regress(observed: Tensor, reference: Tensor) -> tuple[float, float]:
-    """Return slope and cosine of one tensor on another."""
+    """Return slope and cosine of one tensor on another.
+
+    Zeros are zeros, 1 and 1: a process whose rows have no target has no gradient, and should have
+    none.  Zeros and something else have no direction in common, 0 and 0.
+    """
     g, r = observed.double().flatten(), reference.double().flatten()
-    product = float(g @ r)
-    slope = product / float(r @ r)
-    return slope, product / (float(g.norm()) * float(r.norm()))
+    product, size, right = float(g @ r), float(g.norm()), float(r.norm())
+    if not size or not right:
+        return (1.0, 1.0) if size == right else (0.0, 0.0)
+    return product / right**2, product / (size * right)
 
 
 def decompose(observed: Tensor, parts: Sequence[Tensor]) -> tuple[list[float], float]:

@@ -80,19 +80,63 @@ def largest(values: Iterable[float], default: float = 0.0) -> float:
     return math.nan if any(map(math.isnan, found)) else max(found, default=default)
 
 
-def logits_difference(dtype: Any, noise: float, size: float) -> float:
-    """Return the bound on the difference between equal rows in two batch shapes.
+def logits_difference(dtype: Any, noise: float, size: float, unit: float = 0.0) -> float:
+    """Return the bound on the difference between equal rows in two arrangements.
 
-    ``noise`` is the measured floor.  Less than torch.testing's default relative tolerance for the
-    dtype (1.3e-6 for float32, 1.6e-2 for bfloat16 ...) of the largest logit is never demanded: a
-    floor of exactly zero only shows that the kernels of those two shapes happen to agree.
+    In float32 four times what arithmetic makes of them: the larger of what one unit in the last
+    place of the weights does and of the measured noise, and of that no more than
+    :func:`most_noise`.  Less than torch.testing's default relative tolerance (1.3e-6) of the
+    largest logit is never demanded: a noise of exactly zero only shows that the kernels of those
+    two shapes happen to agree.  For the same reason no noise is asked in a dtype of 16 bits, where
+    that says little of a third shape: four units in its last place are allowed.
+
+    Args:
+        dtype: in which the rows were computed.
+        noise: measured difference between equal rows in two batch shapes.
+        size: largest absolute value of what is compared.
+        unit: measured effect of one unit in the last place of the weights, see :func:`shaken`.
     """
     import torch
 
-    relative = {
-        torch.float64: 1e-7,
-        torch.float32: 1.3e-6,
-        torch.bfloat16: 1.6e-2,
-        torch.float16: 1e-3,
-    }[dtype]
-    return largest((MARGIN * noise, relative * size))
+    eps = torch.finfo(dtype).eps
+    if dtype.itemsize < torch.float32.itemsize:
+        return MARGIN * eps * size
+    relative = {torch.float64: 1e-7, torch.float32: 1.3e-6}[dtype]
+    # What is infinite explains nothing.
+    known = min(noise, most_noise(dtype, size, unit)) if math.isfinite(noise) else noise
+    explained = largest((unit, known))
+    return largest((MARGIN * explained, relative * size))
+
+
+def most_noise(dtype: Any, size: float, unit: float = 0.0) -> float:
+    """Return how much another batch shape may change what a model computes that is right.
+
+    The order of sums, or the shaking of the weights if that does more.  A model that mixes rows
+    differs by more, and that difference lifts no bound.
+    """
+    import torch
+
+    if dtype.itemsize < torch.float32.itemsize:
+        return float(torch.finfo(dtype).eps * size)
+    return largest((REDUCTIONS * size, unit))
+
+
+def shaken(dtype: Any, effect: float, longest: int, size: float) -> float:
+    """Return what the roundings of a pass make, from what one unit of the weights makes.
+
+    A sum of n products that is taken in sqrt(n) parts, as kernels do, ends as a random walk of
+    about n^(1/4) roundings each, where the weights were moved by one.  No more than half of the
+    dtype's digits: outputs that lose more have no digits to compare.
+
+    Args:
+        dtype: in which the rows were computed.
+        effect: largest difference under weights moved by one unit in their last place.
+        longest: terms of the longest sum.
+        size: largest absolute value of what was compared.
+    """
+    import torch
+
+    if not math.isfinite(effect):
+        return effect
+    most = math.sqrt(torch.finfo(dtype).eps) * size / MARGIN
+    return float(min(effect * max(longest, 1) ** 0.25, most))

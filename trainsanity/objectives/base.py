@@ -25,7 +25,7 @@ TOKENS = "token_classification"
 CAUSAL_LM = "causal_lm"
 UNKNOWN = "unknown"
 CUSTOM = "custom"
-"""Declared by the user: the loss is one of its own, and the laws alone judge it."""
+"""Declared by the user: the loss is one of their own, and the laws alone judge it."""
 
 IGNORED = -100
 """Labels of items that the loss does not count (``torch.nn.CrossEntropyLoss``'s ignore_index)."""
@@ -47,6 +47,8 @@ class Objective:
         item_word: what an item is called, in the plural.
         of_rows: whether an item is a row, rather than a position in it.
         shifts: whether position t predicts the label at t + 1.
+        beside_inputs: whether labels of tokens lie beside the model's input tokens.
+        of_words: whether the classes are the words of the vocabulary.
         known: whether the reference loss is known.
         additive: whether the loss of a batch is a mean over its rows.
         by_trainer: whether it is known by the Trainer's class, before the model's class is asked.
@@ -57,6 +59,8 @@ class Objective:
     item_word: ClassVar[str] = "examples"
     of_rows: ClassVar[bool] = False
     shifts: ClassVar[bool] = False
+    beside_inputs: ClassVar[bool] = True
+    of_words: ClassVar[bool] = False
     known: ClassVar[bool] = False
     additive: ClassVar[bool] = True
     by_trainer: ClassVar[bool] = False

@@ -8,11 +8,45 @@ from typing import TYPE_CHECKING, ClassVar
 from trainsanity.objectives.base import CAUSAL_LM, head_classes
 from trainsanity.objectives.entropy import CrossEntropy
 from trainsanity.objectives.registry import objective
+from trainsanity.pipeline import unwrapped
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from trainsanity.pipeline import Pipeline
+
+
+UNSHIFTED_LM = "unshifted_causal_lm"
+
+
+def _predicts_the_next(pipeline: Pipeline) -> bool:
+    classes = head_classes(pipeline)
+    return "ForCausalLM" in classes or "LMHeadModel" in classes
+
+
+def _is_half_of_two(pipeline: Pipeline) -> bool:
+    """Return whether it is the decoder of an encoder-decoder, trained by itself.
+
+    transformers keeps it in a wrapper of its own (BartDecoderWrapper, and those of its relatives),
+    whose loss compares each position with the label that lies there, as the encoder-decoder does.
+    """
+    children = unwrapped(pipeline.model).children()
+    return any(type(child).__name__.endswith("DecoderWrapper") for child in children)
+
+
+@objective
+@dataclass(frozen=True)
+class UnshiftedLM(CrossEntropy):
+    """The next token, which the labels hold at the position that predicts it."""
+
+    name: ClassVar[str] = UNSHIFTED_LM
+    item_word: ClassVar[str] = "tokens"
+    of_words: ClassVar[bool] = True
+
+    @classmethod
+    def matches(cls, pipeline: Pipeline) -> bool:
+        """Return whether the model is a causal language model that leaves the shift to labels."""
+        return _predicts_the_next(pipeline) and _is_half_of_two(pipeline)
 
 
 @objective
@@ -23,12 +57,12 @@ class CausalLM(CrossEntropy):
     name: ClassVar[str] = CAUSAL_LM
     item_word: ClassVar[str] = "tokens"
     shifts: ClassVar[bool] = True
+    of_words: ClassVar[bool] = True
 
     @classmethod
     def matches(cls, pipeline: Pipeline) -> bool:
-        """Return whether the model is a causal language model."""
-        classes = head_classes(pipeline)
-        return "ForCausalLM" in classes or "LMHeadModel" in classes
+        """Return whether the model is a causal language model that shifts labels itself."""
+        return _predicts_the_next(pipeline) and not _is_half_of_two(pipeline)
 
     def items(self, values: Tensor, labels: Tensor) -> Tensor:
         """Return ``values`` (``[B, T, ...]``) at the positions that predict a counted label."""

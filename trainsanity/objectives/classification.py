@@ -23,13 +23,18 @@ if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
 
+HEADS = ("ForSequenceClassification", "ForImageClassification", "ForAudioClassification")
+"""Heads whose loss transformers chooses by ``problem_type``, whatever the rows hold."""
+
+
 def problem_type(pipeline: Pipeline) -> str | None:
     """Return what transformers decides: by ``problem_type``, ``num_labels``, then label dtype.
 
-    None for a model without a head for sequence classification.
+    None for a model without a head that classifies rows.
     """
     config = pipeline.config
-    if "ForSequenceClassification" not in head_classes(pipeline) or config is None:
+    classes = head_classes(pipeline)
+    if config is None or not any(head in classes for head in HEADS):
         return None
     if config.problem_type:
         return str(config.problem_type)

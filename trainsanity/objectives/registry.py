@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import TYPE_CHECKING, TypeVar
 
 from trainsanity.errors import UsageError
-from trainsanity.objectives.base import Objective
+from trainsanity.objectives.base import CUSTOM, Objective
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -29,7 +30,7 @@ def objective(cls: Registered) -> Registered:
             f"objective {cls!r} is no subclass of trainsanity.objectives.base.Objective: derive it"
         )
     taken = _objectives.get(cls.name)
-    if cls.name == Objective.name or taken is not None:
+    if cls.name in (Objective.name, CUSTOM) or taken is not None:
         named = f"is the name of {taken.__name__}, too" if taken else "says nothing"
         raise UsageError(
             f"the name {cls.name!r} of objective {cls.__name__} {named}: give it one of its own"
@@ -38,9 +39,29 @@ def objective(cls: Registered) -> Registered:
     return cls
 
 
+def require_declared(name: object, where: str) -> None:
+    """Refuse a declared objective that does not exist.
+
+    Args:
+        name: as the user declared it.
+        where: that place, for the message.
+
+    Raises:
+        UsageError: it is neither ``custom`` nor the name of an objective that is registered.
+    """
+    if isinstance(name, str) and (name == CUSTOM or name in _objectives):
+        return
+    names = [CUSTOM, *sorted(_objectives)]
+    near = difflib.get_close_matches(str(name), names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
+    raise UsageError(f"{where}: there is no objective {name!r}; {hint}")
+
+
 def objective_for(pipeline: Pipeline) -> Objective:
     """Return the objective that the pipeline is trained for.
 
+    One that the user declares by name is taken at the word; ``custom`` declares the loss alone,
+    and labels and head are still those of the objective that is recognised.
     Those of other packages are asked first: who installs one wants it to count; then those that
     know the Trainer's class, since a language model is trained for many things.  The base class
     stands for an objective that nobody recognised.
@@ -50,6 +71,9 @@ def objective_for(pipeline: Pipeline) -> Objective:
         _objectives.values(), key=lambda cls: (cls.__module__.startswith(own), not cls.by_trainer)
     )
     smoothing = float(getattr(pipeline.args, "label_smoothing_factor", 0.0) or 0.0)
+    if pipeline.objective not in (None, CUSTOM):
+        require_declared(pipeline.objective, "objective")
+        return _objectives[pipeline.objective](smoothing)
     for cls in foreign_first:
         if cls.matches(pipeline):
             return cls(smoothing)

@@ -96,7 +96,7 @@ def _chosen(
     config: pytest.Config, state: PluginState, mark: pytest.Mark
 ) -> tuple[list[PipelineSpec], list[Check]]:
     from trainsanity.engine.registry import registry
-    from trainsanity.sources.config import configuration
+    from trainsanity.sources.config import configuration, declared_in
     from trainsanity.sources.factory import spec_of
 
     table = configuration(config.rootpath)
@@ -111,7 +111,8 @@ def _chosen(
             "no pipeline to judge: give --trainsanity pkg.module:factory, or name some under "
             "pipelines in [tool.trainsanity] of pyproject.toml"
         )
-    specs = [spec_of(spec, accepted) if isinstance(spec, str) else spec for spec in given]
+    declared = declared_in(table)
+    specs = [spec_of(one, accepted, declared) if isinstance(one, str) else one for one in given]
     for spec in specs:
         for name in spec.expected_failures:
             if registry().get(name).name != name:

@@ -152,6 +152,21 @@ def _lengths(figure: Figure, values: dict[str, Any]) -> None:
     bottom.set_xlabel(f"% padding {values['of']}, by pad_to_multiple_of")
 
 
+def _trained(figure: Figure, values: dict[str, Any]) -> None:
+    top, bottom = figure.subplots(2, 1, height_ratios=(2, 3))
+    figure.set_figheight(3.9)
+    shares = [100 * share for share in values["shares"]]
+    bars = top.barh(values["roles"], shares, color=FIRST)
+    top.bar_label(bars, [f"{share:.0f} %" for share in shares], padding=3, fontsize=9)
+    top.invert_yaxis()
+    top.set_xlim(0, 115)
+    top.set_xlabel("% of the role's tokens that are targets")
+    edges = [100 * edge for edge in values["edges"]]
+    bottom.bar(edges[:-1], values["rows"], width=edges[1] - edges[0], align="edge", color=FIRST)
+    bottom.set_xlabel("% of a row's tokens that are targets")
+    bottom.set_ylabel("rows")
+
+
 def _losses(figure: Figure, values: dict[str, Any]) -> None:
     axes = figure.subplots()
     losses, middle, band = values["losses"], values["uninformed"], values["band"]
@@ -231,6 +246,7 @@ def _short(names: list[str]) -> list[str]:
 
 _drawers: dict[str, Drawer] = {
     "lengths": _lengths,
+    "trained": _trained,
     "losses": _losses,
     "slope": _slope,
     "movement": _movement,

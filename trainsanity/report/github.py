@@ -57,6 +57,8 @@ def _summary(report: Report) -> Iterator[str]:
         sign = SIGNS[Status.WARNING if warned else Status.PASS]
     yield f"## {sign} {md(report.pipeline_id)}: {md(verdict(report))}"
     yield ""
+    if report.unjudged:
+        return
     yield md(" ".join(filter(None, (coverage(report), without_verdict(report)))))
     yield ""
     for note in report.environment.get("notes") or ():
@@ -126,6 +128,8 @@ def workflow_commands(reports: Sequence[Report]) -> Iterator[str]:
     warnings: list[tuple[Report, Result]] = []
     accepted: list[tuple[Report, Result]] = []
     for report in reports:
+        if report.unjudged:
+            yield _command("error", f"{report.pipeline_id} was not judged", report.unjudged)
         for result in sorted(report.results, key=lambda r: r.check.order):
             if result.status in (Status.FAIL, Status.XPASS, Status.ERROR):
                 errors.append((report, result))

@@ -21,6 +21,8 @@ from trainsanity.report.words import (
     fields_of,
     headline,
     headlines,
+    library_warnings,
+    objective,
     passes,
     rerun,
     row_text,
@@ -126,6 +128,8 @@ class _View:
         environment = dict(report.environment)
         notes = environment.pop("notes", None) or ()
         where = {**environment, **report.facts, "seconds": round(report.seconds, 1)}
+        if known := objective(report):
+            where["objective"] = known
         if ran := passes(report):
             where["passes"] = ran
         shown = map(self.stage, STAGES)
@@ -152,6 +156,7 @@ class _View:
             "unexpected": [self.result(r) for r in with_status(self.results, Status.XPASS)],
             "ruled_out": self.ruled_out,
             "notes": notes,
+            "library_warnings": library_warnings(report),
             "where": [(name.replace("_", " "), _value(value)) for name, value in where.items()],
         }
 

@@ -30,8 +30,11 @@ def as_dict(report: Report) -> dict[str, Any]:
         "pipeline": report.pipeline_id,
         "facts": report.facts,
         "holds_rows": holds_rows(report),
+        "objective": report.recognition,
+        "unjudged": report.unjudged or None,
         "results": [result.as_dict() for result in report.results],
         "measurements": [_measured(report, name) for name in report.measured],
+        "library_warnings": [vars(one) for one in report.library_warnings],
         "summary": {
             "ran": report.ran,
             "of": report.total,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from trainsanity.measurements.batches.padding import Padding
     from trainsanity.measurements.data.economics import Economics
     from trainsanity.measurements.data.scan import Scan
+    from trainsanity.measurements.data.supervised import Supervised
     from trainsanity.measurements.model.forward import Forward
     from trainsanity.measurements.step.schedule import Schedule
     from trainsanity.measurements.step.steps import Recording
@@ -191,6 +192,26 @@ def tokens(batch: Batch, pipeline: Pipeline) -> Shown:
         columns,
         [row for table in tables for row in table["rows"]],
         {"tables": tables},
+    )
+
+
+@picture("collator", "What is trained, by the role of its message")
+def trained(supervised: Supervised) -> Shown:
+    """Show the share of each role's tokens that are targets, and rows by their share."""
+    roles = {name: row for name, row in sorted(supervised.roles.items()) if row[0]}
+    bins = len(supervised.histogram)
+    return Shown(
+        f"{supervised.counted:,} of {supervised.tokens:,} tokens are targets, in "
+        f"{supervised.source}; {supervised.silent:,} rows have none, and of {supervised.full:,} "
+        "every token is one",
+        ("role", "tokens", "targets", "share"),
+        [(n, f"{t:,}", f"{c:,}", f"{c / t:.2%}") for n, (t, c) in roles.items()],
+        {
+            "roles": list(roles),
+            "shares": [counted / tokens for tokens, counted in roles.values()],
+            "edges": [k / bins for k in range(bins + 1)],
+            "rows": supervised.histogram,
+        },
     )
 
 

@@ -32,7 +32,15 @@ def without_rows(report: Report) -> Report:
     environment = dict(report.environment)
     if notes := environment.get("notes"):
         environment["notes"] = [_sentence(str(note)) for note in notes]
-    return replace(report, results=tuple(map(_result, report.results)), environment=environment)
+    return replace(
+        report,
+        results=tuple(map(_result, report.results)),
+        environment=environment,
+        library_warnings=tuple(
+            replace(one, text=_sentence(one.text)) for one in report.library_warnings
+        ),
+        unjudged=_sentence(report.unjudged),
+    )
 
 
 def holds_rows(report: Report) -> bool:

@@ -23,6 +23,7 @@ from trainsanity.report.words import (
     explained,
     headline,
     headlines,
+    objective,
     rerun,
     verdict,
     with_status,
@@ -51,10 +52,11 @@ def line(report: Report) -> str:
 def total(reports: Sequence[Report]) -> str:
     """Return the verdict on several pipelines, in one line that names those that are not sane."""
     failed = [r for r in reports if not r.good and _broken(r)]
-    unknown = [r for r in reports if not r.good and not _broken(r)]
+    unjudged = [r for r in reports if r.unjudged]
+    unknown = [r for r in reports if not (r.good or r.unjudged or _broken(r))]
     parts = [
         f"{len(some)} of {len(reports)} {word}: {', '.join(clean(r.pipeline_id) for r in some)}"
-        for some, word in ((failed, "not sane"), (unknown, "incomplete"))
+        for some, word in ((failed, "not sane"), (unknown, "incomplete"), (unjudged, "not judged"))
         if some
     ]
     return "; ".join(parts) or f"{len(reports)} of {len(reports)} sane as far as judged"
@@ -143,9 +145,10 @@ class _Screen:
         if self.results:
             self.out.print()
             self._stages()
-        for sentence in [*_not_judged(self.report), *self._notes()]:
+        for sentence in [*_not_judged(self.report), *self._heard(), *self._notes()]:
             self.out.print(Text(clean(sentence)))
-        self._more()
+        if self.results:
+            self._more()
         self._verdict()
 
     def _verdict(self) -> None:
@@ -234,6 +237,12 @@ class _Screen:
             words = [f"{name} {text}".replace(" ", NO_BREAK) for name, text in rows]
             text = textwrap.fill(" · ".join(words), self.out.width).replace(NO_BREAK, " ")
             self.out.print(Text(text))
+
+    def _heard(self) -> Iterator[str]:
+        if known := objective(self.report):
+            yield self._cut(f"Objective: {known}.")
+        if told := [one for one in self.report.library_warnings if not one.of_age]:
+            yield f"The libraries gave {counted(len(told), 'warning')}: -v shows them."
 
     def _notes(self) -> Iterator[str]:
         notes = [str(note) for note in self.report.environment.get("notes") or ()]

@@ -15,6 +15,7 @@ from trainsanity.report.console import console, text_of
 from trainsanity.report.words import clean
 
 if TYPE_CHECKING:
+    from trainsanity.measurements.batches.conversations import Conversations
     from trainsanity.measurements.batches.supervision import Row, Supervision, Token
 
 SCHEMA = 1
@@ -26,10 +27,22 @@ RUN = 3
 _COLUMNS = ("position", "id", "token", "attended", "label", "in the loss")
 
 
-def as_dict(pipeline_id: str, supervision: Supervision, rows: int) -> dict[str, Any]:
-    """Return the JSON values of the first rows."""
-    document = {**asdict(supervision), "rows": [asdict(row) for row in supervision.rows[:rows]]}
-    return {"schema": SCHEMA, "pipeline": pipeline_id, **document}
+def as_dict(
+    pipeline_id: str,
+    supervision: Supervision | None,
+    rows: int,
+    conversations: Conversations | None = None,
+    places: Sequence[int] = (),
+) -> dict[str, Any]:
+    """Return the JSON values of the first rows: by position, as conversations, or both."""
+    document: dict[str, Any] = {"schema": SCHEMA, "pipeline": pipeline_id}
+    if supervision is not None:
+        document |= asdict(supervision)
+        document["rows"] = [asdict(row) for row in supervision.rows[:rows]]
+    if conversations is not None:
+        document["conversations"] = [asdict(conversations.rows[k]) for k in places]
+        document["apart"], document["shares"] = conversations.apart, conversations.shares
+    return document
 
 
 def render(

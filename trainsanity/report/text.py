@@ -17,6 +17,8 @@ from trainsanity.report.words import (
     fields_of,
     headline,
     headlines,
+    library_warnings,
+    objective,
     pairs,
     passes,
     rerun,
@@ -74,6 +76,8 @@ class _Writer:
         title.append(clean(verdict(report)), "green" if report.good else "red")
         # One line however long the path: it is what scripts grep for.
         self.out.print(title, soft_wrap=True)
+        if report.unjudged:
+            return
         failed = with_status(self.results, Status.FAIL)
         # The other headlines have the counts.
         counts = coverage(report) if failed or report.not_judged else ""
@@ -91,6 +95,7 @@ class _Writer:
         self._explained()
         self._warnings()
         self._ruled_out()
+        self._library_warnings()
         self._table()
         self._environment()
 
@@ -166,6 +171,12 @@ class _Writer:
         ]
         fields(self.out, rows)
 
+    def _library_warnings(self) -> None:
+        rows = library_warnings(self.report)
+        if rows:
+            heading(self.out, "What the libraries warned of")
+        fields(self.out, rows)
+
     def _table(self) -> None:
         heading(self.out, "All selected checks, in the order in which data flows")
         table = grid(4)
@@ -199,6 +210,7 @@ class _Writer:
             [
                 ("environment", pairs(environment)),
                 ("run", pairs(report.facts)),
+                *(("objective", clean(known)) for known in [objective(report)] if known),
                 *(("NOTE", clean(str(note))) for note in notes),
                 ("seconds", f"{report.seconds:.1f}" + (f" ({seconds})" if seconds else "")),
                 *(("passes", ran) for ran in [passes(report)] if ran),

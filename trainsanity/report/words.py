@@ -23,6 +23,8 @@ REASON_LENGTH = 160
 
 def verdict(report: Report) -> str:
     """Return the headline without the pipeline's name; it claims no more than was judged."""
+    if report.unjudged:
+        return f"not judged: {report.unjudged}"
     if with_status(report.results, Status.FAIL):
         return f"not sane. First broken stage: {report.diagnosis.first_broken_stage}"
     if with_status(report.results, Status.XPASS):
@@ -80,6 +82,11 @@ PASSES = {
 }
 
 
+def objective(report: Report) -> str:
+    """Return what is trained for, how that was recognised and confirmed; empty if not known."""
+    return "; ".join(filter(None, report.recognition.values()))
+
+
 def passes(report: Report) -> str:
     """Return how often the model ran, and for which measurements; empty if it did not."""
     groups = []
@@ -94,6 +101,8 @@ def passes(report: Report) -> str:
 
 def coverage(report: Report) -> str:
     """Return how many checks ran of how many exist, and how they ended."""
+    if report.unjudged:
+        return ""
     counts = report.counts()
     parts = [
         f"{counts[status]} {words}"
@@ -224,6 +233,19 @@ def fields_of(finding: Finding, confidence: str = "") -> list[tuple[str, str]]:
 def confidence_in(finding: Finding, report: Report) -> str:
     """Return how sure the first finding's cause is; empty for the others."""
     return report.diagnosis.confidence if finding is report.diagnosis.finding else ""
+
+
+WARNED = 5
+"""Warnings of libraries that a report shows; all of them stand in the JSON report."""
+
+
+def library_warnings(report: Report) -> list[tuple[str, str]]:
+    """Return what the libraries warned of, shortly; nothing that is about old names alone."""
+    told = [one for one in report.library_warnings if not one.of_age]
+    rows = [(one.library, clean(_short(one.text))) for one in told[:WARNED]]
+    if len(told) > WARNED:
+        rows.append(("", f"{len(told) - WARNED} more in the JSON report"))
+    return rows
 
 
 def value_text(value: Any) -> str:

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from trainsanity.engine.session import check_declared
 from trainsanity.errors import UsageError, first_line
 from trainsanity.isolation.fsdp import complete
-from trainsanity.pipeline import Pipeline
+from trainsanity.isolation.library_warnings import LibraryWarning, listening
+from trainsanity.pipeline import DECLARED, Pipeline, refuse_undeclarable
 from trainsanity.sources.patching import NewFolders
 
 T = TypeVar("T")
@@ -40,17 +42,34 @@ def _own_arguments(command: Sequence[str]) -> Iterator[None]:
         sys.argv = before
 
 
+def declare(pipeline: Pipeline, *said: Mapping[str, str | None]) -> None:
+    """Set what the pipeline does not say itself; where several say it, the first counts.
+
+    Raises:
+        UsageError: a value is unknown.
+    """
+    for name in DECLARED:
+        values = [getattr(pipeline, name), *(one.get(name) for one in said)]
+        value = next((value for value in values if value is not None), None)
+        if value is not None:
+            refuse_undeclarable(name, value)
+        setattr(pipeline, name, value)
+    check_declared(pipeline.objective, f"{pipeline.id}: objective")
+
+
 @dataclass(frozen=True)
 class PipelineSpec:
     """How to build a pipeline, later: ``build`` is never called while tests are collected.
 
     Attributes:
         id: the pipeline's name in reports and tests.
-        build: takes nothing, returns a ``transformers.Trainer`` or a :class:`Pipeline`.
+        build: takes nothing, returns a ``transformers.Trainer`` or a :class:`Pipeline`; its
+            attributes ``objective`` and ``supervise``, if it has them, declare these.
         marks: pytest marks, for example ``(pytest.mark.gpu,)``.
         expected_failures: check name to the reason why its failure is accepted here.
         options: for the pipeline's own use.
         command: as in :class:`Pipeline`; ``sys.argv`` while the pipeline is built.
+        declared: settings such as ``objective``, for a pipeline and a factory without their own.
     """
 
     id: str
@@ -59,6 +78,7 @@ class PipelineSpec:
     expected_failures: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     command: tuple[str, ...] = ()
+    declared: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, reason in self.expected_failures.items():
@@ -71,8 +91,10 @@ class PipelineSpec:
         Raises:
             UsageError: ``build`` raised, or returned neither a Trainer nor a Pipeline.
         """
+        heard: list[LibraryWarning] = []
         try:
-            built = self.build()
+            with listening(heard):
+                built = self.build()
         except (UsageError, KeyboardInterrupt):
             raise
         except SystemExit as error:
@@ -97,6 +119,10 @@ class PipelineSpec:
             built = from_trainer(built)
         built.refuse_unusable_model()
         built.id, built.command = self.id, self.command
+        built.library_warnings = heard
+        # A target's function is known only after it was imported, by the call above.
+        function = getattr(self.build, "__wrapped__", self.build)
+        declare(built, {name: getattr(function, name, None) for name in DECLARED}, self.declared)
         return built
 
     @contextlib.contextmanager

@@ -9,8 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from trainsanity.engine.session import check_declared
 from trainsanity.errors import UsageError
 from trainsanity.isolation import time_limit as limits
+from trainsanity.pipeline import DECLARED, refuse_undeclarable
 from trainsanity.types import Cost
 
 OPTIONS = (
@@ -20,6 +22,7 @@ OPTIONS = (
     "max_cost",
     "timeout",
     "warnings_as_errors",
+    *DECLARED,
 )
 """The keys that ``[tool.trainsanity]`` may have."""
 
@@ -30,7 +33,8 @@ def configuration(start: Path | None = None) -> dict[str, Any]:
     Returns:
         ``pipelines`` (list of targets), ``expected_failures`` (check name to reason, or pipeline to
         a table of these), ``select`` (list of words), ``max_cost`` (:class:`Cost`), ``timeout``
-        (seconds) and ``warnings_as_errors`` (bool); an empty dict if there is no such table.
+        (seconds), ``warnings_as_errors`` (bool) and what is declared of the pipelines; an empty
+        dict if there is no such table.
 
     Raises:
         UsageError: the file cannot be read, or an entry is unknown or has the wrong type.
@@ -60,9 +64,17 @@ def configuration(start: Path | None = None) -> dict[str, Any]:
     if not isinstance(pipelines, list) or not all(isinstance(p, str) for p in pipelines):
         raise UsageError(f"{path}: pipelines must be a list of 'pkg.module:factory' strings")
     _refuse_unusable(path, table.get("expected_failures", {}))
+    check_declared(table.get("objective"), f"{path}: objective")
     if not isinstance(table.get("warnings_as_errors", False), bool):
         raise UsageError(f"{path}: warnings_as_errors must be true or false")
+    for name, value in declared_in(table).items():
+        refuse_undeclarable(name, value, f"{path}: ")
     return {**table, **_selection(path, table)}
+
+
+def declared_in(table: dict[str, Any]) -> dict[str, str]:
+    """Return what the table declares of every pipeline that does not say otherwise."""
+    return {name: table[name] for name in DECLARED if name in table}
 
 
 def _refuse_unusable(path: Path, expected: Any) -> None:

@@ -34,7 +34,10 @@ class Source(Protocol):
 
 
 def sources_of(
-    targets: Sequence[str], arguments: Sequence[str], expected_failures: Mapping[str, Any]
+    targets: Sequence[str],
+    arguments: Sequence[str],
+    expected_failures: Mapping[str, Any],
+    declared: Mapping[str, str] | None = None,
 ) -> list[Source]:
     """Return the sources that a command line names; nothing is built, and no script is run.
 
@@ -43,13 +46,16 @@ def sources_of(
             of its own, as in ``"train.py -- --lr 1e-5"``.
         arguments: what follows ``--`` on the command line; every target gets it after its own.
         expected_failures: as :func:`trainsanity.sources.config.configuration` returns them.
+        declared: as in :class:`PipelineSpec`.
 
     Raises:
         UsageError: a target is of neither form, or they do not go together.
     """
     scripts = [target for target in targets if _is_script(split(target)[0])]
     if not scripts:
-        return [spec_of(target, expected_failures, arguments=arguments) for target in targets]
+        return [
+            spec_of(target, expected_failures, declared, arguments=arguments) for target in targets
+        ]
     script = scripts[0]
     path, own = split(script)
     others = [target for target in targets if target != script]
@@ -61,7 +67,7 @@ def sources_of(
     if not Path(path).exists():
         raise UsageError(f"there is no file {path!r} below {os.getcwd()}")
     expected = failures_of(expected_failures, script, path)
-    return [Script(path, (*own, *arguments), expected, name=script)]
+    return [Script(path, (*own, *arguments), expected, declared or {}, name=script)]
 
 
 def _is_script(target: str) -> bool:
@@ -72,6 +78,7 @@ def _is_script(target: str) -> bool:
 def spec_of(
     target: str,
     expected_failures: Mapping[str, Any] | None = None,
+    declared: Mapping[str, str] | None = None,
     *,
     arguments: Sequence[str] = (),
 ) -> PipelineSpec:
@@ -80,6 +87,7 @@ def spec_of(
     Args:
         target: with or without arguments of its own: ``"pkg.module:factory -- --lr 1e-5"``.
         expected_failures: as :func:`trainsanity.sources.config.configuration` returns them.
+        declared: as in :class:`PipelineSpec`.
         arguments: what ``sys.argv`` has after its own, while the function builds.
 
     Raises:
@@ -97,12 +105,18 @@ def spec_of(
             f"{target!r} names no pipeline: give pkg.module:factory, a function that takes "
             "nothing and returns a Trainer"
         )
+
+    def build() -> Any:
+        # Imported only when the pipeline is built, so that collecting tests stays cheap.
+        vars(build)["__wrapped__"] = found = _factory(module, factory)
+        return found()
+
     return PipelineSpec(
         target,
-        # Imported only when the pipeline is built, so that collecting tests stays cheap.
-        lambda: _factory(module, factory)(),  # noqa: PLW0108
+        build,
         expected_failures=failures_of(expected_failures, target, name),
         command=(name, *own, *arguments),
+        declared=declared or {},
     )
 
 

@@ -20,8 +20,9 @@ from types import CodeType, FrameType, ModuleType
 from typing import Any, Generic, TypeVar
 
 from trainsanity.errors import UsageError, first_line
+from trainsanity.isolation.library_warnings import LibraryWarning, Listener, listening
 from trainsanity.pipeline import Pipeline
-from trainsanity.sources.building import from_trainer
+from trainsanity.sources.building import declare, from_trainer
 from trainsanity.sources.patching import TRAINER, NewFolders, patched
 
 T = TypeVar("T")
@@ -53,12 +54,14 @@ class Script:
         path: as the user gave it.
         arguments: what follows ``--`` on the command line.
         expected_failures: check name to the reason why its failure is accepted here.
+        declared: settings such as ``supervise``, as in ``PipelineSpec``.
         name: its name in reports, where that is not its path.
     """
 
     path: str
     arguments: tuple[str, ...] = ()
     expected_failures: Mapping[str, str] = field(default_factory=dict)
+    declared: Mapping[str, str] = field(default_factory=dict)
     name: str = field(default="", kw_only=True)
 
     @property
@@ -68,7 +71,12 @@ class Script:
 
     def visit(self, judge: Callable[[Pipeline], T]) -> T:
         """Return what ``judge`` returns for the pipeline; see :func:`judge_script`."""
-        return judge_script(self.path, self.arguments, judge)
+
+        def declared(pipeline: Pipeline) -> T:
+            declare(pipeline, self.declared)
+            return judge(pipeline)
+
+        return judge_script(self.path, self.arguments, declared)
 
 
 def judge_script(path: str, arguments: Sequence[str], judge: Callable[[Pipeline], T]) -> T:
@@ -165,12 +173,15 @@ class _Visit(Generic[T]):
         self.judging = self.over = False
         self._ends = 0
         self._value: list[T] = []
+        self._heard: list[LibraryWarning] = []
+        self._listener: Listener | None = None
         self._error: BaseException | None = None
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Patch the methods of Trainer, and those that save."""
         with contextlib.ExitStack() as stack:
+            self._listener = stack.enter_context(listening(self._heard))
             for home, methods in SAVES.items():
                 stack.enter_context(patched(home, dict.fromkeys(methods, self._silent)))
             stack.enter_context(patched(TRAINER, dict.fromkeys(ENDS, self._ending)))
@@ -225,6 +236,10 @@ class _Visit(Generic[T]):
         notes = ["the script resumes from a checkpoint; judged are the weights before that"]
         pipeline = from_trainer(trainer, notes if resumes else ())
         pipeline.id, pipeline.command = self.path, (self.path, *self.arguments)
+        pipeline.library_warnings = self._heard
+        if self._listener is not None:
+            # What measurements provoke is not the script's.
+            self._listener.paused = True
         return pipeline
 
     def _ending(self, original: Callable[..., Any]) -> Callable[..., Any]:

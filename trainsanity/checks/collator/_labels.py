@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import Session, objective_of
+from trainsanity.fields import with_targets
 from trainsanity.maths.alignment import Placement, place
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Collating, Made
@@ -27,6 +28,7 @@ class Labelled:
         own: the labels that the row brings, one per token; None if it brings none.
         got: the batch's labels on its tokens.
         padding: the batch's labels around them.
+        starts: places at which a document begins, whose token nothing predicts.
     """
 
     i: int
@@ -34,6 +36,7 @@ class Labelled:
     own: list[Any] | None
     got: list[Any]
     padding: list[Any]
+    starts: frozenset[int] = frozenset({0})
 
 
 def _per_token(pipeline: Pipeline) -> bool:
@@ -47,9 +50,17 @@ def _per_token(pipeline: Pipeline) -> bool:
     return labels is None or (labels.dim() > 1 and not labels.is_floating_point())
 
 
+def label_column(collating: Collating) -> str | None:
+    """Return the key under which the sequences of the first step have their labels."""
+    micro = collating.batch.micro_batches[0]
+    rows, _ = collating.seen(micro)
+    return collating.pipeline.label_column(rows[0])
+
+
 def count_labelled(pipeline: Pipeline, batch: Batch) -> int:
     """Return how many labels the loss counts, before a language model's shift."""
-    labels = [micro.inputs["labels"] for micro in batch if "labels" in micro.inputs]
+    made = [with_targets([], micro.inputs, IGNORED)[1] for micro in batch]
+    labels = [one["labels"] for one in made if "labels" in one]
     if _per_token(pipeline):
         return sum(int((one != IGNORED).sum()) for one in labels)
     return sum(len(one) for one in labels)
@@ -69,7 +80,23 @@ def _labelled(
             yield from _target(i, rows[i], own, labels[i])
             continue
         if len(labels[i]) == where.width:
-            yield Labelled(i, rows[i], own, where.inside(labels[i]), where.outside(labels[i]))
+            yield Labelled(
+                i,
+                rows[i],
+                own,
+                where.inside(labels[i]),
+                where.outside(labels[i]),
+                _starts(where, i, made),
+            )
+
+
+def _starts(where: Placement, i: int, made: Made) -> frozenset[int]:
+    """Return where a row's documents begin: at its first token, and where positions restart."""
+    positions = made.get("position_ids")
+    if positions is None or getattr(positions, "shape", None) != made["input_ids"].shape:
+        return frozenset({0})
+    own = where.inside(positions[i].tolist())
+    return frozenset({0, *(t for t, position in enumerate(own) if not position)})
 
 
 def _target(

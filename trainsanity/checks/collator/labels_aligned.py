@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from trainsanity.checks.collator._labels import Labelled, _labelled, _per_token, count_labelled
+from trainsanity.checks.collator._labels import (
+    Labelled,
+    _labelled,
+    _per_token,
+    count_labelled,
+    label_column,
+)
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
+from trainsanity.fields import plain_values
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Collating, Made
 from trainsanity.measurements.batches.strategies import Rows
@@ -48,8 +55,9 @@ def labels_aligned(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Find
     References: huggingface/transformers#47394, #44642 and #32944 for labels shifted twice; #26357
     for instruction masks that the collator overwrites.
     """
-    collating = Collating(pipeline, batch)
-    column = pipeline.label_column(batch.micro_batches[0].rows[0])
+    batch.require_made()
+    collating = Collating(pipeline, batch, packing=True, tokens=_per_token(pipeline))
+    column = label_column(collating)
     language = objective_of(pipeline).name == CAUSAL_LM
 
     def wrong(rows: Rows, made: Made) -> str | None:
@@ -83,7 +91,7 @@ def labels_aligned(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Find
 def _wrong_rows(rows: Rows, made: Made, column: str | None) -> str | None:
     if column is None:
         return None
-    given, got = [row[column] for row in rows], made["labels"]
+    given, got = [plain_values(row[column]) for row in rows], made["labels"]
     # Compared in the collator's dtype: a number need not survive float32 in full.
     if got.flatten().tolist() != got.new_tensor(given).flatten().tolist():
         return f"labels {given} came out as {got.tolist()}"

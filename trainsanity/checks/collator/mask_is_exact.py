@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
+from trainsanity.fields import IDS, MASK
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Collating, Made
 from trainsanity.measurements.batches.strategies import Rows
 from trainsanity.pipeline import unwrapped
-from trainsanity.types import Finding, Measured
+from trainsanity.types import Finding, Measured, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -35,11 +36,15 @@ def mask_is_exact(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findi
     How to fix: let ``tokenizer.pad`` make the mask (``DataCollatorWithPadding`` does), after the
     rows were tokenized without padding.
 
-    Known false alarms: none known.  Collators that pack several texts into a row are skipped.
+    Known false alarms: none known.  Collators that pack several texts into a row
+    are skipped, and so are masks that say of each token which ones it sees.
 
     References: huggingface/transformers#24265; jy-yuan/KIVI#46 for a mask lost with left padding.
     """
     collating = Collating(pipeline, batch)
+    if any(micro.inputs[MASK].ndim > 2 for micro in batch if MASK in micro.inputs):
+        raise Skip("the attention_mask says of each token which ones it sees, and not what is "
+                   "padding")  # fmt: skip
 
     def wrong(rows: Rows, made: Made) -> str | None:
         return _wrong_mask(collating, rows, made)
@@ -52,11 +57,11 @@ def mask_is_exact(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findi
             fix="let tokenizer.pad make it: DataCollatorWithPadding(tokenizer)",
         )
     tokens = sum(batch.lengths)
-    positions = sum(len(micro.rows) * micro.width for micro in batch)
+    positions = sum(micro.inputs[IDS].numel() for micro in batch)
     ones = sum(
-        int(m.inputs["attention_mask"].sum())
-        if "attention_mask" in m.inputs
-        else len(m.rows) * m.width  # a model attends to all without one
+        int(m.inputs[MASK].sum())
+        if MASK in m.inputs
+        else m.inputs[IDS].numel()  # a model attends to all without one
         for m in batch
     )
     yield Measured(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
-from trainsanity.measurements.batches.batch import Batch
+from trainsanity.measurements.batches.batch import Batch, own_loss
 from trainsanity.measurements.batches.collating import Made
 from trainsanity.objectives.base import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from trainsanity.objectives.preference import POLICY, PREFERENCE
@@ -52,6 +52,7 @@ def model_takes_batch(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | F
     References: huggingface/trl#3705 for positions that were lost on the way, and
     huggingface/transformers#47496 for wrong ones.
     """
+    batch.require_made()
     forward = _forward(pipeline)
     made, rows = batch.micro_batches[0].inputs, batch.micro_batches[0].rows
     foreign = [] if _may_want_more(pipeline, forward) else sorted(set(made) - forward.names)
@@ -128,11 +129,8 @@ def _forward(pipeline: Pipeline) -> Forward:
 
 
 def _may_want_more(pipeline: Pipeline, forward: Forward) -> bool:
-    from transformers import Trainer
-
-    trainer = pipeline.trainer
     # A custom training loop gives the model what it likes of the batch.
-    return forward.open or trainer is None or type(trainer).compute_loss is not Trainer.compute_loss
+    return forward.open or own_loss(pipeline)
 
 
 def _as_default(values: Any) -> bool:
@@ -147,16 +145,18 @@ def _as_default(values: Any) -> bool:
 def _wrong_labels(pipeline: Pipeline, made: Made) -> str | None:
     labels, task = made.get("labels"), objective_of(pipeline)
     if labels is None:
-        if task.name in (PREFERENCE, POLICY):
+        # Losses of pairs and of rewards read no labels; a loop's may be one of the inputs alone.
+        unlabelled = own_loss(pipeline) and (pipeline.trainer is not None or not task.known)
+        if task.name in (PREFERENCE, POLICY) or unlabelled:
             return None
         present = sorted(set(made) - set(OWN))
         own = [
             name for name in getattr(pipeline.trainer, "label_names", None) or () if name in made
         ]
         return None if own else f"the batch has none, only {', '.join(present) or 'inputs'}"
-    if not task.known:
+    if not task.known or not task.beside_inputs:
         return None
-    rows, width = made["input_ids"].shape[:2]
+    rows, width = made["input_ids"].shape[:2] if "input_ids" in made else (len(labels), 1)
     outputs = getattr(pipeline.config, "num_labels", 1)
     floating = task.name in (MULTI_LABEL, REGRESSION)
     if labels.is_floating_point() != floating:

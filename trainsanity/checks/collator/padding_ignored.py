@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from trainsanity.checks.collator._labels import _labelled, _per_token
+from trainsanity.checks.collator._labels import _labelled, _per_token, label_column
 from trainsanity.engine.registry import check
+from trainsanity.fields import IDS
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Collating, Made
-from trainsanity.measurements.batches.drawn import listed
 from trainsanity.measurements.batches.strategies import Rows
 from trainsanity.objectives.base import IGNORED
 from trainsanity.types import Finding, Measured
@@ -39,13 +39,13 @@ def padding_ignored(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Fin
 
     How to fix: ``label_pad_token_id=-100``, or ``labels[attention_mask == 0] = -100``.
 
-    Known false alarms: none known.  Collators that pack are skipped.
+    Known false alarms: none known.
 
     References: huggingface/transformers#32832; ``ignore_index`` of
     ``torch.nn.CrossEntropyLoss`` is -100.
     """
-    collating = Collating(pipeline, batch)
-    column = pipeline.label_column(batch.micro_batches[0].rows[0])
+    collating = Collating(pipeline, batch, packing=True)
+    column = label_column(collating)
 
     def wrong(rows: Rows, made: Made) -> str | None:
         if "labels" not in made:
@@ -69,12 +69,13 @@ def padding_ignored(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Fin
     labels = [
         label
         for micro in batch
-        if _per_token(pipeline) and "labels" in micro.inputs
-        for one in _labelled(collating, [*map(listed, micro.rows)], micro.inputs, column)
+        for rows, made in collating.parts(micro)
+        if _per_token(pipeline) and "labels" in made
+        for one in _labelled(collating, rows, made, column)
         for label in one.padding
     ]
     counted = sum(label != IGNORED for label in labels)
-    padding = sum(len(micro.rows) * micro.width for micro in batch) - sum(batch.lengths)
+    padding = sum(micro.inputs[IDS].numel() for micro in batch) - sum(batch.lengths)
     yield Measured(
         f"the first step has {padding} positions of padding, {counted} of these with a label that "
         f"the loss counts{collating.tried()}",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.registry import check
+from trainsanity.fields import plain_values
 from trainsanity.isolation.random_states import random_states
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Collating, Made
-from trainsanity.measurements.batches.drawn import listed
 from trainsanity.measurements.batches.strategies import Case
 from trainsanity.types import Finding, Measured
 
@@ -41,8 +41,8 @@ def repeatable(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]
 
     References: the ``seed`` of ``transformers.DataCollatorForLanguageModeling``.
     """
-    collating = Collating(pipeline, batch, packing=True)
-    other = Case(batch.micro_batches[-1].rows)
+    collating = Collating(pipeline, batch, packing=True, tokens=False)
+    other = Case(batch.micro_batches[-1].sources)
 
     def broken(case: Case) -> str | None:
         put_back = random_states(collating.collator)
@@ -65,7 +65,7 @@ def repeatable(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]
             fix="keep no state; draw from torch's global generator",
         )
     yield Measured(
-        f"pieces of {len(batch.lengths)} rows, collated again at once and after another batch: "
+        f"pieces of {len(batch.sources)} rows, collated again at once and after another batch: "
         f"{int(bool(objection))} differences found{collating.tried()}",
         int(bool(objection)),
         0,
@@ -73,5 +73,16 @@ def repeatable(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]
 
 
 def _differing(one: Made, other: Made) -> list[str]:
+    if not isinstance(one, Mapping) or not isinstance(other, Mapping):
+        return [] if _plain(one) == _plain(other) else ["the rows"]
     keys = sorted({*one, *other})
-    return [key for key in keys if listed(one).get(key) != listed(other).get(key)]
+    return [key for key in keys if _plain(one.get(key)) != _plain(other.get(key))]
+
+
+def _plain(value: Any) -> Any:
+    """Return tensors as lists, also inside rows that are handed on."""
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return plain_values(value)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.registry import check
-from trainsanity.fields import is_indexable
+from trainsanity.fields import is_indexable, plain_values
 from trainsanity.isolation.snapshot import restored
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Collating
@@ -38,7 +38,7 @@ def rows_unchanged(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Find
 
     References: huggingface/transformers#27333 and #30603, ThilinaRajapakse/simpletransformers#974.
     """
-    collating = Collating(pipeline, batch, packing=True)
+    collating = Collating(pipeline, batch, packing=True, tokens=False)
 
     def broken(case: Case) -> str | None:
         rows = copy.deepcopy(case.rows)
@@ -55,7 +55,7 @@ def rows_unchanged(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Find
         )
     reads = "returns the same rows at each read" if kept else "makes its rows anew at each read"
     yield Measured(
-        f"pieces of {len(batch.lengths)} rows, collated: {int(bool(objection))} changes in place "
+        f"pieces of {len(batch.sources)} rows, collated: {int(bool(objection))} changes in place "
         f"found; the dataset {reads}{collating.tried()}",
         int(bool(objection)),
         0 if kept else None,
@@ -69,7 +69,7 @@ def _changed(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, A
         for key in sorted({*row, *now}):
             if key not in now:
                 return f"{key} of row {i} is gone"
-            if row.get(key) != now[key]:
+            if plain_values(row.get(key)) != plain_values(now[key]):
                 return f"{key} of row {i} is {now[key]} afterwards"
     return None
 

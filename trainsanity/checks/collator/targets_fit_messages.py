@@ -19,6 +19,9 @@ FEW = 0.05
 MANY = 0.5
 """Share of rows from which labels beside the answers are no exception."""
 
+UNMARKED = "chat template does not contain `{% generation %}`"
+"""What transformers says when an assistant mask is asked of a template without markers."""
+
 VARIED = 8
 """Different tokens from which what is left out is content and not a part of the header."""
 
@@ -54,7 +57,8 @@ def targets_fit_messages(pipeline: Pipeline, answers: Answers) -> Iterator[Measu
 
     Known false alarms: a part of users' messages that is trained on purpose.  Where the evidence is
     a count (some messages of a role are trained and others not, or stored labels train every token
-    of a conversation) it is a warning: people do so by choice.
+    of a conversation) it is a warning: people do so by choice. It is a failure where transformers
+    warned that an assistant mask was asked of a template without markers: then it was none.
 
     References: NVIDIA-NeMo/Automodel#3024, huggingface/trl#3781, tloen/alpaca-lora#306,
     OpenRLHF/OpenRLHF#781, NVIDIA-NeMo/Megatron-Bridge#3359, NielsRogge/Transformers-Tutorials#456.
@@ -89,6 +93,8 @@ def targets_fit_messages(pipeline: Pipeline, answers: Answers) -> Iterator[Measu
 
 def _of_users(answers: Answers, pipeline: Pipeline) -> Iterator[Finding]:
     """Messages that are no answers."""
+    # Who asked for a mask and trains everything got an empty one.
+    asked = any(UNMARKED in one.text for one in pipeline.library_warnings)
     for name, role in answers.roles.items():
         count = role.full + role.part + role.none
         if name == ASSISTANT or not count:
@@ -124,9 +130,12 @@ def _of_users(answers: Answers, pipeline: Pipeline) -> Iterator[Finding]:
                 expected=0,
                 where="role user",
                 cause="labels are a copy of the ids; an assistant mask that is empty, because the "
-                "template has no {% generation %} markers, ends so, too",
+                "template has no {% generation %} markers, ends so, too"
+                if not asked
+                else "an assistant mask was asked for, and the template has no {% generation %} "
+                "markers (transformers warned of it): the mask is empty, and was taken for all",
                 fix="use a template with {% generation %} markers, or mask the user's turns",
-                severity=Severity.WARNING,
+                severity=Severity.FAILURE if asked else Severity.WARNING,
             )
 
 

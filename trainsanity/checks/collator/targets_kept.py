@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from trainsanity.checks.collator._labels import Labelled, _labelled, _per_token, count_labelled
+from trainsanity.checks.collator._labels import (
+    Labelled,
+    _labelled,
+    _per_token,
+    count_labelled,
+    label_column,
+)
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
+from trainsanity.fields import plain_values
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Collating, Made
 from trainsanity.measurements.batches.strategies import Rows, per_token
@@ -46,8 +53,9 @@ def targets_kept(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findin
 
     References: huggingface/transformers#23530, huggingface/trl#976.
     """
-    collating = Collating(pipeline, batch)
-    column = pipeline.label_column(batch.micro_batches[0].rows[0])
+    batch.require_made()
+    collating = Collating(pipeline, batch, packing=True, tokens=_per_token(pipeline))
+    column = label_column(collating)
     end = getattr(pipeline.tokenizer, "eos_token_id", None)
     language = objective_of(pipeline).name == CAUSAL_LM
 
@@ -72,7 +80,7 @@ def targets_kept(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findin
             else "overwrite labels where attention_mask is 0, and nowhere else",
         )
     rows = [row for micro in batch for row in micro.rows]
-    ended = sum(end is not None and _ends_with(row, end) for row in rows)
+    ended = sum(end is not None and _ends_with(row, end) for row in rows if language)
     ends_with = f"; {ended} of {len(rows)} rows end with EOS" if language else ""
     count = count_labelled(pipeline, batch)
     yield Measured(
@@ -86,15 +94,17 @@ def _dropped_rows(rows: Rows, made: Made, column: str | None) -> str | None:
     if column is None or made["labels"].is_floating_point():
         return None
     for i, (row, label) in enumerate(zip(rows, made["labels"].flatten().tolist(), strict=True)):
-        if label == IGNORED != row[column]:
+        if label == IGNORED != plain_values(row[column]):
             return f"row {i} has the label {row[column]}, and the batch {IGNORED}"
     return None
 
 
 def _dropped(one: Labelled, language: bool, end: int | None) -> str | None:
+    if one.own is None and all(label == IGNORED for label in one.got):
+        return None  # no response key in this piece of a row: collator.rows_have_targets' matter
     left_out = _left_out(one.row)
     for t, label in enumerate(one.got):
-        if label != IGNORED or t in left_out or (language and t == 0):
+        if label != IGNORED or t in left_out or (language and t in one.starts):
             continue
         if one.own is not None and one.own[t] != IGNORED:
             return f"row {one.i} has the label {one.own[t]} at token {t}, and the batch {IGNORED}"

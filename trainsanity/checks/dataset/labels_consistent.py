@@ -46,13 +46,13 @@ def labels_consistent(scan: Scan, repeats: Repeats) -> Iterator[Measured | Findi
             train,
             repeats.contradictions,
             later,
-            f"have the ids of another and a different label: rows "
+            f"have the {train.word} of another and a different label: rows "
             f"{train.rows.number(earlier)} ({first}) and {train.rows.number(later)} ({second})",
             cause="a join that went wrong, or two opinions on one text",
             fix="decide for one label, or drop both rows",
         )
     yield Measured(
-        f"{repeats.contradictions:,} of {train.counted} have the ids of another row and a "
+        f"{repeats.contradictions:,} of {train.counted} have the {train.word} of another row and a "
         "different label",
         repeats.contradictions,
         0,

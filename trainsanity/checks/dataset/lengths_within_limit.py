@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from trainsanity.checks._splits import rows_finding
 from trainsanity.engine.registry import check
+from trainsanity.fields import cut_of
 from trainsanity.measurements.data.scan import Scan
 from trainsanity.types import Finding, Measured
 
@@ -45,7 +46,13 @@ def lengths_within_limit(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | 
 
     References: read: tokenization_utils_base, "Token indices sequence length is longer than".
     """
+    scan.train.require_tokens()
     limits = _limits(pipeline)
+    cut = cut_of(pipeline.data_collator)
+    kept = cut.stop or -(cut.start or 0)
+    if kept and not scan.train.content.plain:
+        # A collator that joins the columns cuts what is longer, as its setting says.
+        limits = {name: limit for name, limit in limits.items() if limit < kept}
     by, limit = min(limits.items(), key=lambda item: item[1], default=("no setting", None))
     for split in scan.splits:
         if limit is not None and split.longest > limit:
@@ -53,7 +60,7 @@ def lengths_within_limit(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | 
             yield rows_finding(
                 split,
                 long,
-                int((split.lengths == split.longest).argmax()),
+                int((split.sequences == split.longest).argmax()),
                 f"are longer than {by} = {limit}; the longest has {split.longest} tokens",
                 observed=split.longest,
                 expected=limit,
@@ -62,7 +69,7 @@ def lengths_within_limit(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | 
                 fix=f"tokenizer(..., truncation=True, max_length={limit})",
             )
     train = scan.train
-    mean = train.tokens / len(train.rows)
+    mean = int(train.sequences.sum(dtype="int64")) / len(train.rows)
     yield Measured(
         f"{train.counted} have {train.shortest} to {train.longest} tokens, {mean:.1f} on average; "
         f"{by} allows {'any' if limit is None else limit}",

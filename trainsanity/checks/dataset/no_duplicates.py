@@ -21,6 +21,7 @@ def no_duplicates(scan: Scan, repeats: Repeats) -> Iterator[Measured | Finding]:
     """No training row occurs twice.
 
     What it checks: rows of the training data with the same ids, padding aside, and the same label.
+    Where rows hold no token ids, with the same pixels, audio, numbers or texts.
 
     Why it matters: a row that occurs k times weighs k times in the loss and is memorised k times as
     fast; a file that was read twice silently doubles the epochs.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from trainsanity.checks._splits import rows_finding
 from trainsanity.engine.registry import check
+from trainsanity.fields import TOKENS
 from trainsanity.measurements.data.scan import Scan
 from trainsanity.types import Finding, Measured
 
@@ -39,16 +40,18 @@ def rows_are_whole(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Findin
 
     References: read: tokenizer.num_special_tokens_to_add.
     """
-    tokenizer = pipeline.tokenizer
+    # What is no text yet has none of the tokens that a tokenizer adds.
+    tokenizer = pipeline.tokenizer if scan.train.content.role == TOKENS else None
+    column, held = scan.train.content.columns[0], scan.train.word
     added = tokenizer.num_special_tokens_to_add() if tokenizer is not None else 0
     special = {*tokenizer.all_special_ids} if tokenizer is not None else set()
     counts = {"null": 0, "empty": 0, "uneven": 0}
     for split in scan.splits:
         for kind, places, problem, fix in (
-            ("null", split.nulls, "null, or have a null among their ids",
-             'dataset.filter(lambda row: row["input_ids"] is not None)'),
+            ("null", split.nulls, f"null, or have a null among their {held}",
+             f'dataset.filter(lambda row: row["{column}"] is not None)'),
             ("empty", split.empty(added, special), "without text",
-             f'dataset.filter(lambda row: len(row["input_ids"]) > {added})'),
+             f'dataset.filter(lambda row: len(row["{column}"]) > {added})'),
             ("uneven", split.uneven, "of another length than their attention_mask",
              "drop the column: tokenizer.pad makes the mask"),
         ):  # fmt: skip

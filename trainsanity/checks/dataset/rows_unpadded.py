@@ -41,6 +41,7 @@ def rows_unpadded(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding
     References: read: DataCollatorWithPadding; collator.padding_overhead for what it costs.
     """
     train = scan.train
+    train.require_tokens()
     positions = int(train.widths.sum(dtype="int64"))
     pads = _pads(pipeline, train) if train.padding else None
     if pads:

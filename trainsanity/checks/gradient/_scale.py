@@ -44,8 +44,10 @@ def norm_at_most(step: Step, right: Reference) -> float:
 
     With g_k the gradient that micro-batch k added, and c_k what its backward pass started from in
     units of its share of the mean, the gradient is ``sum_k g_k / c_k``: no longer than the sum of
-    the norms.
+    the norms.  Infinite where a loss is exactly 0, which does not tell what it was divided by.
     """
+    if not all(micro.backward_loss for micro in step.micro_steps):
+        return math.inf
     parts = zip(step.micro_steps, right.parts, right.weights, strict=True)
     return sum(
         micro.gradient_norm * weight * float(items.losses.sum()) / micro.backward_loss
@@ -72,7 +74,9 @@ def norm_at_the_right_scale(pipeline: Pipeline, recording: Recording, step: Step
         scale = abs(logged / right.mean)
     else:
         scale = 1.0
-    norm = step.norm_before_clip / scale if scale > 0 else math.nan
+    if not scale > 0:
+        return None
+    norm = step.norm_before_clip / scale
     most = math.inf if recording.sharded else norm_at_most(step, right)
     # A custom training loop does not show what a micro-batch adds.
     return min(norm, most) if most > 0 else norm

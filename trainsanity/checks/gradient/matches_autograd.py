@@ -15,10 +15,15 @@ from trainsanity.measurements.step.confirmed import Confirmed
 from trainsanity.measurements.step.replay import Replay
 from trainsanity.measurements.step.sampling import SAMPLE
 from trainsanity.measurements.step.steps import Recording
-from trainsanity.types import Cost, Finding, Judges, Measured, Skip
+from trainsanity.types import Cost, Finding, Judges, Measured, Severity, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
+
+COMPOSED = (
+    "the loop runs the model more than once for a micro-batch, as adversarial training and "
+    "sharpness-aware steps do: its gradient is made of more than the loss's"
+)
 
 
 @check(
@@ -61,7 +66,9 @@ def matches_autograd(
     a penalty that is sent backward by itself.
 
     Known false alarms: auxiliary losses (of experts, of a regulariser inside compute_loss) are part
-    of the gradient by design.
+    of the gradient by design.  Of a custom training loop that runs the model more than once for a
+    micro-batch (sharpness-aware steps, adversarial training) another direction is a warning, which
+    objective = "custom" ends.
 
     References: huggingface/transformers#37766, #47688; huggingface/trl#4104.
     """
@@ -96,6 +103,9 @@ def matches_autograd(
         # A factor of the run's is common to all parameters; of one alone it would be chance.
         common = len(bad) >= len(compared)
         known = name_factor(slope, recording.facts(pipeline, slope), 1e-3) if common else []
+        # Another direction, of a loop that asks the model more than once for a micro-batch, is what
+        # adversarial training and sharpness-aware steps are made of.
+        meant = recording.composed and not (known and within(1 - cosine, 1e-3))
         yield Finding(
             f"{len(bad)} of {len(names)} gradients differ from automatic differentiation: "
             f"slope {slope:.4f}, cosine {cosine:.6f}",
@@ -104,8 +114,15 @@ def matches_autograd(
             where=", ".join(bad[:3]),
             factor=slope,
             candidates=tuple(known),
-            cause=explained(slope, known) if known else _cause(pipeline, recording),
-            fix="find what writes to .grad of these parameters between the backward passes",
+            cause=COMPOSED
+            if meant
+            else explained(slope, known)
+            if known
+            else _cause(pipeline, recording),
+            fix='if it is meant: objective = "custom" as an argument of Pipeline.from_loop'
+            if meant
+            else "find what writes to .grad of these parameters between the backward passes",
+            severity=Severity.WARNING if meant else Severity.FAILURE,
         )
     yield Measured(
         f"{len(names)} gradients (up to {SAMPLE:,} elements of each) against automatic "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -66,8 +67,12 @@ def norm_within_bounds(
             "FSDP2 adds up the processes' gradients as they come: those of one micro-batch, which "
             "bound the norm from above, are not seen"
         )
+    if not any(parameter.trainable for parameter in recording.update.parameters):
+        raise Skip("nothing is trainable, and no gradient has a norm")
     eps = rounding_of_norms(step, pipeline)
     high = norm_at_most(step, reference(pipeline, step))
+    if math.isinf(high) and all(math.isfinite(one.backward_loss) for one in step.micro_steps):
+        raise Skip("the loss of a micro-batch is exactly 0, which does not tell its scale")
     # Without a closed form the bound from below is zero.
     exact = exact_head_gradient(pipeline, recording, step)
     low = float(exact.norm()) if exact is not None else 0.0
@@ -75,8 +80,11 @@ def norm_within_bounds(
     bounds = {"at_least": low * (1 - eps), "at_most": high * (1 + eps)}
     if not (bounds["at_least"] <= norm and within(norm, bounds["at_most"])):
         above = norm > high
-        slope = regress(step.head_gradient, exact)[0] if exact is not None else 1.0
+        slope = _own_scale(pipeline, recording)
+        if exact is not None:
+            slope = regress(step.head_gradient, exact)[0]
         scaled = abs(slope - 1) > eps
+        against = "its closed form" if exact is not None else "a mean of its micro-batches' own"
         yield Finding(
             f"the total gradient norm is {norm:.3f}; for this batch it lies between "
             f"{low:.3f} and {high:.3f}",
@@ -84,7 +92,7 @@ def norm_within_bounds(
             expected=bounds,
             where="step 1, before clipping",
             factor=slope if scaled else norm / bounds["at_most" if above else "at_least"],
-            cause=_cause(scaled=scaled, above=above, slope=slope),
+            cause=_cause(scaled=scaled, above=above, slope=slope, against=against),
             fix="see the loss's scale first; then what else writes to .grad",
         )
     if logged is not None and not within(abs(logged - norm), eps * norm):
@@ -106,9 +114,17 @@ def norm_within_bounds(
     )
 
 
-def _cause(*, scaled: bool, above: bool, slope: float) -> str:
+def _own_scale(pipeline: Pipeline, recording: Recording) -> float:
+    """Return what the step's gradient is times a mean of its micro-batches' own; 1 if not asked."""
+    own = recording.own
+    scale = own.total * own.times_processes(pipeline.args.world_size)
+    return scale if not own.reason and scale > 0 else 1.0
+
+
+def _cause(*, scaled: bool, above: bool, slope: float, against: str) -> str:
     if scaled:
-        return f"the head's gradient is {slope:.4g} x its closed form: the loss is scaled"
+        whose = "head's" if against == "its closed form" else "step's"
+        return f"the {whose} gradient is {slope:.4g} x {against}: the loss is scaled"
     if above:
         return "a gradient that does not come from the loss is added"
     return "a part of the gradient is lost"

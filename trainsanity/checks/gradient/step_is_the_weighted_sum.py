@@ -67,6 +67,8 @@ def step_is_the_weighted_sum(
     if not known:
         raise Skip("every micro-batch's own gradient is zero, and the step's is not")
     allowed = _allowed(own)
+    # As the losses: what an item count multiplies by the processes is no mean by itself.
+    total = own.total * own.times_processes(pipeline.args.world_size)
     count = len(own.weights)
     shares = [own.weights[k] * count for k in known]
     off = [
@@ -89,18 +91,18 @@ def step_is_the_weighted_sum(
             fix="zero the gradients once, after the optimizer's step, and call backward once for "
             "each micro-batch",
         )
-    elif not within(abs(own.total - 1), allowed):
+    elif not within(abs(total - 1), allowed):
         facts = Session.of(pipeline).facts
-        names = name_factor(own.total, facts, max(allowed, 1e-3))
+        names = name_factor(total, facts, max(allowed, 1e-3))
         yield Finding(
-            f"the step's gradient is {own.total:.4f} times a mean of its {count} micro-batches' "
+            f"the step's gradient is {total:.4f} times a mean of its {count} micro-batches' "
             "own gradients",
-            observed=own.total,
+            observed=total,
             expected=1.0,
             where="step 1",
-            factor=own.total,
-            cause=f"{explained(own.total, names)}, which is "
-            + ("not divided out" if own.total > 1 else "divided out twice")
+            factor=total,
+            cause=f"{explained(total, names)}, which is "
+            + ("not divided out" if total > 1 else "divided out twice")
             if names
             else None,
             fix="let the Trainer divide by gradient_accumulation_steps: "
@@ -121,9 +123,9 @@ def step_is_the_weighted_sum(
             severity=Severity.WARNING,
         )
     yield Measured(
-        f"sum of the weights {own.total:.4f} over {count} micro-batches, each times {count} from "
+        f"sum of the weights {total:.4f} over {count} micro-batches, each times {count} from "
         f"{min(shares):.4f} to {max(shares):.4f}, remainder {own.residual:.2g}",
-        own.total,
+        total,
         1.0,
     )
 

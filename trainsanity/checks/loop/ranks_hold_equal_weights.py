@@ -14,7 +14,7 @@ from trainsanity.types import Cost, Finding, Measured, Skip
     "TS909",
     "loop.ranks_hold_equal_weights",
     cost=Cost.STEP,
-    needs=("trainer", "other_processes"),
+    needs=("other_processes",),
     rules_out=TOGETHER,
 )
 def ranks_hold_equal_weights(recording: Recording) -> Iterator[Measured | Finding]:
@@ -37,7 +37,8 @@ def ranks_hold_equal_weights(recording: Recording) -> Iterator[Measured | Findin
     trainable parameter in ``_ddp_params_and_buffers_to_ignore``; step the optimizer in every
     process.
 
-    Known false alarms: processes on unlike devices, which round differently.
+    Known false alarms: processes on unlike devices, which round differently; local SGD that
+    averages the weights less often than every second step.
 
     References: huggingface/accelerate#2037; torch.nn.parallel.DistributedDataParallel.
     """

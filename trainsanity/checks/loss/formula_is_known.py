@@ -15,6 +15,11 @@ from trainsanity.types import Cost, Finding, Measured, Severity, Skip
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
+DECLARE = (
+    'if it is meant: objective = "custom" in [tool.trainsanity], or as an attribute of the '
+    "function that builds the Trainer"
+)
+
 
 @check(
     "TS508",
@@ -39,11 +44,13 @@ def formula_is_known(pipeline: Pipeline, confirmed: Confirmed) -> Iterator[Measu
     compared with the formula on its own logits and labels, with the rounding of the dtypes as
     tolerance, and if it differs with each known mistake on the same logits. One that equals exactly
     one mistake is a failure with its name. One that equals none is a custom loss and a warning,
-    since nobody but you can tell; the laws (gradient.step_is_the_weighted_sum,
-    loss.logged_is_a_mean) judge it.
+    since nobody but you can tell; it is a failure if you declare the objective by its name. The
+    laws (gradient.step_is_the_weighted_sum, loss.logged_is_a_mean) judge a custom loss.
 
-    How to fix: the finding names the mistake. For a loss that is meant, name
-    the check in expected_failures with the reason.
+    How to fix: the finding names the mistake. For a loss that is meant, declare it:
+    objective = "custom" under [tool.trainsanity] in pyproject.toml, as an attribute of the function
+    that builds the Trainer (build.objective = "custom"), or as an argument of
+    Pipeline.from_trainer or Pipeline.from_loop.
 
     Known false alarms: a loss of its own that has the value of a mistake by chance; it would have
     to agree with it in every digit.
@@ -51,12 +58,12 @@ def formula_is_known(pipeline: Pipeline, confirmed: Confirmed) -> Iterator[Measu
     References: bkitano/llama-from-scratch#5 for softmax before cross entropy;
     huggingface/transformers#47394 for a second shift; pytorch/pytorch#16045 for broadcast targets.
     """
-    if not objective_of(pipeline).known and objective_of(pipeline).name != CUSTOM:
+    if pipeline.objective == CUSTOM:
+        raise Skip('the objective is declared as "custom": the laws judge the loss')
+    if not objective_of(pipeline).known:
         raise Skip(f"no formula for the objective {objective_of(pipeline).name}")
     if not confirmed.owner:
         raise Skip("the loss is a library's: loss.matches_reference judges it")
-    if objective_of(pipeline).name == CUSTOM:
-        raise Skip('the objective is declared as "custom"')
     if math.isnan(confirmed.loss) or math.isnan(confirmed.expected):
         raise Skip(
             "the micro-batch did not make logits from labelled rows in one pass of the model"
@@ -83,7 +90,7 @@ def formula_is_known(pipeline: Pipeline, confirmed: Confirmed) -> Iterator[Measu
             expected=confirmed.expected,
             where=confirmed.owner,
             cause="a mean of row means; the library's losses are means over all tokens",
-            fix="if it is meant: name the check in expected_failures with the reason",
+            fix=DECLARE,
             severity=Severity.WARNING,
         )
     elif confirmed.custom:
@@ -94,10 +101,11 @@ def formula_is_known(pipeline: Pipeline, confirmed: Confirmed) -> Iterator[Measu
             observed=confirmed.loss,
             expected=confirmed.expected,
             where=confirmed.owner,
-            cause="a loss of its own, as class weights or distillation are",
-            fix="if it is meant: name the check in expected_failures with the reason; if "
-            "not, compare it with the formula",
-            severity=Severity.WARNING,
+            cause="another formula than that of the declared objective"
+            if confirmed.declared
+            else "a loss of its own, as class weights or distillation are",
+            fix=f"{DECLARE}; if not, compare it with the formula",
+            severity=Severity.FAILURE if confirmed.declared else Severity.WARNING,
         )
     yield Measured(
         f"{confirmed.owner} returns {confirmed.loss:.4f} for a micro-batch, the formula of "

@@ -10,7 +10,6 @@ from trainsanity.engine.registry import check
 from trainsanity.engine.session import Session
 from trainsanity.maths.factors import explained, name_factor
 from trainsanity.maths.tolerances import LOG_DECIMALS, MARGIN, REDUCTIONS, within
-from trainsanity.measurements.step.own import Own
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.types import Cost, Finding, Judges, Measured, Skip
 
@@ -41,8 +40,11 @@ def logged_is_a_mean(pipeline: Pipeline, recording: Recording) -> Iterator[Measu
     How it is measured: the own losses come from the user's own training_step with
     gradient_accumulation_steps = 1. The expected value is their mean with the weights that the
     step's gradient shows (equal ones where the gradients do not tell). The logged loss has to lie
-    between the smallest and the largest own loss; the tolerance is four units in the last place of
-    the coarsest dtype in use, and the decimals of the log.
+    between the smallest and the largest own loss. On several processes each micro-batch is asked
+    once more without an item count: if it then logs less by the number of processes, which the
+    Trainer multiplies by for losses that are divided by that count, those are the own losses. The
+    tolerance is four units in the last place of the coarsest dtype in use, and the decimals of the
+    log.
 
     How to fix: for a model whose forward takes **kwargs and whose loss ignores num_items_in_batch,
     set model.accepts_loss_kwargs = False before the Trainer is built; a compute_loss of your own
@@ -58,17 +60,22 @@ def logged_is_a_mean(pipeline: Pipeline, recording: Recording) -> Iterator[Measu
         raise Skip(f"the micro-batches could not be asked again: {own.reason}")
     if logged is None:
         raise Skip("no loss was logged for the first step")
-    expected, low, high = own.expected, min(own.losses), max(own.losses)
+    # Own losses that are too large by the number of processes are no measure.
+    times = own.times_processes(pipeline.args.world_size)
+    losses = own.losses if times == 1 else own.uncounted
+    expected, low, high = own.expected / times, min(losses), max(losses)
     allowed = LOG_DECIMALS + (MARGIN * own.eps + REDUCTIONS) * max(abs(low), abs(high))
     if abs(expected) <= MARGIN * allowed and within(abs(logged), MARGIN * allowed):
         raise Skip("own and logged losses are zero within rounding: no factor could be seen")
     if not (within(low - logged, allowed) and within(logged - high, allowed)):
         factor = logged / expected if expected else math.nan
+        more = "" if times == 1 else f" ({times:g} times that if given an item count)"
         tolerance = max(allowed / abs(expected), 1e-3) if expected else 1e-3
         names = name_factor(factor, Session.of(pipeline).facts, tolerance)
         yield Finding(
-            f"the Trainer logs a loss of {logged:.4f} for step 1; its {len(own.losses)} "
-            f"micro-batches by themselves log {_range(low, high)}: {factor:.2f} x their mean",
+            f"the Trainer logs a loss of {logged:.4f} for step 1; its {len(losses)} "
+            f"micro-batches by themselves log {_range(low, high)}{more}: "
+            f"{factor:.2f} x their mean",
             observed=logged,
             expected=expected,
             factor=factor,
@@ -81,39 +88,12 @@ def logged_is_a_mean(pipeline: Pipeline, recording: Recording) -> Iterator[Measu
             "otherwise compare what compute_loss returns with a mean",
             candidates=tuple(names),
         )
-    elif own.uncounted and (by_count := _by_count(own)) is not None:
-        names = name_factor(by_count, {"world_size": pipeline.args.world_size}, 1e-3)
-        if names:
-            yield Finding(
-                f"a micro-batch logs {by_count:.2f} times as much when the Trainer gives it an "
-                "item count",
-                observed=by_count,
-                expected=1.0,
-                factor=by_count,
-                where="step 1",
-                cause=f"{explained(by_count, names)}: the Trainer multiplies by it for a loss that "
-                "is divided by num_items_in_batch, and this one is not",
-                fix="model.accepts_loss_kwargs = False, before the Trainer is built",
-                candidates=tuple(names),
-            )
     yield Measured(
         f"logged loss {logged:.4f}; the {len(own.losses)} micro-batches by themselves log "
         f"{_range(low, high)}, {expected:.4f} on average",
         logged,
         expected,
     )
-
-
-def _by_count(own: Own) -> float | None:
-    """Return own losses with an item count over those without, if it is one number for all."""
-    ratios = [
-        with_count / without
-        for with_count, without in zip(own.losses, own.uncounted, strict=False)
-        if without
-    ]
-    if not ratios or max(ratios) - min(ratios) > 1e-3 * abs(max(ratios)):
-        return None
-    return sum(ratios) / len(ratios)
 
 
 def _range(low: float, high: float) -> str:

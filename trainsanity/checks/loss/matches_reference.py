@@ -79,8 +79,9 @@ def matches_reference(
         times = (
             f"{factor.value:.4f} x" if abs(factor.value - 1) < NEAR_ONE else f"{factor.value:.2f} x"
         )
+        who = "the Trainer" if pipeline.trainer is not None else "the loop"
         yield Finding(
-            f"the Trainer logs a loss of {observed:.4f} for step {number}; "
+            f"{who} logs a loss of {observed:.4f} for step {number}; "
             f"the {right.words} is {right.mean:.4f}: {times}",
             observed=observed,
             expected=right.mean,

@@ -40,3 +40,18 @@ def head_weight(pipeline: Pipeline, forward: Forward) -> Tensor:
 def width_of_a_draw(elements: int) -> float:
     """Return how far a fresh draw's standard deviation may be from the planned one, relative."""
     return HEAD_STANDARD_ERRORS / math.sqrt(2 * elements)
+
+
+def planned_deviation(pipeline: Pipeline) -> float:
+    """Return the standard deviation that the config has for a head that is drawn anew.
+
+    BART and its relatives call ``initializer_range`` ``init_std``.
+
+    Raises:
+        Skip: the config has none; T5 scales each layer by its own width.
+    """
+    for name in ("initializer_range", "init_std"):
+        planned = getattr(pipeline.config, name, None)
+        if isinstance(planned, int | float) and planned > 0:
+            return float(planned)
+    raise Skip("the config has no initializer_range to hold the head against")

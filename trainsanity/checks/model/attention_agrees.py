@@ -27,9 +27,9 @@ def attention_agrees(probes: Probes, attention: Attention) -> Iterator[Measured 
     Why it matters: implementations differ in what they are given (a scale, a mask, a soft cap), and
     one that is given too little trains another model than the one that was pretrained or is served.
 
-    How it is measured: greatest absolute difference of the logits of padded rows, own tokens only.
-    Four times the difference between rows alone and among copies of themselves is allowed, or
-    torch.testing's relative tolerance for the dtype.
+    How it is measured: greatest absolute difference of the logits of padded rows, own tokens only,
+    in float32 where that can be had.  Allowed is four times what arithmetic makes of them: see
+    model.batch_equals_single.
 
     How to fix: ``attn_implementation="eager"`` where the difference is large, and an issue for the
     model.
@@ -56,7 +56,7 @@ def attention_agrees(probes: Probes, attention: Attention) -> Iterator[Measured 
             fix='load the model with attn_implementation="eager", whose formula is in sight',
         )
     yield Measured(
-        f"logits by {attention.own} and by {', '.join(seen)}: {compared}",
+        f"logits by {attention.own} and by {', '.join(seen)}: {compared}{probes.precision}",
         seen,
         allowed,
     )

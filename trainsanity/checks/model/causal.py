@@ -30,8 +30,8 @@ def causal(probes: Probes) -> Iterator[Measured | Finding]:
     is padded, and have to apply the causal one by themselves.
 
     How it is measured: greatest difference of a token's state relative to its norm, between two
-    batches of one shape that differ in one id.  Allowed is torch.testing's relative tolerance for
-    the dtype, or four times the measured noise.
+    batches of one shape that differ in one id; in float32 where that can be had.  Allowed is four
+    times what arithmetic makes of a state: see model.batch_equals_single.
 
     How to fix: an attention function that gets no mask has to set ``is_causal=True`` for queries
     longer than one.
@@ -71,7 +71,8 @@ def causal(probes: Probes) -> Iterator[Measured | Finding]:
             fix="set is_causal=True where no mask is given, or another attn_implementation",
         )
     yield Measured(
-        f"states of earlier tokens under another last token: {compared}; {probes.causal}",
+        f"states of earlier tokens under another last token: {compared}; {probes.causal}"
+        f"{probes.precision}",
         seen,
         allowed,
     )

@@ -70,7 +70,7 @@ def documents_are_apart(packed: Packed) -> Iterator[Measured | Finding]:
     yield Measured(
         f"other tokens in the first of {packed.documents} documents of a row change the states of "
         f"the others by up to {moved:.2g} (allowed {packed.allowed:.2g}); borders: "
-        f"{packed.apart or 'EOS alone'}",
+        f"{packed.apart or 'EOS alone'}{packed.precision}",
         moved,
         packed.allowed,
     )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from trainsanity.checks.model._head import head_weight, width_of_a_draw
+from trainsanity.checks.model._head import head_weight, planned_deviation, width_of_a_draw
 from trainsanity.engine.registry import check
 from trainsanity.maths.tolerances import STANDARD_ERRORS, within
 from trainsanity.measurements.model.forward import Forward
@@ -50,9 +50,7 @@ def head_init(pipeline: Pipeline, forward: Forward) -> Iterator[Measured | Findi
     """
     weight = head_weight(pipeline, forward).double()
     where = f"{forward.head_name}.weight"
-    std, planned = float(weight.std()), getattr(pipeline.config, "initializer_range", None)
-    if planned is None:
-        raise Skip("the config has no initializer_range to hold the head against")
+    std, planned = float(weight.std()), planned_deviation(pipeline)
     if forward.vectors is None:
         raise Skip("what the head reads was not found, so its scale cannot be judged")
     narrow = std <= planned * (1 + width_of_a_draw(weight.numel()))

@@ -15,9 +15,14 @@ if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
 
+COARSE = 2.0**23
+"""Where float32 numbers are 1 apart: a difference of 1 between logits is a factor of e between
+probabilities."""
+
+
 @check("TS401", "model.logits_finite", cost=Cost.FORWARD, rules_out="head initialisation")
 def logits_finite(pipeline: Pipeline, forward: Forward) -> Iterator[Measured | Finding]:
-    """Head weights and logits are finite, and the logits are no probabilities.
+    """Head weights and logits are finite, of a size that a softmax resolves, and no probabilities.
 
     What it checks: every weight of the head and every logit of the first optimizer step's rows.
 
@@ -26,7 +31,10 @@ def logits_finite(pipeline: Pipeline, forward: Forward) -> Iterator[Measured | F
     probabilities it cannot fall below log(1 + (C - 1) / e), and learning crawls.
 
     How it is measured: ``isfinite``, exactly, on an evaluation forward; and whether the C numbers
-    of every row are not negative and add up to 1, but for four roundings of their dtype.
+    of every row are not negative and add up to 1, but for four roundings of their dtype.  Logits
+    of 2^23 and more are 1 apart in float32, the unit in their last place: whatever that rounds
+    changes a probability by a factor of e, and the comparisons of the model stage would hold
+    roundings against roundings.
 
     How to fix: initialise what the checkpoint did not bring; a model built on the meta device and
     a head added after loading are where it is forgotten.  Return the logits from before the
@@ -46,6 +54,7 @@ def logits_finite(pipeline: Pipeline, forward: Forward) -> Iterator[Measured | F
         int((~forward.logits.isfinite()).sum()),
     )
     seen = {"head_weights": bad_weights, "logits": bad_logits}
+    size = float(forward.logits.abs().max()) if forward.logits.numel() else 0.0
     rows = len(forward.logits)
     probabilities = _probabilities(forward)
     if bad_weights or bad_logits:
@@ -61,6 +70,16 @@ def logits_finite(pipeline: Pipeline, forward: Forward) -> Iterator[Measured | F
             fix="initialise it: model.score.weight.data.normal_(0, config.initializer_range)"
             if bad_weights
             else "run the forward with torch.autograd.detect_anomaly, or in float32",
+        )
+    elif size >= COARSE:
+        yield Finding(
+            f"the largest of {forward.logits.numel()} logits is {size:.3g}: float32 numbers of "
+            "that size are 1 apart or more, and a softmax of them is a matter of rounding",
+            observed=size,
+            expected=f"below {COARSE:.3g}",
+            where="the model's output",
+            cause="a weight below the head is uninitialised memory, or has overflowed",
+            fix="find the first module whose output is as large, and initialise its weights",
         )
     elif probabilities == rows:
         yield Finding(

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from trainsanity.checks.model._head import head_weight, width_of_a_draw
+from trainsanity.checks.model._head import head_weight, planned_deviation, width_of_a_draw
 from trainsanity.engine.registry import check
 from trainsanity.maths.tolerances import STANDARD_ERRORS, within
 from trainsanity.measurements.model.forward import Forward
@@ -51,7 +51,7 @@ def logits_spread(pipeline: Pipeline, forward: Forward) -> Iterator[Measured | F
     weight = head_weight(pipeline, forward)
     if forward.vectors is None:
         raise Skip("no position of the head's output has the direction of the logits")
-    std, planned = float(weight.double().std()), pipeline.config.initializer_range
+    std, planned = float(weight.double().std()), planned_deviation(pipeline)
     if abs(std / planned - 1) > width_of_a_draw(weight.numel()):
         raise Skip(f"the head is not freshly drawn (std {std:.4g}, initializer_range {planned:g})")
     predicted = std * forward.vectors.norm(dim=-1)

@@ -31,14 +31,14 @@ def padding_invariance(probes: Probes) -> Iterator[Measured | Finding]:
     positions in every batch, and what is served with another padding is not what was trained.
 
     How it is measured: greatest absolute difference of logits, greatest relative difference of
-    states.  Four times the difference between rows alone and among copies of themselves is
-    allowed, or torch.testing's relative tolerance for the dtype, for states times the root of the
-    number of layers.  The other side is judged where the model takes ``position_ids``: there mask
-    and positions are all that padding may change, so the states must agree, with the model's own
-    positions or with those that the mask gives.  The pooled logits are not compared there: a first
-    token that is pooled is the first on one side only.  A difference on the other side is a warning
-    where a mask of ones was seen to change the states, so that the mask is obeyed on the side that
-    is trained: then positions alone are counted otherwise, on a side that this run does not use.
+    states, in float32 where that can be had.  Allowed is four times what arithmetic makes of them
+    (see model.batch_equals_single), for states times the root of the number of layers. The other
+    side is judged where the model takes ``position_ids``: there mask and positions are all that
+    padding may change, so the states must agree, with the model's own positions or with those that
+    the mask gives. The pooled logits are not compared there: a first token that is pooled is the
+    first on one side only. A difference on the other side is a warning where a mask of ones was
+    seen to change the states, so that the mask is obeyed on the side that is trained: then
+    positions alone are counted otherwise, on a side that this run does not use.
 
     How to fix: count positions from the mask, ``(attention_mask.cumsum(-1) - 1).clamp(min=0)``; or
     pad on the side that the model was made for.
@@ -71,7 +71,7 @@ def padding_invariance(probes: Probes) -> Iterator[Measured | Finding]:
     elsewhere = f"; states when padded on the {OTHER[probes.side]}: {other}" if other else ""
     yield Measured(
         f"logits under {WIDER} more columns on the {probes.side}: {wider} "
-        f"(noise {probes.logits_noise:.2g}){elsewhere}",
+        f"(noise {probes.logits_noise:.2g}){elsewhere}{probes.precision}",
         wider.greatest,
         wider.allowed,
     )

@@ -29,11 +29,12 @@ def padding_is_not_pooled(companions: Companions) -> Iterator[Measured | Finding
     of it. The model then reads the batch's width from its outputs, and says something else when a
     row comes alone.
 
-    How it is measured: in eval mode; outputs that are one vector a row. Allowed are four times what
-    another batch shape makes of an unpadded row, but no more than four units in the last place of
-    the dtype times the square root of a thousand sums, of the largest output: noise that a fault
-    makes cannot lift the bound. Where the batch has no mask and the model takes one, it is asked
-    once more with a mask over the padding: if that mends it, the mask is what is missing.
+    How it is measured: in eval mode, in float32 where that can be had; outputs that are one vector
+    a row. Allowed are four times what another batch shape makes of an unpadded row, but no more
+    than four units in the last place of the dtype times the square root of a thousand sums, of the
+    largest output: noise that a fault makes cannot lift the bound. Where the batch has no mask and
+    the model takes one, it is asked once more with a mask over the padding: if that mends it, the
+    mask is what is missing.
 
     How to fix: let the feature extractor or tokenizer return the mask
     (return_attention_mask=True) and pass it to the model.
@@ -76,7 +77,7 @@ def padding_is_not_pooled(companions: Companions) -> Iterator[Measured | Finding
         )
     yield Measured(
         f"{len(companions.unpadded)} padded rows against themselves alone: greatest difference "
-        f"{worst:.2g}, up to {allowed:.2g} allowed",
+        f"{worst:.2g}, up to {allowed:.2g} allowed{companions.precision}",
         worst,
         allowed,
     )

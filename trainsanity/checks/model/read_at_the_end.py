@@ -35,8 +35,8 @@ def read_at_the_end(probes: Probes) -> Iterator[Measured | Finding]:
     every token up to the one that is read and to none behind it.  Rows that do not react have each
     token changed in turn, which gives the place.  Where padding changes the logits of a row by
     itself though it changes no token's state, the place is in the padding.  Reacting means more
-    than four times the difference between rows alone and among copies of themselves, or
-    torch.testing's relative tolerance; where that is as much as rows differ by, it abstains.
+    than four times what arithmetic makes of the logits (see model.batch_equals_single), which are
+    asked in float32 where that can be had; where that is as much as rows differ by, it abstains.
 
     How to fix: read at the right-most attended column:
     ``(attention_mask * torch.arange(width)).argmax(-1)``.
@@ -85,7 +85,7 @@ def read_at_the_end(probes: Probes) -> Iterator[Measured | Finding]:
     reacting = rows - len(probes.read_at)
     yield Measured(
         f"another last token changes the logits of {reacting} of {rows} rows, by up to "
-        f"{effect:.2g}; logits with use_cache on and off: {cached}",
+        f"{effect:.2g}; logits with use_cache on and off: {cached}{probes.precision}",
         reacting,
         rows,
     )

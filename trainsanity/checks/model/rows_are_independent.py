@@ -29,10 +29,11 @@ def rows_are_independent(companions: Companions) -> Iterator[Measured | Finding]
     over rows: the loss goes down all the same, and the model answers differently for every batch
     that a row comes in. In production, where rows come alone, it is another model.
 
-    How it is measured: in eval mode, twice in one shape, so that the same kernels run: padding,
-    width and number of rows stay, and only the neighbours are others. Allowed are four units in the
-    last place of the dtype and the order of float32 sums, of the largest output. The bound is not
-    lifted by any measured noise, since a fault of this kind is noise, too.
+    How it is measured: in eval mode and float32 where that can be had, twice in one shape, so that
+    the same kernels run: padding, width and number of rows stay, and only the neighbours are
+    others. Allowed are four units in the last place of the dtype and the order of float32 sums, of
+    the largest output. The bound is not lifted by any measured noise, since a fault of this kind is
+    noise, too.
 
     How to fix: reduce over positions, not over rows: (hidden * mask[..., None]).sum(1) /
     mask.sum(1, keepdim=True), and not mask.sum().
@@ -60,7 +61,7 @@ def rows_are_independent(companions: Companions) -> Iterator[Measured | Finding]
         )
     yield Measured(
         f"{len(companions.beside_copies)} rows beside copies of themselves: greatest difference "
-        f"{worst:.2g}, up to {allowed:.2g} allowed",
+        f"{worst:.2g}, up to {allowed:.2g} allowed{companions.precision}",
         worst,
         allowed,
     )

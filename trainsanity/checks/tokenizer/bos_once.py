@@ -38,6 +38,7 @@ def bos_once(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding]:
 
     References: OpenRLHF/OpenRLHF#393.
     """
+    scan.train.require_tokens()
     tokenizer = pipeline.tokenizer
     ids = {name: getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "cls")}
     starts = {name: int(start) for name, start in ids.items() if start is not None}

@@ -40,6 +40,7 @@ def ids_in_embedding(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Find
 
     References: read: torch.nn.Embedding.
     """
+    scan.train.require_tokens()
     size = _embedding_rows(pipeline)
     for split in scan.splits:
         for extreme in (split.lowest, split.highest):

@@ -41,6 +41,7 @@ def pad_not_in_text(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Findi
 
     References: huggingface/transformers#23530, huggingface/trl#976.
     """
+    scan.train.require_tokens()
     pad = pipeline.tokenizer.pad_token_id
     if pad is None:
         raise Skip("the tokenizer has no PAD")

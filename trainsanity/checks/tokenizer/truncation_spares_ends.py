@@ -10,7 +10,7 @@ from trainsanity.engine.registry import check
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.data.scan import Scan
-from trainsanity.types import Finding, Measured
+from trainsanity.types import Finding, Measured, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -46,12 +46,17 @@ def truncation_spares_ends(pipeline: Pipeline, scan: Scan) -> Iterator[Measured 
     References: modelscope/ms-swift#6961.
     """
     train = scan.train
+    train.require_tokens()
+    if train.reach is not None:
+        raise Skip("a row holds several sequences: which of them was cut is not seen")
     capped = train.lengths == train.longest
     shorter = (train.lengths > 0) & ~capped
     share = f"{capped.mean():.2%} of {train.counted} have the greatest length, {train.longest}"
     found, closing = [], _closing(pipeline)
+    # Blocks of one stream are cut where they are full; its last one ends where the stream does.
+    blocks = _wrapped(pipeline) or int(shorter.sum()) == 1 < int(capped.sum())
     for side, ids in (("begin", train.first), ("end", train.last)):
-        if ids is None or not shorter.any():
+        if ids is None or not shorter.any() or blocks:
             continue
         shared = int(ids[shorter][0])
         if shared not in closing or not (ids[shorter] == shared).all():
@@ -77,6 +82,13 @@ def truncation_spares_ends(pipeline: Pipeline, scan: Scan) -> Iterator[Measured 
                 "or let the tokenizer do it: tokenizer(text, truncation=True, max_length=...)",
             )
     yield Measured("; ".join([share, *found]), round(float(capped.mean()), 6))
+
+
+def _wrapped(pipeline: Pipeline) -> bool:
+    """Return whether TRL wraps the rows: it ends a stream of blocks with each batch of `map`."""
+    args = pipeline.args
+    packs = getattr(args, "packing", False)
+    return bool(packs) and getattr(args, "packing_strategy", None) == "wrapped"
 
 
 def _closing(pipeline: Pipeline) -> set[int]:

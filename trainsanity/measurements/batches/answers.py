@@ -193,7 +193,7 @@ def _contracts(
             ]
             said.setdefault("assistant_only_loss=True", []).append((one, places))
         if completion_only and "prompt" in one.raw:
-            size = _prompt(tokenizer, one)
+            size = prompt_size(tokenizer, one)
             said.setdefault("completion_only_loss=True", []).append((one, list(range(size - 1))))
     broken = []
     for by, rows in said.items():
@@ -211,7 +211,7 @@ def _contracts(
     return broken
 
 
-def _prompt(tokenizer: Any, one: Document) -> int:
+def prompt_size(tokenizer: Any, one: Document) -> int:
     """Return how many of a row's first tokens are its prompt's."""
     prompt = one.raw["prompt"]
     try:

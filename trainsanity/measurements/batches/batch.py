@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
 from trainsanity.errors import UsageError
+from trainsanity.fields import IDS, MASK, flat_batch, sequences_of
+from trainsanity.isolation.collectives import rank
 from trainsanity.isolation.fsdp import beside_model
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.isolation.workers import disable_workers
 from trainsanity.maths.alignment import Placement, placements
+from trainsanity.measurements.batches.observed_collator import observed
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
@@ -26,10 +29,40 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What the collator returned, and the rows that it was given."""
+    """What the collator returned, and the rows that it was given.
+
+    Attributes:
+        inputs: the batch; the choices of a row are rows of their own.
+        rows: the sequences that lie in ``input_ids``, one for each of its rows; as given where
+            these are rows of ``input_ids`` already, or hold none.
+        given: the rows as the collator was given them, where that is something else; else None.
+    """
 
     inputs: dict[str, Tensor]
     rows: list[dict[str, Any]]
+    given: list[dict[str, Any]] | None = None
+
+    @classmethod
+    def of(
+        cls, made: Mapping[str, Any], rows: list[dict[str, Any]], collator: Any = None
+    ) -> MicroBatch:
+        """Return the sequences of these rows beside the batch that was made of them."""
+        sequences = sequences_of(rows, made, collator)
+        flat = flat_batch(made)
+        if sequences is None or (rows and IDS in rows[0] and flat.keys() == {*made} and len(
+            sequences) == len(rows)):  # fmt: skip
+            return cls(dict(made), rows)
+        return cls(flat, sequences, rows)
+
+    @property
+    def sources(self) -> list[dict[str, Any]]:
+        """The rows as the collator was given them."""
+        return self.rows if self.given is None else self.given
+
+    @property
+    def of_tokens(self) -> bool:
+        """Whether rows and batch hold token ids."""
+        return IDS in self.inputs and all(IDS in row for row in self.rows)
 
     @cached_property
     def placements(self) -> list[Placement | None]:
@@ -62,6 +95,42 @@ class Batch:
     def __iter__(self) -> Iterator[MicroBatch]:
         return iter(self.micro_batches)
 
+    made_up: bool = False
+    """The collator hands its rows on, and these are prompts that are padded for looking at."""
+
+    @property
+    def sources(self) -> list[dict[str, Any]]:
+        """The rows of the step as the collator was given them."""
+        return [row for micro in self for row in micro.sources]
+
+    @property
+    def of_tokens(self) -> bool:
+        """Whether rows and batches hold token ids."""
+        return all(micro.of_tokens for micro in self)
+
+    def require_made(self) -> None:
+        """Stop what compares the collator's batch with its rows.
+
+        Raises:
+            Skip: it hands the rows on as they are.
+        """
+        if self.made_up:
+            raise Skip("the collator hands its rows on as they are: the Trainer makes the batches")
+
+    def require_tokens(self) -> None:
+        """Stop what asks about token ids, and about how the collator lays them out.
+
+        Raises:
+            Skip: the batch or its rows hold none.
+        """
+        self.require_made()
+        for micro in self:
+            if IDS not in micro.inputs:
+                raise Skip(f"the batch has no input_ids (it has {', '.join(micro.inputs)})")
+            if not micro.of_tokens:
+                raise Skip("the collator is given rows without token ids: they are not compared "
+                           "with the batch")  # fmt: skip
+
     @property
     def lengths(self) -> list[int]:
         """Tokens per source row, over all micro-batches."""
@@ -77,7 +146,8 @@ def batch(pipeline: Pipeline) -> Batch:
     trainer = pipeline.trainer
     if trainer is None:
         with preserved(pipeline), quiet(pipeline):
-            return next(drawn(pipeline, 1))
+            taken, collator = next(drawn(pipeline, 1)), pipeline.data_collator
+            return Batch([MicroBatch.of(one.inputs, one.rows, collator) for one in taken])
     steps = trainer.args.gradient_accumulation_steps
     with preserved(pipeline), quiet(pipeline):
         calls = record_collator(trainer)
@@ -88,18 +158,74 @@ def batch(pipeline: Pipeline) -> Batch:
                 break
     if not inputs:
         raise UsageError("the Trainer's data loader yields no batch: give it at least one row")
-    if not isinstance(inputs[0], Mapping) or "input_ids" not in inputs[0]:
-        raise Skip("the batch has no input_ids: only token models are judged so far")
-    if any("input_ids" not in row for rows in calls for row in rows):
-        raise Skip("the collator is given rows without input_ids: they are not compared with it")
-    refuse_unlabelled(trainer, inputs[0], calls[0][0])
+    if not calls:
+        raise Skip("the data loader does not call the collator: which rows it reads is not seen")
     # The loader reads ahead: there may be more calls than batches.
-    pairs = zip(inputs, calls[: len(inputs)], strict=True)
-    return Batch([MicroBatch(dict(made), rows) for made, rows in pairs])
+    pairs = list(zip(inputs, calls[: len(inputs)], strict=True))
+    if any(not isinstance(made, Mapping) for made in inputs):
+        return _prompts(pipeline, [rows for _, rows in pairs])
+    refuse_unlabelled(trainer, inputs[0], calls[0][0])
+    if all(COMPLETION in made and IDS not in made for made in inputs):
+        return Batch([_generated(made, rows) for made, rows in pairs], made_up=True)
+    collator = pipeline.data_collator
+    return Batch([MicroBatch.of(made, rows, collator) for made, rows in pairs])
+
+
+COMPLETION = "completion_ids"
+"""What a Trainer that lets its model generate calls the tokens of an answer."""
+
+
+def _generated(made: Mapping[str, Any], rows: list[dict[str, Any]]) -> MicroBatch:
+    """Return prompts and the answers that were generated for them as one sequence each."""
+    import torch
+
+    names = [name for name in ("prompt_ids", COMPLETION) if name in made]
+    parts: list[Any] = [made[name] for name in names]
+    masks: list[Any] = []
+    for name, part in zip(names, parts, strict=True):
+        mask = made.get(name.replace("_ids", "_mask"))
+        masks.append(torch.ones_like(part) if mask is None else mask.long())
+    joined = {IDS: torch.cat(parts, -1), MASK: torch.cat(masks, -1)}
+    ids = [[token for token, one in zip(*pair, strict=True) if one]
+           for pair in zip(joined[IDS].tolist(), joined[MASK].tolist(), strict=True)]  # fmt: skip
+    return MicroBatch(joined, [{IDS: row} for row in ids], rows)
+
+
+def _prompts(pipeline: Pipeline, calls: list[list[dict[str, Any]]]) -> Batch:
+    """Tokenize and pad the prompts of rows that the collator hands on, as for generation.
+
+    Raises:
+        Skip: the rows have no prompt, or there is no tokenizer.
+    """
+    tokenizer = pipeline.tokenizer
+    if tokenizer is None or any("prompt" not in row for rows in calls for row in rows):
+        raise Skip("the data loader yields rows that are no batch, and have no prompt")
+    micros = []
+    with preserved(pipeline), quiet(pipeline):
+        for rows in calls:
+            ids = [_prompt_ids(tokenizer, row["prompt"]) for row in rows]
+            made = tokenizer.pad(
+                {IDS: ids}, padding=True, padding_side="left", return_tensors="pt"
+            ).to(pipeline.device)
+            micros.append(MicroBatch(dict(made), [{IDS: one} for one in ids], rows))
+    return Batch(micros, made_up=True)
+
+
+def _prompt_ids(tokenizer: Any, prompt: Any) -> list[int]:
+    if isinstance(prompt, str):
+        text = prompt
+    else:
+        try:
+            text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # jinja's, or whatever a template raises
+            raise Skip(f"the chat template does not take the prompts: {error}") from error
+    return list(tokenizer(text, add_special_tokens=False)[IDS])
 
 
 def drawn(pipeline: Pipeline, steps: int) -> Iterator[Batch]:
     """Yield micro-batches for the steps of a custom training loop, of rows in their order.
+
+    Of several processes each takes a micro-batch by turns, as prepared data loaders hand them out.
 
     Raises:
         UsageError: there are too few rows, or the collator returns no ``input_ids``.
@@ -108,7 +234,7 @@ def drawn(pipeline: Pipeline, steps: int) -> Iterator[Batch]:
     if pipeline.train_dataset is None or pipeline.data_collator is None:
         raise Skip("this pipeline has no train_dataset and data_collator to make a batch of")
     size, count = pipeline.args.train_batch_size, pipeline.args.gradient_accumulation_steps
-    rows = _rows(pipeline.train_dataset)
+    rows = _own_rows(_rows(pipeline.train_dataset), size, (pipeline.other_processes or 0) + 1)
     for number in range(steps):
         micros = []
         for _ in range(count):
@@ -125,6 +251,13 @@ def drawn(pipeline: Pipeline, steps: int) -> Iterator[Batch]:
                 "pass more rows or a smaller batch"
             )
         yield Batch(micros)
+
+
+def _own_rows(rows: Iterator[Any], size: int, processes: int) -> Iterator[Any]:
+    """Yield this process's rows, ``size`` at a time."""
+    for number, row in enumerate(rows):
+        if number // size % processes == rank() % processes:
+            yield row
 
 
 def _rows(data: Any) -> Iterator[Any]:
@@ -151,17 +284,27 @@ def prepared(pipeline: Pipeline, made: Any) -> dict[str, Any]:
     }
 
 
+def own_loss(pipeline: Pipeline) -> bool:
+    """Return whether ``compute_loss`` is not the stock Trainer's; True for a custom loop."""
+    return pipeline.trainer is None or _overridden(pipeline.trainer)
+
+
+def _overridden(trainer: Any) -> bool:
+    from transformers import Trainer
+
+    return type(trainer).compute_loss is not Trainer.compute_loss
+
+
 def refuse_unlabelled(trainer: Any, made: Collection[str], columns: Iterable[str]) -> None:
-    """Refuse a batch without labels, unless ``compute_loss`` is the user's own.
+    """Refuse a batch without labels, unless ``compute_loss`` or the model makes do without.
 
     Raises:
         UsageError: it has none, and the stock ``compute_loss`` would have no loss.
     """
-    from transformers import Trainer
-
     names = ("labels", *(trainer.label_names or ()))
-    own_loss = type(trainer).compute_loss is not Trainer.compute_loss
-    if own_loss or any(name in made for name in names):
+    # The Trainer looks for them in the signature of the model's forward.
+    labelled = not trainer.label_names or any(name in made for name in names)
+    if _overridden(trainer) or labelled:
         return
     raise UsageError(
         f"the batch has no labels (the collator is given rows with {', '.join(sorted(columns))}): "
@@ -171,14 +314,14 @@ def refuse_unlabelled(trainer: Any, made: Collection[str], columns: Iterable[str
 
 def record_collator(trainer: Any) -> list[list[dict[str, Any]]]:
     """Record the rows that the Trainer's collator is given; undone by :func:`preserved`."""
-    collator, calls = trainer.data_collator, []
+    calls: list[list[dict[str, Any]]] = []
 
-    def recording(rows: list[Any]) -> Any:
+    def recording(call: Callable[[Any], Any], rows: list[Any]) -> Any:
         calls.append([dict(row) for row in rows])
         # The dataset may keep its rows: a collator that changes them would change the user's.
-        return collator(copy.deepcopy(rows))
+        return call(copy.deepcopy(rows))
 
-    trainer.data_collator = recording
+    trainer.data_collator = observed(trainer.data_collator, recording)
     disable_workers(trainer.args)
     return calls
 

@@ -37,6 +37,7 @@ class ChatTemplate:
         opened: what the generation prompt writes behind the assistant's header.
         opened_text: the same as text.
         split: parts of the template that look like special tokens and are several tokens here.
+        special: the tokenizer's special and added tokens.
     """
 
     headers: Mapping[str, Ids] = field(default_factory=dict)
@@ -46,6 +47,7 @@ class ChatTemplate:
     opened: Ids = ()
     opened_text: str = ""
     split: tuple[str, ...] = ()
+    special: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,14 @@ class Message:
         role: ``user``, ``assistant`` or ``system``.
         start, stop: its content, without header and closer.
         end: where the next header begins, or the row ends.
+        header: where its own header begins.
     """
 
     role: str
     start: int
     stop: int
     end: int
+    header: int = 0
 
 
 @measurement(Cost.STATIC)
@@ -131,6 +135,7 @@ def _read(tokenizer: Any) -> ChatTemplate:
         encode(opened_text) if opened_text else (),
         opened_text,
         tuple(one for one in marks if len(encode(one)) > 1),
+        frozenset({*tokenizer.all_special_ids, *getattr(tokenizer, "added_tokens_decoder", {})}),
     )
 
 
@@ -193,16 +198,27 @@ def messages_in(ids: Sequence[int], template: ChatTemplate, tokenizer: Any) -> l
         at += 1
     blank = _blank(tokenizer)
     found = []
-    for k, (role, _, begins) in enumerate(marks):
+    for k, (role, at, begins) in enumerate(marks):
         end = marks[k + 1][1] if k + 1 < len(marks) else len(ids)
         closers = [template.closers.get(role, ())]
         if role == ASSISTANT:
             closers.insert(0, _stripped(template.end, blank))
         elif role == SYSTEM:  # it mostly ends as a user's does
             closers.append(template.closers.get(USER, ()))
-        start, stop = _content(ids[begins:end], closers, blank)
-        found.append(Message(role, begins + start, begins + stop, end))
+        start, stop = _content(_closed(ids[begins:end], closers, template.special), closers, blank)
+        found.append(Message(role, begins + start, begins + stop, end, at))
     return found
+
+
+def _closed(ids: Sequence[int], closers: Sequence[Ids], special: frozenset[int]) -> Sequence[int]:
+    """Return a message up to its closer: a message of an unknown role, a tool's, may follow."""
+    for closer in closers:
+        if not closer or closer[0] not in special:
+            continue
+        for at, token in enumerate(ids):
+            if token == closer[0] and tuple(ids[at : at + len(closer)]) == closer:
+                return ids[: at + len(closer)]
+    return ids
 
 
 def _content(

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import Session, objective_of
 from trainsanity.errors import first_line
+from trainsanity.fields import flat_batch, sequences_of, several_a_row, with_targets
 from trainsanity.isolation.snapshot import preserved, restored
-from trainsanity.maths.alignment import Placement, packed, placements
-from trainsanity.measurements.batches.batch import Batch, quiet
+from trainsanity.maths.alignment import Placement, packed, placements, unpacked
+from trainsanity.measurements.batches.batch import Batch, MicroBatch, own_loss, quiet
 from trainsanity.measurements.batches.drawn import Drawn, holder_of, listed
 from trainsanity.measurements.batches.strategies import Case, Rows, smallest
 from trainsanity.objectives.base import CAUSAL_LM, IGNORED
@@ -35,22 +36,31 @@ class Collating:
     Args:
         pipeline: whose collator.
         batch: what it made of the first optimizer step's rows.
-        packing: whether the check judges rows that are packed into one, too.
+        packing: whether the check judges rows that are packed into one, too, each alone.
+        tokens: whether the check compares token ids; one that does not is asked of any rows.
 
     Raises:
-        Skip: they are packed, and it does not.
+        Skip: they are packed, and it does not; or they hold no token ids, and it compares them.
     """
 
-    def __init__(self, pipeline: Pipeline, batch: Batch, *, packing: bool = False) -> None:
+    def __init__(
+        self, pipeline: Pipeline, batch: Batch, *, packing: bool = False, tokens: bool = True
+    ) -> None:
         self.pipeline, self.batch = pipeline, batch
         self.collator = pipeline.data_collator
+        self.tokens = tokens
+        if tokens:
+            batch.require_tokens()
         self.untried = ""
         """Why no piece of a row could be judged; empty if some could."""
         self.elsewhere = ""
         """What goes wrong only with settings that the user does not use."""
         self.sound = 0
         """Micro-batches of the first step in which :meth:`objection` found nothing wrong."""
-        for micro in batch:
+        for micro in batch if tokens else ():
+            # A loss of the user's own may compare what the collator makes of a row with itself.
+            if (times := several_a_row(micro.rows, micro.inputs)) and own_loss(pipeline):
+                raise Skip(f"the collator makes {times} rows of each, for a loss of their own")
             if not packing and packed(micro.rows, micro.inputs):
                 rows, into = len(micro.rows), len(micro.inputs["input_ids"])
                 raise Skip(f"the collator packs {rows} rows into {into}: there is no padding")
@@ -60,9 +70,16 @@ class Collating:
 
         def broken(case: Case) -> str | None:
             made = self.made(case)
-            return None if packed(case.rows, made) else wrong(case.rows, made)
+            if not self.tokens:
+                return wrong(case.rows, made)
+            rows = self.sequences(case.rows, made)
+            parts = unpacked(*with_targets(rows, flat_batch(made), IGNORED))
+            return next(filter(None, (wrong(*part) for part in parts)), None)
 
-        problems = [wrong([*map(listed, micro.rows)], micro.inputs) for micro in self.batch]
+        problems = [
+            next(filter(None, (wrong(*part) for part in self.parts(micro))), None)
+            for micro in self.batch
+        ]
         self.sound = sum(not problem for problem in problems)
         trained = next(filter(None, problems), None)
         drawn = self.search(broken)
@@ -81,7 +98,7 @@ class Collating:
         """
         drawn: Drawn = Session.of(self.pipeline).measurements.get("drawn")
         if not drawn.sources:
-            self.untried = "the rows have special tokens only"
+            self.untried = drawn.untried
             return None
         own = drawn.own
         with preserved(self.pipeline), quiet(self.pipeline):
@@ -126,6 +143,27 @@ class Collating:
 
         yield objection
         self.untried = "" if judged else refused
+
+    def parts(self, micro: MicroBatch) -> list[tuple[Rows, Made]]:
+        """Return a micro-batch's sequences and what was made of them, packed ones each alone."""
+        return unpacked(*self.seen(micro)) if self.tokens else [self.seen(micro)]
+
+    def seen(self, micro: MicroBatch) -> tuple[Rows, Made]:
+        """Return a micro-batch's sequences and what was made of them, with their labels."""
+        if not self.tokens:
+            return micro.sources, micro.inputs
+        return with_targets([*map(listed, micro.rows)], micro.inputs, IGNORED)
+
+    def sequences(self, rows: Rows, made: Made) -> Rows:
+        """Return the sequences of these rows that lie in the batch that was made of them.
+
+        Raises:
+            ValueError: they hold no token ids.
+        """
+        found = sequences_of(rows, made, self.collator)
+        if found is None:
+            raise ValueError("the rows hold no token ids that the batch could be compared with")
+        return [*map(listed, found)]
 
     def made(self, case: Case) -> Made:
         """Return the collator's batch of a case; the case keeps its rows."""

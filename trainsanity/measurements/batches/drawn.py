@@ -10,7 +10,7 @@ from trainsanity.engine.store import measurement
 from trainsanity.isolation.snapshot import restored
 from trainsanity.measurements.batches.batch import Batch, attended
 from trainsanity.measurements.batches.strategies import Case, Rows, cases, cut, per_token, smallest
-from trainsanity.types import Cost, Skip
+from trainsanity.types import Cost
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 SOURCES = 16
 """Rows of the training batch that pieces are cut from."""
+
+FEW = 8
+"""Cases of rows that hold no token ids: a processor of images takes its time, and rows that are not
+cut differ in their number alone."""
 
 MULTIPLES = (None, 8)
 """Settings of ``pad_to_multiple_of`` that are tried beside the user's own: none, and the usual."""
@@ -35,12 +39,14 @@ class Drawn:
         settings: values that the collator's settings may take, its own first.
         cases: what a search that never finds anything tries, in that order.
         how: the arguments of :func:`.strategies.cases` beside rows and settings.
+        untried: why there are no sources.
     """
 
     sources: Rows
     settings: Settings = field(default_factory=dict)
     cases: Sequence[Case] = ()
     how: Mapping[str, Any] = field(default_factory=dict)
+    untried: str = "the rows have special tokens only"
 
     @property
     def own(self) -> dict[str, Any]:
@@ -58,21 +64,28 @@ def drawn(pipeline: Pipeline, batch: Batch) -> Drawn:
 
     Draws are derandomized, so a search for a smallest case begins with the same ones.
     """
-    if any("input_ids" not in row for micro in batch for row in micro.rows):
-        raise Skip("the collator is given rows without input_ids: none are made up for it")
-    rows = _sources(pipeline, batch)
-    if not rows:
-        return Drawn(rows)
-    how = {
-        "end": getattr(pipeline.tokenizer, "eos_token_id", None),
-        "ragged": any(len(set(lengths(micro.rows))) > 1 for micro in batch),
-        "whole": _needs_whole_rows(pipeline, rows),
-        "max_length": max(lengths(rows)),
-    }
+    how: dict[str, Any]
+    if any(micro.given is not None or not micro.of_tokens for micro in batch):
+        # Rows of pairs, choices or pixels have columns that no cut would keep together.
+        given = [dict(row) for row in batch.sources]
+        rows, how = given[:: max(1, len(given) // SOURCES)], {"whole": True, "max_length": 1}
+    else:
+        rows = _sources(pipeline, batch)
+        if not rows:
+            return Drawn(rows)
+        how = {
+            "end": getattr(pipeline.tokenizer, "eos_token_id", None),
+            "markers": _markers(pipeline, rows),
+            "ragged": any(len(set(lengths(micro.rows))) > 1 for micro in batch),
+            "whole": _needs_whole_rows(pipeline, rows),
+            "max_length": max(lengths(rows)),
+        }
     tried: list[Case] = []
     prepared = Drawn(rows, _settings(pipeline.data_collator), tried, how)
     with restored(()):  # Hypothesis seeds the generators, and does not put them back on Ctrl-C
         smallest(prepared.strategy(prepared.settings), tried.append)
+    if not batch.of_tokens:
+        del tried[FEW:]
     return prepared
 
 
@@ -87,11 +100,11 @@ def listed(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sources(pipeline: Pipeline, batch: Batch) -> Rows:
-    """A few rows of the batch without special tokens, but for an EOS at their end."""
-    special = set(getattr(pipeline.tokenizer, "all_special_ids", ()) or ())
+    """A few rows of the batch without special tokens, but for markers and an EOS at their end."""
     end = getattr(pipeline.tokenizer, "eos_token_id", None)
     rows = [listed(row) for micro in batch for row in micro.rows]
     rows.sort(key=lambda row: -len(row["input_ids"]))
+    special = _special(pipeline) - _markers(pipeline, rows)
     columns = per_token(rows)
     kept = []
     for row in rows[:: max(1, len(rows) // SOURCES)]:
@@ -102,6 +115,26 @@ def _sources(pipeline: Pipeline, batch: Batch) -> Rows:
         if places:
             kept.append(cut(row, columns, places))
     return kept
+
+
+def _special(pipeline: Pipeline) -> set[int]:
+    tokenizer = pipeline.tokenizer
+    added = getattr(tokenizer, "added_tokens_decoder", None) or {}
+    return {*(getattr(tokenizer, "all_special_ids", ()) or ()), *added}
+
+
+def _markers(pipeline: Pipeline, rows: Rows) -> set[int]:
+    """Return special and added tokens that every row has inside, of no other use to the tokenizer.
+
+    A collator may look for them to tell an answer from its prompt.
+    """
+    tokenizer = pipeline.tokenizer
+    used = {
+        getattr(tokenizer, f"{name}_token_id", None)
+        for name in ("pad", "eos", "bos", "cls", "sep", "unk", "mask")
+    }
+    inside = [set(row["input_ids"][1:-1]) for row in rows]
+    return (set.intersection(*inside) & _special(pipeline)) - used if inside else set()
 
 
 def _needs_whole_rows(pipeline: Pipeline, rows: Rows) -> bool:

@@ -74,8 +74,7 @@ class Padding:
 def padding(batch: Batch, pipeline: Pipeline) -> Padding:
     """Count tokens and positions: waste = 1 - sum(lengths) / sum(rows * padded length)."""
     micros = list(batch)
-    if any("input_ids" not in row for micro in micros for row in micro.rows):
-        raise Skip("the rows have no input_ids: how long they are is not known")
+    batch.require_tokens()
     packs = [packed(micro.rows, micro.inputs) for micro in micros]
     longest = [
         micro.width if packs_it else max(micro.lengths)
@@ -128,7 +127,7 @@ def timed_settings(
     batch: Batch, padding: Padding, pipeline: Pipeline, synchronize: Callable[[], None]
 ) -> PaddingTimes:
     """Time the same, where ``synchronize`` waits until the device has finished."""
-    rows = batch.micro_batches[0].rows
+    rows = batch.micro_batches[0].sources
     # The key 0 is a second measurement of 1, taken in the same rounds.
     settings = {0: 1, **{m: m for m in (*MULTIPLES, padding.multiple or 1)}}
     with preserved(pipeline), quiet(pipeline):

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from trainsanity.fields import token_content
 from trainsanity.isolation.temp_folders import scratch
 
 if TYPE_CHECKING:
@@ -34,16 +35,24 @@ class Case:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        lengths = [len(row["input_ids"]) for row in self.rows]
-        if sum(lengths) <= SHORT:
+        content = token_content(self.rows[0]) if self.rows else None
+        if content is None:
+            return self._with_settings(f"{len(self.rows)} rows")
+        lengths = [sum(len(row[name]) for name in content.columns) for row in self.rows]
+        if sum(lengths) <= SHORT and content.plain:
             shown = f"input_ids {[row['input_ids'] for row in self.rows]}"
         else:
             shown = f"rows of {', '.join(map(str, lengths))} tokens"
+        return self._with_settings(shown)
+
+    def _with_settings(self, shown: str) -> str:
         return ", ".join([shown, *(f"{name}={value!r}" for name, value in self.settings.items())])
 
 
 def per_token(rows: Sequence[Mapping[str, Any]]) -> set[str]:
     """The columns that have a value for each token, in every one of these rows."""
+    if any("input_ids" not in row for row in rows):
+        return set()
     return {
         key
         for key in rows[0]
@@ -66,6 +75,7 @@ def cases(
     settings: Mapping[str, Sequence[Any]] | None = None,
     *,
     end: int | None = None,
+    markers: Collection[int] = (),
     ragged: bool = True,
     whole: bool = False,
     max_length: int = SHORT,
@@ -79,6 +89,7 @@ def cases(
         rows: what is cut; columns that are not per token stay whole.
         settings: values that the collator's settings may take, the user's own first.
         end: an id; pieces of a row that ends with it end with it, too, at times.
+        markers: ids that pieces keep all of, with a token behind the last: collators look for them.
         ragged: whether rows of one batch may differ in length.
         whole: give the rows as they are, for columns that would not survive a cut.
         max_length: the longest piece, in tokens.
@@ -88,7 +99,13 @@ def cases(
     columns = per_token(rows)
     choices = dict(settings or {})
     shapes = ("ragged", "whole", "equal") if ragged else ("equal",)
-    sizes = st.one_of(st.integers(1, min(SHORT, max_length)), st.integers(1, max_length))
+    anchors = max((sum(t in markers for t in row["input_ids"]) for row in rows), default=0)
+    # A token before the markers, one behind them, and an end.
+    least = anchors + 3 if anchors else 1
+    sizes = st.one_of(
+        st.integers(least, max(least, min(SHORT, max_length))),
+        st.integers(least, max(least, max_length)),
+    )
 
     @st.composite
     def piece(draw: DrawFn, length: int) -> dict[str, Any]:
@@ -99,6 +116,8 @@ def cases(
         size = len(row["input_ids"]) - ends
         start = draw(st.integers(0, size - 1))
         places = [(start + k) % size for k in range(length)]
+        if anchors:
+            places = around_markers(row["input_ids"][:size], markers, places)
         # Never the end alone: where PAD is EOS, nobody could tell that row from its padding.
         if ends and length > 1 and draw(st.booleans()):
             places[-1] = size
@@ -118,6 +137,20 @@ def cases(
         return Case([draw(piece(length)) for length in lengths], chosen)
 
     return case()
+
+
+def around_markers(
+    ids: Sequence[int], markers: Collection[int], places: Sequence[int]
+) -> list[int]:
+    """Return as many places in their own order, all markers among them and one behind the last."""
+    kept = [k for k, token in enumerate(ids) if token in markers]
+    last = kept[-1] if kept else -1
+    needed = [*kept, last + 1] if last + 1 < len(ids) else kept
+    others = [k for k in places if k not in needed]
+    chosen = [*needed, *others[: max(0, len(places) - len(needed))]]
+    # A piece may be longer than the row: then the last place comes several times.
+    chosen += needed[-1:] * (len(places) - len(chosen))
+    return sorted(chosen)
 
 
 def smallest(

@@ -74,6 +74,7 @@ class Supervision:
 @measurement(Cost.STATIC)
 def supervision(pipeline: Pipeline, batch: Batch) -> Supervision:
     """Read mask and labels position by position."""
+    batch.require_tokens()
     micro = batch.micro_batches[0]
     labels = micro.inputs.get("labels")
     if labels is None or objective_of(pipeline).name in (SINGLE_LABEL, MULTI_LABEL, REGRESSION):

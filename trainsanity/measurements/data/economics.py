@@ -52,7 +52,8 @@ def economics(pipeline: Pipeline, batch: Batch, padding: Padding, scan: Scan) ->
     """Compute the waste from the lengths of the rows alone."""
     import numpy
 
-    lengths = scan.train.lengths
+    scan.train.require_tokens()
+    lengths = scan.train.sequences
     args = pipeline.args
     size = min(len(batch.micro_batches[0].rows), len(lengths))
     multiples = dict.fromkeys((*MULTIPLES, padding.multiple or 1))

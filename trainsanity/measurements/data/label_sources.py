@@ -71,7 +71,7 @@ class LabelSources:
 def label_sources(pipeline: Pipeline, batch: Batch, scan: Scan) -> LabelSources:
     """Look for other label columns where the collator is given none, and collate rows by them."""
     objective = objective_of(pipeline)
-    given = batch.micro_batches[0].rows[0]
+    given = batch.micro_batches[0].sources[0]
     column = pipeline.label_column(given)
     labels = [one for micro in batch for one in _labels(micro.inputs, objective)]
     unused: list[Unused] = []

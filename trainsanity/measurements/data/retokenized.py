@@ -51,6 +51,7 @@ def retokenized(pipeline: Pipeline, scan: Scan) -> Retokenized:
     from trainsanity.measurements.batches.batch import quiet
 
     train, tokenizer = scan.train, pipeline.tokenizer
+    train.require_one_sequence()
     if tokenizer is None:
         raise Skip("this pipeline has no tokenizer")
     columns = text_columns(pipeline, train)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
 from trainsanity.errors import UsageError
-from trainsanity.measurements.data.scan_blocks import COLUMNS, Block, Special, signatures
+from trainsanity.fields import BESIDE_IDS, IDS, MASK, PLAIN, TOKENS, Content
+from trainsanity.measurements.data.scan_blocks import Block, Special, signatures
+from trainsanity.measurements.data.scan_content import content_of
 from trainsanity.measurements.data.scan_labels import AT_ONCE, Labels, LabelTally
 from trainsanity.measurements.data.scan_rows import (
     Rows,
@@ -30,9 +32,6 @@ if TYPE_CHECKING:
 
 SPECIAL = ("pad", "eos", "bos", "cls", "sep")
 """The tokenizer's special tokens that are counted."""
-
-BESIDE_IDS = ("attention_mask", "token_type_ids", "position_ids")
-"""Columns that describe ids."""
 
 AT_A_TIME = 16
 """Blocks that are read together.  Reading a block's ids evicts everything else from the
@@ -60,6 +59,9 @@ class Split:
         uneven: places of rows whose attention mask has another length than their ids.
         labels: the label column, or None.
         pad: the tokenizer's PAD, or None.
+        content: which columns the ids are, and what they hold; those of other roles than token ids
+            are compared, and have no lengths, special ids or padding.
+        reach: tokens of each row's longest sequence; None where a row's ids are one sequence.
     """
 
     rows: Rows
@@ -76,6 +78,38 @@ class Split:
     uneven: Array
     labels: Labels | None
     pad: int | None = None
+    content: Content = PLAIN
+    reach: Array | None = None
+
+    def require_tokens(self) -> None:
+        """Stop what asks about token ids where the rows hold something else.
+
+        Raises:
+            Skip: always then.
+        """
+        if self.content.role != TOKENS:
+            raise Skip(f"the rows hold {self.content.role} ({self.content.words}), no token ids")
+
+    def require_one_sequence(self) -> None:
+        """Stop what asks about a row as one sequence of ``input_ids``.
+
+        Raises:
+            Skip: its ids lie in several columns, or are several sequences.
+        """
+        self.require_tokens()
+        if not self.content.plain or self.reach is not None:
+            what = f"the columns {self.content.words}" if not self.content.plain else "a nest"
+            raise Skip(f"a row's ids lie in {what}: they are not one sequence of input_ids")
+
+    @property
+    def word(self) -> str:
+        """What the rows hold, for a sentence."""
+        return "ids" if self.content.role == TOKENS else self.content.role
+
+    @property
+    def sequences(self) -> Array:
+        """Tokens of each row's longest sequence."""
+        return self.lengths if self.reach is None else self.reach
 
     @property
     def name(self) -> str:
@@ -102,13 +136,14 @@ class Split:
 
     @cached_property
     def histogram(self) -> Array:
-        """Number of rows of each length from 0 to the longest."""
+        """Number of rows of each length from 0 to the longest, by their longest sequence."""
         import numpy
 
-        counted = numpy.zeros(int(self.lengths.max(initial=0)) + 1, numpy.int64)
+        lengths = self.sequences
+        counted = numpy.zeros(int(lengths.max(initial=0)) + 1, numpy.int64)
         # Not all at once: bincount would copy them to 64 bits.
-        for at in range(0, len(self.lengths), AT_ONCE):
-            some = self.lengths[at : at + AT_ONCE]
+        for at in range(0, len(lengths), AT_ONCE):
+            some = lengths[at : at + AT_ONCE]
             counted += numpy.bincount(some, minlength=len(counted))
         return counted
 
@@ -129,15 +164,17 @@ class Split:
         """Tokens that are not padding."""
         import numpy
 
+        if self.reach is not None:
+            return int(self.lengths.sum(dtype=numpy.int64))
         return int(self.histogram @ numpy.arange(len(self.histogram)))
 
     def blocks(self, places: Array) -> Iterator[tuple[Array, Block]]:
         """Read some rows again, ids and mask alone."""
         if not len(places):
             return
-        columns = [name for name in COLUMNS if name in self.rows.table.column_names]
+        columns = _stored(self.content, self.rows.table.column_names)
         for where, batch in self.rows.blocks(columns, places):
-            yield where, Block.of(batch, self.pad, self.name)
+            yield where, Block.of(batch, self.pad, self.name, self.content)
 
     @cached_property
     def padding(self) -> float:
@@ -186,15 +223,21 @@ def _split(pipeline: Pipeline, name: str, dataset: Any) -> Split:
     columns = list(rows.table.column_names)
     if not len(rows):
         raise UsageError(f"{name} is empty: pass rows, or None")
-    if "input_ids" not in columns:
-        _refuse_without_ids(pipeline, rows, columns)
     label = pipeline.label_column(dict.fromkeys(columns))
-    tally = _Tally(pipeline, rows, label)
-    wanted = [name for name in COLUMNS if name in columns]
+    content = content_of(pipeline, rows.table.schema, label)
+    if content is None or not content.plain:
+        _refuse_without_ids(pipeline, rows, columns, content)
+    assert content is not None
+    tally = _Tally(pipeline, rows, label, content)
+    wanted = _stored(content, columns)
     if tally.labels is not None and tally.labels.is_list and label not in wanted:
         wanted.append(tally.labels.column)
-    for column in wanted:
-        refuse_unreadable(rows.table.column(column), f"{column} of {name}")
+    for column in wanted if content.role == TOKENS else ():
+        refuse_unreadable(
+            rows.table.column(column),
+            f"{column} of {name}",
+            nested=column in (IDS, MASK) and _choices(rows) > 1,
+        )
     done = reported = 0
     blocks = rows.blocks(wanted)
     while some := list(itertools.islice(blocks, AT_A_TIME)):
@@ -206,7 +249,20 @@ def _split(pipeline: Pipeline, name: str, dataset: Any) -> Split:
     return tally.split()
 
 
-def _refuse_without_ids(pipeline: Pipeline, rows: Rows, columns: list[str]) -> None:
+def _choices(rows: Rows) -> int:
+    """Return how many lists of ids the first row has; 1 for a flat list."""
+    first = rows.table.column(IDS)[0].as_py() if IDS in rows.table.column_names else None
+    return len(first) if first and isinstance(first[0], list) else 1
+
+
+def _stored(content: Content, columns: Collection[str]) -> list[str]:
+    """Return the columns that a block is made of."""
+    return [name for name in (*content.columns, content.mask) if name in columns and name]
+
+
+def _refuse_without_ids(
+    pipeline: Pipeline, rows: Rows, columns: list[str], content: Content | None
+) -> None:
     has = f"{rows.name} has no column 'input_ids' (it has {', '.join(columns) or 'none'})"
     trainer = pipeline.trainer
     if trainer is not None and pipeline.args.remove_unused_columns:
@@ -219,15 +275,18 @@ def _refuse_without_ids(pipeline: Pipeline, rows: Rows, columns: list[str]) -> N
         kept, takes_ids = set(columns), False
     if takes_ids and not kept:
         raise UsageError(f"{has}: tokenize it, and name the ids as the model's forward does")
-    raise Skip(has)
+    if content is None:
+        raise Skip(f"{has}, and no numbers or texts")
 
 
 class _Tally:
     """Accumulate blocks into a :class:`Split`."""
 
-    def __init__(self, pipeline: Pipeline, rows: Rows, label: str | None) -> None:
-        n, tokenizer = len(rows), pipeline.tokenizer
-        self.rows = rows
+    def __init__(self, pipeline: Pipeline, rows: Rows, label: str | None, content: Content) -> None:
+        n = len(rows)
+        tokenizer = pipeline.tokenizer if content.role == TOKENS else None
+        self.rows, self.content = rows, content
+        self.reach: Array | None = None
         # One array as long as no padding is met.
         self.widths = self.lengths = self.spans = room(n, "int32")
         self.signatures = room(n, "uint64")
@@ -244,12 +303,14 @@ class _Tally:
 
     def add(self, batches: list[tuple[Any, Any]]) -> None:
         """Take in batches: first without their ids, then with them."""
-        blocks = [Block.of(batch, self.pad, self.rows.name) for _, batch in batches]
+        blocks = [Block.of(batch, self.pad, self.rows.name, self.content) for _, batch in batches]
         for block in blocks:
             if block.mask is not None:
                 _ = block.probed
         for block in blocks:
-            _ = block.highest, block.probes  # the second finds the ids where the first left them
+            if self.content.role == TOKENS:
+                _ = block.highest  # the probes find the ids where this left them
+            _ = block.probes  # of an image no more is read than these
         for (places, batch), block in zip(batches, blocks, strict=True):
             self._add(places, batch, block)
         self._write(side_by_side([places for places, _ in batches]), blocks)
@@ -263,7 +324,7 @@ class _Tally:
             self.uneven.append(places_of(places, block.uneven))
         if self.labels is not None and self.labels.is_list and len(batch):
             self.labels.add(places, batch.column(self.labels.column), ids.lengths)
-        if not len(ids.values):
+        if not len(ids.values) or self.content.role != TOKENS:
             return
         # A block without negative ids cannot lower a minimum of 0.
         if self.lowest is None or self.lowest[0] > 0 or block.highest[1]:
@@ -287,6 +348,10 @@ class _Tally:
         if self.lengths is self.widths and any(block.kept is not None for block in blocks):
             self.lengths, self.spans = self.widths.copy(), self.widths.copy()
         self.widths[places] = widths
+        if blocks[0].reach is not None:
+            if self.reach is None:
+                self.reach = room(len(self.widths), "int32")
+            self.reach[places] = numpy.concatenate([block.reach for block in blocks])
         if self.lengths is not self.widths:
             self.lengths[places], self.spans[places] = lengths, spans
         self.signatures[places] = signatures(probes, spans)
@@ -325,4 +390,6 @@ class _Tally:
             joined(self.uneven),
             self.labels.labels() if self.labels is not None else None,
             self.pad,
+            self.content,
+            self.reach,
         )

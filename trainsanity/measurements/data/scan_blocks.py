@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.errors import UsageError
-from trainsanity.measurements.data.scan_rows import Lists, lists, places_of, row_of
+from trainsanity.fields import PLAIN, TOKENS, Content
+from trainsanity.measurements.data.scan_content import gathered
+from trainsanity.measurements.data.scan_rows import Lists, places_of, row_of
 
 if TYPE_CHECKING:
     from trainsanity.measurements.data.scan_rows import Array
@@ -21,9 +23,6 @@ MULTIPLIERS = (0x243F6A8885A308D3, 0x13198A2E03707345, 0xA4093822299F31D1, 0x082
 OF_SPAN = 0x452821E638D01377
 """Odd, so that multiplying permutes the 64-bit numbers; nothing up the sleeve: digits of pi."""
 
-COLUMNS = ("input_ids", "attention_mask")
-"""Columns that a block is made of."""
-
 
 @dataclass(eq=False)
 class Block:
@@ -33,26 +32,30 @@ class Block:
         ids: as stored.
         mask: the attention mask, or None.
         pad: what padding is where there is no mask, or None.
+        reach: tokens of each row's longest sequence; None where a row's ids are one sequence.
     """
 
     ids: Lists
     mask: Lists | None = None
     pad: int | None = None
+    reach: Array | None = None
 
     @classmethod
-    def of(cls, batch: Any, pad: int | None, name: str = "the dataset") -> Block:
-        """Return the block of a ``pyarrow.RecordBatch`` with :data:`COLUMNS`.
+    def of(
+        cls, batch: Any, pad: int | None, name: str = "the dataset", content: Content = PLAIN
+    ) -> Block:
+        """Return the block of a ``pyarrow.RecordBatch`` with the columns of ``content``.
 
         Raises:
             UsageError: its buffers cannot be read, or hold no integers.
         """
-        ids = lists(batch.column("input_ids"), f"input_ids of {name}")
+        ids, reach = gathered(batch, content, name)
         if ids.values.dtype.kind not in "iu":
             raise UsageError(f"input_ids of {name} are of type {ids.values.dtype}; give integers")
         mask = None
-        if "attention_mask" in batch.schema.names:
-            mask = lists(batch.column("attention_mask"), f"attention_mask of {name}")
-        return cls(ids, mask, pad)
+        if content.mask is not None and content.mask in batch.schema.names:
+            mask, _ = gathered(batch, replace(content, columns=(content.mask,)), name)
+        return cls(ids, mask, pad if content.role == TOKENS else None, reach)
 
     @cached_property
     def highest(self) -> tuple[int, bool]:

@@ -217,15 +217,20 @@ class Lists:
         return lengths
 
 
-def refuse_unreadable(column: Any, name: str) -> None:
-    """Refuse a ``pyarrow.ChunkedArray`` that :func:`lists` cannot read.
+def refuse_unreadable(column: Any, name: str, *, nested: bool = False) -> None:
+    """Refuse a ``pyarrow.ChunkedArray`` that cannot be read.
+
+    Args:
+        column: of the dataset.
+        name: what messages call it.
+        nested: whether it may hold lists of lists: the choices of each row.
 
     Raises:
         UsageError: it has no lists of numbers, or its buffers contradict each other.
     """
     import pyarrow as pa
 
-    if not _has_numbers(column.type):
+    if not _has_numbers(column.type, nested=nested):
         raise UsageError(f"{name} is of type {column.type}; give each row a flat list of numbers")
     try:
         column.validate()
@@ -272,12 +277,18 @@ def _holed(values: Any, offsets: Array, nulls: Array | None) -> Lists:
     return Lists(values.to_numpy(zero_copy_only=False), offsets, nulls)
 
 
-def _has_numbers(kind: Any) -> bool:
+def _has_numbers(kind: Any, *, nested: bool) -> bool:
     from pyarrow import types
 
     a_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    if not a_list:
+        return False
+    inner = kind.value_type
+    lists_of = types.is_list(inner) or types.is_large_list(inner)
+    if nested and (lists_of or types.is_fixed_size_list(inner)):
+        inner = inner.value_type  # the choices of a row
     plain = (types.is_integer, types.is_boolean, types.is_null, types.is_floating)
-    return a_list and any(is_so(kind.value_type) for is_so in plain)
+    return any(is_so(inner) for is_so in plain)
 
 
 def _ends(sizes: Array) -> Array:

@@ -67,6 +67,7 @@ def truncation(pipeline: Pipeline, scan: Scan) -> Truncation:
     from trainsanity.measurements.batches.batch import quiet
 
     train = scan.train
+    train.require_one_sequence()
     rows = int((train.lengths > 0).sum())
     if not rows:
         raise Skip("no row of train_dataset has a token")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
-from trainsanity.measurements.model.forward import as_trained
 from trainsanity.measurements.model.probes import ModelProbe, Outputs, Probes
+from trainsanity.measurements.model.raised import asked
 from trainsanity.pipeline import unwrapped
 from trainsanity.types import Cost, Skip
 
@@ -47,7 +47,7 @@ def attention(pipeline: Pipeline, probes: Probes) -> Attention:
     for name in IMPLEMENTATIONS:
         if name == own:
             continue
-        with as_trained(pipeline):
+        with asked(pipeline, probes.precision.way):
             if _switched(model, name, half=probes.dtype.itemsize == 2):
                 outputs[name] = ModelProbe(pipeline, probes.rows)(probes.inputs, probes.side)
     if not outputs:

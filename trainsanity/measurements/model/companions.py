@@ -12,7 +12,8 @@ from trainsanity.engine.store import measurement
 from trainsanity.errors import first_line
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import prepared, quiet, record_collator
-from trainsanity.measurements.model.forward import as_trained, without_labels
+from trainsanity.measurements.model.forward import without_labels
+from trainsanity.measurements.model.raised import Asked, Precision, in_float32
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Companions:
             one.
         shapes: largest difference that the shape alone makes: a row alone and among copies of
             itself, without padding.
-        eps: unit in the last place of the dtype that the outputs are computed in.
+        precision: in which dtype the model was asked.
         mask: name of the mask that the batch has; empty if it has none.
     """
 
@@ -50,8 +51,15 @@ class Companions:
     unpadded: dict[int, float] = field(default_factory=dict)
     masked: dict[int, float] = field(default_factory=dict)
     shapes: float = 0.0
-    eps: float = math.nan
     mask: str = ""
+    precision: Precision | None = None
+
+    @property
+    def eps(self) -> float:
+        """Unit in the last place of the dtype that the outputs are computed in."""
+        import torch
+
+        return math.nan if self.precision is None else float(torch.finfo(self.precision.dtype).eps)
 
 
 @measurement(Cost.FORWARD)
@@ -79,29 +87,32 @@ def companions(pipeline: Pipeline) -> Companions:
     size = sizes.pop()
     if size < 2:
         raise Skip("a batch of one row has no other rows beside it")
-    asked = without_labels(dict(inputs))
-    with as_trained(pipeline):
-        try:
-            whole = _first(pipeline, asked, size)
-        except (TypeError, ValueError) as error:
-            # chosen_input_ids and the like: the loss makes of them what the model is given.
-            raise Skip(
-                f"the model does not take the batch as it is: {first_line(error)}"
-            ) from error
-        chosen = range(min(ROWS, size))
-        beside = [
-            float((_first(pipeline, _copies(asked, k, size), size)[k] - whole[k]).abs().max())
-            for k in chosen
-        ]
-        found = Companions(
-            float(whole.abs().max()),
-            beside,
-            eps=float(torch.finfo(_dtype(pipeline)).eps),
-            mask=next((name for name in tensors if "mask" in name), ""),
-        )
-        # Token models are asked about padding in more ways by the probes.
-        if whole.dim() == WIDE and len(rows) == size and "input_ids" not in asked:
-            _without_padding(pipeline, found, whole, asked, rows)
+    own = without_labels(dict(inputs))
+    return in_float32(pipeline, lambda way: _compared(pipeline, own, rows, size, way))
+
+
+def _compared(
+    pipeline: Pipeline, asked: dict[str, Any], rows: list[Any], size: int, way: Asked
+) -> Companions:
+    try:
+        whole = _first(pipeline, asked, size)
+    except (TypeError, ValueError) as error:
+        # chosen_input_ids and the like: the loss makes of them what the model is given.
+        raise Skip(f"the model does not take the batch as it is: {first_line(error)}") from error
+    chosen = range(min(ROWS, size))
+    beside = [
+        float((_first(pipeline, _copies(asked, k, size), size)[k] - whole[k]).abs().max())
+        for k in chosen
+    ]
+    found = Companions(
+        float(whole.abs().max()),
+        beside,
+        mask=next((name for name, v in asked.items() if "mask" in name and hasattr(v, "dim")), ""),
+    )
+    # Token models are asked about padding in more ways by the probes.
+    if whole.dim() == WIDE and len(rows) == size and "input_ids" not in asked:
+        _without_padding(pipeline, found, whole, asked, rows)
+    found.precision = way.precision
     return found
 
 
@@ -174,10 +185,3 @@ def _first(pipeline: Pipeline, inputs: dict[str, Any], size: int) -> Tensor:
         ):
             return value.double().cpu()
     raise Skip("the model returns no tensor with an entry for each row")
-
-
-def _dtype(pipeline: Pipeline) -> Any:
-    import torch
-
-    mixed = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    return mixed.get(getattr(pipeline.trainer.accelerator, "mixed_precision", ""), pipeline.dtype)

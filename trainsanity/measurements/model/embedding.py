@@ -56,6 +56,8 @@ def embedding_gradient(pipeline: Pipeline, batch: Batch) -> EmbeddingGradient:
     if not weight.is_leaf:
         raise Skip("the input embedding is computed from other parameters, which have its gradient")
     with as_trained(pipeline), torch.enable_grad():
+        if not weight.requires_grad:
+            raise Skip("the model's own train() freezes the input embedding")
         rows = probe_rows(pipeline, batch)
         inputs = rows.stacked(rows.longest, rows.side)
         probe_model = ModelProbe(pipeline, rows)

@@ -83,11 +83,11 @@ def without_labels(inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def as_trained(pipeline: Pipeline) -> Iterator[None]:
+def as_trained(pipeline: Pipeline, *, autocast: bool = True) -> Iterator[None]:
     """The model as ``train()`` would have it, for looking only.
 
     Special tokens aligned by the library's own code where it does that inside ``train()``, the
-    Trainer's autocast, eval mode, no gradients.
+    Trainer's autocast unless it is not wanted, eval mode, no gradients.
     """
     import torch
 
@@ -95,7 +95,7 @@ def as_trained(pipeline: Pipeline) -> Iterator[None]:
         align_special_tokens(pipeline)
         pipeline.model.eval()
         trainer = pipeline.trainer
-        if trainer is not None:
+        if trainer is not None and autocast:
             with trainer.accelerator.autocast():
                 yield
         else:

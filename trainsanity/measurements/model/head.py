@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import objective_of
 from trainsanity.maths.tolerances import REDUCTIONS
-from trainsanity.objectives.base import CAUSAL_LM
 from trainsanity.pipeline import active_adapters
 from trainsanity.types import Skip
 
@@ -29,7 +28,7 @@ def find_head(pipeline: Pipeline) -> tuple[str, nn.Linear]:
     """
     from torch import nn
 
-    if objective_of(pipeline).name == CAUSAL_LM:
+    if objective_of(pipeline).of_words:
         labels = getattr(pipeline.config, "vocab_size", None)
     else:
         labels = getattr(pipeline.config, "num_labels", None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from trainsanity.objectives.base import CAUSAL_LM, IGNORED, Objective
+from trainsanity.objectives.base import IGNORED, Objective
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,8 +20,8 @@ class Items:
     Attributes:
         targets: ``[M]``, or ``[M, C]``.
         losses: ``[M]`` float64, the reference loss of each item.
-        logits: ``[M, C]`` as the model returned them; None for a language model, whose vocabulary
-            is too wide to keep.
+        logits: ``[M, C]`` as the model returned them; None where they are over a vocabulary,
+            which is too wide to keep.
         vectors: ``[M, H]``, what the head made them from; None if not found or not kept.
         dtype: in which the head computed.
     """
@@ -43,7 +43,7 @@ def items_of(task: Objective, seen: Pooled, labels: Tensor) -> Items:
     """
     labels = with_prompt(seen.logits, labels.to(seen.logits.device))
     logits, targets = task.items(seen.logits, labels), task.targets(labels)
-    keep = task.name != CAUSAL_LM
+    keep = not task.of_words
     vectors = seen.vector if keep else None
     return Items(
         targets=targets.cpu(),

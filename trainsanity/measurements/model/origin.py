@@ -84,7 +84,7 @@ def _resting(model: Any, added: set[str]) -> set[str]:
     adapters = {
         name: adapter
         for name, _ in model.named_parameters()
-        for adapter in [_adapter_of(name, model.peft_config, added)]
+        for adapter in [adapter_of(name, model.peft_config, added)]
         if adapter is not None
     }
     trainable = {name for name, p in model.named_parameters() if p.requires_grad}
@@ -97,7 +97,7 @@ def _resting(model: Any, added: set[str]) -> set[str]:
     }
 
 
-def _adapter_of(name: str, adapters: Collection[str], added: set[str]) -> str | None:
+def adapter_of(name: str, adapters: Collection[str], added: set[str]) -> str | None:
     """Return the name of the adapter that a parameter belongs to; None for the base model's."""
     parts = name.split(".")
     kinds = added | {"modules_to_save", "prompt_encoder"}

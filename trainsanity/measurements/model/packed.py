@@ -14,8 +14,9 @@ from trainsanity.errors import first_line
 from trainsanity.maths.tolerances import logits_difference
 from trainsanity.measurements.batches.batch import prepared
 from trainsanity.measurements.batches.documents import CONVERSATION_COLUMNS, Documents
-from trainsanity.measurements.model.forward import as_trained, without_labels
+from trainsanity.measurements.model.forward import without_labels
 from trainsanity.measurements.model.probes import states_of
+from trainsanity.measurements.model.raised import Asked, Precision, in_float32
 from trainsanity.pipeline import unwrapped
 from trainsanity.types import Cost, Skip
 
@@ -39,6 +40,7 @@ class Packed:
             relative to their norm: of the token that changes most.
         allowed: what arithmetic explains.
         tokens: of the first document.
+        precision: in which dtype the model was asked.
     """
 
     documents: int
@@ -46,6 +48,7 @@ class Packed:
     moved: list[float]
     allowed: float
     tokens: int
+    precision: Precision
 
 
 @measurement(Cost.FORWARD)
@@ -55,29 +58,29 @@ def packed(pipeline: Pipeline, documents: Documents) -> Packed:
     Raises:
         Skip: no row of the first batch holds two documents.
     """
+    row, spans = _chosen(pipeline, documents)
+    return in_float32(pipeline, lambda asked: _asked(pipeline, documents, row, spans, asked))
+
+
+def _asked(
+    pipeline: Pipeline, documents: Documents, row: int, spans: list[tuple[int, int]], asked: Asked
+) -> Packed:
     import torch
 
-    row, spans = _chosen(pipeline, documents)
-    with as_trained(pipeline):
-        inputs = without_labels(prepared(pipeline, documents.inputs))
-        ids = inputs["input_ids"]
-        start, stop = spans[0]
-        changed = ids.clone()
-        other = _others(pipeline, ids[row].tolist(), start, stop)
-        changed[row, start:stop] = torch.tensor(other, device=ids.device, dtype=ids.dtype)
-        kind = ids.device.type
-        half = torch.is_autocast_enabled(kind)
-        dtype = torch.get_autocast_dtype(kind) if half else pipeline.dtype
-        before = _states(pipeline, inputs, row)
-        after = _states(pipeline, {**inputs, "input_ids": changed}, row)
+    inputs = without_labels(prepared(pipeline, documents.inputs))
+    ids = inputs["input_ids"]
+    start, stop = spans[0]
+    changed = ids.clone()
+    other = _others(pipeline, ids[row].tolist(), start, stop)
+    changed[row, start:stop] = torch.tensor(other, device=ids.device, dtype=ids.dtype)
+    before = _states(pipeline, inputs, row)
+    after = _states(pipeline, {**inputs, "input_ids": changed}, row)
     layers = getattr(pipeline.config, "num_hidden_layers", None) or 1
     moved = [_relative(after[first:last], before[first:last]) for first, last in spans[1:]]
+    # Two passes of one shape: what is not changed is computed by the same kernels.
+    allowed = logits_difference(asked.precision.dtype, 0.0, math.sqrt(layers))
     return Packed(
-        len(spans),
-        documents.apart,
-        moved,
-        logits_difference(dtype, 0.0, math.sqrt(layers)),
-        stop - start,
+        len(spans), documents.apart, moved, allowed, stop - start, precision=asked.precision
     )
 
 

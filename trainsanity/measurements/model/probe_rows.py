@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from trainsanity.fields import has_choices
 from trainsanity.measurements.batches.batch import Batch, MicroBatch
 from trainsanity.measurements.model.forward import without_labels
+from trainsanity.pipeline import unwrapped
 from trainsanity.types import Skip
 
 if TYPE_CHECKING:
@@ -19,7 +23,11 @@ LENGTHS = (64, 51, 38)
 """Tokens kept of the longest, a middle and the shortest row of the step.  Unequal, so that there is
 padding; short, so that one token among them shows and a vocabulary of logits stays small."""
 
-IDS, MASK = "input_ids", "attention_mask"
+IDS, MASK, POSITIONS = "input_ids", "attention_mask", "position_ids"
+DECODER = "decoder_input_ids"
+
+BORDERS = ("cu_seq_lens", "max_length", "seq_idx")
+"""What the names of inputs begin with that tell attention where documents of a packed row end."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +40,7 @@ class Rows:
         fill: by input, what stands where padding is.
         side: where the pipeline pads.
         texts: ids that occur in the rows and are not special, to change tokens into.
+        choices: the model takes rows of several choices, and is asked about each alone.
     """
 
     tokens: list[dict[str, Tensor]]
@@ -39,6 +48,16 @@ class Rows:
     fill: dict[str, int]
     side: str
     texts: list[int]
+    choices: bool = False
+
+    def asked(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Return inputs as the model takes them: rows of one choice each, if it takes choices."""
+        if not self.choices:
+            return inputs
+        return {
+            name: value[:, None] if getattr(value, "ndim", 0) == 2 else value
+            for name, value in inputs.items()
+        }
 
     @property
     def lengths(self) -> list[int]:
@@ -58,6 +77,11 @@ class Rows:
             whole=[self.whole[k] for k in places],
         )
 
+    def targets(self, shape: tuple[int, ...]) -> list[int]:
+        """Return how many tokens a decoder is given of each row; empty if not of that shape."""
+        sizes = [len(row[DECODER]) for row in self.whole if DECODER in row]
+        return sizes if sizes and tuple(shape) == (len(self.whole), max(sizes)) else []
+
     def spans(self, width: int, side: str) -> list[slice]:
         """Where each row lies when padded to ``width`` on that side."""
         return [slice(0, n) if side == "right" else slice(width - n, width) for n in self.lengths]
@@ -76,7 +100,15 @@ class Rows:
                 block[k, span] = self.tokens[k][name]
             made[name] = block
         for name in self.whole[0]:
-            made[name] = torch.stack([row[name] for row in self.whole])
+            values = [row[name] for row in self.whole]
+            if len({one.shape[:1] for one in values}) > 1:
+                # What a decoder is given, whose later tokens do not change what comes before.
+                fill = self.fill.get(IDS, 0) if name.endswith("ids") else 0
+                made[name] = torch.nn.utils.rnn.pad_sequence(
+                    values, batch_first=True, padding_value=fill
+                )
+            else:
+                made[name] = torch.stack(values)
         return made
 
     def another(self, token: int) -> int:
@@ -117,8 +149,13 @@ def probe_rows(pipeline: Pipeline, batch: Batch) -> Rows:
     fill: dict[str, int] = {}
     side = ""
     for micro in batch:
+        if IDS not in micro.inputs:
+            raise Skip(f"the batch has no input_ids (it has {', '.join(micro.inputs)})")
         ids, mask = micro.inputs[IDS], micro.inputs.get(MASK)
-        if mask is None or mask.shape != ids.shape:
+        if mask is None:
+            found += _without_mask(pipeline, micro)
+            continue
+        if mask.shape != ids.shape:
             raise Skip("the batch has no attention_mask that tells rows from padding")
         for k, places in enumerate(mask.bool()):
             steps = places.long().diff()
@@ -126,11 +163,11 @@ def probe_rows(pipeline: Pipeline, batch: Batch) -> Rows:
                 raise Skip("the attention_mask of a row has holes: its padding is not at an end")
             if not places.all():
                 side = side or ("right" if bool(places[0]) else "left")
-                fill = fill or _fill(micro, k, places)
+                fill = fill or _fill(pipeline, micro, k, places)
             found.append((micro, k, places))
     found.sort(key=lambda one: -int(one[2].sum()))
     chosen = sorted({0, len(found) // 2, len(found) - 1})
-    rows = [_row(*found[k], limit) for k, limit in zip(chosen, LENGTHS, strict=False)]
+    rows = [_row(pipeline, *found[k], limit) for k, limit in zip(chosen, LENGTHS, strict=False)]
     tokenizer = pipeline.tokenizer
     fill.setdefault(IDS, _pad(pipeline))
     special = {fill[IDS], *(getattr(tokenizer, "all_special_ids", None) or ())}
@@ -141,19 +178,59 @@ def probe_rows(pipeline: Pipeline, batch: Batch) -> Rows:
         fill,
         side or getattr(tokenizer, "padding_side", None) or "right",
         [one for one in _distinct(row[IDS] for row in tokens) if one not in special],
+        choices=any(has_choices(row) for micro in batch for row in (micro.given or ())[:1]),
     )
 
 
+def _without_mask(pipeline: Pipeline, micro: MicroBatch) -> list[tuple[MicroBatch, int, Tensor]]:
+    """Return the documents of rows that a batch without a mask lays end to end, or its rows.
+
+    A model attends to all tokens without a mask, and to those of a document alone where positions
+    restart with each.
+
+    Raises:
+        Skip: the model takes no mask, without which padding cannot be told.
+    """
+    import torch
+
+    if MASK not in inspect.signature(unwrapped(pipeline.model).forward).parameters:
+        raise Skip("the batch has no attention_mask, and the model takes none")
+    ids, positions = micro.inputs[IDS], micro.inputs.get(POSITIONS)
+    if positions is None or positions.shape != ids.shape:
+        return [(micro, k, torch.ones_like(row, dtype=torch.bool)) for k, row in enumerate(ids)]
+    found = []
+    for k, row in enumerate(positions):
+        starts = [*torch.nonzero(row == 0).flatten().tolist(), len(row)]
+        for start, end in itertools.pairwise(starts):
+            places = torch.zeros_like(row, dtype=torch.bool)
+            places[start:end] = True
+            found.append((micro, k, places))
+    if not found:
+        raise Skip("no row of the batch begins at position 0")
+    return found
+
+
+def _asked(pipeline: Pipeline, micro: MicroBatch) -> dict[str, Any]:
+    """Return what the model takes of a batch; a loss of pairs reads more, masks of the answers."""
+    asked = without_labels(micro.inputs)
+    if micro.given is None:
+        return asked
+    parameters = inspect.signature(unwrapped(pipeline.model).forward).parameters
+    return {name: value for name, value in asked.items() if name in parameters}
+
+
 def _row(
-    micro: MicroBatch, k: int, places: Tensor, limit: int
+    pipeline: Pipeline, micro: MicroBatch, k: int, places: Tensor, limit: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     import torch
 
     by_token, whole = {}, {}
-    for name, value in without_labels(micro.inputs).items():
+    for name, value in _asked(pipeline, micro).items():
+        if MASK not in micro.inputs and name.startswith(BORDERS):
+            continue  # of the rows as they lay; a document alone has none
         if not torch.is_tensor(value) or value.dim() == 0 or len(value) != len(micro.inputs[IDS]):
             raise Skip(f"the batch has {name!r}, which does not go by row")
-        if value.shape == micro.inputs[IDS].shape:
+        if value.shape == micro.inputs[IDS].shape and not name.startswith("decoder"):
             kept = value[k][places]
             before, after = (limit + 1) // 2, limit // 2
             # What opens and closes a text stays.
@@ -162,15 +239,19 @@ def _row(
             )
         else:
             whole[name] = value[k]
+    if MASK not in micro.inputs:
+        # The positions that a model counts by itself are those of a document alone.
+        by_token.pop(POSITIONS, None)
+        by_token[MASK] = torch.ones_like(by_token[IDS])
     return by_token, whole
 
 
-def _fill(micro: MicroBatch, k: int, places: Tensor) -> dict[str, int]:
+def _fill(pipeline: Pipeline, micro: MicroBatch, k: int, places: Tensor) -> dict[str, int]:
     shape = micro.inputs[IDS].shape
     return {
         name: int(value[k][~places][0])
-        for name, value in without_labels(micro.inputs).items()
-        if getattr(value, "shape", None) == shape
+        for name, value in _asked(pipeline, micro).items()
+        if getattr(value, "shape", None) == shape and not name.startswith("decoder")
     }
 
 

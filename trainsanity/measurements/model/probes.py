@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.engine.session import objective_of
 from trainsanity.engine.store import measurement
 from trainsanity.errors import first_line
+from trainsanity.fields import logits_of
 from trainsanity.maths.tolerances import largest, logits_difference
 from trainsanity.measurements.batches.batch import Batch
-from trainsanity.measurements.model.forward import as_trained
 from trainsanity.measurements.model.probe_rows import Rows, probe_rows
+from trainsanity.measurements.model.raised import Asked, Precision, in_float32
 from trainsanity.objectives.base import CAUSAL_LM
 from trainsanity.pipeline import unwrapped
 from trainsanity.types import Cost, Skip
@@ -77,7 +78,10 @@ class Probes:
             react to their last.
         logits_noise: largest difference of logits between a row alone and among copies of itself.
         states_noise: largest relative difference of a token's state there.
-        dtype: in which the model computes.
+        logits_unit: what roundings make of the logits, by one unit in the last place of the
+            weights; 0 where that was not asked.
+        states_unit: the same of a token's state, relative.
+        precision: in which dtype the model was asked.
         layers: of the model; 1 if its config does not tell.
         causal: what says that the model is causal; empty if nothing does.
         head_width: outputs that config and task promise; None if they promise nothing.
@@ -99,7 +103,9 @@ class Probes:
     read_at: dict[int, int | None]
     logits_noise: float
     states_noise: float
-    dtype: Any
+    logits_unit: float
+    states_unit: float
+    precision: Precision
     layers: int
     causal: str
     head_width: int | None
@@ -114,7 +120,7 @@ class Probes:
     def allowed_logits(self) -> float:
         """What arithmetic explains, in logits."""
         size = largest(float(one.abs().max()) for one in self.own.logits)
-        return logits_difference(self.dtype, self.logits_noise, size)
+        return logits_difference(self.dtype, self.logits_noise, size, self.logits_unit)
 
     @property
     def allowed_states(self) -> float:
@@ -123,14 +129,22 @@ class Probes:
         The least that is allowed is one operation's.  A state has been through every layer, and
         independent roundings add up as a random walk does.
         """
-        return logits_difference(self.dtype, self.states_noise, math.sqrt(self.layers))
+        return logits_difference(
+            self.dtype, self.states_noise, math.sqrt(self.layers), self.states_unit
+        )
+
+    @property
+    def dtype(self) -> Any:
+        """In which the model was asked (``torch.dtype``)."""
+        return self.precision.dtype
 
 
 @measurement(Cost.FORWARD)
 def probes(pipeline: Pipeline, batch: Batch) -> Probes:
-    """Run three rows through the model in twenty-one passes, at most 64 tokens of each.
+    """Run three rows through the model in twenty-two passes, at most 64 tokens of each.
 
-    Evaluation mode, no gradients.  The passes are: as trained, twice; with ``use_cache`` on and
+    In float32 where that can be had, evaluation mode, no gradients.  The passes are: as trained,
+    twice, and with every weight moved by one unit in its last place; with ``use_cache`` on and
     off; wider; on the other side, without and with explicit positions; padding refilled, and
     unmasked; the last token changed, in the batch and in the longest row alone; each row alone,
     alone with its padding, and among copies.  One more for each row whose logits do not react to
@@ -140,56 +154,66 @@ def probes(pipeline: Pipeline, batch: Batch) -> Probes:
         Skip: the rows of the batch cannot be told from their padding, or the model returns no
             logits.
     """
-    with as_trained(pipeline):
-        rows = probe_rows(pipeline, batch)
-        width, side = rows.longest + 8, rows.side
-        ask = ModelProbe(pipeline, rows)
-        inputs = rows.stacked(width, side)
-        own = ask(inputs, side)
-        cache = (True, False) if "use_cache" in ask.parameters else ()
-        alone, padded, copies = [], [], []
-        for k in range(len(rows.tokens)):
-            one = rows.only(k)
-            alone.append(ask(one.stacked(one.longest, side), side, one))
-            padded.append(ask(one.stacked(width, side), side, one))
-            copied = rows.only(*[k] * len(rows.tokens))
-            copies.append(ask(copied.stacked(one.longest, side), side, copied))
-        altered = rows.with_last_changed()
-        first = altered.only(0)
-        refilled = rows.stacked(width, side, refill=True)
-        found = Probes(
-            rows=rows,
-            side=side,
-            own=own,
-            again=ask(inputs, side),
-            cached=[ask({**inputs, "use_cache": on}, side) for on in cache],
-            wider=ask(rows.stacked(width + WIDER, side), side),
-            elsewhere=_elsewhere(ask, rows, width),
-            refilled=ask(refilled, side),
-            unmasked=ask({**refilled, "attention_mask": _ones(refilled)}, side),
-            changed=ask(altered.stacked(width, side), side),
-            alone=alone,
-            alone_padded=padded,
-            alone_changed=ask(first.stacked(first.longest, side), side, first),
-            read_at={},
-            logits_noise=largest(
-                difference(a.logits * len(c.logits), c.logits)
-                for a, c in zip(alone, copies, strict=True)
-            ),
-            states_noise=largest(
-                relative(a.states * len(c.states), c.states)
-                for a, c in zip(alone, copies, strict=True)
-                if a.states is not None and c.states is not None
-            ),
-            dtype=ask.dtype,
-            layers=getattr(pipeline.config, "num_hidden_layers", None) or 1,
-            causal=_claim(pipeline),
-            head_width=_promised(pipeline),
-            inputs=inputs,
-        )
-        if not found.per_token:
-            for k in unresponsive_rows(found):
-                found.read_at[k] = last_influential_token(found, ask, k, width)
+    return in_float32(pipeline, lambda asked: _probed(pipeline, batch, asked))
+
+
+def _probed(pipeline: Pipeline, batch: Batch, asked: Asked) -> Probes:
+    rows = probe_rows(pipeline, batch)
+    width, side = rows.longest + 8, rows.side
+    ask = ModelProbe(pipeline, rows)
+    inputs = rows.stacked(width, side)
+    own = ask(inputs, side)
+    cache = (True, False) if "use_cache" in ask.parameters else ()
+    alone, padded, copies = [], [], []
+    for k in range(len(rows.tokens)):
+        one = rows.only(k)
+        alone.append(ask(one.stacked(one.longest, side), side, one))
+        padded.append(ask(one.stacked(width, side), side, one))
+        copied = rows.only(*[k] * len(rows.tokens))
+        copies.append(ask(copied.stacked(one.longest, side), side, copied))
+    altered = rows.with_last_changed()
+    first = altered.only(0)
+    refilled = rows.stacked(width, side, refill=True)
+    with asked.nudged() as possible:
+        moved = ask(inputs, side) if possible else own
+    found = Probes(
+        rows=rows,
+        side=side,
+        own=own,
+        again=ask(inputs, side),
+        cached=[ask({**inputs, "use_cache": on}, side) for on in cache],
+        wider=ask(rows.stacked(width + WIDER, side), side),
+        elsewhere=_elsewhere(ask, rows, width),
+        refilled=ask(refilled, side),
+        unmasked=ask({**refilled, "attention_mask": _ones(refilled)}, side),
+        changed=ask(altered.stacked(width, side), side),
+        alone=alone,
+        alone_padded=padded,
+        alone_changed=ask(first.stacked(first.longest, side), side, first),
+        read_at={},
+        logits_noise=largest(
+            difference(a.logits * len(c.logits), c.logits)
+            for a, c in zip(alone, copies, strict=True)
+        ),
+        states_noise=largest(
+            relative(a.states * len(c.states), c.states)
+            for a, c in zip(alone, copies, strict=True)
+            if a.states is not None and c.states is not None
+        ),
+        logits_unit=asked.roundings(
+            difference(moved.logits, own.logits),
+            largest(float(one.abs().max()) for one in own.logits),
+        ),
+        states_unit=asked.roundings(relative(moved.states or [], own.states or []), 1.0),
+        precision=asked.precision,
+        layers=getattr(pipeline.config, "num_hidden_layers", None) or 1,
+        causal=_claim(pipeline),
+        head_width=_promised(pipeline),
+        inputs=inputs,
+    )
+    if not found.per_token:
+        for k in unresponsive_rows(found):
+            found.read_at[k] = last_influential_token(found, ask, k, width)
     return found
 
 
@@ -230,17 +254,12 @@ class ModelProbe:
     """Runs the model and keeps its outputs at the rows' own tokens."""
 
     def __init__(self, pipeline: Pipeline, rows: Rows) -> None:
-        import torch
-
         self.model, self.rows = pipeline.model, rows
         inner = unwrapped(self.model)
         self.parameters = set(inspect.signature(inner.forward).parameters)
         self.body = getattr(inner, "base_model", None)
         if self.body is inner:
             self.body = None
-        kind = rows.tokens[0]["input_ids"].device.type  # a parameter may be offloaded
-        autocast = torch.is_autocast_enabled(kind)
-        self.dtype = torch.get_autocast_dtype(kind) if autocast else pipeline.dtype
 
     def output(self, inputs: dict[str, Any]) -> Any:
         """Return what the model makes of rows that were padded anew.
@@ -251,7 +270,7 @@ class ModelProbe:
         import torch
 
         try:
-            return self.model(**inputs)
+            return self.model(**self.rows.asked(inputs))
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # it ran on the training batch: this is not what it was made for
@@ -262,7 +281,7 @@ class ModelProbe:
         """Return the outputs of one forward over ``rows``, which were padded on that side."""
         with states_of(self.body) as seen:
             output = self.output(inputs)
-        logits = getattr(output, "logits", None)
+        logits = logits_of(output)
         if logits is None:
             raise Skip("the model returns no logits")
         ids = inputs["input_ids"]
@@ -272,6 +291,11 @@ class ModelProbe:
             kept = [logits[k, span][:, :: max(1, width // COLUMNS)] for k, span in enumerate(spans)]
         elif logits.dim() == 2 and len(logits) == len(ids):
             kept = list(logits)
+        elif logits.dim() == 3 and (sizes := (rows or self.rows).targets(logits.shape[:2])):
+            # A decoder answers at its own tokens, and these are all that its rows show.
+            step = max(1, width // COLUMNS)
+            answers = [_kept(logits[k, :size][:, ::step]) for k, size in enumerate(sizes)]
+            return Outputs(answers, answers, width)
         else:
             raise Skip(f"the model returns logits of shape {tuple(logits.shape)}")
         states = seen[-1] if seen and seen[-1].shape[:2] == ids.shape else None
@@ -348,4 +372,6 @@ def _promised(pipeline: Pipeline) -> int | None:
     if objective_of(pipeline).name == CAUSAL_LM:
         return getattr(config, "vocab_size", None)
     # Every config has a num_labels, also that of a masked language model.
-    return getattr(config, "num_labels", None) if objective_of(pipeline).known else None
+    objective = objective_of(pipeline)
+    counted = objective.known and not objective.of_words
+    return getattr(config, "num_labels", None) if counted else None

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trainsanity.engine.store import measurement
-from trainsanity.maths.tolerances import largest
+from trainsanity.maths.tolerances import largest, logits_difference, most_noise
 from trainsanity.measurements.batches.batch import Batch, prepared
-from trainsanity.measurements.model.forward import Forward, as_trained, without_labels
+from trainsanity.measurements.model.forward import Forward, without_labels
+from trainsanity.measurements.model.raised import Asked, Precision, in_float32
 from trainsanity.types import Cost
 
 if TYPE_CHECKING:
@@ -31,23 +32,58 @@ class Singles:
         batched: the same rows inside the training batch.
         noise: largest difference between a row alone and the same row in a batch of copies of
             itself: no padding, so a correct model differs by arithmetic alone.
+        unit: what roundings make of the logits, by one unit in the last place of the weights; 0
+            where that was not asked.
+        precision: in which dtype the model was asked.
     """
 
     rows: list[int]
     alone: Tensor
     batched: Tensor
     noise: float
+    unit: float
+    precision: Precision
+
+    @property
+    def size(self) -> float:
+        """The largest absolute logit of the rows alone."""
+        return float(self.alone.abs().max())
+
+    @property
+    def allowed(self) -> float:
+        """What arithmetic explains, in logits."""
+        return logits_difference(self.precision.dtype, self.noise, self.size, self.unit)
+
+    @property
+    def allowed_noise(self) -> float:
+        """What arithmetic explains of the noise itself."""
+        return logits_difference(
+            self.precision.dtype,
+            most_noise(self.precision.dtype, self.size, self.unit),
+            self.size,
+            self.unit,
+        )
 
 
 @measurement(Cost.FORWARD)
 def singles(pipeline: Pipeline, batch: Batch, forward: Forward) -> Singles:
-    """Ask for a few rows alone, in the batch and among copies of themselves."""
+    """Ask for a few rows alone, in the batch and among copies of themselves; in float32.
+
+    Where the model is trained in something else, the batches that hold the rows are asked again.
+    """
+    rows = [row for micro in batch for row in micro.rows]
+    by_length = sorted(range(len(rows)), key=lambda i: len(rows[i].get("input_ids", ())))
+    count = min(ROWS, len(rows))
+    picked = [by_length[round(k * (len(rows) - 1) / max(count - 1, 1))] for k in range(count)]
+    return in_float32(pipeline, lambda asked: _compared(pipeline, batch, forward, picked, asked))
+
+
+def _compared(
+    pipeline: Pipeline, batch: Batch, forward: Forward, picked: list[int], asked: Asked
+) -> Singles:
     import torch
 
     rows = [row for micro in batch for row in micro.rows]
-    by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
-    count = min(ROWS, len(rows))
-    picked = [by_length[round(k * (len(rows) - 1) / max(count - 1, 1))] for k in range(count)]
     copies = len(batch.micro_batches[0].rows)
 
     def ask(chosen: list[int]) -> Tensor:
@@ -57,9 +93,27 @@ def singles(pipeline: Pipeline, batch: Batch, forward: Forward) -> Singles:
         return logits
 
     alone, noise = [], 0.0
-    with as_trained(pipeline):
-        for i in picked:
-            single = ask([i])
-            alone.append(single[0])
-            noise = largest((noise, float((ask([i] * copies) - single).abs().max())))
-    return Singles(picked, torch.stack(alone), forward.logits[picked], noise)
+    for i in picked:
+        single = ask([i])
+        alone.append(single[0])
+        noise = largest((noise, float((ask([i] * copies) - single).abs().max())))
+    one = torch.stack(alone)
+    with asked.nudged() as possible:
+        effect = float((ask(picked[-1:])[0] - alone[-1]).abs().max()) if possible else 0.0
+    batched = forward.logits[picked] if asked.trained else _batched(pipeline, batch, picked)
+    unit = asked.roundings(effect, float(one.abs().max()))
+    return Singles(picked, one, batched, noise, unit, asked.precision)
+
+
+def _batched(pipeline: Pipeline, batch: Batch, picked: list[int]) -> Tensor:
+    """Return the logits of these rows in their own micro-batches; others are not asked."""
+    import torch
+
+    found, first = {}, 0
+    for micro in batch:
+        places = range(first, first + len(micro.rows))
+        if any(i in places for i in picked):
+            logits = pipeline.model(**without_labels(micro.inputs)).logits.double().cpu()
+            found.update({i: logits[i - first] for i in picked if i in places})
+        first += len(micro.rows)
+    return torch.stack([found[i] for i in picked])

@@ -11,6 +11,7 @@ from trainsanity.fields import is_indexable
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.isolation.workers import disable_workers
 from trainsanity.measurements.batches.batch import quiet
+from trainsanity.measurements.batches.observed_collator import observed
 from trainsanity.measurements.runs.row_indices import INDEX, HiddenRows
 from trainsanity.types import Cost, Skip
 
@@ -62,7 +63,7 @@ def read_in_evaluation(pipeline: Pipeline) -> ReadInEvaluation:
     if not hasattr(data, "select") and not isinstance(data, list) and count < len(data):
         raise Skip(f"{type(data).__name__} cannot be cut to its first rows")
 
-    def collate(rows: list[Any]) -> dict[str, Any]:
+    def indices(rows: list[Any]) -> dict[str, Any]:
         import torch
 
         return {INDEX: torch.tensor([row[INDEX] for row in rows])}
@@ -70,7 +71,9 @@ def read_in_evaluation(pipeline: Pipeline) -> ReadInEvaluation:
     with preserved(pipeline), quiet(pipeline):
         first = data if count == len(data) else _first(data, count)
         rows = HiddenRows(first)
-        trainer.data_collator = collate
+        collate = trainer.data_collator = observed(
+            trainer.data_collator, lambda _call, rows: indices(rows)
+        )
         disable_workers(trainer.args)
         trainer.args.remove_unused_columns = False
         loaders = [trainer.get_test_dataloader(rows.dataset)]

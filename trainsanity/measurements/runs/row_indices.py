@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.isolation.workers import disable_workers
 from trainsanity.measurements.batches.batch import quiet
+from trainsanity.measurements.batches.observed_collator import observed
 from trainsanity.types import Skip
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def index_loader(pipeline: Pipeline) -> Iterator[Any]:
         Skip: the loader has its own collate_fn.
     """
 
-    def collate(rows: list[Any]) -> dict[str, Any]:
+    def indices(rows: list[Any]) -> dict[str, Any]:
         import torch
 
         return {INDEX: torch.tensor([row[INDEX] for row in rows])}
@@ -39,7 +40,9 @@ def index_loader(pipeline: Pipeline) -> Iterator[Any]:
     with preserved(pipeline), quiet(pipeline):
         rows = HiddenRows(trainer.train_dataset)
         trainer.train_dataset = rows.dataset
-        trainer.data_collator = collate
+        collate = trainer.data_collator = observed(
+            trainer.data_collator, lambda _call, rows: indices(rows)
+        )
         disable_workers(trainer.args)
         # Columns do not matter here, and removing some would make another dataset.
         trainer.args.remove_unused_columns = False

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
 from trainsanity.errors import first_line
+from trainsanity.fields import IDS
 from trainsanity.isolation.collectives import all_gather, broadcast_from_zero, on_rank_zero
 from trainsanity.isolation.fsdp import refuse_sharded
 from trainsanity.isolation.snapshot import preserved
@@ -234,7 +235,7 @@ def _texts(pipeline: Pipeline, batch: Batch) -> list[str]:
     tokenizer = pipeline.tokenizer
     if tokenizer is None:
         return []
-    rows = [list(row["input_ids"]) for row in batch.micro_batches[0].rows]
+    rows = [list(row[IDS]) for row in batch.micro_batches[0].rows if IDS in row]
     own = [tokenizer.decode(ids) for ids in rows]
     special = [str(token) for token in tokenizer.all_special_tokens]
     return [*SAMPLES, *own, *_added(tokenizer), "".join(special)]

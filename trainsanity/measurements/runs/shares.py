@@ -12,6 +12,7 @@ from trainsanity.isolation.collectives import all_gather
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.isolation.workers import disable_workers
 from trainsanity.measurements.batches.batch import quiet
+from trainsanity.measurements.batches.observed_collator import observed
 from trainsanity.measurements.runs.row_indices import INDEX, index_loader
 from trainsanity.types import Cost, Skip
 
@@ -93,13 +94,13 @@ def _stream(pipeline: Pipeline) -> list[int]:
     """Return hashes of the first rows that this process reads from a stream."""
     trainer = pipeline.trainer
 
-    def collate(rows: list[Any]) -> dict[str, Any]:
+    def indices(rows: list[Any]) -> dict[str, Any]:
         import torch
 
         return {INDEX: torch.tensor([_hash(row) for row in rows])}
 
     with preserved(pipeline), quiet(pipeline):
-        trainer.data_collator = collate
+        trainer.data_collator = observed(trainer.data_collator, lambda _call, rows: indices(rows))
         disable_workers(trainer.args)
         loader = trainer.get_train_dataloader()
         try:

@@ -55,7 +55,8 @@ def head_gradient_floor(
         allowed ``(|slope - 1|, 1 - cosine)``, each :data:`MARGIN` times the measured defect plus
         a few units of float32, in which norms are reduced.  The slope is allowed half a unit in
         the last place more: 1 / N is a number of that dtype, too, and its rounding is common to
-        all elements (1 / 24 in bfloat16 is 0.2 % too large).
+        all elements (1 / 24 in bfloat16 is 0.2 % too large); and what the rounding of
+        probabilities near 1 makes of rows that are learnt.
     """
     import torch
 
@@ -65,10 +66,27 @@ def head_gradient_floor(
         assert items.logits is not None
         assert items.vectors is not None
         common = max(common, float(torch.finfo(items.dtype).eps) / 2)
-        part = (weight * task.residual(items.logits, items.targets)).to(items.dtype)
+        residual = task.residual(items.logits, items.targets)
+        common = max(common, _of_what_is_learnt(residual))
+        part = (weight * residual).to(items.dtype)
         product = (part.double().T @ items.vectors.double()).to(items.dtype).to(dtype)
         total = product if total is None else total + product
     if total is None:
         return REDUCTIONS, REDUCTIONS
     slope, cosine = regress(total, exact)
     return MARGIN * abs(slope - 1) + common + REDUCTIONS, MARGIN * (1 - cosine) + REDUCTIONS
+
+
+def _of_what_is_learnt(residual: Tensor) -> float:
+    """Return how much of a slope is the rounding of probabilities near 1.
+
+    A softmax in float32 is off by about two units of 1, for its sum and its quotient, and then the
+    target is taken off it: of a row that is learnt little else is left.  Rows of one loss are off
+    alike, so that this does not average out.
+    """
+    import torch
+
+    left = float(residual.abs().amax(-1).mean()) if residual.dim() > 1 and len(residual) else 1.0
+    # What is off in rows that are not learnt at all is counted as the order of sums.
+    beyond = max(1 / left - 1, 0.0) if left > 0 else math.inf
+    return min(2 * float(torch.finfo(torch.float32).eps) * beyond, 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,8 @@ class Confirmed:
         formula: each micro-batch's own loss is the formula's.
         owner: whose code computes the loss, ``module.function``; empty if it is a library's.
         mistake: the known mistake whose value the loss has; empty if none.
-        custom: the loss is code of the user's own and no formula known here.
+        custom: the loss is code of the user's own and no formula known here, or declared so.
+        declared: the user declares the objective by name, so that another loss is a fault.
         scaled: it is the formula times a quantity of the run: a fault of the scale, which
             ``loss.matches_reference`` names.
         rows: it is the mean of row means, a choice.
@@ -59,10 +61,24 @@ class Confirmed:
     owner: str = ""
     mistake: str = ""
     custom: bool = False
+    declared: bool = False
     scaled: bool = False
     rows: bool = False
     loss: float = float("nan")
     expected: float = float("nan")
+
+    @property
+    def words(self) -> str:
+        """What it comes to, for the report; empty where nothing was held against anything."""
+        if self.mistake:
+            return f"not confirmed: {self.owner} computes another loss ({self.mistake})"
+        if self.custom:
+            return f"{self.owner} is a loss of its own, judged by the laws"
+        if self.rows:
+            return f"{self.owner} takes the mean of row means"
+        if math.isfinite(self.loss) and self.formula:
+            return f"confirmed by its first loss, {self.loss:.6g}, computed {self.expected:.6g}"
+        return ""
 
     def require(self) -> None:
         """Stop what asks for the formula where the loss is another one.
@@ -71,7 +87,7 @@ class Confirmed:
             Skip: by the user's choice.
             Blocked: by a mistake that ``loss.formula_is_known`` names.
         """
-        if self.mistake:
+        if self.mistake or (self.declared and self.custom):
             raise Blocked(f"{self.owner} is not the formula", by="loss.formula_is_known")
         if self.custom or self.rows:
             raise Skip(
@@ -82,12 +98,12 @@ class Confirmed:
 @measurement(Cost.STEP)
 def confirmed(pipeline: Pipeline, recording: Recording) -> Confirmed:
     """Hold each micro-batch's own loss against the objective's formula on its own items."""
-    objective, own = objective_of(pipeline), recording.own
+    known, own = objective_of(pipeline).known, recording.own
     owner = owner_of_the_loss(pipeline)
-    if objective.name == CUSTOM:
+    if pipeline.objective == CUSTOM:
         return Confirmed(formula=False, owner=owner or "the loss", custom=True)
     micros = recording.first.micro_steps
-    if not objective.known or not owner or any(micro.items is None for micro in micros):
+    if not known or not owner or any(micro.items is None for micro in micros):
         return Confirmed(owner=owner)
     if own.losses:
         count = len(own.losses)
@@ -124,6 +140,7 @@ def _compared(
         owner,
         mistake,
         custom=not mistake and not rows,
+        declared=pipeline.objective is not None,
         rows=rows,
         loss=loss,
         expected=expected,

@@ -9,6 +9,7 @@ from trainsanity.engine.session import objective_of
 from trainsanity.engine.store import measurement
 from trainsanity.isolation.collectives import all_gather
 from trainsanity.isolation.fsdp import fsdp
+from trainsanity.isolation.overrides import own_evaluation
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.batches.special_tokens import align_special_tokens
@@ -89,9 +90,10 @@ def _evaluate(
         training.update({name: None for name, one in module.named_modules() if one.training})
 
     # A schedule-free optimizer has a mode, which evaluate() switches: weights are others in each.
-    modal = callable(getattr(trainer.optimizer, "eval", None))
+    # An evaluation of the user's own may do anything; what it leaves changed is for a run to tell.
+    writes = callable(getattr(trainer.optimizer, "eval", None)) or bool(own_evaluation(trainer))
     with (
-        preserved(pipeline, weights=modal),
+        preserved(pipeline, weights=writes),
         quiet(pipeline),
         watched(pipeline.model, head) as watch,
     ):

@@ -109,6 +109,29 @@ class Own:
         return sum(weight * loss for weight, loss in known) / size
 
     @property
+    def by_count(self) -> float | None:
+        """What each own loss is times the one without an item count, if one number for all."""
+        ratios = [
+            counted / without
+            for counted, without in zip(self.losses, self.uncounted, strict=False)
+            if without
+        ]
+        # Nearer than two numbers of processes are to each other, with room for bfloat16.
+        if not ratios or max(ratios) - min(ratios) > 1e-3 * abs(max(ratios)):
+            return None
+        return sum(ratios) / len(ratios)
+
+    def times_processes(self, processes: int) -> float:
+        """Return the number of processes where an item count multiplies own losses by it, else 1.
+
+        The Trainer multiplies for losses that are divided by the count, and own gradients are then
+        as much too long as the losses are too large.
+        """
+        ratio = self.by_count
+        same = ratio is not None and math.isclose(ratio, processes, rel_tol=1e-3)
+        return float(processes) if same else 1.0
+
+    @property
     def tells_apart(self) -> bool:
         """Whether the own gradients differ enough for each weight to be known by itself."""
         return self.condition < 1 / math.sqrt(self.eps)

@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import objective_of
 from trainsanity.errors import UsageError
+from trainsanity.isolation.collectives import all_gather
 from trainsanity.isolation.random_states import torch_states
 from trainsanity.isolation.snapshot import preserved, snapshot_bytes
 from trainsanity.measurements.batches.batch import Batch, drawn, quiet
 from trainsanity.measurements.model.head import head_or_none, watched
+from trainsanity.measurements.step.bounds import logged_loss_rounding
+from trainsanity.measurements.step.loop_gradients import Gradients, settle
 from trainsanity.measurements.step.modes import watched_modes
 from trainsanity.measurements.step.own import Own
 from trainsanity.measurements.step.rearranged import Rearranged
-from trainsanity.measurements.step.record_trainer import broken, note_rates, note_update
+from trainsanity.measurements.step.record_trainer import (
+    broken,
+    gather,
+    note_held,
+    note_rates,
+    note_update,
+)
 from trainsanity.measurements.step.replay import checkpointed, fill_items
-from trainsanity.measurements.step.sampling import sample
-from trainsanity.measurements.step.steps import MicroStep, Recording, Step, random_state, total_norm
-from trainsanity.measurements.step.update import frozen_state, trial_steps
+from trainsanity.measurements.step.steps import (
+    MicroStep,
+    Recording,
+    Step,
+    item_weights,
+    random_state,
+    total_norm,
+)
+from trainsanity.measurements.step.update import frozen_state, rewritten, trial_steps
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -53,11 +68,18 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
             torch.cuda.reset_peak_memory_stats(pipeline.device)
         start = time.perf_counter()
         try:
-            with watched_modes(model, seen), _hooked(pipeline, seen, steps) as states:
+            note_held(pipeline, seen, "as step 1 begins")
+            with (
+                watched_modes(model, seen),
+                Gradients(model, seen.head_name) as gradients,
+                _hooked(pipeline, seen, steps, gradients) as states,
+            ):
                 for batch in drawn(pipeline, steps):
                     _take(pipeline, seen, batch, watch, states)
                     if broken(seen):
                         break
+            # Some loops average the weights themselves once the optimizer has stepped.
+            note_held(pipeline, seen, f"after step {len(seen.steps)}")
         finally:
             model.zero_grad()
         seen.seconds = time.perf_counter() - start
@@ -68,7 +90,31 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
         begin = time.perf_counter()
     seen.restore_seconds = time.perf_counter() - begin
     fill_items(pipeline, seen)
+    settle(seen, gradients, pipeline.args.max_grad_norm, several=bool(pipeline.other_processes))
+    if pipeline.other_processes:
+        gather(seen)
+        for step in seen.steps:
+            # Some loops return the loss of their own rows, others what all have gathered.
+            losses = all_gather(step.logged["loss"])
+            step.logged = {"loss": sum(losses) / len(losses)}
+    _note_counts(seen)
     return seen
+
+
+def _note_counts(seen: Recording) -> None:
+    """Note the step's items where the loop logs the mean over them, and not one of means."""
+    for step in seen.steps:
+        parts = [micro.items for micro in step.micro_steps if micro.items is not None]
+        sizes = [len(items.losses) for items in parts]
+        if len(parts) < len(step.micro_steps) or not all(sizes) or not step.logged:
+            continue
+        sums = [float(items.losses.sum()) for items in parts]
+        weights = item_weights(step, sizes)
+        by_means = sum(w * total for w, total in zip(weights, sums, strict=True))
+        allowed, logged = logged_loss_rounding(step.micro_steps), step.logged["loss"]
+        if abs(logged - sum(sums) / sum(sizes)) <= allowed < abs(logged - by_means):
+            for micro in step.micro_steps:
+                micro.num_items_in_batch = float(sum(sizes))
 
 
 def _take(pipeline: Pipeline, seen: Recording, batch: Batch, watch: Any, states: list[Any]) -> None:
@@ -115,12 +161,16 @@ def _take(pipeline: Pipeline, seen: Recording, batch: Batch, watch: Any, states:
 
 
 @contextmanager
-def _hooked(pipeline: Pipeline, seen: Recording, steps: int) -> Iterator[list[Any]]:
+def _hooked(
+    pipeline: Pipeline, seen: Recording, steps: int, gradients: Gradients
+) -> Iterator[list[Any]]:
     """Watch optimizer and parameters; yields the random states at which the model was called."""
+    import torch
+
     model = pipeline.model
     optimizer = getattr(pipeline.optimizer, "optimizer", pipeline.optimizer)  # accelerate's own
+    passes = [0]
     frozen = frozen_state(model)
-    gradients = Gradients(model, seen.head_name)
     states: list[Any] = []
     trying = [False]
 
@@ -152,9 +202,9 @@ def _hooked(pipeline: Pipeline, seen: Recording, steps: int) -> Iterator[list[An
                 "train_step called optimizer.step() twice: let it take one optimizer step on the "
                 "micro-batches that it is given"
             )
-        step.head_gradient, step.norm_before_clip = gradients.head, gradients.norm()
+        gradients.note()
         if len(seen.steps) == 1:
-            seen.gradients = dict(gradients.samples)
+            seen.composed = passes[0] > len(step.micro_steps)
         step.norm_after_clip = total_norm(model)
         note_update(seen, model, optimizer)
         step.learning_rate = optimizer.param_groups[0]["lr"]
@@ -165,54 +215,22 @@ def _hooked(pipeline: Pipeline, seen: Recording, steps: int) -> Iterator[list[An
             return
         now = frozen_state(model)
         for parameter in seen.update.parameters:
-            parameter.changed_frozen = frozen.get(parameter.name) != now.get(parameter.name)
+            parameter.changed_frozen = rewritten(parameter.name, frozen, now)
         trying[0] = True
         trial_steps(seen.update, model, optimizer, None, 0)
         trying[0] = False
 
+    def called(*_: Any) -> None:
+        states.append(torch_states())
+        passes[0] += torch.is_grad_enabled()
+
     handles = [
         optimizer.register_step_pre_hook(before),
         optimizer.register_step_post_hook(after),
-        model.register_forward_pre_hook(lambda *_: states.append(torch_states())),
-        *gradients.handles,
+        model.register_forward_pre_hook(called),
     ]
     try:
         yield states
     finally:
         for handle in handles:
             handle.remove()
-
-
-class Gradients:
-    """What each parameter has accumulated, as it was after the last backward pass.
-
-    A loop clips between that and its optimizer's step, and by a function of its own choice.
-    """
-
-    def __init__(self, model: Any, head_name: str) -> None:
-        self.samples: dict[str, Any] = {}
-        self.head: Any = None
-        self._norms: dict[str, Any] = {}
-        self.handles = [
-            p.register_post_accumulate_grad_hook(self._reader(name, f"{head_name}.weight"))
-            for name, p in model.named_parameters()
-            if p.requires_grad
-        ]
-
-    def _reader(self, name: str, head: str) -> Callable[[Any], None]:
-        import torch
-
-        def read(parameter: Any) -> None:
-            self.samples[name] = sample(parameter.grad)
-            self._norms[name] = torch.linalg.vector_norm(parameter.grad, dtype=torch.float32)
-            if name == head:
-                self.head = parameter.grad.detach().cpu().clone()
-
-        return read
-
-    def norm(self) -> float:
-        """The 2-norm over all parameters."""
-        import torch
-
-        norms = list(self._norms.values())
-        return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0

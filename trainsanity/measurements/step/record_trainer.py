@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from trainsanity.engine.session import objective_of
+from trainsanity.engine.session import Session, objective_of
 from trainsanity.errors import UsageError
 from trainsanity.isolation.collectives import all_gather, rank
 from trainsanity.isolation.fsdp import training_copy
@@ -29,8 +29,14 @@ from trainsanity.measurements.step.replay import checkpointed, fill_items
 from trainsanity.measurements.step.rollouts import record_rollouts
 from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.schedule import curve_of
-from trainsanity.measurements.step.steps import MicroStep, Recording, Step, total_norm
-from trainsanity.measurements.step.update import before_step, frozen_state, trial_steps
+from trainsanity.measurements.step.steps import (
+    MicroStep,
+    Recording,
+    Step,
+    note_means,
+    total_norm,
+)
+from trainsanity.measurements.step.update import before_step, frozen_state, rewritten, trial_steps
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +57,9 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
     seen.steps = [step for step in seen.steps if step.taken]
     fill_items(pipeline, seen)
     if pipeline.other_processes:
-        _gather(seen)
+        gather(seen)
+    for step in seen.steps:
+        note_means(step, Session.of(pipeline).facts)
     return seen
 
 
@@ -137,7 +145,7 @@ def _callback(seen: Recording, pipeline: Pipeline, steps: int) -> Any:
                 return
             after = frozen_state(model)
             for parameter in seen.update.parameters:
-                parameter.changed_frozen = frozen.get(parameter.name) != after.get(parameter.name)
+                parameter.changed_frozen = rewritten(parameter.name, frozen, after)
             warmup = args.get_warmup_steps(state.max_steps)
             note_held(pipeline, seen, f"after step {len(seen.steps)}")
             trial_steps(
@@ -341,7 +349,7 @@ def take_gradients(seen: Recording, model: Any) -> None:
         }
 
 
-def _gather(seen: Recording) -> None:
+def gather(seen: Recording) -> None:
     """Each process saw its own rows; the reference needs them all.  Same order everywhere."""
     for moment, (own_hashes,) in seen.held.items():
         seen.held[moment] = all_gather(own_hashes)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from trainsanity.engine.store import measurement
 from trainsanity.errors import first_line
+from trainsanity.isolation.library_warnings import listening
 from trainsanity.measurements.step.reference_tensors import shared_with_reference
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.types import Blocked, Cost, Skip
@@ -34,7 +35,8 @@ def recording(pipeline: Pipeline) -> Recording:
     else:
         raise Skip("this pipeline has neither a Trainer nor a train_step to record steps of")
     try:
-        return record(pipeline, pipeline.optimizer_steps)
+        with listening(pipeline.library_warnings):
+            return record(pipeline, pipeline.optimizer_steps)
     except torch.OutOfMemoryError:
         if pipeline.optimizer_steps == 1:
             raise

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import Session, objective_of
 from trainsanity.isolation.shards import whole
+from trainsanity.maths.factors import NAMING, name_factor
 from trainsanity.measurements.model.items import Items, items_of
 from trainsanity.measurements.step.hooks import AddedHook
 from trainsanity.measurements.step.modes import Modes
@@ -86,6 +87,8 @@ class Step:
         norm_before_clip, norm_after_clip: total gradient norms, computed from the gradients.
         learning_rate: what the optimizer used (first parameter group).
         rates: the same for each of its groups.
+        by_means: the Trainer counts items and the loss does not use the count, so that what is
+            logged is a multiple of the mean of the micro-batches' means.
     """
 
     micro_steps: list[MicroStep] = field(default_factory=list)
@@ -95,6 +98,7 @@ class Step:
     norm_after_clip: float = float("nan")
     learning_rate: float = float("nan")
     rates: list[float] = field(default_factory=list)
+    by_means: bool = False
 
     @property
     def taken(self) -> bool:
@@ -131,6 +135,8 @@ class Recording:
         held: where several processes train: by moment, for each process a hash of every parameter
             that it holds whole, by name.
         sharded: how many parameters each process holds a part of.
+        composed: a custom training loop ran the model more often than once for each micro-batch
+            before its first step, so that the gradient may be made of more than the loss's.
         out_of_memory: a second step did not fit, so only the first was recorded.
         peak_bytes: device memory at its highest; None on the CPU.
         seconds: of the steps alone.
@@ -158,6 +164,7 @@ class Recording:
     unused: Collection[str] | None = None
     held: dict[str, list[dict[str, int]]] = field(default_factory=dict)
     sharded: int = 0
+    composed: bool = False
     out_of_memory: bool = False
     peak_bytes: int | None = None
     seconds: float = 0.0
@@ -259,10 +266,39 @@ def reference(pipeline: Pipeline, step: Step, parts: list[Items] | None = None) 
     return Reference(parts, weights, total, words)
 
 
+def note_means(step: Step, facts: dict[str, Any]) -> None:
+    """Note whether the logged loss is a quantity of the run times a mean of micro-batch means.
+
+    Args:
+        step: whose micro-batches have unequal numbers of items.
+        facts: what factors are matched against.
+    """
+    parts = [micro.items for micro in step.micro_steps if micro.items is not None]
+    sizes = [len(items.losses) for items in parts]
+    if not step.judgeable or not all(sizes) or len(set(sizes)) < 2 or "loss" not in step.logged:
+        return
+    logged = step.logged["loss"]
+    over_items = sum(float(items.losses.sum()) for items in parts) / sum(sizes)
+    over_means = sum(float(items.losses.mean()) for items in parts) / len(parts)
+
+    if not all(math.isfinite(one) and one for one in (logged, over_items, over_means)):
+        return
+    if not name_factor(logged / over_means, facts, NAMING):
+        return
+    # The quantities are whole numbers, or one over them: the better fit is the mean that was taken.
+    step.by_means = _from_whole(logged / over_means) < _from_whole(logged / over_items)
+
+
+def _from_whole(factor: float) -> float:
+    """Return how far a factor is from a whole number, or from one over it, relative to it."""
+    number = factor if abs(factor) >= 1 else 1 / factor
+    return abs(number / round(number) - 1)
+
+
 def item_weights(step: Step, sizes: list[int]) -> list[float]:
     """What one item of each micro-batch counts, given how many items each has."""
     uncounted = all(micro.num_items_in_batch is None for micro in step.micro_steps)
-    if uncounted:
+    if uncounted or step.by_means:
         return [1 / (len(sizes) * size) for size in sizes]
     return [1 / sum(sizes)] * len(sizes)
 

@@ -79,12 +79,14 @@ class Update:
         parameters: in the model's order.
         optimizer: its class.
         rate: the learning rate of the trial step at the peak of the run.
+        unchosen: each of its groups has the weight decay that its class has by default.
         strangers: elements of tensors that the optimizer holds and the model does not have.
         trials: in the order of their rates; the last one is the peak's.
     """
 
     parameters: list[Parameter] = field(default_factory=list)
     optimizer: str = ""
+    unchosen: bool = False
     rate: float = float("nan")
     strangers: int = 0
     trials: list[Trial] = field(default_factory=list)
@@ -96,6 +98,21 @@ def frozen_state(model: Any) -> dict[str, Any]:
 
     frozen = [(name, p) for name, p in model.named_parameters() if not p.requires_grad]
     return dict(zip([name for name, _ in frozen], hashes(p for _, p in frozen), strict=True))
+
+
+def _decays_by_default(optimizer: Any) -> bool:
+    wanted = inspect.signature(type(optimizer).__init__).parameters.get("weight_decay")
+    return wanted is not None and all(
+        group.get("weight_decay") == wanted.default for group in optimizer.param_groups
+    )
+
+
+def rewritten(name: str, before: dict[str, Any], after: dict[str, Any]) -> bool:
+    """Return whether a parameter that was frozen before and after has other values.
+
+    One that is frozen or thawed in between, by a ``train()`` or a callback, may be trained.
+    """
+    return name in before and name in after and before[name] != after[name]
 
 
 def before_step(model: Any, optimizer: Any) -> Update:
@@ -129,6 +146,7 @@ def before_step(model: Any, optimizer: Any) -> Update:
             for (name, p), fine in zip(model.named_parameters(), finite, strict=True)
         ],
         optimizer=type(inner).__name__,
+        unchosen=_decays_by_default(inner),
         strangers=sum(
             p.numel() for group in inner.param_groups for p in group["params"] if id(p) not in own
         ),

@@ -1,0 +1,135 @@
+"""What torch, transformers, peft, trl and accelerate warn of while a pipeline is built and stepped.
+
+Filters and verbosity decide what is shown, and the libraries say some things once a process; so the
+calls that warn are listened to, and not what comes out of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+LIBRARIES = ("torch", "transformers", "peft", "trl", "accelerate")
+
+LONGEST = 500
+"""Characters of a warning that are kept: some list every parameter."""
+
+ONCE = ("transformers.utils.logging", "accelerate.logging")
+"""Modules with a ``warning_once`` that keeps what it said for the process."""
+
+
+@dataclass(frozen=True)
+class LibraryWarning:
+    """A warning of a library.
+
+    Attributes:
+        library: the package.
+        text: what it says, in one line.
+        category: the class of the warning; ``log`` for a line of a logger.
+    """
+
+    library: str
+    text: str
+    category: str
+
+    @property
+    def of_age(self) -> bool:
+        """Whether it is about a name or an argument that will go, and not about this run."""
+        return "Deprecat" in self.category or self.category == "FutureWarning"
+
+
+class Listener:
+    """Keeps each warning once, in the order in which they come.
+
+    Attributes:
+        heard: the warnings.
+        paused: nothing is kept while it is set.
+    """
+
+    def __init__(self, heard: list[LibraryWarning]) -> None:
+        self.heard = heard
+        self.paused = False
+
+    def keep(self, module: str, text: Any, category: str) -> None:
+        """Keep a warning if it is a library's."""
+        library = module.partition(".")[0]
+        if self.paused or library not in LIBRARIES:
+            return
+        one = LibraryWarning(library, " ".join(str(text).split())[:LONGEST], category)
+        if one.text and one not in self.heard:
+            self.heard.append(one)
+
+
+@contextlib.contextmanager
+def listening(heard: list[LibraryWarning]) -> Iterator[Listener]:
+    """Keep what the libraries warn of in the block; everything is shown as it would be."""
+    listener = Listener(heard)
+    _forget_what_was_said()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_replaced(warnings, "warn", functools.partial(_warn, listener)))
+        for name in ("warning", "warn", "error"):
+            told = functools.partial(_log, listener)
+            stack.enter_context(_replaced(logging.Logger, name, told))
+        try:
+            yield listener
+        finally:
+            # A module that was imported meanwhile may hold on to the function that listens.
+            listener.paused = True
+
+
+def _forget_what_was_said() -> None:
+    """Clear the caches of ``warning_once``, so that each pipeline is told anew."""
+    for name in ONCE:
+        module = sys.modules.get(name)
+        for owner in (module, getattr(module, "MultiProcessAdapter", None)):
+            clear = getattr(getattr(owner, "warning_once", None), "cache_clear", None)
+            if clear is not None:
+                clear()
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, around: Callable[..., Any]) -> Iterator[None]:
+    original = vars(owner).get(name)
+    if original is None:  # Logger.warn is gone from Python 3.13 on
+        yield
+        return
+    replacement = around(original)
+    setattr(owner, name, replacement)
+    try:
+        yield
+    finally:
+        # Somebody may have replaced it in turn, in the user's own code: that is not undone.
+        if vars(owner).get(name) is replacement:
+            setattr(owner, name, original)
+
+
+def _warn(listener: Listener, original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def warn(
+        message: Any, category: Any = None, stacklevel: int = 1, *more: Any, **how: Any
+    ) -> Any:
+        with contextlib.suppress(Exception):
+            kind = type(message) if isinstance(message, Warning) else category or UserWarning
+            module = sys._getframe(1).f_globals.get("__name__", "")
+            listener.keep(str(module), message, kind.__name__)
+        # One frame more lies between here and the place that is blamed.
+        return original(message, category, stacklevel + 1, *more, **how)
+
+    return warn
+
+
+def _log(listener: Listener, original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def log(self: logging.Logger, msg: Any, *args: Any, **how: Any) -> Any:
+        with contextlib.suppress(Exception):
+            listener.keep(self.name, str(msg) % args if args else msg, "log")
+        # The logger looks for its caller: one frame more lies between.
+        return original(self, msg, *args, **{**how, "stacklevel": how.get("stacklevel", 1) + 1})
+
+    return log

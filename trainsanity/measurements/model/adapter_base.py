@@ -1,0 +1,248 @@
+"""What an adapter stands on: the base that it was trained for, new tokens, tied weights."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.engine.store import measurement
+from trainsanity.measurements.batches.batch import Batch
+from trainsanity.measurements.model.adapters import Adapters, base_weight, is_tuner
+from trainsanity.measurements.model.origin import (
+    added_by_peft,
+    checkpoint_folder,
+    plain_name,
+    tensor_names,
+)
+from trainsanity.measurements.model.placement import not_in_memory
+from trainsanity.pipeline import active_adapters, embedding_rows, unwrapped
+from trainsanity.types import Cost, Skip
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+COMPARED = 4
+"""Adapted layers whose base weights are compared: one alone may be equal by chance."""
+
+
+@dataclass(frozen=True)
+class AdapterBase:
+    """The base weights under an adapter beside those that its configuration names.
+
+    Attributes:
+        named: ``base_model_name_or_path`` of the adapter's configuration.
+        loaded: where the model was loaded from.
+        compared: adapted layers whose base weights were compared.
+        differ: those whose weights differ, by how much at the most.
+    """
+
+    named: str
+    loaded: str
+    compared: int
+    differ: dict[str, float]
+
+
+@measurement(Cost.STATIC)
+def adapter_base(pipeline: Pipeline, adapters: Adapters) -> AdapterBase:
+    """Compare weights under the active adapter with the checkpoint that it was trained for.
+
+    Raises:
+        Skip: it is the model's own checkpoint, or is not on this machine.
+    """
+    from safetensors import safe_open
+
+    model = pipeline.model
+    if len(adapters.active) != 1:
+        raise Skip("not one adapter is active")
+    named = str(getattr(model.peft_config[adapters.active[0]], "base_model_name_or_path", "") or "")
+    base = unwrapped(model)
+    loaded = str(getattr(getattr(base, "config", None), "_name_or_path", "") or "")
+    if not named or not loaded or os.path.realpath(named) == os.path.realpath(loaded):
+        raise Skip("the adapter's base is the checkpoint that the model was loaded from")
+    folder = checkpoint_folder(_Named(named))
+    if folder is None:
+        raise Skip(f"the adapter's base {named!r} is not on this machine")
+    if away := not_in_memory(model):
+        raise Skip(away)
+    added, known = added_by_peft(model), tensor_names(folder)
+    files = sorted(folder.glob("*.safetensors"))
+    compared, differ = 0, {}
+    for name, layer in base.named_modules():
+        weight = getattr(getattr(layer, "base_layer", None), "weight", None)
+        plain = plain_name(f"{name}.base_layer.weight", added) if is_tuner(layer) else None
+        if weight is None or plain not in known or compared == COMPARED:
+            continue
+        for file in files:
+            with safe_open(str(file), framework="pt") as tensors:
+                if plain in tensors.keys():  # noqa: SIM118 - no mapping
+                    stored = tensors.get_tensor(plain)
+                    break
+        else:
+            continue
+        if stored.shape != weight.shape or not weight.is_floating_point():
+            continue
+        compared += 1
+        # In the coarser of the two: rounding is no other model.
+        coarser = min(weight.dtype, stored.dtype, key=lambda dtype: dtype.itemsize)
+        own = weight.detach().cpu().to(coarser)
+        if (far := float((own - stored.to(coarser)).abs().max())) > 0:
+            differ[plain] = far
+    if not compared:
+        raise Skip(f"no weight under the adapter has its name in the files of {named!r}")
+    return AdapterBase(named, loaded, compared, differ)
+
+
+@dataclass(frozen=True)
+class _Named:
+    _name_or_path: str
+
+
+@dataclass(frozen=True)
+class NewTokens:
+    """Tokens that the checkpoint did not have.
+
+    Attributes:
+        tokens: id to text, of those that the first step's rows hold.
+        since: what tells that they are new.
+        trained: those whose row of the input embedding is trained.
+        output: those whose row of the output layer is trained; None if there is no such layer.
+    """
+
+    tokens: dict[int, str]
+    since: str
+    trained: set[int]
+    output: set[int] | None
+
+
+@measurement(Cost.STATIC)
+def new_tokens(pipeline: Pipeline, batch: Batch) -> NewTokens:
+    """Find tokens in the first rows that the checkpoint's tokenizer, or embedding, did not have.
+
+    Raises:
+        Skip: nothing shows that tokens were added.
+    """
+    model, tokenizer = pipeline.model, pipeline.tokenizer
+    if tokenizer is None:
+        raise Skip("this pipeline has no tokenizer")
+    base = unwrapped(model)
+    folder = checkpoint_folder(getattr(base, "config", None))
+    if folder is None:
+        raise Skip("the checkpoint that the model was loaded from is not on this machine")
+    added = {int(i): str(token) for i, token in tokenizer.added_tokens_decoder.items()}
+    before, since = _known_before(folder), f"the tokenizer of {folder.name} does not have them"
+    if before is None:
+        rows = _stored_rows(folder, base)
+        if rows is None:
+            raise Skip("neither a tokenizer nor an embedding lies in the checkpoint")
+        new = {i: token for i, token in added.items() if i >= rows}
+        since = f"the checkpoint's embedding has {rows} rows"
+    else:
+        new = {i: token for i, token in added.items() if before.get(i) != token}
+    if not new:
+        raise Skip("the tokenizer has no token that the checkpoint's does not have")
+    seen = {int(one) for micro in batch for one in micro.inputs["input_ids"].unique().tolist()}
+    tokens = {i: token for i, token in new.items() if i in seen and i != tokenizer.pad_token_id}
+    inputs, outputs = base.get_input_embeddings(), base.get_output_embeddings()
+    tied = outputs is not None and base_weight(inputs) is base_weight(outputs)
+    trained = _trained(inputs, tokens, active_adapters(model))
+    head = None if outputs is None else _trained(outputs, tokens, active_adapters(model))
+    return NewTokens(tokens, since, trained, trained if tied else head)
+
+
+def _known_before(folder: Path) -> dict[int, str] | None:
+    """Return the added tokens of the checkpoint's tokenizer; None if it has no file."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return None
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        found = {int(one["id"]): str(one["content"]) for one in document.get("added_tokens", ())}
+        vocabulary = document.get("model", {}).get("vocab", {})
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    if isinstance(vocabulary, list):  # Unigram: tokens with their scores
+        vocabulary = {str(entry[0]): i for i, entry in enumerate(vocabulary)}
+    if isinstance(vocabulary, dict):
+        # An ordinary token that was made a special one is not new.
+        found |= {int(i): str(token) for token, i in vocabulary.items()}
+    return found
+
+
+def _stored_rows(folder: Path, base: Any) -> int | None:
+    from safetensors import safe_open
+
+    layer = base.get_input_embeddings()
+    size = embedding_rows(base)
+    if size is None or layer is None:
+        return None
+    names = {name for name in tensor_names(folder) if name.endswith(("embed_tokens.weight",
+             "wte.weight", "word_embeddings.weight"))}  # fmt: skip
+    for file in folder.glob("*.safetensors"):
+        with safe_open(str(file), framework="pt") as tensors:
+            for name in names & set(tensors.keys()):
+                return int(tensors.get_slice(name).get_shape()[0])
+    return None
+
+
+def _trained(layer: Any, tokens: dict[int, str], active: list[str]) -> set[int]:
+    """Return the tokens whose row of a layer is trained, itself or by an adapter."""
+    indices = getattr(layer, "token_indices", None)
+    if indices is None:
+        indices = getattr(getattr(layer, "token_adapter", None), "token_indices", None)
+    if indices:
+        own = {int(i) for one in active for i in indices.get(one, ())}
+        return own & set(tokens)
+    learns = any(p.requires_grad for p in layer.parameters())
+    return set(tokens) if learns else set()
+
+
+@dataclass(frozen=True)
+class TiedWeights:
+    """Input and output embedding of a model whose config ties them.
+
+    Attributes:
+        apart: why they come apart when they are trained; empty if they do not.
+        copies: both, or one of them, are trained as copies of their own.
+    """
+
+    apart: str = ""
+    copies: bool = False
+
+
+@measurement(Cost.STATIC)
+def tied_weights(pipeline: Pipeline, adapters: Adapters) -> TiedWeights:
+    """Look for adapters that train one side of tied weights alone, or each for itself.
+
+    Raises:
+        Skip: the config ties nothing, or there is no output embedding.
+    """
+    base = unwrapped(pipeline.model)
+    if not getattr(pipeline.config, "tie_word_embeddings", False):
+        raise Skip("the config ties no weights")
+    inputs, outputs = base.get_input_embeddings(), base.get_output_embeddings()
+    if inputs is None or outputs is None:
+        raise Skip("the model has no output embedding")
+    sides = [_copies(layer, adapters.active) for layer in (inputs, outputs)]
+    learns = [any(p.requires_grad for p in side) for side in sides]
+    if sides[0] and sides[1] and {id(p) for p in sides[0]} & {id(p) for p in sides[1]}:
+        return TiedWeights()
+    if any(learns):
+        which = "both are" if all(learns) else "one is"
+        return TiedWeights(f"{which} trained as a copy of modules_to_save", copies=True)
+    tuned = [is_tuner(layer) or hasattr(layer, "token_adapter") for layer in (inputs, outputs)]
+    lora = [is_tuner(layer) and bool(set(active_adapters(layer)) & set(adapters.active))
+            for layer in (inputs, outputs)]  # fmt: skip
+    if any(lora) and not all(tuned):
+        side = "the input" if lora[0] else "the output"
+        return TiedWeights(f"{side} embedding alone has an adapter")
+    return TiedWeights()
+
+
+def _copies(layer: Any, active: list[str]) -> list[Any]:
+    copies = getattr(layer, "modules_to_save", None)
+    if copies is None:
+        return []
+    return [p for name in active if name in copies for p in copies[name].parameters()]
