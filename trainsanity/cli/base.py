@@ -30,8 +30,10 @@ class Command(click.Command):
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             every = [name for param in self.params for name in param.opts if name[:2] == "--"]
-            error.possibilities = near(error.option_name, every) or error.possibilities
-            raise
+            close = near(error.option_name, every) or error.possibilities
+            raise click.NoSuchOption(
+                error.option_name, possibilities=close, ctx=error.ctx
+            ) from error
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; its return value is the exit code."""

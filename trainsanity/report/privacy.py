@@ -68,14 +68,9 @@ def _finding(finding: Finding) -> Finding:
         headline=_sentence(finding.headline),
         observed=_value(finding.observed),
         expected=_value(finding.expected),
-        **{
-            name: None if text is None else _sentence(text)
-            for name, text in (
-                ("where", finding.where),
-                ("cause", finding.cause),
-                ("fix", finding.fix),
-            )
-        },
+        where=finding.where and _sentence(finding.where),
+        cause=finding.cause and _sentence(finding.cause),
+        fix=finding.fix and _sentence(finding.fix),
     )
 
 
