@@ -30,9 +30,11 @@ class Command(click.Command):
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             every = [name for param in self.params for name in param.opts if name[:2] == "--"]
-            close = near(error.option_name, every) or error.possibilities
-            raise click.NoSuchOption(
-                error.option_name, possibilities=close, ctx=error.ctx
+            close = near(error.option_name, every)
+            if not close or error.possibilities:
+                raise
+            raise click.UsageError(
+                f"{error.message.rstrip('.')}; did you mean {' or '.join(close)}?"
             ) from error
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -59,11 +61,11 @@ class Command(click.Command):
 
 
 def near(option: str, options: Iterable[str]) -> list[str]:
-    """Return the options that a word stands for: by initials (``--lr``), or as a part of them."""
+    """Return the options that a word stands for: by initials, as ``--lr``, or by words of them."""
     word = option.lstrip("-").replace("_", "-").lower()
     names = {name: name.lstrip("-") for name in options}
     initials = [n for n, full in names.items() if word == "".join(w[0] for w in full.split("-"))]
-    parts = [n for n, full in names.items() if len(word) > 2 and word in full]
+    parts = [n for n, full in names.items() if len(word) > 2 and f"-{word}" in f"-{full}"]
     return [*initials, *parts]
 
 
