@@ -31,7 +31,7 @@ class Command(click.Command):
         except click.NoSuchOption as error:
             every = [name for param in self.params for name in param.opts if name[:2] == "--"]
             close = near(error.option_name, every)
-            if not close or error.possibilities:
+            if not close:
                 raise
             raise click.UsageError(
                 f"{error.message.rstrip('.')}; did you mean {' or '.join(close)}?"

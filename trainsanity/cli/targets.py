@@ -27,8 +27,7 @@ class TargetCommand(Command):
         try:
             left = super().parse_args(ctx, own)
         except click.NoSuchOption as error:
-            # A near miss of our own is more likely meant than the pipeline's.
-            if not targets or error.possibilities:
+            if not targets:
                 raise
             whose = "script" if targets[0].endswith(".py") else "function"
             raise click.UsageError(
