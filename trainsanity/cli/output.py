@@ -30,7 +30,7 @@ def write_text(stream: TextIO, render: Callable[[int, bool], str]) -> None:
     write(stream, text)
 
 
-PLAIN = {"✓": "ok", "✗": "failed", "…": "...", "·": "-"}
+PLAIN: dict[str, str | int | None] = {"✓": "ok", "✗": "failed", "…": "...", "·": "-"}
 """What the reports' own signs become on a stream that cannot take them."""
 
 

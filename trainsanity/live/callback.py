@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -218,9 +219,8 @@ def _tell(line: str, level: int = logging.WARNING) -> None:
     if logger.hasHandlers():
         logger.log(level, "%s", line)
         return
-    from tqdm import tqdm
-
-    tqdm.write(f"trainsanity: {line}", file=sys.stderr)
+    # It clears the bars, writes, and draws them again.  No types are published for it.
+    import_module("tqdm").tqdm.write(f"trainsanity: {line}", file=sys.stderr)
 
 
 if TYPE_CHECKING:
