@@ -119,7 +119,12 @@ INCIDENT = report(
     passed(PAD, "PAD 151643 is not EOS 151645"),
     passed(MASK, "10281 of 11776 positions are attended, the rows have 10281 tokens"),
     ended(ROWS, Status.ERROR, "the check raised KeyError: 'input_ids'", debug="Traceback: ...\n"),
-    ended(WIDTH, Status.BLOCKED, "TS302 collator.rows_recovered comes first: error"),
+    ended(
+        WIDTH,
+        Status.BLOCKED,
+        "TS302 collator.rows_recovered comes first: error",
+        blocked_by=ROWS.name,
+    ),
     passed(POOLED, "48 of 48 rows are read at their last token"),
     failed(LOSS),
     Result(
@@ -129,6 +134,7 @@ INCIDENT = report(
         (SLOPE,),
         message="slope 12.0000, cosine 1.000000 against the closed form",
         reason="explained by TS502 loss.matches_reference: the same factor 12.00",
+        blocked_by=LOSS.name,
     ),
     failed(CLIP, Finding("kept 0.5%", observed=0.005, expected={"at_least": 0.01, "of": [1, 2]})),
     unasked=(RATE,),

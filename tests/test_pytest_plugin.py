@@ -33,6 +33,7 @@ def test_healthy_pipeline_is_green_and_summed_up(project):
 def test_a_failure_is_the_finding_and_no_traceback(project):
     result = project("LOUD").runpytest_inprocess("-ra")
     result.assert_outcomes(passed=1, failed=1, skipped=1)
+    result.stdout.no_fnmatch_line("*ruled out*")
     result.stdout.fnmatch_lines(
         [
             "ACME501 loss.weight_is_one fails on loud",
@@ -46,13 +47,55 @@ def test_a_failure_is_the_finding_and_no_traceback(project):
             '  rerun     pytest "test_it.py::test_sanity[[]loud-ACME501-loss.weight_is_one]"',
             "loud: not sane. First broken stage: loss",
             "  ACME501 loss.weight_is_one: the weight is 12, not 1",
-            "  ruled out: weights: the weight is finite",
             "SKIPPED*blocked: ACME501 loss.weight_is_one comes first: fail",
             "FAILED*ACME501: th*",
         ]
     )
     result.stdout.no_fnmatch_line("*Traceback*")
     result.stdout.no_fnmatch_line("*def test_sanity*")
+
+
+def test_what_is_ruled_out_is_told_with_v(project):
+    result = project("LOUD").runpytest_inprocess("-v")
+    result.stdout.fnmatch_lines(["  ruled out: weights: the weight is finite"])
+
+
+@pytest.mark.parametrize("given", ["[LOUD, HEALTHY]", "(LOUD,), HEALTHY", "LOUD, HEALTHY"])
+def test_pipelines_one_by_one_or_in_lists(project, given):
+    result = project(given).runpytest_inprocess("--collect-only", "-q")
+    result.stdout.fnmatch_lines(["*6 tests collected*"])
+
+
+@pytest.mark.parametrize(
+    "select", ["'acme5, collator'", "['ACME501', 'collator']", "('acme5', 'ACME301')"]
+)
+def test_select_is_a_list_or_one_string(project, select):
+    pytester = project(f"HEALTHY, select={select}")
+    pytester.runpytest_inprocess().assert_outcomes(passed=2)
+
+
+# What the decorator names counts for itself.
+@pytest.mark.parametrize(
+    ("given", "judged"), [("HEALTHY", "ACME501"), ("HEALTHY, select='collator'", "ACME301")]
+)
+def test_the_choice_of_checks_stands_in_pyproject(project, given, judged):
+    pytester = project(given)
+    pytester.makepyprojecttoml('[tool.trainsanity]\nselect = "acme5"\ntimeout = 60')
+    result = pytester.runpytest_inprocess("-v")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines([f"*{judged}*PASSED*"])
+
+
+def test_failures_are_accepted_of_one_pipeline_alone(project):
+    pytester = project("'pipelines:loud', 'pipelines:louder'")
+    (pytester.path / "pipelines.py").write_text(
+        (pytester.path / "pipelines.py").read_text() + "\nlouder = loud\n"
+    )
+    pytester.makepyprojecttoml(
+        '[tool.trainsanity.expected_failures."pipelines:loud"]\n"loss.weight_is_one" = "known"'
+    )
+    result = pytester.runpytest_inprocess("-k", "ACME501")
+    result.assert_outcomes(xfailed=1, failed=1, deselected=4)
 
 
 def test_the_rerun_command_runs_just_that(project):

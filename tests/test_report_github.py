@@ -17,10 +17,12 @@ from tests.reports import (
     NASTY,
     PAD,
     REPORTS,
+    ROWS,
     SAME_TOKEN,
     TARGET,
     WARNED,
     assert_snapshot,
+    ended,
     failed,
     passed,
     report,
@@ -82,7 +84,7 @@ def test_workflow_commands_are_one_line_each_and_escaped() -> None:
         "::error",
         "title=TS502 loss.matches_reference fail on shop.train%3Atrainer",
     )
-    assert "%0Afix: 100 %25%0D%0A::error::mend it" in message
+    assert r"%0Afix: 100 %25\r%0A::error::mend it" in message
 
 
 def test_ten_errors_are_all_that_github_shows() -> None:
@@ -140,3 +142,11 @@ def test_errors_are_told_as_errors() -> None:
     kinds = [line.partition(" ")[0] for line in workflow_commands([INCIDENT])]
     assert kinds == ["::error"] * 3
     assert "the check raised KeyError" in summary([INCIDENT])
+
+
+def test_annotations_hold_no_control_characters_and_no_lone_surrogates() -> None:
+    """An error's text may have any of them, and a stream takes no surrogate."""
+    odd = ended(ROWS, Status.ERROR, "größe fehlt \ud800 \x1b[2J \u202e")
+    (line,) = workflow_commands([report(passed(PAD), odd)])
+    assert line.endswith(r"größe fehlt \ud800 \x1b[2J \u202e")
+    line.encode("utf-8")

@@ -35,7 +35,17 @@ from trainsanity.report.text import render
 from trainsanity.types import STAGES
 
 RESULT_KEYS = ["code", "name", "stage", "status", "observed", "expected", "factor", "message"]
-RESULT_KEYS += ["measured", "findings", "cause", "fix", "where", "candidates", "reason", "seconds"]
+RESULT_KEYS += [
+    "measured",
+    "findings",
+    "cause",
+    "fix",
+    "where",
+    "candidates",
+    "reason",
+    "blocked_by",
+    "seconds",
+]
 
 
 RULED_OUT = {

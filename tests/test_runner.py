@@ -302,6 +302,24 @@ def test_what_raises_after_bad_rows_is_theirs(monkeypatch, stops, expected, stat
     assert results["later"].blocked_by == ("loss.rows" if status == "blocked" else "loss.step")
 
 
+def test_what_raises_before_the_bad_rows_are_looked_at_is_theirs_too(monkeypatch):
+    def broken(pipeline):
+        raise ValueError("no tensor of a string")
+
+    monkeypatch.setitem(catalogue(), "broken", Measurement("broken", broken, Cost.STATIC))
+    statuses, report, results = judge(
+        step=(stumbles, {}),
+        rows=(fails(), {"stops": True}),
+        # Looked at in the meantime, it meets the same error.
+        more=(stumbles, {"stops": True}),
+        later=(stumbles, {}),
+    )
+    assert statuses == {"step": "blocked", "rows": "fail", "more": "blocked", "later": "blocked"}
+    assert results["step"].blocked_by == results["later"].blocked_by == "loss.rows"
+    assert results["more"].blocked_by == "loss.step"
+    assert report.exit_code() == 1
+
+
 def test_nothing_at_all_is_not_green():
     assert Report("here", (), 20, {}, {}, 0.0).exit_code() == 3
 

@@ -180,3 +180,14 @@ def test_a_pipeline_without_a_batch(show, tmp_path):
     result = show("bare_models:bare")
     assert result.exit_code == 2
     assert "bare_models:bare has nothing to show: this pipeline has no " in result.stderr
+
+
+def test_what_data_holds_cannot_steer_the_terminal() -> None:
+    """Names of classes are data, as tokens are: escapes, titles of windows, bidirectional marks."""
+    evil = "\x1b[2J\x1b]0;owned\x07sales\u202e\ud800"
+    row = Row([Token(0, 5, "a", True, None, "", False)], f"0 {evil}", True)
+    text = render(
+        f"shown{evil}", Supervision("single_label_classification", [row], 1, "rows"), rows=1
+    )
+    assert not any(sign in text for sign in "\x1b\x07\u202e\ud800")
+    assert "sales" in text

@@ -27,6 +27,7 @@ _HOME = {
     "Status": "types",
     "UsageError": "errors",
     "check": "engine.registry",
+    "judge": "report.judging",
     "parametrize_with_checks": "pytest_plugin",
 }
 
@@ -47,6 +48,7 @@ __all__ = [
     "Status",
     "UsageError",
     "check",
+    "judge",
     "parametrize_with_checks",
 ]
 
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     from .live.callback import SanityCallback
     from .pipeline import Pipeline
     from .pytest_plugin import parametrize_with_checks
+    from .report.judging import judge
     from .sources.building import PipelineSpec
     from .types import Abstain, Check, Cost, Finding, Measured, Result, Severity, Skip, Status
 
@@ -76,3 +79,8 @@ def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(f".{_HOME[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return the public names: what is imported late is not in the module yet."""
+    return sorted([*__all__, "__version__"])

@@ -74,7 +74,7 @@ def first_line(error: BaseException) -> str:
 
 
 class CheckFailure(AssertionError):
-    """A check failed under pytest; the text is the finding."""
+    """A check failed under pytest or SanityCallback(action="raise"); the text is the finding."""
 
 
 class CheckWarning(UserWarning):

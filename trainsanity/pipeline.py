@@ -41,7 +41,7 @@ class LoopArguments:
         return self.per_device_train_batch_size
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Pipeline:
     """The parts of a fine-tuning run.
 
@@ -92,6 +92,11 @@ class Pipeline:
     library_warnings: list[LibraryWarning] = field(default_factory=list)
     progress: Callable[[int, int, str], None] | None = None
     session: Any = field(default=None, init=False, repr=False)
+
+    def __repr__(self) -> str:
+        """Return one line: a model's own repr takes a screen, a dataset's its first rows."""
+        how = "a loop" if self.trainer is None else type(self.trainer).__name__
+        return f"<Pipeline {self.id}: {type(self.model).__name__}, {how}>"
 
     def __post_init__(self) -> None:
         for name in DECLARED:

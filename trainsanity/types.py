@@ -305,6 +305,7 @@ class Result:
             "where": first.where,
             "candidates": list(first.candidates),
             "reason": self.reason,
+            "blocked_by": self.blocked_by,
             "seconds": round(self.seconds, 3),
         }
 

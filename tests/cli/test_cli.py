@@ -176,6 +176,23 @@ def test_several_pipelines_and_the_worst_code(call: Call) -> None:
     assert [document["summary"]["exit_code"] for document in documents] == [1, 0]
 
 
+def test_a_screen_all_of_it_or_a_line(call: Call) -> None:
+    targets = ("cli_factories:loud", "cli_factories:healthy", "--select", f"{LOSS},TS201")
+    screen = call("run", *targets).stdout
+    assert screen.splitlines()[-1] == "1 of 2 not sane: cli_factories:loud"
+    assert "All selected checks" not in screen
+    verdict = "cli_factories:loud: not sane. First broken stage: loss"
+    assert screen.splitlines().count(verdict) == 2
+    line, other, total = call("run", *targets, "-q").stdout.splitlines()
+    assert (line, total) == (verdict, "1 of 2 not sane: cli_factories:loud")
+    assert other.startswith("cli_factories:healthy: sane as far as judged: ")
+    whole = call("run", *targets, "-v").stdout
+    assert whole.count("All selected checks") == 2
+    both = call("run", *targets, "-v", "-q")
+    assert both.exit_code == 2
+    assert "--verbose and --quiet contradict each other" in both.stderr
+
+
 def test_json_on_stdout_is_json_alone(launch: Launch) -> None:
     result = launch("run", "cli_factories:noisy", "--select", "TS201", "--json", "-")
     assert result.returncode == 0, result.stderr

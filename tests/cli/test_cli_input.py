@@ -197,7 +197,7 @@ def test_accepted_failure(call: Call, tmp_path: Path, targets: list[str]) -> Non
     result = call("run", *targets, "--select", "loss,gradient", "--json", "r.json")
     assert result.exit_code == 0
     assert "sane as far as judged but for what is accepted" in result.stdout
-    assert "accepted  known, see #7" in result.stdout
+    assert "(accepted: known, see #7)" in result.stdout
     summary = json.loads((tmp_path / "r.json").read_text())["summary"]
     assert (summary["xfail"], summary["fail"]) == (1, 0)
 
@@ -206,7 +206,7 @@ def test_accepted_failure_that_passes_is_a_failure(call: Call, tmp_path: Path) -
     configure(tmp_path, ["cli_factories:healthy"], loss__matches_reference="known, see #7")
     result = call("run", "--select", "loss")
     assert result.exit_code == 1
-    assert "delete the entry in expected_failures" in result.stdout
+    assert "delete its entry in expected_failures" in result.stdout
 
 
 @pytest.mark.parametrize(

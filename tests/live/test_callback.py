@@ -7,6 +7,7 @@ import importlib
 import json
 import logging
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,14 @@ ACCUMULATED = {"gradient_accumulation_steps": 3, "rows": 120, "max_steps": 8, "w
 @pytest.fixture(autouse=True)
 def heard(caplog):
     caplog.set_level(logging.WARNING, logger="trainsanity")
-    return lambda: [r.getMessage() for r in caplog.records if r.name == "trainsanity"]
+
+    def lines():
+        """What was found, without the step and without the line that says that training ends."""
+        told = [r.getMessage() for r in caplog.records if r.name == "trainsanity"]
+        found = [line for line in told if "training ends here" not in line]
+        return [re.sub(r"^step \d+: ", "", line) for line in found]
+
+    return lines
 
 
 def follow(trainer, folder, action="stop", results=True, **settings):
@@ -218,7 +226,7 @@ def test_labels_that_belong_to_other_outputs(tmp_path, heard, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"action": "explode"}, "give 'warn' or 'stop'"),
+        ({"action": "explode"}, "give 'warn', 'stop' or 'raise'"),
         ({"results": "no/such/folder/x.json"}, "there is no "),
     ],
 )

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from trainsanity import UsageError
-from trainsanity.sources.config import configuration
-from trainsanity.sources.factory import spec_of
+from trainsanity.sources.config import checks_in, configuration
+from trainsanity.sources.factory import sources_of, spec_of
+from trainsanity.sources.script import Script
+from trainsanity.types import Cost
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -133,12 +135,101 @@ def test_configuration_of_the_nearest_pyproject_above(tmp_path: Path) -> None:
         ("tool.trainsanity.expected_failures = ['x']", "must map each check name to a reason"),
         ("tool.trainsanity.expected_failures = {x = ' '}", "must map each check name to a reason"),
         ("tool.trainsanity.expected_failures = {x = 1}", "must map each check name to a reason"),
+        ("tool.trainsanity.expected_failures.x = {'a.b' = 'c'}", "to a table of these"),
+        ("tool.trainsanity.expected_failures.'a:b' = {'a.b' = ''}", "'a.b' has ''"),
+        ("tool.trainsanity.select = []", "select must name checks"),
+        ("tool.trainsanity.select = [3]", "select must name checks"),
+        ("tool.trainsanity.max_cost = 'dear'", "max_cost must be one of STATIC"),
+        ("tool.trainsanity.timeout = 'long'", "timeout must be a number of seconds"),
+        ("tool.trainsanity.timeout = 0", "timeout is 0: give a number of seconds above 0"),
     ],
 )
 def test_configuration_that_is_wrong(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "pyproject.toml").write_text(text)
     with pytest.raises(UsageError, match=said):
         configuration(tmp_path)
+
+
+READS = """
+import argparse, sys
+seen = sys.argv
+def f():
+    seen[:] = [*sys.argv]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--lr", type=float, required=True)
+    parser.add_argument("--name")
+    return vars(parser.parse_args())
+"""
+
+
+def test_a_factory_that_parses_arguments_sees_its_own(here: Path) -> None:
+    (here / "m_argparse.py").write_text(READS)
+    before = sys.argv
+    spec = spec_of("m_argparse:f -- --lr 1e-5 --name 'two words'", arguments=("--lr", "3"))
+    assert spec.id == "m_argparse:f -- --lr 1e-5 --name 'two words'"
+    words = ("m_argparse:f", "--lr", "1e-5", "--name", "two words", "--lr", "3")
+    assert spec.command == words
+    with (
+        pytest.raises(UsageError, match=r"returned dict, not a transformers\.Trainer"),
+        spec.built(),
+    ):
+        pass
+    assert sys.modules["m_argparse"].seen == [*words]
+    assert sys.argv is before
+
+
+def test_a_factory_that_misses_its_arguments_is_told_where_they_go(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "m_misses.py").write_text(READS)
+    # The caller's own are not the factory's: pytest's, or those of trainsanity run.
+    monkeypatch.setattr(sys, "argv", ["pytest", "--lr", "7"])
+    told = pytest.raises(UsageError, match="after --: trainsanity run m_misses:f -- ARG")
+    with told, spec_of("m_misses:f").built():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("targets", "own"),
+    [(["train.py"], ("--lr", "3")), (["train.py -- --seed 1"], ("--seed", "1", "--lr", "3"))],
+)
+def test_a_script_has_its_own_arguments_before_those_of_the_call(
+    here: Path, targets: list[str], own: tuple[str, ...]
+) -> None:
+    (here / "train.py").write_text("")
+    (script,) = sources_of(targets, ["--lr", "3"], {"a.b": "c", targets[0]: {"a.d": "e"}})
+    assert isinstance(script, Script)
+    assert (script.id, script.path, script.arguments) == (targets[0], "train.py", own)
+    assert script.expected_failures == {"a.b": "c", "a.d": "e"}
+
+
+def test_arguments_that_no_shell_would_take() -> None:
+    with pytest.raises(UsageError, match="No closing quotation; quote the arguments"):
+        spec_of("a:b -- --name 'x")
+
+
+def test_failures_are_accepted_of_one_pipeline_alone(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text(
+        """
+        [tool.trainsanity]
+        select = "ts5, collator"
+        max_cost = "run"
+        timeout = 60
+        [tool.trainsanity.expected_failures]
+        "loss.matches_reference" = "known"
+        [tool.trainsanity.expected_failures."a:b"]
+        "loss.dtype" = "bf16 on purpose"
+        """
+    )
+    table = configuration(tmp_path)
+    expected = table["expected_failures"]
+    assert [*checks_in(expected)] == ["loss.matches_reference", "loss.dtype"]
+    both = {"loss.matches_reference": "known", "loss.dtype": "bf16 on purpose"}
+    assert spec_of("a:b", expected).expected_failures == both
+    assert spec_of("a:b -- --lr 1", expected).expected_failures == both
+    assert spec_of("a:c", expected).expected_failures == {"loss.matches_reference": "known"}
+    settings = (table["select"], table["max_cost"], table["timeout"])
+    assert settings == (["ts5", "collator"], Cost.RUN, 60)
 
 
 def test_what_is_declared_nearest_to_the_pipeline_counts():

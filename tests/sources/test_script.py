@@ -286,7 +286,7 @@ def test_an_interrupted_script(write: Callable[[str], str], undone: None) -> Non
         (["x.py", "x.py"], "a script is judged alone, without a second run of it"),
         (["x.py", "mod:factory"], "a script is judged alone, without mod:factory"),
         (["x.py:main"], "'x.py:main' is a script: `trainsanity run x.py` judges it as it is"),
-        (["mod:factory", "--", "-e", "3"], "'-e 3' after -- goes to no script: mod:factory is a f"),
+        (["mod:factory", "--lr", "3"], "function's own arguments go after --: trainsanity run mod"),
         (["--", "x.py"], "no pipeline to judge: give pkg.module:factory or a script"),
     ],
 )

@@ -24,6 +24,19 @@ class Command(click.Command):
             click.Option(["--debug"], is_flag=True, help="Show the traceback of an error.")
         )
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the words; an option that does not exist is answered with those it may mean."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            every = [name for param in self.params for name in param.opts if name[:2] == "--"]
+            close = near(error.option_name, every)
+            if not close:
+                raise
+            raise click.UsageError(
+                f"{error.message.rstrip('.')}; did you mean {' or '.join(close)}?"
+            ) from error
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; its return value is the exit code."""
         debug = ctx.params["debug"]
@@ -45,6 +58,15 @@ class Command(click.Command):
             what = f"unexpected {type(error).__name__}: {text_of(error)}"
             more = "" if debug else "; run again with --debug for the traceback"
             raise Unexpected(what + more) from error
+
+
+def near(option: str, options: Iterable[str]) -> list[str]:
+    """Return the options that a word stands for: by initials, as ``--lr``, or by words of them."""
+    word = option.lstrip("-").replace("_", "-").lower()
+    names = {name: name.lstrip("-") for name in options}
+    initials = [n for n, full in names.items() if word == "".join(w[0] for w in full.split("-"))]
+    parts = [n for n, full in names.items() if len(word) > 2 and f"-{word}" in f"-{full}"]
+    return [*initials, *parts]
 
 
 class Wrong(click.ClickException):

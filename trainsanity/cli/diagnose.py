@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import math
+import os
 from typing import Any
 
 import click
 
 from trainsanity.cli.base import Command
 from trainsanity.cli.output import Output, progress, write_text
-from trainsanity.errors import ExitCode
+from trainsanity.errors import ExitCode, UsageError
 from trainsanity.report.json import dumps
 
-_COUNT = click.IntRange(min=1)
-_RATE = click.FloatRange(min=0)
+_MOST = 10**9
+_COUNT = click.IntRange(min=1, max=_MOST)
+
+
+class _Rate(click.FloatRange):
+    """A number from 0; nan, which no comparison refuses, is none."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is no number.", param, ctx)
+        return number
+
+
+_RATE = _Rate(min=0, max=_MOST)
 
 
 @click.command(
@@ -49,6 +64,8 @@ def diagnose(log: str, json_file: str | None, debug: bool, **known: Any) -> int:
     from trainsanity.diagnose.reporter import render
 
     output = Output(json_file)
+    if json_file not in (None, "-") and _same(log, str(json_file)):
+        raise UsageError(f"--json {json_file}: that is the log itself, give another file")
     with progress() as show_progress:
         show_progress(f"reading {log}")
         report = ask(Case(read(log), Known(**known)))
@@ -56,3 +73,11 @@ def diagnose(log: str, json_file: str | None, debug: bool, **known: Any) -> int:
     if json_file is not None:
         output.json(dumps([report]))
     return report.exit_code()
+
+
+def _same(log: str, other: str) -> bool:
+    """Return whether two names are of one file."""
+    try:
+        return os.path.samefile(log, other)
+    except (OSError, ValueError):
+        return False

@@ -7,6 +7,7 @@ import io
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from trainsanity.errors import UsageError
+from trainsanity.report.words import clean
 
 PIPED_WIDTH, WIDEST = 100, 120
 """Columns of a report that goes to a file, and the most on a terminal: long lines tire the eye."""
@@ -25,16 +27,60 @@ def write_text(stream: TextIO, render: Callable[[int, bool], str]) -> None:
     console = Console(file=stream)
     width = min(console.width, WIDEST) if console.is_terminal else PIPED_WIDTH
     text = render(width, console.color_system is not None and not console.no_color)
+    write(stream, text)
+
+
+PLAIN: dict[str, str | int | None] = {"✓": "ok", "✗": "failed", "…": "...", "·": "-"}
+"""What the reports' own signs become on a stream that cannot take them."""
+
+
+def write(stream: TextIO, text: str) -> None:
+    """Write text to a stream of any encoding; what that lacks is written out.
+
+    A lone surrogate, which no encoding takes, may come from the name of a file or from data.
+    """
     encoding = getattr(stream, "encoding", None) or "utf-8"
+    try:
+        "".join(PLAIN).encode(encoding)
+    except UnicodeEncodeError:
+        text = text.translate(str.maketrans(PLAIN))
     stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
     stream.flush()
 
 
+SILENCE = 10.0
+"""Seconds without a word after which a log is told what is measured: CI systems take a job for dead
+after minutes, people after less; a run of most pipelines ends before the first such line."""
+
+
 @contextlib.contextmanager
 def progress() -> Iterator[Callable[[str], None]]:
-    """Yield a function that shows what is being measured, in one line, on a terminal only."""
-    with Console(stderr=True).status("") as status:
+    """Yield a function that shows what is being measured.
+
+    On a terminal that is one line, again and again; elsewhere a line now and then.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Seldom(sys.stderr)
+        return
+    with console.status("") as status:
         yield lambda what: status.update(Text(what, no_wrap=True, overflow="ellipsis"))
+
+
+class _Seldom:
+    """Writes a line to a log if the last one is :data:`SILENCE` seconds old."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+        self._start = self._last = time.monotonic()
+
+    def __call__(self, what: str) -> None:
+        now = time.monotonic()
+        if self._stream is None or now - self._last < SILENCE:
+            return
+        self._last = now
+        with contextlib.suppress(OSError, ValueError):  # full, or closed by the user's code
+            write(self._stream, f"trainsanity: {now - self._start:.0f} s: {clean(what)}\n")
 
 
 @contextlib.contextmanager
@@ -92,8 +138,7 @@ class Output:
     def json(self, text: str) -> None:
         """Write the JSON report."""
         if self._file is None:
-            sys.stdout.write(text)
-            sys.stdout.flush()
+            write(sys.stdout, text)
         else:
             self._file.write(text)
 

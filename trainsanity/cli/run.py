@@ -7,12 +7,12 @@ import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from trainsanity.cli.base import words
-from trainsanity.cli.output import Output, OutputFile, progress, stdout_is_stderr, write_text
+from trainsanity.cli.output import Output, OutputFile, progress, stdout_is_stderr, write, write_text
 from trainsanity.cli.targets import TargetCommand, sources_for
 from trainsanity.engine.registry import registry
 from trainsanity.engine.report import Policy, Report
@@ -22,11 +22,13 @@ from trainsanity.engine.store import catalogue
 from trainsanity.errors import ExitCode, UsageError
 from trainsanity.isolation import time_limit as limits
 from trainsanity.isolation.collectives import rank, several_processes
+from trainsanity.report import screen
 from trainsanity.report.github import summary as markdown
 from trainsanity.report.github import workflow_commands
 from trainsanity.report.json import dumps
 from trainsanity.report.pictures import Picture, pictures_of
-from trainsanity.report.text import render
+from trainsanity.report.privacy import without_rows
+from trainsanity.report.text import render as in_full
 from trainsanity.sources.config import configuration
 from trainsanity.sources.factory import Source
 from trainsanity.types import Check, Cost
@@ -52,6 +54,20 @@ if TYPE_CHECKING:
     help="The most that a check, and each measurement it needs, may take; one that takes longer "
     "is stopped and ends in an error, and the others run on.",
 )
+@click.option(
+    "--verbose",
+    "-v",
+    is_flag=True,
+    help="Write the whole report: every check, every number, what "
+    "is ruled out, where and how fast it was measured.",
+)
+@click.option(
+    "--no-rows",
+    is_flag=True,
+    help="Keep out of all reports what may come from rows of the data: "
+    "quotations, lists of ids, tracebacks, pictures of batches.",
+)
+@click.option("--quiet", "-q", is_flag=True, help="Write one line for each pipeline.")
 @click.option(
     "--strict",
     is_flag=True,
@@ -94,6 +110,9 @@ def run(  # noqa: PLR0917 - one parameter per option
     ignore: tuple[str, ...],
     max_cost: Cost | None,
     timeout: float | None,
+    verbose: bool,
+    no_rows: bool,
+    quiet: bool,
     strict: bool,
     warnings_as_errors: bool | None,
     json_file: str | None,
@@ -107,42 +126,44 @@ def run(  # noqa: PLR0917 - one parameter per option
 
     TARGET is pkg.module:factory, a function that takes nothing and returns the Trainer that you
     would call train() on; modules are looked for in the current directory, too.  Or it is your
-    training script, which runs with the ARGUMENTs after -- until it calls Trainer.train(); the
-    checks take the place of that call, and the script ends there.  Without a TARGET, the pipelines
-    of [tool.trainsanity] in pyproject.toml are judged; its expected_failures always apply.
+    training script, which runs until it calls Trainer.train(); the checks take the place of that
+    call, and the script ends there.  The ARGUMENTs after -- are what either finds in sys.argv.
+    Without a TARGET, the pipelines of [tool.trainsanity] in pyproject.toml are judged, as in
+    pipelines = ["train.py -- --lr 1e-5"]; its expected_failures always apply.
 
     CHECKS are stages, names, codes or beginnings of codes, separated by commas; 'trainsanity list'
     shows them.
     """
     sources = sources_for(targets, arguments)
-    checks = registry().select(words("--select", select), words("--ignore", ignore), max_cost)
-    if not checks:
-        raise UsageError("--select, --ignore and --max-cost together leave no check to run")
-    limits.checked(timeout, "--timeout")
+    table = configuration()
+    checks = _selected(table, select, ignore, max_cost)
+    timeout = limits.checked(timeout, "--timeout") or table.get("timeout")
+    if verbose and quiet:
+        raise UsageError("--verbose and --quiet contradict each other: give one of them")
     if warnings_as_errors is None:
-        warnings_as_errors = configuration().get("warnings_as_errors", False)
+        warnings_as_errors = table.get("warnings_as_errors", False)
     policy = Policy(strict=strict, warnings_as_errors=warnings_as_errors)
     output = Output(json_file)
     page = None if html_file is None else _page_file(html_file)
     summary = (
         None if summary_file is None else OutputFile("--github-summary", summary_file, append=True)
     )
+    render = _in_a_line if quiet else in_full if verbose else screen.render
     reports: list[Report] = []
     pictures: list[Sequence[Picture]] = []
     for source in sources:
-        try:
-            report, shown = _judge(source, checks, timeout, with_pictures=page is not None)
-        except UsageError as error:
-            # Where several processes run, the others may have gone on to the next.
-            if len(sources) == 1 or several_processes():
-                raise
-            report, shown = Report.of_unjudged(source.id, str(error), len(registry().all())), ()
+        # Where several processes run, the others may have gone on to the next.
+        alone = len(sources) == 1 or several_processes()
+        judge = _judge if alone else _judge_or_say_why
+        report, shown = judge(source, checks, timeout, with_pictures=page is not None)
         report = replace(report, policy=policy)
+        if no_rows:
+            report, shown = without_rows(report), ()
         reports.append(report)
         pictures.append(shown)
         if rank():  # all processes agree, and the first one reports
             continue
-        if len(reports) > 1:
+        if len(reports) > 1 and not quiet:
             output.text.write("\n")
         write_text(
             output.text,
@@ -153,8 +174,10 @@ def run(  # noqa: PLR0917 - one parameter per option
     code = ExitCode.worst(report.exit_code() for report in reports)
     if rank():
         return code
+    if len(reports) > 1:
+        write(output.text, f"{'' if quiet else chr(10)}{screen.total(reports)}\n")
     if annotated or (annotated is None and os.environ.get("GITHUB_ACTIONS") == "true"):
-        output.text.writelines(f"{line}\n" for line in workflow_commands(reports))
+        write(output.text, "".join(f"{line}\n" for line in workflow_commands(reports)))
     if json_file is not None:
         output.json(dumps(reports))
     if page is not None:
@@ -164,6 +187,34 @@ def run(  # noqa: PLR0917 - one parameter per option
     if summary is not None:
         summary.write(markdown(reports))
     return code
+
+
+def _selected(
+    table: dict[str, Any], select: Sequence[str], ignore: Sequence[str], max_cost: Cost | None
+) -> list[Check]:
+    """Return the checks that the call selects, or else the table."""
+    # What the call names counts for itself: the file's choice of checks is not mixed into it.
+    chosen = words("--select", select) or table.get("select", [])
+    if max_cost is None and not select:
+        max_cost = table.get("max_cost")
+    checks = registry().select(chosen, words("--ignore", ignore), max_cost)
+    if not checks:
+        raise UsageError("--select, --ignore and --max-cost together leave no check to run")
+    return checks
+
+
+def _in_a_line(report: Report, **_: object) -> str:
+    return f"{screen.line(report)}\n"
+
+
+def _judge_or_say_why(
+    source: Source, checks: list[Check], timeout: float | None, *, with_pictures: bool
+) -> tuple[Report, Sequence[Picture]]:
+    """Judge one of several; that it cannot be judged is told beside the others' reports."""
+    try:
+        return _judge(source, checks, timeout, with_pictures=with_pictures)
+    except UsageError as error:
+        return Report.of_unjudged(source.id, str(error), len(registry().all())), ()
 
 
 def _page_file(name: str) -> OutputFile:

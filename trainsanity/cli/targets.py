@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
 from trainsanity.cli.base import Command
 from trainsanity.engine.registry import registry
 from trainsanity.errors import UsageError
-from trainsanity.sources.config import configuration, declared_in
+from trainsanity.sources.config import checks_in, configuration, declared_in, is_target
 from trainsanity.sources.factory import Source, sources_of
 
 
 class TargetCommand(Command):
-    """A command that keeps what follows ``--`` for the script."""
+    """A command that keeps what follows ``--`` for the pipelines' code."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the words before ``--``; those after it become the parameter ``arguments``."""
@@ -22,15 +23,16 @@ class TargetCommand(Command):
         if dashes in args:
             at = args.index(dashes)
             own, rest = args[:at], args[at + 1 :]
-        scripts = [word for word in own if word.endswith(".py")]
+        targets = [word for word in own if is_target(word)]
         try:
             left = super().parse_args(ctx, own)
         except click.NoSuchOption as error:
-            if not scripts:
+            if not targets:
                 raise
+            whose = "script" if targets[0].endswith(".py") else "function"
             raise click.UsageError(
-                f"{error.format_message().rstrip('.')}; the script's own arguments go after --: "
-                f"trainsanity {ctx.info_name} {scripts[0]} -- {error.option_name} ..."
+                f"{error.format_message().rstrip('.')}; the {whose}'s own arguments go after --: "
+                f"trainsanity {ctx.info_name} {targets[0]} -- {error.option_name} ..."
             ) from error
         ctx.params["arguments"] = tuple(rest)
         return left
@@ -39,8 +41,8 @@ class TargetCommand(Command):
 def sources_for(targets: Sequence[str], arguments: Sequence[str]) -> list[Source]:
     """Return the pipelines that are named; names are checked, nothing is built."""
     table = configuration()
-    expected: dict[str, str] = table.get("expected_failures", {})
-    for name in expected:
+    expected: dict[str, Any] = table.get("expected_failures", {})
+    for name in checks_in(expected):
         try:
             in_full = registry().get(name).name
         except UsageError as error:

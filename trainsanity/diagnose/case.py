@@ -56,8 +56,7 @@ class Case:
         self.log = log
         self.target = target
         self._share = share
-        own = {name: log.facts[name] for name in ("num_labels", "hidden_size", "max_steps")
-               if name in log.facts}  # fmt: skip
+        own = {name: log.facts[name] for name in Known.__dataclass_fields__ if name in log.facts}
         self.facts: dict[str, Any] = own | known.facts()
 
     def __getattr__(self, name: str) -> Any:
@@ -119,6 +118,8 @@ class Case:
         if self.schedule_type == "constant":
             return None
         x, slack = rate * warmup / peak, entry.rate_unit * warmup / peak
+        if not math.isfinite(x + slack):
+            return None
         steps = range(math.ceil(x - slack), math.floor(x + 1 + slack) + 1)
         return steps[0] if len(steps) == 1 else None
 

@@ -16,6 +16,9 @@ WIDTHS = (384, 3_584)
 """Hidden sizes of the checkpoints that people put a head on, from MiniLM to a 7B decoder
 (Qwen2-7B).  A log does not hold the width; ``--hidden-size`` gives it."""
 
+MOST_CLASSES = 1_000_000
+"""More than any head or vocabulary has."""
+
 ROWS = 8
 """Rows of a step if none are given: the Trainer's default per_device_train_batch_size."""
 

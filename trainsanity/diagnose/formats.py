@@ -15,7 +15,17 @@ _FLAT = re.compile(r"\{[^{}]*\}")
 _PAIR = re.compile(r"""['"]([^'"]+)['"]\s*:\s*(?:'([^']*)'|"([^"]*)"|([^,}\s]+))""")
 _RULE = re.compile(r"[\s|:+=-]*")
 _COLUMNS = re.compile(r"\t|\s{2,}")
-_FACT = re.compile(r'"(max_steps|global_step)"\s*:\s*(\d+)')
+_SETTINGS = {
+    "per_device_train_batch_size": re.compile(
+        r"Instantaneous batch size per device = ([\d,]{1,24})\s*$"
+    ),
+    "gradient_accumulation_steps": re.compile(r"Gradient Accumulation steps = ([\d,]{1,24})\s*$"),
+    "total_train_batch_size": re.compile(r"Total train batch size .*= ([\d,]{1,24})\s*$"),
+    "max_steps": re.compile(r"Total optimization steps = ([\d,]{1,24})\s*$"),
+}
+"""What the Trainer says about its settings when it starts."""
+
+_FACT = re.compile(r'"(max_steps|global_step|train_batch_size)"\s*:\s*(\d{1,18})(?!\d)')
 
 LONGEST = 1 << 20
 """Characters without a closing brace that are kept at most: no entry is longer."""
@@ -25,8 +35,12 @@ class Cut(Exception):
     """The JSON ended in the middle."""
 
 
-def lines_of(lines: Iterator[Line]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def lines_of(
+    lines: Iterator[Line], facts: dict[str, Any]
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Yield the entries of a log of lines, in any of the formats.
+
+    What the Trainer says about its settings is added to ``facts``.
 
     Raises:
         Cut: the last line ended inside an entry.
@@ -41,6 +55,8 @@ def lines_of(lines: Iterator[Line]) -> Iterator[tuple[int, Mapping[str, Any]]]:
             for each in values:
                 yield number, each
             continue
+        if " = " in line:
+            _note_settings(line, facts)
         cells = _cells(line, len(columns))
         if _is_header(cells):
             columns = cells
@@ -135,4 +151,20 @@ def document(
 def _note_facts(text: str, facts: dict[str, Any]) -> None:
     for key, value in _FACT.findall(text):
         if int(value):
-            facts.setdefault(key, int(value))
+            # A micro-batch of one process: per_device_train_batch_size x its devices.
+            name = "per_device_train_batch_size" if key == "train_batch_size" else key
+            facts.setdefault(name, int(value))
+
+
+def _note_settings(line: str, facts: dict[str, Any]) -> None:
+    """Note a setting that the Trainer logs; the last run's are those that count."""
+    for name, pattern in _SETTINGS.items():
+        match = pattern.search(line)
+        if match is None or not (value := int(match[1].replace(",", "") or 0)):
+            continue
+        facts[name] = value
+        rows, total = (facts.get(key, 0) for key in ("per_device_train_batch_size",
+                                                     "total_train_batch_size"))  # fmt: skip
+        # The last of the three that the Trainer writes.
+        if name == "gradient_accumulation_steps" and rows and total % (rows * value) == 0:
+            facts["world_size"] = max(total // (rows * value), 1)

@@ -10,6 +10,7 @@ from trainsanity.diagnose.case import Case
 from trainsanity.diagnose.entries import Entry
 from trainsanity.diagnose.expected import (
     INITIALIZER_RANGE,
+    MOST_CLASSES,
     ROWS,
     WIDTHS,
     band,
@@ -17,18 +18,10 @@ from trainsanity.diagnose.expected import (
     logit_spread,
 )
 from trainsanity.maths.factors import fitting, tell_apart
-from trainsanity.maths.tolerances import STANDARD_ERRORS
-from trainsanity.types import Finding, Measured, Skip
+from trainsanity.types import Finding, Measured, Severity, Skip
 
-AT_PEAK = 100
-"""Steps at the peak rate after which a loss should have left its own noise.  A last resort, no
-closed form: after so many, AdamW has moved each weight by up to 100 rates."""
-
-MOST_CLASSES = 1_000_000
-"""More than any head or vocabulary has."""
-
-TAIL = 10
-"""Entries whose mean is taken at the end of the log: the noise of one batch is divided by three."""
+TWICE = 2
+"""The least accumulation there is, and so the least factor that it can leave in a loss."""
 
 Answer = Iterator[Measured | Finding]
 
@@ -46,6 +39,17 @@ def initial(case: Case) -> Answer:
         raise Skip("one label is a regression: its first loss depends on the labels' scale")
     loss = entry.loss
     assert loss is not None
+    if loss < 0:
+        yield Finding(
+            f"the first loss is {loss:g} at {case.where(entry)}; a cross entropy is never below 0",
+            observed=loss,
+            expected="0 or more",
+            where=case.where(entry),
+            cause="another loss than a cross entropy, or one with the wrong sign",
+            fix=f"{case.rerun_command('TS501', 'TS502')} recomputes it from the logits of step 1",
+        )
+        yield Measured(f"the first loss is {loss:g} at {case.where(entry)}", loss, "0 or more")
+        return
     floor = math.log(classes)
     low, high = healthy_range(classes, case.hidden_size)
     usual = f"{low:.1f} to {high:.1f}" if high - low >= 0.05 else f"{low:.2f}"
@@ -182,6 +186,8 @@ def train_and_eval(case: Case) -> Answer:
     both = f"training loss {train.loss:g}, eval_loss {evaluation.eval_loss:g}"
     together = case.together
     low, high = min(ratios), max(ratios)
+    # The first training loss may be a mean over steps in which it fell.
+    least = min(ratios[1:] or ratios)
     # On a log scale, ratios below the root of the factor are nearer to 1 than to the factor.
     if together is not None and together > 1 and low > math.sqrt(together):
         yield Finding(
@@ -195,7 +201,9 @@ def train_and_eval(case: Case) -> Answer:
             fix=f"{case.rerun_command('TS502')} names the factor; model.accepts_loss_kwargs = "
             "False repairs a model whose loss ignores num_items_in_batch",
         )
-    elif together is None and low >= 2 and high / low < math.sqrt(2):
+    elif together is None and least >= TWICE:
+        # A known number of the run stays what it is; augmentation and dropout come and go.
+        steady = high / low < math.sqrt(2)
         yield Finding(
             f"the training loss stays {ratio:.2f} x the evaluation's ({both})",
             observed=ratio,
@@ -203,8 +211,11 @@ def train_and_eval(case: Case) -> Answer:
             factor=ratio,
             where=case.where(train),
             cause="possibly accumulation x processes that are not divided out: evaluation does not "
-            "accumulate; that is an inference, as the log does not hold them",
+            "accumulate; that is an inference, as the log does not hold them "
+            "(--gradient-accumulation-steps and --world-size tell)"
+            + ("" if steady else "; or rows that are made harder for training alone, as by mixup"),
             fix=f"{case.rerun_command('TS502')} names the factor",
+            severity=Severity.FAILURE if steady else Severity.WARNING,
         )
     yield Measured(f"the training loss is {ratio:.2f} x the evaluation's ({both})", ratio, 1)
 
@@ -232,64 +243,3 @@ def finite(case: Case) -> Answer:
         log.count - log.bad_losses,
         log.count,
     )
-
-
-def moves(case: Case) -> Answer:
-    """Judge whether the loss moves, given how far the learning rate has come."""
-    log = case.log
-    if log.count < 3 or not log.losses[0] <= log.losses[1]:
-        raise Skip("fewer than three losses that are numbers")
-    tail = min(TAIL, log.count // 2)
-    before, after = _mean(log.first[:tail]), _mean(list(log.last)[-tail:])
-    if not math.isfinite(before[0] + after[0]):
-        raise Skip("the losses at one end of the log are not numbers")
-    where, done = case.where(log.last[-1]), case.steps_at_peak
-    path = f"the loss goes from {before[0]:.4g} to {after[0]:.4g}"
-    rate = "the peak learning rate" if case.learning_rate else "the highest rate in the log"
-    progress = "how far the learning rate has come is not known"
-    if done is not None:
-        progress = f"up to {where} the run amounts to {done:.2g} steps at {rate}"
-        if done < AT_PEAK:
-            progress += "; little movement is expected yet"
-    knows_nothing = _still_uninformed(case, after)
-    if log.losses[0] == log.losses[1]:
-        yield Finding(
-            f"the loss is {log.losses[0]:g} in all {log.count} entries",
-            observed=log.losses[0],
-            expected="a loss that changes from batch to batch",
-            where=where,
-            cause="logits that do not depend on the rows, a constant in compute_loss, or a loss "
-            "that is NaN and hidden by logging_nan_inf_filter",
-            fix=f"{case.rerun_command('TS403', 'TS503', 'TS605', 'TS7')} tells which",
-        )
-    elif done is not None and done >= AT_PEAK and knows_nothing is not None:
-        yield Finding(
-            f"{path}, still that of a head that knows nothing, although {progress}",
-            observed=after[0],
-            expected=f"below log {case.num_labels} = {knows_nothing:.4g}",
-            where=where,
-            cause="weights that do not move (frozen, not in the optimizer, or bfloat16 at this "
-            "rate), labels that say nothing, or a rate that is far too high",
-            fix=f"{case.rerun_command('TS605', 'TS7')} tells whether the weights move",
-        )
-    yield Measured(f"{path}; {progress}", after[0], knows_nothing)
-
-
-def _still_uninformed(case: Case, after: tuple[float, float]) -> float | None:
-    """Return log C if the loss is within the noise of it or somewhat above; else None."""
-    classes, log = case.num_labels, case.log
-    if not classes or classes < 2 or log.count < 2 * TAIL:
-        return None
-    floor = math.log(classes)
-    if not after[0] <= band(classes, case.hidden_size, case.rows)[1]:
-        return None
-    return floor if after[0] >= floor - STANDARD_ERRORS * after[1] else None
-
-
-def _mean(entries: list[Entry]) -> tuple[float, float]:
-    """Return mean and standard error of the finite losses."""
-    losses = [e.loss for e in entries if e.loss is not None and math.isfinite(e.loss)]
-    if not losses:
-        return math.nan, math.nan
-    error = statistics.stdev(losses) / math.sqrt(len(losses)) if len(losses) > 1 else 0.0
-    return statistics.fmean(losses), error

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from trainsanity.diagnose import loss_questions, step_questions
+from trainsanity.diagnose import loss_questions, move_questions, step_questions
 from trainsanity.diagnose.case import Case
 from trainsanity.engine.registry import registry
 from trainsanity.engine.report import Report
@@ -25,7 +25,7 @@ QUESTIONS: dict[str, Question] = {
     "gradient.clipping": step_questions.clipping,
     "gradient.finite": step_questions.finite,
     "gradient.reaches_every_parameter": step_questions.reaches,
-    "update.moves_the_right_ones": loss_questions.moves,
+    "update.moves_the_right_ones": move_questions.moves,
     "schedule.peak_is_reached": step_questions.peak,
     "schedule.learning_rate_follows": step_questions.follows,
 }

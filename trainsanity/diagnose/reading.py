@@ -21,6 +21,12 @@ ACCEPTED = (
     "({'loss': ...}), JSON lines, TensorBoard event files, or a table or CSV with a header such as "
     "step, loss, grad_norm, learning_rate"
 )
+MOST = 10**9
+"""More than any setting of a run; a larger number in a file is a mistake."""
+
+PICKLE = "training_args.bin"
+"""It has all settings, and is never opened: reading a pickle runs what is in it."""
+
 PIECE = 1 << 16
 """Characters read at once; longer lines are read in pieces."""
 
@@ -48,6 +54,11 @@ def read(target: str) -> Log:
     try:
         if not path.exists():
             raise UsageError(f"there is no file or folder {target!r}")
+        if path.name == PICKLE:
+            raise UsageError(
+                f"{target} is a pickle, which is not opened: reading it would run what is in it; "
+                "give the folder or its trainer_state.json, and settings as options"
+            )
         if path.is_dir():
             return _folder(path)
         if path.name.startswith("events.out.tfevents"):
@@ -79,6 +90,9 @@ def _folder(path: Path) -> Log:
             unread.append(f"not read: {error}")
             continue
         log.notes += unread
+        if (state.parent / PICKLE).exists():
+            log.notes.append(f"{PICKLE} is a pickle and is not opened: settings that only it has "
+                             "are given as options")  # fmt: skip
         if len(states) > 1:
             log.notes.append(f"read from {state.parent.name}, the latest of {len(states)} states")
         return log
@@ -89,14 +103,14 @@ def _folder(path: Path) -> Log:
 
 def _checkpoint(state: Path) -> int:
     number = state.parent.name.rpartition("-")[2]
-    return int(number) if number.isdigit() else -1
+    return int(number) if number.isdecimal() else -1  # "²" is a digit and no number
 
 
 def _labels(folder: Path) -> dict[str, Any]:
     """Return the number of classes in the checkpoint's config; nothing for other tasks."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(config, dict) or config.get("problem_type") not in (
         None,
@@ -109,7 +123,8 @@ def _labels(folder: Path) -> dict[str, Any]:
         return {}
     hidden = config.get("hidden_size")
     facts = {"num_labels": len(classes)} if len(classes) > 1 else {}
-    return facts | ({"hidden_size": hidden} if isinstance(hidden, int) else {})
+    usable = type(hidden) is int and 0 < hidden <= MOST
+    return facts | ({"hidden_size": hidden} if usable else {})
 
 
 def _text(log: Log, stream: BinaryIO) -> Log:
@@ -171,7 +186,9 @@ def _entries(lines: Iterator[Line], log: Log) -> Iterator[tuple[str, Mapping[str
     every = itertools.chain([first], lines)
     start = first[1].lstrip()
     opens = start[0] in "{[" and (not start.rstrip().endswith("}") or "log_history" in start)
-    found = document(every, log.facts) if opens and not _is_flat(start) else lines_of(every)
+    found = (
+        document(every, log.facts) if opens and not _is_flat(start) else lines_of(every, log.facts)
+    )
     for number, values in found:
         yield f"line {number}", values
 

@@ -88,7 +88,7 @@ class Registry:
             UsageError: there is none.
         """
         for check in self._checks.values():
-            if name in (check.name, check.code):
+            if name == check.name or name.upper() == check.code:
                 return check
         raise UsageError(self._unknown(name))
 
@@ -128,9 +128,11 @@ class Registry:
 
 
 def _matches(check: Check, word: str) -> bool:
+    # "loss" is a stage and no beginning of a code; "ts5" can be nothing else.
+    is_code = word[:1].isupper() or any(map(str.isdigit, word))
     return (
         word in (check.stage, check.name)
-        or (word[:1].isupper() and check.code.startswith(word))
+        or (is_code and check.code.startswith(word.upper()))
         or fnmatch.fnmatchcase(check.name, word)
     )
 

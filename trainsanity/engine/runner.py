@@ -59,12 +59,18 @@ class Runner:
         self.results: dict[str, Result] = {}
         self._broken: dict[str, str] = {}
         """Measurements that raised, and the check that met the error first."""
+        self._judging: set[str] = set()
+        self._searching = False
 
     def result(self, check: Check) -> Result:
         """The check's result; what it requires is judged first."""
         if check.name not in self.results:
             world_size = self.session.facts.get("world_size") or 1
-            self.results[check.name] = agreed(self._judge(check), world_size)
+            self._judging.add(check.name)
+            try:
+                self.results[check.name] = agreed(self._judge(check), world_size)
+            finally:
+                self._judging.discard(check.name)
         return self.results[check.name]
 
     def _judge(self, check: Check) -> Result:
@@ -133,6 +139,7 @@ class Runner:
             if not error.first:
                 blocked = ended(Status.BLOCKED, str(error), _traceback(error))
                 return replace(blocked, blocked_by=self._broken.get(error.name))
+            self._broken[error.name] = check.name
             stopped_by = self._stopped_by()
             self._broken[error.name] = (stopped_by or check).name
             if stopped_by is None:
@@ -146,7 +153,20 @@ class Runner:
         return Result.of(check, self.pipeline.id, said)
 
     def _stopped_by(self) -> Check | None:
-        """The first check that failed of those whose failures stop a training step."""
+        """The first check that failed of those whose failures stop a training step.
+
+        The others of them are judged now, if their turn has not come: a collator may be called
+        before the labels are looked at, and raises because of them.
+        """
+        # Several processes go on in step, and this one may be alone in raising.
+        if not self._searching and (self.session.facts.get("world_size") or 1) == 1:
+            self._searching = True
+            try:
+                for check in self.checks.all():
+                    if check.stops and check.name not in self._judging:
+                        self.result(check)
+            finally:
+                self._searching = False
         failed = [
             result.check
             for result in self.results.values()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from trainsanity.errors import UsageError
+from trainsanity.errors import CheckFailure, UsageError
 from trainsanity.report.json import dumps
-from trainsanity.types import Status
+from trainsanity.report.words import clean, counted
+from trainsanity.types import Result, Status
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -23,6 +26,9 @@ else:
 
 logger = logging.getLogger("trainsanity")
 
+ACTIONS = ("warn", "stop", "raise")
+"""What a failure leads to."""
+
 
 class _Events(_Base):
     """Watches a run and reports each thing that is wrong with it once, in one line.
@@ -34,12 +40,15 @@ class _Events(_Base):
     ``logging_first_step=True``.
 
     Args:
-        action: ``warn`` writes to the logger ``trainsanity``; ``stop`` ends the training, too, at
-            a failure.  If the gradients are not finite, the update is not made and no checkpoint is
-            written: weights and checkpoints are the last good ones.
+        action: ``warn`` writes a line; ``stop`` ends the training, too, at a failure, and ``raise``
+            raises :class:`trainsanity.CheckFailure` there, so that a script does not go on to save.
+            If the gradients are not finite, the update is not made and no checkpoint is written:
+            weights and checkpoints are the last good ones.
         results: a file for the answers, as JSON of the run report's schema.
 
-    With several processes the main one writes, and all of them stop at the same step.
+    Lines go to the logger ``trainsanity`` if logging is set up, else to stderr, beside a progress
+    bar and not into it.  With several processes the main one writes, and all of them stop at the
+    same step.
 
     Raises:
         UsageError: another action, or a file that cannot be written.
@@ -47,11 +56,14 @@ class _Events(_Base):
 
     def __init__(
         self,
-        action: Literal["warn", "stop"] = "warn",
+        action: Literal["warn", "stop", "raise"] = "warn",
         results: str | os.PathLike[str] | None = None,
     ) -> None:
-        if action not in ("warn", "stop"):
-            raise UsageError(f"SanityCallback(action={action!r}): give 'warn' or 'stop'")
+        if action not in ACTIONS:
+            raise UsageError(
+                f"SanityCallback(action={action!r}): give {', '.join(map(repr, ACTIONS[:-1]))} or "
+                f"{ACTIONS[-1]!r}"
+            )
         self.action = action
         self.results = None if results is None else Path(results).resolve()
         if self.results is not None and not self.results.parent.is_dir():
@@ -59,12 +71,13 @@ class _Events(_Base):
         self._run: Run | None = None
         self._reported: set[str] = set()
         self._start = 0.0
+        self._ended = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start watching the run."""
         from trainsanity.live.run import Run
 
-        self._reported, self._start = set(), time.perf_counter()
+        self._reported, self._start, self._ended = set(), time.perf_counter(), False
         self._run = Run(
             args, state, kwargs["model"], kwargs.get("optimizer"), kwargs.get("lr_scheduler")
         )
@@ -74,18 +87,18 @@ class _Events(_Base):
         run = self._run
         if run is None or not run.before_update(state.global_step + 1):
             return control
-        self._report(state, control)
-        if self.action == "stop":
-            control.should_training_stop = True
+        self._report(state, control, state.global_step + 1)
+        if self._ends:
             if run.broken:
                 kwargs["model"].zero_grad(set_to_none=True)
+            self._end(state, control, state.global_step + 1)
         return control
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         """Compare the weights when it is time."""
         if self._run is not None:
             self._run.after_update()
-            self._report(state, control)
+            self._report(state, control, state.global_step + 1)
         return control
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
@@ -111,17 +124,46 @@ class _Events(_Base):
         """Judge the whole log, and write the results."""
         if self._run is not None:
             self._run.ended()
+            self._ended = True  # there is nothing left to end, and no need to say so
             self._report(state, control)
             self._write(state)
+            if self._run is not None and state.is_world_process_zero:
+                _tell(self._summary(state), logging.INFO)
             self._run = None
 
+    @property
+    def _ends(self) -> bool:
+        """Whether a failure ends the training."""
+        return self.action != "warn"
+
+    def _summary(self, state: Any) -> str:
+        assert self._run is not None
+        watched = counted(state.global_step - self._run.begin, "step")
+        if not self._reported:
+            return f"{watched} watched, nothing found"
+        return f"{watched} watched, found: {', '.join(sorted(self._reported))}"
+
+    def _end(self, state: Any, control: Any, step: int) -> None:
+        """End the training as the action says; a process without a finding does it, too."""
+        if not self._ended and state.is_world_process_zero:
+            _tell(f"step {step}: training ends here (action={self.action!r})")
+        self._ended = True
+        control.should_training_stop = True
+        if self.action == "raise":
+            self._write(state)
+            run, self._run = self._run, None
+            found = (
+                [] if run is None else [r for r in run.results.values() if r.status is Status.FAIL]
+            )
+            raise CheckFailure("\n".join(map(_line, found)) or "another process found a failure")
+
     def _unsaved(self, control: Any) -> Any:
-        if self.action == "stop" and self._run is not None and self._run.broken:
+        if self._ends and self._run is not None and self._run.broken:
             control.should_save = control.should_evaluate = False
             control.should_training_stop = True
         return control
 
-    def _report(self, state: Any, control: Any) -> None:
+    def _report(self, state: Any, control: Any, step: int | None = None) -> None:
         """Log a line for each new failure and warning; stop the run at a failure if asked to."""
         from trainsanity.live.ranks import several
 
@@ -132,21 +174,19 @@ class _Events(_Base):
             for name, result in run.results.items()
             if result.status in (Status.FAIL, Status.WARNING) and name not in self._reported
         ]
+        step = state.global_step if step is None else step
         for result in new:
             self._reported.add(result.check.name)
-            first = result.findings[0]
-            parts = (first.headline, first.cause and f"cause: {first.cause}",
-                     first.fix and f"fix: {first.fix}")  # fmt: skip
             if state.is_world_process_zero:
-                line = "; ".join(part for part in parts if part)
-                logger.warning("%s %s: %s", result.check.code, result.check.name, line)
+                _tell(f"step {step}: {_line(result)}")
         if not new:
             return
         self._write(state)
-        if self.action == "stop" and any(result.status is Status.FAIL for result in new):
+        if self._ends and any(result.status is Status.FAIL for result in new):
             run.stop_everywhere()
             # If one process stopped alone, the others would wait for it.
-            control.should_training_stop |= not several()
+            if not several() and not run.broken:  # broken gradients are dropped first
+                self._end(state, control, step)
 
     def _write(self, state: Any) -> None:
         """Replace the results file at once, never half of it."""
@@ -160,6 +200,27 @@ class _Events(_Base):
         except OSError as error:
             # A full disk is no reason to end a training run.
             logger.warning("the results cannot be written to %s: %s", self.results, error)
+
+
+def _line(result: Result) -> str:
+    """Return a result's first finding in one line."""
+    first = result.findings[0]
+    parts = (first.headline, first.cause and f"cause: {first.cause}",
+             first.fix and f"fix: {first.fix}")  # fmt: skip
+    text = "; ".join(part for part in parts if part)
+    return clean(f"{result.check.code} {result.check.name}: {' '.join(text.split())}")
+
+
+def _tell(line: str, level: int = logging.WARNING) -> None:
+    """Write a whole line, through logging where that is set up, else to stderr.
+
+    Python's last resort would write into a progress bar's line, and nothing below a warning.
+    """
+    if logger.hasHandlers():
+        logger.log(level, "%s", line)
+        return
+    # It clears the bars, writes, and draws them again.  No types are published for it.
+    import_module("tqdm").tqdm.write(f"trainsanity: {line}", file=sys.stderr)
 
 
 if TYPE_CHECKING:

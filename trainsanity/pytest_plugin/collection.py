@@ -15,9 +15,9 @@ from trainsanity.types import Check, Cost
 
 
 def parametrize_with_checks(
-    *pipelines: PipelineSpec | str,
-    select: Iterable[str] = (),
-    ignore: Iterable[str] = (),
+    *pipelines: PipelineSpec | str | Iterable[PipelineSpec | str],
+    select: str | Iterable[str] = (),
+    ignore: str | Iterable[str] = (),
     max_cost: Cost | None = None,
 ) -> pytest.MarkDecorator:
     """Make ``def test_sanity(pipeline, check): check(pipeline)`` one test per check and pipeline.
@@ -25,16 +25,33 @@ def parametrize_with_checks(
     Each pipeline is built once, when its first test runs, and taken down before the next is built.
 
     Args:
-        pipelines: specs, or targets ``pkg.module:factory``.  With none, those of ``--trainsanity``
-            or else of ``[tool.trainsanity]`` in the root directory's pyproject.toml.
-        select: stages, names, globs, codes or beginnings of codes; all checks by default.
+        pipelines: specs, or targets ``pkg.module:factory``, one or several, or lists of them.  With
+            none, those of ``--trainsanity`` or else of ``[tool.trainsanity]`` in the root
+            directory's pyproject.toml.
+        select: stages, names, globs, codes or beginnings of codes, as a list or as one string with
+            commas; by default those of ``[tool.trainsanity]``, or all checks.
         ignore: the same, for checks to leave out.
         max_cost: only checks that cost this much or less; by default ``Cost.STEP``, and
             ``Cost.RUN`` for those that ``select`` or the options name.
     """
+    flat: list[PipelineSpec | str] = []
+    for given in pipelines:
+        flat += [given] if isinstance(given, PipelineSpec | str) else given
+    if pipelines and not flat:
+        # An empty list must not turn "these" into "all that pyproject.toml names".
+        raise UsageError("parametrize_with_checks: the list of pipelines is empty")
     return pytest.mark.trainsanity.with_args(
-        *pipelines, select=tuple(select), ignore=tuple(ignore), max_cost=max_cost
+        *flat, select=_listed(select), ignore=_listed(ignore), max_cost=max_cost
     )
+
+
+def _listed(given: str | Iterable[str]) -> tuple[str, ...]:
+    """Return words that are given as a list, or as one string with commas between them."""
+    words = given.split(",") if isinstance(given, str) else given
+    found = tuple(word.strip() for word in words if word.strip())
+    if isinstance(given, str) and given and not found:
+        raise UsageError(f"parametrize_with_checks: {given!r} names no check")
+    return found
 
 
 def parameters_of(item: pytest.Item) -> tuple[PipelineSpec, BoundCheck] | None:
@@ -100,15 +117,23 @@ def _chosen(
         for name in spec.expected_failures:
             if registry().get(name).name != name:
                 raise UsageError(f"expected_failures: name the check in full, not by {name!r}")
-    checks = registry().select(**mark.kwargs)
+    if state.timeout is None:
+        state.timeout = table.get("timeout")
+    wanted = dict(mark.kwargs)
+    # What the decorator names counts for itself: the file's choice is not mixed into it.
+    if not wanted["select"]:
+        wanted["select"] = table.get("select", ())
+        if wanted["max_cost"] is None:
+            wanted["max_cost"] = table.get("max_cost")
+    checks = registry().select(**wanted)
     if mark.kwargs["max_cost"] is None:
-        checks = _with_runs(config, checks, mark)
+        checks = _with_runs(config, checks, wanted)
     if not checks:
         raise UsageError("select, ignore and max_cost together leave no check to run")
     return specs, checks
 
 
-def _with_runs(config: pytest.Config, checks: list[Check], mark: pytest.Mark) -> list[Check]:
+def _with_runs(config: pytest.Config, checks: list[Check], wanted: dict[str, Any]) -> list[Check]:
     """Add the checks of cost RUN that the options name."""
     from trainsanity.engine.registry import registry
 
@@ -116,7 +141,7 @@ def _with_runs(config: pytest.Config, checks: list[Check], mark: pytest.Mark) ->
     if not select and max_cost is None:
         return checks
     named = registry().select(select, ignore, max_cost)
-    every = registry().select(**{**mark.kwargs, "max_cost": Cost.RUN})
+    every = registry().select(**{**wanted, "max_cost": Cost.RUN})
     return [check for check in every if check in checks or check in named]
 
 

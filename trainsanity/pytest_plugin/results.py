@@ -104,7 +104,6 @@ def properties(result: Result) -> list[tuple[str, object]]:
         "findings": json.dumps(findings) if findings else "",
         "cost": result.check.cost.name,
         "judges": result.check.judges,
-        "blocked_by": result.blocked_by,
         "rules_out": result.check.rules_out,
     }
     values = {key: json_value(value) for key, value in row.items()}
@@ -170,8 +169,13 @@ def _finding_of(row: dict[str, Any]) -> Finding:
     return Finding(**{**row, "factor": factor, "candidates": tuple(row["candidates"])})
 
 
-def summary(report: Report) -> Iterator[str]:
-    """Yield the lines about one pipeline at the end of a run of pytest."""
+def summary(report: Report, *, verbose: bool = False) -> Iterator[str]:
+    """Yield the lines about one pipeline at the end of a run of pytest.
+
+    Args:
+        report: of all tests of the pipeline.
+        verbose: with the suspects that are ruled out.
+    """
     yield f"{report.pipeline_id}: {verdict(report)}"
     yield "  " + " ".join(filter(None, (coverage(report), without_verdict(report))))
     diagnosis = report.diagnosis
@@ -180,7 +184,7 @@ def summary(report: Report) -> Iterator[str]:
         yield f"  how sure: {diagnosis.confidence}"
     for result in with_status(report.results, Status.WARNING):
         yield f"  warning: {title(result)}: {headlines(result)}"
-    if diagnosis.result is not None:
+    if verbose and diagnosis.result is not None:
         for suspect, sentences in diagnosis.ruled_out.items():
             yield f"  ruled out: {suspect}: {'; '.join(sentences)}"
     for status, words in (

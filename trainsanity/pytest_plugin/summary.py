@@ -32,7 +32,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.section("trainsanity")
         from trainsanity.pytest_plugin.results import summary
 
-        for line in summary(report):
+        for line in summary(report, verbose=terminalreporter.config.get_verbosity() > 0):
             terminalreporter.line(line)
         if sentence := _not_judged(called.get(report.pipeline_id)):
             terminalreporter.line(

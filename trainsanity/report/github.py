@@ -170,7 +170,7 @@ def _message(result: Result) -> str:
 
 
 def _command(kind: str, title: str, message: str) -> str:
-    return f"::{kind} title={_property(title)}::{_data(message)}"
+    return f"::{kind} title={_property(clean(title))}::{_data(clean(message))}"
 
 
 def _data(text: str) -> str:

@@ -11,6 +11,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from trainsanity import __version__
+from trainsanity.report.privacy import holds_rows
 
 if TYPE_CHECKING:
     from trainsanity.engine.report import Report
@@ -28,6 +29,7 @@ def as_dict(report: Report) -> dict[str, Any]:
         "environment": report.environment,
         "pipeline": report.pipeline_id,
         "facts": report.facts,
+        "holds_rows": holds_rows(report),
         "objective": report.recognition,
         "unjudged": report.unjudged or None,
         "results": [result.as_dict() for result in report.results],

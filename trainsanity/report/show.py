@@ -12,6 +12,7 @@ from rich.text import Text
 
 from trainsanity.objectives.base import CAUSAL_LM
 from trainsanity.report.console import console, text_of
+from trainsanity.report.words import clean
 
 if TYPE_CHECKING:
     from trainsanity.measurements.batches.conversations import Conversations
@@ -63,14 +64,14 @@ def render(
     shift = " (the label of a position is predicted from the one before)"
     out.print(
         Text(
-            f"{pipeline_id}: {supervision.task}; the loss counts {supervision.items} "
+            f"{clean(pipeline_id)}: {supervision.task}; the loss counts {supervision.items} "
             f"{supervision.counts} of the first batch, which has {len(every)} rows and {attended} "
             f"of {positions} positions attended{shift if supervision.task == CAUSAL_LM else ''}"
         )
     )
     for i, row in enumerate(every[:rows]):
         out.print()
-        out.print(Text(_heading(i, row, len(every)), style="bold"))
+        out.print(Text(clean(_heading(i, row, len(every))), style="bold"))
         out.print(_table(row))
     if rows < len(every):
         out.print()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -25,6 +26,20 @@ def from_trainer(trainer: Any, notes: Sequence[str] = ()) -> Pipeline:
     """
     complete(trainer)
     return Pipeline.from_trainer(trainer, notes)
+
+
+@contextlib.contextmanager
+def _own_arguments(command: Sequence[str]) -> Iterator[None]:
+    """Give code that calls ``parse_args()`` its own arguments, and not those of the caller.
+
+    Where nothing is known of them, as of a function that a test hands over, it sees none.
+    """
+    before = sys.argv
+    sys.argv = [*(command or before[:1])]
+    try:
+        yield
+    finally:
+        sys.argv = before
 
 
 def declare(pipeline: Pipeline, *said: Mapping[str, str | None]) -> None:
@@ -53,7 +68,7 @@ class PipelineSpec:
         marks: pytest marks, for example ``(pytest.mark.gpu,)``.
         expected_failures: check name to the reason why its failure is accepted here.
         options: for the pipeline's own use.
-        command: as in :class:`Pipeline`.
+        command: as in :class:`Pipeline`; ``sys.argv`` while the pipeline is built.
         declared: settings such as ``objective``, for a pipeline and a factory without their own.
     """
 
@@ -82,6 +97,12 @@ class PipelineSpec:
                 built = self.build()
         except (UsageError, KeyboardInterrupt):
             raise
+        except SystemExit as error:
+            # parse_args() has written what it misses to stderr.
+            raise UsageError(
+                f"{self.id} raised SystemExit: {first_line(error)}; if it parses arguments, give "
+                f"them after --: trainsanity run {(self.command or (self.id,))[0]} -- ARGUMENTS"
+            ) from error
         except BaseException as error:
             raise UsageError(
                 f"{self.id} raised {type(error).__name__}: {first_line(error)}; "
@@ -109,7 +130,7 @@ class PipelineSpec:
         """Yield the pipeline, built now; remove its Trainers' empty output folders at the end."""
         folders = NewFolders()
         try:
-            with folders.noted():
+            with folders.noted(), _own_arguments(self.command):
                 pipeline = self.make()
             yield pipeline
         finally:

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 from trainsanity.errors import UsageError
 from trainsanity.pipeline import Pipeline
 from trainsanity.sources.building import PipelineSpec
+from trainsanity.sources.config import failures_of, split
 from trainsanity.sources.script import Script
 
 T = TypeVar("T")
@@ -35,39 +36,38 @@ class Source(Protocol):
 def sources_of(
     targets: Sequence[str],
     arguments: Sequence[str],
-    expected_failures: dict[str, str],
+    expected_failures: Mapping[str, Any],
     declared: Mapping[str, str] | None = None,
 ) -> list[Source]:
     """Return the sources that a command line names; nothing is built, and no script is run.
 
     Args:
-        targets: ``pkg.module:factory``, any number of them, or one script.
-        arguments: the script's own.
-        expected_failures: as in :class:`Source`.
+        targets: ``pkg.module:factory``, any number of them, or one script; each may have arguments
+            of its own, as in ``"train.py -- --lr 1e-5"``.
+        arguments: what follows ``--`` on the command line; every target gets it after its own.
+        expected_failures: as :func:`trainsanity.sources.config.configuration` returns them.
         declared: as in :class:`PipelineSpec`.
 
     Raises:
         UsageError: a target is of neither form, or they do not go together.
     """
-    scripts = [target for target in targets if _is_script(target)]
+    scripts = [target for target in targets if _is_script(split(target)[0])]
     if not scripts:
-        specs: list[Source] = [spec_of(target, expected_failures, declared) for target in targets]
-        if arguments:
-            raise UsageError(
-                f"{' '.join(arguments)!r} after -- goes to no script: {targets[0]} is a function, "
-                "and functions take no arguments"
-            )
-        return specs
+        return [
+            spec_of(target, expected_failures, declared, arguments=arguments) for target in targets
+        ]
     script = scripts[0]
+    path, own = split(script)
     others = [target for target in targets if target != script]
     if len(targets) > 1:
         raise UsageError(
             f"a script is judged alone, without {' '.join(others) or 'a second run of it'}; its "
-            f"own arguments go after --: trainsanity run {script} -- {' '.join(others) or 'ARGS'}"
+            f"own arguments go after --: trainsanity run {path} -- {' '.join(others) or 'ARGS'}"
         )
-    if not Path(script).exists():
-        raise UsageError(f"there is no file {script!r} below {os.getcwd()}")
-    return [Script(script, tuple(arguments), expected_failures, declared or {})]
+    if not Path(path).exists():
+        raise UsageError(f"there is no file {path!r} below {os.getcwd()}")
+    expected = failures_of(expected_failures, script, path)
+    return [Script(path, (*own, *arguments), expected, declared or {}, name=script)]
 
 
 def _is_script(target: str) -> bool:
@@ -77,15 +77,24 @@ def _is_script(target: str) -> bool:
 
 def spec_of(
     target: str,
-    expected_failures: dict[str, str] | None = None,
+    expected_failures: Mapping[str, Any] | None = None,
     declared: Mapping[str, str] | None = None,
+    *,
+    arguments: Sequence[str] = (),
 ) -> PipelineSpec:
     """Return the spec for ``pkg.module:factory``; its module is imported when it is built.
+
+    Args:
+        target: with or without arguments of its own: ``"pkg.module:factory -- --lr 1e-5"``.
+        expected_failures: as :func:`trainsanity.sources.config.configuration` returns them.
+        declared: as in :class:`PipelineSpec`.
+        arguments: what ``sys.argv`` has after its own, while the function builds.
 
     Raises:
         UsageError: the target is not of that form.
     """
-    module, colon, factory = target.partition(":")
+    name, own = split(target)
+    module, colon, factory = name.partition(":")
     if module.endswith(".py"):
         raise UsageError(
             f"{target!r} is a script: `trainsanity run {module}` judges it as it is; or put what "
@@ -105,8 +114,8 @@ def spec_of(
     return PipelineSpec(
         target,
         build,
-        expected_failures=expected_failures or {},
-        command=(target,),
+        expected_failures=failures_of(expected_failures, target, name),
+        command=(name, *own, *arguments),
         declared=declared or {},
     )
 

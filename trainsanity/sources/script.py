@@ -55,17 +55,19 @@ class Script:
         arguments: what follows ``--`` on the command line.
         expected_failures: check name to the reason why its failure is accepted here.
         declared: settings such as ``supervise``, as in ``PipelineSpec``.
+        name: its name in reports, where that is not its path.
     """
 
     path: str
     arguments: tuple[str, ...] = ()
     expected_failures: Mapping[str, str] = field(default_factory=dict)
     declared: Mapping[str, str] = field(default_factory=dict)
+    name: str = field(default="", kw_only=True)
 
     @property
     def id(self) -> str:
         """The name in reports."""
-        return self.path
+        return self.name or self.path
 
     def visit(self, judge: Callable[[Pipeline], T]) -> T:
         """Return what ``judge`` returns for the pipeline; see :func:`judge_script`."""

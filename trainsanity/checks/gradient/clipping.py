@@ -114,6 +114,11 @@ def clipping(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fi
         )
     kept = after / norm if norm else 1.0  # of zeros all is kept: gradient.not_zero judges them
     scaled = "" if shares[0] is None else f"; at the loss's right scale {shares[0]:.1%}"
+    if pipeline.trainer is None and all(
+        0 < one.norm_before_clip <= limit for one in recording.steps
+    ):
+        # The loop's own clip may be missing, and no step here would show that.
+        scaled += "; that norm is below it, so that these steps do not show whether the loop clips"
     yield Measured(
         f"max_grad_norm {limit:g} keeps {kept:.1%} of a gradient of norm {norm:.3f}{scaled}",
         {"norm": norm, "kept": kept, "norms": [one.norm_before_clip for one in recording.steps]},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.checks.gradient._scale import loss_is_the_reference
@@ -127,11 +127,20 @@ def _against_closed_form(
             cause=explained(slope, names)
             if names
             else "the loss, or the gradient, is scaled by no known quantity of the run",
-            fix="clip once: leave it to max_grad_norm"
-            if recording.clipped_before(pipeline, slope)
-            else "make backward start from the mean over the examples of the optimizer step",
+            fix=_rescaled(pipeline, recording, slope, names),
         )
     return seen, None
+
+
+def _rescaled(pipeline: Pipeline, recording: Recording, slope: float, names: Sequence[str]) -> str:
+    """Return what brings the gradient back to its scale, in the words of the code that sets it."""
+    if recording.clipped_before(pipeline, slope):
+        return "clip once: leave it to max_grad_norm"
+    accumulated = pipeline.args.gradient_accumulation_steps
+    by_accumulation = any("gradient_accumulation_steps" in name for name in names)
+    if pipeline.trainer is None and by_accumulation and slope > 1:
+        return f"loss = loss / {accumulated} before backward(), if the loss is a micro-batch's mean"
+    return "make backward start from the mean over the examples of the optimizer step"
 
 
 def _direction(

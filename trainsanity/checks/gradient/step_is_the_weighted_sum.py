@@ -105,7 +105,9 @@ def step_is_the_weighted_sum(
             + ("not divided out" if total > 1 else "divided out twice")
             if names
             else None,
-            fix="let the Trainer divide by gradient_accumulation_steps: "
+            fix=f"loss = loss / {count} before backward(), and nowhere else"
+            if pipeline.trainer is None
+            else "let the Trainer divide by gradient_accumulation_steps: "
             "model.accepts_loss_kwargs = False where the loss ignores num_items_in_batch",
             candidates=tuple(names),
         )

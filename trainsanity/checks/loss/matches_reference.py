@@ -117,8 +117,10 @@ def _explain(
             "fix": "count the labels that the loss counts: labels[..., 1:] != -100",
         }
     names = factor.names(recording.facts(pipeline))
+    custom = pipeline.trainer is None
     if not names:
-        return {"cause": None, "fix": "compare what compute_loss returns with the plain mean"}
+        returned = "train_step" if custom else "compute_loss"
+        return {"cause": None, "fix": f"compare what {returned} returns with the plain mean"}
     cause = explained(factor.value, names)
     counts = getattr(pipeline.trainer, "model_accepts_loss_kwargs", False) and items is not None
     accumulates = any("gradient_accumulation_steps" in name for name in names)
@@ -129,6 +131,15 @@ def _explain(
             "model's loss ignores that number and returns the micro-batch's mean"
         )
         fix = "model.accepts_loss_kwargs = False, before the Trainer is built"
+    elif factor.value > 1 and custom:
+        cause += ", which is not divided out"
+        # What the loop logs may be all that is wrong: its gradient is judged by itself.
+        divisor = recording.facts(pipeline).get("gradient_accumulation_steps")
+        fix = (
+            f"loss = loss / {divisor} before backward(), and return the sum of these"
+            if accumulates and divisor
+            else "divide the loss before backward(), and return the mean over the step"
+        )
     elif factor.value > 1:
         cause += ", which is not divided out"
         fix = (
@@ -137,5 +148,9 @@ def _explain(
         )
     else:
         cause += ", which is divided out twice"
-        fix = "divide once: leave it to the Trainer, or to compute_loss"
+        fix = (
+            "divide once: the loss before backward(), or what is returned"
+            if custom
+            else "divide once: leave it to the Trainer, or to compute_loss"
+        )
     return {"cause": cause, "fix": fix, "candidates": tuple(names)}

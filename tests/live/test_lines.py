@@ -1,0 +1,91 @@
+"""What the callback writes, and where it ends a run, on a Trainer of a few thousand weights."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import trainsanity
+from trainsanity.live import callback
+
+pytest.importorskip("transformers")
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture
+def trainer(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes a Trainer whose loss is 3 x too high, or is right."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import cli_factories
+
+    def make(name: str, **settings: Any) -> Any:
+        made = getattr(cli_factories, name)()
+        for key, value in settings.items():
+            setattr(made.args, key, value)
+        return made
+
+    return make
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """The lines on stderr of a program that did not set logging up."""
+    monkeypatch.setattr(callback.logger, "hasHandlers", lambda: False)
+
+    def lines() -> list[str]:
+        return [x for x in capsys.readouterr().err.splitlines() if x.startswith("trainsanity: ")]
+
+    return lines
+
+
+def test_a_run_without_findings_ends_with_what_was_watched(trainer: Any, written: Any) -> None:
+    made = trainer("healthy")
+    made.add_callback(trainsanity.SanityCallback("stop"))
+    made.train()
+    assert written() == ["trainsanity: 10 steps watched, nothing found"]
+
+
+def test_lines_are_whole_and_say_that_training_ends(trainer: Any, written: Any) -> None:
+    made = trainer("loud", disable_tqdm=False)
+    made.add_callback(trainsanity.SanityCallback("stop"))
+    made.train()
+    first, second, last = written()
+    assert first.startswith("trainsanity: step 1: TS502 loss.matches_reference: the Trainer logs")
+    assert second == "trainsanity: step 1: training ends here (action='stop')"
+    assert last == "trainsanity: 1 step watched, found: loss.matches_reference"
+    assert made.state.global_step == 1
+
+
+def test_raise_leaves_the_script_no_way_on(trainer: Any, written: Any) -> None:
+    made = trainer("loud")
+    made.add_callback(trainsanity.SanityCallback("raise"))
+    with pytest.raises(trainsanity.CheckFailure, match=r"^TS502 loss\.matches_reference: "):
+        made.train()
+    assert made.state.global_step == 1
+    assert written()[-1] == "trainsanity: step 1: training ends here (action='raise')"
+
+
+def test_logging_that_is_set_up_gets_the_lines(
+    trainer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="trainsanity")
+    made = trainer("healthy", max_steps=3)
+    made.add_callback(trainsanity.SanityCallback())
+    made.train()
+    told = [r for r in caplog.records if r.name == "trainsanity"]
+    assert [(r.levelname, r.getMessage()) for r in told] == [
+        ("INFO", "3 steps watched, nothing found")
+    ]
+
+
+def test_a_run_that_diverges_is_seen(trainer: Any, written: Any) -> None:
+    made = trainer("healthy", max_steps=64, learning_rate=300.0, lr_scheduler_type="constant")
+    made.add_callback(trainsanity.SanityCallback("stop"))
+    made.train()
+    told = written()
+    assert any("TS703 update.moves_the_right_ones: the loss diverges: " in line for line in told)
+    assert made.state.global_step < 64

@@ -1,0 +1,72 @@
+"""``trainsanity.judge`` and what Python shows of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import trainsanity
+from trainsanity.errors import UsageError
+from trainsanity.report.words import verdict
+from trainsanity.types import Status
+
+EXAMPLES = Path(__file__).parent / "examples"
+
+
+@pytest.fixture
+def loud(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A Trainer whose loss is 3 x too high."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import cli_factories
+
+    return cli_factories.loud()
+
+
+def test_a_report_shows_itself(loud: Any) -> None:
+    weights = {name: tensor.clone() for name, tensor in loud.model.state_dict().items()}
+    report = trainsanity.judge(loud, select="ts502, dataset")
+    assert repr(report) == f"<{report.pipeline_id}: {verdict(report)}>"
+    assert "not sane. First broken stage: loss" in repr(report)
+    assert "\n" not in repr(report)
+    assert str(report).splitlines()[0] == repr(report)[1:-1]
+    assert "TS502 loss.matches_reference  fails" in str(report)
+    assert not report.good
+    (loss,) = [result for result in report.results if result.check.code == "TS502"]
+    assert loss.status is Status.FAIL
+    assert all((tensor == weights[name]).all() for name, tensor in loud.model.state_dict().items())
+    accepted = trainsanity.judge(
+        loud, select=["TS502"], expected_failures={"loss.matches_reference": "on purpose"}
+    )
+    assert accepted.good
+
+
+def test_a_pipeline_is_one_line(loud: Any) -> None:
+    pipeline = trainsanity.Pipeline.from_trainer(loud)
+    assert repr(pipeline) == "<Pipeline pipeline: BertForSequenceClassification, LoudTrainer>"
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "says"),
+    [
+        (3, {}, r"takes a transformers\.Trainer or a Pipeline, not int"),
+        (None, {"select": "nothing"}, "no check is called 'nothing'"),
+        (None, {"select": "dataset", "ignore": "dataset"}, "leave no check to run"),
+        (None, {"timeout": 0}, "timeout is 0"),
+    ],
+)
+def test_bad_calls(given: Any, options: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        trainsanity.judge(given, **options)
+
+
+def test_the_public_names_are_shown_without_loading_them() -> None:
+    code = (
+        "import sys, trainsanity; names = dir(trainsanity)\n"
+        "assert {'judge', 'Pipeline', 'SanityCallback', '__version__'} <= set(names), names\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

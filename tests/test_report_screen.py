@@ -1,0 +1,122 @@
+"""The report on one screen: of pipelines as they were judged, and of reports built by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.reports import (
+    CLIP,
+    FAIL,
+    HEALTHY,
+    INCIDENT,
+    LOSS,
+    PAD,
+    REPORTS,
+    TARGET,
+    WARNED,
+    assert_snapshot,
+    ended,
+    failed,
+    passed,
+    report,
+    says_nothing,
+    warned,
+)
+from tests.stored import stored
+from trainsanity import Finding, Result, Status
+from trainsanity.report.screen import LINES, line, render, total
+from trainsanity.report.words import verdict
+from trainsanity.types import Check, Cost
+
+SCREENS = ("healthy", "one_failure", "five_failures", "string_labels")
+
+
+@pytest.mark.parametrize("name", SCREENS)
+def test_what_pipelines_say_fits(name: str) -> None:
+    told = stored(name)
+    text = render(told, width=100)
+    assert_snapshot(f"screens/{name}.txt", text)
+    lines = text.splitlines()
+    assert len(lines) <= LINES
+    # First and last, so that it is read whichever end of the log is on the screen.
+    assert lines[0] == lines[-1] == f"{told.pipeline_id}: {verdict(told)}"
+    # A command is there to be copied, and is not wrapped.
+    assert all(len(text) <= 100 for text in lines if "rerun: " not in text)
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_reports_by_hand(name: str) -> None:
+    assert_snapshot(f"screens/hand_{name}.txt", render(REPORTS[name], width=100))
+
+
+def test_a_failure_has_its_cause_and_fix_and_the_rest_is_behind_an_option() -> None:
+    text = render(INCIDENT)
+    for words in (
+        "the Trainer logs a loss of 67.4546",
+        "cause     12.00 is gradient_accumulation_steps",
+        "fix       model.accepts_loss_kwargs = False",
+        "TS601 shows the same factor as TS502, which explains it",
+        "TS303 can be judged after TS302 is mended",
+        f"all numbers: -v; rerun: trainsanity run {TARGET} --select TS502",
+        "NOTE: the weights are random",
+    ):
+        assert words in text
+    for words in ("Acquitted", "All selected", "environment", "seconds", "observed"):
+        assert words not in text
+
+
+def test_stages_and_what_was_not_judged() -> None:
+    run = Check("TS901", "loop.learns", says_nothing, cost=Cost.RUN)
+    skipped = ended(LOSS, Status.SKIP, "no")
+    told = report(passed(PAD), skipped, ended(CLIP, Status.ABSTAIN, "?"), unasked=(run,))
+    text = render(told)
+    assert "\n  tokenizer  ✓ 1\n" in text
+    assert (
+        "Not judged: 1 does not apply to this pipeline, 1 could not tell right from wrong here, "
+        "1 long one not run: --max-cost run.\n"
+    ) in " ".join(text.split("\n")).replace("run. ", "run.\n", 1)
+
+
+@pytest.mark.parametrize("count", [5, 12, 40])
+def test_many_failures_are_counted_and_named(count: int) -> None:
+    long = Finding("it is wrong, " * 20, cause="because " * 30, fix="mend it, " * 20)
+    results = [
+        failed(Check(f"TS{501 + k}", f"loss.number_{k}", says_nothing), long) for k in range(count)
+    ]
+    text = render(report(*results, FAIL, *(warned(PAD),) * 3))
+    assert text.count("\n") <= LINES
+    assert text.count("mend it, " * 3) >= 1
+    named = " ".join(text.split())
+    assert "more failures: TS5" in named or all(f"TS{501 + k} " in named for k in range(count))
+
+
+def test_data_cannot_steer_the_terminal() -> None:
+    nasty = Finding("\x1b[2J\u202eevil", cause="\x07", fix="\x9b1m")
+    text = render(report(failed(LOSS, nasty)))
+    assert not any(sign in text for sign in ("\x1b", "\u202e", "\x07", "\x9b"))
+    assert r"\x1b[2J\u202eevil" in text
+
+
+def test_several_pipelines_end_with_their_number() -> None:
+    other = replace(HEALTHY, pipeline_id="shop.train:other")
+    assert total([INCIDENT, other]) == f"1 of 2 not sane: {TARGET}"
+    assert total([other, REPORTS["not_judged"]]) == f"1 of 2 incomplete: {TARGET}"
+    assert total([HEALTHY, WARNED]) == "2 of 2 sane as far as judged"
+
+
+def test_an_error_is_told_with_its_traceback_where_that_is_asked_for() -> None:
+    assert "Traceback: ..." not in render(INCIDENT)
+    assert "Traceback: ..." in render(INCIDENT, debug=True)
+
+
+def test_colour_repeats_what_the_words_say() -> None:
+    assert "\x1b[" not in render(INCIDENT)
+    assert "\x1b[" in render(INCIDENT, color=True)
+
+
+def test_one_line() -> None:
+    accepted = Result(LOSS, TARGET, Status.XFAIL, (Finding("known"),), reason="see #7")
+    assert line(report(accepted)) == f"{TARGET}: {verdict(report(accepted))}"
+    assert "known (accepted: see #7)" in render(report(accepted))

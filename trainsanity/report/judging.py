@@ -1,0 +1,78 @@
+"""``trainsanity.judge``: a report for Python, in a notebook or a script."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from trainsanity.engine.registry import registry
+from trainsanity.engine.report import Report
+from trainsanity.engine.runner import run
+from trainsanity.errors import UsageError
+from trainsanity.isolation import time_limit as limits
+from trainsanity.pipeline import Pipeline
+from trainsanity.report import screen
+from trainsanity.sources.building import from_trainer
+from trainsanity.sources.config import words_of
+from trainsanity.types import Cost
+
+
+class ShownReport(Report):
+    """A report that shows itself: its repr is the verdict, its str the report on one screen."""
+
+    def __repr__(self) -> str:
+        """Return the verdict, in one line."""
+        return f"<{screen.line(self)}>"
+
+    def __str__(self) -> str:
+        """Return the report on one screen."""
+        return screen.render(self)
+
+
+def judge(
+    trainer: Any,
+    *,
+    select: str | Sequence[str] = (),
+    ignore: str | Sequence[str] = (),
+    max_cost: Cost | None = None,
+    expected_failures: Mapping[str, str] | None = None,
+    timeout: float | None = None,
+) -> ShownReport:
+    """Judge a Trainer that is not training yet; afterwards it is what it was.
+
+    Args:
+        trainer: the ``transformers.Trainer`` that you would call ``train()`` on, or a
+            :class:`Pipeline`.
+        select: stages, names, codes or beginnings of codes, as a list or as one string with
+            commas; all checks by default.
+        ignore: the same, for checks to leave out.
+        max_cost: only checks that cost this much or less; by default ``Cost.STEP``, and
+            ``Cost.RUN`` for those that ``select`` names.
+        expected_failures: check name to the reason why its failure is accepted.
+        timeout: seconds that a check, and each measurement, may take; None for no limit.
+
+    Returns:
+        The report: ``print(report)`` shows it, ``report.good`` is its verdict, ``report.results``
+        has every number.
+
+    Raises:
+        UsageError: this is no Trainer, or the selection leaves no check to run.
+    """
+    limits.checked(timeout, "timeout")
+    checks = registry().select(words_of(select), words_of(ignore), max_cost)
+    if not checks:
+        raise UsageError("select, ignore and max_cost together leave no check to run")
+    if isinstance(trainer, Pipeline):
+        pipeline = trainer
+    else:
+        from transformers import Trainer
+
+        if not isinstance(trainer, Trainer):
+            raise UsageError(
+                f"judge() takes a transformers.Trainer or a Pipeline, not {type(trainer).__name__}"
+            )
+        pipeline = from_trainer(trainer)
+    pipeline.refuse_unusable_model()
+    report = run(pipeline, checks, expected_failures, timeout=timeout)
+    return ShownReport(**{field.name: getattr(report, field.name) for field in fields(report)})
