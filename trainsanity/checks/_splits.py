@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from trainsanity.types import Finding
+from trainsanity.types import Finding, Severity
 
 if TYPE_CHECKING:
     from trainsanity.measurements.data.scan import Split
@@ -22,6 +22,7 @@ def rows_finding(
     observed: Any = None,
     expected: Any = 0,
     factor: float | None = None,
+    severity: Severity = Severity.FAILURE,
 ) -> Finding:
     """Return the finding that some rows of a split are wrong.
 
@@ -35,6 +36,7 @@ def rows_finding(
         observed: the measured value, if it is not the number of rows.
         expected: as in :class:`Finding`.
         factor: as in :class:`Finding`.
+        severity: as in :class:`Finding`.
     """
     return Finding(
         f"{rows:,} of {split.counted} in {split.name} {sentence}",
@@ -42,6 +44,7 @@ def rows_finding(
         expected=expected,
         where=split.row(first),
         factor=factor,
+        severity=severity,
         cause=cause,
         fix=fix,
     )
