@@ -84,13 +84,13 @@ def test_one_rate_is_enough_to_tell_another_peak():
     none = Schedule(10, 0, {})
     cause, _ = _why([2e-5], [1e-5], {}, none, only_used=False)
     assert cause == (
-        "every rate is 2 x that of the arguments: the optimizer was built with another learning "
-        "rate"
+        "every rate is 2 x the optimizer's own times the schedule of the arguments: something "
+        "multiplies it once more"
     )
     cause, _ = _why([2e-5, 4e-5], [1e-5, 1e-5], {}, none, only_used=False)
     assert cause.startswith("the scheduler was built for other numbers of")
     cause, _ = _why([0.0], [0.0], {3: 3e-5}, Schedule(10, 0, {3: 1e-5}), only_used=False)
-    assert cause.startswith("every rate is 3 x that of the arguments")
+    assert cause.startswith("every rate is 3 x the optimizer's own")
     cause, _ = _why([1e-5], [0.0], {}, none, only_used=False)
     assert cause.startswith("the scheduler was built for other numbers of")
     # A curve that is right was stepped through at another pace; without one both are possible.

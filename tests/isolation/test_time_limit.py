@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import signal
 import sys
 import time
@@ -18,7 +19,11 @@ from trainsanity.errors import UsageError
 from trainsanity.isolation import time_limit as limits
 from trainsanity.isolation.fingerprint import fingerprint
 from trainsanity.isolation.out_of_memory import give_back, out_of_memory
+from trainsanity.isolation.pass_counter import counted
+from trainsanity.isolation.snapshot import restored
 from trainsanity.isolation.time_limit import TimedOut, deferred, limited
+from trainsanity.measurements.model.head import watched
+from trainsanity.measurements.model.probes import states_of
 from trainsanity.pipeline import Pipeline
 from trainsanity.types import Check, Measured, Status
 
@@ -107,6 +112,64 @@ def test_what_is_being_put_back_is_not_stopped(monkeypatch):
     with pytest.raises(TimedOut), limited(0.05, "the check"):
         put_back_slowly()
     assert put_back
+
+
+def lines_of_ours(at):
+    """Trace the lines of this package, and let the timer ring before the ``at``-th of them."""
+    came = []
+
+    def trace(frame, event, _):
+        file = frame.f_code.co_filename
+        if not file.startswith(limits.OURS) or file == limits.__file__:
+            return None
+        if event == "line":
+            came.append(frame.f_lineno)
+            if len(came) == at:
+                signal.raise_signal(signal.SIGALRM)
+        return trace
+
+    return trace, came
+
+
+@pytest.mark.parametrize("manager", [states_of, counted, lambda model: watched(model, model[0])])
+def test_no_hook_stays_at_whatever_line_the_timer_rings(manager):
+    model, before = torch.nn.Sequential(torch.nn.Linear(2, 2)), sys.gettrace()
+    for at in itertools.count(1):
+        trace, came = lines_of_ours(at)
+        stopped = False
+        sys.settrace(trace)
+        try:
+            with limited(60, "the check"):
+                with manager(model):
+                    pass
+                sys.settrace(before)
+                time.sleep(0.1 if len(came) >= at else 0)
+        except TimedOut:
+            stopped = True
+        finally:
+            sys.settrace(before)
+        hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
+        assert hooks == [0, 0], came
+        if len(came) < at:
+            break
+        assert stopped, came
+    assert at > 5
+
+
+def test_code_that_hangs_inside_a_context_manager_is_stopped_with_patience(monkeypatch):
+    monkeypatch.setattr(limits, "PATIENCE", 0.1)
+    start = time.monotonic()
+    with pytest.raises(TimedOut, match=SAID), limited(0.1, "the check"), restored([Hangs()]):
+        pass
+    assert time.monotonic() - start < 5
+
+
+class Hangs:
+    """A part whose attributes are never read to the end."""
+
+    @property
+    def __dict__(self):
+        forever()
 
 
 def test_a_timer_that_runs_already_runs_on():

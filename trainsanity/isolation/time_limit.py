@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from types import FrameType
 
 from trainsanity.errors import ExitCode, UsageError
 from trainsanity.isolation.temp_folders import clear
@@ -28,6 +29,13 @@ SOON = 0.01
 
 AGAIN = 5.0
 """Seconds between timeouts: user code may have swallowed the first."""
+
+PATIENCE = 10.0
+"""Seconds that a context manager's own code may take after the timeout; less than :data:`GRACE`, so
+that code of the user's that hangs inside of one is interrupted, too."""
+
+OURS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
+"""Where the files of this package lie."""
 
 stderr = 2
 """The file descriptor of the last message; under pytest ``sys.stderr`` has another one."""
@@ -73,15 +81,22 @@ def limited(seconds: float | None, who: str) -> Iterator[None]:
         )
     late = TimedOut(f"{who} took longer than the {seconds:g} s that it was given and was stopped")
 
-    def stop(_number: int, _frame: object) -> None:
-        if not _deferring:
+    # The frame of the block itself: below this generator is contextlib, below that the block's.
+    block = id(sys._getframe(2))
+
+    def stop(_number: int, frame: FrameType | None) -> None:
+        if _deferring:
+            _deferring[0] = True
+        elif _in_context_manager(frame, block) and time.monotonic() < patient:
+            signal.setitimer(signal.ITIMER_REAL, SOON, AGAIN)
+        else:
             raise _Stop
-        _deferring[0] = True
 
     last_resort = threading.Timer(seconds + GRACE, _give_up, (who, seconds))
     last_resort.daemon = True
     last_resort.start()
     start = time.monotonic()
+    patient = start + seconds + PATIENCE
     handler = signal.signal(signal.SIGALRM, stop)
     others, interval = signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
     try:
@@ -127,6 +142,29 @@ def _rearmed_if_swallowed() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = others
+
+
+def _in_context_manager(frame: FrameType | None, block: int) -> bool:
+    """Return whether one of this package's context managers is being entered or left.
+
+    What it sets up would stay, if it were stopped before it comes to its own ``finally``, or in the
+    first lines of that.
+
+    Args:
+        frame: where the timeout came.
+        block: the ``id`` of the frame that is limited; those outside of it are not asked.
+    """
+    inner = ""
+    while frame is not None and id(frame) != block:
+        file = frame.f_code.co_filename
+        if frame.f_code.co_name in ("__enter__", "__exit__"):
+            whose = inner or OURS if file == contextlib.__file__ else file
+            if whose.startswith(OURS):
+                return True
+        if file != contextlib.__file__:
+            inner = file
+        frame = frame.f_back
+    return False
 
 
 @contextlib.contextmanager

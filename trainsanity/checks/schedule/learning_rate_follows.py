@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
 
 from trainsanity.checks.schedule._schedule import RELATIVE
 from trainsanity.engine.registry import check
 from trainsanity.measurements.step.schedule import Schedule
 from trainsanity.measurements.step.steps import Recording
-from trainsanity.types import Cost, Finding, Measured
+from trainsanity.types import Cost, Finding, Measured, Severity
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
 
 
 @check(
@@ -18,7 +23,9 @@ from trainsanity.types import Cost, Finding, Measured
     cost=Cost.STEP,
     rules_out="learning rate",
 )
-def learning_rate_follows(schedule: Schedule, recording: Recording) -> Iterator[Measured | Finding]:
+def learning_rate_follows(
+    pipeline: Pipeline, schedule: Schedule, recording: Recording
+) -> Iterator[Measured | Finding]:
     """The optimizer uses the scheduled learning rate in every step.
 
     What it checks: the rates that the optimizer used in the recorded steps, the one that is set
@@ -27,21 +34,22 @@ def learning_rate_follows(schedule: Schedule, recording: Recording) -> Iterator[
 
     Why it matters: a scheduler that is stepped once per micro-batch or once per process runs
     through warm-up and decay that many times too fast; one that was built for another number of
-    steps ends too early or never; an optimizer that was built with another rate trains at that.
+    steps ends too early or never.
 
     How it is measured: the rates are read from the optimizer's parameter groups during the
     Trainer's own steps, the curve from the scheduler's own function; the expectation comes from
     the arguments alone.  They are the same double-precision operations, so only rounding is
-    allowed.  Groups with different rates of their own (layer by layer, or for the head) are each
-    held against the curve at their own scale.
+    allowed.  The schedule multiplies the rate that a parameter group was built with, so an
+    optimizer of the user's own is held against the curve at its own rate, and groups with different
+    rates (layer by layer, or for the head) each at theirs.  `learning_rate` is unused there: where
+    it was given for an optimizer of the same class and says another rate, that is a warning.
 
     How to fix: step the scheduler once per optimizer step (the Trainer does; a callback or an
     overridden ``training_step`` should not), do not hand it to ``accelerator.prepare`` with
     ``split_batches=False`` when it already counts global steps, and let ``learning_rate`` and the
     optimizer's own ``lr`` agree.
 
-    Known false alarms: schedulers with a state beyond the step count are skipped; an optimizer
-    that was built with one rate, other than the arguments', on purpose.
+    Known false alarms: none known; schedulers with a state beyond the step count are skipped.
 
     References: huggingface/accelerate#2142, huggingface/accelerate#963,
     huggingface/transformers#26827.
@@ -54,12 +62,13 @@ def learning_rate_follows(schedule: Schedule, recording: Recording) -> Iterator[
              if not _equal(seen, asked)]  # fmt: skip
     curve = recording.curve or {}
     scale = _scale(schedule, recording, 0)
+    scaled = replace(schedule, curve={k: scale * rate for k, rate in schedule.curve.items()})
     bent = [k for k, rate in curve.items()
-            if k in schedule.curve and not _equal(rate, scale * schedule.curve[k])]  # fmt: skip
+            if k in scaled.curve and not _equal(rate, scaled.curve[k])]  # fmt: skip
     if wrong or bent:
         k = (wrong or bent)[0]
-        seen, asked = (used[k], planned[k]) if wrong else (curve[k], scale * schedule.curve[k])
-        cause, fix = _why(used, planned, curve, schedule, bool(wrong and not bent))
+        seen, asked = (used[k], planned[k]) if wrong else (curve[k], scaled.curve[k])
+        cause, fix = _why(used, planned, curve, scaled, bool(wrong and not bent))
         whose = "has the learning rate" if wrong else "is planned by the scheduler in use for"
         yield Finding(
             f"optimizer step {k + 1} {whose} {seen:.4g}; the arguments give {asked:.4g} there",
@@ -69,6 +78,20 @@ def learning_rate_follows(schedule: Schedule, recording: Recording) -> Iterator[
             where=f"step {k + 1}" + (f", parameter group {group + 1}" if len(groups) > 1 else ""),
             cause=cause,
             fix=fix,
+        )
+    elif (unused := _unused(pipeline.args, schedule, recording)) is not None:
+        rate = recording.peaks[0]
+        yield Finding(
+            f"the optimizer was built with the learning rate {rate:.4g}; learning_rate of the "
+            f"arguments is {unused:.4g} and is not used",
+            observed=rate,
+            expected=unused,
+            factor=rate / unused if unused else None,
+            where=f"optimizer {recording.optimizer}",
+            cause="the Trainer uses learning_rate only for an optimizer that it builds itself",
+            fix="give the optimizer the rate of TrainingArguments.learning_rate, or let the "
+            "Trainer build it",
+            severity=Severity.WARNING,
         )
     several = f" in the first of {len(groups)} groups" if len(groups) > 1 else ""
     told = ", ".join(f"{rate:.3g} in step {k}" for k, rate in enumerate(groups[0][0], 1))
@@ -82,10 +105,27 @@ def _groups(recording: Recording) -> int:
 
 
 def _scale(schedule: Schedule, recording: Recording, group: int) -> float:
-    """Return a group's own rate over the arguments' one; 1 where all groups have the same."""
-    if _groups(recording) == 1 or not schedule.rate > 0:
+    """Return a group's own rate over the schedule's; 1 if no group has any."""
+    if not schedule.rate > 0 or not any(rate > 0 for rate in recording.peaks):
         return 1.0
     return recording.peaks[group] / schedule.rate
+
+
+def _unused(args: Any, schedule: Schedule, recording: Recording) -> float | None:
+    """Return ``learning_rate`` if it was given for such an optimizer and is not what that has.
+
+    A rate that was left at its default says nothing, one for AdamW nothing of gradient descent.
+    """
+    if not schedule.rate > 0 or _groups(recording) != 1:
+        return None
+    asked = float(args.learning_rate)
+    defaults = {field.name: field.default for field in fields(args)}
+    kind = str(getattr(args.optim, "value", args.optim))  # adamw_torch, sgd
+    if asked == defaults.get("learning_rate") or not recording.optimizer:
+        return None
+    if not kind.startswith(recording.optimizer.lower()) or _equal(recording.peaks[0], asked):
+        return None
+    return asked
 
 
 def _used_and_planned(
@@ -136,10 +176,9 @@ def _why(
         )
     if ratios and all(_equal(ratio, ratios[0]) for ratio in ratios):
         return (
-            f"every rate is {ratios[0]:.4g} x that of the arguments: the optimizer was built with "
-            "another learning rate",
-            "give the optimizer the rate of TrainingArguments.learning_rate, or let the Trainer "
-            "build it",
+            f"every rate is {ratios[0]:.4g} x the optimizer's own times the schedule of the "
+            "arguments: something multiplies it once more",
+            "let the Trainer build the scheduler, and set no rate in the optimizer's groups",
         )
     return (
         "the scheduler was built for other numbers of warm-up or training steps than the run's: "

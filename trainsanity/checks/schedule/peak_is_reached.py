@@ -23,7 +23,8 @@ EARLY = (2, 10, 20, 100)
 def peak_is_reached(pipeline: Pipeline, schedule: Schedule) -> Iterator[Measured | Finding]:
     """The run reaches its peak learning rate.
 
-    What it checks: the highest rate of the simulated schedule against ``learning_rate``.
+    What it checks: the highest rate of the simulated schedule against ``learning_rate``, or, where
+    the user built the optimizer, against the rate that it was built with.
 
     Why it matters: with a warm-up that is as long as the run, because the data shrank or the batch
     grew, the model trains at a fraction of the rate and seems not to learn.
@@ -38,7 +39,7 @@ def peak_is_reached(pipeline: Pipeline, schedule: Schedule) -> Iterator[Measured
 
     References: ``transformers.get_scheduler``.
     """
-    peak = pipeline.args.learning_rate
+    peak = schedule.rate or pipeline.args.learning_rate
     broken = [k for k, rate in schedule.curve.items() if not math.isfinite(rate)]
     if broken or not 0 < peak < math.inf:
         k = broken[0] if broken else 0

@@ -124,8 +124,10 @@ def new_tokens(pipeline: Pipeline, batch: Batch) -> NewTokens:
     Raises:
         Skip: nothing shows that tokens were added.
     """
+    import torch
+
     model, tokenizer = pipeline.model, pipeline.tokenizer
-    if tokenizer is None:
+    if tokenizer is None or not hasattr(tokenizer, "added_tokens_decoder"):
         raise Skip("this pipeline has no tokenizer")
     base = unwrapped(model)
     folder = checkpoint_folder(getattr(base, "config", None))
@@ -143,13 +145,27 @@ def new_tokens(pipeline: Pipeline, batch: Batch) -> NewTokens:
         new = {i: token for i, token in added.items() if before.get(i) != token}
     if not new:
         raise Skip("the tokenizer has no token that the checkpoint's does not have")
-    seen = {int(one) for micro in batch for one in micro.inputs["input_ids"].unique().tolist()}
+    seen = {int(one) for micro in batch if torch.is_tensor(micro.inputs.get("input_ids"))
+            for one in micro.inputs["input_ids"].unique().tolist()}  # fmt: skip
     tokens = {i: token for i, token in new.items() if i in seen and i != tokenizer.pad_token_id}
-    inputs, outputs = base.get_input_embeddings(), base.get_output_embeddings()
+    inputs, outputs = _embeddings(base)
+    if inputs is None:
+        raise Skip("the model does not show its input embedding")
     tied = outputs is not None and base_weight(inputs) is base_weight(outputs)
     trained = _trained(inputs, tokens, active_adapters(model))
     head = None if outputs is None else _trained(outputs, tokens, active_adapters(model))
     return NewTokens(tokens, since, trained, trained if tied else head)
+
+
+def _embeddings(base: Any) -> tuple[Any, Any]:
+    """Return the input and the output embedding; None for one that the model does not show."""
+    found = []
+    for name in ("get_input_embeddings", "get_output_embeddings"):
+        try:
+            found.append(getattr(base, name)())
+        except (AttributeError, NotImplementedError):
+            found.append(None)
+    return found[0], found[1]
 
 
 def _known_before(folder: Path) -> dict[int, str] | None:
@@ -174,9 +190,7 @@ def _known_before(folder: Path) -> dict[int, str] | None:
 def _stored_rows(folder: Path, base: Any) -> int | None:
     from safetensors import safe_open
 
-    layer = base.get_input_embeddings()
-    size = embedding_rows(base)
-    if size is None or layer is None:
+    if embedding_rows(base) is None:
         return None
     names = {name for name in tensor_names(folder) if name.endswith(("embed_tokens.weight",
              "wte.weight", "word_embeddings.weight"))}  # fmt: skip
@@ -219,10 +233,9 @@ def tied_weights(pipeline: Pipeline, adapters: Adapters) -> TiedWeights:
     Raises:
         Skip: the config ties nothing, or there is no output embedding.
     """
-    base = unwrapped(pipeline.model)
     if not getattr(pipeline.config, "tie_word_embeddings", False):
         raise Skip("the config ties no weights")
-    inputs, outputs = base.get_input_embeddings(), base.get_output_embeddings()
+    inputs, outputs = _embeddings(unwrapped(pipeline.model))
     if inputs is None or outputs is None:
         raise Skip("the model has no output embedding")
     sides = [_copies(layer, adapters.active) for layer in (inputs, outputs)]

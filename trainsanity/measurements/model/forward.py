@@ -15,12 +15,16 @@ from trainsanity.measurements.batches.batch import Batch, quiet
 from trainsanity.measurements.batches.special_tokens import align_special_tokens
 from trainsanity.measurements.model.head import Pooled, find_head, watched
 from trainsanity.objectives.base import Objective, require_single_label
+from trainsanity.pipeline import unwrapped
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from trainsanity.pipeline import Pipeline
+
+
+DECODER_INPUTS = ("decoder_input_ids", "decoder_inputs_embeds")
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +84,22 @@ def forward(pipeline: Pipeline, batch: Batch) -> Forward:
 def without_labels(inputs: dict[str, Any]) -> dict[str, Any]:
     """The model's inputs alone."""
     return {key: value for key, value in inputs.items() if key != "labels"}
+
+
+def predicting(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Return inputs without labels, with which the model predicts what it is trained on.
+
+    An encoder-decoder is given the targets before each; some make these of the labels, inside
+    their forward or, with a collator that knows the model, before it.
+    """
+    import torch
+
+    found, labels = without_labels(inputs), inputs.get("labels")
+    make = getattr(unwrapped(model), "prepare_decoder_input_ids_from_labels", None)
+    given = any(found.get(name) is not None for name in DECODER_INPUTS)
+    if callable(make) and not given and torch.is_tensor(labels):
+        found["decoder_input_ids"] = make(labels=labels)
+    return found
 
 
 @contextmanager

@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
 from trainsanity.isolation.snapshot import preserved
-from trainsanity.measurements.batches.batch import Batch, quiet
-from trainsanity.measurements.batches.special_tokens import align_special_tokens
+from trainsanity.isolation.time_limit import deferred
+from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.model.adapters import Adapters, base_weight, is_tuner
+from trainsanity.measurements.model.forward import as_trained, predicting
 from trainsanity.measurements.model.placement import not_in_memory
 from trainsanity.types import Cost, Skip
 
@@ -67,11 +69,14 @@ def merged(pipeline: Pipeline, adapters: Adapters, batch: Batch) -> Merged:
         raise Skip("what this kind of adapter merges are modules, and no weights")
     if not all(_is_float(layer) for layer in layers):
         raise Skip("the base weights are quantized, and merging rounds them")
-    inputs = {name: value[:ROWS] for name, value in batch.micro_batches[0].inputs.items()
-              if name in ("input_ids", "attention_mask", "token_type_ids")}  # fmt: skip
-    with preserved(pipeline, weights=True), quiet(pipeline), torch.no_grad(), _unmerged(layers):
-        align_special_tokens(pipeline)  # a head that pools looks for PAD
-        model.eval()
+    inputs = _first_rows(predicting(model, batch.micro_batches[0].inputs))
+    # Weights of several dtypes meet under autocast alone, which rounds more than merging does.
+    mixed = len({p.dtype for p in model.parameters() if p.is_floating_point()}) > 1
+    with (
+        preserved(pipeline, weights=True),
+        _unmerged(layers),
+        as_trained(pipeline, autocast=mixed),
+    ):
         before = _logits(model, inputs)
         generator = torch.Generator().manual_seed(0)
 
@@ -82,13 +87,14 @@ def merged(pipeline: Pipeline, adapters: Adapters, batch: Batch) -> Merged:
             weight.add_(normal(weight) * (float(weight.float().std(correction=0)) or SMALL))
         both = _logits(model, inputs)
         try:
-            model.merge_adapter()
+            with torch.autocast(pipeline.device.type, enabled=False):
+                model.merge_adapter()
         except (NotImplementedError, ValueError, AttributeError, TypeError) as error:
             raise Skip(f"PEFT does not merge this kind of adapter: {error}") from error
         together = _logits(model, inputs)
         for layer in layers:
             weight = base_weight(layer)
-            last_place = torch.finfo(weight.dtype).eps * weight.abs()
+            last_place = _eps(weight) * weight.abs()
             weight.add_(normal(weight).sign() * last_place)
         rounded = _logits(model, inputs)
 
@@ -103,29 +109,36 @@ def merged(pipeline: Pipeline, adapters: Adapters, batch: Batch) -> Merged:
     )
 
 
-class _unmerged:  # noqa: N801 - a context manager
+NOTED = ("merged_adapters", "_caches")
+
+
+@contextmanager
+def _unmerged(layers: list[Any]) -> Iterator[None]:
     """Put back what PEFT notes of merging; the weights are put back by others."""
+    state = [
+        (layer, name, copy.copy(vars(layer)[name]))
+        for layer in layers
+        for name in NOTED
+        if name in vars(layer)
+    ]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        with deferred():
+            for layer, name, value in state:
+                setattr(layer, name, value)
 
-    NOTED = ("merged_adapters", "_caches")
 
-    def __init__(self, layers: list[Any]) -> None:
-        self.layers = layers
+def _eps(weight: Any) -> float:
+    """Return the last place, relative, of what a product is made with."""
+    import torch
 
-    def __enter__(self) -> None:
-        self.state = [
-            (layer, name, copy.copy(vars(layer)[name]))
-            for layer in self.layers
-            for name in self.NOTED
-            if name in vars(layer)
-        ]
-        self.filters = warnings.catch_warnings()
-        self.filters.__enter__()
-        warnings.simplefilter("ignore")
-
-    def __exit__(self, *error: Any) -> None:
-        for layer, name, value in self.state:
-            setattr(layer, name, value)
-        self.filters.__exit__(*error)
+    dtypes = [weight.dtype]
+    if torch.is_autocast_enabled(weight.device.type):
+        dtypes.append(torch.get_autocast_dtype(weight.device.type))
+    return max(float(torch.finfo(dtype).eps) for dtype in dtypes)
 
 
 def _logits(model: Any, inputs: dict[str, Any]) -> Any:
@@ -133,6 +146,16 @@ def _logits(model: Any, inputs: dict[str, Any]) -> Any:
     if found is None:
         raise Skip("the model returns no logits")
     return found.float()
+
+
+def _first_rows(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Return the first rows of all inputs; all rows where the inputs do not go by row."""
+    import torch
+
+    counts = {len(v) for v in inputs.values() if torch.is_tensor(v) and v.dim()}
+    if len(counts) != 1 or not all(torch.is_tensor(v) and v.dim() for v in inputs.values()):
+        return inputs
+    return {name: value[:ROWS] for name, value in inputs.items()}
 
 
 def _weights(layers: list[Any], active: list[str]) -> Iterator[Any]:

@@ -208,6 +208,7 @@ def note_rates(seen: Recording, optimizer: Any) -> None:
     groups = optimizer.param_groups
     seen.steps[-1].rates = [group["lr"] for group in groups]
     seen.peaks = [float(group.get("initial_lr", group["lr"])) for group in groups]
+    seen.optimizer = type(getattr(optimizer, "optimizer", optimizer)).__name__
 
 
 def note_held(pipeline: Pipeline, seen: Recording, moment: str) -> None:

@@ -22,6 +22,7 @@ from trainsanity.isolation.random_states import set_torch_states
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.batches.special_tokens import align_special_tokens
+from trainsanity.measurements.model.forward import predicting
 from trainsanity.measurements.model.head import Pooled
 from trainsanity.measurements.model.items import with_prompt
 from trainsanity.measurements.step.hooks import AddedHook, hooked, put_back
@@ -226,8 +227,7 @@ def logits_again(pipeline: Pipeline, micro: MicroStep) -> Tensor:
     """
     set_torch_states(*micro.random_state)
     put_back(micro.buffers)
-    inputs = {name: value for name, value in micro.inputs.items() if name != "labels"}
-    inputs = beside_model(pipeline, inputs)
+    inputs = beside_model(pipeline, predicting(pipeline.model, micro.inputs))
     with autocast(pipeline):
         output = pipeline.model(**inputs)
     logits: Tensor | None = getattr(output, "logits", None)

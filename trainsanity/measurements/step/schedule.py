@@ -23,7 +23,8 @@ class Schedule:
         max_steps: optimizer steps planned.
         warmup_steps: steps of warm-up.
         curve: step to learning rate.
-        rate: ``learning_rate`` of the arguments; 0 for a custom training loop, which has none.
+        rate: what the curve multiplies: the rate of an optimizer that the user built, else
+            ``learning_rate`` of the arguments; 0 for a custom training loop, which has none.
     """
 
     max_steps: int
@@ -51,7 +52,8 @@ def schedule(pipeline: Pipeline) -> Schedule:
     args = trainer.args
     max_steps = planned_steps(pipeline)
     warmup = args.get_warmup_steps(max_steps)
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
+    rate = _rate(trainer.optimizer, args)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate)
     scheduler = get_scheduler(
         args.lr_scheduler_type,
         optimizer=optimizer,
@@ -63,7 +65,20 @@ def schedule(pipeline: Pipeline) -> Schedule:
         raise Skip(f"{args.lr_scheduler_type} depends on more than the step: it is not simulated")
     curve = curve_of(scheduler, args, max_steps)
     assert curve is not None
-    return Schedule(max_steps, warmup, curve, args.learning_rate)
+    return Schedule(max_steps, warmup, curve, rate)
+
+
+def _rate(optimizer: Any, args: Any) -> float:
+    """Return the rate that the schedule multiplies.
+
+    The Trainer's scheduler multiplies what the optimizer was built with; ``learning_rate`` is used
+    only where the Trainer builds the optimizer.
+    """
+    if optimizer is None:
+        return float(args.learning_rate)
+    group = optimizer.param_groups[0]
+    # A rate of 0 is held against the arguments: nothing would be trained.
+    return float(group.get("initial_lr", group["lr"])) or float(args.learning_rate)
 
 
 def _of_loop(pipeline: Pipeline) -> Schedule:

@@ -123,6 +123,7 @@ class Recording:
         next_learning_rate: what the scheduler set for the step after the last.
         next_rates: the same for each parameter group.
         peaks: the rate that each group was built with.
+        optimizer: the name of its class.
         curve: learning rates of the scheduler in use, by step counted from 0; None if it has none
             that depends on the step alone.
         max_steps: optimizer steps that the Trainer plans; 0 if nobody does.
@@ -156,6 +157,7 @@ class Recording:
     next_learning_rate: float = float("nan")
     next_rates: list[float] = field(default_factory=list)
     peaks: list[float] = field(default_factory=list)
+    optimizer: str = ""
     curve: dict[int, float] | None = None
     max_steps: int = 0
     update: Update = field(default_factory=Update)
