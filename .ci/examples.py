@@ -1,5 +1,7 @@
 """Write trainsanity/report/examples.json: what each check says of the first fault that it catches.
 
+A check that catches none says it of the first that it warns of.
+
 With codes as arguments only those are made anew.  `pytest tests/test_faults.py` compares: what a
 fault makes its checks say is what stands there, numbers aside.
 """
@@ -60,6 +62,8 @@ def main() -> None:
     new, problems = {}, []
     for check in registry().all():
         catching = [fault for fault in all_faults() if check.name in fault.caught_by]
+        # All that it finds may be warnings.
+        catching = catching or [fault for fault in all_faults() if check.name in fault.warned_by]
         own = [fault for fault in catching if fault.stage == check.stage]
         first = next(iter([*own, *catching]), None)
         if sys.argv[1:] and check.code not in sys.argv[1:] and check.code in old:

@@ -12,6 +12,7 @@ from tests.checks.bounds import case, expected
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, STANDARD_ERRORS, logits_difference
 from trainsanity.measurements.batches.padding import PaddingTimes
 from trainsanity.measurements.model.companions import Companions
+from trainsanity.measurements.model.merging import Merged
 from trainsanity.measurements.model.packed import Packed
 from trainsanity.measurements.model.raised import Precision
 
@@ -190,6 +191,12 @@ def one_row_where_shapes_differ(get, share):
 @case("model.padding_is_not_pooled")
 def one_row_where_shapes_differ_by_a_fault(get, share):
     return without_padding(1.0, share * 32 * ROUNDED * 4.0)
+
+
+@case("model.merged_equals_unmerged")
+def one_logit_of_the_merged(get, share):
+    noise = 1e-4
+    return {"merged": Merged(share * MARGIN * noise, noise, 1e6 * noise, 4.0)}
 
 
 def moved_logits(look, by):

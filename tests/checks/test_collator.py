@@ -67,9 +67,13 @@ WITHOUT_CASE = {
     "stop_outside_the_mask",
     "response_key_not_found",
     "labels_by_prefix",
+    "declared_and_not_masked",
+    "some_spans_begin_later",
+    "bytes_for_pixels",
+    "pictures_rescaled_twice",
 }
-"""Faults of settings and columns, and of labels that are judged by the training rows themselves,
-whole conversations: no choice of rows makes them smaller."""
+"""Faults of settings and columns, of labels that are judged by the training rows themselves, whole
+conversations, and of pixels: no choice of rows makes them smaller."""
 
 
 def test_every_fault_has_its_smallest_case():
@@ -250,12 +254,16 @@ def test_several_labels_a_row_may_be_tensors():
     assert [result.status for result in report.results] == [Status.PASS, Status.PASS]
 
 
-def test_packed_rows_are_skipped_with_the_reason():
+def test_packed_rows_are_found_one_behind_the_other_and_have_no_mask_to_judge():
     pipeline = PipelineSpec("flat", CONTROLS["flattening"].build).make()
-    result = run_one("collator.rows_recovered", pipeline)
-    assert result.status is Status.SKIP
+    report = run(pipeline, registry().select(["TS302", "TS301"]))
+    mask, recovered = sorted(report.results, key=lambda result: result.check.code)
     size = pipeline.args.per_device_train_batch_size
-    assert result.reason == f"the collator packs {size} rows into 1: there is no padding"
+    rows = size * pipeline.args.gradient_accumulation_steps
+    assert recovered.status is Status.PASS
+    assert recovered.message.startswith(f"{rows} of {rows} rows of the first step come out whole")
+    assert mask.status is Status.SKIP
+    assert mask.reason == f"the collator packs {size} rows into 1: there is no padding"
 
 
 def masked_language_model(**settings):
@@ -282,12 +290,21 @@ def masked_language_model(**settings):
     )
 
 
-OF_CONVERSATIONS = {
-    "collator.rows_have_targets",
-    "collator.targets_fit_messages",
-    "collator.stop_is_taught",
+OF_CONVERSATIONS = dict.fromkeys(
+    (
+        "collator.rows_have_targets",
+        "collator.targets_fit_messages",
+        "collator.stop_is_taught",
+        "collator.spans_are_alike",
+        "collator.supervision_is_declared",
+    ),
+    "documents are looked for where a causal language model is trained",
+)
+OF_PICTURES = {
+    "collator.pixels_are_normalised": "the pipeline has no image processor that tells the range of "
+    "pixels"
 }
-"""Checks of the targets of causal language models."""
+"""Checks of the targets of causal language models, and of pixels, with why they skip elsewhere."""
 
 
 @pytest.mark.parametrize("seed", [None, 7])
@@ -296,10 +313,7 @@ def test_tokens_masked_at_random_are_recovered_and_repeated(seed):
     pipeline = Pipeline.from_trainer(masked_language_model(seed=seed))
     report = run(pipeline, registry().select(["collator"]))
     skipped = {r.check.name: r.reason for r in report.results if r.status is Status.SKIP}
-    assert set(skipped) == OF_CONVERSATIONS
-    assert set(skipped.values()) == {
-        "documents are looked for where a causal language model is trained"
-    }
+    assert skipped == OF_CONVERSATIONS | OF_PICTURES
     rest = [result for result in report.results if result.check.name not in skipped]
     assert {result.status for result in rest} == {Status.PASS}
     assert pipeline.data_collator.generator is None

@@ -5,9 +5,11 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from trainsanity.engine.registry import registry
 from trainsanity.maths.alignment import Placement
+from trainsanity.measurements.batches.batch import Batch
 from trainsanity.types import Finding, Severity
 
 EOS = 151_645
@@ -56,10 +58,13 @@ def test_an_id_that_nothing_uses_is_a_warning(name, own, generates, severity):
 @pytest.mark.parametrize("start", [0, 2])
 def test_the_side_of_the_padding_by_the_batch_and_by_the_rows_masks(side, stored, start):
     row = {"input_ids": [5, 6, 7]} | ({"attention_mask": stored} if stored else {})
-    micro = SimpleNamespace(rows=[row], placements=[Placement(start, 3, 5)])
+    inputs = {"input_ids": torch.full((1, 5), 5)}
+    micro = SimpleNamespace(
+        rows=[row], inputs=inputs, of_tokens=True, placements=[Placement(start, 3, 5)]
+    )
     fn = registry().get("tokenizer.padding_side").fn
     found = fn(
-        pipeline=SimpleNamespace(tokenizer=SimpleNamespace(padding_side=side)), batch=[micro]
+        pipeline=SimpleNamespace(tokenizer=SimpleNamespace(padding_side=side)), batch=Batch([micro])
     )
     padded = {"left": start > 0 or stored == [0, 1, 1], "right": start < 2 or stored == [1, 1, 0]}
     other = "right" if side == "left" else "left"

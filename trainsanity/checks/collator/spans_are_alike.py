@@ -111,7 +111,7 @@ def spans_are_alike(
         + (
             f"of their {supervised.spans:,} runs {'; '.join(parts)}"
             if parts
-            else f"{supervised.spans:,} runs of them stand behind something that is none"
+            else f"{len(parts)} of 2 borders of their {supervised.spans:,} runs follow a rule"
         ),
         shares,
     )

@@ -87,9 +87,9 @@ def conversations_are_usable(talks: Talks) -> Iterator[Measured | Finding]:
         )
     roles = ", ".join(f"{n} {role}" for role, n in sorted(talks.roles.items())) or "texts alone"
     yield Measured(
-        f"{talks.rows} rows hold messages ({roles}); {len(set(talks.without))} of them have none, "
-        f"{len(set(talks.empty))} an empty answer, {len(talks.unanswered)} unknown roles alone; "
-        f"the template raises on {len(talks.refused)}",
+        f"of {talks.rows} rows ({roles}) {len(set(talks.without))} lack messages, "
+        f"{len(set(talks.empty))} have an empty answer, {len(talks.unanswered)} unknown roles "
+        f"alone; the template raises on {len(talks.refused)}",
         len(set(talks.without)) + len(set(talks.empty)) + len(talks.unanswered),
         0,
     )

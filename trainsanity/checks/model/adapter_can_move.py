@@ -100,7 +100,7 @@ def adapter_can_move(adapters: Adapters) -> Iterator[Measured | Finding]:
     kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(adapters.kinds.items()))
     yield Measured(
         f"{adapters.trainable} of {own} tensors of the active adapter ({names}) are trainable; "
-        f"{still} of its {adapters.layers} layers ({kinds or 'none'}) cannot move",
+        f"{still} of its {adapters.layers} layers ({kinds or 'no layer'}) cannot move",
         still,
         0,
     )

@@ -82,7 +82,7 @@ def adapter_fits_base(pipeline: Pipeline, adapters: Adapters) -> Iterator[Measur
     )
     yield Measured(
         f"PEFT warned {len(missing)} times of missing keys of the adapter "
-        f"({', '.join(adapters.active) or 'none active'}); {compared}",
+        f"({', '.join(adapters.active) or '0 active'}); {compared}",
         len(missing) + len(base.differ if base else ()),
         0,
     )

@@ -117,19 +117,27 @@ class Batch:
         if self.made_up:
             raise Skip("the collator hands its rows on as they are: the Trainer makes the batches")
 
-    def require_tokens(self) -> None:
-        """Stop what asks about token ids, and about how the collator lays them out.
+    def require_ids(self) -> None:
+        """Stop what asks about the token ids of the batch.
 
         Raises:
-            Skip: the batch or its rows hold none.
+            Skip: the batch has none.
         """
         self.require_made()
         for micro in self:
             if IDS not in micro.inputs:
                 raise Skip(f"the batch has no input_ids (it has {', '.join(micro.inputs)})")
-            if not micro.of_tokens:
-                raise Skip("the collator is given rows without token ids: they are not compared "
-                           "with the batch")  # fmt: skip
+
+    def require_tokens(self) -> None:
+        """Stop what asks how the collator lays token ids of its rows out.
+
+        Raises:
+            Skip: the batch or its rows hold none.
+        """
+        self.require_ids()
+        if not self.of_tokens:
+            raise Skip("the collator is given rows without token ids: they are not compared with "
+                       "the batch")  # fmt: skip
 
     @property
     def lengths(self) -> list[int]:

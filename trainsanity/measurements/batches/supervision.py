@@ -74,10 +74,11 @@ class Supervision:
 @measurement(Cost.STATIC)
 def supervision(pipeline: Pipeline, batch: Batch) -> Supervision:
     """Read mask and labels position by position."""
-    batch.require_tokens()
+    batch.require_ids()  # the rows may be texts: the batch alone is read
     micro = batch.micro_batches[0]
     labels = micro.inputs.get("labels")
-    if labels is None or objective_of(pipeline).name in (SINGLE_LABEL, MULTI_LABEL, REGRESSION):
+    a_row = objective_of(pipeline).name in (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
+    if labels is None or labels.ndim < 2 or a_row:
         given = [None] * len(micro.inputs["input_ids"]) if labels is None else labels.tolist()
         rows = [
             Row(_tokens(pipeline, micro, i, None), _label_text(pipeline, label), _counted(label))
