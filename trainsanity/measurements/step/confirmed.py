@@ -184,6 +184,18 @@ def owner_of_the_loss(pipeline: Pipeline) -> str:
     return ""
 
 
+def own_class(trainer: Any) -> str:
+    """Return the class of the user's own that a library's Trainer was made into; empty if none.
+
+    A loss that was put on the Trainer itself is named, too.
+    """
+    instance = [name for name, value in vars(trainer).items() if "loss" in name and callable(value)]
+    for cls in type(trainer).__mro__:
+        if cls.__module__.partition(".")[0] not in (*LIBRARIES, "builtins", "typing", "abc"):
+            return f"{cls.__module__}.{cls.__qualname__}"
+    return instance[0] if instance else ""
+
+
 def _unwrapped(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 

@@ -21,6 +21,7 @@ from trainsanity.isolation.random_states import global_random_states
 from trainsanity.isolation.snapshot import restored
 from trainsanity.measurements.step.hooks import buffers_of, put_back
 from trainsanity.measurements.step.policy_passes import ask_policy
+from trainsanity.measurements.step.preference import ask_preference
 from trainsanity.measurements.step.rearranged import rearrange
 from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.unused import unused_parameters
@@ -178,6 +179,9 @@ def ask_again(trainer: Any, recording: Recording) -> Own:
 
             recording.rearranged = rearrange(trainer, again[0].inputs, gradient, own.eps)
             recording.policy = ask_policy(trainer, again[0].inputs, gradient, own.eps)
+            recording.preference = ask_preference(
+                trainer, again[0].inputs, recording.first.micro_steps[0].rows
+            )
             if trainer.args.world_size == 1:
 
                 def loss_and_gradient() -> Tensor:

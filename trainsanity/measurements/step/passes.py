@@ -23,12 +23,16 @@ class Pass:
         ids: the token ids, ``[B, L]`` on the CPU.
         logps: log-probability of each token after the first, ``[B, L - 1]`` float32 on the CPU.
         graded: whether a gradient flows back into it.
+        root: what the model returned, with its gradient; None unless it was asked for.
+        live: the log-probabilities as a function of it, where they were computed.
     """
 
     module: Any
     ids: Tensor
     logps: Tensor
     graded: bool
+    root: Any = None
+    live: Any = None
 
 
 @dataclass
@@ -60,8 +64,12 @@ def inner(model: Any) -> Any:
 
 
 @contextlib.contextmanager
-def passes_seen() -> Iterator[list[Pass]]:
-    """Watch every outermost call of a module that is given token ids and returns predictions."""
+def passes_seen(*, live: bool = False) -> Iterator[list[Pass]]:
+    """Watch every outermost call of a module that is given token ids and returns predictions.
+
+    Args:
+        live: whether to keep what it returned, too, for gradients with respect to that.
+    """
     import torch
     from torch.nn.modules.module import (
         register_module_forward_hook,
@@ -83,10 +91,14 @@ def passes_seen() -> Iterator[list[Pass]]:
         ids = named.get("input_ids", next(iter(inputs), None))
         if not torch.is_tensor(ids) or ids.dim() != 2 or ids.is_floating_point():
             return
-        values = _log_probabilities(output, ids)
+        root = _first_float(output)
+        values = _log_probabilities(root.detach() if torch.is_tensor(root) else root, ids)
         if values is not None:
-            graded = torch.is_grad_enabled() and _first_float(output).requires_grad
-            seen.append(Pass(inner(module), ids.detach().cpu(), values, graded))
+            graded = torch.is_grad_enabled() and root.requires_grad
+            one = Pass(inner(module), ids.detach().cpu(), values.cpu(), graded)
+            if live:
+                one.root, one.live = root, _log_probabilities(root, ids)
+            seen.append(one)
 
     handles: list[Any] = []
     try:
@@ -110,24 +122,22 @@ def _first_float(output: Any) -> Any:
     return output[0] if isinstance(output, tuple | list) else output
 
 
-def _log_probabilities(output: Any, ids: Tensor) -> Tensor | None:
-    """Return log-probabilities of the tokens after the first, from whatever the model returned."""
+def _log_probabilities(values: Any, ids: Tensor) -> Tensor | None:
+    """Return log-probabilities of the tokens after the first, from what the model returned."""
     import torch
 
-    values = _first_float(output)
     if not torch.is_tensor(values) or not values.is_floating_point():
         return None
-    values = values.detach()
     if values.dim() == 2 and values.shape[0] == len(ids):  # TRL's fused head
         width = ids.shape[1] - 1
-        return values[:, -width:].float().cpu() if values.shape[1] >= width else None
+        return values[:, -width:].float() if values.shape[1] >= width else None
     if values.dim() != 3 or values.shape[0] != len(ids):
         return None
     values = values[:, -ids.shape[1] :]
     if values.shape[1] != ids.shape[1]:
         return None
     rows = [
-        logits[:-1].float().log_softmax(-1).gather(-1, row[1:, None].to(logits.device))[:, 0].cpu()
+        logits[:-1].float().log_softmax(-1).gather(-1, row[1:, None].to(logits.device))[:, 0]
         for logits, row in zip(values, ids, strict=True)
     ]
     return torch.stack(rows)

@@ -11,6 +11,7 @@ from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import drawn, quiet
 from trainsanity.measurements.step.passes import Pass, inner, passes_seen
 from trainsanity.measurements.step.policy_passes import Asker, Policy, compare, references_of
+from trainsanity.measurements.step.preference import Preference
 from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.types import Cost, Skip
@@ -36,6 +37,12 @@ def policy(pipeline: Pipeline, recording: Recording) -> Policy:
     if found.reason:
         raise Skip(found.reason)
     return found
+
+
+@measurement(Cost.STEP)
+def preference(recording: Recording) -> Preference:
+    """Return the loss of compared answers at weights beside the policy's."""
+    return recording.preference
 
 
 def _of_a_loop(pipeline: Pipeline) -> Policy:
