@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from trainsanity.checks.loss.formula_is_known import DECLARE
 from trainsanity.engine.registry import check
 from trainsanity.maths.factors import NAMING, name_factor
-from trainsanity.measurements.step.confirmed import own_class
+from trainsanity.measurements.step.owners import own_class
 from trainsanity.measurements.step.preference import Point, Preference
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.objectives.base import CUSTOM

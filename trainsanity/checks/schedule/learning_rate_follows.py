@@ -9,7 +9,14 @@ from trainsanity.checks.schedule._schedule import RELATIVE
 from trainsanity.engine.registry import check
 from trainsanity.measurements.step.schedule import Schedule
 from trainsanity.measurements.step.steps import Recording
-from trainsanity.types import Cost, Finding, Measured
+from trainsanity.types import Cost, Finding, Measured, Severity
+
+PREPARED = (
+    "accelerate steps a prepared scheduler once per process for each optimizer step, which is "
+    "right for a schedule whose length was multiplied by the number of processes, and for no other",
+    "count warm-up and training steps times accelerator.num_processes, or leave the scheduler out "
+    "of accelerator.prepare",
+)
 
 
 @check(
@@ -40,8 +47,10 @@ def learning_rate_follows(schedule: Schedule, recording: Recording) -> Iterator[
     ``split_batches=False`` when it already counts global steps, and let ``learning_rate`` and the
     optimizer's own ``lr`` agree.
 
-    Known false alarms: schedulers with a state beyond the step count are skipped; an optimizer
-    that was built with one rate, other than the arguments', on purpose.
+    Known false alarms: of a custom training loop in several processes a scheduler that accelerate
+    prepared is a warning, as its length may have been multiplied for that; schedulers with a state
+    beyond the step count are skipped; an optimizer that was built with one rate, other than the
+    arguments', on purpose.
 
     References: huggingface/accelerate#2142, huggingface/accelerate#963,
     huggingface/transformers#26827.
@@ -60,6 +69,9 @@ def learning_rate_follows(schedule: Schedule, recording: Recording) -> Iterator[
         k = (wrong or bent)[0]
         seen, asked = (used[k], planned[k]) if wrong else (curve[k], scale * schedule.curve[k])
         cause, fix = _why(used, planned, curve, schedule, bool(wrong and not bent))
+        meant = not group and _per_process(used, schedule)
+        if meant:
+            cause, fix = PREPARED
         whose = "has the learning rate" if wrong else "is planned by the scheduler in use for"
         yield Finding(
             f"optimizer step {k + 1} {whose} {seen:.4g}; the arguments give {asked:.4g} there",
@@ -69,11 +81,20 @@ def learning_rate_follows(schedule: Schedule, recording: Recording) -> Iterator[
             where=f"step {k + 1}" + (f", parameter group {group + 1}" if len(groups) > 1 else ""),
             cause=cause,
             fix=fix,
+            severity=Severity.WARNING if meant else Severity.FAILURE,
         )
     several = f" in the first of {len(groups)} groups" if len(groups) > 1 else ""
     told = ", ".join(f"{rate:.3g} in step {k}" for k, rate in enumerate(groups[0][0], 1))
     also = f"; {len(bent)} of {len(curve)} points of the scheduler's curve differ" if curve else ""
     yield Measured(f"learning rate{several} {told}{also}", *groups[0])
+
+
+def _per_process(used: list[float], schedule: Schedule) -> bool:
+    """Return whether every rate is the one of a scheduler that is stepped once per process."""
+    curve = schedule.per_process
+    return curve is not None and all(
+        _equal(rate, curve[k]) for k, rate in enumerate(used) if k in curve
+    )
 
 
 def _groups(recording: Recording) -> int:

@@ -99,7 +99,7 @@ def cases(
     columns = per_token(rows)
     choices = dict(settings or {})
     shapes = ("ragged", "whole", "equal") if ragged else ("equal",)
-    anchors = max((sum(t in markers for t in row["input_ids"]) for row in rows), default=0)
+    anchors = max((sum(t in markers for t in row.get("input_ids", ())) for row in rows), default=0)
     # A token before the markers, one behind them, and an end.
     least = anchors + 3 if anchors else 1
     sizes = st.one_of(
