@@ -98,7 +98,7 @@ def formula_is_known(pipeline: Pipeline, confirmed: Confirmed) -> Iterator[Measu
         drawn = math.isfinite(confirmed.redrawn)
         yield Finding(
             f"{confirmed.owner} draws random numbers of its own: with dropout off the same "
-            f"micro-batch has another loss at another draw, {confirmed.redrawn:.4f} for one"
+            f"micro-batch has another loss or gradient at another draw"
             if drawn
             else f"{confirmed.owner} returns {confirmed.loss:.4f} for a micro-batch; the formula "
             f"of {objective_of(pipeline).name} gives {confirmed.expected:.4f}, and no known "

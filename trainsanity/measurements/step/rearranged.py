@@ -114,14 +114,31 @@ def _ask_as_it_is(
 
     state = torch.get_rng_state()
     found.loss = _loss(trainer, inputs)
-    for seed in range(REDRAWN) if redraw else ():
-        torch.manual_seed(seed)
-        found.redrawn = _loss(trainer, inputs)
-        same = (MARGIN * found.eps + REDUCTIONS) * max(1.0, abs(found.loss))
-        if abs(found.redrawn - found.loss) > same:
-            found.draws = True
-            break
+    if redraw:
+        torch.set_rng_state(state)
+        first, pull = _loss_and_pull(trainer, inputs)
+        same = (MARGIN * found.eps + REDUCTIONS) * max(1.0, abs(first))
+        for seed in range(REDRAWN):
+            torch.manual_seed(seed)
+            found.redrawn, other = _loss_and_pull(trainer, inputs)
+            # A head that has learnt nothing gives all labels one loss, and other gradients; half
+            # the digits of a dtype are more than the order of sums takes.
+            apart = float((other - pull).norm()) > math.sqrt(found.eps) * float(pull.norm())
+            if abs(found.redrawn - first) > same or apart:
+                found.draws = True
+                break
     torch.set_rng_state(state)
+
+
+def _loss_and_pull(trainer: Any, inputs: Mapping[str, Any]) -> tuple[float, Tensor]:
+    """Return the loss and its gradient on the last trainable tensor, which the head has."""
+    import torch
+
+    last = [p for p in trainer.model.parameters() if p.requires_grad][-1]
+    with torch.enable_grad(), trainer.compute_loss_context_manager():
+        loss = trainer.compute_loss(trainer.model_wrapped, dict(inputs))
+    (pull,) = torch.autograd.grad(loss, last, allow_unused=True)
+    return float(loss.detach()), torch.zeros(1) if pull is None else pull.detach().double().cpu()
 
 
 def _ask_alone(trainer: Any, inputs: Any, size: int, found: Rearranged) -> None:
