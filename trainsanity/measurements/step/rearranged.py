@@ -121,9 +121,9 @@ def _ask_as_it_is(
         for seed in range(REDRAWN):
             torch.manual_seed(seed)
             found.redrawn, other = _loss_and_pull(trainer, inputs)
-            # A head that has learnt nothing gives all labels one loss, and other gradients; half
-            # the digits of a dtype are more than the order of sums takes.
-            apart = float((other - pull).norm()) > math.sqrt(found.eps) * float(pull.norm())
+            # A head that has learnt nothing gives all labels one loss, and other gradients.
+            share = MARGIN * found.eps + REDUCTIONS
+            apart = float((other - pull).norm()) > share * float(pull.norm())
             if abs(found.redrawn - first) > same or apart:
                 found.draws = True
                 break
