@@ -131,10 +131,12 @@ def _ask_as_it_is(
 
 
 def _loss_and_pull(trainer: Any, inputs: Mapping[str, Any]) -> tuple[float, Tensor]:
-    """Return the loss and its gradient on the last trainable tensor, which the head has."""
+    """Return the loss and its gradient on the last trainable matrix, which the head has."""
     import torch
 
-    last = [p for p in trainer.model.parameters() if p.requires_grad][-1]
+    # A bias has the sum over rows, which no exchange of labels changes.
+    trained = [p for p in trainer.model.parameters() if p.requires_grad]
+    last = next((p for p in reversed(trained) if p.dim() > 1), trained[-1])
     with torch.enable_grad(), trainer.compute_loss_context_manager():
         loss = trainer.compute_loss(trainer.model_wrapped, dict(inputs))
     (pull,) = torch.autograd.grad(loss, last, allow_unused=True)
