@@ -88,6 +88,7 @@ def _of(trainer: Any) -> Preference:
     return ask_preference(trainer, trainer.data_collator(rows), rows)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", CONFIRMED)
 def test_trl_computes_the_formula(name: str) -> None:
     """Value and gradient of TRL's loss are the formula's at both places."""

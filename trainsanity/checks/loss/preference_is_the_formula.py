@@ -21,7 +21,7 @@ from trainsanity.objectives.preference_formulas import (
     SMOOTHED,
     SUMMED,
 )
-from trainsanity.types import Cost, Finding, Measured, Severity, Skip
+from trainsanity.types import Cost, Finding, Judges, Measured, Severity, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -42,7 +42,7 @@ FIXES = {
     cost=Cost.STEP,
     requires=("loss.finite",),
     rules_out="preference loss",
-    judges="loss",
+    judges=Judges.LOSS,
 )
 def preference_is_the_formula(
     pipeline: Pipeline, preference: Preference, recording: Recording
