@@ -35,7 +35,7 @@ ALONE = {name: fault for name, fault in FAULTS.items() if fault.processes == 1}
 
 
 GATE = {"collator", "dataset", "gradient"}
-"""Stages whose checks are shown to fail wherever the tests run; `.ci/run` shows it for all."""
+"""Stages whose checks are shown to fail wherever tests run; `tox -e matrix` shows all."""
 
 
 def faults():

@@ -335,7 +335,10 @@ def embedding_rows(model: Any) -> int | None:
 def active_adapters(model: Any) -> list[str]:
     """Return the names of PEFT's adapters that take part in a forward."""
     active = getattr(model, "active_adapters", None) or getattr(model, "active_adapter", None)
-    active = active() if callable(active) else active
+    try:
+        active = active() if callable(active) else active
+    except (ValueError, ImportError):  # every model of transformers has the method
+        return []
     return [active] if isinstance(active, str) else list(active or ())
 
 

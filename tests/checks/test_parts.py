@@ -15,6 +15,7 @@ from trainsanity.checks.schedule.learning_rate_follows import _why
 from trainsanity.maths.alignment import Placement
 from trainsanity.measurements.model.rope import _scaling_error
 from trainsanity.measurements.step.schedule import Schedule
+from trainsanity.objectives.base import Objective
 from trainsanity.objectives.classification import SingleLabel
 
 
@@ -68,9 +69,10 @@ def test_who_may_want_keys_that_forward_does_not_name(is_open):
 
 
 def test_a_batch_without_labels_is_told_what_it_has():
-    def said(made, label_names=None):
-        trainer = SimpleNamespace(label_names=label_names)
-        session = SimpleNamespace(objective=SingleLabel())
+    def said(made, label_names=None, objective=None):
+        trainer = Trainer.__new__(Trainer)
+        trainer.label_names = label_names
+        session = SimpleNamespace(objective=objective or SingleLabel())
         return _wrong_labels(SimpleNamespace(session=session, trainer=trainer), made)
 
     inputs = {"input_ids": torch.ones(2, 3), "attention_mask": torch.ones(2, 3)}
@@ -78,6 +80,10 @@ def test_a_batch_without_labels_is_told_what_it_has():
     assert said({**inputs, "target": 1, "class": 2}) == "the batch has none, only class, target"
     assert said({**inputs, "target": 1}, ["target"]) is None
     assert said({**inputs, "target": 1}, ["other"]) == "the batch has none, only target"
+    # A model whose forward takes none: known heads take them, also where PEFT hides it.
+    assert said(inputs, []) == "the batch has none, only inputs"
+    assert said(inputs, [], Objective()) is None
+    assert said(inputs, ["labels"], Objective()) == "the batch has none, only inputs"
 
 
 def test_one_rate_is_enough_to_tell_another_peak():

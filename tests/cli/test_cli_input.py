@@ -139,14 +139,16 @@ def test_in_a_process_of_its_own_too(tmp_path: Path, complaint: Complaint, launc
     assert list(tmp_path.iterdir()) == []
 
 
-def test_second_pipeline_that_cannot_be_built_leaves_no_json(call: Call, tmp_path: Path) -> None:
-    (tmp_path / "report.json").write_text("an earlier one")
+def test_second_pipeline_that_cannot_be_built_is_told_in_the_json(
+    call: Call, tmp_path: Path
+) -> None:
     result = call(
         "run", "cli_factories:healthy", "cli_factories:empty", "--select", "dataset",
         "--json", "report.json",
     )  # fmt: skip
     assert result.exit_code == 2
-    assert (tmp_path / "report.json").read_text() == "an earlier one"
+    reports = json.loads((tmp_path / "report.json").read_text())
+    assert [report["summary"]["exit_code"] for report in reports] == [0, 2]
     assert len(list(tmp_path.iterdir())) == 1
 
 

@@ -6,13 +6,18 @@ import math
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from fixtures.controls import all_controls
-from fixtures.faults import healthy
+from fixtures.faults import all_faults, healthy
+from trainsanity.engine.registry import registry
+from trainsanity.engine.runner import run
 from trainsanity.engine.session import Session
 from trainsanity.engine.store import catalogue
 from trainsanity.pipeline import Pipeline
+from trainsanity.types import Status
 
+(stepped_per_micro_batch,) = (one for one in all_faults() if one.id == "stepped_per_micro_batch")
 CONTROLS = {control.id: control for control in all_controls()}
 STEPS, PEAK = 10_376, 1e-5
 
@@ -93,3 +98,43 @@ def test_the_curve_of_a_loop_goes_one_step_beyond_what_is_recorded(steps):
     loop = SimpleNamespace(trainer=None, lr_scheduler=scheduler, optimizer_steps=steps)
     curve = catalogue()["schedule"].fn(loop).curve
     assert curve == {k: 0.5 / (k + 1) for k in range(steps + 1)}
+
+
+def by_the_user(lr: float, cls: type = torch.optim.SGD) -> object:
+    trainer = healthy(rows=24)
+    trainer.optimizer = cls(trainer.model.parameters(), lr=lr)
+    return trainer
+
+
+def rates(trainer: object) -> dict[str, object]:
+    names = ["schedule.learning_rate_follows", "schedule.peak_is_reached"]
+    report = run(Pipeline.from_trainer(trainer), registry().select(names))
+    return {result.check.name: result for result in report.results}
+
+
+def test_the_schedule_multiplies_the_rate_of_the_users_optimizer() -> None:
+    results = rates(by_the_user(0.1))
+    assert {str(result.status) for result in results.values()} == {"pass"}
+    assert results["schedule.peak_is_reached"].observed["peak"] == pytest.approx(0.1)
+
+
+def test_a_scheduler_that_is_stepped_too_often_is_seen_under_any_rate() -> None:
+    results = rates(stepped_per_micro_batch.break_(by_the_user(0.1)))
+    assert results["schedule.learning_rate_follows"].status is Status.FAIL
+    assert results["schedule.peak_is_reached"].status is Status.PASS
+
+
+@pytest.mark.parametrize(
+    ("cls", "asked", "status"),
+    [
+        (torch.optim.AdamW, 1e-5, Status.WARNING),
+        (torch.optim.AdamW, 5e-5, Status.PASS),  # the default, which nobody asked for
+        (torch.optim.SGD, 1e-5, Status.PASS),  # a rate for AdamW
+    ],
+)
+def test_a_learning_rate_that_nobody_uses_is_a_warning_where_it_was_asked_for(
+    cls: type, asked: float, status: Status
+) -> None:
+    trainer = by_the_user(1e-4, cls)
+    trainer.args.learning_rate = asked
+    assert rates(trainer)["schedule.learning_rate_follows"].status is status

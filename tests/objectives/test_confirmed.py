@@ -11,8 +11,7 @@ from trainsanity import Pipeline
 from trainsanity.engine.registry import registry
 from trainsanity.engine.runner import run
 from trainsanity.engine.session import objective_of
-from trainsanity.objectives.base import TOKENS
-from trainsanity.objectives.images import IMAGES
+from trainsanity.objectives.base import SINGLE_LABEL, TOKENS
 from trainsanity.objectives.masked_lm import MASKED_LM, SEQ2SEQ
 from trainsanity.types import Status
 
@@ -20,7 +19,7 @@ OBJECTIVES = {
     "masked_lm": MASKED_LM,
     "t5": SEQ2SEQ,
     "bart": SEQ2SEQ,
-    "image_classification": IMAGES,
+    "image_classification": SINGLE_LABEL,
     "token_classification": TOKENS,
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,10 @@ from trainsanity.objectives.preference import of_classes
 if TYPE_CHECKING:
     from torch import Tensor
 
-PAIRED = ("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard",
-          "aot", "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm")  # fmt: skip
+PAIRED = (
+    *("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard"),
+    *("aot", "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"),
+)
 UNPAIRED = ("kto", "apo_zero_unpaired")
 ODDS = "orpo"
 
@@ -134,42 +136,45 @@ def _paired(kind: str, settings: Settings, scores: Scores) -> Tensor:
     margin = beta * (chosen - rejected)
     each = gains / scores.counts.clamp(min=1)
     each_margin = each[scores.liked] - each[~scores.liked]
-    if kind == "sigmoid":
-        return -logsigmoid(margin)
-    if kind == "sigmoid_norm":
-        return -logsigmoid(beta * each_margin)
-    if kind == "hinge":
-        return (1 - margin).clamp(min=0)
-    if kind == "ipo":
-        return (each_margin - 0.5 / beta) ** 2
-    if kind == "robust":
-        kept, flipped = (1 - eps) * logsigmoid(margin), eps * logsigmoid(-margin)
-        return (flipped - kept) / (1 - 2 * eps)
-    if kind == "exo_pair":
+
+    def entropy_to_labels() -> Tensor:
         up, down = logsigmoid(margin), logsigmoid(-margin)
         return up.exp() * (up - math.log1p(-eps)) + down.exp() * (down - math.log(eps))
-    if kind == "nca_pair":
-        up, down = beta * chosen, beta * rejected
-        return -logsigmoid(up) - 0.5 * (logsigmoid(-up) + logsigmoid(-down))
-    if kind == "bco_pair":
-        return -logsigmoid(beta * chosen) - logsigmoid(-beta * rejected)
-    if kind == "sppo_hard":
-        return (chosen - 0.5 / beta) ** 2 + (rejected + 0.5 / beta) ** 2
-    if kind == "apo_zero":
-        return torch.sigmoid(-beta * chosen) + torch.sigmoid(beta * rejected)
-    if kind == "apo_down":
-        return torch.sigmoid(beta * chosen) + torch.sigmoid(-margin)
-    if kind == "discopop":
+
+    def discovered() -> Tensor:
         share = torch.sigmoid(margin / settings.tau)
         return -(1 - share) * logsigmoid(margin) + share * torch.exp(-margin)
-    # Optimal transport in one dimension: sorted values are compared.
-    if kind == "aot":
-        mine = scores.policy[scores.liked] - scores.policy[~scores.liked]
-        theirs = scores.reference[scores.liked] - scores.reference[~scores.liked]
-        moved = beta * (mine.sort().values - theirs.sort().values)
-    else:
-        moved = beta * (chosen.sort().values - rejected.sort().values)
-    return -(1 - eps) * logsigmoid(moved) - eps * logsigmoid(-moved)
+
+    def transported(more: Tensor, less: Tensor) -> Tensor:
+        # Optimal transport in one dimension: sorted values are compared.
+        moved = beta * (more.sort().values - less.sort().values)
+        return -(1 - eps) * logsigmoid(moved) - eps * logsigmoid(-moved)
+
+    def of_pairs(values: Tensor) -> Tensor:
+        return values[scores.liked] - values[~scores.liked]
+
+    forms: dict[str, Callable[[], Tensor]] = {
+        "sigmoid": lambda: -logsigmoid(margin),
+        "sigmoid_norm": lambda: -logsigmoid(beta * each_margin),
+        "hinge": lambda: (1 - margin).clamp(min=0),
+        "ipo": lambda: (each_margin - 0.5 / beta) ** 2,
+        "robust": lambda: (
+            (eps * logsigmoid(-margin) - (1 - eps) * logsigmoid(margin)) / (1 - 2 * eps)
+        ),
+        "exo_pair": entropy_to_labels,
+        "nca_pair": lambda: (
+            -logsigmoid(beta * chosen)
+            - 0.5 * (logsigmoid(-beta * chosen) + logsigmoid(-beta * rejected))
+        ),
+        "bco_pair": lambda: -logsigmoid(beta * chosen) - logsigmoid(-beta * rejected),
+        "sppo_hard": lambda: (chosen - 0.5 / beta) ** 2 + (rejected + 0.5 / beta) ** 2,
+        "apo_zero": lambda: torch.sigmoid(-beta * chosen) + torch.sigmoid(beta * rejected),
+        "apo_down": lambda: torch.sigmoid(beta * chosen) + torch.sigmoid(-margin),
+        "discopop": discovered,
+        "aot": lambda: transported(of_pairs(scores.policy), of_pairs(scores.reference)),
+        "aot_unpaired": lambda: transported(chosen, rejected),
+    }
+    return forms[kind]()
 
 
 def _unpaired(kind: str, settings: Settings, scores: Scores) -> Tensor:

@@ -309,7 +309,7 @@ def movement(recording: Recording) -> Shown:
 @picture("schedule", "Learning rate over the run")
 def learning_rate(schedule: Schedule, pipeline: Pipeline) -> Shown:
     """Show the curve that the arguments describe, and where the first steps stand on it."""
-    done = pipeline.trainer.state.global_step
+    done = 0 if pipeline.trainer is None else pipeline.trainer.state.global_step
     steps = [*dict.fromkeys(k for k in (done + 1, *EARLY) if k - 1 in schedule.curve)]
     shares = {k: schedule.curve[k - 1] / schedule.peak for k in steps} if schedule.peak else {}
     return Shown(

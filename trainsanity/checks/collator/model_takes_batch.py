@@ -147,6 +147,8 @@ def _wrong_labels(pipeline: Pipeline, made: Made) -> str | None:
     if labels is None:
         # Losses of pairs and of rewards read no labels; a loop's may be one of the inputs alone.
         unlabelled = own_loss(pipeline) and (pipeline.trainer is not None or not task.known)
+        # The forward has no parameter for labels: the model makes its loss of the inputs alone.
+        unlabelled |= not task.known and getattr(pipeline.trainer, "label_names", None) == []
         if task.name in (PREFERENCE, POLICY) or unlabelled:
             return None
         present = sorted(set(made) - set(OWN))

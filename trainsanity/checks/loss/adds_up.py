@@ -48,6 +48,8 @@ def adds_up(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fin
     References: ai-safety-foundation/sparse_autoencoder#63, WongKinYiu/yolov7#1713.
     """
     seen = recording.rearranged
+    if seen.draws:
+        raise Skip("the loss draws random numbers of its own, which other rows would change")
     if seen.reason or len(seen.alone) < 2:
         raise Skip(seen.reason or seen.drawn or "the micro-batch has one row")
     if not all(map(math.isfinite, [*seen.alone, seen.together])):

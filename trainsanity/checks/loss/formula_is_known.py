@@ -44,8 +44,9 @@ def formula_is_known(pipeline: Pipeline, confirmed: Confirmed) -> Iterator[Measu
     compared with the formula on its own logits and labels, with the rounding of the dtypes as
     tolerance, and if it differs with each known mistake on the same logits. One that equals exactly
     one mistake is a failure with its name. One that equals none is a custom loss and a warning,
-    since nobody but you can tell; it is a failure if you declare the objective by its name. The
-    laws (gradient.step_is_the_weighted_sum, loss.logged_is_a_mean) judge a custom loss.
+    since nobody but you can tell; it is a failure if you declare the objective by its name. So is
+    one that changes with the random numbers while dropout is off, as mixup does. The laws
+    (gradient.step_is_the_weighted_sum, loss.logged_is_a_mean) judge a custom loss.
 
     How to fix: the finding names the mistake. For a loss that is meant, declare it:
     objective = "custom" under [tool.trainsanity] in pyproject.toml, as an attribute of the function
@@ -94,15 +95,21 @@ def formula_is_known(pipeline: Pipeline, confirmed: Confirmed) -> Iterator[Measu
             severity=Severity.WARNING,
         )
     elif confirmed.custom:
+        drawn = math.isfinite(confirmed.redrawn)
         yield Finding(
-            f"{confirmed.owner} returns {confirmed.loss:.4f} for a micro-batch; the formula of "
-            f"{objective_of(pipeline).name} gives {confirmed.expected:.4f}, and no known mistake "
-            "gives the loss",
+            f"{confirmed.owner} draws random numbers of its own: with dropout off the same "
+            f"micro-batch has another loss or gradient at another draw"
+            if drawn
+            else f"{confirmed.owner} returns {confirmed.loss:.4f} for a micro-batch; the formula "
+            f"of {objective_of(pipeline).name} gives {confirmed.expected:.4f}, and no known "
+            "mistake gives the loss",
             observed=confirmed.loss,
             expected=confirmed.expected,
             where=confirmed.owner,
             cause="another formula than that of the declared objective"
             if confirmed.declared
+            else "a loss of its own, as mixup is"
+            if drawn
             else "a loss of its own, as class weights or distillation are",
             fix=f"{DECLARE}; if not, compare it with the formula",
             severity=Severity.FAILURE if confirmed.declared else Severity.WARNING,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from trainsanity.checks.loss.formula_is_known import DECLARE
 from trainsanity.engine.registry import check
 from trainsanity.maths.factors import NAMING, name_factor
-from trainsanity.measurements.step.confirmed import own_class
+from trainsanity.measurements.step.owners import own_class
 from trainsanity.measurements.step.preference import Point, Preference
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.objectives.base import CUSTOM
@@ -21,7 +21,7 @@ from trainsanity.objectives.preference_formulas import (
     SMOOTHED,
     SUMMED,
 )
-from trainsanity.types import Cost, Finding, Measured, Severity, Skip
+from trainsanity.types import Cost, Finding, Judges, Measured, Severity, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -42,7 +42,7 @@ FIXES = {
     cost=Cost.STEP,
     requires=("loss.finite",),
     rules_out="preference loss",
-    judges="loss",
+    judges=Judges.LOSS,
 )
 def preference_is_the_formula(
     pipeline: Pipeline, preference: Preference, recording: Recording
@@ -81,7 +81,7 @@ def preference_is_the_formula(
     objective = "custom" ends. What no formula here covers (f-divergences, ld_alpha, WPO weights, a
     router's auxiliary loss) is skipped, and so is a loss on several processes.
 
-    References: huggingface/trl#1311, huggingface/trl#1627; Azar et al. 2023 for IPO, Ethayarajh et
+    References: Rafailov et al. 2023 for DPO, Azar et al. 2023 for IPO, Ethayarajh et
     al. 2024 for KTO, Hong et al. 2024 for ORPO.
     """
     if pipeline.objective == CUSTOM:

@@ -50,9 +50,14 @@ def shapes_agree(pipeline: Pipeline, recording: Recording) -> Iterator[Measured 
     References: read: torch.nn.functional.mse_loss.
     """
     del recording  # while it was made the warnings were heard
-    found = [match for one in pipeline.library_warnings if (match := SIZES.search(one.text))]
-    for match in found:
-        target, given = ([int(n) for n in part.split(",") if n.strip()] for part in match.groups())
+    matches = [match for one in pipeline.library_warnings if (match := SIZES.search(one.text))]
+    found = [
+        (target, given)
+        for target, given in (map(_numbers, match.groups()) for match in matches)
+        # One output and one target, of a row by itself, are one pair in any shape.
+        if max(math.prod(target), math.prod(given)) > 1
+    ]
+    for target, given in found:
         size = math.prod(_broadcast(target, given))
         larger = size > max(math.prod(target), math.prod(given))
         yield Finding(
@@ -67,8 +72,14 @@ def shapes_agree(pipeline: Pipeline, recording: Recording) -> Iterator[Measured 
             severity=Severity.FAILURE if larger else Severity.WARNING,
         )
     yield Measured(
-        f"torch warned {len(found)} times of outputs and targets of different shapes", len(found), 0
+        f"torch warned {len(found)} times of several outputs and targets of different shapes",
+        len(found),
+        0,
     )
+
+
+def _numbers(part: str) -> list[int]:
+    return [int(n) for n in part.split(",") if n.strip()]
 
 
 def _broadcast(one: list[int], other: list[int]) -> list[int]:

@@ -52,6 +52,7 @@ def planned_deviation(pipeline: Pipeline) -> float:
     """
     for name in ("initializer_range", "init_std"):
         planned = getattr(pipeline.config, name, None)
-        if isinstance(planned, int | float) and planned > 0:
+        # NaN and infinity are no deviation, which is for the check to say.
+        if isinstance(planned, int | float) and (planned > 0 or not math.isfinite(planned)):
             return float(planned)
     raise Skip("the config has no initializer_range to hold the head against")

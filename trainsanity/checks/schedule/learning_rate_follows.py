@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
 
+PREPARED = (
+    "accelerate steps a prepared scheduler once per process for each optimizer step, which is "
+    "right for a schedule whose length was multiplied by the number of processes, and for no other",
+    "count warm-up and training steps times accelerator.num_processes, or leave the scheduler out "
+    "of accelerator.prepare",
+)
+
+
 @check(
     "TS802",
     "schedule.learning_rate_follows",
@@ -49,7 +57,9 @@ def learning_rate_follows(
     ``split_batches=False`` when it already counts global steps, and let ``learning_rate`` and the
     optimizer's own ``lr`` agree.
 
-    Known false alarms: none known; schedulers with a state beyond the step count are skipped.
+    Known false alarms: of a custom training loop in several processes a scheduler that accelerate
+    prepared is a warning, as its length may have been multiplied for that; schedulers with a state
+    beyond the step count are skipped.
 
     References: huggingface/accelerate#2142, huggingface/accelerate#963,
     huggingface/transformers#26827.
@@ -69,6 +79,9 @@ def learning_rate_follows(
         k = (wrong or bent)[0]
         seen, asked = (used[k], planned[k]) if wrong else (curve[k], scaled.curve[k])
         cause, fix = _why(used, planned, curve, scaled, bool(wrong and not bent))
+        meant = not group and _per_process(used, schedule)
+        if meant:
+            cause, fix = PREPARED
         whose = "has the learning rate" if wrong else "is planned by the scheduler in use for"
         yield Finding(
             f"optimizer step {k + 1} {whose} {seen:.4g}; the arguments give {asked:.4g} there",
@@ -78,6 +91,7 @@ def learning_rate_follows(
             where=f"step {k + 1}" + (f", parameter group {group + 1}" if len(groups) > 1 else ""),
             cause=cause,
             fix=fix,
+            severity=Severity.WARNING if meant else Severity.FAILURE,
         )
     elif (unused := _unused(pipeline.args, schedule, recording)) is not None:
         rate = recording.peaks[0]
@@ -97,6 +111,14 @@ def learning_rate_follows(
     told = ", ".join(f"{rate:.3g} in step {k}" for k, rate in enumerate(groups[0][0], 1))
     also = f"; {len(bent)} of {len(curve)} points of the scheduler's curve differ" if curve else ""
     yield Measured(f"learning rate{several} {told}{also}", *groups[0])
+
+
+def _per_process(used: list[float], schedule: Schedule) -> bool:
+    """Return whether every rate is the one of a scheduler that is stepped once per process."""
+    curve = schedule.per_process
+    return curve is not None and all(
+        _equal(rate, curve[k]) for k, rate in enumerate(used) if k in curve
+    )
 
 
 def _groups(recording: Recording) -> int:

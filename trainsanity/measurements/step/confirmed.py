@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import objective_of
@@ -13,6 +12,7 @@ from trainsanity.maths.factors import NAMING, name_factor
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, within
 from trainsanity.measurements.model.items import with_prompt
 from trainsanity.measurements.step.bounds import logged_loss_rounding
+from trainsanity.measurements.step.owners import of_a_library
 from trainsanity.measurements.step.replay import as_in_training, logits_again
 from trainsanity.measurements.step.steps import MicroStep, Recording, reference
 from trainsanity.objectives.base import CUSTOM
@@ -21,18 +21,6 @@ from trainsanity.types import Blocked, Cost, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
-
-LIBRARIES = (
-    "transformers",
-    "trl",
-    "peft",
-    "accelerate",
-    "sentence_transformers",
-    "setfit",
-    "torch",
-)
-"""Packages whose loss is nobody's own code: there a loss that is not the formula is a fault."""
-
 
 PLAIN = ("nll", "chunked_nll")
 """Settings of ``loss_type`` that mean the plain cross entropy; others are losses of their own."""
@@ -55,6 +43,7 @@ class Confirmed:
             ``loss.matches_reference`` names.
         rows: it is the mean of row means, a choice.
         loss, expected: of the first micro-batch that differs, or of the first.
+        redrawn: the loss with other random numbers, where it draws some of its own; else NaN.
     """
 
     formula: bool = True
@@ -66,6 +55,7 @@ class Confirmed:
     rows: bool = False
     loss: float = float("nan")
     expected: float = float("nan")
+    redrawn: float = float("nan")
 
     @property
     def words(self) -> str:
@@ -119,6 +109,15 @@ def confirmed(pipeline: Pipeline, recording: Recording) -> Confirmed:
         found = _compared(pipeline, recording, owner, loss, same)
         if not found.formula:
             return found
+    # That a loss has the formula's value says little where it is another one at the next draw.
+    if recording.rearranged.draws and not found.scaled:
+        return replace(
+            found,
+            formula=False,
+            custom=True,
+            declared=pipeline.objective is not None,
+            redrawn=recording.rearranged.redrawn,
+        )
     return found
 
 
@@ -179,31 +178,13 @@ def owner_of_the_loss(pipeline: Pipeline) -> str:
         trainer.compute_loss,
         type(_unwrapped(pipeline.model)).forward,
     ):
-        if callable(candidate) and not _of_a_library(candidate):
+        if callable(candidate) and not of_a_library(candidate):
             return _named(candidate)
     return ""
 
 
-def own_class(trainer: Any) -> str:
-    """Return the class of the user's own that a library's Trainer was made into; empty if none.
-
-    A loss that was put on the Trainer itself is named, too.
-    """
-    instance = [name for name, value in vars(trainer).items() if "loss" in name and callable(value)]
-    for cls in type(trainer).__mro__:
-        if cls.__module__.partition(".")[0] not in (*LIBRARIES, "builtins", "typing", "abc"):
-            return f"{cls.__module__}.{cls.__qualname__}"
-    return instance[0] if instance else ""
-
-
 def _unwrapped(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def _of_a_library(function: Any) -> bool:
-    function = inspect.unwrap(getattr(function, "__func__", function))
-    module = getattr(function, "__module__", None) or type(function).__module__
-    return module.partition(".")[0] in LIBRARIES
 
 
 def _named(function: Any) -> str:

@@ -111,12 +111,19 @@ class Own:
 
     @property
     def by_count(self) -> float | None:
-        """What each own loss is times the one without an item count, if one number for all."""
+        """What each own loss is times the one without an item count, if one number for all.
+
+        NaN where a loss is none.
+        """
+        if not self.uncounted:
+            return None
         ratios = [
             counted / without
             for counted, without in zip(self.losses, self.uncounted, strict=False)
             if without
         ]
+        if not all(map(math.isfinite, ratios)):
+            return math.nan
         # Nearer than two numbers of processes are to each other, with room for bfloat16.
         if not ratios or max(ratios) - min(ratios) > 1e-3 * abs(max(ratios)):
             return None
@@ -128,9 +135,11 @@ class Own:
         The Trainer multiplies for losses that are divided by the count, and own gradients are then
         as much too long as the losses are too large.
         """
-        ratio = self.by_count
-        same = ratio is not None and math.isclose(ratio, processes, rel_tol=1e-3)
-        return float(processes) if same else 1.0
+        if processes == 1 or (ratio := self.by_count) is None:
+            return 1.0
+        if math.isnan(ratio):  # what it multiplies is not known, and no mean passes
+            return ratio
+        return float(processes) if math.isclose(ratio, processes, rel_tol=1e-3) else 1.0
 
     @property
     def tells_apart(self) -> bool:

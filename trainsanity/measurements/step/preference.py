@@ -23,6 +23,7 @@ from trainsanity.measurements.step.answers import Answers, answers_of
 from trainsanity.measurements.step.passes import Pass, inner, passes_seen
 from trainsanity.objectives.preference import PREFERENCE_TRAINERS, of_classes
 from trainsanity.objectives.preference_formulas import (
+    UNPAIRED,
     Scores,
     Settings,
     loss_of,
@@ -196,7 +197,9 @@ def _compared(
     # TRL's fused head returns log-probabilities, constants of 0 where nothing is counted: what is
     # summed there is worth nothing, whatever its gradient.
     real = main.root != 0 if main.root.dim() == 2 else torch.ones((), device=main.root.device)
-    mine, value = mine.double() * real, float(loss.detach())
+    paired = settings.kinds[0][0] not in UNPAIRED
+    mine = _folded(mine.double() * real, main.ids, paired=paired)
+    value = float(loss.detach())
     # The dtype in which the sums are taken that the user's code sees.
     eps = float(torch.finfo(main.root.dtype).eps)
 
@@ -205,7 +208,8 @@ def _compared(
         asked = scores.policy
         (pull,) = torch.autograd.grad(formula, asked, retain_graph=True, allow_unused=True)
         (right,) = torch.autograd.grad(formula, main.root, retain_graph=True)
-        right, expected = right.double() * real, float(formula.detach())
+        right = _folded(right.double() * real, main.ids, paired=paired)
+        expected = float(formula.detach())
         unit = MARGIN * eps + REDUCTIONS
         sums = asked.detach().abs() + scores.reference.detach().abs()
         shift = 0.0 if pull is None else float((pull.abs() * sums).sum())
@@ -234,6 +238,27 @@ def _compared(
     if not (beta and hold(replace(settings, beta=beta), scores).agrees):
         beta = math.nan
     return replace(point, beta=beta, mistakes=tuple(named))
+
+
+def _folded(gradient: Tensor, ids: Tensor, *, paired: bool) -> Tensor:
+    """Add up what a pair's rows have on the tokens that both begin with.
+
+    The model says the same there in both rows, so that only the sum reaches its weights.
+    """
+    import torch
+
+    if not paired:
+        return gradient
+    half = len(ids) // 2
+    shared = (ids[:half] == ids[half:]).long().cumprod(1)
+    if gradient.dim() == 2:  # a log-probability belongs to its prefix and the token after it
+        shared = shared[:, 1:]
+    gradient = gradient[:, -shared.shape[1] :]
+    shared = shared.to(gradient)
+    if gradient.dim() == 3:
+        shared = shared[..., None]
+    first, second = gradient[:half], gradient[half:]
+    return torch.cat([first + shared * second, (1 - shared) * second])
 
 
 def _beta(settings: Settings, scores: Scores, value: float) -> float:

@@ -25,12 +25,15 @@ class Schedule:
         curve: step to learning rate.
         rate: what the curve multiplies: the rate of an optimizer that the user built, else
             ``learning_rate`` of the arguments; 0 for a custom training loop, which has none.
+        per_process: the curve where accelerate steps a prepared scheduler once per process; None
+            where it does not.
     """
 
     max_steps: int
     warmup_steps: int
     curve: dict[int, float]
     rate: float = 0.0
+    per_process: dict[int, float] | None = None
 
     @property
     def peak(self) -> float:
@@ -90,7 +93,22 @@ def _of_loop(pipeline: Pipeline) -> Schedule:
         raise Skip("this loop has no lr_scheduler whose rate depends on the step alone")
     factor, rate, done = scheduler.lr_lambdas[0], scheduler.base_lrs[0], scheduler.last_epoch
     steps = range(pipeline.optimizer_steps + 1)
-    return Schedule(0, 0, {k: float(rate * factor(done + k)) for k in steps})
+    curve = {k: float(rate * factor(done + k)) for k in steps}
+    times, prepared = _steps_at_once(pipeline), None
+    if times > 1:
+        prepared = {k: float(rate * factor(done + times * k)) for k in steps}
+    return Schedule(0, 0, curve, per_process=prepared)
+
+
+def _steps_at_once(pipeline: Pipeline) -> int:
+    """Return how many steps accelerate's wrapper takes for each of the optimizer's."""
+    wrapper = pipeline.lr_scheduler
+    linked = getattr(wrapper, "step_with_optimizer", False)
+    if not linked or getattr(wrapper, "split_batches", True):
+        return 1
+    from accelerate.state import AcceleratorState
+
+    return int(AcceleratorState().num_processes)
 
 
 def curve_of(scheduler: Any, args: Any, max_steps: int) -> dict[int, float] | None:

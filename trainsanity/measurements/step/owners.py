@@ -1,0 +1,36 @@
+"""Whose code computes a loss."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+LIBRARIES = (
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "sentence_transformers",
+    "setfit",
+    "torch",
+)
+"""Packages whose loss is nobody's own code: there a loss that is not the formula is a fault."""
+
+
+def of_a_library(function: Any) -> bool:
+    """Return whether a function, or the class of a callable, is a library's."""
+    function = inspect.unwrap(getattr(function, "__func__", function))
+    module = getattr(function, "__module__", None) or type(function).__module__
+    return module.partition(".")[0] in LIBRARIES
+
+
+def own_class(trainer: Any) -> str:
+    """Return the class of the user's own that a library's Trainer was made into; empty if none.
+
+    A loss that was put on the Trainer itself is named, too.
+    """
+    instance = [name for name, value in vars(trainer).items() if "loss" in name and callable(value)]
+    for cls in type(trainer).__mro__:
+        if cls.__module__.partition(".")[0] not in (*LIBRARIES, "builtins", "typing", "abc"):
+            return f"{cls.__module__}.{cls.__qualname__}"
+    return instance[0] if instance else ""
