@@ -76,7 +76,8 @@ class Answers:
             kept = mask[:, 1:].double()
 
             def total(values: Any, kept: Tensor) -> Tensor:
-                return (values.double() * kept).sum(1)
+                summed: Tensor = (values.double() * kept).sum(1)
+                return summed
 
             divergence = torch.zeros((), dtype=torch.float64, device=device)
             if gap is not None and others is not None:
@@ -209,7 +210,8 @@ def _stored(inputs: Mapping[str, Any], device: Any) -> Tensor | None:
     import torch
 
     if torch.is_tensor(inputs.get("ref_logps")):
-        return inputs["ref_logps"].to(device)
+        brought: Tensor = inputs["ref_logps"].to(device)
+        return brought
     parts = [inputs.get(f"ref_{side}_logps") for side in ("chosen", "rejected")]
     if all(torch.is_tensor(part) for part in parts):
         return torch.cat([part for part in parts if part is not None]).to(device)
