@@ -251,7 +251,7 @@ def _split(pipeline: Pipeline, name: str, dataset: Any) -> Split:
 
 def _choices(rows: Rows) -> int:
     """Return how many lists of ids the first row has; 1 for a flat list."""
-    first = rows.table.column(IDS)[0].as_py() if IDS in rows.table.column_names else None
+    first: Any = rows.table.column(IDS)[0].as_py() if IDS in rows.table.column_names else None
     nested = isinstance(first, list) and bool(first) and isinstance(first[0], list)
     return len(first) if nested else 1
 
