@@ -17,7 +17,7 @@ from trainsanity.engine.runner import run
 from trainsanity.pipeline import Pipeline
 from trainsanity.sources.building import PipelineSpec
 from trainsanity.testing import run_one
-from trainsanity.types import Status
+from trainsanity.types import Severity, Status
 
 CONTROLS = {control.id: control for control in all_controls()}
 PAD, EOS = 151_643, 151_645
@@ -184,7 +184,9 @@ def test_label_names(judged, trainer):
 
 def test_what_repeats_is_named_by_its_number_in_the_dataset(judged):
     data = rows([*IDS, [1, 2, 3], [0, 1, 2]], [*range(8), 1, 99])
-    (message,) = said(judged("TS207", data))
+    (finding,) = judged("TS207", data).findings
+    assert finding.severity is Severity.WARNING
+    message = finding.headline
     assert message == ("1 of 10 rows in train_dataset repeat an earlier one: row 8 is row 1 again")
     (message,) = said(judged("TS208", data))
     assert message == (

@@ -139,7 +139,6 @@ CALLS = [
     ["run", "train.py"],
     ["run", "train.py", "other.py"],
     ["run", "train\x00.py"],
-    ["run", "cli_factories:healthy", "--", "--epochs", "3"],
     ["run", "--", "cli_factories:healthy"],
     ["show", ":"],
     ["show", "cli_factories:healthy", "--rows", "0"],

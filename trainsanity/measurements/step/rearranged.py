@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.errors import first_line
 from trainsanity.isolation.snapshot import restored
-from trainsanity.maths.tolerances import MARGIN, REDUCTIONS
+from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, within
 from trainsanity.measurements.step.owners import own_class
 
 if TYPE_CHECKING:
@@ -90,10 +90,13 @@ def rearrange(
             own = own_class(trainer) or getattr(trainer, "compute_loss_func", None)
             _ask_as_it_is(trainer, inputs, found, redraw=bool(own))
             # Other random numbers would tell from any other arrangement.
-            drawn = found.draws or bool(found.drawn)
-            order = None if drawn else turned(size)
+            order = None if found.draws else turned(size)
             if order is not None:
                 found.turned = _loss(trainer, _picked(inputs, size, order))
+                allowed = (MARGIN * eps + REDUCTIONS) * max(1.0, abs(found.loss))
+                if not within(abs(found.turned - found.loss), allowed):
+                    found.drawn = _drawn(trainer, inputs, found.loss)
+            drawn = found.draws or found.drawn
             # A batch that brings its own count of items is a part of a mean, whatever its rows.
             if size > 1 and not drawn and "num_items_in_batch" not in inputs:
                 _ask_alone(trainer, inputs, size, found)
@@ -130,13 +133,21 @@ def _ask_as_it_is(
             if abs(found.redrawn - first) > same or apart:
                 found.draws = True
                 break
-    else:
-        # A model may call a function of dropout, which knows nothing of eval mode.
-        torch.manual_seed(0)
-        again = _loss(trainer, inputs)
-        if again != found.loss and not math.isnan(again):
-            found.drawn = f"the loss is {found.loss:.6g} and then {again:.6g}: it is drawn"
     torch.set_rng_state(state)
+
+
+def _drawn(trainer: Any, inputs: Mapping[str, Any], loss: float) -> str:
+    """Return how the loss of the same rows changes with other random numbers, or nothing.
+
+    A model may call a function of dropout, which knows nothing of eval mode.
+    """
+    import torch
+
+    torch.manual_seed(0)
+    again = _loss(trainer, inputs)
+    if again == loss or math.isnan(again):
+        return ""
+    return f"the loss of the same rows is {loss:.6g} and then {again:.6g}: it is drawn"
 
 
 def _loss_and_pull(trainer: Any, inputs: Mapping[str, Any]) -> tuple[float, Tensor]:
