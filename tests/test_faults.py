@@ -34,7 +34,7 @@ ALONE = {name: fault for name, fault in FAULTS.items() if fault.processes == 1}
 """The others are in test_processes.py."""
 
 
-GATE = {"collator", "dataset", "gradient"}
+GATE = {"dataset", "gradient"}
 """Stages whose checks are shown to fail wherever tests run; `tox -e matrix` shows all."""
 
 

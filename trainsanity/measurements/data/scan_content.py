@@ -18,7 +18,7 @@ from trainsanity.fields import (
     role_of,
     token_content,
 )
-from trainsanity.measurements.data.scan_rows import Lists, lists
+from trainsanity.measurements.data.scan_rows import Lists, lists, refuse_negative
 from trainsanity.pipeline import unwrapped
 
 if TYPE_CHECKING:
@@ -135,6 +135,7 @@ def _flat(column: Any, name: str) -> Lists:
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
         inner = _flat(column.flatten(), name)
         counts = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+        refuse_negative(counts, name)
         ends = numpy.concatenate([[0], numpy.cumsum(counts)])
         nulls = _nulls(column)
         if inner.nulls is not None:
