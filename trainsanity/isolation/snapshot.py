@@ -221,11 +221,12 @@ def _accelerate_globals() -> Undo:
 
 
 def _module_states(model: Any) -> Undo:
-    """Return the undo step of train/eval flags, of hooks, and of what is trainable.
+    """Return the undo step of flags and counters, of hooks, and of what is trainable.
 
-    A ``train()`` of the user's own may freeze stages.
+    A ``train()`` of the user's own may freeze stages. transformers notes on a backbone that it has
+    set its hooks there: where these are taken off, the note has to go, too.
     """
-    flags = [(module, module.training) for module in model.modules()]
+    notes = [(vars(module), _plain(module)) for module in model.modules()]
     trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     hooks = [
         (hooks, dict(hooks))
@@ -234,17 +235,27 @@ def _module_states(model: Any) -> Undo:
     ]
 
     def restore() -> None:
-        for module, training in flags:
-            module.training = training
+        for attributes, before in notes:
+            for name in [k for k, v in attributes.items() if k not in before and _is_plain(v)]:
+                del attributes[name]
+            attributes.update(before)
         for parameter, trains in trainable:
             if parameter.requires_grad != trains:
                 parameter.requires_grad_(trains)
-        for registered, before in hooks:
-            if len(registered) != len(before):
+        for registered, held in hooks:
+            if len(registered) != len(held):
                 registered.clear()
-                registered.update(before)
+                registered.update(held)
 
     return restore
+
+
+def _plain(module: Any) -> dict[str, Any]:
+    return {name: value for name, value in vars(module).items() if _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def _tensors(tensors: Iterable[Any]) -> Undo:

@@ -92,7 +92,7 @@ def gathered(batch: Any, content: Content, name: str) -> tuple[Lists, Array | No
         column = batch.column(IDS)
         return _choices(column, name) if _is_nested(column.type) else (
             lists(column, f"{IDS} of {name}"), None)  # fmt: skip
-    parts = {column: _flat(batch.column(column), f"{column} of {name}")
+    parts = {column: innermost(batch.column(column), f"{column} of {name}")
              for column in content.columns}  # fmt: skip
     reach = None
     if content.role == TOKENS and len(content.sequences) > 1:
@@ -115,8 +115,8 @@ def _choices(column: Any, name: str) -> tuple[Lists, Array]:
     """Return lists of lists as one list a row, and the longest inner list of each row."""
     import numpy
 
-    inner = _flat(column.flatten(), f"{IDS} of {name}")
-    found = _flat(column, f"{IDS} of {name}")
+    inner = innermost(column.flatten(), f"{IDS} of {name}")
+    found = innermost(column, f"{IDS} of {name}")
     counts = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
     reach = numpy.zeros(len(column), numpy.int64)
     rows = numpy.repeat(numpy.arange(len(column)), counts)
@@ -124,7 +124,7 @@ def _choices(column: Any, name: str) -> tuple[Lists, Array]:
     return found, reach
 
 
-def _flat(column: Any, name: str) -> Lists:
+def innermost(column: Any, name: str) -> Lists:
     """Return the innermost values of a ``pyarrow.Array``, row by row."""
     import numpy
     import pyarrow as pa
@@ -133,7 +133,7 @@ def _flat(column: Any, name: str) -> Lists:
     column = getattr(column, "storage", column)  # of an extension type
     kind = column.type
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        inner = _flat(column.flatten(), name)
+        inner = innermost(column.flatten(), name)
         counts = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
         refuse_negative(counts, name)
         ends = numpy.concatenate([[0], numpy.cumsum(counts)])
@@ -150,7 +150,7 @@ def _flat(column: Any, name: str) -> Lists:
             used = [fields["bytes"] if fields["bytes"].null_count < len(column) else fields["path"]]
         else:
             used = [part for key, part in sorted(fields.items()) if key in ("content", "role")]
-        parts = [_flat(part, name) for part in used]
+        parts = [innermost(part, name) for part in used]
         return parts[0] if len(parts) == 1 else side_by_side(parts)
     if types.is_string(kind) or types.is_large_string(kind) or types.is_binary(kind):
         column = column.cast(pa.large_binary())

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from trainsanity.measurements.data.scan_content import innermost
 from trainsanity.measurements.data.scan_rows import (
     Rows,
     joined,
@@ -97,6 +98,11 @@ class LabelTally:
         self.rows, self.column = rows, column
         self.type = rows.table.schema.field(column).type
         self.is_list = pa.types.is_nested(self.type)
+        self.item = self.type
+        while hasattr(self.item, "value_type"):
+            self.item = self.item.value_type
+        # Maps, of which each row has a list of lists: nothing says how many tokens they are of.
+        self.is_map = self.is_list and self.item != getattr(self.type, "value_type", self.item)
         self.nulls: list[Array] = []
         self.uneven: list[Array] = []
         self.silent: list[Array] = []
@@ -110,14 +116,16 @@ class LabelTally:
         """Take in a block of lists of labels, beside the number of tokens of each row."""
         import numpy
 
-        found = lists(column, f"{self.column} of {self.rows.name}")
+        name = f"{self.column} of {self.rows.name}"
+        found = innermost(column, name) if self.is_map else lists(column, name)
         values, offsets = found.values, found.offsets
-        refuse_negative(found.lengths, f"{self.column} of {self.rows.name}")
+        refuse_negative(found.lengths, name)
         if found.nulls is not None:
             self.nulls.append(places_of(places, found.nulls))
         self.widths = [min([*self.widths, int(found.lengths.min())]),
                        max([*self.widths, int(found.lengths.max())])]  # fmt: skip
-        self.uneven.append(places_of(places, found.lengths != tokens))
+        if not self.is_map:
+            self.uneven.append(places_of(places, found.lengths != tokens))
         counted = values != IGNORED
         if not counted.all():
             place = places_of(places, row_of(offsets, int(counted.argmin())))
@@ -145,7 +153,7 @@ class LabelTally:
             column=self.column,
             type=str(self.type),
             is_list=True,
-            kind=_kind(self.type.value_type),
+            kind=_kind(self.item),
             nulls=joined(self.nulls),
             names=_names(self.rows, self.column),
             widths=(self.widths[0], self.widths[1]) if self.widths else None,
