@@ -226,6 +226,7 @@ def _module_states(model: Any) -> Undo:
     A ``train()`` of the user's own may freeze stages. transformers notes on a backbone that it has
     set its hooks there: where these are taken off, the note has to go, too.
     """
+    flags = [(module, module.training) for module in model.modules()]
     notes = [(vars(module), _plain(module)) for module in model.modules()]
     trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     hooks = [
@@ -235,6 +236,8 @@ def _module_states(model: Any) -> Undo:
     ]
 
     def restore() -> None:
+        for module, training in flags:
+            module.training = training
         for attributes, before in notes:
             for name in [k for k, v in attributes.items() if k not in before and _is_plain(v)]:
                 del attributes[name]
