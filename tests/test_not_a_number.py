@@ -258,8 +258,12 @@ def told(check: Check, where: str) -> bool:
     ("name", "checks"),
     [
         ("plain", GATE),
-        ("regression", GATE),
-        ("language_model", registry().select(["loss", "gradient"])),
+        pytest.param("regression", GATE, marks=pytest.mark.matrix),
+        pytest.param(
+            "language_model",
+            registry().select(["loss", "gradient"]),
+            marks=pytest.mark.matrix,
+        ),
         ("gradient_checkpointing", [registry().get("TS607")]),
         ("plain", registry().select(RUNS)),
     ],
@@ -354,12 +358,16 @@ def logged(trainer: Any, number: float) -> None:
     )
 
 
+PLACES = [weights, deep_weights, learning_rate, initializer_range, loss, gradient, logged]
+
+
 @pytest.mark.parametrize(
     ("place", "number"),
     [
-        *itertools.product(
-            [weights, deep_weights, learning_rate, initializer_range, loss, gradient, logged],
-            [math.nan, math.inf, -math.inf],
+        *itertools.product(PLACES, [math.nan]),
+        *(
+            pytest.param(*both, marks=pytest.mark.matrix)
+            for both in itertools.product(PLACES, [math.inf, -math.inf])
         ),
         (max_grad_norm, math.nan),  # infinite is what people write for "only tell me the norm"
     ],
