@@ -20,7 +20,7 @@ REFUSED = {
     "labels_misnamed": "the batch has no labels (the collator is given rows with attention_mask, i",
     "no_rows": "train_dataset is empty: pass at least one batch of rows",
     "no_rows_to_evaluate": "eval_dataset is empty: pass rows, or None",
-    "corrupted": "column 'attention_mask of train_dataset' is corrupted (a row ends before it begins): ",
+    "corrupted": "column 'attention_mask of train_dataset' is corrupted (a row ends before it ",
     "cut_short": "cli_data:cut_short raised OSError: Expected to be able to read",
     "not_arrow": "cli_data:not_arrow raised ArrowInvalid: Expected to read",
     "stream_without_rows": "train_dataset is empty: pass rows, or None",
