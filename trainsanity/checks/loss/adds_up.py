@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from trainsanity.checks.loss.formula_is_known import DECLARE
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, within
@@ -48,8 +49,6 @@ def adds_up(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fin
     References: ai-safety-foundation/sparse_autoencoder#63, WongKinYiu/yolov7#1713.
     """
     seen = recording.rearranged
-    if seen.draws:
-        raise Skip("the loss draws random numbers of its own, which other rows would change")
     if seen.reason or len(seen.alone) < 2:
         raise Skip(seen.reason or seen.drawn or "the micro-batch has one row")
     if not all(map(math.isfinite, [*seen.alone, seen.together])):
@@ -77,8 +76,7 @@ def adds_up(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fin
             expected=mean,
             where="compute_loss",
             cause="statistics over the batch, or pairs of its rows",
-            fix='if it is meant: objective = "custom" in [tool.trainsanity], or as an attribute of '
-            "the function that builds the Trainer",
+            fix=DECLARE,
             severity=Severity.WARNING,
         )
     yield Measured(

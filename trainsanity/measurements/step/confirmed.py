@@ -110,7 +110,7 @@ def confirmed(pipeline: Pipeline, recording: Recording) -> Confirmed:
         if not found.formula:
             return found
     # That a loss has the formula's value says little where it is another one at the next draw.
-    if recording.rearranged.draws and not found.scaled:
+    if math.isfinite(recording.rearranged.redrawn) and not found.scaled:
         return replace(
             found,
             formula=False,

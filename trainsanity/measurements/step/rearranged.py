@@ -36,8 +36,8 @@ class Rearranged:
 
     Attributes:
         loss: of its rows as they came.
-        redrawn: the same, with other random numbers, where the loss is code of the user's own.
-        draws: whether the loss draws random numbers of its own: every layer is in eval mode.
+        redrawn: the same with other random numbers, if the user's own code draws some and it is
+            another then: every layer is in eval mode.
         turned: of the same rows in another order.
         alone: of each of the first :data:`ROWS` rows by itself.
         together: of those rows as one batch.
@@ -46,12 +46,11 @@ class Rearranged:
         label: the labels' name in the batch.
         eps: unit in the last place of the coarsest dtype in use.
         reason: why it was not asked; empty if it was.
-        drawn: why other orders say nothing; empty if the loss is the same when asked again.
+        drawn: why other arrangements say nothing: other random numbers change the loss, too.
     """
 
     loss: float = math.nan
     redrawn: float = math.nan
-    draws: bool = False
     turned: float = math.nan
     alone: list[float] = field(default_factory=list)
     together: float = math.nan
@@ -89,16 +88,14 @@ def rearrange(
         with layers_in_eval(trainer), restored([trainer, trainer.state, trainer.control]):
             own = own_class(trainer) or getattr(trainer, "compute_loss_func", None)
             _ask_as_it_is(trainer, inputs, found, redraw=bool(own))
-            # Other random numbers would tell from any other arrangement.
-            order = None if found.draws else turned(size)
+            order = None if found.drawn else turned(size)
             if order is not None:
                 found.turned = _loss(trainer, _picked(inputs, size, order))
                 allowed = (MARGIN * eps + REDUCTIONS) * max(1.0, abs(found.loss))
                 if not within(abs(found.turned - found.loss), allowed):
                     found.drawn = _drawn(trainer, inputs, found.loss)
-            drawn = found.draws or found.drawn
             # A batch that brings its own count of items is a part of a mean, whatever its rows.
-            if size > 1 and not drawn and "num_items_in_batch" not in inputs:
+            if size > 1 and not found.drawn and "num_items_in_batch" not in inputs:
                 _ask_alone(trainer, inputs, size, found)
         found.label = next((name for name in _label_names(trainer) if name in inputs), "")
         if found.label and (swapped := exchanged(inputs[found.label])) is not None:
@@ -126,12 +123,13 @@ def _ask_as_it_is(
         same = (MARGIN * found.eps + REDUCTIONS) * max(1.0, abs(first))
         for seed in range(REDRAWN):
             torch.manual_seed(seed)
-            found.redrawn, other = _loss_and_pull(trainer, inputs)
+            again, other = _loss_and_pull(trainer, inputs)
             # A head that has learnt nothing gives all labels one loss, and other gradients.
             share = MARGIN * found.eps + REDUCTIONS
             apart = float((other - pull).norm()) > share * float(pull.norm())
-            if abs(found.redrawn - first) > same or apart:
-                found.draws = True
+            if abs(again - first) > same or apart:
+                found.redrawn = again
+                found.drawn = "the loss draws random numbers of its own, which other rows change"
                 break
     torch.set_rng_state(state)
 
