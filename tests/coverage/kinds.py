@@ -48,6 +48,7 @@ from trl import (
 )
 
 from fixtures.field import _encoders, _lm, _pictures, _preference, _seq2seq
+from fixtures.field.healthy_optimizers_vision import Tabular
 
 ROWS, HELD_OUT = 96, 24
 
@@ -277,30 +278,27 @@ def audio_classification() -> Trainer:
     )
 
 
+def _preferring(cls: Any, config: Any, answers: Callable[..., Dataset], held_out: int) -> Any:
+    tok = _preference.tokenizer()
+    return cls(
+        _preference.load(_preference.checkpoint(tok)),
+        args=_preference.arguments(config),
+        train_dataset=answers(),
+        eval_dataset=answers(held_out, 9),
+        processing_class=tok,
+    )
+
+
 @kind(floor=40)
 def dpo() -> DPOTrainer:
     """Preferences by DPO."""
-    tok = _preference.tokenizer()
-    return DPOTrainer(
-        _preference.load(_preference.checkpoint(tok)),
-        args=_preference.arguments(DPOConfig),
-        train_dataset=_preference.pairs(),
-        eval_dataset=_preference.pairs(16, 9),
-        processing_class=tok,
-    )
+    return _preferring(DPOTrainer, DPOConfig, _preference.pairs, 16)
 
 
 @kind(floor=38)
 def kto() -> KTOTrainer:
     """Answers that were liked or not, by KTO."""
-    tok = _preference.tokenizer()
-    return KTOTrainer(
-        _preference.load(_preference.checkpoint(tok)),
-        args=_preference.arguments(KTOConfig),
-        train_dataset=_preference.judged(),
-        eval_dataset=_preference.judged(20, 9),
-        processing_class=tok,
-    )
+    return _preferring(KTOTrainer, KTOConfig, _preference.judged, 20)
 
 
 @kind(floor=42)
@@ -438,18 +436,6 @@ def cross_encoder() -> Any:
         eval_dataset=rows(HELD_OUT, 9),
         loss=BinaryCrossEntropyLoss(model),
     )
-
-
-class Tabular(nn.Module):
-    """Classify rows of ten numbers; a plain module that returns a tuple."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 3))
-
-    def forward(self, x: Any, labels: Any = None) -> tuple[Any, ...]:
-        logits = self.layers(x)
-        return (logits,) if labels is None else (cross_entropy(logits, labels), logits)
 
 
 @kind(floor=25)

@@ -10,8 +10,17 @@ import weakref
 from collections.abc import Iterable
 from typing import Any
 
-LIBRARIES = ("torch", "transformers", "trl", "sentence_transformers")
-"""Packages whose own methods of these names write nothing: they are read."""
+LIBRARIES = (
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "sentence_transformers",
+    "setfit",
+    "torch",
+)
+"""Packages whose code is nobody's own: their ``train()`` and ``eval()`` write nothing, and where a
+loss of theirs is not the formula, that is a fault."""
 
 _written: weakref.WeakKeyDictionary[Any, list[str]] = weakref.WeakKeyDictionary()
 """By model, what was found to be written; asked once."""

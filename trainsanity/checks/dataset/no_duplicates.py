@@ -43,7 +43,7 @@ def no_duplicates(scan: Scan, repeats: Repeats) -> Iterator[Measured | Finding]:
     train = scan.train
     if repeats.first_copy is not None:
         later, earlier = repeats.first_copy
-        # More than half of what the copies are, or of what the rows are: most of them.
+        # Most copies stand in the order of their originals, or every row has a copy.
         twice = 2 * repeats.in_order > repeats.copies or 2 * repeats.copies >= len(train.rows)
         yield rows_finding(
             train,

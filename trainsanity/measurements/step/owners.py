@@ -5,16 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-LIBRARIES = (
-    "transformers",
-    "trl",
-    "peft",
-    "accelerate",
-    "sentence_transformers",
-    "setfit",
-    "torch",
-)
-"""Packages whose loss is nobody's own code: there a loss that is not the formula is a fault."""
+from trainsanity.isolation.overrides import LIBRARIES
 
 
 def of_a_library(function: Any) -> bool:
