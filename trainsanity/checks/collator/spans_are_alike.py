@@ -61,9 +61,9 @@ def spans_are_alike(
     tokenizer = pipeline.tokenizer
     special = {*tokenizer.all_special_ids, *getattr(tokenizer, "added_tokens_decoder", {})}
     parts = []
-    for counted, side, words in (
-        (supervised.before, "begin behind", "the spans lie beside their answers there"),
-        (supervised.last, "end with", "the spans end before or behind their answers there"),
+    for counted, side, by, words in (
+        (supervised.before, "begin", "behind", "the spans lie beside their answers there"),
+        (supervised.last, "end", "with", "the spans end before or behind their answers there"),
     ):
         total = counted.total()
         token, alike = next(most_common(counted), (None, 0))
@@ -75,12 +75,12 @@ def spans_are_alike(
         ends = special if counted is supervised.last else {token}
         other = total - sum(n for one, n in counted.items() if one in ends)
         name = _name(tokenizer, token)
-        parts.append(f"{alike:,} of {total:,} {side} {name}")
+        parts.append(f"{alike:,} of {total:,} {side} {by} {name}")
         if other > FEW * total:
             odd = next(one for one, _ in most_common(counted) if one not in ends)
             yield Finding(
-                f"{other:,} of {total:,} runs of targets do not {side} {name} as the others do, "
-                f"but mostly {'behind' if side[0] == 'b' else 'with'} {_name(tokenizer, odd)}: "
+                f"{other:,} of {total:,} runs of targets do not {side} {by} {name} as the others "
+                f"do, but mostly {by} {_name(tokenizer, odd)}: "
                 f"{words}, or the rows are of another template",
                 observed=other,
                 expected=0,
