@@ -23,6 +23,7 @@ from trainsanity.errors import UsageError, first_line
 from trainsanity.isolation.library_warnings import LibraryWarning, Listener, listening
 from trainsanity.pipeline import Pipeline
 from trainsanity.sources.building import declare, from_trainer
+from trainsanity.sources.loop_capture import LoopCapture
 from trainsanity.sources.patching import TRAINER, NewFolders, patched
 
 T = TypeVar("T")
@@ -122,6 +123,8 @@ def _execute(code: CodeType, module: ModuleType, visit: _Visit[Any]) -> None:
     except BaseException as error:
         # After the verdict, errors of the script are irrelevant.
         if not visit.over:
+            if visit.loop.found and isinstance(error, SystemExit) and not error.code:
+                return
             raise UsageError(visit.why(error, code.co_filename)) from error
 
 
@@ -176,6 +179,7 @@ class _Visit(Generic[T]):
         self._heard: list[LibraryWarning] = []
         self._listener: Listener | None = None
         self._error: BaseException | None = None
+        self.loop = LoopCapture(lambda: self.judging or self.over, self._judge_here)
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -186,16 +190,20 @@ class _Visit(Generic[T]):
                 stack.enter_context(patched(home, dict.fromkeys(methods, self._silent)))
             stack.enter_context(patched(TRAINER, dict.fromkeys(ENDS, self._ending)))
             stack.enter_context(patched(TRAINER, {"train": self._judging}))
+            stack.enter_context(self.loop.watching())
             yield
 
     def result(self) -> T:
         """Return what ``judge`` returned, or raise what it raised, out of the script's reach."""
+        if not self.over:
+            self.loop.judge_what_is_there()
         if self._error is not None:
             raise self._error
         if not self.over:
             raise UsageError(
-                f"{self.path} ended without calling train() on a transformers.Trainer: give it "
-                f"the arguments with which it trains, as in trainsanity run {self.path} -- ARGS"
+                f"{self.path} ended without calling train() on a transformers.Trainer, and took no "
+                "optimizer step of its own: give it the arguments with which it trains, as in "
+                f"trainsanity run {self.path} -- ARGS"
             )
         return self._value[0]
 
@@ -221,20 +229,26 @@ class _Visit(Generic[T]):
             if self.judging or self.over:
                 return original(trainer, *args, **kwargs)
             resumes = kwargs.get("resume_from_checkpoint", args[0] if args else None)
-            self.judging = True
-            try:
-                self._value.append(self.judge(self._pipeline(trainer, bool(resumes))))
-            except BaseException as error:
-                # The script must not catch it.
-                self._error = error
-            self.judging, self.over = False, True
-            raise self._end()
+            raise self._judge_here(lambda: self._from_trainer(trainer, bool(resumes)))
 
         return train
 
-    def _pipeline(self, trainer: Any, resumes: bool) -> Pipeline:
+    def _judge_here(self, make: Callable[[], Pipeline]) -> Judged:
+        """Judge what ``make`` returns, and return the exception that ends the script."""
+        self.judging = True
+        try:
+            self._value.append(self.judge(self._declared(make())))
+        except BaseException as error:
+            # The script must not catch it.
+            self._error = error
+        self.judging, self.over = False, True
+        return self._end()
+
+    def _from_trainer(self, trainer: Any, resumes: bool) -> Pipeline:
         notes = ["the script resumes from a checkpoint; judged are the weights before that"]
-        pipeline = from_trainer(trainer, notes if resumes else ())
+        return from_trainer(trainer, notes if resumes else ())
+
+    def _declared(self, pipeline: Pipeline) -> Pipeline:
         pipeline.id, pipeline.command = self.path, (self.path, *self.arguments)
         pipeline.library_warnings = self._heard
         if self._listener is not None:

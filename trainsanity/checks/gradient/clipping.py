@@ -81,7 +81,7 @@ def clipping(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fi
             "and was given no max_grad_norm"
             if undeclared
             else "clip_grad_norm_ was given other parameters, or was not called",
-            fix="if it is a clip, pass max_grad_norm to Pipeline.from_loop"
+            fix=_undeclared(pipeline)
             if undeclared
             else "clip all trainable parameters once, after the last backward of the step",
             # Centralised gradients, parts by turns: such a loop may do so on purpose.
@@ -124,6 +124,12 @@ def clipping(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fi
         {"norm": norm, "kept": kept, "norms": [one.norm_before_clip for one in recording.steps]},
         {"norm_after": expected},
     )
+
+
+def _undeclared(pipeline: Pipeline) -> str:
+    if pipeline.captured is not None:
+        return "if it is a clip, torch.nn.utils.clip_grad_norm_ would show to what norm"
+    return "if it is a clip, pass max_grad_norm to Pipeline.from_loop"
 
 
 def _share(pipeline: Pipeline, recording: Recording, step: Step, limit: float) -> float | None:

@@ -45,7 +45,11 @@ def step_is_the_weighted_sum(
     to 4,096 elements of each parameter's gradient. Their sum has to be 1 within four standard
     errors plus four units in the last place of the gradient's dtype; a single weight that is 0 or
     twice 1/K is told where the own gradients differ enough to tell them apart.  A remainder of the
-    gradient that no micro-batch explains is a warning.
+    gradient that no micro-batch explains is a warning.  A script's own training loop, which cannot
+    be asked again, is held against the loss that its model returned, or that a function of
+    torch.nn.functional made of the model's output, where what it sends backward is that loss times
+    one number in all passes; whether the gradients of the step before are gone is read as each of
+    its backward passes begins.
 
     How to fix: the finding says which factor it is and where it comes from.
 
@@ -57,6 +61,24 @@ def step_is_the_weighted_sum(
     allenai/open-instruct#1498 for gradients that are wiped between micro-batches.
     """
     own = recording.own
+    left = [number for number, step in enumerate(recording.steps, 1) if step.left]
+    if left:
+        yield Finding(
+            f"the gradient of step {left[0] - 1} is still there as step {left[0]} begins its first "
+            "backward pass: it is added once more",
+            observed=len(left),
+            expected=0,
+            where=f"step {left[0]}",
+            cause="optimizer.zero_grad() is not called between the optimizer steps",
+            fix="call optimizer.zero_grad() once per optimizer step, after optimizer.step()",
+        )
+        yield Measured(
+            f"{len(left)} of {len(recording.steps)} steps begin with the gradient of the one "
+            "before",
+            len(left),
+            0,
+        )
+        return
     if own.reason:
         raise Skip(f"the micro-batches could not be asked again: {own.reason}")
     if not own.norm > 0:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import Session
+from trainsanity.checks.loss._words import logs_a_loss
 from trainsanity.maths.factors import explained, name_factor
 from trainsanity.maths.tolerances import LOG_DECIMALS, MARGIN, REDUCTIONS, within
 from trainsanity.measurements.step.steps import Recording
@@ -73,7 +74,7 @@ def logged_is_a_mean(pipeline: Pipeline, recording: Recording) -> Iterator[Measu
         tolerance = max(allowed / abs(expected), 1e-3) if expected else 1e-3
         names = name_factor(factor, Session.of(pipeline).facts, tolerance)
         yield Finding(
-            f"the Trainer logs a loss of {logged:.4f} for step 1; its {len(losses)} "
+            f"{logs_a_loss(pipeline, logged)} step 1; its {len(losses)} "
             f"micro-batches by themselves log {_range(low, high)}{more}: "
             f"{factor:.2f} x their mean",
             observed=logged,
@@ -85,7 +86,9 @@ def logged_is_a_mean(pipeline: Pipeline, recording: Recording) -> Iterator[Measu
             if names
             else None,
             fix="model.accepts_loss_kwargs = False where the loss ignores num_items_in_batch; "
-            "otherwise compare what compute_loss returns with a mean",
+            "otherwise compare what compute_loss returns with a mean"
+            if pipeline.trainer is not None
+            else f"loss = loss / {len(losses)} before backward(), and nowhere else",
             candidates=tuple(names),
         )
     yield Measured(

@@ -20,18 +20,20 @@ def recording(pipeline: Pipeline) -> Recording:
     """Take the first ``pipeline.optimizer_steps`` steps of the run and put everything back.
 
     Raises:
-        Skip: the pipeline has neither a Trainer nor a ``train_step``.
+        Skip: the pipeline has no steps to take, and none that were captured.
     """
     import gc
 
     import torch
 
-    from trainsanity.measurements.step import record_loop, record_trainer
+    from trainsanity.measurements.step import record_captured, record_loop, record_trainer
 
     if pipeline.trainer is not None:
         record = record_trainer.record
     elif pipeline.train_step is not None:
         record = record_loop.record
+    elif pipeline.captured is not None:
+        record = record_captured.record
     else:
         raise Skip("this pipeline has neither a Trainer nor a train_step to record steps of")
     try:

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
 
+NOT_AGAIN = "a script's own training loop cannot be asked again"
+"""Why what needs another step of a captured loop is not asked."""
+
+
 @dataclass
 class MicroStep:
     """One forward and backward inside a step.
@@ -88,6 +92,7 @@ class Step:
         norm_before_clip, norm_after_clip: total gradient norms, computed from the gradients.
         learning_rate: what the optimizer used (first parameter group).
         rates: the same for each of its groups.
+        left: gradients of the step before were still there as its first backward pass began.
         by_means: the Trainer counts items and the loss does not use the count, so that what is
             logged is a multiple of the mean of the micro-batches' means.
     """
@@ -99,6 +104,7 @@ class Step:
     norm_after_clip: float = float("nan")
     learning_rate: float = float("nan")
     rates: list[float] = field(default_factory=list)
+    left: bool = False
     by_means: bool = False
 
     @property
