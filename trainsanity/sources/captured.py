@@ -120,12 +120,14 @@ class Captured:
 
     Attributes:
         steps: the first ones that are judged, in order.
+        before: optimizer steps of this loop before the first one that is judged.
         scheduler_calls: how often the scheduler was stepped between the first two; None where
             it was not seen, or is given its position.
         length: of the training ``DataLoader``, in batches; None if it has none.
     """
 
     steps: list[CapturedStep] = field(default_factory=list)
+    before: int = 0
     scheduler_calls: int | None = None
     length: int | None = None
 

@@ -275,7 +275,7 @@ class LoopCapture:
         from trainsanity.sources.loop_pipeline import pipeline_of
 
         self._over = True
-        captured = Captured(track.steps[:2])
+        captured = Captured(track.steps, before=int(track.dropped))
         others = [other for other in self._tracks.values() if other is not track]
         return self._judge(
             lambda: pipeline_of(captured, track, others, self._passes, self._skipped)
