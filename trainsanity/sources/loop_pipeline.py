@@ -91,7 +91,7 @@ def pipeline_of(
     group = optimizer.param_groups[0]
     pipeline = Pipeline(
         model=model,
-        tokenizer=_tokenizer(collator),
+        tokenizer=_tokenizer(collator, model),
         data_collator=collator,
         train_dataset=data,
         args=LoopArguments(
@@ -196,7 +196,7 @@ def _rows_of(captured: Captured) -> int:
     return next((len(one) for one in given if torch.is_tensor(one) and one.dim()), 1) or 1
 
 
-def _tokenizer(collator: Any) -> Any:
+def _tokenizer(collator: Any, model: Any) -> Any:
     """Return the tokenizer: the collator's, one that it refers to, or the only one there is."""
     import sys
 
@@ -212,7 +212,10 @@ def _tokenizer(collator: Any) -> Any:
         if isinstance(one, PreTrainedTokenizerBase):
             return one
     everywhere = [one for one in gc.get_objects() if isinstance_of(one, PreTrainedTokenizerBase)]
-    return everywhere[0] if len(everywhere) == 1 else None
+    if len(everywhere) > 1:
+        source = getattr(getattr(model, "config", None), "_name_or_path", None)
+        everywhere = [one for one in everywhere if source and one.name_or_path == source][-1:]
+    return everywhere[0] if everywhere else None
 
 
 def _content(cell: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ class Track:
         steps: those that are judged, in order.
         taken: how many it has taken.
         dropped: the first step had fewer backward passes than the second, and is not judged.
+        scheduler: the one that was stepped most between the first two; None without one.
         state, rates: the scheduler's and the optimizer's, as the first step began.
         scheduler_calls: steps of the scheduler between the first two.
     """
@@ -45,7 +47,7 @@ class Track:
         self.scheduler_calls: int | None = None
         self._since = 0
         self._zeroed = True
-        self._counts: dict[int, int] = {}
+        self._schedulers: list[tuple[Any, int, dict[str, Any]]] = []
 
     @property
     def complete(self) -> bool:
@@ -80,7 +82,6 @@ class Track:
         step = CapturedStep(window, batches, left=not self._zeroed)
         self._zeroed = False
         self._read(step, passes)
-        counts = {id(one): number for one, number in passes.schedulers.items()}
         if not self.steps:
             self._first(step, passes)
         elif len(window) > len(self.steps[0].passes) and not self.dropped:
@@ -92,17 +93,26 @@ class Track:
             self.steps[0].passes = self.steps[0].passes[-len(window) :]
             step.weights = _weights(self.model)
             self.steps.append(step)
-            if self.scheduler is not None and self.scheduler not in passes.placed:
-                before = self._counts.get(id(self.scheduler), 0)
-                self.scheduler_calls = counts.get(id(self.scheduler), 0) - before
-        self._counts = counts
+            self._find_scheduler(passes)
 
     def _first(self, step: CapturedStep, passes: Passes) -> None:
         step.weights, self.steps = _weights(self.model), [step]
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
-        own = [s for s in passes.schedulers if s.optimizer is self.optimizer]
-        self.scheduler = own[-1] if own else None
-        self.state = None if self.scheduler is None else dict(self.scheduler.state_dict())
+        self._schedulers = [
+            (one, calls, copy.deepcopy(one.state_dict()))
+            for one, calls in passes.schedulers.items()
+            if getattr(one.optimizer, "optimizer", one.optimizer) is self.optimizer
+        ]
+
+    def _find_scheduler(self, passes: Passes) -> None:
+        stepped = [
+            (passes.schedulers[one] - before, one, state) for one, before, state in self._schedulers
+        ]
+        if not stepped:
+            return
+        calls, self.scheduler, self.state = max(stepped, key=lambda found: found[0])
+        if self.scheduler not in passes.placed:
+            self.scheduler_calls = calls
 
     def _window(self, passes: Passes) -> list[Backward]:
         """Return the backward passes since the step before that went through what is trained."""

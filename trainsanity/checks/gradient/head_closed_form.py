@@ -15,12 +15,15 @@ from trainsanity.measurements.step.bounds import head_gradient_floor
 from trainsanity.measurements.step.closed_form import closed_form, parts_of_closed_form
 from trainsanity.measurements.step.confirmed import Confirmed
 from trainsanity.measurements.step.steps import Recording, reference
-from trainsanity.types import Cost, Finding, Judges, Measured
+from trainsanity.types import Blocked, Cost, Finding, Judges, Measured
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from trainsanity.pipeline import Pipeline
+
+
+ZEROED, HELD = "gradient.step_is_the_weighted_sum", "update.optimizer_holds_trainable"
 
 
 @check(
@@ -59,9 +62,13 @@ def head_closed_form(
     Learning (2006), section 4.3.4, for the formula.
     """
     confirmed.require()
-    found = [
-        _against_closed_form(pipeline, recording, number) for number in range(len(recording.steps))
-    ]
+    whole = [number for number, step in enumerate(recording.steps) if not step.head_left]
+    if not whole:
+        raise Blocked(
+            "the head's gradient holds that of earlier steps, which was never zeroed",
+            by=ZEROED if recording.first.left else HELD,
+        )
+    found = [_against_closed_form(pipeline, recording, number) for number in whole]
     wrong = next((finding for _, finding in found if finding is not None), None)
     if wrong is not None:
         yield wrong

@@ -15,7 +15,7 @@ from trainsanity.measurements.step.confirmed import Confirmed
 from trainsanity.measurements.step.replay import Replay
 from trainsanity.measurements.step.sampling import SAMPLE
 from trainsanity.measurements.step.steps import Recording
-from trainsanity.types import Cost, Finding, Judges, Measured, Severity, Skip
+from trainsanity.types import Blocked, Cost, Finding, Judges, Measured, Severity, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -73,6 +73,10 @@ def matches_autograd(
     References: huggingface/transformers#37766, #47688; huggingface/trl#4104.
     """
     confirmed.require()
+    if recording.first.left:
+        raise Blocked(
+            "the gradient of earlier steps was never zeroed", by="gradient.step_is_the_weighted_sum"
+        )
     names = [name for name in replay.gradients if name in recording.gradients]
     if recording.head_name and not is_tied(pipeline, recording.head_name):
         names = [name for name in names if name != f"{recording.head_name}.weight"]

@@ -86,9 +86,12 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
         seen.seconds = time.perf_counter() - start
         begin = time.perf_counter()
     seen.restore_seconds = time.perf_counter() - begin
-    seen.gradients = {n: sample(gradient) for n, gradient in captured.first.gradients.items()}
+    stale = _note_stale(seen, captured)
+    seen.gradients = {
+        n: sample(gradient) for n, gradient in captured.first.gradients.items() if n not in stale
+    }
     with preserved(pipeline, weights=True), quiet(pipeline):
-        seen.own = _own(pipeline, captured, seen)
+        seen.own = _own(pipeline, captured, seen, stale)
     fill_items(pipeline, seen)
     return seen
 
@@ -176,7 +179,20 @@ def _rows(inputs: dict[str, Any]) -> int:
     return next((len(v) for v in inputs.values() if torch.is_tensor(v) and v.dim()), 0)
 
 
-def _own(pipeline: Pipeline, captured: Captured, seen: Recording) -> Own:
+def _note_stale(seen: Recording, captured: Captured) -> set[str]:
+    """Note where the head's gradient is that of several steps.
+
+    Returns:
+        the trained parameters that the optimizer does not hold, where steps before the first have
+        left their gradients there: ``zero_grad`` passes them by.
+    """
+    strange = {p.name for p in seen.update.parameters if p.trainable and not p.held}
+    for number, step in enumerate(seen.steps, captured.before):
+        step.head_left = step.left or (number > 0 and f"{seen.head_name}.weight" in strange)
+    return strange if captured.before else set()
+
+
+def _own(pipeline: Pipeline, captured: Captured, seen: Recording, stale: set[str]) -> Own:
     """Ask each micro-batch of the first step for the gradient of its own loss."""
     passes = captured.first.passes
     kind, factor = trained_loss(captured)
@@ -194,7 +210,9 @@ def _own(pipeline: Pipeline, captured: Captured, seen: Recording) -> Own:
         loss.backward()
         return float(loss.detach())
 
-    parameters = {n: p for n, p in pipeline.model.named_parameters() if p.requires_grad}
+    parameters = {
+        n: p for n, p in pipeline.model.named_parameters() if p.requires_grad and n not in stale
+    }
     asks: list[Callable[[], float]] = [partial(ask, made) for made in passes]
     try:
         own = own_gradients(parameters, seen.gradients, asks, _eps(passes[0], parameters))

@@ -93,6 +93,7 @@ class Step:
         learning_rate: what the optimizer used (first parameter group).
         rates: the same for each of its groups.
         left: gradients of the step before were still there as its first backward pass began.
+        head_left: so was the head's: that of a head which the optimizer does not hold is never zeroed.
         by_means: the Trainer counts items and the loss does not use the count, so that what is
             logged is a multiple of the mean of the micro-batches' means.
     """
@@ -105,6 +106,7 @@ class Step:
     learning_rate: float = float("nan")
     rates: list[float] = field(default_factory=list)
     left: bool = False
+    head_left: bool = False
     by_means: bool = False
 
     @property
