@@ -97,6 +97,8 @@ class CapturedStep:
         gradients: by parameter, copies on the host: as a clip of torch's found them, or else as
             the optimizer did; a parameter without one is missing.
         clip: the norm that torch was asked to clip to; None if it was not.
+        clipped_late: the norm that torch was asked to clip to after the step before, when its
+            gradients had been used; None if it was not.
         norm_after: of the gradients that the optimizer found.
         rates: of each parameter group.
         left: gradients of the step before were still there as its first backward pass began.
@@ -108,6 +110,7 @@ class CapturedStep:
     batches: int = 0
     gradients: dict[str, Tensor] = field(default_factory=dict)
     clip: float | None = None
+    clipped_late: float | None = None
     norm_after: float = float("nan")
     rates: list[float] = field(default_factory=list)
     left: bool = False

@@ -114,7 +114,9 @@ class LoopCapture:
         if not self._compiling() and not self._off():
             self._passes.begin(module)
 
-    def _called(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
+    def _called(self, module: Any, args: Any, *rest: Any) -> None:
+        # Where the module raised, torch gives a global hook no named arguments.
+        kwargs, output = rest if len(rest) == 2 else ({}, None)
         if not self._compiling() and not self._off():
             self._passes.end(module, args, kwargs, output)
 
@@ -240,9 +242,13 @@ class LoopCapture:
             return args, {**kwargs, "closure": first_of}
         return tuple(first_of if one is closure else one for one in args), kwargs
 
-    def _stepped(self, *_: Any) -> None:
-        if not self._off():
-            self._depth = max(0, self._depth - 1)
+    def _stepped(self, optimizer: Any, *_: Any) -> None:
+        if self._off():
+            return
+        self._depth = max(0, self._depth - 1)
+        if not self._depth and id(optimizer) in self._tracks:
+            self._tracks[id(optimizer)].after(self._passes)
+            self._passes.fresh = True
 
     def _note(self, optimizer: Any) -> None:
         if not self._passes.made:  # nothing was differentiated for it

@@ -35,6 +35,8 @@ class Passes:
         self.inside = False
         self.scaler: Any = None
         self.clip: tuple[dict[int, Tensor], float] | None = None
+        self.clipped_late: float | None = None
+        self.fresh = False
         self.loader: Any = None
         self.batches = 0
         self.schedulers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
@@ -121,6 +123,7 @@ class Passes:
             self.made[-KEPT - 1].call = self.made[-KEPT - 1].formula = None
         self._calls, self._formulas, self._modules = [], [], []
         self.clip = self.scaler = None
+        self.fresh = False
         self._open.clear()
         self.inside = True
         try:
@@ -163,6 +166,9 @@ class Passes:
 
     def clipped(self, parameters: list[Any], norm: float) -> None:
         """Note gradients as a clip finds them."""
+        if self.fresh:  # no backward pass since an optimizer has stepped
+            self.clipped_late = norm
+            return
         held = [p for p in parameters if p.grad is not None]
         copies = to_host([p.grad for p in held])
         self.clip = ({id(p): copy for p, copy in zip(held, copies, strict=True)}, norm)

@@ -65,6 +65,10 @@ class Track:
             if p.grad is not None
         )
 
+    def after(self, passes: Passes) -> None:
+        """Note that a step has been taken: backward passes inside it, of a closure, are its own."""
+        self._since, self._zeroed = len(passes.made), False
+
     def note(self, passes: Passes) -> None:
         """Note a step that is about to be taken."""
         self.taken += 1
@@ -79,7 +83,9 @@ class Track:
             self.model = _model_of(window, self.parameters)
         if self.model is None:
             return
-        step = CapturedStep(window, batches, left=not self._zeroed)
+        step = CapturedStep(
+            window, batches, left=not self._zeroed, clipped_late=passes.clipped_late
+        )
         self._zeroed = False
         self._read(step, passes)
         if not self.steps:

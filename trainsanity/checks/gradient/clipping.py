@@ -87,6 +87,16 @@ def clipping(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fi
             # Centralised gradients, parts by turns: such a loop may do so on purpose.
             severity=Severity.WARNING if undeclared else Severity.FAILURE,
         )
+    if recording.clipped_late is not None:
+        yield Finding(
+            f"the gradient is clipped to {recording.clipped_late:g} after the optimizer has used it",
+            observed="after optimizer.step()",
+            expected="before optimizer.step()",
+            where="step 1",
+            cause="clip_grad_norm_ is called between the optimizer's step and the next backward "
+            "pass, where it changes nothing that is trained",
+            fix="call clip_grad_norm_ between the last backward pass and optimizer.step()",
+        )
     exact = exact_head_gradient(pipeline, recording, step)
     slope = None if exact is None else abs(regress(step.head_gradient, exact)[0])
     if slope is not None and recording.clipped_before(pipeline, slope):

@@ -15,7 +15,7 @@ from trainsanity.measurements.step.bounds import head_gradient_floor
 from trainsanity.measurements.step.closed_form import closed_form, parts_of_closed_form
 from trainsanity.measurements.step.confirmed import Confirmed
 from trainsanity.measurements.step.steps import Recording, reference
-from trainsanity.types import Blocked, Cost, Finding, Judges, Measured
+from trainsanity.types import Blocked, Cost, Finding, Judges, Measured, Skip
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,6 +62,8 @@ def head_closed_form(
     Learning (2006), section 4.3.4, for the formula.
     """
     confirmed.require()
+    if recording.not_comparable:
+        raise Skip(recording.not_comparable)
     whole = [number for number, step in enumerate(recording.steps) if not step.head_left]
     if not whole:
         raise Blocked(

@@ -73,6 +73,8 @@ def matches_autograd(
     References: huggingface/transformers#37766, #47688; huggingface/trl#4104.
     """
     confirmed.require()
+    if recording.not_comparable:
+        raise Skip(recording.not_comparable)
     if recording.first.left:
         raise Blocked(
             "the gradient of earlier steps was never zeroed", by="gradient.step_is_the_weighted_sum"

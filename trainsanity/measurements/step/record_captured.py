@@ -17,6 +17,7 @@ from trainsanity.engine.session import objective_of
 from trainsanity.errors import first_line
 from trainsanity.isolation.host_memory import to_device
 from trainsanity.isolation.snapshot import preserved, snapshot_bytes
+from trainsanity.maths.tolerances import REDUCTIONS
 from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.model.head import head_or_none, watched
 from trainsanity.measurements.step.captured_loss import call_again, loss_again, trained_loss
@@ -43,6 +44,11 @@ by the loop itself.  Chosen: norms are computed in float32, and nobody divides b
 NEITHER = (
     "the loss that was sent backward is no constant times the model's own, nor times a formula "
     "that was seen: accumulation was not judged"
+)
+
+CHANGED = (
+    "the loop changes gradients itself between its last backward pass and the optimizer's step, as "
+    "centralised gradients and parts that are trained by turns do"
 )
 
 NOT_ACCUMULATED = (
@@ -86,6 +92,11 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
         seen.seconds = time.perf_counter() - start
         begin = time.perf_counter()
     seen.restore_seconds = time.perf_counter() - begin
+    seen.clipped_late = captured.steps[-1].clipped_late
+    if len(captured.first.passes) > 1 and not captured.accumulates:
+        seen.not_comparable = NOT_ACCUMULATED
+    elif any(map(_by_hand, captured.steps)):
+        seen.not_comparable = CHANGED
     stale = _note_stale(seen, captured)
     seen.gradients = {
         n: sample(gradient) for n, gradient in captured.first.gradients.items() if n not in stale
@@ -133,7 +144,9 @@ def _step(pipeline: Pipeline, seen: Recording, taken: CapturedStep, watch: Any) 
             micro.sort_items(task, done, labels)
     if seen.head_name:
         step.head_gradient = taken.gradients.get(f"{seen.head_name}.weight")
-    if all(made.call is not None for made in taken.passes) and not _by_hand(taken):
+    accumulates = len(taken.passes) == 1 or (pipeline.captured and pipeline.captured.accumulates)
+    alike = all(made.call is not None for made in taken.passes) and _kept(taken) == 1
+    if accumulates and alike:
         step.logged = {"loss": sum(made.value for made in taken.passes)}
     return step
 
@@ -147,11 +160,30 @@ def _norm(taken: CapturedStep) -> float:
     return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
 
 
-def _by_hand(taken: CapturedStep) -> bool:
-    """Return whether something else than a clip or a scaler changed the gradients."""
+def _kept(taken: CapturedStep) -> float:
+    """Return the norm of the gradients over that after the last backward pass; 1 if nearly equal.
+
+    A ``GradScaler`` that has not divided out its factor before a clip is no change.
+    """
     last = taken.passes[-1]
-    norm, left = _norm(taken), last.norm / last.scale
-    return not math.isclose(norm, left, rel_tol=BY_HAND)
+    norm = _norm(taken)
+    if not last.norm > 0:
+        return 1.0
+    for left in (last.norm, last.norm / last.scale):
+        if math.isclose(norm, left, rel_tol=BY_HAND):
+            return 1.0
+    return norm / last.norm
+
+
+def _by_hand(taken: CapturedStep) -> bool:
+    """Return whether the loop itself changed the gradients.
+
+    What it divides out, as a scaler of its own does, is a power of two in every recipe.
+    """
+    kept = _kept(taken)
+    if not 0 < kept < math.inf:
+        return True
+    return not math.isclose(kept, 2.0 ** round(math.log2(kept)), rel_tol=REDUCTIONS)
 
 
 def _named_inputs(made: Backward) -> dict[str, Any]:
@@ -200,8 +232,8 @@ def _own(pipeline: Pipeline, captured: Captured, seen: Recording, stale: set[str
         return Own(reason="the loop calls several modules, or one several times, for one loss")
     if not kind:
         return Own(reason=NEITHER)
-    if len(passes) > 1 and not captured.accumulates:
-        return Own(reason=NOT_ACCUMULATED)
+    if seen.not_comparable:
+        return Own(reason=seen.not_comparable)
     # By what the loss of a whole step is multiplied is the loop's own choice.
     times = factor if len(passes) == 1 else 1.0
 

@@ -147,6 +147,10 @@ class Recording:
         sharded: how many parameters each process holds a part of.
         composed: a custom training loop ran the model more often than once for each micro-batch
             before its first step, so that the gradient may be made of more than the loss's.
+        clipped_late: the norm that a loop clips to after its optimizer has stepped; None if it
+            clips before, or does not.
+        not_comparable: why the gradients of a script's own loop are not held against those of its
+            loss; empty if they are.
         out_of_memory: a second step did not fit, so only the first was recorded.
         peak_bytes: device memory at its highest; None on the CPU.
         seconds: of the steps alone.
@@ -177,6 +181,8 @@ class Recording:
     held: dict[str, list[dict[str, int]]] = field(default_factory=dict)
     sharded: int = 0
     composed: bool = False
+    clipped_late: float | None = None
+    not_comparable: str = ""
     out_of_memory: bool = False
     peak_bytes: int | None = None
     seconds: float = 0.0
