@@ -65,7 +65,8 @@ class Backward:
         value: of the loss that it started from, without the factor of a ``GradScaler``; the sum of
             what it started from where that is no single number.
         dtype: of that loss.
-        modules: what the script called with gradients since the backward pass before.
+        modules: what the script called with gradients on the way to it.
+        beside: what it called without gradients since the backward pass before.
         call: the model's call; None if the script called several modules, or none, or did not start
             from a single number.
         model_loss: the value of the loss that the model returned; NaN if it returned none.
@@ -79,6 +80,7 @@ class Backward:
     value: float
     dtype: Any
     modules: list[Any] = field(default_factory=list)
+    beside: list[Any] = field(default_factory=list)
     call: Call | None = None
     model_loss: float = float("nan")
     formula: Formula | None = None
@@ -142,6 +144,10 @@ class Captured:
     @property
     def accumulates(self) -> bool:
         """Whether each backward pass of a step is one batch of the training data."""
-        return all(len(step.passes) == step.batches for step in self.steps[1:]) and bool(
-            self.steps[1:]
+        # Some loaders fetch a batch ahead of the first.
+        first, others = self.first, self.steps[1:]
+        return (
+            bool(others)
+            and all(len(step.passes) == step.batches for step in others)
+            and first.batches - len(first.passes) in (0, 1)
         )

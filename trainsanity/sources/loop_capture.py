@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gc
 import sys
 import threading
+import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -51,8 +52,9 @@ class LoopCapture:
         self._passes = Passes()
         self._tracks: dict[int, Track] = {}
         self._depth = 0
-        self._loaders: dict[int, Any] = {}
+        self._loaders: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
         self._trainers: list[Any] = []
+        self._optimizers: weakref.WeakSet[Any] = weakref.WeakSet()
         self._thread = threading.get_ident()
         self._skipped = 0
         self._over = False
@@ -60,19 +62,22 @@ class LoopCapture:
     @property
     def found(self) -> bool:
         """Whether at least one optimizer step was seen."""
-        return any(track.steps for track in self._tracks.values())
+        return any(track.taken for track in self._tracks.values())
 
     def judge_what_is_there(self) -> None:
         """Judge the largest model that took a step, at the end of a script without a second."""
         if self._over or not self.found:
             return
         tracks = [track for track in self._tracks.values() if track.steps]
+        tracks = tracks or list(self._tracks.values())
         self._end(max(tracks, key=lambda track: track.elements))
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Hook torch as soon as the script imports it, and take the hooks off at the end."""
         losses = dict.fromkeys(LOSSES, self._passes.losing)
+        # What torch.compile says of global hooks is about these.
+        warnings.filterwarnings("ignore", "Using `torch.compile", UserWarning)
         with contextlib.ExitStack() as stack:
             for module, apply in (
                 ("torch.optim.optimizer", self._hook_optimizers),
@@ -88,6 +93,7 @@ class LoopCapture:
                 (("torch.utils.data.dataloader", "DataLoader"), {"__iter__": self._iterating}),
                 (("torch.utils.data.dataloader", "_BaseDataLoaderIter"), {"__next__": self._next}),
                 (("torch.optim.lr_scheduler", "LRScheduler"), {"step": self._scheduling}),
+                (("torch.optim.optimizer", "Optimizer"), {"__init__": self._optimizing}),
                 (TRAINER, {"__init__": self._building}),
             ):
                 stack.enter_context(patched(home, wrappers))
@@ -182,7 +188,7 @@ class LoopCapture:
         @functools.wraps(original)
         def iterate(loader: Any) -> Any:
             iterator = original(loader)
-            self._loaders[id(iterator)] = loader
+            self._loaders[iterator] = loader
             return iterator
 
         return iterate
@@ -191,7 +197,7 @@ class LoopCapture:
         @functools.wraps(original)
         def following(iterator: Any) -> Any:
             batch = original(iterator)
-            loader = self._loaders.get(id(iterator))
+            loader = self._loaders.get(iterator)
             if loader is not None and not self._off():
                 self._passes.gave(loader)
             return batch
@@ -207,6 +213,14 @@ class LoopCapture:
             return result
 
         return step
+
+    def _optimizing(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def init(optimizer: Any, *args: Any, **kwargs: Any) -> None:
+            original(optimizer, *args, **kwargs)
+            self._optimizers.add(optimizer)
+
+        return init
 
     def _building(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
@@ -255,18 +269,16 @@ class LoopCapture:
             return
         track = self._tracks.setdefault(id(optimizer), Track(optimizer))
         track.note(self._passes)
-        if track.complete and (not self._larger(track) or track.taken > PATIENCE):
+        late = track.taken > PATIENCE
+        if (track.complete or (late and track.model is None)) and (
+            late or not self._larger(track)
+        ):
             raise self._end(track)
 
     def _larger(self, track: Track) -> bool:
         """Return whether something larger is there that has not been trained yet."""
-        import torch
-
         own = track.parameters | {id(p) for p in track.model.parameters()}
-        for found in gc.get_objects():
-            # A proxy's class is asked for without its help.
-            if not issubclass(type(found), torch.optim.Optimizer) or found is track.optimizer:
-                continue
+        for found in self._optimizers:
             held = {id(p) for group in found.param_groups for p in group["params"]}
             if not held & own and elements_of(found) > track.elements:
                 return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 import inspect
@@ -22,6 +23,9 @@ is worth to be asked again."""
 
 CALLS = 4
 """Calls of modules whose outputs are kept: an evaluation with gradients would hold all its graphs."""
+
+NODES = 100_000
+"""Nodes of a graph that are looked at, about a tenth of a second."""
 
 SMALL = 1 << 16
 """Elements of a buffer that is kept with a call."""
@@ -44,7 +48,7 @@ class Passes:
         self._open: list[Any] = []
         self._begun: dict[str, Any] = {}
         self._calls: list[tuple[Call, Any]] = []
-        self._modules: list[Any] = []
+        self._beside: dict[int, Any] = {}
         self._formulas: list[tuple[Formula, Tensor, float]] = []
         self._before = 0
 
@@ -61,7 +65,11 @@ class Passes:
             return
         self._begun = {}
         self._before = len(self._formulas)
-        if torch.is_grad_enabled() and _trains(module):
+        if not _trains(module):
+            return
+        if not torch.is_grad_enabled():
+            self._beside[id(module)] = module
+        else:
             buffers = [(b, b.detach().clone()) for b in module.buffers() if b.numel() <= SMALL]
             self._begun = {"random_state": torch_states(), "buffers": buffers}
 
@@ -80,7 +88,6 @@ class Passes:
         call = Call(
             module, _copied(args), _copied(kwargs), autocast=_autocast(module), **self._begun
         )
-        self._modules.append(module)
         self._calls.append((call, output))
         del self._calls[:-CALLS]
 
@@ -121,7 +128,7 @@ class Passes:
         self.made.append(self._backward_of(tensors))
         if len(self.made) > KEPT:
             self.made[-KEPT - 1].call = self.made[-KEPT - 1].formula = None
-        self._calls, self._formulas, self._modules = [], [], []
+        self._calls, self._formulas, self._beside = [], [], {}
         self.clip = self.scaler = None
         self.fresh = False
         self._open.clear()
@@ -140,17 +147,19 @@ class Passes:
         roots = [tensors] if torch.is_tensor(tensors) else list(tensors)
         single = len(roots) == 1 and roots[0].numel() == 1
         scale = 1.0 if self.scaler is None else float(self.scaler.get_scale())
+        calls = self._calls
+        if len(calls) > 1:
+            calls = [one for one in calls if _leads_to(roots, one[1])] or calls
         made = Backward(
             sum(float(root.detach().sum()) for root in roots) / scale,
             roots[0].dtype,
-            list({id(one): one for one in self._modules}.values()),
+            list({id(call.module): call.module for call, _ in calls}.values()),
+            beside=list(self._beside.values()),
             scale=scale,
         )
-        if not single:
+        if not single or len(calls) != 1:
             return made
-        if len(self._modules) != 1 or not self._calls:
-            return made
-        made.call, output = self._calls[0]
+        made.call, output = calls[0]
         named = _named(output)
         made.call.loss, made.model_loss = _loss_in(named, output)
         found = []
@@ -251,6 +260,21 @@ def _loss_in(named: list[tuple[Any, Tensor]], output: Any) -> tuple[Any, float]:
         if key == "loss" or key == 0 or (key is None and value.dim() == 0):
             return ("" if key is None else key), float(value.detach())
     return None, float("nan")
+
+
+def _leads_to(roots: list[Tensor], output: Any) -> bool:
+    """Return whether an output lies in the graph of what is sent backward; if unclear, it does."""
+    wanted = {tensor.grad_fn for _, tensor in _named(output)} - {None}
+    waiting = collections.deque(root.grad_fn for root in roots)
+    seen: set[Any] = set()
+    while waiting and len(seen) < NODES:
+        node = waiting.popleft()
+        if node in wanted:
+            return True
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting.extend(following for following, _ in node.next_functions)
+    return not wanted or len(seen) >= NODES
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:

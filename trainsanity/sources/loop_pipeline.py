@@ -73,6 +73,11 @@ def pipeline_of(
                 f"this training loop runs in {size} processes: run it in one to have it judged"
             )
     model = track.model
+    if model is None:
+        raise UsageError(
+            "the tensors that this script's optimizer steps belong to no torch.nn.Module that was "
+            "called: give them to a module, and call it, to have the training loop judged"
+        )
     if any(is_sharded(p) for p in model.parameters()):
         raise UsageError("the weights of this training loop's model are sharded: run it in one "
                          "process, without sharding, to have it judged")  # fmt: skip

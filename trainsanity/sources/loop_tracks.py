@@ -95,8 +95,10 @@ class Track:
             self.dropped = True
             self._first(step, passes)
         else:
-            # What was sent backward before the loop began is no part of its first step.
-            self.steps[0].passes = self.steps[0].passes[-len(window) :]
+            first = self.steps[0]
+            if len(first.passes) > max(first.batches, len(window)):
+                # What was sent backward before the loop began is no part of its first step.
+                first.passes = first.passes[-len(window) :]
             step.weights = _weights(self.model)
             self.steps.append(step)
             self._find_scheduler(passes)
@@ -161,7 +163,7 @@ def _model_of(window: list[Backward], held: set[int]) -> Any:
     called = {
         id(one): one
         for made in window
-        for one in map(unwrapped_module, made.modules)
+        for one in map(unwrapped_module, [*made.modules, *made.beside])
         if any(id(p) in held for p in one.parameters())
     }
     if len(called) < 2:

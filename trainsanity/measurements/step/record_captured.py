@@ -30,6 +30,7 @@ from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.steps import NOT_AGAIN, MicroStep, Recording, Step
 from trainsanity.measurements.step.unused import unused_parameters
 from trainsanity.measurements.step.update import frozen_state, rewritten, trial_steps
+from trainsanity.sources.loop_tracks import unwrapped_module
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -249,10 +250,16 @@ def _own(pipeline: Pipeline, captured: Captured, seen: Recording, stale: set[str
     try:
         own = own_gradients(parameters, seen.gradients, asks, _eps(passes[0], parameters))
         without = {n: p for n, p in parameters.items() if n not in seen.gradients}
-        seen.unused = unused_parameters(without, lambda: loss_and_gradient(parameters, asks[0]))
+        if passes[0].call is not None and _is_whole(pipeline.model, passes[0].call.module):
+            seen.unused = unused_parameters(without, lambda: loss_and_gradient(parameters, asks[0]))
     except Exception as error:
         return Own(reason=f"asked again it raised {type(error).__name__}: {first_line(error)}")
     return own
+
+
+def _is_whole(model: Any, called: Any) -> bool:
+    """Return whether the script called the model itself, and not a part of it."""
+    return unwrapped_module(called) is model
 
 
 def _eps(made: Backward, parameters: dict[str, Any]) -> float:
