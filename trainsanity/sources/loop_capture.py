@@ -88,8 +88,10 @@ class LoopCapture:
                 (("torch.autograd", ""), {"backward": self._backward}),
                 (("torch.nn.functional", ""), losses),
                 (("torch.nn.utils.clip_grad", ""), {"_clip_grads_with_norm_": self._clipping}),
-                (("torch.amp.grad_scaler", "GradScaler"), 
-                 {"step": self._scaler_step, "scale": self._scaling}),
+                (
+                    ("torch.amp.grad_scaler", "GradScaler"),
+                    {"step": self._scaler_step, "scale": self._scaling},
+                ),
                 (("torch.utils.data.dataloader", "DataLoader"), {"__iter__": self._iterating}),
                 (("torch.utils.data.dataloader", "_BaseDataLoaderIter"), {"__next__": self._next}),
                 (("torch.optim.lr_scheduler", "LRScheduler"), {"step": self._scheduling}),
@@ -270,9 +272,7 @@ class LoopCapture:
         track = self._tracks.setdefault(id(optimizer), Track(optimizer))
         track.note(self._passes)
         late = track.taken > PATIENCE
-        if (track.complete or (late and track.model is None)) and (
-            late or not self._larger(track)
-        ):
+        if (track.complete or (late and track.model is None)) and (late or not self._larger(track)):
             raise self._end(track)
 
     def _larger(self, track: Track) -> bool:

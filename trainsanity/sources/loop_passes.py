@@ -111,9 +111,7 @@ class Passes:
                 and torch.is_tensor(given)
                 and torch.is_tensor(target)
             ):
-                kept = Formula(
-                    original, None, tuple(given.shape), target.detach().clone(), named
-                )
+                kept = Formula(original, None, tuple(given.shape), target.detach().clone(), named)
                 self._formulas.append((kept, given.detach(), float(value.detach())))
                 del self._formulas[:-KEPT]
             return value
@@ -253,9 +251,7 @@ def _loss_in(named: list[tuple[Any, Tensor]], output: Any) -> tuple[Any, float]:
 
     It is called ``loss``, or it is the first thing returned, and a single number.
     """
-    scalars = [
-        (key, value) for key, value in named if value.numel() == 1 and value.requires_grad
-    ]
+    scalars = [(key, value) for key, value in named if value.numel() == 1 and value.requires_grad]
     for key, value in scalars:
         if key == "loss" or key == 0 or (key is None and value.dim() == 0):
             return ("" if key is None else key), float(value.detach())
@@ -280,9 +276,7 @@ def _leads_to(roots: list[Tensor], output: Any) -> bool:
 def _equal(one: Tensor, other: Tensor) -> bool:
     import torch
 
-    return bool(
-        torch.equal(one.detach().reshape(-1).float(), other.reshape(-1).float())
-    )
+    return bool(torch.equal(one.detach().reshape(-1).float(), other.reshape(-1).float()))
 
 
 def norm_of(gradients: Any) -> float:

@@ -55,9 +55,7 @@ def patched(home: tuple[str, str], wrappers: Mapping[str, Wrapper]) -> Iterator[
 
 
 @contextlib.contextmanager
-def when_imported(
-    module: str, apply: Callable[[ModuleType], Iterable[Undo]]
-) -> Iterator[None]:
+def when_imported(module: str, apply: Callable[[ModuleType], Iterable[Undo]]) -> Iterator[None]:
     """Call ``apply`` with a module now, or as soon as it is imported.
 
     Args:

@@ -1,6 +1,6 @@
 """Fine-tunes a tiny model in an accelerate loop; the arguments are what is wrong with it.
 
-    python classify.py [zero] [schedule] [undivided] [head]
+python classify.py [zero] [schedule] [undivided] [head]
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Trains a small image model in bare torch; the arguments are what is wrong with it.
 
-    python images.py [amp] [closure] [zero] [schedule] [undivided] [head] [eval]
+python images.py [amp] [closure] [zero] [schedule] [undivided] [head] [eval]
 """
 
 import sys
@@ -18,7 +18,12 @@ pictures = torch.randn(64, 1, 8, 8) + 0.3 * targets[:, None, None, None]
 loader = DataLoader(TensorDataset(pictures, targets), batch_size=4, shuffle=True)
 
 model = nn.Sequential(
-    nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Dropout(0.1), nn.Linear(288, 9)
+    nn.Conv2d(1, 8, 3),
+    nn.BatchNorm2d(8),
+    nn.ReLU(),
+    nn.Flatten(),
+    nn.Dropout(0.1),
+    nn.Linear(288, 9),
 )
 if "head" not in SAID:
     model[5] = nn.Linear(288, 4)

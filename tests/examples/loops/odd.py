@@ -44,7 +44,9 @@ def two_optimizers():
     model = net()
     parts = [
         torch.optim.SGD([p for p in model.parameters() if p.dim() > 1], lr=0.05),
-        torch.optim.AdamW([p for p in model.parameters() if p.dim() < 2], lr=1e-3, weight_decay=0.0),
+        torch.optim.AdamW(
+            [p for p in model.parameters() if p.dim() < 2], lr=1e-3, weight_decay=0.0
+        ),
     ]
     for inputs, targets in rows():
         F.cross_entropy(model(inputs), targets).backward()

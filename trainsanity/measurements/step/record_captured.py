@@ -124,9 +124,7 @@ def _give(model: Any, gradients: dict[str, Tensor]) -> None:
 def _step(pipeline: Pipeline, seen: Recording, taken: CapturedStep, watch: Any) -> Step:
     """Return a captured step, its model's calls repeated."""
     first = not seen.steps
-    step = Step(
-        norm_before_clip=_norm(taken), norm_after_clip=taken.norm_after, left=taken.left
-    )
+    step = Step(norm_before_clip=_norm(taken), norm_after_clip=taken.norm_after, left=taken.left)
     for made in taken.passes:
         micro = MicroStep(loss=made.value, loss_dtype=made.dtype, backward_loss=made.value)
         step.micro_steps.append(micro)
@@ -155,9 +153,7 @@ def _step(pipeline: Pipeline, seen: Recording, taken: CapturedStep, watch: Any) 
 def _norm(taken: CapturedStep) -> float:
     import torch
 
-    norms = [
-        torch.linalg.vector_norm(one, dtype=torch.float32) for one in taken.gradients.values()
-    ]
+    norms = [torch.linalg.vector_norm(one, dtype=torch.float32) for one in taken.gradients.values()]
     return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
 
 
