@@ -22,7 +22,7 @@ KEPT = 256
 is worth to be asked again."""
 
 CALLS = 4
-"""Calls of modules whose outputs are kept: an evaluation with gradients would hold all its graphs."""
+"""Calls of modules whose outputs are kept: an evaluation with gradients holds all its graphs."""
 
 NODES = 100_000
 """Nodes of a graph that are looked at, about a tenth of a second."""
@@ -253,7 +253,7 @@ def _loss_in(named: list[tuple[Any, Tensor]], output: Any) -> tuple[Any, float]:
     """
     scalars = [(key, value) for key, value in named if value.numel() == 1 and value.requires_grad]
     for key, value in scalars:
-        if key == "loss" or key == 0 or (key is None and value.dim() == 0):
+        if key in {"loss", 0} or (key is None and value.dim() == 0):
             return ("" if key is None else key), float(value.detach())
     return None, float("nan")
 

@@ -88,7 +88,7 @@ def pipeline_of(
     if beside:
         optimizer = Optimizers([optimizer, *(other.optimizer for other in beside)])
     captured.scheduler_calls = track.scheduler_calls
-    data, collator, size = _data(passes.loader)
+    data, collator, rows = _data(passes.loader)
     captured.length = _length(passes.loader)
     notes = [*_notes(captured, track, len(others) - len(beside), skipped)]
     if passes.loader is not None and data is None:
@@ -100,7 +100,7 @@ def pipeline_of(
         data_collator=collator,
         train_dataset=data,
         args=LoopArguments(
-            per_device_train_batch_size=size or _rows_of(captured),
+            per_device_train_batch_size=rows or _rows_of(captured),
             gradient_accumulation_steps=len(captured.first.passes) if captured.accumulates else 1,
             learning_rate=group.get("initial_lr", group["lr"]),
             max_grad_norm=captured.first.clip or 0.0,

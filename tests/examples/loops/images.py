@@ -36,7 +36,7 @@ if "head" in SAID:
 if "eval" in SAID:
     model.eval()
     with torch.no_grad():
-        print("accuracy before:", (model(pictures).argmax(-1) == targets).float().mean())
+        accuracy = (model(pictures).argmax(-1) == targets).float().mean()
 schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, 1.0, total_iters=10)
 scaler = torch.amp.GradScaler("cpu", enabled="amp" in SAID)
 criterion = nn.CrossEntropyLoss()

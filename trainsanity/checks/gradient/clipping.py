@@ -89,7 +89,7 @@ def clipping(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fi
         )
     if recording.clipped_late is not None:
         yield Finding(
-            f"the gradient is clipped to {recording.clipped_late:g} after the optimizer has used it",
+            f"the gradient is clipped to {recording.clipped_late:g} after the optimizer used it",
             observed="after optimizer.step()",
             expected="before optimizer.step()",
             where="step 1",

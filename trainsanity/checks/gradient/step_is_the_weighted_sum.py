@@ -64,8 +64,8 @@ def step_is_the_weighted_sum(
     left = [number for number, step in enumerate(recording.steps, 1) if step.left]
     if left:
         yield Finding(
-            f"the gradient of the optimizer step before is still there as step {left[0]} begins its "
-            "first backward pass: it is used once more",
+            f"the gradient of the optimizer step before is still there as step {left[0]} begins "
+            "its first backward pass: it is used once more",
             observed=len(left),
             expected=0,
             where=f"step {left[0]}",

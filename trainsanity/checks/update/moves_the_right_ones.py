@@ -27,9 +27,9 @@ def moves_the_right_ones(recording: Recording) -> Iterator[Measured | Finding]:
     Why it matters: a group with a learning rate of zero, or code that writes to frozen weights,
     trains another model than the one that was configured.
 
-    How it is measured: hashes of the frozen weights before and after the step, and the trial step of
-    update.survives_rounding.  Exact, but for gradients that are rounding alone, as of a bias ahead of a
-    batch norm: below the largest gradient times float32's unit in the last place.
+    How it is measured: hashes of the frozen weights before and after the step, and the trial step
+    of update.survives_rounding.  Exact, but for gradients that are rounding alone, as of a bias
+    ahead of a batch norm: below the largest gradient times float32's unit in the last place.
 
     How to fix: look for the parameter group, or the callback, that owns the named parameter.
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SAME = 1e-4
 """Relative: how far apart two quotients of equal losses may lie in float32.  Chosen: each of the
-two was rounded a few times, and two losses of different formulas lie further apart on every batch."""
+two was rounded a few times, and losses of different formulas lie further apart on every batch."""
 
 AVERAGING = ("mean", "batchmean")
 """Reductions whose sum over micro-batches has to be divided by their number."""

@@ -53,8 +53,8 @@ CHANGED = (
 )
 
 NOT_ACCUMULATED = (
-    "the backward passes of a step are not one for each batch of a DataLoader: accumulation was not "
-    "judged"
+    "the backward passes of a step are not one for each batch of a DataLoader: accumulation was "
+    "not judged"
 )
 
 

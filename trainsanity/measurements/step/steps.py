@@ -93,7 +93,7 @@ class Step:
         learning_rate: what the optimizer used (first parameter group).
         rates: the same for each of its groups.
         left: gradients of the step before were still there as its first backward pass began.
-        head_left: so was the head's: that of a head which the optimizer does not hold is never zeroed.
+        head_left: so was the head's, which is never zeroed if the optimizer does not hold it.
         by_means: the Trainer counts items and the loss does not use the count, so that what is
             logged is a multiple of the mean of the micro-batches' means.
     """
