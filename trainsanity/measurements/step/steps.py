@@ -17,6 +17,7 @@ from trainsanity.measurements.step.modes import Modes
 from trainsanity.measurements.step.own import Again, Own
 from trainsanity.measurements.step.policy_passes import Policy
 from trainsanity.measurements.step.preference import Preference
+from trainsanity.measurements.step.pull import Pulls
 from trainsanity.measurements.step.rearranged import Rearranged
 from trainsanity.measurements.step.update import Update
 from trainsanity.types import Skip
@@ -149,6 +150,7 @@ class Recording:
         preference: the loss of compared answers where policy and reference differ.
         rollout: the first completions that a policy generated, with what was made of their rewards.
         modes: in which modes the model ran, and what moved in its frozen parts.
+        pulls: from which positions of the logits the first step's gradient comes.
         loss_calls: which of torch's loss functions were called, and what they were given.
         asking: such a question is being asked; its passes are not the run's.
         snapshot_bytes: size in host memory of what is put back afterwards.
@@ -184,6 +186,7 @@ class Recording:
     preference: Preference = field(default_factory=Preference)
     rollout: dict[str, Any] = field(default_factory=dict)
     modes: Modes = field(default_factory=Modes)
+    pulls: Pulls = field(default_factory=Pulls)
     loss_calls: list[LossCall] = field(default_factory=list)
 
     @property
