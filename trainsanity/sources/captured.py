@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from trainsanity.objectives.loss_places import LossCall
+
 
 @dataclass
 class Formula:
@@ -73,6 +75,7 @@ class Backward:
         formula: the loss that the script computed from the model's outputs; None if it was none,
             or several.
         formula_loss: its value; NaN if there is none.
+        losses: the calls of torch's loss functions before it, outside of modules with parameters.
         scale: a ``GradScaler``'s factor in it; 1 without one.
         norm: of all gradients of what was called, at its end.
     """
@@ -85,6 +88,7 @@ class Backward:
     model_loss: float = float("nan")
     formula: Formula | None = None
     formula_loss: float = float("nan")
+    losses: list[LossCall] = field(default_factory=list)
     scale: float = 1.0
     norm: float = float("nan")
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from trainsanity.objectives.loss_arguments import JUDGES
 from trainsanity.sources.captured import Captured
 from trainsanity.sources.loop_passes import Passes
 from trainsanity.sources.loop_tracks import Track, elements_of
@@ -75,7 +76,7 @@ class LoopCapture:
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Hook torch as soon as the script imports it, and take the hooks off at the end."""
-        losses = dict.fromkeys(LOSSES, self._passes.losing)
+        losses = dict.fromkeys((*LOSSES, *JUDGES), self._passes.losing)
         # What torch.compile says of global hooks is about these.
         warnings.filterwarnings("ignore", "Using `torch.compile", UserWarning)
         with contextlib.ExitStack() as stack:

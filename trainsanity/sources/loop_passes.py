@@ -6,12 +6,15 @@ import collections
 import contextlib
 import functools
 import inspect
+import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.isolation.host_memory import to_host
 from trainsanity.isolation.random_states import torch_states
+from trainsanity.objectives.loss_arguments import JUDGES
+from trainsanity.objectives.loss_places import AT_MOST, LossCall, place
 from trainsanity.sources.captured import Backward, Call, Formula
 
 if TYPE_CHECKING:
@@ -50,7 +53,8 @@ class Passes:
         self._calls: list[tuple[Call, Any]] = []
         self._beside: dict[int, Any] = {}
         self._formulas: list[tuple[Formula, Tensor, float]] = []
-        self._before = 0
+        self._losses: list[LossCall] = []
+        self._before = 0, 0
 
     # --- forward ---------------------------------------------------------------------------------
 
@@ -64,7 +68,7 @@ class Passes:
         if len(self._open) > 1:
             return
         self._begun = {}
-        self._before = len(self._formulas)
+        self._before = len(self._formulas), len(self._losses)
         if not _trains(module):
             return
         if not torch.is_grad_enabled():
@@ -82,7 +86,8 @@ class Passes:
             pass
         if self._open or not self._begun:
             return
-        del self._formulas[self._before :]  # those that the model computes are its own
+        # What the model computes is its own.
+        del self._formulas[self._before[0] :], self._losses[self._before[1] :]
         if output is None:
             return
         call = Call(
@@ -100,13 +105,14 @@ class Passes:
             import torch
 
             value = original(*args, **kwargs)
-            if torch.compiler.is_compiling() or self.inside:
+            if torch.compiler.is_compiling() or self.inside or not torch.is_tensor(value):
                 return value
+            if value.requires_grad:
+                self._look(original, args, kwargs, place(sys._getframe(1))[0])
             named = {**dict(zip(names, args, strict=False)), **kwargs}
             given, target = named.pop("input", None), named.pop("target", None)
             if (
-                torch.is_tensor(value)
-                and value.requires_grad
+                value.requires_grad
                 and value.numel() == 1
                 and torch.is_tensor(given)
                 and torch.is_tensor(target)
@@ -118,6 +124,18 @@ class Passes:
 
         return loss
 
+    def _look(self, function: Any, args: Any, kwargs: Any, where: str) -> None:
+        """Note what does not fit in the arguments of a loss function."""
+        look = JUDGES.get(function.__name__)
+        if look is None or len(self._losses) >= AT_MOST:
+            return
+        # Values that torch itself would refuse are its to tell.
+        with contextlib.suppress(TypeError, RuntimeError, IndexError, ValueError):
+            bound = inspect.signature(function).bind(*args, **kwargs)
+            bound.apply_defaults()
+            misfits = list(look(bound.arguments))
+            self._losses.append(LossCall(function.__name__, where, 1, misfits))
+
     # --- backward --------------------------------------------------------------------------------
 
     @contextlib.contextmanager
@@ -126,7 +144,7 @@ class Passes:
         self.made.append(self._backward_of(tensors))
         if len(self.made) > KEPT:
             self.made[-KEPT - 1].call = self.made[-KEPT - 1].formula = None
-        self._calls, self._formulas, self._beside = [], [], {}
+        self._calls, self._formulas, self._beside, self._losses = [], [], {}, []
         self.clip = self.scaler = None
         self.fresh = False
         self._open.clear()
@@ -153,6 +171,7 @@ class Passes:
             roots[0].dtype,
             list({id(call.module): call.module for call, _ in calls}.values()),
             beside=list(self._beside.values()),
+            losses=self._losses,
             scale=scale,
         )
         if not single or len(calls) != 1:

@@ -4,40 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from trainsanity.isolation.overrides import LIBRARIES
-from trainsanity.objectives.loss_arguments import JUDGES, Misfit
+from trainsanity.objectives.loss_arguments import JUDGES
+from trainsanity.objectives.loss_places import AT_MOST, LossCall, place
 from trainsanity.pipeline import unwrapped
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
-
-OWN = __name__.partition(".")[0]
-
-AT_MOST = 8
-"""Calls that are looked at from one place: the micro-batches of a step, and no more."""
-
-
-@dataclass
-class LossCall:
-    """The first calls of one loss function from one line.
-
-    Attributes:
-        function: its name in ``torch.nn.functional``.
-        where: the line outside of torch that called it, ``file:line``.
-        count: calls that were looked at.
-        misfits: what did not fit in any of them, each once.
-    """
-
-    function: str
-    where: str
-    count: int
-    misfits: list[Misfit]
 
 
 @contextlib.contextmanager
@@ -91,7 +67,7 @@ def _mode() -> Any:
 
         def _look(self, func: Any, args: Any, kwargs: Any) -> None:
             name = functions[func]
-            where, ours = _place()
+            where, ours = place(sys._getframe(2))
             if ours:
                 return
             call = self.places.get((name, where))
@@ -110,25 +86,3 @@ def _mode() -> Any:
                 call.misfits += [one for one in found if one.cause not in told]
 
     return Watching
-
-
-def _place() -> tuple[str, bool]:
-    """Return the line that called a loss function, ``file:line``, and whether it is ours.
-
-    It is the innermost line of the user's own code, else the one of the library that called torch.
-    """
-    nearest = ""
-    frame: Any = sys._getframe(1)
-    while frame is not None:
-        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        line = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
-        if frame.f_globals.get("__name__") == __name__ or package == "torch":
-            pass
-        elif package == OWN:
-            return nearest, not nearest
-        elif package not in LIBRARIES:
-            return line, False
-        else:
-            nearest = nearest or line
-        frame = frame.f_back
-    return nearest, False

@@ -6,6 +6,7 @@ random numbers that it had, for what the head read and for the gradient of its o
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import math
 import time
@@ -35,6 +36,7 @@ from trainsanity.sources.loop_tracks import unwrapped_module
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from trainsanity.objectives.loss_places import LossCall
     from trainsanity.pipeline import Pipeline
     from trainsanity.sources.captured import Backward, Captured, CapturedStep
 
@@ -93,6 +95,8 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
         seen.seconds = time.perf_counter() - start
         begin = time.perf_counter()
     seen.restore_seconds = time.perf_counter() - begin
+    for one in (call for made in captured.first.passes for call in made.losses):
+        _add(seen.loss_calls, one)
     seen.clipped_late = captured.steps[-1].clipped_late
     if len(captured.first.passes) > 1 and not captured.accumulates:
         seen.not_comparable = NOT_ACCUMULATED
@@ -206,6 +210,17 @@ def _rows(inputs: dict[str, Any]) -> int:
     import torch
 
     return next((len(v) for v in inputs.values() if torch.is_tensor(v) and v.dim()), 0)
+
+
+def _add(calls: list[LossCall], one: LossCall) -> None:
+    """Add a call of a loss function to those from the same line."""
+    for call in calls:
+        if (call.function, call.where) == (one.function, one.where):
+            call.count += one.count
+            told = {misfit.cause for misfit in call.misfits}
+            call.misfits += [misfit for misfit in one.misfits if misfit.cause not in told]
+            return
+    calls.append(dataclasses.replace(one, misfits=[*one.misfits]))
 
 
 def _note_stale(seen: Recording, captured: Captured) -> set[str]:

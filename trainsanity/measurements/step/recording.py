@@ -41,7 +41,7 @@ def recording(pipeline: Pipeline) -> Recording:
     try:
         with listening(pipeline.library_warnings), loss_calls_seen(pipeline, calls):
             seen = record(pipeline, pipeline.optimizer_steps)
-        seen.loss_calls = calls
+        seen.loss_calls += calls
         return seen
     except torch.OutOfMemoryError:
         if pipeline.optimizer_steps == 1:

@@ -12,7 +12,6 @@ from trainsanity.isolation.shards import whole
 from trainsanity.maths.factors import NAMING, name_factor
 from trainsanity.measurements.model.items import Items, items_of
 from trainsanity.measurements.step.hooks import AddedHook
-from trainsanity.measurements.step.loss_calls import LossCall
 from trainsanity.measurements.step.modes import Modes
 from trainsanity.measurements.step.own import Again, Own
 from trainsanity.measurements.step.policy_passes import Policy
@@ -20,6 +19,7 @@ from trainsanity.measurements.step.preference import Preference
 from trainsanity.measurements.step.pull import Pulls
 from trainsanity.measurements.step.rearranged import Rearranged
 from trainsanity.measurements.step.update import Update
+from trainsanity.objectives.loss_places import LossCall
 from trainsanity.types import Skip
 
 if TYPE_CHECKING:
