@@ -127,7 +127,8 @@ def run(  # noqa: PLR0917 - one parameter per option
     TARGET is pkg.module:factory, a function that takes nothing and returns the Trainer that you
     would call train() on; modules are looked for in the current directory, too.  Or it is your
     training script, which runs until it calls Trainer.train(), or until the second optimizer step
-    of a loop of its own; the checks run there, and the script ends.  The ARGUMENTs after -- are what either finds in sys.argv.
+    of a loop of its own; the checks run there, and the script ends.  The ARGUMENTs after -- are
+    what either finds in sys.argv.
     Without a TARGET, the pipelines of [tool.trainsanity] in pyproject.toml are judged, as in
     pipelines = ["train.py -- --lr 1e-5"]; its expected_failures always apply.
 
