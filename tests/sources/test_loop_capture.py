@@ -21,9 +21,9 @@ from trainsanity.sources.script import judge_script
 pytestmark = pytest.mark.filterwarnings("ignore:Detected call of .lr_scheduler.step:UserWarning")
 
 LOOPS = Path(__file__).parents[1] / "examples" / "loops"
-SUM = "gradient.step_is_the_weighted_sum"
+SUM, ZERO = "gradient.step_is_the_weighted_sum", "gradient.starts_from_zero"
 RED = {
-    "zero": SUM,
+    "zero": ZERO,
     "schedule": "schedule.learning_rate_follows",
     "undivided": "loss.logged_is_a_mean",
     "head": "update.optimizer_holds_trainable",
@@ -111,7 +111,7 @@ def test_a_fault_with_a_scaler_or_a_closure_is_named(how: str, fault: str) -> No
 
 
 def test_what_a_fault_says() -> None:
-    zero = result(judged("images.py", "zero"), SUM).findings[0]
+    zero = result(judged("images.py", "zero"), ZERO).findings[0]
     assert "still there as step 2 begins" in zero.headline
     undivided = result(judged("images.py", "undivided"), RED["undivided"]).findings[0]
     assert undivided.factor == pytest.approx(2, rel=1e-3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from trainsanity.checks.gradient._scale import loss_is_the_reference
+from trainsanity.checks.gradient._scale import STALE, loss_is_the_reference
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
 from trainsanity.maths.factors import explained, name_factor
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
 
-ZEROED, HELD = "gradient.step_is_the_weighted_sum", "update.optimizer_holds_trainable"
+ZEROED, HELD = "gradient.starts_from_zero", "update.optimizer_holds_trainable"
 
 
 @check(
@@ -64,12 +64,13 @@ def head_closed_form(
     confirmed.require()
     if recording.not_comparable:
         raise Skip(recording.not_comparable)
-    whole = [number for number, step in enumerate(recording.steps) if not step.head_left]
+    whole = [
+        number
+        for number, step in enumerate(recording.steps)
+        if not step.left and not step.head_left
+    ]
     if not whole:
-        raise Blocked(
-            "the head's gradient holds that of earlier steps, which was never zeroed",
-            by=ZEROED if recording.first.left else HELD,
-        )
+        raise Blocked(STALE, by=ZEROED if recording.first.left else HELD)
     found = [_against_closed_form(pipeline, recording, number) for number in whole]
     wrong = next((finding for _, finding in found if finding is not None), None)
     if wrong is not None:

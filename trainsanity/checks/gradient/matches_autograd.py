@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from trainsanity.checks.gradient._scale import loss_is_the_reference
+from trainsanity.checks.gradient._scale import STALE, loss_is_the_reference
 from trainsanity.engine.registry import check
 from trainsanity.maths.factors import explained, name_factor
 from trainsanity.maths.regression import regress
@@ -76,9 +76,7 @@ def matches_autograd(
     if recording.not_comparable:
         raise Skip(recording.not_comparable)
     if recording.first.left:
-        raise Blocked(
-            "the gradient of earlier steps was never zeroed", by="gradient.step_is_the_weighted_sum"
-        )
+        raise Blocked(STALE, by="gradient.starts_from_zero")
     names = [name for name in replay.gradients if name in recording.gradients]
     if recording.head_name and not is_tied(pipeline, recording.head_name):
         names = [name for name in names if name != f"{recording.head_name}.weight"]

@@ -6,13 +6,14 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from trainsanity.checks.gradient._scale import STALE
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import Session
 from trainsanity.maths.factors import explained, name_factor
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, STANDARD_ERRORS, within
 from trainsanity.measurements.step.own import Own
 from trainsanity.measurements.step.steps import Recording
-from trainsanity.types import Cost, Finding, Judges, Measured, Severity, Skip
+from trainsanity.types import Blocked, Cost, Finding, Judges, Measured, Severity, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -48,8 +49,7 @@ def step_is_the_weighted_sum(
     gradient that no micro-batch explains is a warning.  A script's own training loop, which cannot
     be asked again, is held against the loss that its model returned, or that a function of
     torch.nn.functional made of the model's output, where what it sends backward is that loss times
-    one number in all passes; whether the gradients of the step before are gone is read as each of
-    its backward passes begins.
+    one number in all passes.
 
     How to fix: the finding says which factor it is and where it comes from.
 
@@ -61,24 +61,8 @@ def step_is_the_weighted_sum(
     allenai/open-instruct#1498 for gradients that are wiped between micro-batches.
     """
     own = recording.own
-    left = [number for number, step in enumerate(recording.steps, 1) if step.left]
-    if left:
-        yield Finding(
-            f"the gradient of the optimizer step before is still there as step {left[0]} begins "
-            "its first backward pass: it is used once more",
-            observed=len(left),
-            expected=0,
-            where=f"step {left[0]}",
-            cause="optimizer.zero_grad() is not called between the optimizer steps",
-            fix="call optimizer.zero_grad() once per optimizer step, after optimizer.step()",
-        )
-        yield Measured(
-            f"{len(left)} of {len(recording.steps)} steps begin with the gradient of the one "
-            "before",
-            len(left),
-            0,
-        )
-        return
+    if recording.first.left:
+        raise Blocked(STALE, by="gradient.starts_from_zero")
     if own.reason:
         raise Skip(f"the micro-batches could not be asked again: {own.reason}")
     if not own.norm > 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
+from trainsanity.maths.tolerances import within
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.measurements.step.update import Parameter, Update
 from trainsanity.types import Cost, Finding, Measured
@@ -41,10 +42,8 @@ def moves_the_right_ones(recording: Recording) -> Iterator[Measured | Finding]:
     frozen = [p for p in update.parameters if not p.trainable]
     thawed = [p.name for p in update.parameters if p.changed_frozen]
     # update.survives_rounding judges what its dtype alone holds in place.
-    movable = [
-        p for p in update.parameters if p.with_gradient and p.can_move and not _rounding(update, p)
-    ]
-    stuck = [p.name for p in movable if not p.moved]
+    movable = [p for p in update.parameters if p.with_gradient and p.can_move]
+    stuck = [p.name for p in movable if not p.moved and not _rounding(update, p)]
     for names, state, cause, fix in (
         (thawed, "frozen but changed", "something writes to weights outside the optimizer",
          "find what changes them: a callback, a hook, an in-place operation"),
@@ -80,4 +79,4 @@ def _rounding(update: Update, parameter: Parameter) -> bool:
     import torch
 
     most = max(p.largest for p in update.parameters)
-    return parameter.largest <= float(torch.finfo(torch.float32).eps) * most
+    return within(parameter.largest, float(torch.finfo(torch.float32).eps) * most)

@@ -128,7 +128,9 @@ def _give(model: Any, gradients: dict[str, Tensor]) -> None:
 def _step(pipeline: Pipeline, seen: Recording, taken: CapturedStep, watch: Any) -> Step:
     """Return a captured step, its model's calls repeated."""
     first = not seen.steps
-    step = Step(norm_before_clip=_norm(taken), norm_after_clip=taken.norm_after, left=taken.left)
+    step = Step(norm_before_clip=_norm(taken), norm_after_clip=taken.norm_after)
+    if not first or (pipeline.captured and pipeline.captured.before):
+        step.left = taken.left
     for made in taken.passes:
         micro = MicroStep(loss=made.value, loss_dtype=made.dtype, backward_loss=made.value)
         step.micro_steps.append(micro)
@@ -232,7 +234,7 @@ def _note_stale(seen: Recording, captured: Captured) -> set[str]:
     """
     strange = {p.name for p in seen.update.parameters if p.trainable and not p.held}
     for number, step in enumerate(seen.steps, captured.before):
-        step.head_left = step.left or (number > 0 and f"{seen.head_name}.weight" in strange)
+        step.head_left = number > 0 and f"{seen.head_name}.weight" in strange
     return strange if captured.before else set()
 
 

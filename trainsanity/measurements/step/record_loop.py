@@ -77,7 +77,7 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
             with (
                 watched_modes(model, seen),
                 pulls_watched(model, seen),
-                Gradients(model, seen.head_name) as gradients,
+                Gradients(model, seen.head_name, optimizer) as gradients,
                 _hooked(pipeline, seen, steps, gradients) as states,
             ):
                 for batch in drawn(pipeline, steps):
@@ -248,6 +248,7 @@ def _hooked(
         note_rates(seen, optimizer)
 
     def after(*_: Any) -> None:
+        gradients.stepped()
         if trying[0] or not (len(seen.steps) >= steps or broken(seen)):
             return
         now = frozen_state(model)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import Session, objective_of
-from trainsanity.isolation.shards import whole
+from trainsanity.isolation.shards import local, whole
 from trainsanity.maths.factors import NAMING, name_factor
 from trainsanity.measurements.model.items import Items, items_of
 from trainsanity.measurements.step.hooks import AddedHook
@@ -94,8 +94,9 @@ class Step:
         norm_before_clip, norm_after_clip: total gradient norms, computed from the gradients.
         learning_rate: what the optimizer used (first parameter group).
         rates: the same for each of its groups.
-        left: gradients of the step before were still there as its first backward pass began.
-        head_left: so was the head's, which is never zeroed if the optimizer does not hold it.
+        left: gradients of the step before were still there as its first backward pass began; None
+            for a run's first step, which has none before it.
+        head_left: the head's were, which is never zeroed if the optimizer does not hold it.
         by_means: the Trainer counts items and the loss does not use the count, so that what is
             logged is a multiple of the mean of the micro-batches' means.
     """
@@ -107,7 +108,7 @@ class Step:
     norm_after_clip: float = float("nan")
     learning_rate: float = float("nan")
     rates: list[float] = field(default_factory=list)
-    left: bool = False
+    left: bool | None = None
     head_left: bool = False
     by_means: bool = False
 
@@ -326,6 +327,16 @@ def item_weights(step: Step, sizes: list[int]) -> list[float]:
     if uncounted or step.by_means:
         return [1 / (len(sizes) * size) for size in sizes]
     return [1 / sum(sizes)] * len(sizes)
+
+
+def any_gradient(optimizer: Any) -> bool:
+    """Return whether anything that an optimizer holds has a gradient that is not zero."""
+    return any(
+        bool(local(p.grad).any())
+        for group in optimizer.param_groups
+        for p in group["params"]
+        if p.grad is not None
+    )
 
 
 def total_norm(model: Any) -> float:
