@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from trainsanity.engine.store import measurement
 from trainsanity.errors import first_line
 from trainsanity.isolation.library_warnings import listening
-from trainsanity.measurements.step.loss_calls import LossCall, loss_calls_seen
+from trainsanity.measurements.step.loss_calls import loss_calls_seen
 from trainsanity.measurements.step.reference_tensors import shared_with_reference
 from trainsanity.measurements.step.steps import Recording
+from trainsanity.objectives.loss_places import LossCall
 from trainsanity.types import Blocked, Cost, Skip
 
 if TYPE_CHECKING:
