@@ -33,24 +33,25 @@ class LossCall:
 
 
 def place(frame: Any) -> tuple[str, bool]:
-    """Return the line that called a loss function, ``file:line``, and whether it is ours.
+    """Return the line that called a function of torch, ``file:line``, and whether a library did.
 
-    It is the innermost line of the user's own code, else the one of the library that called torch.
+    It is the innermost line of the user's own code, else the one of the library that called torch;
+    empty where this package called it.
 
     Args:
         frame: of the call, or of torch's function.
     """
-    nearest = ""
+    nearest, library = "", False
     while frame is not None:
         package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
         line = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
         if package == "torch":
             pass
         elif package == OWN:
-            return nearest, not nearest
+            return nearest, library
         elif package not in LIBRARIES:
-            return line, False
+            return line, library
         else:
-            nearest = nearest or line
+            nearest, library = nearest or line, True
         frame = frame.f_back
-    return nearest, False
+    return nearest, library

@@ -74,7 +74,7 @@ def logged_is_a_mean(pipeline: Pipeline, recording: Recording) -> Iterator[Measu
         tolerance = max(allowed / abs(expected), 1e-3) if expected else 1e-3
         names = name_factor(factor, Session.of(pipeline).facts, tolerance)
         yield Finding(
-            f"{logs_a_loss(pipeline, logged)} step 1; its {len(losses)} "
+            f"{_logs(pipeline, logged)} step 1; its {len(losses)} "
             f"micro-batches by themselves log {_range(low, high)}{more}: "
             f"{factor:.2f} x their mean",
             observed=logged,
@@ -97,6 +97,12 @@ def logged_is_a_mean(pipeline: Pipeline, recording: Recording) -> Iterator[Measu
         logged,
         expected,
     )
+
+
+def _logs(pipeline: Pipeline, loss: float) -> str:
+    if pipeline.train_step is not None:
+        return f"train_step returns a loss of {loss:.4f} for"
+    return logs_a_loss(pipeline, loss)
 
 
 def _range(low: float, high: float) -> str:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from trainsanity.objectives.loss_arguments import JUDGES
+from trainsanity.objectives.loss_arguments import JUDGES, over_the_batch
 from trainsanity.objectives.loss_places import AT_MOST, LossCall, place
 from trainsanity.pipeline import unwrapped
 
@@ -25,7 +25,7 @@ def loss_calls_seen(pipeline: Pipeline, seen: list[LossCall]) -> Iterator[None]:
     if _compiled(pipeline):
         yield
         return
-    with _mode()(seen):
+    with _mode(int(getattr(pipeline.args, "train_batch_size", 0) or 0))(seen):
         yield
 
 
@@ -37,8 +37,8 @@ def _compiled(pipeline: Pipeline) -> bool:
     )
 
 
-def _mode() -> Any:
-    """Return the class of the mode; torch is imported by then."""
+def _mode(rows: int) -> Any:
+    """Return the class of the mode for micro-batches of so many rows; torch is imported by then."""
     import torch
     from torch.overrides import TorchFunctionMode
 
@@ -48,6 +48,12 @@ def _mode() -> Any:
         if hasattr(torch.nn.functional, name)
     }
     signatures = {function: inspect.signature(function) for function in functions}
+    # The place of ``dim`` among the arguments, and what it is if it is left out.
+    along: dict[Any, tuple[str, int, int | None]] = {torch.nn.functional.normalize: (
+        "normalize", 2, 1)}  # fmt: skip
+    for name in ("softmax", "log_softmax"):
+        for home in (torch, torch.Tensor, torch.nn.functional):
+            along[getattr(home, name)] = (name, 1, None)
 
     class Watching(TorchFunctionMode):
         """Calls what is called, and looks at loss functions that a gradient will come from."""
@@ -63,12 +69,27 @@ def _mode() -> Any:
             kwargs = kwargs or {}
             if func in functions and torch.is_grad_enabled():
                 self._look(func, args, kwargs)
+            elif func in along and torch.is_grad_enabled() and args:
+                self._look_along(func, args, kwargs)
             return func(*args, **kwargs)
+
+        def _look_along(self, func: Any, args: Any, kwargs: Any) -> None:
+            name, index, default = along[func]
+            dim = kwargs.get("dim", args[index] if len(args) > index else default)
+            if dim not in (0, -2) or not args[0].requires_grad:
+                return
+            where, library = place(sys._getframe(2))
+            if library:
+                return
+            found = list(over_the_batch(name, args[0], dim, rows))
+            if found and (name, where) not in self.places:
+                call = self.places[name, where] = LossCall(name, where, 1, found)
+                self.seen.append(call)
 
         def _look(self, func: Any, args: Any, kwargs: Any) -> None:
             name = functions[func]
-            where, ours = place(sys._getframe(2))
-            if ours:
+            where, _ = place(sys._getframe(2))
+            if not where:
                 return
             call = self.places.get((name, where))
             if call is None:
