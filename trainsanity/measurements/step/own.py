@@ -235,7 +235,7 @@ def own_gradients(
         own.losses.append(one())
         own.items.append(None)
         columns.append(_sampled(parameters, size))
-    _solve(own, columns, _sampled_of(gradients, parameters, size))
+    solve(own, columns, sampled_of(gradients, parameters, size))
     return own
 
 
