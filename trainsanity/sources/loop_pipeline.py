@@ -36,6 +36,11 @@ class Optimizers:
         return [group for part in self.parts for group in part.param_groups]
 
     @property
+    def defaults(self) -> dict[str, Any]:
+        """What the first was built with."""
+        return dict(self.parts[0].defaults)
+
+    @property
     def state(self) -> dict[Any, Any]:
         """The state of all."""
         return {key: value for part in self.parts for key, value in part.state.items()}
@@ -83,6 +88,9 @@ def pipeline_of(
                          "process, without sharding, to have it judged")  # fmt: skip
     _to_the_first_step(captured, track)
     own = {id(p) for p in model.parameters()}
+    for one in (track, *others):
+        if one.stateless:
+            one.optimizer.state.clear()
     beside = [other for other in others if other.parameters & own]
     optimizer = track.optimizer
     if beside:

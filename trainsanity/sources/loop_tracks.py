@@ -28,6 +28,7 @@ class Track:
         steps: those that are judged, in order.
         taken: how many it has taken.
         dropped: the first step had fewer backward passes than the second, and is not judged.
+        stateless: the optimizer had no state as it took its first step.
         scheduler: the one that was stepped most between the first two; None without one.
         state, rates: the scheduler's and the optimizer's, as the first step began.
         scheduler_calls: steps of the scheduler between the first two.
@@ -41,6 +42,7 @@ class Track:
         self.steps: list[CapturedStep] = []
         self.taken = 0
         self.dropped = False
+        self.stateless = False
         self.scheduler: Any = None
         self.state: dict[str, Any] | None = None
         self.rates: list[float] = []
@@ -71,6 +73,8 @@ class Track:
 
     def note(self, passes: Passes) -> None:
         """Note a step that is about to be taken."""
+        if not self.taken:
+            self.stateless = not self.optimizer.state
         self.taken += 1
         if self.complete:
             return
