@@ -100,6 +100,7 @@ def pages(target: Path) -> None:
         )
     for source, name in REPOSITORY_FILES.items():
         text = (ROOT / source).read_text(encoding="utf-8")
+        text = text.replace("<!-- towncrier -->", unreleased())
         (docs / name).write_text(_on_site(text), encoding="utf-8")
     schema = docs / SCHEMA.removeprefix(SITE)
     schema.parent.mkdir(exist_ok=True)
@@ -117,6 +118,17 @@ def pages(target: Path) -> None:
     assert NAV in config
     (target / "mkdocs.yml").write_text(config.replace(NAV, nav), encoding="utf-8")
     (docs / "llms.txt").write_text(llms(docs, config, SITE), encoding="utf-8")
+
+
+def unreleased() -> str:
+    """Return the changes that no release has yet, as towncrier will write them."""
+    lines = ["## Not released yet"]
+    for kind in ("added", "changed", "fixed"):
+        fragments = sorted((ROOT / "changelog.d").glob(f"*.{kind}.md"))
+        lines += [f"### {kind.capitalize()}"] if fragments else []
+        told = [fragment.read_text(encoding="utf-8").strip() for fragment in fragments]
+        lines += ["\n".join(f"- {text}" for text in told)] if told else []
+    return "\n\n".join(lines)
 
 
 def _on_site(text: str) -> str:
