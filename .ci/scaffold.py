@@ -73,8 +73,8 @@ TODO = """{module} and a fault in {faults} are written. What is left:
 4. See it green:  pytest tests/test_controls.py, and a control in fixtures/controls/ that looks odd
    and is healthy; a control that has nothing to look at names the check in `skips`.
 5. A number against a bound: a pair in tests/checks/bounds_*.py.
-6. Generated:     python .ci/examples.py {code}; python .ci/readme.py checks
-7. CHANGELOG.md, one line."""
+6. Its page's failure:  python .ci/examples.py {code}
+7. A fragment in changelog.d/: one sentence in +{invariant}.added.md."""
 
 
 def scaffold(name: str, root: Path = ROOT) -> str:

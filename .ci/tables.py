@@ -35,7 +35,8 @@ def measured() -> str:
     first = runs[0]
     versions = ", ".join(f"{name} {first[name]}" for name in ("torch", "transformers", "datasets"))
     lines = [
-        f"`pytest -m gpu -n0` on one {first['device']}, Python {first['python']}, {versions}. "
+        f"`pytest -m gpu -n0` on one {first['device']}, Python {first['python']}, {versions}; "
+        f"{first.get('date', 'no date')}. "
         "Seconds are wall-clock for building the pipeline and judging it with every check but the "
         "runs.",
         "",
@@ -163,7 +164,10 @@ def benchmarks() -> str:
 
     document = json.loads((HERE / "benchmarks.json").read_text(encoding="utf-8"))
     where = document["where"]
-    said = f"`{COMMAND}` on {where['cores']} cores, Python {where['python']}, nothing else running."
+    said = (
+        f"`{COMMAND}` on {where['cores']} cores, Python {where['python']}, nothing else running; "
+        f"{where.get('date', 'no date')}."
+    )
     return f"{said}\n\n{table(document['figures'])}"
 
 
@@ -179,8 +183,8 @@ def mutation() -> str:
     told = json.loads((HERE / "mutation.json").read_text(encoding="utf-8"))
     others = told["of"] - told["same"]
     return (
-        f"`{told['command']}`: {told['killed']} of {told['of']} mutants of `checks/` and "
-        f"`measurements/` are noticed, {told['killed'] / told['of']:.1%} (95 % interval "
+        f"`{told['command']}` ({told.get('date', 'no date')}): {told['killed']} of {told['of']} "
+        f"mutants of `checks/` and `measurements/` are noticed, {told['killed'] / told['of']:.1%} (95 % interval "
         f"{told['low']:.1%} to {told['high']:.1%}), a sample of {told['all']:,} that cosmic-ray "
         f"{told['cosmic-ray']} makes. {told['same']} of the rest are the same program spelt "
         "otherwise (`tests/mutation/same.toml` says why, one by one); of those that are not, "

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import json
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -233,14 +232,3 @@ def test_options_that_are_named_exist(built: Path) -> None:
     assert len(called) > 5
     for command, option in sorted(called):
         assert option in CliRunner().invoke(program, [command, "--help"]).output, (command, option)
-
-
-@pytest.mark.skipif(shutil.which("zensical") is None, reason="zensical is not installed")
-def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
-    command = [sys.executable, ".ci/docs.py", "--into", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    for check in CHECKS:
-        assert (tmp_path / "site" / "checks" / check.code / "index.html").is_file()
-    assert (tmp_path / "site" / "llms.txt").is_file()
-    assert (tmp_path / "site" / SCHEMA.removeprefix(SITE)).is_file()
