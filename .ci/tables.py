@@ -185,7 +185,8 @@ def mutation() -> str:
     return (
         f"`{told['command']}` ({told.get('date', 'no date')}): {told['killed']} of {told['of']} "
         f"mutants of `checks/` and `measurements/` are noticed, {told['killed'] / told['of']:.1%} "
-        f"(95 % interval {told['low']:.1%} to {told['high']:.1%}), a sample of {told['all']:,} that cosmic-ray "
+        f"(95 % interval {told['low']:.1%} to {told['high']:.1%}), a sample of "
+        f"{told['all']:,} that cosmic-ray "
         f"{told['cosmic-ray']} makes. {told['same']} of the rest are the same program spelt "
         "otherwise (`tests/mutation/same.toml` says why, one by one); of those that are not, "
         f"{told['killed']} of {others} are noticed, {told['killed'] / others:.1%} "

@@ -53,7 +53,7 @@ class Content:
 
     @property
     def plain(self) -> bool:
-        """Whether it is one column of ids, as most datasets have it."""
+        """Return whether it is one column of ids, as most datasets have it."""
         return self.columns == (IDS,)
 
     @property
@@ -106,7 +106,7 @@ def role_of(name: str) -> str:
 
 
 def is_indexable(dataset: Any) -> bool:
-    """Whether rows can be asked for by number; a stream gives them one after the other."""
+    """Return whether rows can be asked for by number; a stream gives them one after the other."""
     from torch.utils.data import IterableDataset
 
     # Torch's streams inherit a __getitem__ that raises.

@@ -263,7 +263,7 @@ def _confirmation(session: Session) -> dict[str, str]:
 
 
 def _cost_of_looking(session: Session) -> dict[str, Any]:
-    """What was copied to host memory, to be put back after the recorded steps."""
+    """Return the GiB of the copy in host memory that is put back after the recorded steps."""
     try:
         recording = session.measurements.taken("recording")
     except (Skip, UsageError, Abstain, Blocked):

@@ -37,7 +37,7 @@ class Session:
 
     @cached_property
     def objective(self) -> Objective:
-        """What the loss is."""
+        """Return the objective of the pipeline."""
         _load_objectives()
         return objective_for(self.pipeline)
 

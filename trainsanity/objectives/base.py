@@ -37,7 +37,7 @@ times eight, stays below half a gigabyte."""
 
 @dataclass(frozen=True)
 class Objective:
-    """What the loss of a pipeline is; the base class is the objective that nobody recognised.
+    """The loss of a pipeline; the base class is the objective that nobody recognised.
 
     A subclass states its formulas and is registered with
     :func:`trainsanity.objectives.registry.objective`.

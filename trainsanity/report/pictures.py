@@ -64,7 +64,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Shown:
-    """What a collector returns: the parts of a :class:`Picture` that come from measurements."""
+    """The parts of a :class:`Picture` that come from measurements, as a collector returns them."""
 
     sentence: str
     columns: tuple[str, ...]

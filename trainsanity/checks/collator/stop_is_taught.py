@@ -136,7 +136,7 @@ def _is_conversation(raw: Mapping[str, Any]) -> bool:
 
 
 def _partly(one: Document) -> bool:
-    """Whether some of the row is a target, and some beside its first token is not."""
+    """Return whether some of the row is a target, and some beside its first token is not."""
     return bool(one.counted) and len(one.counted) < len(one.ids) - 1
 
 

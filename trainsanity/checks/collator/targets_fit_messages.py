@@ -140,7 +140,7 @@ def _of_users(answers: Answers, pipeline: Pipeline) -> Iterator[Finding]:
 
 
 def _stored(pipeline: Pipeline) -> bool:
-    """Whether the user's own rows bring labels; trl's are made by its arguments."""
+    """Return whether the user's own rows bring labels; trl's are made by its arguments."""
     columns = getattr(pipeline.train_dataset, "column_names", None) or ()
     return "labels" in columns and not hasattr(pipeline.args, "assistant_only_loss")
 

@@ -147,7 +147,7 @@ def _allowed(own: Own) -> float:
 
 
 def _stands_out(share: float, others: list[float], allowed: float) -> bool:
-    """Whether a micro-batch is lost beside others that count, or counts twice what they do."""
+    """Return whether a micro-batch is lost beside others that count, or counts twice."""
     if not others:
         return False
     middle = sorted(others)[len(others) // 2]

@@ -61,7 +61,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Documents:
-    """What a few batches hold.
+    """Documents of a few batches.
 
     Attributes:
         found: the documents, in the order of the batches.
@@ -319,7 +319,7 @@ def _wrapped(pipeline: Pipeline) -> bool:
 
 
 def _shifted(found: Sequence[tuple[int, list[int], list[int], Any]]) -> bool:
-    """Whether more labels are those of the next place than of their own."""
+    """Return whether more labels are those of the next place than of their own."""
     own = after = 0
     for _, ids, labels, _ in found:
         for t, label in enumerate(labels):

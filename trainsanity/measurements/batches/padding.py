@@ -32,7 +32,7 @@ second is what three passes of a large model take."""
 
 @dataclass(frozen=True)
 class PaddingTimes:
-    """What a width costs on this device.
+    """Cost of a width on this device.
 
     Attributes:
         seconds: median of forward + backward of the first micro-batch, by ``pad_to_multiple_of``

@@ -103,7 +103,7 @@ class Split:
 
     @property
     def word(self) -> str:
-        """What the rows hold, for a sentence."""
+        """Return what the rows hold, for a sentence."""
         return "ids" if self.content.role == TOKENS else self.content.role
 
     @property

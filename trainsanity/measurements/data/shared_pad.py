@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SharedPad:
-    """What a PAD that is EOS can harm.
+    """Places where a PAD that is EOS can do harm.
 
     Attributes:
         rows: rows of all datasets that hold EOS; None if PAD is not EOS, or they cannot be read.
@@ -32,7 +32,7 @@ class SharedPad:
 
     @property
     def harmless(self) -> bool:
-        """Whether no row and no target is EOS, as counted."""
+        """Return whether no row and no target is EOS, as counted."""
         return self.rows == 0 and self.targets == 0
 
     @property

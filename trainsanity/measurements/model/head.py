@@ -61,7 +61,7 @@ def head_or_none(pipeline: Pipeline) -> tuple[str, nn.Linear | None]:
 
 
 def is_tied(pipeline: Pipeline, head_name: str) -> bool:
-    """Whether the head's weight is the input embedding, whose gradient has a part of its own."""
+    """Return whether the head's weight is the input embedding, which has a gradient of its own."""
     try:
         embedding = pipeline.model.get_input_embeddings()
     except (AttributeError, NotImplementedError):

@@ -34,7 +34,7 @@ zeros is: that of a new layer (``initializer_range``)."""
 
 @dataclass(frozen=True)
 class Merged:
-    """What merging changes.
+    """Changes that merging the adapter makes.
 
     Attributes:
         change: greatest difference of a logit.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Switching:
-    """What ``train()`` and ``eval()`` change beside the mode.
+    """Changes that ``train()`` and ``eval()`` make beside the mode.
 
     Attributes:
         overrides: methods of the model's own, as ``Class.train``.

@@ -83,7 +83,7 @@ class _Loaded:
         return f"{prefix}." if prefix and hasattr(self.model, prefix) else ""
 
     def inside(self, name: str) -> bool:
-        """Whether the parameter belongs to the base model."""
+        """Return whether the parameter belongs to the base model."""
         return name.startswith(self.prefix)
 
 

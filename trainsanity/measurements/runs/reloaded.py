@@ -28,7 +28,7 @@ AWAY = 1.0
 
 @dataclass
 class Reloaded:
-    """What came back of the trainable parameters and what the folder holds.
+    """Trainable parameters that came back, and the contents of the folder.
 
     Attributes:
         error: what ``save_model`` raised; empty if it went through.

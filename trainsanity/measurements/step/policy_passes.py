@@ -216,7 +216,7 @@ def compare(
 
 
 def _is_causal(policy: Any) -> bool:
-    """Whether it predicts next tokens; a head that looks for the last token reads the padding."""
+    """Return whether it predicts next tokens; a head that reads the last token reads padding."""
     model = policy.get_base_model() if hasattr(policy, "get_base_model") else policy
     return any(
         "ForCausalLM" in cls.__name__ or "LMHeadModel" in cls.__name__

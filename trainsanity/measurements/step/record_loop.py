@@ -18,6 +18,7 @@ from trainsanity.measurements.step.bounds import logged_loss_rounding
 from trainsanity.measurements.step.loop_gradients import Gradients, settle
 from trainsanity.measurements.step.modes import watched_modes
 from trainsanity.measurements.step.own import Own
+from trainsanity.measurements.step.pull import pulls_watched
 from trainsanity.measurements.step.rearranged import Rearranged
 from trainsanity.measurements.step.record_trainer import (
     broken,
@@ -71,6 +72,7 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
             note_held(pipeline, seen, "as step 1 begins")
             with (
                 watched_modes(model, seen),
+                pulls_watched(model, seen),
                 Gradients(model, seen.head_name) as gradients,
                 _hooked(pipeline, seen, steps, gradients) as states,
             ):

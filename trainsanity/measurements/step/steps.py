@@ -17,6 +17,7 @@ from trainsanity.measurements.step.modes import Modes
 from trainsanity.measurements.step.own import Again, Own
 from trainsanity.measurements.step.policy_passes import Policy
 from trainsanity.measurements.step.preference import Preference
+from trainsanity.measurements.step.pull import Pulls
 from trainsanity.measurements.step.rearranged import Rearranged
 from trainsanity.measurements.step.update import Update
 from trainsanity.types import Skip
@@ -104,7 +105,7 @@ class Step:
 
     @property
     def taken(self) -> bool:
-        """Whether the optimizer took the step, which is when its rate is noted."""
+        """Return whether the optimizer took the step, which is when its rate is noted."""
         return not math.isnan(self.learning_rate)
 
     @property
@@ -149,6 +150,7 @@ class Recording:
         preference: the loss of compared answers where policy and reference differ.
         rollout: the first completions that a policy generated, with what was made of their rewards.
         modes: in which modes the model ran, and what moved in its frozen parts.
+        pulls: from which positions of the logits the first step's gradient comes.
         loss_calls: which of torch's loss functions were called, and what they were given.
         asking: such a question is being asked; its passes are not the run's.
         snapshot_bytes: size in host memory of what is put back afterwards.
@@ -184,6 +186,7 @@ class Recording:
     preference: Preference = field(default_factory=Preference)
     rollout: dict[str, Any] = field(default_factory=dict)
     modes: Modes = field(default_factory=Modes)
+    pulls: Pulls = field(default_factory=Pulls)
     loss_calls: list[LossCall] = field(default_factory=list)
 
     @property
@@ -192,7 +195,7 @@ class Recording:
         return self.steps[0]
 
     def facts(self, pipeline: Pipeline, slope: float = 1.0) -> dict[str, Any]:
-        """What a factor in the first step is matched against: the run's numbers and its own.
+        """Return the numbers that a factor in the first step is matched against.
 
         Args:
             pipeline: the run.
@@ -215,7 +218,7 @@ class Recording:
 
 @dataclass(frozen=True)
 class Reference:
-    """What a step's loss should be, from its items.
+    """The loss that a step should have, from its items.
 
     Attributes:
         parts: the items of each micro-batch.
@@ -304,7 +307,7 @@ def _from_whole(factor: float) -> float:
 
 
 def item_weights(step: Step, sizes: list[int]) -> list[float]:
-    """What one item of each micro-batch counts, given how many items each has."""
+    """Return the weight of one item of each micro-batch, given how many items each has."""
     uncounted = all(micro.num_items_in_batch is None for micro in step.micro_steps)
     if uncounted or step.by_means:
         return [1 / (len(sizes) * size) for size in sizes]
