@@ -28,6 +28,24 @@ def checks() -> str:
     return "\n".join(["| code | name | what holds |", "|---|---|---|", *rows])
 
 
+def measurements() -> str:
+    """Return each measurement with its cost, what it is made from, and the checks that share it."""
+    from trainsanity.engine.registry import registry
+    from trainsanity.engine.store import catalogue
+    from trainsanity.types import Cost
+
+    checks, known = registry().all(), catalogue()
+    lines = ["| measurement | what is done | cost | from | checks |", "|---|---|---|---|---|"]
+    for name, one in sorted(known.items(), key=lambda item: (item[1].cost, item[0])):
+        asked = [c for c in checks if name in c.inputs]
+        links = ", ".join(f"[{c.code}](../checks/{c.code}.md)" for c in asked)
+        made = ", ".join(f"`{other}`" for other in one.inputs if other in known)
+        title = one.title.replace("|", "\\|")
+        cost = Cost(one.cost).name
+        lines.append(f"| `{name}` | {title} | {cost} | {made} | {links or 'by others'} |")
+    return "\n".join(lines)
+
+
 def measured() -> str:
     """The GPU runs as recorded."""
     recorded = [json.loads(line) for line in (HERE / "measured.jsonl").read_text().splitlines()]
@@ -241,6 +259,7 @@ BLOCKS = {
     "mutation": mutation,
     "benchmarks": benchmarks,
     "measured": measured,
+    "measurements": measurements,
 }
 
 
