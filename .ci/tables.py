@@ -42,7 +42,7 @@ def measurements() -> str:
         made = ", ".join(f"`{other}`" for other in one.inputs if other in known)
         title = one.title.replace("|", "\\|")
         cost = Cost(one.cost).name
-        lines.append(f"| `{name}` | {title} | {cost} | {made} | {links or 'by others'} |")
+        lines.append(f"| `{name}` | {title} | {cost} | {made} | {links or 'on demand'} |")
     return "\n".join(lines)
 
 
