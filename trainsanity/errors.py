@@ -40,7 +40,7 @@ EXIT_CODES = {
     ExitCode.INTERRUPTED: "interrupted",
     ExitCode.TERMINATED: "terminated",
 }
-"""What the codes of ``trainsanity run`` mean, for ``--help``."""
+"""Meanings of the exit codes of ``trainsanity run``, for ``--help``."""
 
 
 class UsageError(Exception):

@@ -27,11 +27,11 @@ BESIDE_IDS = ("attention_mask", "token_type_ids", "position_ids", "decoder_input
 
 TEXTS = ("input", "prompt", "chosen", "rejected", "completion", "response", "answer", "question",
          "query", "context", "passage", "document", "anchor", "positive", "negative")  # fmt: skip
-"""What the names of columns with the ids of texts contain.  Chosen: ``entity_ids`` or ``ids`` may
+"""Words in the names of columns with the ids of texts.  Chosen: ``entity_ids`` or ``ids`` may
 be numbers of something else, which no embedding of tokens has to hold."""
 
 SIDES = ("chosen", "rejected")
-"""What the names of a pair's columns contain."""
+"""Words in the names of a pair's columns."""
 
 
 @dataclass(frozen=True)

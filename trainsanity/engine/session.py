@@ -1,4 +1,4 @@
-"""What is computed from a pipeline: its objective, its facts, its environment, its measurements."""
+"""Values computed from a pipeline: objective, facts, environment, measurements."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ else:
 logger = logging.getLogger("trainsanity")
 
 ACTIONS = ("warn", "stop", "raise")
-"""What a failure leads to."""
+"""Consequences that a failure may have."""
 
 
 class _Events(_Base):

@@ -1,4 +1,4 @@
-"""What the loss of a pipeline is: its items, their reference losses, and the residual.
+"""The loss of a pipeline: its items, their reference losses, and the residual.
 
 An item is what the loss counts: an example for classification and regression of sequences, a token
 for token classification and language models.  The reference is the mean over all items of an

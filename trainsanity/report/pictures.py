@@ -1,4 +1,4 @@
-"""What the pictures of a report show, as JSON values.
+"""Contents of the pictures of a report, as JSON values.
 
 A picture takes no measurement: it shows the values of those that the checks took, and where one is
 missing it says why.  It is collected while the pipeline is alive; drawing it (``figures.py``) needs

@@ -190,7 +190,7 @@ class _Screen:
         named = {
             "where": None if finding.where and finding.where in finding.headline else finding.where,
             "cause": finding.cause,
-            # Of a cause that was concluded there is no more to say than "likely".
+            # A cause without candidates was concluded: "likely" says no more than that.
             "how sure": (
                 confidence_in(finding, self.report)
                 if finding.candidates or not finding.cause

@@ -20,7 +20,7 @@ MANY = 0.5
 """Share of rows from which labels beside the answers are no exception."""
 
 UNMARKED = "chat template does not contain `{% generation %}`"
-"""What transformers says when an assistant mask is asked of a template without markers."""
+"""Warning of transformers when an assistant mask is asked of a template without markers."""
 
 VARIED = 8
 """Different tokens from which what is left out is content and not a part of the header."""

@@ -180,7 +180,7 @@ def batch(pipeline: Pipeline) -> Batch:
 
 
 COMPLETION = "completion_ids"
-"""What a Trainer that lets its model generate calls the tokens of an answer."""
+"""Key of an answer's tokens in a Trainer that lets its model generate."""
 
 
 def _generated(made: Mapping[str, Any], rows: list[dict[str, Any]]) -> MicroBatch:

@@ -30,7 +30,7 @@ CONVERSATION_COLUMNS = ("messages", "conversations", "prompt", "completion")
 """Columns of rows that are questions with answers."""
 
 Micro = tuple[Mapping[str, Any], list[dict[str, Any]]]
-"""What the collator returned, beside what it was given."""
+"""A batch as the collator returned it, and the rows that it was given."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What padding costs at this batch composition, in tokens and, on a GPU, in time."""
+"""Cost of padding at this batch composition, in tokens and, on a GPU, in time."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 WRAPPERS = frozenset({"base_layer", "original_module", "token_adapter"})
-"""What PEFT calls a layer of the base model that it wrapped."""
+"""PEFT's name for a layer of the base model that it wrapped."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ IDS, MASK, POSITIONS = "input_ids", "attention_mask", "position_ids"
 DECODER = "decoder_input_ids"
 
 BORDERS = ("cu_seq_lens", "max_length", "seq_idx")
-"""What the names of inputs begin with that tell attention where documents of a packed row end."""
+"""Beginnings of the names of inputs that tell attention where documents of a packed row end."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""What switching the model's mode does beside it."""
+"""Side effects of switching the model's mode."""
 
 from __future__ import annotations
 

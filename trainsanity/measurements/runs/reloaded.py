@@ -23,7 +23,7 @@ MOST_BYTES = 1 << 28
 save and resume a run, at their cost."""
 
 AWAY = 1.0
-"""What is added to each weight before it is loaded: what is not loaded stays away."""
+"""Added to each weight before it is loaded, so that one that is not loaded keeps the difference."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Whether the formula of the recognised objective is the loss that the user's code computes."""
+"""Comparison of the recognised objective's formula with the loss that the user's code computes."""
 
 from __future__ import annotations
 

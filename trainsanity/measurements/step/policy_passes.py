@@ -1,4 +1,4 @@
-"""What policy and reference say of the same tokens, seen while the user's loss is computed.
+"""Outputs of policy and reference on the same tokens, seen while the user's loss is computed.
 
 A reference is a model that the user calls so (``trainer.ref_model``, ``self.reference``, a variable
 ``ref_policy`` of the training loop), or for an adapter of TRL's Trainers the same model with the

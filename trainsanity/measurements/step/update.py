@@ -1,4 +1,4 @@
-"""What the optimizer does to the weights: which it holds, which move, which elements survive."""
+"""Effect of the optimizer on the weights: which it holds, which move, which elements survive."""
 
 from __future__ import annotations
 
