@@ -19,7 +19,8 @@ DECLARED: Mapping[str, tuple[str, ...] | None] = {
     "supervise": ("assistant", "completion", "all"),
 }
 """Settings that a user may declare, with the values that each takes: in ``[tool.trainsanity]``,
-as an attribute of the factory, or of a :class:`Pipeline`.  The names of objectives are known to their registry alone."""
+as an attribute of the factory, or of a :class:`Pipeline`.  The names of objectives are known to
+their registry alone."""
 
 
 @dataclass(frozen=True)
