@@ -245,7 +245,7 @@ def _viewed(logits: Tensor) -> Iterator[Misfit]:
     A view keeps the shape that it was made of; one with the same lengths in another order, as
     ``[B, T, C]`` seen as ``[B, C, T]``, gives each position values of several others.
     """
-    node = logits.grad_fn
+    node: Any = logits.grad_fn
     before = getattr(node, "_saved_self_sym_sizes", None)
     if before is None or "View" not in type(node).__name__ or logits.dim() < 3:
         return
@@ -330,7 +330,7 @@ def _made_by(values: Tensor) -> str:
 
     The node of the autograd graph tells, behind those that move or choose values only.
     """
-    node = values.grad_fn
+    node: Any = values.grad_fn
     for _ in range(16):  # moves in a row; more than any code has between output and loss
         name = type(node).__name__
         for kind in ("Softmax", "Sigmoid", "Tanh", "Relu"):
