@@ -265,7 +265,7 @@ class Pipeline:
 
     @property
     def other_processes(self) -> int | None:
-        """How many processes train the model besides this one; None if it is alone."""
+        """Return how many processes train the model besides this one; None if it is alone."""
         return (getattr(self.args, "world_size", None) or 1) - 1 or None
 
     @property
@@ -276,7 +276,7 @@ class Pipeline:
 
     @property
     def device(self) -> Any:
-        """Where the model's first parameter lives (``torch.device``)."""
+        """Return where the model's first parameter lives (``torch.device``)."""
         return next(self.model.parameters()).device
 
     @property

@@ -254,7 +254,7 @@ def _settled() -> Iterator[None]:
 
 
 def _confirmation(session: Session) -> dict[str, str]:
-    """How the objective's formula was confirmed, if a check asked for that."""
+    """Return how the objective's formula was confirmed, if a check asked for that."""
     try:
         words = session.measurements.taken("confirmed").words
     except (Skip, UsageError, Abstain, Blocked, KeyError):

@@ -43,7 +43,7 @@ class Session:
 
     @property
     def _objective_name(self) -> str:
-        """Its name; ``unknown`` where a plug-in raises, which the checks that need it report."""
+        """Return its name; ``unknown`` if a plug-in raises, which the checks that need it tell."""
         try:
             return self.objective.name
         except Exception:

@@ -51,7 +51,7 @@ class Measurement:
 
     @property
     def total_cost(self) -> Cost:
-        """Its own cost or that of the dearest measurement below it."""
+        """Return its own cost or that of the dearest measurement below it."""
         below = (catalogue()[look].total_cost for look in self.inputs if look != "pipeline")
         return max((self.cost, *below))
 

@@ -190,7 +190,7 @@ class _Judge:
         return any(label in self.stops for label in one.labels[max(start, 0) : stop])
 
     def tail(self, ids: Sequence[int], stop: int) -> int:
-        """Where the special tokens and blanks before ``stop`` begin."""
+        """Return where the special tokens and blanks before ``stop`` begin."""
         while stop > 0 and (ids[stop - 1] in self.closing or self.blank(ids[stop - 1])):
             stop -= 1
         return stop

@@ -133,7 +133,7 @@ def step_is_the_weighted_sum(
 
 
 def _allowed(own: Own) -> float:
-    """How far the sum of weights may be from 1: rounding, and what noise hides.
+    """Return how far the sum of weights may be from 1: rounding, and what noise hides.
 
     Standard errors of the single weights add up as of independent ones where they are told apart;
     otherwise the sum is the only thing that is known, and is known well.  A number that is none

@@ -66,7 +66,7 @@ class MicroBatch:
 
     @cached_property
     def placements(self) -> list[Placement | None]:
-        """Where each row lies in ``input_ids``; None where it is not there whole."""
+        """Return where each row lies in ``input_ids``; None where it is not there whole."""
         return placements(self.rows, self.inputs)
 
     @property

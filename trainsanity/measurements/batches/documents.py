@@ -83,7 +83,7 @@ class Documents:
 
     @property
     def whole(self) -> list[Document]:
-        """Those that are not cut; empty where rows are blocks of one length."""
+        """Return those that are not cut; empty where rows are blocks of one length."""
         kept = [one for one in self.found if not one.cut]
         # The last block of a text that was cut into blocks is shorter.
         return kept if len(kept) > max(1, len(self.found) // 10) else []

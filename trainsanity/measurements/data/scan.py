@@ -118,7 +118,7 @@ class Split:
 
     @property
     def counted(self) -> str:
-        """How many rows were read, in words."""
+        """Return how many rows were read, in words."""
         return self.rows.sample or f"{len(self.rows):,} rows"
 
     def row(self, place: int) -> str:

@@ -309,7 +309,7 @@ def _corrupt(name: str, why: str) -> str:
 
 
 def places_of(places: Any, chosen: Any) -> Any:
-    """Those of a block's places (a slice or an array) that a mask or an index chooses."""
+    """Return those of a block's places (a slice or an array) that a mask or an index chooses."""
     import numpy
 
     if isinstance(places, slice):

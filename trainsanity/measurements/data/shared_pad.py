@@ -37,7 +37,7 @@ class SharedPad:
 
     @property
     def held(self) -> str:
-        """Where EOS is, in words."""
+        """Return where EOS is, in words."""
         if self.rows is None or self.targets is None:
             return f"the rows cannot be searched for it: {self.why}"
         return f"{self.rows:,} rows hold it, {self.targets:,} labels are it"

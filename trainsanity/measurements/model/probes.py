@@ -135,7 +135,7 @@ class Probes:
 
     @property
     def dtype(self) -> Any:
-        """In which the model was asked (``torch.dtype``)."""
+        """Return the dtype in which the model was asked (``torch.dtype``)."""
         return self.precision.dtype
 
 

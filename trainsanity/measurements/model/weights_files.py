@@ -207,7 +207,7 @@ def _with_all_names(parameters: dict[str, Any]) -> list[tuple[list[str], Any]]:
 
 
 def _tensors(folder: Path, stack: ExitStack) -> dict[str, Any]:
-    """By tensor name, the open file that holds it."""
+    """Return the open file that holds each tensor, by name."""
     from safetensors import safe_open
 
     found: dict[str, Any] = {}
