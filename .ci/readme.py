@@ -1,7 +1,7 @@
-"""Write the report in README.md; `--check` only compares.
+"""Write the report and the count of the field in README.md; `--check` only compares.
 
-It is what the tool prints here and now, up to the first failure, and its last line.  Only the words
-are compared: the last digits are the machine's.
+The report is what the tool prints here and now, up to the first failure, and the stages.  Only its
+words are compared: the last digits are the machine's.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 INCIDENT = "fixtures.pipelines.tiny_qwen3:incident"
-START, END = "<!-- report:incident -->", "<!-- /report:incident -->"
 
 
 def report() -> str:
@@ -39,23 +39,36 @@ def report() -> str:
     return f"```console\n$ trainsanity run {INCIDENT}\n{shown.rstrip()}\n```"
 
 
+def fresh() -> str:
+    """Return the first verdicts on the cases that were found last, in lines of README's width."""
+    sys.path.insert(0, str(README.parent))
+    import tables
+
+    return textwrap.fill(tables.fresh(), 105)
+
+
+BLOCKS = {"report:incident": report, "field:fresh": fresh}
+
+
 def filled(text: str) -> str:
-    """Return README's text with the report made anew.
+    """Return README's text with its blocks made anew.
 
     Raises:
-        SystemExit: it has not one place for it.
+        SystemExit: a block has not one place.
     """
-    block = f"{START}\n{report()}\n{END}"
-    pattern = re.compile(f"{re.escape(START)}.*?{re.escape(END)}", re.DOTALL)
-    text, count = pattern.subn(lambda _: block, text)
-    if count != 1:
-        raise SystemExit(f"{README.name} has {count} blocks {START}")
+    for name, made in BLOCKS.items():
+        start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        block = f"{start}\n{made()}\n{end}"
+        pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
+        text, count = pattern.subn(lambda _, block=block: block, text)
+        if count != 1:
+            raise SystemExit(f"{README.name} has {count} blocks {start}")
     return text
 
 
 def words(text: str) -> str:
     """Return ``text`` with the report's numbers masked and its lines joined."""
-    start, end = text.index(START), text.index(END)
+    start, end = (text.index(f"<!-- {sign}report:incident -->") for sign in ("", "/"))
     masked = re.sub(r"\d[\d.]*(e[+-]\d+)?", "#", text[start:end])
     return text[:start] + " ".join(masked.split()) + text[end:]
 

@@ -233,6 +233,29 @@ def field() -> str:
     )
 
 
+def fresh() -> str:
+    """Return the first verdicts on the cases that were found last, in a sentence."""
+    from tests.field import records
+
+    found = [
+        one
+        for family in records.families()
+        if family.startswith("fresh")
+        for one in records.read("first", family).values()
+    ]
+    faults = [one for one in found if "fault" in one]
+    healthy = [one for one in found if "healthy" in one]
+    green = sum(one["healthy"]["exit"] == 0 for one in healthy)
+    twins = sum(one["twin_green"] for one in faults)
+    return (
+        f"Judged once, before anything was done about them ({max(one['date'] for one in found)}): "
+        f"{sum(one['caught'] for one in faults)} of {len(faults)} fresh errors that people "
+        f"reported are caught, {sum(one['named'] for one in faults)} of them by name; {twins} of "
+        f"{len(faults)} repaired twins and {green} of {len(healthy)} healthy pipelines that look "
+        "odd are green."
+    )
+
+
 def coverage() -> str:
     """Return how many checks reach a verdict on each kind of pipeline."""
     from tests.coverage import table
@@ -255,6 +278,7 @@ BLOCKS = {
     "checks": checks,
     "score": score,
     "field": field,
+    "fresh": fresh,
     "coverage": coverage,
     "mutation": mutation,
     "benchmarks": benchmarks,
