@@ -72,8 +72,8 @@ TODO = """{module} and a fault in {faults} are written. What is left:
    UPDATE_SNAPSHOTS=1 pytest -m 'not matrix' tests/test_faults.py -k breaks_{invariant}
    (without -m only faults that stand for others run; if another check is red as well, the fault
    is two faults, or `caught_by` names both; it writes tests/snapshots/checks/{name}.json: read it)
-4. See it green:  pytest -m 'not matrix' tests/test_controls.py, and a control in fixtures/controls/ that looks odd
-   and is healthy; a control that has nothing to look at names the check in `skips`.
+4. See it green:  pytest -m 'not matrix' tests/test_controls.py, and a control in
+   fixtures/controls/ that looks odd and is healthy; UPDATE_SNAPSHOTS=1 records where it skips.
 5. A number against a bound: a pair in tests/checks/bounds_*.py.
 6. Its page's failure:  python .ci/examples.py {code}
 7. A fragment in changelog.d/: one sentence in +{invariant}.added.md."""
