@@ -28,6 +28,7 @@ from trainsanity.report.github import workflow_commands
 from trainsanity.report.json import dumps
 from trainsanity.report.pictures import Picture, pictures_of
 from trainsanity.report.privacy import without_rows
+from trainsanity.report.sarif import dumps as as_sarif
 from trainsanity.report.text import render as in_full
 from trainsanity.sources.config import configuration
 from trainsanity.sources.factory import Source
@@ -87,6 +88,12 @@ if TYPE_CHECKING:
     "text goes to stderr.",
 )
 @click.option(
+    "--sarif",
+    "sarif_file",
+    metavar="FILE",
+    help="Write SARIF 2.1.0, e.g. for GitHub's code scanning.",
+)
+@click.option(
     "--html",
     "html_file",
     metavar="FILE",
@@ -116,6 +123,7 @@ def run(  # noqa: PLR0917 - one parameter per option
     strict: bool,
     warnings_as_errors: bool | None,
     json_file: str | None,
+    sarif_file: str | None,
     html_file: str | None,
     summary_file: str | None,
     annotated: bool | None,
@@ -144,6 +152,7 @@ def run(  # noqa: PLR0917 - one parameter per option
         warnings_as_errors = table.get("warnings_as_errors", False)
     policy = Policy(strict=strict, warnings_as_errors=warnings_as_errors)
     output = Output(json_file)
+    sarif = None if sarif_file is None else OutputFile("--sarif", sarif_file)
     page = None if html_file is None else _page_file(html_file)
     summary = (
         None if summary_file is None else OutputFile("--github-summary", summary_file, append=True)
@@ -184,8 +193,9 @@ def run(  # noqa: PLR0917 - one parameter per option
         from trainsanity.report import html
 
         page.write(html.render(list(zip(reports, pictures, strict=True)), debug=debug))
-    if summary is not None:
-        summary.write(markdown(reports))
+    files = [(sarif, as_sarif), (summary, markdown)]
+    for file, text in [(file, text) for file, text in files if file is not None]:
+        file.write(text(reports))
     return code
 
 

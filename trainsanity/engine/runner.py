@@ -254,7 +254,7 @@ def _settled() -> Iterator[None]:
 
 
 def _confirmation(session: Session) -> dict[str, str]:
-    """How the objective's formula was confirmed, if a check asked for that."""
+    """Return how the objective's formula was confirmed, if a check asked for that."""
     try:
         words = session.measurements.taken("confirmed").words
     except (Skip, UsageError, Abstain, Blocked, KeyError):
@@ -263,7 +263,7 @@ def _confirmation(session: Session) -> dict[str, str]:
 
 
 def _cost_of_looking(session: Session) -> dict[str, Any]:
-    """What was copied to host memory, to be put back after the recorded steps."""
+    """Return the GiB of the copy in host memory that is put back after the recorded steps."""
     try:
         recording = session.measurements.taken("recording")
     except (Skip, UsageError, Abstain, Blocked):
