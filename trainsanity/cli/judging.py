@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from trainsanity.engine.progress import connected
 from trainsanity.engine.registry import registry
 from trainsanity.engine.report import Policy, Report
 from trainsanity.engine.runner import run as run_checks
-from trainsanity.engine.session import Session
-from trainsanity.engine.store import catalogue
 from trainsanity.errors import ExitCode
 from trainsanity.report import screen
 from trainsanity.report.github import summary as markdown
@@ -19,7 +18,6 @@ from trainsanity.report.json import dumps
 from trainsanity.report.pictures import Picture, pictures_of
 from trainsanity.report.privacy import without_rows
 from trainsanity.report.text import render as in_full
-from trainsanity.types import Check, Cost
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -94,7 +92,7 @@ def judge(
     """
     checks = [registry().get(name) for name in options.checks]
     pipeline.quick = options.quick
-    on_check = _connect_progress(pipeline, show)
+    on_check = connected(pipeline, show)
     report = run_checks(
         pipeline,
         checks,
@@ -134,30 +132,3 @@ def verdict_on(judged: Sequence[Judged], options: Options, text: str = "") -> Ve
         page,
         markdown(reports) if options.summary else None,
     )
-
-
-def takes_no_step_twice(check: Check) -> bool:
-    """Return whether a check is one of ``--quick``.
-
-    Those of the loop that cost a step evaluate, save and load; what the recorded step shows of the
-    loop costs nothing more.
-    """
-    if check.stage != "loop" or check.cost < Cost.STEP:
-        return check.cost < Cost.RUN
-    return check.cost < Cost.RUN and "recording" in check.inputs
-
-
-def _connect_progress(pipeline: Pipeline, show: Callable[[str], None]) -> Callable[[Check], None]:
-    """Have the pipeline show what it measures, and for which check."""
-    current = ""
-
-    def on_check(check: Check) -> None:
-        nonlocal current
-        current = f"{check.code} {check.name} ({check.cost.name.lower()})"
-        show(current)
-
-    Session.of(pipeline).measurements.on_start = lambda name: show(
-        f"{current}: {catalogue()[name].title}"
-    )
-    pipeline.progress = lambda done, of, what: show(f"{current}: {what}, {done:,} of {of:,}")
-    return on_check

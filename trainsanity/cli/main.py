@@ -127,7 +127,7 @@ def _first_line(words: list[str]) -> str:
     if not targets and rest and not rest[0].startswith("-"):
         targets = [" ".join(rest)]
     what = ", ".join(targets) or "the pipelines of pyproject.toml"
-    return f"trainsanity: judging {clean(what)}; nothing is trained for good, nothing is saved"
+    return f"trainsanity: judging {clean(what)} in place of training"
 
 
 def _say_first(words: list[str]) -> None:

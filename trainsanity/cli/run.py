@@ -16,13 +16,12 @@ from trainsanity.cli.judging import (
     Options,
     Verdict,
     judge,
-    takes_no_step_twice,
     text_of,
     verdict_on,
 )
 from trainsanity.cli.output import Output, OutputFile, progress, stdout_is_stderr, style, write
 from trainsanity.cli.targets import TargetCommand, sources_for
-from trainsanity.engine.registry import registry
+from trainsanity.engine.registry import registry, takes_no_step_twice
 from trainsanity.engine.report import Report
 from trainsanity.errors import RankError, UsageError
 from trainsanity.isolation import time_limit as limits
@@ -270,9 +269,7 @@ def _selected(
     return checks
 
 
-def _judge_or_say_why(
-    source: Source, options: Options, shown: bool | None
-) -> Judged:
+def _judge_or_say_why(source: Source, options: Options, shown: bool | None) -> Judged:
     """Judge one of several; that it cannot be judged is told beside the others' reports."""
     try:
         return _judge(source, options, shown)

@@ -102,6 +102,11 @@ def judge_script(path: str, arguments: Sequence[str], judge: Callable[[Pipeline]
 
 
 def compiled(path: str) -> CodeType:
+    """Return a script's code.
+
+    Raises:
+        UsageError: it cannot be read, or is no Python.
+    """
     try:
         source = Path(path).read_bytes()
     except OSError as error:
