@@ -25,6 +25,7 @@ from trainsanity.sources.command import Command
 from trainsanity.sources.handover import Handover
 from trainsanity.sources.owner import Launch
 from trainsanity.sources.patching import NewFolders
+from trainsanity.sources.refusing import foreign
 from trainsanity.sources.script import Script, Visit, as_main, compiled, untrained, why_ended
 from trainsanity.sources.travelling import forget, handover_folder
 
@@ -136,8 +137,10 @@ class _ChildVisit(Visit["Verdict"]):
         self.handover.wait()
 
     def _verdict(self, pipeline: Pipeline) -> Verdict:
-        from trainsanity.cli.judging import Options, judge, text_of, verdict_on
-
+        try:
+            from trainsanity.cli.judging import Options, judge, text_of, verdict_on
+        except ImportError as error:
+            raise UsageError(foreign(str(error))) from error
         pipeline.command = tuple(self.call["command"])
         pipeline.rebuilt = self.direct and self.call["script"]
         declare(pipeline, self.call["declared"])

@@ -81,8 +81,7 @@ class Launch:
 
     def _start(self, handover: Handover) -> subprocess.Popen[bytes]:
         environ = {**os.environ, "TMPDIR": str(handover.temporary)}
-        root = Path(__file__).parents[2]
-        arm(environ, str(handover.folder), str(self.hooks), str(root))
+        arm(environ, str(handover.folder), str(self.hooks))
         try:
             # What it prints is not the report, and goes to stderr, if there is one.
             out = os.dup(2)

@@ -14,6 +14,14 @@ from trainsanity.sources.travelling import HANDOVER
 _held: list[Any] = []
 
 
+def foreign(why: str) -> str:
+    """Return in one sentence that this Python cannot judge, and why."""
+    return (
+        f"training is started with {sys.executable}, in which trainsanity cannot be imported "
+        f"({why}): install it there, too"
+    )
+
+
 def refuse(why: str) -> None:
     """Hand over a refusal, and wait to be ended, where this process begins to train.
 
@@ -24,12 +32,7 @@ def refuse(why: str) -> None:
 
     def ending(original: Callable[..., Any]) -> Callable[..., Any]:
         def end(*args: Any, **kwargs: Any) -> Any:
-            handover.verdict(
-                {
-                    "error": f"training is started with {sys.executable}, in which trainsanity "
-                    f"cannot be imported ({why}): install it there, too"
-                }
-            )
+            handover.verdict({"error": foreign(why), "kind": "usage"})
             handover.leave()
 
         return end

@@ -23,19 +23,15 @@ HANDOVER = "TRAINSANITY_HANDOVER"
 HOOKS = "TRAINSANITY_HOOKS"
 """The variable that names the folder with ``sitecustomize.py``."""
 
-ROOT = "TRAINSANITY_ROOT"
-"""The variable that names the folder in which this package lies, which a script's own
-``PYTHONPATH`` or directory may not lead to."""
-
 OWNER = "TRAINSANITY_OWNER"
 """The variable with the id of the process that waits for the verdict."""
 
-OURS = (HANDOVER, HOOKS, ROOT, OWNER)
+OURS = (HANDOVER, HOOKS, OWNER)
 
 
-def arm(environ: MutableMapping[str, str], handover: str, hooks: str, root: str) -> None:
+def arm(environ: MutableMapping[str, str], handover: str, hooks: str) -> None:
     """Have every Python that starts with this environment install the intercept."""
-    environ.update({HANDOVER: handover, HOOKS: hooks, ROOT: root, OWNER: str(os.getpid())})
+    environ.update({HANDOVER: handover, HOOKS: hooks, OWNER: str(os.getpid())})
     _lead(environ, hooks)
 
 
@@ -78,6 +74,9 @@ def kept_in_environment() -> Iterator[None]:
 _armed = {name: os.environ[name] for name in OURS if name in os.environ}
 """As this process found them; the script may clear its environment."""
 
+_temporary = os.environ.get("TMPDIR")
+"""The folder for temporary files, for processes that are given none."""
+
 
 def handover_folder() -> str:
     """Return the folder of the handover, of a process that is intercepted."""
@@ -93,6 +92,8 @@ def forget() -> None:
 def _restore(environ: MutableMapping[str, str]) -> None:
     if _armed:
         environ.update(_armed)
+        if _temporary is not None:
+            environ.setdefault("TMPDIR", _temporary)
         _lead(environ, _armed[HOOKS])
 
 

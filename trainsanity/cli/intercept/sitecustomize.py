@@ -25,13 +25,16 @@ def _chain():
 
 
 def _imported(name):
-    """Import a module of trainsanity, which may lie where only the process before found it."""
-    root = os.environ.get("TRAINSANITY_ROOT", ROOT)
-    sys.path.append(root)
-    try:
-        return importlib.import_module(name)
-    finally:
-        del sys.path[len(sys.path) - 1 - sys.path[::-1].index(root)]
+    """Import a module of the trainsanity that waits for the verdict, whichever else is here."""
+    if "trainsanity" not in sys.modules:
+        folder = os.path.join(ROOT, "trainsanity")
+        file = os.path.join(folder, "__init__.py")
+        spec = importlib.util.spec_from_file_location(
+            "trainsanity", file, submodule_search_locations=[folder]
+        )
+        package = sys.modules["trainsanity"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(package)
+    return importlib.import_module(name)
 
 
 class _Waiting:
@@ -46,7 +49,7 @@ class _Waiting:
         cls.installed = True
         try:
             child = _imported("trainsanity.cli.child")
-        except ImportError as error:
+        except Exception as error:  # another environment, perhaps an older Python
             _imported("trainsanity.sources.refusing").refuse(str(error))
         else:
             child.intercept()
