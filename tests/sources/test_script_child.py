@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -171,7 +172,7 @@ RESISTING = {
         """,
     "in two threads": """
         import threading
-        threads = [threading.Thread(target=trainer(f"out{n}").train) for n in range(2)]
+        threads = [threading.Thread(target=mine.train) for n in range(2)]
         for one in threads: one.start()
         mine.train()
         for one in threads: one.join()
@@ -392,7 +393,7 @@ def test_two_gloo_ranks_without_a_name_are_refused(project: Project) -> None:
 
 
 MISSING = {
-    "a package that it needs": ("click.py", "raise ImportError('no click here')"),
+    "a package that it needs": ("rich.py", "raise ImportError('no rich here')"),
     "all of it": ("sitecustomize.py", "import sys\nsys.modules['trainsanity.cli.child'] = None"),
 }
 
@@ -438,6 +439,57 @@ def test_a_command(project: Project, which: str) -> None:
     judged_red(ended)
     assert ended.report["pipeline"] == " ".join(words)
     assert f"trainsanity run --select {CODE} -- {' '.join(words)}" in ended.out
+
+
+CONFIG = """
+model_name_or_path: tiny
+dataset_name: data
+output_dir: out
+report_to: none
+per_device_train_batch_size: 4
+gradient_accumulation_steps: 2
+max_length: 32
+use_cpu: true
+bf16: false
+"""
+
+
+@pytest.mark.matrix
+def test_trl_sft(project: Project) -> None:
+    if importlib.util.find_spec("trl") is None:
+        pytest.skip("needs TRL: pip install trl")
+    tokenizers = pytest.importorskip("tokenizers")
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    words = ["the", "a", "cat", "dog", "sat", "ran", "on", "mat", "big", "small", "red", "blue"]
+    vocabulary = {word: n for n, word in enumerate(["<pad>", "<eos>", "<unk>", *words])}
+    model = tokenizers.models.WordLevel(vocabulary, unk_token="<unk>")
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    special = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}
+    folder = project.folder / "tiny"
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    rows = [{"text": " ".join(words[(n * k) % 12] for k in range(1, 9))} for n in range(1, 65)]
+    project.write("data/train.jsonl", "\n".join(map(json.dumps, rows)))
+    project.write("sft.yaml", CONFIG)
+    project.environment["HF_HOME"] = str(project.folder.parent / "cache")
+    ended = project.run("--", "trl", "sft", "--config", "sft.yaml", select="loss,gradient,schedule")
+    assert ended.code == 0, ended.out + ended.err
+    assert ended.out.startswith("trl sft --config sft.yaml: sane as far as judged: ")
+    status = {row["name"]: row["status"] for row in ended.report["results"]}
+    assert status["loss.matches_reference"] == status["gradient.matches_autograd"] == "pass"
+    assert (ended.written, ended.temporary) == ([], [])
 
 
 def test_a_command_that_is_none(project: Project) -> None:

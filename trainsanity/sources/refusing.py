@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trainsanity.sources.handover import Handover
-from trainsanity.sources.patching import TRAINER, patched
+from trainsanity.sources.patching import TRAINER, NewFolders, patched
 from trainsanity.sources.travelling import HANDOVER
 
 _held: list[Any] = []
@@ -37,6 +37,8 @@ def refuse(why: str) -> None:
 
         return end
 
+    _held.append(NewFolders(handover.made).noted())
+    _held[-1].__enter__()
     for home, method in ((TRAINER, "train"), (("torch", "Tensor"), "backward")):
         _held.append(patched(home, {method: ending}))
         _held[-1].__enter__()
