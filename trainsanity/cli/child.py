@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from trainsanity.errors import RankError, UsageError, text_of
+from trainsanity.errors import ExitCode, RankError, UsageError, text_of
 from trainsanity.isolation.collectives import rank, several_processes
 from trainsanity.isolation.seldom import seldom_collected
 from trainsanity.sources.building import declare
@@ -55,7 +55,7 @@ def launch_of(source: Script | Command) -> Launch:
     if isinstance(source, Command):
         return Launch(source.id, source.words, HOOKS)
     # Private, and used by multiprocessing since Python 3.3: -W, -X, -O, -B as they were given.
-    flags = getattr(subprocess, "_args_from_interpreter_flags", list)()
+    flags: list[str] = getattr(subprocess, "_args_from_interpreter_flags", list)()
     code = BOOT.format(root=str(Path(__file__).parents[2]))
     python = [sys.executable, *(flag for flag in flags if flag not in UNHOOKED), "-c", code]
     return Launch(source.path, python, HOOKS)
@@ -63,11 +63,14 @@ def launch_of(source: Script | Command) -> Launch:
 
 def call_of(source: Script | Command, options: Options) -> dict[str, Any]:
     """Return what a process that is judged has to know, in values that JSON takes."""
-    script = isinstance(source, Script)
+    if isinstance(source, Script):
+        name, command = source.path, [source.path, *source.arguments]
+    else:
+        name, command = source.id, ["--", *source.words]
     return {
-        "id": source.path if script else source.id,
-        "command": [source.path, *source.arguments] if script else ["--", *source.words],
-        "script": script,
+        "id": name,
+        "command": command,
+        "script": isinstance(source, Script),
         "expected_failures": dict(source.expected_failures),
         "declared": dict(source.declared),
         "options": asdict(options),
@@ -106,7 +109,11 @@ def main() -> None:
 def intercept() -> None:
     """Have whatever trains in this process judged instead; called before torch is imported."""
     handover = Handover(handover_folder())
-    visit = _ChildVisit(handover, handover.asked)
+    call = handover.asked
+    if not call:
+        sys.stderr.write("trainsanity: error: the run that this process belongs to is over\n")
+        os._exit(ExitCode.USAGE)  # before it trains
+    visit = _ChildVisit(handover, call)
     for context in (NewFolders(handover.made).noted(), visit.watching()):
         context.__enter__()
         _held.append(context)
@@ -122,7 +129,7 @@ class _ChildVisit(Visit["Verdict"]):
     @property
     def direct(self) -> bool:
         """Whether the process that waits for the verdict started this one."""
-        return os.getppid() == self.call["owner"]
+        return bool(os.getppid() == self.call["owner"])
 
     def begin(self) -> None:
         """Judge here only if no other process is judged, and let nothing that is started be."""

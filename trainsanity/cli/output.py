@@ -101,7 +101,7 @@ class _Line:
 class _Seldom:
     """Writes a line to a log if the last one is long enough ago."""
 
-    def __init__(self, stream: TextIO | None, silence: float) -> None:
+    def __init__(self, stream: TextIO | None, silence: float = SILENCE) -> None:
         self._stream, self._silence = stream, silence
         self._start = time.monotonic()
         self._last = self._start if silence == SILENCE else 0.0

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from html import escape
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.report import screen
@@ -85,14 +86,11 @@ def progress() -> Iterator[Callable[[str], None]]:
     """
     shell: Any = None
     if "IPython" in sys.modules:
-        from IPython import get_ipython
-
-        shell = get_ipython()
+        shell = import_module("IPython").get_ipython()
     if getattr(shell, "kernel", None) is None:  # a terminal, or no IPython
         yield lambda what: None
         return
-    from IPython.display import display
-
+    display = import_module("IPython.display").display
     handle: Any = display(_Line("trainsanity"), display_id=True)
     last = 0.0
 

@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ class Launch:
             UsageError: there was no verdict, because nothing was trained.
             BrokenOff: judging began and broke off.
         """
-        with scratch() as folder, _orphans_found():
+        with _terminated_as_interrupted(), scratch() as folder, _orphans_found():
             handover = Handover(folder)
             handover.call(call)
             before = {process.pid for process in _below()}
@@ -139,7 +140,8 @@ def _below() -> list[psutil.Process]:
     import psutil
 
     with contextlib.suppress(psutil.Error):
-        return psutil.Process().children(recursive=True)
+        found: list[psutil.Process] = psutil.Process().children(recursive=True)
+        return found
     return []
 
 
@@ -147,7 +149,7 @@ def _alive(process: psutil.Process) -> bool:
     import psutil
 
     with contextlib.suppress(psutil.Error):
-        return process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
     return False
 
 
@@ -167,6 +169,20 @@ def _end_all(process: subprocess.Popen[bytes], before: set[int]) -> None:
     for pid in {one.pid for one in _below()} - before:  # orphans that are ours to collect
         with contextlib.suppress(OSError):
             os.waitpid(pid, os.WNOHANG)
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Unwind at SIGTERM, too, where nobody has seen to that: a rank that torchrun ends."""
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextlib.contextmanager

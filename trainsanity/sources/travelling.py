@@ -11,8 +11,8 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, MutableMapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, MutableMapping
+from contextlib import ExitStack
 from typing import Any
 
 from trainsanity.sources.patching import patched
@@ -56,19 +56,20 @@ def _lead(environ: MutableMapping[str, str], hooks: str) -> None:
     environ["PYTHONPATH"] = os.pathsep.join([hooks, *others])
 
 
-@contextmanager
-def kept_in_environment() -> Iterator[None]:
+_stack = ExitStack()
+"""What is patched in this process, until it ends."""
+
+
+def keep_in_environment() -> None:
     """Keep the intercept in the environment of new processes, also where the script makes one.
 
     Scripts give ``env={"CUDA_VISIBLE_DEVICES": "0"}``, or set ``PYTHONPATH`` anew.
     """
-    with ExitStack() as stack:
-        stack.enter_context(patched(("subprocess", "Popen"), {"__init__": _with_environment}))
-        # They take os.environ as it is.
-        for kind in ("spawn_posix", "forkserver"):
-            home = (f"multiprocessing.popen_{kind}", "Popen")
-            stack.enter_context(patched(home, {"_launch": _environment_restored}))
-        yield
+    _stack.enter_context(patched(("subprocess", "Popen"), {"__init__": _with_environment}))
+    # They take os.environ as it is.
+    for kind in ("spawn_posix", "forkserver"):
+        home = (f"multiprocessing.popen_{kind}", "Popen")
+        _stack.enter_context(patched(home, {"_launch": _environment_restored}))
 
 
 _armed = {name: os.environ[name] for name in OURS if name in os.environ}
@@ -97,10 +98,14 @@ def _restore(environ: MutableMapping[str, str]) -> None:
         _lead(environ, _armed[HOOKS])
 
 
+ENV = 10
+"""The place of ``env`` among the arguments of ``Popen``; so many are given by their names."""
+
+
 def _with_environment(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def init(popen: Any, *args: Any, **kwargs: Any) -> None:
-        if _armed:
+        if _armed and len(args) <= ENV:
             # A copy: the script may go on using its own.
             environ = {**(os.environ if kwargs.get("env") is None else kwargs["env"])}
             if all(isinstance(name, str) for name in environ):

@@ -3,18 +3,23 @@
 It waits until torch, transformers or accelerate is imported, and installs the intercept then.
 """
 
+from __future__ import annotations
+
 import importlib
 import importlib.machinery
 import importlib.util
 import os
 import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(HERE)))
 LIBRARIES = ("torch", "transformers", "accelerate")
 
 
-def _chain():
+def _chain() -> None:
     """Execute the ``sitecustomize`` that this one hides, if there is one."""
     sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != HERE]
     spec = importlib.machinery.PathFinder.find_spec("sitecustomize", sys.path)
@@ -24,7 +29,7 @@ def _chain():
         spec.loader.exec_module(module)
 
 
-def _imported(name):
+def _imported(name: str) -> ModuleType:
     """Import a module of the trainsanity that waits for the verdict, whichever else is here."""
     if "trainsanity" not in sys.modules:
         folder = os.path.join(ROOT, "trainsanity")
@@ -32,6 +37,8 @@ def _imported(name):
         spec = importlib.util.spec_from_file_location(
             "trainsanity", file, submodule_search_locations=[folder]
         )
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{file} cannot be imported")
         package = sys.modules["trainsanity"] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(package)
     return importlib.import_module(name)
@@ -43,7 +50,10 @@ class _Waiting:
     installed = False
 
     @classmethod
-    def find_spec(cls, name, path=None, target=None):
+    def find_spec(
+        cls, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Install the intercept before the first of the libraries is imported."""
         if cls.installed or name not in LIBRARIES:
             return None
         cls.installed = True
@@ -57,11 +67,10 @@ class _Waiting:
         return importlib.util.find_spec(name)
 
 
-def _travel():
+def _travel() -> None:
     travelling = _imported("trainsanity.sources.travelling")
     travelling.die_with_owner()
-    travelling.held = travelling.kept_in_environment()
-    travelling.held.__enter__()
+    travelling.keep_in_environment()
 
 
 try:
