@@ -277,6 +277,26 @@ def test_a_process_that_is_killed_while_it_is_judged(project: Project) -> None:
     assert (ended.out, ended.report, ended.written, ended.temporary) == ("", None, [], [])
 
 
+def test_the_process_that_waits_imports_no_torch(project: Project) -> None:
+    project.write("train.py", "import os; os._exit(0)")
+    code = (
+        "import sys\nfrom trainsanity.cli.main import program\n"
+        "try: program(['run', 'train.py'], prog_name='trainsanity')\n"
+        "except SystemExit as error: assert error.code == 2, error\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=project.folder,
+        env=project.environment,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
 # --- children ------------------------------------------------------------------------------------
 
 TRAIN = f"{BEGIN}\nmine.train()\nmodel.save_pretrained('saved')\nopen('AFTER', 'w').write('x')\n"

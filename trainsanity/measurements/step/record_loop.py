@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from trainsanity.measurements.step.bounds import logged_loss_rounding
 from trainsanity.measurements.step.loop_gradients import Gradients, settle
 from trainsanity.measurements.step.modes import watched_modes
 from trainsanity.measurements.step.own import Own
+from trainsanity.measurements.step.pull import pulls_watched
 from trainsanity.measurements.step.rearranged import Rearranged
 from trainsanity.measurements.step.record_trainer import (
     broken,
@@ -27,14 +29,17 @@ from trainsanity.measurements.step.record_trainer import (
     note_update,
 )
 from trainsanity.measurements.step.replay import checkpointed, fill_items
+from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.steps import (
     MicroStep,
     Recording,
     Step,
     item_weights,
     random_state,
+    set_random_state,
     total_norm,
 )
+from trainsanity.measurements.step.unused import unused_parameters
 from trainsanity.measurements.step.update import frozen_state, rewritten, trial_steps
 
 if TYPE_CHECKING:
@@ -71,6 +76,7 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
             note_held(pipeline, seen, "as step 1 begins")
             with (
                 watched_modes(model, seen),
+                pulls_watched(model, seen),
                 Gradients(model, seen.head_name) as gradients,
                 _hooked(pipeline, seen, steps, gradients) as states,
             ):
@@ -98,7 +104,38 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
             losses = all_gather(step.logged["loss"])
             step.logged = {"loss": sum(losses) / len(losses)}
     _note_counts(seen)
+    _note_unused(pipeline, seen)
     return seen
+
+
+def _note_unused(pipeline: Pipeline, seen: Recording) -> None:
+    """Note which parameters without a gradient have no effect on the first step either.
+
+    The loop is asked again with other values in them: what it returns, and where the weights with
+    a gradient go.
+    """
+    import torch
+
+    without = {p.name for p in seen.update.parameters if p.trainable and not p.has_gradient}
+    if pipeline.other_processes is not None or not without:
+        return
+    named = dict(pipeline.model.named_parameters())
+    state = seen.first.micro_steps[0].random_state
+    moved = [named[p.name] for p in seen.update.parameters if p.has_gradient]
+    assert pipeline.train_step is not None
+    step = pipeline.train_step
+
+    def ask() -> Any:
+        with preserved(pipeline, weights=True), quiet(pipeline):
+            batch = next(drawn(pipeline, 1))
+            set_random_state(state)
+            pipeline.model.zero_grad()
+            loss = step([dict(given.inputs) for given in batch])
+            return torch.cat([torch.tensor([float(loss)]), *map(sample, moved)]).nan_to_num()
+
+    # A loop that counts its steps may refuse another first one.
+    with contextlib.suppress(Exception):
+        seen.unused = unused_parameters({name: named[name] for name in without}, ask)
 
 
 def _note_counts(seen: Recording) -> None:

@@ -25,6 +25,7 @@ from trainsanity.measurements.step.asked_again import TrainerAgain
 from trainsanity.measurements.step.hooks import added_hooks, buffers_of, hooks_of
 from trainsanity.measurements.step.modes import watched_modes
 from trainsanity.measurements.step.own import Own, ask_again
+from trainsanity.measurements.step.pull import pulls_watched
 from trainsanity.measurements.step.rearranged import Rearranged
 from trainsanity.measurements.step.replay import checkpointed, fill_items
 from trainsanity.measurements.step.rollouts import record_rollouts
@@ -99,6 +100,7 @@ def _record(pipeline: Pipeline, steps: int, *, own: bool) -> Recording:
         try:
             with (
                 watched_modes(pipeline.model, seen),
+                pulls_watched(pipeline.model, seen),
                 backward_recorded(seen, pipeline.model, trainer.accelerator),
             ):
                 trainer.train()
