@@ -248,11 +248,11 @@ class Visit(Generic[T]):
                     self.another_thread()
                 return original(trainer, *args, **kwargs)
             resumes = kwargs.get("resume_from_checkpoint", args[0] if args else None)
-            raise self.judge_here(lambda: self._pipeline(trainer, bool(resumes)))
+            raise self._judge_here(lambda: self._pipeline(trainer, bool(resumes)))
 
         return train
 
-    def judge_here(self, pipeline: Callable[[], Pipeline]) -> BaseException:
+    def _judge_here(self, pipeline: Callable[[], Pipeline]) -> BaseException:
         """Judge what ``pipeline`` returns; return what the caller has to raise into the script."""
         self.judging, self.thread = True, threading.get_ident()
         try:
