@@ -591,18 +591,20 @@ SOON = 0.3
 
 def test_the_first_line_comes_at_once(project: Project) -> None:
     project.write("train.py", "import time\ntime.sleep(60)")
-    took = []
-    for _ in range(3):
+    took: list[float] = []
+    # The machine may be busy with something else.
+    while len(took) < 5 and min(took, default=SOON) >= SOON:
         begin = time.monotonic()
         started = project.start("--progress", "train.py")
         assert started.stderr is not None
         line = started.stderr.readline()
         took.append(time.monotonic() - begin)
+        then = started.stderr.readline()
         started.terminate()
         started.communicate(timeout=60)
         assert line == "trainsanity: judging train.py in place of training\n"
-    # The machine may be busy with something else once.
-    assert min(took) < SOON
+        assert then == "trainsanity: 0 s: train.py runs, and has not begun to train\n"
+    assert min(took) < SOON, took
 
 
 @pytest.mark.matrix

@@ -71,27 +71,25 @@ def progress(shown: bool | None = None) -> Iterator[Callable[[str], None]]:
         shown: whether to; None for only now and then where there is no terminal.
     """
     console = Console(stderr=True)
-    if shown is False:
-        yield lambda what: None
-        return
-    if not console.is_terminal:
-        yield _Seldom(sys.stderr, OFTEN if shown else SILENCE)
+    if shown is False or not console.is_terminal:
+        yield _Seldom(None if shown is False else sys.stderr, OFTEN if shown else SILENCE)
         return
     status = console.status("")
     try:
-        yield _Line(status)
+        yield Line(status)
     finally:
         status.stop()
 
 
-class _Line:
-    """One line of a terminal; it begins with what is first shown, so that nothing is in its way."""
+class Line:
+    """One line of a terminal, from the first call on, after what a script itself has written."""
 
     def __init__(self, status: Status) -> None:
         self._status = status
         self._started = False
 
     def __call__(self, what: str) -> None:
+        """Show what is done now."""
         self._status.update(Text(what, no_wrap=True, overflow="ellipsis"))
         if not self._started:
             self._started = True
@@ -103,14 +101,16 @@ class _Seldom:
 
     def __init__(self, stream: TextIO | None, silence: float = SILENCE) -> None:
         self._stream, self._silence = stream, silence
+        self._what = ""
         self._start = time.monotonic()
         self._last = self._start if silence == SILENCE else 0.0
 
     def __call__(self, what: str) -> None:
         now = time.monotonic()
-        if self._stream is None or now - self._last < self._silence:
+        silence = SILENCE if what == self._what else self._silence
+        if self._stream is None or now - self._last < silence:
             return
-        self._last = now
+        self._last, self._what = now, what
         with contextlib.suppress(OSError, ValueError):  # full, or closed by the user's code
             write(self._stream, f"trainsanity: {now - self._start:.0f} s: {clean(what)}\n")
 

@@ -19,7 +19,15 @@ from trainsanity.cli.judging import (
     text_of,
     verdict_on,
 )
-from trainsanity.cli.output import Output, OutputFile, progress, stdout_is_stderr, style, write
+from trainsanity.cli.output import (
+    Line,
+    Output,
+    OutputFile,
+    progress,
+    stdout_is_stderr,
+    style,
+    write,
+)
 from trainsanity.cli.targets import TargetCommand, sources_for
 from trainsanity.engine.registry import registry, takes_no_step_twice
 from trainsanity.engine.report import Report
@@ -231,7 +239,13 @@ def _in_a_child(source: Script | Command, options: Options, shown: bool | None) 
     from trainsanity.cli.child import call_of, launch_of
 
     with progress(shown) as show:
-        outcome = launch_of(source).run(call_of(source, options), show)
+        launch = launch_of(source)
+
+        def wait() -> None:
+            if not isinstance(show, Line):  # a terminal shows what the script writes itself
+                show(f"{source.id} runs, and has not begun to train")
+
+        outcome = launch.run(call_of(source, options), show, wait)
     if outcome.get("interrupted"):
         raise KeyboardInterrupt
     if "error" not in outcome:

@@ -54,12 +54,15 @@ class Launch:
     words: Sequence[str]
     hooks: Path
 
-    def run(self, call: Mapping[str, Any], show: Callable[[str], None]) -> dict[str, Any]:
+    def run(
+        self, call: Mapping[str, Any], show: Callable[[str], None], wait: Callable[[], None]
+    ) -> dict[str, Any]:
         """Start it, and return the verdict that one of its processes comes to.
 
         Args:
             call: how to judge, for the process that does.
             show: called with what is being measured.
+            wait: called again and again before anything is.
 
         Raises:
             UsageError: there was no verdict, because nothing was trained.
@@ -71,7 +74,7 @@ class Launch:
             before = {process.pid for process in _below()}
             process = self._start(handover)
             try:
-                _wait(process, handover, before, show)
+                _wait(process, handover, before, show, wait)
             finally:
                 _end_all(process, before)
                 remove_empty(handover.new_folders)
@@ -116,6 +119,7 @@ def _wait(
     handover: Handover,
     before: set[int],
     show: Callable[[str], None],
+    idle: Callable[[], None],
 ) -> None:
     """Wait for a verdict, or until nothing is left that could come to one."""
     shown, late = "", float("inf")
@@ -123,6 +127,8 @@ def _wait(
         if (doing := handover.doing) != shown:
             shown = doing
             show(shown)
+        elif not doing:
+            idle()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(OFTEN)
             if not [one for one in _below() if one.pid not in before and _alive(one)]:
