@@ -18,6 +18,8 @@ from typing import Any
 import psutil
 import pytest
 
+from trainsanity.sources import travelling
+
 ROOT = Path(__file__).parents[2]
 SHOP = Path(__file__).parents[1] / "examples" / "scripts" / "shop"
 FINITE, CODE = "model.logits_finite", "TS401"
@@ -295,6 +297,17 @@ def test_the_process_that_waits_imports_no_torch(project: Project) -> None:
         text=True,
     )
     assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("path", ["/a:/b", ":/a", "/a:", None])
+def test_the_environment_is_as_it_was(path: str | None) -> None:
+    before = {"HOME": "/me"} if path is None else {"HOME": "/me", "PYTHONPATH": path}
+    environ = dict(before)
+    for _ in range(2):
+        travelling.arm(environ, "/tmp/handover", "/hooks")
+        assert environ["PYTHONPATH"] == ("/hooks" if path is None else f"/hooks:{path}")
+    travelling.disarm(environ)
+    assert environ == before
 
 
 # --- children ------------------------------------------------------------------------------------

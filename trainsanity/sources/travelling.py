@@ -37,23 +37,25 @@ def arm(environ: MutableMapping[str, str], handover: str, hooks: str) -> None:
 
 def disarm(environ: MutableMapping[str, str]) -> None:
     """Undo :func:`arm`: what is started from now on is our own."""
-    hooks = environ.get(HOOKS)
+    hooks = environ.get(HOOKS, "")
     for name in OURS:
         environ.pop(name, None)
-    others = [part for part in _parts(environ) if part != hooks]
+    others = _without(environ, hooks)
     if others:
-        environ["PYTHONPATH"] = os.pathsep.join(others)
+        environ["PYTHONPATH"] = others
     else:
         environ.pop("PYTHONPATH", None)
 
 
-def _parts(environ: MutableMapping[str, str]) -> list[str]:
-    return [part for part in environ.get("PYTHONPATH", "").split(os.pathsep) if part]
+def _without(environ: MutableMapping[str, str], hooks: str) -> str:
+    """Return ``PYTHONPATH`` without the hooks; an empty entry stays, for the directory it is."""
+    parts = environ.get("PYTHONPATH", "").split(os.pathsep)
+    return os.pathsep.join(part for part in parts if part != hooks)
 
 
 def _lead(environ: MutableMapping[str, str], hooks: str) -> None:
-    others = [part for part in _parts(environ) if part != hooks]
-    environ["PYTHONPATH"] = os.pathsep.join([hooks, *others])
+    others = _without(environ, hooks)
+    environ["PYTHONPATH"] = f"{hooks}{os.pathsep}{others}" if others else hooks
 
 
 _stack = ExitStack()
