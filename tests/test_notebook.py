@@ -72,6 +72,15 @@ def test_a_name_is_no_markup(factories: Any) -> None:
     assert "&lt;script&gt;" in shown
 
 
+def test_a_quick_look_is_not_taken_for_a_whole_one(factories: Any) -> None:
+    pipeline = trainsanity.Pipeline.from_trainer(factories.healthy())
+    (quick,) = trainsanity.check(pipeline, select="TS608", quick=True).results
+    assert str(quick.status) == "skip"
+    assert "--quick takes no step twice" in quick.reason
+    (whole,) = trainsanity.check(pipeline, select="TS608").results
+    assert str(whole.status) == "pass"
+
+
 def test_a_notebook() -> None:
     nbformat = pytest.importorskip("nbformat", reason="needs nbclient and ipykernel")
     nbclient = pytest.importorskip("nbclient", reason="needs nbclient and ipykernel")

@@ -383,6 +383,8 @@ def test_a_script_that_starts_another_and_saves_after_it(project: Project) -> No
     ended = project.run("launch.py", "--", "--lr", "3")
     judged_red(ended)
     assert ended.report["pipeline"] == "launch.py"
+    note = "what is judged is trained in a process that launch.py starts"
+    assert ended.report["environment"]["notes"] == [note]
     assert f"trainsanity run launch.py --select {CODE} -- --lr 3" in ended.out
     # Its own, the script's and its child's: what is hidden is executed all the same.
     assert ended.err.count("OF THE SITE") == 3

@@ -150,6 +150,9 @@ class _ChildVisit(Visit["Verdict"]):
             raise UsageError(foreign(str(error))) from error
         pipeline.command = tuple(self.call["command"])
         pipeline.rebuilt = self.direct and self.call["script"]
+        if self.call["script"] and not self.direct:
+            started = f"what is judged is trained in a process that {self.path} starts"
+            pipeline.notes = (*pipeline.notes, started)
         declare(pipeline, self.call["declared"])
         options = Options(**self.call["options"])
         judged = judge(pipeline, options, self.call["expected_failures"], self.handover.progress)

@@ -106,7 +106,8 @@ def judge(
             )
         pipeline = from_trainer(trainer)
     pipeline.refuse_unusable_model()
-    pipeline.quick = quick
+    if pipeline.quick != quick:  # a recording without the laws is none with them
+        pipeline.quick, pipeline.session = quick, None
     with notebook.progress() as show:
         on_check = connected(pipeline, show)
         report = run(pipeline, checks, expected_failures, on_check, timeout, fail_fast=fail_fast)
