@@ -17,8 +17,8 @@ from trainsanity.measurements.batches.batch import Batch, drawn, quiet
 from trainsanity.measurements.model.head import head_or_none, watched
 from trainsanity.measurements.step.bounds import logged_loss_rounding
 from trainsanity.measurements.step.loop_gradients import Gradients, settle
+from trainsanity.measurements.step.loop_own import ask_loop_again
 from trainsanity.measurements.step.modes import watched_modes
-from trainsanity.measurements.step.own import Own
 from trainsanity.measurements.step.pull import pulls_watched
 from trainsanity.measurements.step.rearranged import Rearranged
 from trainsanity.measurements.step.record_trainer import (
@@ -64,8 +64,8 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
         watched(model, head) as watch,
     ):
         seen = Recording(head_name=name, snapshot_bytes=snapshot_bytes(pipeline))
-        unasked = "a custom training loop takes its micro-batches together"
-        seen.own, seen.rearranged = Own(reason=unasked), Rearranged(reason=unasked)
+        unasked = "a custom training loop's own loss is not seen"
+        seen.rearranged = Rearranged(reason=unasked)
         seen.snapshot_seconds = time.perf_counter() - begin
         # The mode is the loop's own affair: whether it calls train() is judged.
         model.zero_grad()
@@ -80,6 +80,7 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
                 Gradients(model, seen.head_name) as gradients,
                 _hooked(pipeline, seen, steps, gradients) as states,
             ):
+                begun = random_state()
                 for batch in drawn(pipeline, steps):
                     _take(pipeline, seen, batch, watch, states)
                     if broken(seen):
@@ -105,6 +106,7 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
             step.logged = {"loss": sum(losses) / len(losses)}
     _note_counts(seen)
     _note_unused(pipeline, seen)
+    seen.own = ask_loop_again(pipeline, seen, begun)
     return seen
 
 
