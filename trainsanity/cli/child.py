@@ -26,7 +26,15 @@ from trainsanity.sources.handover import Handover
 from trainsanity.sources.owner import Launch
 from trainsanity.sources.patching import NewFolders
 from trainsanity.sources.refusing import foreign
-from trainsanity.sources.script import Script, Visit, as_main, compiled, untrained, why_ended
+from trainsanity.sources.script import (
+    Script,
+    Visit,
+    as_main,
+    compiled,
+    run_code,
+    untrained,
+    why_ended,
+)
 from trainsanity.sources.travelling import forget, handover_folder
 
 if TYPE_CHECKING:
@@ -93,7 +101,7 @@ def main() -> None:
     _held.append(as_main(path, arguments))
     module = _held[-1].__enter__()
     try:
-        exec(code, module.__dict__)
+        run_code(code, module)
     except KeyboardInterrupt:
         handover.ended(f"{path} was interrupted")
         sys.exit(1)

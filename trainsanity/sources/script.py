@@ -120,9 +120,14 @@ def compiled(path: str) -> CodeType:
         raise UsageError(f"{path} is no Python: {error}") from error
 
 
+def run_code(code: CodeType, module: ModuleType) -> None:
+    """Execute the user's own script, which is what was asked for."""
+    exec(code, module.__dict__)
+
+
 def _execute(code: CodeType, module: ModuleType, visit: Visit[Any]) -> None:
     try:
-        exec(code, module.__dict__)
+        run_code(code, module)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
