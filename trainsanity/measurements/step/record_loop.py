@@ -19,6 +19,7 @@ from trainsanity.measurements.step.bounds import logged_loss_rounding
 from trainsanity.measurements.step.loop_gradients import Gradients, settle
 from trainsanity.measurements.step.loop_own import ask_loop_again
 from trainsanity.measurements.step.modes import watched_modes
+from trainsanity.measurements.step.policy_passes import references_of
 from trainsanity.measurements.step.pull import pulls_watched
 from trainsanity.measurements.step.rearranged import Rearranged
 from trainsanity.measurements.step.record_trainer import (
@@ -39,11 +40,17 @@ from trainsanity.measurements.step.steps import (
     set_random_state,
     total_norm,
 )
+from trainsanity.measurements.step.teachers import teachers_watched
 from trainsanity.measurements.step.unused import unused_parameters
 from trainsanity.measurements.step.update import frozen_state, rewritten, trial_steps
+from trainsanity.types import Blocked
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
+
+
+ONE_STEP = "update.one_step_is_taken"
+"""The check that tells how often the optimizer steps."""
 
 
 def record(pipeline: Pipeline, steps: int) -> Recording:
@@ -77,6 +84,7 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
             with (
                 watched_modes(model, seen),
                 pulls_watched(model, seen),
+                teachers_watched(model, seen, references_of(None, pipeline.train_step).values()),
                 Gradients(model, seen.head_name) as gradients,
                 _hooked(pipeline, seen, steps, gradients) as states,
             ):
@@ -180,9 +188,8 @@ def _take(pipeline: Pipeline, seen: Recording, batch: Batch, watch: Any, states:
             "this optimizer step, as a number or a tensor of one element"
         )
     if not step.taken:
-        raise UsageError(
-            "train_step did not call step() of the optimizer that the pipeline was given: let it "
-            "take one optimizer step on the micro-batches that it is given"
+        raise Blocked(
+            "train_step did not call step() of the optimizer that it was given", by=ONE_STEP
         )
     step.logged = {"loss": float(loss)}
     passes = list(watch.passes) if len(watch.passes) == len(step.micro_steps) else []
@@ -237,10 +244,7 @@ def _hooked(
     def note() -> None:
         step = seen.steps[-1]
         if step.taken:
-            raise UsageError(
-                "train_step called optimizer.step() twice: let it take one optimizer step on the "
-                "micro-batches that it is given"
-            )
+            raise Blocked("train_step called optimizer.step() twice", by=ONE_STEP)
         gradients.note()
         if len(seen.steps) == 1:
             seen.composed = passes[0] > len(step.micro_steps)
