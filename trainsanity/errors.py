@@ -55,6 +55,10 @@ class RankError(Exception):
     """One of several processes failed where the others cannot follow; the run ends at once."""
 
 
+class BrokenOff(Exception):
+    """A script's process ended while it was judged, before there was a report."""
+
+
 LINE = 300
 """Characters of somebody else's error that fit into a sentence."""
 

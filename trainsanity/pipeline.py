@@ -67,6 +67,9 @@ class Pipeline:
         id: what the reports call it.
         command: the words after ``trainsanity run`` that lead here again: the target, and then a
             script's own arguments.  Empty if only Python can.
+        rebuilt: whether these words build it again in a process of their own; not so where they
+            start other processes that train.
+        quick: take no training step twice.
         library_warnings: what torch, transformers, peft, trl and accelerate warned of while the
             pipeline was built, and while its first steps were recorded.
         progress: called with what is done, out of how much, and of what, during long looks.
@@ -89,6 +92,8 @@ class Pipeline:
     supervise: str | None = None
     id: str = "pipeline"
     command: tuple[str, ...] = ()
+    rebuilt: bool = True
+    quick: bool = False
     library_warnings: list[LibraryWarning] = field(default_factory=list)
     progress: Callable[[int, int, str], None] | None = None
     session: Any = field(default=None, init=False, repr=False)

@@ -190,6 +190,8 @@ def run(
     expected_failures: Mapping[str, str] | None = None,
     on_check: Callable[[Check], None] = lambda check: None,
     timeout: float | None = None,
+    *,
+    fail_fast: bool = False,
 ) -> Report:
     """Judge a pipeline.
 
@@ -199,6 +201,7 @@ def run(
         expected_failures: check name to the reason why its failure is accepted.
         on_check: called with each check before it is judged, for a progress line.
         timeout: seconds that a check, and each measurement, may take; None for no limit.
+        fail_fast: stop after the first failure; the report has the other checks as not asked.
 
     Raises:
         UsageError: the pipeline or the selection cannot be judged at all.
@@ -211,6 +214,8 @@ def run(
         for check in checks:
             on_check(check)
             results.append(runner.result(check))
+            if fail_fast and results[-1].status in (Status.FAIL, Status.XPASS, Status.ERROR):
+                break
     every = runner.checks.all()
     asked = {result.check.name for result in results}
     return Report(
