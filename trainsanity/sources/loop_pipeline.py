@@ -37,8 +37,8 @@ class Optimizers:
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """What the first was built with."""
-        return dict(self.parts[0].defaults)
+        """What they were built with, the first one's before the others'."""
+        return {k: v for part in reversed(self.parts) for k, v in part.defaults.items()}
 
     @property
     def state(self) -> dict[Any, Any]:

@@ -98,7 +98,7 @@ def _sources(pipeline: Pipeline, optimizer: Any, scheduler: Any) -> list[str]:
     trainer = pipeline.trainer
     holders = [optimizer, scheduler, trainer, pipeline.train_step]
     holders += getattr(getattr(trainer, "callback_handler", None), "callbacks", None) or []
-    found = []
+    found = [] if pipeline.captured is None else _of_the_script()
     for one in holders:
         kinds = type(one).__mro__ if not inspect.isfunction(one) else (one,)
         for kind in kinds:
@@ -109,6 +109,21 @@ def _sources(pipeline: Pipeline, optimizer: Any, scheduler: Any) -> list[str]:
                     found.append(inspect.getsource(module if own else kind))
                 except (OSError, TypeError):
                     continue
+    return found
+
+
+def _of_the_script() -> list[str]:
+    """Return the source of the user's own modules, where a script's loop may read its groups."""
+    found = []
+    for module in list(sys.modules.values()):
+        file = str(getattr(module, "__file__", None) or "")
+        if file.endswith(".py") and not file.startswith((sys.prefix, sys.base_prefix)):
+            if "site-packages" in file or module.__name__.startswith("trainsanity"):
+                continue
+            try:
+                found.append(inspect.getsource(module))
+            except (OSError, TypeError):
+                continue
     return found
 
 
