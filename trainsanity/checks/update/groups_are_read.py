@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -116,14 +118,14 @@ def _of_the_script() -> list[str]:
     """Return the source of the user's own modules, where a script's loop may read its groups."""
     found = []
     for module in list(sys.modules.values()):
-        file = str(getattr(module, "__file__", None) or "")
-        if file.endswith(".py") and not file.startswith((sys.prefix, sys.base_prefix)):
-            if "site-packages" in file or module.__name__.startswith("trainsanity"):
-                continue
-            try:
-                found.append(inspect.getsource(module))
-            except (OSError, TypeError):
-                continue
+        # Some libraries put objects there that make up attributes.
+        names = getattr(module, "__dict__", {})
+        file, name = str(names.get("__file__") or ""), str(names.get("__name__"))
+        library = file.startswith((sys.prefix, sys.base_prefix)) or "site-packages" in file
+        if library or not os.path.isabs(file) or name.partition(".")[0] == "trainsanity":
+            continue
+        with contextlib.suppress(OSError, UnicodeDecodeError), open(file, encoding="utf-8") as code:
+            found.append(code.read())
     return found
 
 
