@@ -108,7 +108,7 @@ def _sources(pipeline: Pipeline, optimizer: Any, scheduler: Any) -> list[str]:
             own = module is not None and not of_a_library(kind)
             if own or one is optimizer:
                 try:
-                    found.append(inspect.getsource(module if own else kind))
+                    found.append(inspect.getsource(module if module is not None and own else kind))
                 except (OSError, TypeError):
                     continue
     return found
