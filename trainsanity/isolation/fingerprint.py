@@ -18,6 +18,7 @@ from trainsanity.isolation.parts import (
     working_directory,
 )
 from trainsanity.isolation.random_states import random_hashes
+from trainsanity.isolation.snapshot import put_back, reachable_state
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -31,6 +32,8 @@ class StateChanged(RuntimeError):
 def guarded(pipeline: Pipeline, who: str, known: Known) -> Iterator[None]:
     """Compare the pipeline's fingerprints before and after the block, also if it raises.
 
+    What its objects hold besides is put back: a dataset's generator, a collator's counter.
+
     Raises:
         StateChanged: they differ; the text names what.  Ctrl-C and the like pass through, with
             that sentence as a note.
@@ -38,17 +41,19 @@ def guarded(pipeline: Pipeline, who: str, known: Known) -> Iterator[None]:
     # Only our own code runs between two measurements, so the hashes after one serve as those before
     # the next.  After a measurement all are computed, because writing to ``.data`` is not counted.
     before = fingerprint(pipeline, known)
-    try:
-        yield
-    except BaseException as error:
-        changed = _changed(pipeline, before, who, known)
-        if changed and isinstance(error, Exception):
-            raise StateChanged(f"{changed}, and raised {type(error).__name__}: {error}") from error
-        if changed:
-            error.add_note(changed)
-        raise
-    if changed := _changed(pipeline, before, who, known):
-        raise StateChanged(changed)
+    with put_back([reachable_state(pipeline)]):
+        try:
+            yield
+        except BaseException as error:
+            changed = _changed(pipeline, before, who, known)
+            if changed and isinstance(error, Exception):
+                raised = f"{changed}, and raised {type(error).__name__}: {error}"
+                raise StateChanged(raised) from error
+            if changed:
+                error.add_note(changed)
+            raise
+        if changed := _changed(pipeline, before, who, known):
+            raise StateChanged(changed)
 
 
 def _changed(pipeline: Pipeline, before: dict[str, Any], who: str, known: Known) -> str:
