@@ -49,10 +49,15 @@ class Rewind:
         parts: by the name that a report gives them.
         elsewhere: ids of tensors whose values somebody else puts back.
         room: bytes of tensors and arrays that may be copied.
+        apart: objects that are not looked into.
     """
 
     def __init__(
-        self, parts: Iterable[tuple[str, Any]], elsewhere: set[int], room: int = 1 << 31
+        self,
+        parts: Iterable[tuple[str, Any]],
+        elsewhere: set[int],
+        room: int = 1 << 31,
+        apart: Iterable[Any] = (),
     ) -> None:
         self._elsewhere, self.room = elsewhere, room
         self._restorers: list[Callable[[], None]] = []
@@ -61,7 +66,7 @@ class Rewind:
         self._empty: list[Any] = []
         self._iterators: list[Callable[[], None]] = []
         self._watched: list[tuple[Path, Callable[[], bool], str]] = []
-        self._seen: dict[int, Any] = {}
+        self._seen: dict[int, Any] = {id(one): one for one in apart}
         self._stack: list[tuple[Any, Path]] = [(part, (None, name)) for name, part in parts]
         while self._stack and len(self._seen) < ENOUGH:
             obj, path = self._stack.pop()
@@ -96,6 +101,21 @@ class Rewind:
     def _note(self, obj: Any, path: Path) -> None:
         # By type() and not by isinstance(), which asks a property of the user's own.
         cls = type(obj)
+        if cls is types.FunctionType:
+            self._function(obj, path)
+        elif cls is types.MethodType:
+            self._push(obj.__self__, path, "")
+            self._push(obj.__func__, path, "")
+        elif issubclass(cls, type):
+            self._class(obj, path)
+        elif not issubclass(cls, types.ModuleType):
+            self._contents(obj, path)
+            if not is_opaque(cls):
+                self._object(obj, path)
+
+    def _contents(self, obj: Any, path: Path) -> None:
+        """Note what an object holds besides attributes."""
+        cls = type(obj)
         if issubclass(cls, dict):
             self._dict(obj, path)
         elif issubclass(cls, (list, collections.deque)):
@@ -105,29 +125,15 @@ class Rewind:
             if issubclass(cls, set):
                 self._restorers.append(functools.partial(_reset, obj, set(obj)))
             self._elements(obj, path)
-        elif cls is types.FunctionType:
-            self._function(obj, path)
-            return
-        elif cls is types.MethodType:
-            self._push(obj.__self__, path, "")
-            self._push(obj.__func__, path, "")
-            return
         elif issubclass(cls, functools.partial):
             for held in (obj.func, obj.args, obj.keywords):
                 self._push(held, path, "")
-        elif issubclass(cls, type):
-            self._class(obj, path)
-            return
-        elif issubclass(cls, types.ModuleType):
-            return
         elif (note := note_for(cls)) is not None:
             known = note(obj, self)
             if isinstance(known, Lost):
                 self._watched.append((path, known.changed, known.why))
             elif known is not None:
                 self._restorers.append(known)
-        if not is_opaque(cls):
-            self._object(obj, path)
 
     def is_elsewhere(self, tensor: Any) -> bool:
         """Return whether somebody else puts this tensor's values back."""

@@ -19,7 +19,7 @@ from trainsanity.isolation.collectives import all_gather
 from trainsanity.isolation.host_memory import to_device, to_host
 from trainsanity.isolation.random_states import global_random_states
 from trainsanity.isolation.snapshot import restored
-from trainsanity.measurements.step.hooks import buffers_of, put_back
+from trainsanity.measurements.step.hooks import state_of
 from trainsanity.measurements.step.policy_passes import ask_policy
 from trainsanity.measurements.step.preference import ask_preference
 from trainsanity.measurements.step.rearranged import rearrange
@@ -163,7 +163,7 @@ def ask_again(trainer: Any, recording: Recording) -> Own:
     kept = to_host(originals)
     grads = {name: p.grad for name, p in parameters.items()}
     undo = global_random_states()
-    buffers = buffers_of(model)
+    state = state_of(model)
     size = max(1, min(ELEMENTS, AT_MOST // max(1, len(parameters) * len(again))))
     own = Own(eps=_eps(trainer, parameters))
     columns: list[Tensor] = []
@@ -207,7 +207,7 @@ def ask_again(trainer: Any, recording: Recording) -> Own:
         for name, p in parameters.items():
             p.grad = grads[name]
         to_device(kept, originals)
-        put_back(buffers)
+        state.put_back()
         undo()
     _solve(own, columns, _sampled_of(recording.gradients, parameters, size))
     return own

@@ -22,7 +22,7 @@ from trainsanity.measurements.batches.batch import quiet, record_collator, refus
 from trainsanity.measurements.model.head import head_or_none, watched, weight_parameter
 from trainsanity.measurements.step.alone import alone
 from trainsanity.measurements.step.asked_again import TrainerAgain
-from trainsanity.measurements.step.hooks import added_hooks, buffers_of, hooks_of
+from trainsanity.measurements.step.hooks import added_hooks, hooks_of, state_of
 from trainsanity.measurements.step.modes import watched_modes
 from trainsanity.measurements.step.own import ask_again
 from trainsanity.measurements.step.replay import checkpointed, fill_items
@@ -251,13 +251,13 @@ def _record_training_step(
                 for name, value in inputs.items()
             }
             micro.random_state = torch_states()
-            micro.buffers = buffers_of(trainer.model)
+            micro.state = state_of(trainer.model)
             micro.again = TrainerAgain(
                 trainer,
                 lambda again, items: training_step(model, again, items),
                 micro.inputs if isinstance(given, Mapping) else given,
                 watch,
-                micro.buffers,
+                micro.state,
             )
             seen.checkpointing = checkpointed(trainer.model)
             seen.hooks = added_hooks(trainer.model, present)
@@ -357,7 +357,7 @@ def gather(seen: Recording) -> None:
     for step in seen.steps:
         # What only the own process can ask again stays here.
         own = [dataclasses.replace(micro, inputs={}, random_state=None, rows=None, again=None,
-                                   buffers=[])
+                                   state=None)
                for micro in step.micro_steps]  # fmt: skip
         micros = [
             (number, step.micro_steps[k] if number == rank() else micro)

@@ -25,7 +25,7 @@ from trainsanity.measurements.batches.special_tokens import align_special_tokens
 from trainsanity.measurements.model.forward import predicting
 from trainsanity.measurements.model.head import Pooled
 from trainsanity.measurements.model.items import with_prompt
-from trainsanity.measurements.step.hooks import AddedHook, hooked, put_back
+from trainsanity.measurements.step.hooks import AddedHook, hooked
 from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.steps import MicroStep, Recording, item_weights
 from trainsanity.types import Cost, Skip
@@ -226,7 +226,8 @@ def logits_again(pipeline: Pipeline, micro: MicroStep) -> Tensor:
         Skip: the model returns none.
     """
     set_torch_states(*micro.random_state)
-    put_back(micro.buffers)
+    if micro.state is not None:
+        micro.state.put_back()
     inputs = beside_model(pipeline, predicting(pipeline.model, micro.inputs))
     with autocast(pipeline):
         output = pipeline.model(**inputs)

@@ -11,7 +11,7 @@ from trainsanity.engine.session import Session, objective_of
 from trainsanity.isolation.shards import whole
 from trainsanity.maths.factors import NAMING, name_factor
 from trainsanity.measurements.model.items import Items, items_of
-from trainsanity.measurements.step.hooks import AddedHook
+from trainsanity.measurements.step.hooks import AddedHook, ModuleState
 from trainsanity.measurements.step.modes import Modes
 from trainsanity.measurements.step.own import Again, Own
 from trainsanity.measurements.step.policy_passes import Policy
@@ -38,8 +38,8 @@ class MicroStep:
         rows: the rows that the collator was given for them; None if another collator made them.
         inputs: what the model was given, labels included.  First step only, to be asked again.
         random_state: torch's, at its start; see :func:`.torch_states`.  First step only.
-        buffers: the model's small buffers with their values at its start, which a forward may
-            change (spectral norm's, for one).  First step only, on its own process.
+        state: what the modules held at its start and a forward may change, as spectral norm's
+            buffers.  First step only, on its own process.
         items: what the loss counts, with its reference; None if the model's own forward did not
             run exactly once or there were no labels.
         error: what the objective raised in place of the items.
@@ -55,7 +55,7 @@ class MicroStep:
     rows: list[dict[str, Any]] | None = None
     inputs: dict[str, Any] = field(default_factory=dict)
     random_state: Any = None
-    buffers: list[tuple[Any, Any]] = field(default_factory=list)
+    state: ModuleState | None = None
     items: Items | None = None
     error: Exception | None = None
     loss: float = float("nan")
