@@ -149,7 +149,7 @@ def dataset_reads_on_in_a_file(trainer):
     file.flush()
     file.seek(0)
     trainer.train_dataset.file = file
-    return file.tell
+    return lambda: (file.tell(), file.close())
 
 
 @odd
@@ -392,7 +392,7 @@ def module_with_a_memory(trainer):
 
 @odd
 def hook_of_a_parameter(trainer):
-    weight, calls = trainer.model.score.weight, [0]
+    weight, calls = trainer.model.model.norm.weight, [0]
 
     def hook(gradient):
         calls[0] += 1
@@ -516,8 +516,10 @@ def loss_module_with_weights(trainer):
     subclassed(trainer, compute_loss=compute_loss)
     trainer.model_accepts_loss_kwargs = False
     trainer.temperature = one = Temperature()
-    trainer.optimizer = torch.optim.AdamW([*trainer.model.parameters(), *one.parameters()], lr=1e-4)
-    return lambda: (float(one.log), float(one.calls),
+    # A rate at which the scale of step 2 is still that of the formula.
+    of_scale = {"params": [*one.parameters()], "lr": 1e-7}
+    trainer.optimizer = torch.optim.AdamW([{"params": trainer.model.parameters()}, of_scale], 1e-4)
+    return lambda: (float(one.log.detach()), float(one.calls),
                     None if one.log.grad is None else float(one.log.grad))  # fmt: skip
 
 

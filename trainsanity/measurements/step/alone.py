@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
+from trainsanity.isolation.callbacks import only_during_steps
 from trainsanity.types import Blocked
 
-if TYPE_CHECKING:
-    pass
 
-
-def alone(trainer: Any, folder: str, callback: Any) -> None:
-    """Nothing but the training loop itself: no files, no reports, no evaluation.
+def alone(
+    trainer: Any, folder: str, callback: Any, *, first: Any = None, users: Sequence[Any] = ()
+) -> None:
+    """Leave nothing but the training loop itself: no files, no reports, no evaluation.
 
     A loop that takes no step raises :class:`NoStep` at the end of its first epoch.
+
+    Args:
+        trainer: whose attributes somebody else puts back.
+        folder: used in place of ``output_dir``.
+        callback: hears of each event last, when the user's callbacks have acted.
+        first: hears of it before they have.
+        users: the user's callbacks that take part.
     """
-    trainer.callback_handler.callbacks = [callback, _takes_steps()]
+    before = [] if first is None else [first]
+    trainer.callback_handler.callbacks = [*before, *users, callback, _takes_steps()]
+    only_during_steps(trainer.callback_handler, users)
     quiet_arguments = {
         "output_dir": folder,
         "logging_dir": folder,

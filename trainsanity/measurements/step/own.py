@@ -161,6 +161,9 @@ def ask_again(trainer: Any, recording: Recording) -> Own:
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     originals = [p.grad for p in parameters.values() if p.grad is not None]
     kept = to_host(originals)
+    # A training_step() of the user's own that writes to weights would write again each time.
+    written = [*model.parameters()] if recording.own_code.writing else []
+    weights = to_host(written)
     grads = {name: p.grad for name, p in parameters.items()}
     undo = global_random_states()
     state = state_of(model)
@@ -206,7 +209,7 @@ def ask_again(trainer: Any, recording: Recording) -> Own:
         recording.asking = False
         for name, p in parameters.items():
             p.grad = grads[name]
-        to_device(kept, originals)
+        to_device([*kept, *weights], [*originals, *written])
         state.put_back()
         undo()
     _solve(own, columns, _sampled_of(recording.gradients, parameters, size))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import Session, objective_of
 from trainsanity.errors import UsageError
+from trainsanity.isolation.callbacks import taking_part
 from trainsanity.isolation.collectives import all_gather, rank
 from trainsanity.isolation.fsdp import training_copy
 from trainsanity.isolation.hashing import hashes
@@ -25,6 +27,7 @@ from trainsanity.measurements.step.asked_again import TrainerAgain
 from trainsanity.measurements.step.hooks import added_hooks, hooks_of, state_of
 from trainsanity.measurements.step.modes import watched_modes
 from trainsanity.measurements.step.own import ask_again
+from trainsanity.measurements.step.own_code import OwnCode
 from trainsanity.measurements.step.replay import checkpointed, fill_items
 from trainsanity.measurements.step.rollouts import record_rollouts
 from trainsanity.measurements.step.sampling import sample
@@ -47,9 +50,9 @@ if TYPE_CHECKING:
 def record(pipeline: Pipeline, steps: int) -> Recording:
     """Call ``trainer.train()`` and stop it after so many optimizer steps.
 
-    The arguments of the run stay as they are, so that the schedule is the user's; saving,
-    evaluation, reporting and the user's callbacks are off, and ``output_dir`` is a temporary
-    folder.
+    The arguments of the run stay as they are, so that the schedule is the user's, and the user's
+    callbacks hear of its steps; saving, evaluation and reporting are off, and ``output_dir`` is a
+    temporary folder.
     """
     with training_copy(pipeline) as standing:
         seen = _record(standing, steps, own=standing is pipeline)
@@ -82,8 +85,13 @@ def _record(pipeline: Pipeline, steps: int, *, own: bool) -> Recording:
         seen.snapshot_seconds = time.perf_counter() - begin
         pipeline.model.zero_grad()
         collated = record_collator(trainer)
-        alone(trainer, folder, _callback(seen, pipeline, steps))
-        _record_training_step(pipeline, seen, watch, collated, present)
+        users = taking_part(trainer)
+        watch_own = OwnCode(pipeline, seen, users)
+        last = _callback(seen, pipeline, steps, watch_own.after)
+        alone(trainer, folder, last, first=watch_own.first(), users=users)
+        _record_training_step(
+            pipeline, seen, watch, collated=collated, present=present, begins=watch_own.begins
+        )
         _record_clipping(trainer, seen)
         record_rollouts(trainer, lambda made: seen.rollout.update(made if not seen.rollout else {}))
         if cuda:
@@ -110,7 +118,7 @@ def _record(pipeline: Pipeline, steps: int, *, own: bool) -> Recording:
     return seen
 
 
-def _callback(seen: Recording, pipeline: Pipeline, steps: int) -> Any:
+def _callback(seen: Recording, pipeline: Pipeline, steps: int, after: Callable[[str], None]) -> Any:
     import torch
     from transformers import TrainerCallback
 
@@ -125,14 +133,26 @@ def _callback(seen: Recording, pipeline: Pipeline, steps: int) -> Any:
         """Reads what the loop does, lets it log every step and stops it after the last."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            after("on_train_begin")
             frozen.update(frozen_state(model))
 
+        def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            after("on_epoch_begin")
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            after("on_step_begin")
+
+        def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            after("on_substep_end")
+
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            after("on_pre_optimizer_step")
             step = seen.steps[-1]
             seen.max_steps = state.max_steps
             if step.norm_before_clip != step.norm_before_clip:  # nothing was clipped
                 take_gradients(seen, model)
-            step.norm_after_clip = total_norm(model)
+            if math.isnan(step.norm_after_clip):
+                step.norm_after_clip = total_norm(model)
             if len(seen.steps) == 1:
                 seen.own = ask_again(pipeline.trainer, seen)
             note_update(seen, model, kwargs["optimizer"])
@@ -141,11 +161,12 @@ def _callback(seen: Recording, pipeline: Pipeline, steps: int) -> Any:
             seen.curve = curve_of(kwargs.get("lr_scheduler"), args, state.max_steps)
 
         def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            after("on_optimizer_step")
             if not last(state):
                 return
-            after = frozen_state(model)
+            now = frozen_state(model)
             for parameter in seen.update.parameters:
-                parameter.changed_frozen = rewritten(parameter.name, frozen, after)
+                parameter.changed_frozen = rewritten(parameter.name, frozen, now)
             warmup = args.get_warmup_steps(state.max_steps)
             note_held(pipeline, seen, f"after step {len(seen.steps)}")
             trial_steps(
@@ -159,11 +180,13 @@ def _callback(seen: Recording, pipeline: Pipeline, steps: int) -> Any:
             )
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+            after("on_step_end")
             seen.next_learning_rate = kwargs["optimizer"].param_groups[0]["lr"]
             seen.next_rates = [group["lr"] for group in kwargs["optimizer"].param_groups]
             control.should_log = True
             control.should_save = control.should_evaluate = False
-            control.should_training_stop = last(state)
+            # A callback of the user's that ends the run ends it here, too.
+            control.should_training_stop = control.should_training_stop or last(state)
             if pipeline.device.type == "cuda":
                 # The optimizer's state came to lie between freed activations.
                 torch.cuda.empty_cache()
@@ -222,7 +245,13 @@ def note_held(pipeline: Pipeline, seen: Recording, moment: str) -> None:
 
 
 def _record_training_step(
-    pipeline: Pipeline, seen: Recording, watch: Any, collated: list[Any], present: Any
+    pipeline: Pipeline,
+    seen: Recording,
+    watch: Any,
+    *,
+    collated: list[Any],
+    present: Any,
+    begins: Callable[[], None],
 ) -> None:
     import torch
 
@@ -233,6 +262,7 @@ def _record_training_step(
     def recording(model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
         if not seen.steps:
             note_held(pipeline, seen, "as step 1 begins")
+            begins()
         if not seen.steps or seen.steps[-1].taken:
             seen.steps.append(Step())  # the one before has been taken
         items = None if num_items_in_batch is None else float(num_items_in_batch)

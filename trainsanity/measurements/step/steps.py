@@ -14,6 +14,7 @@ from trainsanity.measurements.model.items import Items, items_of
 from trainsanity.measurements.step.hooks import AddedHook, ModuleState
 from trainsanity.measurements.step.modes import Modes
 from trainsanity.measurements.step.own import Again, Own
+from trainsanity.measurements.step.own_changes import OwnChanges
 from trainsanity.measurements.step.policy_passes import Policy
 from trainsanity.measurements.step.preference import Preference
 from trainsanity.measurements.step.rearranged import Rearranged
@@ -148,6 +149,9 @@ class Recording:
         preference: the loss of compared answers where policy and reference differ.
         rollout: the first completions that a policy generated, with what was made of their rewards.
         modes: in which modes the model ran, and what moved in its frozen parts.
+        own_code: what the user's own code did to gradients and weights.
+        begun_with: parameters that the user's own code wrote to before the first step, each with
+            the values that it had there.
         asking: such a question is being asked; its passes are not the run's.
         snapshot_bytes: size in host memory of what is put back afterwards.
         snapshot_seconds, restore_seconds: the time that it took to take it, and to put it back.
@@ -182,6 +186,8 @@ class Recording:
     preference: Preference = field(default_factory=Preference)
     rollout: dict[str, Any] = field(default_factory=dict)
     modes: Modes = field(default_factory=Modes)
+    begun_with: list[tuple[Any, Any]] = field(default_factory=list)
+    own_code: OwnChanges = field(default_factory=OwnChanges)
 
     @property
     def first(self) -> Step:
