@@ -123,6 +123,9 @@ class Pipeline:
         if done:
             notes = [*notes, f"this Trainer has trained {done} steps before: weights, optimizer "
                      "and schedule are judged as those left them"]  # fmt: skip
+        if getattr(trainer, "model_init", None) is not None:
+            notes = [*notes, "train() makes the model anew by model_init: judged is the one that "
+                     "it made when the Trainer was built"]  # fmt: skip
         candidates = (trainer.processing_class, getattr(trainer.data_collator, "tokenizer", None))
         pipeline = cls(
             model=trainer.model,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from trainsanity.errors import UsageError, first_line
 from trainsanity.isolation.callbacks import only_during_steps
 from trainsanity.types import Blocked
 
@@ -26,6 +29,8 @@ def alone(
     before = [] if first is None else [first]
     trainer.callback_handler.callbacks = [*before, *users, callback, _takes_steps()]
     only_during_steps(trainer.callback_handler, users)
+    # train() would make another model, which nobody has looked at.
+    trainer.model_init = None
     quiet_arguments = {
         "output_dir": folder,
         "logging_dir": folder,
@@ -37,6 +42,35 @@ def alone(
     for argument, value in quiet_arguments.items():
         if hasattr(trainer.args, argument):
             setattr(trainer.args, argument, value)
+
+
+@contextlib.contextmanager
+def resumed_as_meant(output_dir: str, folder: str) -> Iterator[None]:
+    """Let a ``train()`` of the user's own that resumes find the checkpoints of its ``output_dir``.
+
+    Raises:
+        UsageError: there is no such checkpoint.
+    """
+    from transformers import trainer as library
+
+    last = library.get_last_checkpoint
+
+    def looking(where: str) -> Any:
+        return last(output_dir if where == folder else where) if os.path.isdir(output_dir) else None
+
+    library.get_last_checkpoint = looking
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if "checkpoint" not in str(error).lower():
+            raise
+        said = first_line(error).replace(folder, output_dir)
+        raise UsageError(
+            f"train() is to resume, and {said}: name a checkpoint that exists, or leave "
+            "resume_from_checkpoint out"
+        ) from error
+    finally:
+        library.get_last_checkpoint = last
 
 
 class NoStep(Blocked):

@@ -22,7 +22,7 @@ from trainsanity.isolation.snapshot import preserved, snapshot_bytes
 from trainsanity.isolation.temp_folders import scratch
 from trainsanity.measurements.batches.batch import quiet, record_collator, refuse_unlabelled
 from trainsanity.measurements.model.head import head_or_none, watched, weight_parameter
-from trainsanity.measurements.step.alone import alone
+from trainsanity.measurements.step.alone import alone, resumed_as_meant
 from trainsanity.measurements.step.asked_again import TrainerAgain
 from trainsanity.measurements.step.hooks import added_hooks, hooks_of, state_of
 from trainsanity.measurements.step.modes import watched_modes
@@ -86,6 +86,7 @@ def _record(pipeline: Pipeline, steps: int, *, own: bool) -> Recording:
         pipeline.model.zero_grad()
         collated = record_collator(trainer)
         users = taking_part(trainer)
+        output_dir = str(trainer.args.output_dir)
         watch_own = OwnCode(pipeline, seen, users)
         last = _callback(seen, pipeline, steps, watch_own.after)
         alone(trainer, folder, last, first=watch_own.first(), users=users)
@@ -102,6 +103,7 @@ def _record(pipeline: Pipeline, steps: int, *, own: bool) -> Recording:
         start = time.perf_counter()
         try:
             with (
+                resumed_as_meant(output_dir, folder),
                 watched_modes(pipeline.model, seen),
                 backward_recorded(seen, pipeline.model, trainer.accelerator),
             ):
