@@ -227,6 +227,12 @@ class Pipeline:
             raise UsageError(
                 f"the model is {type(self.model).__name__}: give the torch.nn.Module to be trained"
             )
+        lazy = [name for name, p in self.model.named_parameters() if torch.nn.parameter.is_lazy(p)]
+        if lazy:
+            raise UsageError(
+                f"{', '.join(lazy[:3])} of {type(self.model).__name__} have no shape yet: call the "
+                "model with one batch before the Trainer is built, which gives lazy layers theirs"
+            )
         if not any(p.is_floating_point() for p in self.model.parameters()):
             raise UsageError(f"{type(self.model).__name__} has no parameters that could be trained")
 

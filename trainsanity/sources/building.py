@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -111,6 +112,12 @@ class PipelineSpec:
         if not isinstance(built, Pipeline):
             from transformers import Trainer
 
+            if inspect.iscoroutine(built):
+                built.close()
+                raise UsageError(
+                    f"{self.id} is a coroutine function: build the Trainer in one that is written "
+                    "with def, not with async def"
+                )
             if not isinstance(built, Trainer):
                 raise UsageError(
                     f"{self.id} returned {type(built).__name__}, not a transformers.Trainer; "

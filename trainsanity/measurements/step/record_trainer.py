@@ -30,7 +30,7 @@ from trainsanity.measurements.step.own import ask_again
 from trainsanity.measurements.step.own_code import OwnCode
 from trainsanity.measurements.step.replay import checkpointed, fill_items
 from trainsanity.measurements.step.rollouts import record_rollouts
-from trainsanity.measurements.step.sampling import sample
+from trainsanity.measurements.step.sampling import norm_of, sample
 from trainsanity.measurements.step.schedule import curve_of
 from trainsanity.measurements.step.steps import (
     MicroStep,
@@ -333,7 +333,7 @@ def backward_recorded(seen: Recording, model: Any, accelerator: Any) -> Iterator
 
     def add(gradient: Tensor) -> None:
         if inside[0]:
-            squares.append(torch.linalg.vector_norm(gradient.detach(), dtype=torch.float32) ** 2)
+            squares.append(norm_of(gradient.detach()).float() ** 2)
 
     def recording(loss: Tensor, **kwargs: Any) -> None:
         if seen.asking:

@@ -18,6 +18,7 @@ from trainsanity.measurements.step.own_changes import OwnChanges
 from trainsanity.measurements.step.policy_passes import Policy
 from trainsanity.measurements.step.preference import Preference
 from trainsanity.measurements.step.rearranged import Rearranged
+from trainsanity.measurements.step.sampling import norm_of
 from trainsanity.measurements.step.update import Update
 from trainsanity.types import Skip
 
@@ -315,15 +316,12 @@ def item_weights(step: Step, sizes: list[int]) -> list[float]:
 
 
 def total_norm(model: Any) -> float:
-    """The 2-norm over all gradients, each reduced in float32."""
+    """The 2-norm over all gradients."""
     import torch
 
-    norms = [
-        whole(torch.linalg.vector_norm(p.grad, dtype=torch.float32))
-        for p in model.parameters()
-        if p.grad is not None
-    ]
-    return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
+    norms = [whole(norm_of(p.grad)) for p in model.parameters() if p.grad is not None]
+    widest = torch.float64 if any(n.dtype == torch.float64 for n in norms) else torch.float32
+    return float(torch.stack([n.to(widest) for n in norms]).norm()) if norms else 0.0
 
 
 def random_state() -> tuple[Any, Any]:
