@@ -69,6 +69,7 @@ class Pipeline:
             script's own arguments.  Empty if only Python can.
         library_warnings: what torch, transformers, peft, trl and accelerate warned of while the
             pipeline was built, and while its first steps were recorded.
+        unwritten: files to which the user's code would have written weights meanwhile.
         unrestored: what a measurement changed and could not put back, a sentence each.
         progress: called with what is done, out of how much, and of what, during long looks.
         session: where :class:`trainsanity.engine.session.Session` keeps itself.
@@ -91,6 +92,7 @@ class Pipeline:
     id: str = "pipeline"
     command: tuple[str, ...] = ()
     library_warnings: list[LibraryWarning] = field(default_factory=list)
+    unwritten: list[str] = field(default_factory=list)
     unrestored: list[str] = field(default_factory=list)
     progress: Callable[[int, int, str], None] | None = None
     session: Any = field(default=None, init=False, repr=False)

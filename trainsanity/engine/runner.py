@@ -271,6 +271,9 @@ def _notes(session: Session) -> list[str]:
         notes.append(f"callbacks that took no part in the recorded steps: {', '.join(names)}")
     if pipeline.unrestored:
         notes.append(f"could not be put back: {'; '.join(pipeline.unrestored)}")
+    if pipeline.unwritten:
+        notes.append(f"weights were not written to {', '.join(pipeline.unwritten[:5])} while the "
+                     "pipeline was judged")  # fmt: skip
     return notes
 
 
