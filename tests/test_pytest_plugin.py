@@ -151,9 +151,7 @@ def test_a_test_that_never_calls_its_check_fails(project):
     result.assert_outcomes(failed=3)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
-        [
-            "*ACME501 loss.weight_is_one was not judged on loud: the test takes check and never calls*"
-        ]
+        ["*ACME501 loss.weight_is_one was not judged on loud: the test takes check and*"]
     )
 
 

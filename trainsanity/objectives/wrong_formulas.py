@@ -63,6 +63,16 @@ def padding_counted(objective: Objective, logits: Tensor, labels: Tensor) -> flo
     return float(objective.losses(z, y).sum()) / labels.numel()
 
 
+def padding_counted_after_the_shift(
+    objective: Objective, logits: Tensor, labels: Tensor
+) -> float | None:
+    """Return the sum over counted items divided by all positions that predict something."""
+    z, y = _items(objective, logits, labels)
+    if not objective.shifts or labels.dim() != 2 or len(y) in (0, labels[:, 1:].numel()):
+        return None
+    return float(objective.losses(z, y).sum()) / labels[:, 1:].numel()
+
+
 def counted_before_the_shift(objective: Objective, logits: Tensor, labels: Tensor) -> float | None:
     """Return the sum over shifted items divided by the labels before the shift."""
     z, y = _items(objective, logits, labels)
@@ -77,9 +87,14 @@ def not_shifted(objective: Objective, logits: Tensor, labels: Tensor) -> float |
     return _shifted_by(objective, logits, labels, 0)
 
 
+def shifted_once(objective: Objective, logits: Tensor, labels: Tensor) -> float | None:
+    """Return the loss of each position against the next label, where its own lies beside it."""
+    return None if objective.shifts else _shifted_by(objective, logits, labels, 1)
+
+
 def shifted_twice(objective: Objective, logits: Tensor, labels: Tensor) -> float | None:
     """Return the loss of each position against the token after the next."""
-    return _shifted_by(objective, logits, labels, 2)
+    return _shifted_by(objective, logits, labels, 2) if objective.shifts else None
 
 
 def _shifted_by(objective: Objective, logits: Tensor, labels: Tensor, by: int) -> float | None:
@@ -126,9 +141,14 @@ WRONG: dict[str, Formula] = {
     "the loss is summed over the items and not averaged": sum_for_mean,
     "the loss is summed over the tokens of a row": rows_summed,
     "padding is counted: the sum is divided by all positions": padding_counted,
+    "padding is counted: the sum is divided by all positions that predict one": (
+        padding_counted_after_the_shift
+    ),
     "the items are counted before the shift": counted_before_the_shift,
     "labels are not shifted: each position is to predict its own token": not_shifted,
     "labels are shifted twice: each position is to predict the token after the next": shifted_twice,
+    "labels are shifted that lie beside their outputs already: each position is to predict the "
+    "token after the next": shifted_once,
     "targets are broadcast: every output is compared with every target": targets_broadcast,
     "each class is a yes/no question: binary cross entropy on one-hot targets": one_hot_entropy,
 }

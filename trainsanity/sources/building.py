@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 from trainsanity.engine.session import check_declared
 from trainsanity.errors import UsageError, first_line
 from trainsanity.isolation.fsdp import complete
-from trainsanity.isolation.library_warnings import LibraryWarning, listening
+from trainsanity.isolation.library_warnings import LibraryWarning, listening, loads
 from trainsanity.isolation.time_limit import TimedOut, limited
 from trainsanity.pipeline import DECLARED, Pipeline, refuse_undeclarable
-from trainsanity.sources.patching import NewFolders
+from trainsanity.sources.patching import MODULE, NewFolders, patched
 
 T = TypeVar("T")
 
@@ -97,7 +97,11 @@ class PipelineSpec:
         """
         heard: list[LibraryWarning] = []
         try:
-            with limited(self.timeout, f"building {self.id}"), listening(heard):
+            with (
+                limited(self.timeout, f"building {self.id}"),
+                listening(heard) as listener,
+                patched(MODULE, loads(listener)),
+            ):
                 built = self.build()
         except (UsageError, KeyboardInterrupt):
             raise

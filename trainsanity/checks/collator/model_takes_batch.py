@@ -145,8 +145,8 @@ def _as_default(values: Any) -> bool:
 def _wrong_labels(pipeline: Pipeline, made: Made) -> str | None:
     labels, task = made.get("labels"), objective_of(pipeline)
     if labels is None:
-        # Losses of pairs and of rewards read no labels; a loop's may be one of the inputs alone.
-        unlabelled = own_loss(pipeline) and (pipeline.trainer is not None or not task.known)
+        # Losses of pairs and of rewards read no labels, nor does a loop's that is of inputs alone.
+        unlabelled = own_loss(pipeline)
         # The forward has no parameter for labels: the model makes its loss of the inputs alone.
         unlabelled |= not task.known and getattr(pipeline.trainer, "label_names", None) == []
         if task.name in (PREFERENCE, POLICY) or unlabelled:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +17,10 @@ from trainsanity.measurements.batches.batch import Batch, drawn, quiet
 from trainsanity.measurements.model.head import head_or_none, watched
 from trainsanity.measurements.step.bounds import logged_loss_rounding
 from trainsanity.measurements.step.loop_gradients import Gradients, settle
+from trainsanity.measurements.step.loop_own import ask_loop_again
 from trainsanity.measurements.step.modes import watched_modes
-from trainsanity.measurements.step.own import Own
+from trainsanity.measurements.step.policy_passes import references_of
+from trainsanity.measurements.step.pull import pulls_watched
 from trainsanity.measurements.step.rearranged import Rearranged
 from trainsanity.measurements.step.record_trainer import (
     broken,
@@ -27,18 +30,27 @@ from trainsanity.measurements.step.record_trainer import (
     note_update,
 )
 from trainsanity.measurements.step.replay import checkpointed, fill_items
+from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.steps import (
     MicroStep,
     Recording,
     Step,
     item_weights,
     random_state,
+    set_random_state,
     total_norm,
 )
+from trainsanity.measurements.step.teachers import teachers_watched
+from trainsanity.measurements.step.unused import unused_parameters
 from trainsanity.measurements.step.update import frozen_state, rewritten, trial_steps
+from trainsanity.types import Blocked
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
+
+
+ONE_STEP = "update.one_step_is_taken"
+"""The check that tells how often the optimizer steps."""
 
 
 def record(pipeline: Pipeline, steps: int) -> Recording:
@@ -59,8 +71,8 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
         watched(model, head) as watch,
     ):
         seen = Recording(head_name=name, snapshot_bytes=snapshot_bytes(pipeline))
-        unasked = "a custom training loop takes its micro-batches together"
-        seen.own, seen.rearranged = Own(reason=unasked), Rearranged(reason=unasked)
+        unasked = "a custom training loop's own loss is not seen"
+        seen.rearranged = Rearranged(reason=unasked)
         seen.snapshot_seconds = time.perf_counter() - begin
         # The mode is the loop's own affair: whether it calls train() is judged.
         model.zero_grad()
@@ -71,9 +83,12 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
             note_held(pipeline, seen, "as step 1 begins")
             with (
                 watched_modes(model, seen),
+                pulls_watched(model, seen),
+                teachers_watched(model, seen, references_of(None, pipeline.train_step).values()),
                 Gradients(model, seen.head_name) as gradients,
                 _hooked(pipeline, seen, steps, gradients) as states,
             ):
+                begun = random_state()
                 for batch in drawn(pipeline, steps):
                     _take(pipeline, seen, batch, watch, states)
                     if broken(seen):
@@ -98,7 +113,39 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
             losses = all_gather(step.logged["loss"])
             step.logged = {"loss": sum(losses) / len(losses)}
     _note_counts(seen)
+    _note_unused(pipeline, seen)
+    seen.own = ask_loop_again(pipeline, seen, begun)
     return seen
+
+
+def _note_unused(pipeline: Pipeline, seen: Recording) -> None:
+    """Note which parameters without a gradient have no effect on the first step either.
+
+    The loop is asked again with other values in them: what it returns, and where the weights with
+    a gradient go.
+    """
+    import torch
+
+    without = {p.name for p in seen.update.parameters if p.trainable and not p.has_gradient}
+    if pipeline.other_processes is not None or not without:
+        return
+    named = dict(pipeline.model.named_parameters())
+    state = seen.first.micro_steps[0].random_state
+    moved = [named[p.name] for p in seen.update.parameters if p.has_gradient]
+    assert pipeline.train_step is not None
+    step = pipeline.train_step
+
+    def ask() -> Any:
+        with preserved(pipeline, weights=True), quiet(pipeline):
+            batch = next(drawn(pipeline, 1))
+            set_random_state(state)
+            pipeline.model.zero_grad()
+            loss = step([dict(given.inputs) for given in batch])
+            return torch.cat([torch.tensor([float(loss)]), *map(sample, moved)]).nan_to_num()
+
+    # A loop that counts its steps may refuse another first one.
+    with contextlib.suppress(Exception):
+        seen.unused = unused_parameters({name: named[name] for name in without}, ask)
 
 
 def _note_counts(seen: Recording) -> None:
@@ -141,9 +188,8 @@ def _take(pipeline: Pipeline, seen: Recording, batch: Batch, watch: Any, states:
             "this optimizer step, as a number or a tensor of one element"
         )
     if not step.taken:
-        raise UsageError(
-            "train_step did not call step() of the optimizer that the pipeline was given: let it "
-            "take one optimizer step on the micro-batches that it is given"
+        raise Blocked(
+            "train_step did not call step() of the optimizer that it was given", by=ONE_STEP
         )
     step.logged = {"loss": float(loss)}
     passes = list(watch.passes) if len(watch.passes) == len(step.micro_steps) else []
@@ -198,10 +244,7 @@ def _hooked(
     def note() -> None:
         step = seen.steps[-1]
         if step.taken:
-            raise UsageError(
-                "train_step called optimizer.step() twice: let it take one optimizer step on the "
-                "micro-batches that it is given"
-            )
+            raise Blocked("train_step called optimizer.step() twice", by=ONE_STEP)
         gradients.note()
         if len(seen.steps) == 1:
             seen.composed = passes[0] > len(step.micro_steps)

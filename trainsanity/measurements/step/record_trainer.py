@@ -28,6 +28,8 @@ from trainsanity.measurements.step.hooks import added_hooks, hooks_of, state_of
 from trainsanity.measurements.step.modes import watched_modes
 from trainsanity.measurements.step.own import ask_again
 from trainsanity.measurements.step.own_code import OwnCode
+from trainsanity.measurements.step.policy_passes import references_of
+from trainsanity.measurements.step.pull import pulls_watched
 from trainsanity.measurements.step.replay import checkpointed, fill_items
 from trainsanity.measurements.step.rollouts import record_rollouts
 from trainsanity.measurements.step.sampling import norm_of, sample
@@ -39,6 +41,7 @@ from trainsanity.measurements.step.steps import (
     note_means,
     total_norm,
 )
+from trainsanity.measurements.step.teachers import teachers_watched
 from trainsanity.measurements.step.update import before_step, frozen_state, rewritten, trial_steps
 
 if TYPE_CHECKING:
@@ -105,6 +108,8 @@ def _record(pipeline: Pipeline, steps: int, *, own: bool) -> Recording:
             with (
                 resumed_as_meant(output_dir, folder),
                 watched_modes(pipeline.model, seen),
+                pulls_watched(pipeline.model, seen),
+                teachers_watched(pipeline.model, seen, references_of(trainer, None).values()),
                 backward_recorded(seen, pipeline.model, trainer.accelerator),
             ):
                 trainer.train()

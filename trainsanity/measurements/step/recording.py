@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from trainsanity.engine.store import measurement
 from trainsanity.errors import first_line
 from trainsanity.isolation.library_warnings import listening
+from trainsanity.measurements.step.loss_calls import LossCall, loss_calls_seen
 from trainsanity.measurements.step.reference_tensors import shared_with_reference
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.types import Blocked, Cost, Skip
@@ -34,9 +35,12 @@ def recording(pipeline: Pipeline) -> Recording:
         record = record_loop.record
     else:
         raise Skip("this pipeline has neither a Trainer nor a train_step to record steps of")
+    calls: list[LossCall] = []
     try:
-        with listening(pipeline.library_warnings):
-            return record(pipeline, pipeline.optimizer_steps)
+        with listening(pipeline.library_warnings), loss_calls_seen(pipeline, calls):
+            seen = record(pipeline, pipeline.optimizer_steps)
+        seen.loss_calls = calls
+        return seen
     except torch.OutOfMemoryError:
         if pipeline.optimizer_steps == 1:
             raise
@@ -50,6 +54,8 @@ def recording(pipeline: Pipeline) -> Recording:
     # From its second step on a run holds the optimizer's state beside the activations.
     gc.collect()
     torch.cuda.empty_cache()
-    seen = record(pipeline, 1)
-    seen.out_of_memory = True
+    del calls[:]
+    with loss_calls_seen(pipeline, calls):
+        seen = record(pipeline, 1)
+    seen.loss_calls, seen.out_of_memory = calls, True
     return seen

@@ -12,13 +12,16 @@ from trainsanity.isolation.shards import whole
 from trainsanity.maths.factors import NAMING, name_factor
 from trainsanity.measurements.model.items import Items, items_of
 from trainsanity.measurements.step.hooks import AddedHook, ModuleState
+from trainsanity.measurements.step.loss_calls import LossCall
 from trainsanity.measurements.step.modes import Modes
 from trainsanity.measurements.step.own import Again, Own
 from trainsanity.measurements.step.own_changes import OwnChanges
 from trainsanity.measurements.step.policy_passes import Policy
 from trainsanity.measurements.step.preference import Preference
+from trainsanity.measurements.step.pull import Pulls
 from trainsanity.measurements.step.rearranged import Rearranged
 from trainsanity.measurements.step.sampling import norm_of
+from trainsanity.measurements.step.teachers import Teacher
 from trainsanity.measurements.step.update import Update
 from trainsanity.types import Skip
 
@@ -153,6 +156,9 @@ class Recording:
         own_code: what the user's own code did to gradients and weights.
         begun_with: parameters that the user's own code wrote to before the first step, each with
             the values that it had there.
+        teachers: other models that ran without a gradient while the steps were taken.
+        pulls: from which positions of the logits the first step's gradient comes.
+        loss_calls: which of torch's loss functions were called, and what they were given.
         asking: such a question is being asked; its passes are not the run's.
         snapshot_bytes: size in host memory of what is put back afterwards.
         snapshot_seconds, restore_seconds: the time that it took to take it, and to put it back.
@@ -189,6 +195,9 @@ class Recording:
     modes: Modes = field(default_factory=Modes)
     begun_with: list[tuple[Any, Any]] = field(default_factory=list)
     own_code: OwnChanges = field(default_factory=OwnChanges)
+    teachers: list[Teacher] = field(default_factory=list)
+    pulls: Pulls = field(default_factory=Pulls)
+    loss_calls: list[LossCall] = field(default_factory=list)
 
     @property
     def first(self) -> Step:

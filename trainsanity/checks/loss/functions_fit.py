@@ -1,0 +1,79 @@
+"""TS532 loss.functions_fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from trainsanity.engine.registry import check
+from trainsanity.measurements.step.steps import Recording
+from trainsanity.types import Cost, Finding, Measured
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+
+@check(
+    "TS532",
+    "loss.functions_fit",
+    cost=Cost.STEP,
+    requires=("model.logits_finite",),
+    rules_out="values that a loss function does not take",
+)
+def functions_fit(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Finding]:
+    """Torch's loss functions are given the kind of values that they are defined for.
+
+    What it checks: what the first steps gave to cross_entropy, nll_loss, kl_div, ctc_loss, the
+    binary and the margin losses: logits, logarithms of probabilities, probabilities, signs, as each
+    function's documentation asks for.
+
+    Why it matters: they are all tensors of the same shape, so nothing raises. A softmax before
+    cross entropy keeps the loss above a floor, probabilities in place of logarithms make a
+    divergence negative, a softmax over topics lets topics compete that hold together, and targets
+    of 0 where -1 is meant switch half of the rows off.
+
+    How it is measured: each call with a gradient is looked at while its tensors exist, the first 8
+    from each line. Rows that sum to 1 are probabilities (within 1e-4, or 4 units in the last place
+    of the dtype); logarithms of probabilities are not above 0; an activation is recognised by the
+    node of the autograd graph that made the values. With C classes, outputs within a span s leave a
+    cross entropy of at least log(1 + (C - 1) exp(-s)). A normalize or softmax of your own over
+    outputs with one row for each of the batch is looked at, too: along axis 0 it makes each row
+    depend on the others. A compiled model is not looked at.
+
+    How to fix: give cross_entropy and the functions "with_logits" what comes before the activation,
+    nll_loss, kl_div and ctc_loss the log_softmax.
+
+    Bad::
+
+        loss = cross_entropy(model(**batch).logits.softmax(-1), labels)
+
+    Good::
+
+        loss = cross_entropy(model(**batch).logits, labels)
+
+    Known false alarms: none known. A loss that means to bound its outputs by a softmax would be
+    one.
+
+    References: lansinuote/Huggingface_Toturials#6, microsoft/ProDA#20, open-mmlab/mmpretrain#783;
+    read: torch.nn.functional.
+    """
+    calls = recording.loss_calls
+    parts = len(recording.first.micro_steps) > 1 or bool(pipeline.other_processes)
+    misfits = [
+        (call, misfit) for call in calls for misfit in call.misfits if parts or not misfit.of_parts
+    ]
+    for call, misfit in misfits:
+        yield Finding(
+            misfit.headline,
+            where=call.where,
+            cause=misfit.cause,
+            fix=misfit.fix,
+            severity=misfit.severity,
+        )
+    names = ", ".join(sorted({call.function for call in calls})) or "a loss function of torch"
+    yield Measured(
+        f"{sum(call.count for call in calls)} calls of {names} were looked at; {len(misfits)} "
+        "kinds of arguments are others than it takes",
+        len(misfits),
+        0,
+    )

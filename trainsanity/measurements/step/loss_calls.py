@@ -1,0 +1,156 @@
+"""The calls of torch's loss functions in the first steps, judged while their tensors exist."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.isolation.overrides import LIBRARIES
+from trainsanity.objectives.loss_arguments import JUDGES, Misfit, over_the_batch
+from trainsanity.pipeline import unwrapped
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+OWN = __name__.partition(".")[0]
+
+AT_MOST = 8
+"""Calls that are looked at from one place: the micro-batches of a step, and no more."""
+
+
+@dataclass
+class LossCall:
+    """The first calls of one loss function from one line.
+
+    Attributes:
+        function: its name in ``torch.nn.functional``.
+        where: the line outside of torch that called it, ``file:line``.
+        count: calls that were looked at.
+        misfits: what did not fit in any of them, each once.
+    """
+
+    function: str
+    where: str
+    count: int
+    misfits: list[Misfit]
+
+
+@contextlib.contextmanager
+def loss_calls_seen(pipeline: Pipeline, seen: list[LossCall]) -> Iterator[None]:
+    """Look at the arguments of each loss function that is called in the block.
+
+    A compiled model is left alone, since what watches calls would have it compiled again.
+    """
+    if _compiled(pipeline):
+        yield
+        return
+    with _mode(int(getattr(pipeline.args, "train_batch_size", 0) or 0))(seen):
+        yield
+
+
+def _compiled(pipeline: Pipeline) -> bool:
+    model = pipeline.model
+    return bool(getattr(pipeline.args, "torch_compile", False)) or any(
+        hasattr(one, "_orig_mod") or getattr(one, "_compiled_call_impl", None) is not None
+        for one in (model, unwrapped(model))
+    )
+
+
+def _mode(rows: int) -> Any:
+    """Return the class of the mode for micro-batches of so many rows; torch is imported by then."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    functions = {
+        getattr(torch.nn.functional, name): name
+        for name in JUDGES
+        if hasattr(torch.nn.functional, name)
+    }
+    signatures = {function: inspect.signature(function) for function in functions}
+    # The place of ``dim`` among the arguments, and what it is if it is left out.
+    along: dict[Any, tuple[str, int, int | None]] = {torch.nn.functional.normalize: (
+        "normalize", 2, 1)}  # fmt: skip
+    for name in ("softmax", "log_softmax"):
+        for home in (torch, torch.Tensor, torch.nn.functional):
+            along[getattr(home, name)] = (name, 1, None)
+
+    class Watching(TorchFunctionMode):
+        """Calls what is called, and looks at loss functions that a gradient will come from."""
+
+        def __init__(self, seen: list[LossCall]) -> None:
+            super().__init__()
+            self.places: dict[tuple[str, str], LossCall] = {}
+            self.seen = seen
+
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            kwargs = kwargs or {}
+            if func in functions and torch.is_grad_enabled():
+                self._look(func, args, kwargs)
+            elif func in along and torch.is_grad_enabled() and args:
+                self._look_along(func, args, kwargs)
+            return func(*args, **kwargs)
+
+        def _look_along(self, func: Any, args: Any, kwargs: Any) -> None:
+            name, place, default = along[func]
+            dim = kwargs.get("dim", args[place] if len(args) > place else default)
+            if dim not in (0, -2) or not args[0].requires_grad:
+                return
+            where, library = _place()
+            if library:
+                return
+            found = list(over_the_batch(name, args[0], dim, rows))
+            if found and (name, where) not in self.places:
+                call = self.places[name, where] = LossCall(name, where, 1, found)
+                self.seen.append(call)
+
+        def _look(self, func: Any, args: Any, kwargs: Any) -> None:
+            name = functions[func]
+            where, _ = _place()
+            if not where:
+                return
+            call = self.places.get((name, where))
+            if call is None:
+                call = self.places[name, where] = LossCall(name, where, 0, [])
+                self.seen.append(call)
+            if call.count >= AT_MOST:
+                return
+            # Values that torch itself would refuse are its to tell.
+            with contextlib.suppress(TypeError, RuntimeError, IndexError, ValueError):
+                bound = signatures[func].bind(*args, **kwargs)
+                bound.apply_defaults()
+                found = list(JUDGES[name](bound.arguments))
+                call.count += 1
+                told = {one.cause for one in call.misfits}
+                call.misfits += [one for one in found if one.cause not in told]
+
+    return Watching
+
+
+def _place() -> tuple[str, bool]:
+    """Return the line that called a function of torch, ``file:line``, and whether a library did.
+
+    It is the innermost line of the user's own code, else the one of the library that called torch;
+    empty where this package called it.
+    """
+    nearest, library = "", False
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        line = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
+        if frame.f_globals.get("__name__") == __name__ or package == "torch":
+            pass
+        elif package == OWN:
+            return nearest, library
+        elif package not in LIBRARIES:
+            return line, library
+        else:
+            nearest, library = nearest or line, True
+        frame = frame.f_back
+    return nearest, library
