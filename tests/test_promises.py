@@ -22,7 +22,6 @@ from trainsanity.errors import UsageError
 from trainsanity.pipeline import Pipeline
 from trainsanity.sources.building import PipelineSpec
 
-
 FEW = {"rows": 60, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}
 
 

@@ -143,7 +143,7 @@ def _tensor(tensor: Tensor, budget: Budget) -> Noted:
         with torch.no_grad():
             if tensor.is_leaf and (tensor.grad is not gradient or gradient is not None):
                 tensor.grad = gradient
-                if gradient is not None:
+                if gradient is not None and values is not None:
                     gradient.copy_(values)
             if tensor._version != version or (size <= SMALL and not _equal_bits(tensor, held)):
                 tensor.detach().copy_(held)

@@ -100,7 +100,7 @@ class Rewind:
 
     def _note(self, obj: Any, path: Path) -> None:
         # By type() and not by isinstance(), which asks a property of the user's own.
-        cls = type(obj)
+        cls: Any = type(obj)
         if cls is types.FunctionType:
             self._function(obj, path)
         elif cls is types.MethodType:
@@ -115,7 +115,7 @@ class Rewind:
 
     def _contents(self, obj: Any, path: Path) -> None:
         """Note what an object holds besides attributes."""
-        cls = type(obj)
+        cls: Any = type(obj)
         if issubclass(cls, dict):
             self._dict(obj, path)
         elif issubclass(cls, (list, collections.deque)):
@@ -163,7 +163,7 @@ class Rewind:
             self._push(value, path, f"[{number}]", put)
 
     def _object(self, obj: Any, path: Path) -> None:
-        cls = type(obj)
+        cls: Any = type(obj)
         attributes = _attributes(obj)
         if attributes is not None and id(attributes) not in self._seen:
             self._seen[id(attributes)] = attributes

@@ -51,8 +51,9 @@ def resumed_as_meant(output_dir: str, folder: str) -> Iterator[None]:
     Raises:
         UsageError: there is no such checkpoint.
     """
-    from transformers import trainer as library
+    from importlib import import_module
 
+    library: Any = import_module("transformers.trainer")
     last = library.get_last_checkpoint
 
     def looking(where: str) -> Any:

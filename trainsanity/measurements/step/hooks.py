@@ -126,9 +126,10 @@ def state_of(model: Any) -> ModuleState:
     buffers = [(b, b.detach().clone()) for b in model.buffers() if b.numel() <= SMALL]
     assigned, parts = [], []
     for name, module in model.named_modules():
-        if any(True for _ in module.buffers(recurse=False)) or own_classes(type(module)):
+        cls: Any = type(module)
+        if any(True for _ in module.buffers(recurse=False)) or own_classes(cls):
             assigned.append((module, dict(module._buffers), _numbers(module)))
-        if own_classes(type(module)):
+        if own_classes(cls):
             parts += [
                 (f"{name}.{attribute}", value)
                 for attribute, value in vars(module).items()
