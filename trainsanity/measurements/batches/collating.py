@@ -55,7 +55,7 @@ class Collating:
         self.untried = ""
         """Why no piece of a row could be judged; empty if some could."""
         self.elsewhere = ""
-        """What goes wrong only with settings that the user does not use."""
+        """Failures that occur only with settings that the user does not use."""
         self.sound = 0
         """Micro-batches of the first step in which :meth:`objection` found nothing wrong."""
         for micro in batch if tokens else ():
@@ -79,7 +79,8 @@ class Collating:
                 for row, out, where in zip(rows, padded, self.placed(rows, made), strict=True):
                     if where is None:
                         changed += 1
-                        own, came_out = Counter(row[IDS]), Counter(out)
+                        own: Counter[int] = Counter(row[IDS])
+                        came_out: Counter[int] = Counter(out)
                         if not own <= came_out or own == came_out:
                             return False
         return changed > 0

@@ -26,10 +26,11 @@ from trainsanity.measurements.step.alone import alone, resumed_as_meant
 from trainsanity.measurements.step.asked_again import TrainerAgain
 from trainsanity.measurements.step.hooks import added_hooks, hooks_of, state_of
 from trainsanity.measurements.step.modes import watched_modes
-from trainsanity.measurements.step.own import ask_again
+from trainsanity.measurements.step.own import Own, ask_again
 from trainsanity.measurements.step.own_code import OwnCode
 from trainsanity.measurements.step.policy_passes import references_of
 from trainsanity.measurements.step.pull import pulls_watched
+from trainsanity.measurements.step.rearranged import Rearranged
 from trainsanity.measurements.step.replay import checkpointed, fill_items
 from trainsanity.measurements.step.rollouts import record_rollouts
 from trainsanity.measurements.step.sampling import norm_of, sample
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from trainsanity.pipeline import Pipeline
+
+
+QUICK = "--quick takes no step twice"
 
 
 def record(pipeline: Pipeline, steps: int) -> Recording:
@@ -161,7 +165,10 @@ def _callback(seen: Recording, pipeline: Pipeline, steps: int, after: Callable[[
             if math.isnan(step.norm_after_clip):
                 step.norm_after_clip = total_norm(model)
             if len(seen.steps) == 1:
-                seen.own = ask_again(pipeline.trainer, seen)
+                if pipeline.quick:
+                    seen.own, seen.rearranged = Own(reason=QUICK), Rearranged(reason=QUICK)
+                else:
+                    seen.own = ask_again(pipeline.trainer, seen)
             note_update(seen, model, kwargs["optimizer"])
             step.learning_rate = kwargs["optimizer"].param_groups[0]["lr"]
             note_rates(seen, kwargs["optimizer"])
