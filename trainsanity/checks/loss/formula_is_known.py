@@ -45,7 +45,9 @@ def formula_is_known(pipeline: Pipeline, confirmed: Confirmed) -> Iterator[Measu
     tolerance, and if it differs with each known mistake on the same logits. One that equals exactly
     one mistake is a failure with its name. One that equals none is a custom loss and a warning,
     since nobody but you can tell; it is a failure if you declare the objective by its name. So is
-    one that changes with the random numbers while dropout is off, as mixup does. The laws
+    one that changes with the random numbers while dropout is off, as mixup does. A loss that the
+    model itself adds and shows (aux_loss of a mixture of experts, times the config's coefficient)
+    is taken off first. The laws
     (gradient.step_is_the_weighted_sum, loss.logged_is_a_mean) judge a custom loss.
 
     How to fix: the finding names the mistake. For a loss that is meant, declare it:
@@ -63,6 +65,15 @@ def formula_is_known(pipeline: Pipeline, confirmed: Confirmed) -> Iterator[Measu
         raise Skip('the objective is declared as "custom": the laws judge the loss')
     if not objective_of(pipeline).known:
         raise Skip(f"no formula for the objective {objective_of(pipeline).name}")
+    if confirmed.added:
+        yield Measured(
+            f"the loss of a micro-batch is {confirmed.loss:.4f}, the formula of "
+            f"{objective_of(pipeline).name} gives {confirmed.expected:.4f}, the rest is "
+            f"{confirmed.added}",
+            confirmed.loss,
+            confirmed.expected,
+        )
+        return
     if not confirmed.owner:
         raise Skip("the loss is a library's: loss.matches_reference judges it")
     if math.isnan(confirmed.loss) or math.isnan(confirmed.expected):
