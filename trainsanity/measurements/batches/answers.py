@@ -17,6 +17,7 @@ from trainsanity.measurements.batches.chat_template import (
     ChatTemplate,
     Message,
     messages_in,
+    tools_of,
 )
 from trainsanity.measurements.batches.documents import Document, Documents
 from trainsanity.objectives.base import IGNORED
@@ -245,7 +246,7 @@ def prompt_size(tokenizer: Any, one: Document) -> int:
             asked = tokenizer(prompt)["input_ids"]
         else:
             text = tokenizer.apply_chat_template(
-                prompt, add_generation_prompt=True, tokenize=False, tools=one.raw.get("tools")
+                prompt, add_generation_prompt=True, tokenize=False, tools=tools_of(one.raw)
             )
             asked = tokenizer(text, add_special_tokens=False)["input_ids"]
     except Exception:  # whatever a template raises: then nothing is known
