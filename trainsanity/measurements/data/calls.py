@@ -106,8 +106,8 @@ def _written(tokenizer: Any) -> tuple[re.Pattern[str], re.Pattern[str], str]:
     try:
         text, whole = rendered(None), rendered(OTHER)
         tool, first = text.index(TOOL), text.index(FIRST)
-        second = text.index(SECOND) + len(SECOND)
-        hit = MISSING.search(text, second)
+        second = text.find(SECOND) + len(SECOND)
+        hit = MISSING.search(text, second) if SECOND in text else None
     except Exception as error:  # jinja's, or whatever a template raises
         raise Skip("the chat template writes no calls of tools") from error
     if hit is None or hit.start() - second > 16 or OTHER not in whole or tool > first:

@@ -123,7 +123,9 @@ def _both(here: Any, there: Any, before: str) -> Iterator[tuple[str, Any, Any]]:
 
 def _kind(rope: Any) -> str:
     """Return how a rope's settings scale positions; none at all scale nothing."""
-    return str(rope.get("rope_type") or rope.get("type")) if rope else "default"
+    if not isinstance(rope, Mapping):
+        return "default"
+    return str(rope.get("rope_type") or rope.get("type") or "default")
 
 
 def _of_the_rope(name: str) -> bool:
