@@ -36,7 +36,9 @@ def functions_fit(pipeline: Pipeline, recording: Recording) -> Iterator[Measured
     from each line. Rows that sum to 1 are probabilities (within 1e-4, or 4 units in the last place
     of the dtype); logarithms of probabilities are not above 0; an activation is recognised by the
     node of the autograd graph that made the values. With C classes, outputs within a span s leave a
-    cross entropy of at least log(1 + (C - 1) exp(-s)). A compiled model is not looked at.
+    cross entropy of at least log(1 + (C - 1) exp(-s)). A normalize or softmax of your own over
+    outputs with one row for each of the batch is looked at, too: along axis 0 it makes each row
+    depend on the others. A compiled model is not looked at.
 
     How to fix: give cross_entropy and the functions "with_logits" what comes before the activation,
     nll_loss, kl_div and ctc_loss the log_softmax.

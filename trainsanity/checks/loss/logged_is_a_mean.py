@@ -79,7 +79,7 @@ def logged_is_a_mean(
         names = name_factor(factor, Session.of(pipeline).facts, tolerance)
         if confirmed.times > 1:
             yield Finding(
-                f"the Trainer logs a loss of {logged:.4f} for step 1, in which "
+                f"{_logger(pipeline)} a loss of {logged:.4f} for step 1, in which "
                 f"{confirmed.added} counts {confirmed.times} times",
                 observed=logged,
                 expected=expected,
@@ -92,7 +92,7 @@ def logged_is_a_mean(
             )
         else:
             yield Finding(
-                f"the Trainer logs a loss of {logged:.4f} for step 1; its {len(losses)} "
+                f"{_logger(pipeline)} a loss of {logged:.4f} for step 1; its {len(losses)} "
                 f"micro-batches by themselves log {_range(low, high)}{more}: "
                 f"{factor:.2f} x their mean",
                 observed=logged,
@@ -113,6 +113,10 @@ def logged_is_a_mean(
         logged,
         expected,
     )
+
+
+def _logger(pipeline: Pipeline) -> str:
+    return "train_step returns" if pipeline.trainer is None else "the Trainer logs"
 
 
 def _range(low: float, high: float) -> str:

@@ -1,4 +1,4 @@
-"""TS438 model.config_is_the_checkpoints."""
+"""TS439 model.config_is_the_checkpoints."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from trainsanity.measurements.model.config_file import ConfigFile
 from trainsanity.types import Finding, Measured, Severity
 
 
-@check("TS438", "model.config_is_the_checkpoints", rules_out="model config")
+@check("TS439", "model.config_is_the_checkpoints", rules_out="model config")
 def config_is_the_checkpoints(config_file: ConfigFile) -> Iterator[Measured | Finding]:
     """The model computes as the config of its checkpoint says.
 

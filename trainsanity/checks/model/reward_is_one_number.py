@@ -1,4 +1,4 @@
-"""TS439 model.reward_is_one_number."""
+"""TS440 model.reward_is_one_number."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trainsanity.types import Cost, Finding, Measured
 
 
 @check(
-    "TS439",
+    "TS440",
     "model.reward_is_one_number",
     cost=Cost.FORWARD,
     needs=("trainer", "train_dataset"),
