@@ -28,6 +28,16 @@ FORWARD = re.compile(
 MEANT = re.compile(r"(use_)?sliding_window$|num_experts_per_tok$")
 """Those that people change for fine-tuning."""
 
+SIZES = (
+    "hidden_size",
+    "d_model",
+    "num_hidden_layers",
+    "num_layers",
+    "n_layer",
+    "intermediate_size",
+)
+"""A model of other sizes cannot hold the checkpoint's weights."""
+
 SCALED = ("rope_type", "type", "factor")
 """Keys of a rope's settings that say how positions are scaled beyond those of the checkpoint."""
 
@@ -86,6 +96,8 @@ def config_file(pipeline: Pipeline) -> ConfigFile:
     here = config.to_dict()
     if stored.get("model_type") != here.get("model_type"):
         raise Skip(f"{source} is a checkpoint of another architecture")
+    if any(here.get(name) != there.get(name) for name in SIZES):
+        raise Skip(f"the model has other sizes than {source}: it is another one")
     longer = _positions(here) > _positions(there)
     compared, other = 0, []
     for name, own, stored_value in _both(here, there, ""):
