@@ -65,9 +65,9 @@ def arguments_are_the_tools(calls: Calls) -> Iterator[Measured | Finding]:
             "arguments as JSON strings",
         )
     yield Measured(
-        f"{seen.count} calls of {len(seen.tools)} tools; {len(seen.arguments)} arguments are "
-        f"missing ({seen.literal}) in some of them, {len(seen.foreign)} tools are only ever called "
-        "with such a one",
+        f"{seen.count} calls of {len(seen.tools)} tools set {len(seen.arguments)} arguments to "
+        f"{seen.literal}; {len(seen.foreign)} tools set one to it in each call that other tools do "
+        "not",
         len(seen.foreign),
         0,
     )

@@ -65,16 +65,7 @@ def formula_is_known(pipeline: Pipeline, confirmed: Confirmed) -> Iterator[Measu
         raise Skip('the objective is declared as "custom": the laws judge the loss')
     if not objective_of(pipeline).known:
         raise Skip(f"no formula for the objective {objective_of(pipeline).name}")
-    if confirmed.added:
-        yield Measured(
-            f"the loss of a micro-batch is {confirmed.loss:.4f}, the formula of "
-            f"{objective_of(pipeline).name} gives {confirmed.expected:.4f}, the rest is "
-            f"{confirmed.added}",
-            confirmed.loss,
-            confirmed.expected,
-        )
-        return
-    if not confirmed.owner:
+    if not (confirmed.owner or confirmed.added):
         raise Skip("the loss is a library's: loss.matches_reference judges it")
     if math.isnan(confirmed.loss) or math.isnan(confirmed.expected):
         raise Skip(
@@ -125,9 +116,10 @@ def formula_is_known(pipeline: Pipeline, confirmed: Confirmed) -> Iterator[Measu
             fix=f"{DECLARE}; if not, compare it with the formula",
             severity=Severity.FAILURE if confirmed.declared else Severity.WARNING,
         )
+    beside = f", beside it there is {confirmed.added}" if confirmed.added else ""
     yield Measured(
-        f"{confirmed.owner} returns {confirmed.loss:.4f} for a micro-batch, the formula of "
-        f"{objective_of(pipeline).name} gives {confirmed.expected:.4f}",
+        f"{confirmed.owner or 'the model'} returns {confirmed.loss:.4f} for a micro-batch, the "
+        f"formula of {objective_of(pipeline).name} gives {confirmed.expected:.4f}{beside}",
         confirmed.loss,
         confirmed.expected,
     )
