@@ -80,7 +80,7 @@ def config_file(pipeline: Pipeline) -> ConfigFile:
     Raises:
         Skip: there is no such file on this machine, or it is another architecture's.
     """
-    config = getattr(unwrapped(pipeline.model), "config", None)
+    config: Any = getattr(unwrapped(pipeline.model), "config", None)
     source = str(getattr(config, "_name_or_path", "") or "")
     if not source:
         raise Skip("model.config names no checkpoint")
