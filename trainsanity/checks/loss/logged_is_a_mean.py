@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from trainsanity.checks.loss._words import logs_a_loss
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import Session
 from trainsanity.maths.factors import explained, name_factor
@@ -79,7 +80,7 @@ def logged_is_a_mean(
         names = name_factor(factor, Session.of(pipeline).facts, tolerance)
         if confirmed.times > 1:
             yield Finding(
-                f"{_logger(pipeline)} a loss of {logged:.4f} for step 1, in which "
+                f"{_logs(pipeline, logged)} step 1, in which "
                 f"{confirmed.added} counts {confirmed.times} times",
                 observed=logged,
                 expected=expected,
@@ -92,7 +93,7 @@ def logged_is_a_mean(
             )
         else:
             yield Finding(
-                f"{_logger(pipeline)} a loss of {logged:.4f} for step 1; its {len(losses)} "
+                f"{_logs(pipeline, logged)} step 1; its {len(losses)} "
                 f"micro-batches by themselves log {_range(low, high)}{more}: "
                 f"{factor:.2f} x their mean",
                 observed=logged,
@@ -104,7 +105,9 @@ def logged_is_a_mean(
                 if names
                 else None,
                 fix="model.accepts_loss_kwargs = False where the loss ignores num_items_in_batch; "
-                "otherwise compare what compute_loss returns with a mean",
+                "otherwise compare what compute_loss returns with a mean"
+                if pipeline.trainer is not None
+                else f"loss = loss / {len(losses)} before backward(), and nowhere else",
                 candidates=tuple(names),
             )
     yield Measured(
@@ -115,8 +118,10 @@ def logged_is_a_mean(
     )
 
 
-def _logger(pipeline: Pipeline) -> str:
-    return "train_step returns" if pipeline.trainer is None else "the Trainer logs"
+def _logs(pipeline: Pipeline, loss: float) -> str:
+    if pipeline.train_step is not None:
+        return f"train_step returns a loss of {loss:.4f} for"
+    return logs_a_loss(pipeline, loss)
 
 
 def _range(low: float, high: float) -> str:
