@@ -32,7 +32,7 @@ def added_loss(
 
     sums: dict[str, float] = {}
     try:
-        with as_in_training(pipeline, recording.hooks), torch.no_grad():
+        with as_in_training(pipeline, recording), torch.no_grad():
             for micro in micros:
                 for name, value in _beside(output_again(pipeline, micro)):
                     sums[name] = sums.get(name, 0.0) + value / len(micros)
