@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.isolation.overrides import LIBRARIES
+from trainsanity.objectives.bounded_outputs import REGRESSIONS, Cosines, overlap
 from trainsanity.objectives.loss_arguments import JUDGES, Misfit
 from trainsanity.pipeline import unwrapped
 
@@ -21,6 +22,9 @@ OWN = __name__.partition(".")[0]
 
 AT_MOST = 8
 """Calls that are looked at from one place: the micro-batches of a step, and no more."""
+
+BOXES = 4096
+"""Boxes of a batch that are kept, at the most: tensors of other things are larger."""
 
 
 @dataclass
@@ -40,8 +44,31 @@ class LossCall:
     misfits: list[Misfit]
 
 
+@dataclass(frozen=True)
+class Corners:
+    """Boxes that were turned from centre and size to corners, of numbers without a gradient.
+
+    Attributes:
+        where: the line that did so, ``file:line``.
+        boxes: ``[N, 4]``: left, top, right, bottom.
+    """
+
+    where: str
+    boxes: Any
+
+    @property
+    def given(self) -> Any:
+        """The boxes as they were: centre, width and height."""
+        import torch
+
+        low, high = self.boxes[:, :2], self.boxes[:, 2:]
+        return torch.cat([(low + high) / 2, high - low], -1)
+
+
 @contextlib.contextmanager
-def loss_calls_seen(pipeline: Pipeline, seen: list[LossCall]) -> Iterator[None]:
+def loss_calls_seen(
+    pipeline: Pipeline, seen: list[LossCall], corners: list[Corners] | None = None
+) -> Iterator[None]:
     """Look at the arguments of each loss function that is called in the block.
 
     A compiled model is left alone, since what watches calls would have it compiled again.
@@ -49,7 +76,7 @@ def loss_calls_seen(pipeline: Pipeline, seen: list[LossCall]) -> Iterator[None]:
     if _compiled(pipeline):
         yield
         return
-    with _mode()(seen):
+    with _mode()(seen, [] if corners is None else corners):
         yield
 
 
@@ -66,18 +93,23 @@ def _mode() -> Any:
     import torch
     from torch.overrides import TorchFunctionMode
 
+    functional = torch.nn.functional
     functions = {
-        getattr(torch.nn.functional, name): name
-        for name in JUDGES
-        if hasattr(torch.nn.functional, name)
+        getattr(functional, name): name
+        for name in (*JUDGES, *REGRESSIONS)
+        if hasattr(functional, name)
     }
+    ratios = {torch.div, torch.true_divide, torch.Tensor.div, torch.Tensor.__truediv__}
+    joined = {torch.cat, torch.stack}
     signatures = {function: inspect.signature(function) for function in functions}
 
     class Watching(TorchFunctionMode):
         """Calls what is called, and looks at loss functions that a gradient will come from."""
 
-        def __init__(self, seen: list[LossCall]) -> None:
+        def __init__(self, seen: list[LossCall], corners: list[Corners]) -> None:
             super().__init__()
+            self.cosines = Cosines()
+            self.corners = corners
             self.places: dict[tuple[str, str], LossCall] = {}
             self.seen = seen
 
@@ -85,9 +117,36 @@ def _mode() -> Any:
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
             kwargs = kwargs or {}
-            if func in functions and torch.is_grad_enabled():
+            if not torch.is_grad_enabled():
+                return func(*args, **kwargs)
+            if func in functions:
                 self._look(func, args, kwargs)
-            return func(*args, **kwargs)
+            result = func(*args, **kwargs)
+            if func is functional.cosine_similarity:
+                self.cosines.note(self.cosines.cosines, result)
+            elif func is functional.normalize:
+                self.cosines.note(self.cosines.units, result)
+            elif func in ratios:
+                self._look_at_ratio(*args)
+            elif func in joined:
+                self._keep_corners(result)
+            return result
+
+        def _look_at_ratio(self, above: Any, below: Any, *_: Any) -> None:
+            for misfit in overlap(above, below):
+                where, ours = _place()
+                if not ours and ("overlap", where) not in self.places:
+                    call = LossCall("an overlap", where, 1, [misfit])
+                    self.places["overlap", where] = call
+                    self.seen.append(call)
+
+        def _keep_corners(self, result: Any) -> None:
+            boxes = result.dim() > 1 and result.shape[-1] == 4 and result.is_floating_point()
+            if not boxes or result.requires_grad or not 0 < result.numel() <= BOXES * 4:
+                return
+            where, ours = _place()
+            if not ours and sum(one.where == where for one in self.corners) < AT_MOST:
+                self.corners.append(Corners(where, result.detach().reshape(-1, 4).float().cpu()))
 
         def _look(self, func: Any, args: Any, kwargs: Any) -> None:
             name = functions[func]
@@ -104,7 +163,11 @@ def _mode() -> Any:
             with contextlib.suppress(TypeError, RuntimeError, IndexError, ValueError):
                 bound = signatures[func].bind(*args, **kwargs)
                 bound.apply_defaults()
-                found = list(JUDGES[name](bound.arguments))
+                found = (
+                    [*REGRESSIONS[name](bound.arguments, self.cosines)]
+                    if name in REGRESSIONS
+                    else [*JUDGES[name](bound.arguments)]
+                )
                 call.count += 1
                 told = {one.cause for one in call.misfits}
                 call.misfits += [one for one in found if one.cause not in told]

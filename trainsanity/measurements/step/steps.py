@@ -12,7 +12,7 @@ from trainsanity.isolation.shards import whole
 from trainsanity.maths.factors import NAMING, name_factor
 from trainsanity.measurements.model.items import Items, items_of
 from trainsanity.measurements.step.hooks import AddedHook
-from trainsanity.measurements.step.loss_calls import LossCall
+from trainsanity.measurements.step.loss_calls import Corners, LossCall
 from trainsanity.measurements.step.modes import Modes
 from trainsanity.measurements.step.own import Again, Own
 from trainsanity.measurements.step.policy_passes import Policy
@@ -152,6 +152,7 @@ class Recording:
         modes: in which modes the model ran, and what moved in its frozen parts.
         pulls: from which positions of the logits the first step's gradient comes.
         loss_calls: which of torch's loss functions were called, and what they were given.
+        corners: boxes that the loss turned from centre and size to corners, or what looks so.
         asking: such a question is being asked; its passes are not the run's.
         snapshot_bytes: size in host memory of what is put back afterwards.
         snapshot_seconds, restore_seconds: the time that it took to take it, and to put it back.
@@ -188,6 +189,7 @@ class Recording:
     modes: Modes = field(default_factory=Modes)
     pulls: Pulls = field(default_factory=Pulls)
     loss_calls: list[LossCall] = field(default_factory=list)
+    corners: list[Corners] = field(default_factory=list)
 
     @property
     def first(self) -> Step:
