@@ -92,6 +92,30 @@ def undivided(model: Any, optimizer: Any, scheduler: Any) -> Any:
     return train_step
 
 
+def divided_by_a_number_of_its_own(model: Any, optimizer: Any, scheduler: Any) -> Any:
+    """The loop divides by its constant, however many micro-batches it is given: that is right."""
+
+    def train_step(micro_batches: list[Any]) -> float:
+        optimizer.zero_grad()
+        total = 0.0
+        for micro_batch in micro_batches:
+            loss = model(**micro_batch).loss / ACCUMULATION
+            loss.backward()
+            total += loss.item()
+        optimizer.step()
+        scheduler.step()
+        return total
+
+    return train_step
+
+
+def test_a_loop_may_divide_by_a_number_of_its_own():
+    results = judged(looped(divided_by_a_number_of_its_own, max_grad_norm=0.0))
+    assert names(results, "fail") == set()
+    assert results["gradient.step_is_the_weighted_sum"].observed == pytest.approx(1, rel=1e-3)
+    assert str(results["loss.logged_is_a_mean"].status) == "pass"
+
+
 def stepped_per_micro_batch(model: Any, optimizer: Any, scheduler: Any) -> Any:
     """huggingface/accelerate#963: the scheduler counts micro-batches."""
 
@@ -130,7 +154,11 @@ def never_zeroed(model: Any, optimizer: Any, scheduler: Any) -> Any:
 @pytest.mark.parametrize(
     ("step", "killed", "factor"),
     [
-        (undivided, {"gradient.head_closed_form"}, ACCUMULATION),
+        (
+            undivided,
+            {"gradient.head_closed_form", "gradient.step_is_the_weighted_sum"},
+            ACCUMULATION,
+        ),
         (stepped_per_micro_batch, {"schedule.learning_rate_follows"}, ACCUMULATION),
         (never_zeroed, {"gradient.head_closed_form"}, None),
     ],
@@ -138,10 +166,10 @@ def never_zeroed(model: Any, optimizer: Any, scheduler: Any) -> Any:
 def test_a_wrong_loop_is_told_where(step, killed, factor):
     results = judged(looped(step, max_grad_norm=0.0))
     assert names(results, "fail") == killed
-    (name,) = killed
-    assert_results(f"custom loop {step.__name__}", [results[name]])
-    if factor:
-        assert results[name].factor == pytest.approx(factor, rel=1e-3)
+    for name in killed:
+        assert_results(f"custom loop {step.__name__}", [results[name]])
+        if factor:
+            assert results[name].factor == pytest.approx(factor, rel=1e-3)
 
 
 def test_accelerate():
@@ -221,6 +249,13 @@ def broken_in_the_second(model: Any, optimizer: Any, scheduler: Any) -> Any:
     return train_step
 
 
+def test_a_loop_that_never_steps_is_told_so():
+    results = judged(looped(train_step=lambda micro_batches: 1.0))
+    assert names(results, "fail") == {"update.one_step_is_taken"}
+    assert names(results, "error") == set()
+    assert "never steps" in results["update.one_step_is_taken"].findings[0].headline
+
+
 def test_a_loop_that_raises_is_an_error_and_is_taken_back():
     results = judged(looped(broken_in_the_second))
     assert names(results, "error") == {"loss.finite"}
@@ -236,7 +271,6 @@ def test_a_loop_that_raises_is_an_error_and_is_taken_back():
         ({"train_dataset": [{"input_ids": [1]}]}, "per_device_train_batch_size is 4"),
         ({"batch_size": 3}, "unexpected keyword argument 'batch_size'"),
         ({"train_step": lambda micro_batches: "done"}, "train_step returned str"),
-        ({"train_step": lambda micro_batches: 1.0}, "did not call step()"),
     ],
 )
 def test_bad_input_is_one_sentence(changes, said):

@@ -43,6 +43,11 @@ class LibraryWarning:
         """Whether it is about a name or an argument that will go, and not about this run."""
         return "Deprecat" in self.category or self.category == "FutureWarning"
 
+    @property
+    def spoken(self) -> bool:
+        """Whether the library said it about this run, so that a report repeats it."""
+        return not self.of_age and self.category != "load"
+
 
 class Listener:
     """Keeps each warning once, in the order in which they come.
@@ -133,3 +138,36 @@ def _log(listener: Listener, original: Callable[..., Any]) -> Callable[..., Any]
         return original(self, msg, *args, **{**how, "stacklevel": how.get("stacklevel", 1) + 1})
 
     return log
+
+
+UNLOADED = "load_state_dict(strict=False) on"
+"""How a call begins that took less than it was given; torch itself says nothing of it."""
+
+
+def loads(listener: Listener) -> dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]]:
+    """Return by name what replaces ``Module.load_state_dict``, and notes what a call left over."""
+
+    def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def load_state_dict(self: Any, state_dict: Any, *args: Any, **how: Any) -> Any:
+            result = original(self, state_dict, *args, **how)
+            caller = str(sys._getframe(1).f_globals.get("__name__", "")).partition(".")[0]
+            if caller not in LIBRARIES and result.unexpected_keys and result.missing_keys:
+                named = dict(self.named_parameters())
+                missing = [name for name in result.missing_keys if name in named]
+                first = (missing or result.missing_keys)[0]
+                # The unknown name that is the missing one but for a prefix tells most.
+                alike = [k for k in result.unexpected_keys if k.endswith(f".{first}")]
+                listener.keep(
+                    "torch",
+                    f"{UNLOADED} {type(self).__name__} took {len(named) - len(missing)} of "
+                    f"{len(named)} parameters; {len(result.unexpected_keys)} names of the state "
+                    f"are unknown to it, {(alike or result.unexpected_keys)[0]} among them; "
+                    f"missing is {first}",
+                    "load",
+                )
+            return result
+
+        return load_state_dict
+
+    return {"load_state_dict": wrap}

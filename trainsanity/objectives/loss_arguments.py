@@ -194,6 +194,39 @@ def ctc_loss(given: Arguments) -> Iterator[Misfit]:
         )
 
 
+def over_the_batch(function: str, values: Tensor, dim: int | None, rows: int) -> Iterator[Misfit]:
+    """Yield what is normalised over the rows of the batch, where each row is meant by itself.
+
+    Args:
+        function: its name.
+        values: what it is given.
+        dim: along which axis.
+        rows: of a micro-batch; values of two or more views of each are a multiple of it.
+    """
+    wide = values.dim() == 2 and values.shape[0] != values.shape[1]
+    several = rows > 1 and values.shape[0] in (rows, 2 * rows, 3 * rows, 4 * rows)
+    # A matrix of weights may have its vectors in columns.
+    if wide and several and dim in (0, -2) and not _is_weight(values):
+        yield Misfit(
+            f"{function} is taken of outputs of shape {list(values.shape)} along axis 0, which is "
+            "that of the rows",
+            "each row's values depend on the other rows of its batch",
+            f"{function}(outputs, dim=-1)",
+        )
+
+
+def _is_weight(values: Tensor) -> bool:
+    """Return whether values are a parameter, seen through nothing but moves."""
+    node: Any = values.grad_fn
+    for _ in range(16):
+        if node is None or type(node).__name__ == "AccumulateGrad":
+            return True
+        if not type(node).__name__.startswith((*MOVED, *CHOSEN)) or not node.next_functions:
+            return False
+        node = node.next_functions[0][0]
+    return False
+
+
 JUDGES: dict[str, Callable[[Arguments], Iterator[Misfit]]] = {
     "cross_entropy": cross_entropy,
     "nll_loss": nll_loss,

@@ -241,7 +241,7 @@ class _Screen:
     def _heard(self) -> Iterator[str]:
         if known := objective(self.report):
             yield self._cut(f"Objective: {known}.")
-        if told := [one for one in self.report.library_warnings if not one.of_age]:
+        if told := [one for one in self.report.library_warnings if one.spoken]:
             yield f"The libraries gave {counted(len(told), 'warning')}: -v shows them."
 
     def _notes(self) -> Iterator[str]:

@@ -241,7 +241,7 @@ WARNED = 5
 
 def library_warnings(report: Report) -> list[tuple[str, str]]:
     """Return what the libraries warned of, shortly; nothing that is about old names alone."""
-    told = [one for one in report.library_warnings if not one.of_age]
+    told = [one for one in report.library_warnings if one.spoken]
     rows = [(one.library, clean(_short(one.text))) for one in told[:WARNED]]
     if len(told) > WARNED:
         rows.append(("", f"{len(told) - WARNED} more in the JSON report"))

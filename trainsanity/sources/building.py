@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from trainsanity.engine.session import check_declared
 from trainsanity.errors import UsageError, first_line
 from trainsanity.isolation.fsdp import complete
-from trainsanity.isolation.library_warnings import LibraryWarning, listening
+from trainsanity.isolation.library_warnings import LibraryWarning, listening, loads
 from trainsanity.pipeline import DECLARED, Pipeline, refuse_undeclarable
-from trainsanity.sources.patching import NewFolders
+from trainsanity.sources.patching import MODULE, NewFolders, patched
 
 T = TypeVar("T")
 
@@ -93,7 +93,7 @@ class PipelineSpec:
         """
         heard: list[LibraryWarning] = []
         try:
-            with listening(heard):
+            with listening(heard) as listener, patched(MODULE, loads(listener)):
                 built = self.build()
         except (UsageError, KeyboardInterrupt):
             raise

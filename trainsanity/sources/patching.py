@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 TRAINER = ("transformers.trainer", "Trainer")
+MODULE = ("torch.nn.modules.module", "Module")
 
 Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
 """Returns the replacement of a method."""

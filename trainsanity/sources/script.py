@@ -20,10 +20,10 @@ from types import CodeType, FrameType, ModuleType
 from typing import Any, Generic, TypeVar
 
 from trainsanity.errors import UsageError, first_line
-from trainsanity.isolation.library_warnings import LibraryWarning, Listener, listening
+from trainsanity.isolation.library_warnings import LibraryWarning, Listener, listening, loads
 from trainsanity.pipeline import Pipeline
 from trainsanity.sources.building import declare, from_trainer
-from trainsanity.sources.patching import TRAINER, NewFolders, patched
+from trainsanity.sources.patching import MODULE, TRAINER, NewFolders, patched
 
 T = TypeVar("T")
 
@@ -182,6 +182,7 @@ class _Visit(Generic[T]):
         """Patch the methods of Trainer, and those that save."""
         with contextlib.ExitStack() as stack:
             self._listener = stack.enter_context(listening(self._heard))
+            stack.enter_context(patched(MODULE, loads(self._listener)))
             for home, methods in SAVES.items():
                 stack.enter_context(patched(home, dict.fromkeys(methods, self._silent)))
             stack.enter_context(patched(TRAINER, dict.fromkeys(ENDS, self._ending)))

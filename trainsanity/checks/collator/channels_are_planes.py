@@ -1,4 +1,4 @@
-"""TS319 collator.channels_are_planes."""
+"""TS329 collator.channels_are_planes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ the wrong order differ by more than their noise as soon as there is any colour."
 
 
 @check(
-    "TS319",
+    "TS329",
     "collator.channels_are_planes",
     needs=("data_collator",),
     rules_out="channels that are mixed",

@@ -1,4 +1,4 @@
-"""TS232 dataset.evaluation_stays."""
+"""TS241 dataset.evaluation_stays."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trainsanity.types import Finding, Measured, Severity, Skip
 
 
 @check(
-    "TS232",
+    "TS241",
     "dataset.evaluation_stays",
     needs=("trainer",),
     rules_out="an evaluation that draws its rows anew",

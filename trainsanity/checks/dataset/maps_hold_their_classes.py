@@ -1,4 +1,4 @@
-"""TS234 dataset.maps_hold_their_classes."""
+"""TS243 dataset.maps_hold_their_classes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ a map of depths, and each lies between its neighbours."""
 
 
 @check(
-    "TS234",
+    "TS243",
     "dataset.maps_hold_their_classes",
     needs=("train_dataset",),
     rules_out="maps of labels that were changed on the way",

@@ -1,4 +1,4 @@
-"""TS233 dataset.maps_turn_with_pictures."""
+"""TS242 dataset.maps_turn_with_pictures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AXES = ((-1,), (-2,), (-1, -2))
 
 
 @check(
-    "TS233",
+    "TS242",
     "dataset.maps_turn_with_pictures",
     needs=("train_dataset",),
     rules_out="maps that are not flipped",

@@ -1,4 +1,4 @@
-"""TS235 dataset.tags_follow_words."""
+"""TS244 dataset.tags_follow_words."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Tagged:
 
 
 @check(
-    "TS235",
+    "TS244",
     "dataset.tags_follow_words",
     needs=("train_dataset", "tokenizer"),
     rules_out="tags that are not aligned",

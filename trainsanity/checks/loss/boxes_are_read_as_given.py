@@ -1,4 +1,4 @@
-"""TS533 loss.boxes_are_read_as_given."""
+"""TS541 loss.boxes_are_read_as_given."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SAME = 1e-5
 
 
 @check(
-    "TS533",
+    "TS541",
     "loss.boxes_are_read_as_given",
     cost=Cost.STEP,
     rules_out="boxes in another form",

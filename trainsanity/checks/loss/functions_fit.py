@@ -42,7 +42,9 @@ def functions_fit(pipeline: Pipeline, recording: Recording) -> Iterator[Measured
     cross entropy of at least log(1 + (C - 1) exp(-s)). Targets out of reach are a warning up to a
     tenth of them, and a failure beyond. An overlap is recognised by its graph: a layer's outputs
     times a mask of zeros and ones, divided by a sum of the same outputs, with nothing but sums,
-    scalings and interpolations between. A compiled model is not looked at.
+    scalings and interpolations between. A normalize or softmax of your own over outputs with one
+    row for each of the batch is looked at, too: along axis 0 it makes each row depend on the
+    others. A compiled model is not looked at.
 
     How to fix: give cross_entropy and the functions "with_logits" what comes before the activation,
     nll_loss, kl_div and ctc_loss the log_softmax.

@@ -73,7 +73,7 @@ def logged_is_a_mean(pipeline: Pipeline, recording: Recording) -> Iterator[Measu
         tolerance = max(allowed / abs(expected), 1e-3) if expected else 1e-3
         names = name_factor(factor, Session.of(pipeline).facts, tolerance)
         yield Finding(
-            f"the Trainer logs a loss of {logged:.4f} for step 1; its {len(losses)} "
+            f"{_logger(pipeline)} a loss of {logged:.4f} for step 1; its {len(losses)} "
             f"micro-batches by themselves log {_range(low, high)}{more}: "
             f"{factor:.2f} x their mean",
             observed=logged,
@@ -94,6 +94,10 @@ def logged_is_a_mean(pipeline: Pipeline, recording: Recording) -> Iterator[Measu
         logged,
         expected,
     )
+
+
+def _logger(pipeline: Pipeline) -> str:
+    return "train_step returns" if pipeline.trainer is None else "the Trainer logs"
 
 
 def _range(low: float, high: float) -> str:

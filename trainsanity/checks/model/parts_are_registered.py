@@ -1,4 +1,4 @@
-"""TS438 model.parts_are_registered."""
+"""TS441 model.parts_are_registered."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NAMED = 3
 
 
 @check(
-    "TS438",
+    "TS441",
     "model.parts_are_registered",
     cost=Cost.FORWARD,
     needs=("model",),

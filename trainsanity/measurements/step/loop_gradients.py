@@ -152,10 +152,15 @@ def settle(seen: Recording, gradients: Gradients, clip: float, *, several: bool)
     for step, taken in zip(seen.steps, gradients.taken, strict=False):
         if several:
             taken.before, taken.stepped = _averaged(taken.before), _averaged(taken.stepped)
-        chosen = taken.stepped if _other_than_clipped(taken, clip, several) else taken.before
+        chosen = before_the_clip(taken, clip, several=several)
         step.head_gradient, step.norm_before_clip = chosen.head, chosen.norm
         if step is seen.first:
             seen.gradients = chosen.samples
+
+
+def before_the_clip(taken: Taken, clip: float, *, several: bool = False) -> Reading:
+    """Return the gradient of a step as it was before a clip."""
+    return taken.stepped if _other_than_clipped(taken, clip, several) else taken.before
 
 
 def _other_than_clipped(taken: Taken, clip: float, several: bool) -> bool:

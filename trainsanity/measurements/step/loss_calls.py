@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.isolation.overrides import LIBRARIES
 from trainsanity.objectives.bounded_outputs import REGRESSIONS, Cosines, overlap
-from trainsanity.objectives.loss_arguments import JUDGES, Misfit
+from trainsanity.objectives.loss_arguments import JUDGES, Misfit, over_the_batch
 from trainsanity.pipeline import unwrapped
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ def loss_calls_seen(
     if _compiled(pipeline):
         yield
         return
-    with _mode()(seen, [] if corners is None else corners):
+    rows = int(getattr(pipeline.args, "train_batch_size", 0) or 0)
+    with _mode(rows)(seen, [] if corners is None else corners):
         yield
 
 
@@ -88,8 +89,8 @@ def _compiled(pipeline: Pipeline) -> bool:
     )
 
 
-def _mode() -> Any:
-    """Return the class of the mode; torch is imported by then."""
+def _mode(rows: int) -> Any:
+    """Return the class of the mode for micro-batches of so many rows; torch is imported by then."""
     import torch
     from torch.overrides import TorchFunctionMode
 
@@ -102,6 +103,12 @@ def _mode() -> Any:
     ratios = {torch.div, torch.true_divide, torch.Tensor.div, torch.Tensor.__truediv__}
     joined = {torch.cat, torch.stack}
     signatures = {function: inspect.signature(function) for function in functions}
+    # The place of ``dim`` among the arguments, and what it is if it is left out.
+    along: dict[Any, tuple[str, int, int | None]] = {torch.nn.functional.normalize: (
+        "normalize", 2, 1)}  # fmt: skip
+    for name in ("softmax", "log_softmax"):
+        for home in (torch, torch.Tensor, torch.nn.functional):
+            along[getattr(home, name)] = (name, 1, None)
 
     class Watching(TorchFunctionMode):
         """Calls what is called, and looks at loss functions that a gradient will come from."""
@@ -121,6 +128,8 @@ def _mode() -> Any:
                 return func(*args, **kwargs)
             if func in functions:
                 self._look(func, args, kwargs)
+            elif func in along and args:
+                self._look_along(func, args, kwargs)
             result = func(*args, **kwargs)
             if func is functional.cosine_similarity:
                 self.cosines.note(self.cosines.cosines, result)
@@ -134,8 +143,8 @@ def _mode() -> Any:
 
         def _look_at_ratio(self, above: Any, below: Any, *_: Any) -> None:
             for misfit in overlap(above, below):
-                where, ours = _place()
-                if not ours and ("overlap", where) not in self.places:
+                where, _library = _place()
+                if where and ("overlap", where) not in self.places:
                     call = LossCall("an overlap", where, 1, [misfit])
                     self.places["overlap", where] = call
                     self.seen.append(call)
@@ -144,14 +153,27 @@ def _mode() -> Any:
             boxes = result.dim() > 1 and result.shape[-1] == 4 and result.is_floating_point()
             if not boxes or result.requires_grad or not 0 < result.numel() <= BOXES * 4:
                 return
-            where, ours = _place()
-            if not ours and sum(one.where == where for one in self.corners) < AT_MOST:
+            where, _library = _place()
+            if where and sum(one.where == where for one in self.corners) < AT_MOST:
                 self.corners.append(Corners(where, result.detach().reshape(-1, 4).float().cpu()))
+
+        def _look_along(self, func: Any, args: Any, kwargs: Any) -> None:
+            name, place, default = along[func]
+            dim = kwargs.get("dim", args[place] if len(args) > place else default)
+            if dim not in (0, -2) or not args[0].requires_grad:
+                return
+            where, library = _place()
+            if library:
+                return
+            found = list(over_the_batch(name, args[0], dim, rows))
+            if found and (name, where) not in self.places:
+                call = self.places[name, where] = LossCall(name, where, 1, found)
+                self.seen.append(call)
 
         def _look(self, func: Any, args: Any, kwargs: Any) -> None:
             name = functions[func]
-            where, ours = _place()
-            if ours:
+            where, _ = _place()
+            if not where:
                 return
             call = self.places.get((name, where))
             if call is None:
@@ -176,11 +198,12 @@ def _mode() -> Any:
 
 
 def _place() -> tuple[str, bool]:
-    """Return the line that called a loss function, ``file:line``, and whether it is ours.
+    """Return the line that called a function of torch, ``file:line``, and whether a library did.
 
-    It is the innermost line of the user's own code, else the one of the library that called torch.
+    It is the innermost line of the user's own code, else the one of the library that called torch;
+    empty where this package called it.
     """
-    nearest = ""
+    nearest, library = "", False
     frame: Any = sys._getframe(1)
     while frame is not None:
         package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
@@ -188,10 +211,10 @@ def _place() -> tuple[str, bool]:
         if frame.f_globals.get("__name__") == __name__ or package == "torch":
             pass
         elif package == OWN:
-            return nearest, not nearest
+            return nearest, library
         elif package not in LIBRARIES:
-            return line, False
+            return line, library
         else:
-            nearest = nearest or line
+            nearest, library = nearest or line, True
         frame = frame.f_back
-    return nearest, False
+    return nearest, library

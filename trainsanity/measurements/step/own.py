@@ -209,7 +209,7 @@ def ask_again(trainer: Any, recording: Recording) -> Own:
         to_device(kept, originals)
         put_back(buffers)
         undo()
-    _solve(own, columns, _sampled_of(recording.gradients, parameters, size))
+    solve(own, columns, sampled_of(recording.gradients, parameters, size))
     return own
 
 
@@ -249,7 +249,8 @@ def _sampled(parameters: dict[str, Any], size: int) -> Tensor:
     )
 
 
-def _sampled_of(gradients: dict[str, Any], parameters: dict[str, Any], size: int) -> Tensor:
+def sampled_of(gradients: dict[str, Any], parameters: dict[str, Any], size: int) -> Tensor:
+    """Return ``size`` elements of each parameter's sampled gradient in one vector; 0 for none."""
     import torch
 
     return torch.cat(
@@ -281,7 +282,7 @@ def _eps(trainer: Any, parameters: dict[str, Any]) -> float:
     return max((float(torch.finfo(dtype).eps) for dtype in dtypes), default=math.nan)
 
 
-def _solve(own: Own, columns: Sequence[Tensor], step: Tensor) -> None:
+def solve(own: Own, columns: Sequence[Tensor], step: Tensor) -> None:
     """Write the step's gradient as a sum of the own gradients: weights, errors, residual."""
     import torch
 

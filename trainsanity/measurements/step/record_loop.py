@@ -17,8 +17,9 @@ from trainsanity.measurements.batches.batch import Batch, drawn, quiet
 from trainsanity.measurements.model.head import head_or_none, watched
 from trainsanity.measurements.step.bounds import logged_loss_rounding
 from trainsanity.measurements.step.loop_gradients import Gradients, settle
+from trainsanity.measurements.step.loop_own import ask_loop_again
 from trainsanity.measurements.step.modes import watched_modes
-from trainsanity.measurements.step.own import Own
+from trainsanity.measurements.step.policy_passes import references_of
 from trainsanity.measurements.step.pull import pulls_watched
 from trainsanity.measurements.step.rearranged import Rearranged
 from trainsanity.measurements.step.record_trainer import (
@@ -39,11 +40,17 @@ from trainsanity.measurements.step.steps import (
     set_random_state,
     total_norm,
 )
+from trainsanity.measurements.step.teachers import teachers_watched
 from trainsanity.measurements.step.unused import unused_parameters
 from trainsanity.measurements.step.update import frozen_state, rewritten, trial_steps
+from trainsanity.types import Blocked
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
+
+
+ONE_STEP = "update.one_step_is_taken"
+"""The check that tells how often the optimizer steps."""
 
 
 def record(pipeline: Pipeline, steps: int) -> Recording:
@@ -64,8 +71,8 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
         watched(model, head) as watch,
     ):
         seen = Recording(head_name=name, snapshot_bytes=snapshot_bytes(pipeline))
-        unasked = "a custom training loop takes its micro-batches together"
-        seen.own, seen.rearranged = Own(reason=unasked), Rearranged(reason=unasked)
+        unasked = "a custom training loop's own loss is not seen"
+        seen.rearranged = Rearranged(reason=unasked)
         seen.snapshot_seconds = time.perf_counter() - begin
         # The mode is the loop's own affair: whether it calls train() is judged.
         model.zero_grad()
@@ -77,9 +84,11 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
             with (
                 watched_modes(model, seen),
                 pulls_watched(model, seen),
+                teachers_watched(model, seen, references_of(None, pipeline.train_step).values()),
                 Gradients(model, seen.head_name) as gradients,
                 _hooked(pipeline, seen, steps, gradients) as states,
             ):
+                begun = random_state()
                 for batch in drawn(pipeline, steps):
                     _take(pipeline, seen, batch, watch, states)
                     if broken(seen):
@@ -105,6 +114,7 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
             step.logged = {"loss": sum(losses) / len(losses)}
     _note_counts(seen)
     _note_unused(pipeline, seen)
+    seen.own = ask_loop_again(pipeline, seen, begun)
     return seen
 
 
@@ -178,9 +188,8 @@ def _take(pipeline: Pipeline, seen: Recording, batch: Batch, watch: Any, states:
             "this optimizer step, as a number or a tensor of one element"
         )
     if not step.taken:
-        raise UsageError(
-            "train_step did not call step() of the optimizer that the pipeline was given: let it "
-            "take one optimizer step on the micro-batches that it is given"
+        raise Blocked(
+            "train_step did not call step() of the optimizer that it was given", by=ONE_STEP
         )
     step.logged = {"loss": float(loss)}
     passes = list(watch.passes) if len(watch.passes) == len(step.micro_steps) else []
@@ -235,10 +244,7 @@ def _hooked(
     def note() -> None:
         step = seen.steps[-1]
         if step.taken:
-            raise UsageError(
-                "train_step called optimizer.step() twice: let it take one optimizer step on the "
-                "micro-batches that it is given"
-            )
+            raise Blocked("train_step called optimizer.step() twice", by=ONE_STEP)
         gradients.note()
         if len(seen.steps) == 1:
             seen.composed = passes[0] > len(step.micro_steps)

@@ -25,6 +25,7 @@ from trainsanity.measurements.step.asked_again import TrainerAgain
 from trainsanity.measurements.step.hooks import added_hooks, buffers_of, hooks_of
 from trainsanity.measurements.step.modes import watched_modes
 from trainsanity.measurements.step.own import ask_again
+from trainsanity.measurements.step.policy_passes import references_of
 from trainsanity.measurements.step.pull import pulls_watched
 from trainsanity.measurements.step.replay import checkpointed, fill_items
 from trainsanity.measurements.step.rollouts import record_rollouts
@@ -37,6 +38,7 @@ from trainsanity.measurements.step.steps import (
     note_means,
     total_norm,
 )
+from trainsanity.measurements.step.teachers import teachers_watched
 from trainsanity.measurements.step.update import before_step, frozen_state, rewritten, trial_steps
 
 if TYPE_CHECKING:
@@ -97,6 +99,7 @@ def _record(pipeline: Pipeline, steps: int, *, own: bool) -> Recording:
             with (
                 watched_modes(pipeline.model, seen),
                 pulls_watched(pipeline.model, seen),
+                teachers_watched(pipeline.model, seen, references_of(trainer, None).values()),
                 backward_recorded(seen, pipeline.model, trainer.accelerator),
             ):
                 trainer.train()

@@ -19,6 +19,7 @@ from trainsanity.measurements.step.policy_passes import Policy
 from trainsanity.measurements.step.preference import Preference
 from trainsanity.measurements.step.pull import Pulls
 from trainsanity.measurements.step.rearranged import Rearranged
+from trainsanity.measurements.step.teachers import Teacher
 from trainsanity.measurements.step.update import Update
 from trainsanity.types import Skip
 
@@ -150,6 +151,7 @@ class Recording:
         preference: the loss of compared answers where policy and reference differ.
         rollout: the first completions that a policy generated, with what was made of their rewards.
         modes: in which modes the model ran, and what moved in its frozen parts.
+        teachers: other models that ran without a gradient while the steps were taken.
         pulls: from which positions of the logits the first step's gradient comes.
         loss_calls: which of torch's loss functions were called, and what they were given.
         corners: boxes that the loss turned from centre and size to corners, or what looks so.
@@ -187,6 +189,7 @@ class Recording:
     preference: Preference = field(default_factory=Preference)
     rollout: dict[str, Any] = field(default_factory=dict)
     modes: Modes = field(default_factory=Modes)
+    teachers: list[Teacher] = field(default_factory=list)
     pulls: Pulls = field(default_factory=Pulls)
     loss_calls: list[LossCall] = field(default_factory=list)
     corners: list[Corners] = field(default_factory=list)

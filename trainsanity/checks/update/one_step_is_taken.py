@@ -1,0 +1,67 @@
+"""TS709 update.one_step_is_taken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from trainsanity.engine.registry import check
+from trainsanity.measurements.step.stepping import Stepping
+from trainsanity.types import Cost, Finding, Measured
+
+
+@check(
+    "TS709",
+    "update.one_step_is_taken",
+    cost=Cost.STEP,
+    rules_out="steps of single micro-batches",
+)
+def one_step_is_taken(stepping: Stepping) -> Iterator[Measured | Finding]:
+    """A custom training loop steps its optimizer once for the micro-batches of a step.
+
+    What it checks: how often the optimizer steps while ``train_step`` is given the micro-batches of
+    one step, ``gradient_accumulation_steps`` of them.
+
+    Why it matters: where accelerate was not told of the accumulation, ``accumulate`` lets every
+    micro-batch step, and the batch is a fraction of the one that the learning rate was chosen for;
+    where ``accumulate`` is entered around the loop in place of inside it, most micro-batches train
+    nothing.
+
+    How it is measured: exact, by a hook on the optimizer, in one call that is undone.
+
+    How to fix: enter ``accelerator.accumulate(model)`` once for each micro-batch, and make the
+    Accelerator with the ``gradient_accumulation_steps`` of the run::
+
+        # bad
+        accelerator = Accelerator()
+        # good
+        accelerator = Accelerator(gradient_accumulation_steps=4)
+
+    Known false alarms: none known. Optimizers that step twice on purpose (SAM) have a step() of
+    their own around both.
+
+    References: huggingface/diffusers#308, huggingface/accelerate#1211.
+    """
+    count, steps = stepping.micro_batches, stepping.steps
+    if steps != 1:
+        every = steps == count > 1
+        yield Finding(
+            f"train_step is given the {count} micro-batches of one step, and the optimizer steps "
+            f"{steps} times"
+            if steps
+            else f"train_step is given {count} micro-batches, and the optimizer never steps",
+            observed=steps,
+            expected=1,
+            where="train_step",
+            factor=float(steps),
+            cause="gradients are not accumulated: every micro-batch takes a step of its own"
+            if every
+            else "accumulate() is entered around the loop and not once per micro-batch, or the "
+            "steps are counted by something else than these micro-batches"
+            if steps
+            else "accumulate() is entered once around the loop, or another optimizer is stepped "
+            "than the pipeline was given: the micro-batches do not add up to a step",
+            fix="with accelerator.accumulate(model): around each micro-batch, and "
+            "Accelerator(gradient_accumulation_steps=...) of the run; in plain torch call "
+            "optimizer.step() after the last micro-batch",
+        )
+    yield Measured(f"the optimizer steps {steps} times for {count} micro-batches", steps, 1)

@@ -1,0 +1,165 @@
+"""The first step's micro-batches of a custom training loop, each given to it as a whole step.
+
+The loop's own ``train_step`` is called with one micro-batch at a time.  Most loops divide by the
+number of micro-batches that they are given; one that divides by a number of its own would seem to
+take a part of each, and is told by what the backward pass starts from beside the loss that the
+model itself returns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.errors import first_line
+from trainsanity.isolation.snapshot import preserved
+from trainsanity.maths.tolerances import REDUCTIONS
+from trainsanity.measurements.batches.batch import drawn, quiet
+from trainsanity.measurements.step.loop_gradients import Gradients, before_the_clip
+from trainsanity.measurements.step.own import AT_MOST, ELEMENTS, Own, sampled_of, solve
+from trainsanity.measurements.step.steps import Recording, set_random_state
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+MICRO_BATCHES = 64
+"""More of them are not asked one by one: the loop takes an optimizer step for each."""
+
+
+def ask_loop_again(pipeline: Pipeline, seen: Recording, begun: Any) -> Own:
+    """Return own losses and own gradients of the first step's micro-batches.
+
+    Args:
+        pipeline: whose ``train_step`` is called; everything is put back after each call.
+        seen: the recorded steps.
+        begun: random state at the beginning of the first step.
+    """
+    micros = seen.first.micro_steps
+    if pipeline.other_processes is not None:
+        return Own(reason="a step of one process alone is none of several")
+    if len(micros) > MICRO_BATCHES:
+        return Own(reason=f"more than {MICRO_BATCHES} micro-batches are not asked one by one")
+    if not seen.first.logged:
+        return Own(reason="the loop returned no loss")
+    own = Own(eps=_eps(pipeline, seen))
+    parameters = {name: p for name, p in pipeline.model.named_parameters() if p.requires_grad}
+    size = max(1, min(ELEMENTS, AT_MOST // max(1, len(parameters) * len(micros))))
+    columns, parts = [], []
+    try:
+        for place, micro in enumerate(micros):
+            state = micro.random_state if place else begun
+            loss, samples, part = _alone(pipeline, seen, place, state)
+            own.losses.append(loss)
+            own.items.append(None)
+            columns.append(sampled_of(samples, parameters, size))
+            parts.append(part)
+    except Exception as error:
+        return Own(reason=f"given one micro-batch it raised {type(error).__name__}: "
+                          f"{first_line(error)}")  # fmt: skip
+    solve(own, columns, sampled_of(seen.gradients, parameters, size))
+    _settle_the_divisor(own, seen, parts)
+    return own
+
+
+def _settle_the_divisor(own: Own, seen: Recording, parts: list[float]) -> None:
+    """Tell a loop that divides by a number of its own from one that does not divide at all.
+
+    Both return K times the mean of what they return for single micro-batches, and so does the
+    gradient.  The first starts each backward pass from a K-th of the model's own loss.
+    """
+    count = len(own.losses)
+    mean = sum(own.losses) / count
+    logged = seen.first.logged["loss"]
+    if count == 1 or not mean or not _near(own.total, count) or not _near(logged / mean, count):
+        return
+    if all(_near(part * count, 1) for part in parts):
+        own.losses = [loss * count for loss in own.losses]
+        own.weights = [weight / count for weight in own.weights]
+        own.errors = [error / count for error in own.errors]
+    elif not all(_near(part, 1) for part in parts):
+        own.reason = (
+            "a loop that divides by a number of its own cannot be told from one that sums, where "
+            "the model returns no loss"
+        )
+
+
+def _near(value: float, expected: float) -> bool:
+    # Nearer than two numbers of micro-batches are to each other, with room for bfloat16.
+    return math.isclose(value, expected, rel_tol=max(1e-3 * expected, 10 * REDUCTIONS))
+
+
+def _alone(
+    pipeline: Pipeline, seen: Recording, place: int, state: Any
+) -> tuple[float, dict[str, Any], float]:
+    """Return loss and gradient of one micro-batch as a step, and its share of the model's loss."""
+    step = pipeline.train_step
+    assert step is not None
+    optimizer = getattr(pipeline.optimizer, "optimizer", pipeline.optimizer)
+    with (
+        preserved(pipeline, weights=True),
+        quiet(pipeline),
+        Gradients(pipeline.model, seen.head_name) as gradients,
+        _roots_seen(pipeline.model) as roots,
+    ):
+        given = next(drawn(pipeline, 1)).micro_batches[place]
+        pipeline.model.zero_grad()
+        handle = optimizer.register_step_pre_hook(lambda *_: gradients.note())
+        try:
+            set_random_state(state)
+            loss = float(step([dict(given.inputs)]))
+        finally:
+            handle.remove()
+            pipeline.model.zero_grad()
+        (taken,) = gradients.taken
+    clip = pipeline.args.max_grad_norm
+    part = roots.starts[0] / roots.losses[0] if roots.usable else math.nan
+    return loss, before_the_clip(taken, clip).samples, part
+
+
+class _Roots:
+    """What backward passes start from, and the losses that the model returns."""
+
+    def __init__(self) -> None:
+        self.starts: list[float] = []
+        self.losses: list[float] = []
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is one of each, above zero."""
+        return len(self.starts) == len(self.losses) == 1 and self.losses[0] != 0
+
+
+@contextlib.contextmanager
+def _roots_seen(model: Any) -> Iterator[_Roots]:
+    import torch
+
+    roots = _Roots()
+    backward = torch.autograd.backward
+
+    def starting(tensors: Any, *args: Any, **kwargs: Any) -> Any:
+        if torch.is_tensor(tensors) and tensors.numel() == 1:
+            roots.starts.append(float(tensors.detach()))
+        return backward(tensors, *args, **kwargs)
+
+    def at_end(_module: Any, _inputs: Any, output: Any) -> None:
+        loss = output.get("loss") if isinstance(output, Mapping) else None
+        if torch.is_tensor(loss) and loss.numel() == 1:
+            roots.losses.append(float(loss.detach()))
+
+    handle = model.register_forward_hook(at_end)
+    torch.autograd.backward = starting
+    try:
+        yield roots
+    finally:
+        torch.autograd.backward = backward
+        handle.remove()
+
+
+def _eps(pipeline: Pipeline, seen: Recording) -> float:
+    import torch
+
+    dtypes = {p.dtype for p in pipeline.model.parameters() if p.requires_grad}
+    dtypes |= {micro.loss_dtype for micro in seen.first.micro_steps if micro.loss_dtype}
+    return max(float(torch.finfo(dtype).eps) for dtype in dtypes if dtype.is_floating_point)
