@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
-from trainsanity.fields import PIXELS, is_indexable, role_of
-from trainsanity.isolation.snapshot import preserved
+from trainsanity.measurements.data.label_maps import LabelMaps
 from trainsanity.objectives.base import IGNORED
-from trainsanity.types import Finding, Measured, Severity, Skip
+from trainsanity.types import Finding, Measured, Severity
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from trainsanity.pipeline import Pipeline
 
-ROWS = 32
 VOID = 255
 """The label of pixels that image processors leave for nobody; also what 0 - 1 is in bytes."""
 
@@ -38,7 +36,9 @@ a map of depths, and each lies between its neighbours."""
     needs=("train_dataset",),
     rules_out="maps of labels that were changed on the way",
 )
-def maps_hold_their_classes(pipeline: Pipeline) -> Iterator[Measured | Finding]:
+def maps_hold_their_classes(
+    pipeline: Pipeline, label_maps: LabelMaps
+) -> Iterator[Measured | Finding]:
     """Maps of labels hold the classes that were drawn, and no blend of them.
 
     What it checks: the classes in the maps of the first rows: that there is more than one, and that
@@ -67,9 +67,7 @@ def maps_hold_their_classes(pipeline: Pipeline) -> Iterator[Measured | Finding]:
     """
     import torch
 
-    maps = _maps(pipeline)
-    if not maps:
-        raise Skip("rows have no map of classes")
+    maps = label_maps.maps
     void = getattr(pipeline.config, "semantic_loss_ignore_index", None)
     ignored = {IGNORED, VOID if void is None else int(void)}
     found = sorted({int(one) for each in maps for one in each.unique()})
@@ -122,31 +120,6 @@ def _share(maps: list[Tensor], classes: list[int], ignored: set[int]) -> float:
     pixels = torch.cat([each.flatten() for each in maps])
     counted = pixels[~torch.isin(pixels, torch.tensor(sorted(ignored)))]
     return float(torch.isin(counted, torch.tensor(classes)).float().mean())
-
-
-def _maps(pipeline: Pipeline) -> list[Tensor]:
-    """Return the maps of the first rows: whole numbers, ``[H, W]``."""
-    import torch
-
-    data = pipeline.train_dataset
-    if not is_indexable(data):
-        return []
-    found: list[Tensor] = []
-    with preserved(pipeline):
-        for k in range(min(ROWS, len(data))):
-            row: Any = data[k]
-            value = row.get("labels") if isinstance(row, Mapping) else None
-            pixels = value is not None and any(role_of(name) == PIXELS for name in row)
-            if not pixels or isinstance(value, str | int | float):
-                break
-            try:
-                made = torch.as_tensor(value)
-            except (TypeError, ValueError, RuntimeError):
-                break
-            if made.dim() != 2 or min(made.shape) < 3 or made.is_floating_point():
-                break
-            found.append(made.long())
-    return found
 
 
 def _between(maps: list[Tensor], one: int, ignored: Tensor) -> bool:
