@@ -10,7 +10,7 @@ from trainsanity.fields import IDS
 from trainsanity.measurements.batches.batch import Batch, MicroBatch
 from trainsanity.measurements.batches.collating import Collating, Made
 from trainsanity.measurements.batches.strategies import Rows
-from trainsanity.types import Finding, Measured, Skip
+from trainsanity.types import Finding, Measured, Severity, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -41,6 +41,9 @@ def rows_recovered(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Find
     of a row each by themselves, cut at the collator's own ``max_length``.  Pixels, audio and
     numbers may be changed, and not exchanged.
 
+    A collator that adds tokens between those of a row and loses none, as fill-in-the-middle does,
+    is a warning.
+
     Known false alarms: a collator that changes ids on purpose, other than by masking.
 
     References: modelscope/ms-swift#6961 for tails that were cut.
@@ -55,7 +58,15 @@ def rows_recovered(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Find
         return _not_recovered(collating, rows, made)
 
     objection = collating.objection(wrong)
-    if objection:
+    if objection and collating.adds_tokens():
+        yield Finding(
+            f"the collator lays rows out anew: {objection}",
+            cause="it adds tokens between those of the row, and loses none: fill-in-the-middle and "
+            "prompts that are drawn do so",
+            fix="nothing, if that is meant; otherwise keep rows as they are",
+            severity=Severity.WARNING,
+        )
+    elif objection:
         yield Finding(
             f"the collator does not return its rows: {objection}",
             cause="the collator truncates, reorders or changes ids",

@@ -97,8 +97,8 @@ def maps_hold_their_classes(
     ]
     if blends and _share(maps, blends, ignored) <= BORDERS:
         yield Finding(
-            f"class {', '.join(map(str, blends))} is found on borders alone, between a lower and a "
-            f"higher class ({len(maps)} maps)",
+            f"{len(blends)} classes ({', '.join(map(str, blends))}) are found on borders alone, "
+            f"between a lower and a higher class ({len(maps)} maps)",
             observed=blends,
             expected=[],
             where="train_dataset",
@@ -108,7 +108,8 @@ def maps_hold_their_classes(
             severity=Severity.FAILURE if len(blends) > 1 else Severity.WARNING,
         )
     yield Measured(
-        f"{len(classes)} classes are in {len(maps)} maps; {len(blends)} of them on borders alone",
+        f"{len(classes)} different classes are in {len(maps)} maps; {len(blends)} of them on "
+        "borders alone",
         {"classes": classes, "on borders alone": blends},
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -98,7 +99,7 @@ def tags_follow_words(pipeline: Pipeline) -> Iterator[Measured | Finding]:
     told, odd = sum(len(row.by_word) for row in rows), sum(missed)
     if odd:
         for start in (0, 1):
-            others = _missed(rows, lambda row, first=start: row.by_token(first))
+            others = _missed(rows, functools.partial(Tagged.by_token, start=start))
             if not any(others) and sum(map(bool, missed)) >= ENOUGH:
                 yield Finding(
                     f"{odd} of {told} labels are not the tag of the word that their token belongs "
@@ -112,7 +113,9 @@ def tags_follow_words(pipeline: Pipeline) -> Iterator[Measured | Finding]:
                     "encoding.word_ids()]",
                 )
                 break
-    yield Measured(f"{odd} of {told} labels are another function of their word's tag", odd, None)
+    yield Measured(
+        f"{odd} of {told} labels are another one than their word's tag mostly has", odd, None
+    )
 
 
 def _missed(rows: list[Tagged], places: Callable[[Tagged], list[Place]]) -> list[int]:

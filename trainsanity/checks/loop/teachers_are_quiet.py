@@ -46,7 +46,7 @@ def teachers_are_quiet(recording: Recording) -> Iterator[Measured | Finding]:
             fix="call eval() on it",
         )
     yield Measured(
-        f"{len(recording.teachers)} other models run without a gradient; dropout is on in "
+        f"{len(recording.teachers)} other models run beside the trained one; dropout is on in "
         f"{len(noisy)} of those whose weights stay",
         len(noisy),
         0,

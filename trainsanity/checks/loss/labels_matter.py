@@ -50,6 +50,10 @@ def labels_matter(pipeline: Pipeline, recording: Recording) -> Iterator[Measured
     if seen.reason or math.isnan(seen.relabelled):
         raise Skip(seen.reason or "the micro-batch has no labels that differ between its rows")
     floor = MARGIN * seen.eps + REDUCTIONS
+    if seen.repeats and seen.relabelled <= floor:
+        raise Skip("the labels repeat the input ids, and the loss takes its targets from those")
+    if recording.teachers and seen.relabelled <= floor:
+        raise Skip(f"the targets come from {recording.teachers[0].name}, which runs beside it")
     if seen.relabelled <= floor:
         yield Finding(
             f"exchanging the {seen.label} among rows changes the gradient by {seen.relabelled:.2g} "

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import Session, objective_of
 from trainsanity.errors import first_line
-from trainsanity.fields import flat_batch, sequences_of, several_a_row, with_targets
+from trainsanity.fields import IDS, flat_batch, sequences_of, several_a_row, with_targets
 from trainsanity.isolation.snapshot import preserved, restored
 from trainsanity.maths.alignment import Placement, packed, placements, unpacked
 from trainsanity.measurements.batches.batch import Batch, MicroBatch, own_loss, quiet
@@ -64,6 +65,24 @@ class Collating:
             if not packing and packed(micro.rows, micro.inputs):
                 rows, into = len(micro.rows), len(micro.inputs["input_ids"])
                 raise Skip(f"the collator packs {rows} rows into {into}: there is no padding")
+        if tokens and not packing and self.adds_tokens():
+            raise Skip("the collator adds tokens of its own to rows: their lengths are not its")
+
+    def adds_tokens(self) -> bool:
+        """Return whether rows of the first step that are not whole are all there, among others."""
+        changed = 0
+        for micro in self.batch:
+            for rows, made in self.parts(micro):
+                padded = made[IDS].tolist()
+                if len(padded) != len(rows):
+                    return False
+                for row, out, where in zip(rows, padded, self.placed(rows, made), strict=True):
+                    if where is None:
+                        changed += 1
+                        own, came_out = Counter(row[IDS]), Counter(out)
+                        if not own <= came_out or own == came_out:
+                            return False
+        return changed > 0
 
     def objection(self, wrong: Wrong) -> str | None:
         """Return what is wrong in the training batch, and the smallest rows that show it."""

@@ -44,6 +44,8 @@ class Rearranged:
         relabelled: norm of the change of the gradient when labels are exchanged among rows that
             differ in them, relative to the gradient.
         label: the labels' name in the batch.
+        repeats: the labels are the input ids where they are counted: a loss may take its targets
+            from either.
         eps: unit in the last place of the coarsest dtype in use.
         reason: why it was not asked; empty if it was.
         drawn: why other arrangements say nothing: other random numbers change the loss, too.
@@ -56,6 +58,7 @@ class Rearranged:
     together: float = math.nan
     relabelled: float = math.nan
     label: str = ""
+    repeats: bool = False
     eps: float = math.nan
     reason: str = ""
     drawn: str = ""
@@ -98,6 +101,7 @@ def rearrange(
             if size > 1 and not found.drawn and "num_items_in_batch" not in inputs:
                 _ask_alone(trainer, inputs, size, found)
         found.label = next((name for name in _label_names(trainer) if name in inputs), "")
+        found.repeats = bool(found.label) and _repeats(inputs[found.label], inputs)
         if found.label and (swapped := exchanged(inputs[found.label])) is not None:
             before = gradient(dict(inputs)).double()
             after = gradient({**inputs, found.label: swapped}).double()
@@ -199,6 +203,17 @@ def turned(size: int) -> list[int] | None:
         half, by = size // 2, size // 4
         return [(k + by) % half + start for start in (0, half) for k in range(half)]
     return None
+
+
+def _repeats(labels: Any, inputs: Mapping[str, Any]) -> bool:
+    """Return whether labels of tokens are the ids beside them, where they are counted."""
+    import torch
+
+    ids = inputs.get("input_ids")
+    if not (torch.is_tensor(labels) and torch.is_tensor(ids)) or labels.shape != ids.shape:
+        return False
+    counted = labels != -100
+    return bool((labels == ids)[counted].all())
 
 
 def exchanged(labels: Any) -> Any:
