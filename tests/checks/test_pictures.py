@@ -141,9 +141,10 @@ def test_rows_of_the_evaluation_data() -> None:
     moved = row | {"pixel_values": torch.zeros(2)}
     (one,) = findings(evaluation_stays(Reread([], {"eval": [[row, moved]]})))
     assert one.severity == Severity.FAILURE
-    other = row | {"labels": torch.tensor(2)}
-    (one,) = findings(evaluation_stays(Reread([], {"eval": [[row, other]]})))
-    assert one.severity == Severity.WARNING
+    row["noise"] = torch.ones(2)
+    for other in ({"labels": torch.tensor(2)}, {"noise": torch.zeros(2)}):
+        (one,) = findings(evaluation_stays(Reread([], {"eval": [[row, row | other]]})))
+        assert one.severity == Severity.WARNING
 
 
 def test_labels_are_a_function_of_their_words_tag() -> None:

@@ -62,6 +62,9 @@ HEALTHY = {
     "a sigmoid that is scaled": lambda: F.mse_loss(5 * outputs().sigmoid(), 5 * SHARES),
     "a cosine and shares": lambda: F.mse_loss(F.cosine_similarity(outputs(), LOGITS), SHARES[:, 0]),
     "scores and no activation": lambda: F.l1_loss(outputs(), 5 * SHARES + 2),
+    "one output of a sigmoid beside others": lambda: F.mse_loss(
+        torch.cat([outputs()[:, :1].sigmoid(), outputs()[:, 1:]], 1), 5 * SHARES + 2
+    ),
     "unknown targets that a mask takes out": lambda: F.mse_loss(
         outputs().sigmoid(), SHARES - 1, reduction="none"
     ),
@@ -86,6 +89,9 @@ WARNED = {
 }
 WRONG = {
     "scores above a sigmoid": lambda: F.mse_loss(outputs().sigmoid(), 4 * SHARES + 1),
+    "scores above two sigmoids": lambda: F.mse_loss(
+        torch.cat([outputs()[:, :1].sigmoid(), outputs()[:, 1:].sigmoid()], 1), 5 * SHARES + 2
+    ),
     "scores above a tanh": lambda: F.huber_loss(outputs().tanh()[:, 0], LOGITS[:, 0] - 2),
     "scores above a cosine": lambda: F.mse_loss(
         F.cosine_similarity(outputs(), LOGITS + 1), torch.tensor([0.0, 2, 3, 5])
@@ -200,6 +206,7 @@ def test_ratios_that_are_no_overlaps():
         outputs = layer(LOGITS)
         (outputs * MASK).sum() / MASK.sum()
         outputs / outputs.norm()
+        outputs * MASK / outputs.sum(-1, keepdim=True)
         (outputs * (MASK + 1)).sum() / outputs.sum()
     assert found == []
 

@@ -140,11 +140,14 @@ def overlap(above: Any, below: Any) -> Iterator[Misfit]:
 
 
 def _outputs(node: Any) -> dict[int, bool]:
-    """Return the layers' outputs that a value is a sum of, each with whether a mask was on it."""
+    """Return the layers' outputs that a value is a sum of, each with whether it is one of a mask.
+
+    That is, whether they were multiplied by a mask and added up then.
+    """
     found: dict[int, bool] = {}
-    waiting, looked = [(node, False)], 0
+    waiting, looked = [(node, False, False)], 0
     while waiting and looked < NODES:
-        node, masked = waiting.pop()
+        node, added, masked = waiting.pop()
         looked += 1
         name = type(node).__name__
         if name.startswith(RAW):
@@ -156,8 +159,9 @@ def _outputs(node: Any) -> dict[int, bool]:
         children = [one for one, _ in node.next_functions if one is not None]
         if name.startswith(("MulBackward", "DivBackward")) and len(children) != 1:
             continue
-        masked = masked or (name.startswith("MulBackward") and _by_mask(node))
-        waiting += [(one, masked) for one in children]
+        added = added or name.startswith(("SumBackward", "MeanBackward"))
+        masked = masked or (added and name.startswith("MulBackward") and _by_mask(node))
+        waiting += [(one, added, masked) for one in children]
     return found
 
 

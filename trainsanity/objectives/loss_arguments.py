@@ -369,10 +369,17 @@ def made_by(values: Tensor) -> str:
 
 
 def maker(node: Any) -> Any:
-    """Return the node of the autograd graph behind those that move or choose values only."""
+    """Return the node of the autograd graph behind those that move or choose values only.
+
+    What is joined of values that different operations made is made by none of them.
+    """
     for _ in range(16):  # moves in a row; more than any code has between output and loss
-        moves = type(node).__name__.startswith((*MOVED, *CHOSEN))
-        if not moves or not node.next_functions:
+        if not type(node).__name__.startswith((*MOVED, *CHOSEN)):
             return node
-        node = node.next_functions[0][0]
+        children = [one for one, _ in node.next_functions if one is not None]
+        if not children:
+            return node
+        if len(children) > 1 and len({type(maker(one)).__name__ for one in children}) > 1:
+            return node
+        node = children[0]
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
+from trainsanity.fields import AUDIO, PIXELS, role_of
 from trainsanity.measurements.data.reread import HELD_OUT, Reread, changing
 from trainsanity.types import Finding, Measured, Severity, Skip
 
@@ -23,8 +24,8 @@ def evaluation_stays(reread: Reread) -> Iterator[Measured | Finding]:
     Why it matters: with augmentation in the evaluation data each evaluation sees other inputs, and
     mostly harder ones than what is predicted later. Which checkpoint is best is chance in part.
 
-    How it is measured: exact, on the numbers of up to 8 rows. Pixels, sounds and other floats that
-    change are a failure, other columns (ids of a text that is drawn) a warning. Rows of a table
+    How it is measured: exact, on the numbers of up to 8 rows. Pixels and sounds that change are a
+    failure, other columns (masks, noise, ids of a text that is drawn) a warning. Rows of a table
     without a transform cannot change.
 
     How to fix: give the evaluation data a dataset of its own, with a transform that draws nothing::
@@ -45,18 +46,18 @@ def evaluation_stays(reread: Reread) -> Iterator[Measured | Finding]:
     moved = [(name, row, changing(row)) for name, row in rows]
     moved = [one for one in moved if one[2]]
     if moved:
-        name, row, columns = moved[0]
-        floats = [column for column in columns if row[0][column].is_floating_point()]
+        name, _, columns = moved[0]
+        perceived = [column for column in columns if role_of(column) in (PIXELS, AUDIO)]
         yield Finding(
             f"{len(moved)} of {len(rows)} rows of the evaluation data are others when they are "
-            f"read again: {', '.join(floats or columns)}",
+            f"read again: {', '.join(perceived or columns)}",
             observed=len(moved),
             expected=0,
             where=f"{name}[0]" if moved[0][1] is rows[0][1] else name,
             cause="a random transform (augmentation) is applied to the evaluation data, too, so "
             "each evaluation sees other rows",
             fix="a dataset of its own for evaluation, with a transform that draws nothing",
-            severity=Severity.FAILURE if floats else Severity.WARNING,
+            severity=Severity.FAILURE if perceived else Severity.WARNING,
         )
     yield Measured(
         f"{len(moved)} of {len(rows)} rows of the evaluation data differ between "

@@ -41,8 +41,8 @@ def maps_hold_their_classes(
 ) -> Iterator[Measured | Finding]:
     """Maps of labels hold the classes that were drawn, and no blend of them.
 
-    What it checks: the classes in the maps of the first rows: that there is more than one, and that
-    none is found only on borders between a lower and a higher class.
+    What it checks: the classes in the maps of rows from all over the dataset: that there is more
+    than one, and that none is found only on borders between a lower and a higher class.
 
     Why it matters: with ``do_reduce_labels`` background becomes 255, which nobody counts; of a
     dataset of background and object one class is left, and the model learns to answer it

@@ -1,4 +1,4 @@
-"""Maps with a class for each pixel, of the first rows."""
+"""Maps with a class for each pixel, of rows from all over the dataset."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ class LabelMaps:
 
 @measurement(Cost.STATIC)
 def label_maps(pipeline: Pipeline) -> LabelMaps:
-    """Read the maps of the first rows of the training data.
+    """Read the maps of some rows of the training data, as far apart as can be.
+
+    Pictures that follow each other may be slices of one body, of which the first show nothing.
 
     Raises:
         Skip: rows have none beside their pixels.
@@ -38,8 +40,9 @@ def label_maps(pipeline: Pipeline) -> LabelMaps:
     data = pipeline.train_dataset
     found: list[Tensor] = []
     with preserved(pipeline):
-        for k in range(min(ROWS, len(data)) if is_indexable(data) else 0):
-            row: Any = data[k]
+        size = len(data) if is_indexable(data) else 0
+        for k in range(min(ROWS, size)):
+            row: Any = data[k * size // min(ROWS, size)]
             value = row.get("labels") if isinstance(row, Mapping) else None
             pixels = value is not None and any(role_of(name) == PIXELS for name in row)
             if not pixels or isinstance(value, str | int | float):
