@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
+from trainsanity.maths.tolerances import within
+from trainsanity.measurements.step.own_changes import OwnChanges
 from trainsanity.measurements.step.steps import Recording
-from trainsanity.types import Cost, Finding, Measured
+from trainsanity.measurements.step.update import Parameter, Update
+from trainsanity.types import Cost, Finding, Measured, Severity
 
 
 @check(
@@ -21,13 +24,15 @@ def moves_the_right_ones(recording: Recording) -> Iterator[Measured | Finding]:
 
     What it checks: that no parameter without ``requires_grad`` changed during the recorded step,
     and that each trainable one with a gradient, and in a dtype that lets it, has elements that move
-    at the peak rate.
+    at the peak rate; and what the user's own callbacks, ``train()`` and ``training_step()`` write
+    to weights beside it, and freeze.
 
     Why it matters: a group with a learning rate of zero, or code that writes to frozen weights,
     trains another model than the one that was configured.
 
     How it is measured: hashes of the frozen weights before and after the step, and the trial step
-    of update.survives_rounding.  Exact.
+    of update.survives_rounding.  Exact, but for gradients that are rounding alone, as of a bias
+    ahead of a batch norm: below the largest gradient times float32's unit in the last place.
 
     How to fix: look for the parameter group, or the callback, that owns the named parameter.
 
@@ -40,7 +45,7 @@ def moves_the_right_ones(recording: Recording) -> Iterator[Measured | Finding]:
     thawed = [p.name for p in update.parameters if p.changed_frozen]
     # update.survives_rounding judges what its dtype alone holds in place.
     movable = [p for p in update.parameters if p.with_gradient and p.can_move]
-    stuck = [p.name for p in movable if not p.moved]
+    stuck = [p.name for p in movable if not p.moved and not _rounding(update, p)]
     for names, state, cause, fix in (
         (thawed, "frozen but changed", "something writes to weights outside the optimizer",
          "find what changes them: a callback, a hook, an in-place operation"),
@@ -57,6 +62,7 @@ def moves_the_right_ones(recording: Recording) -> Iterator[Measured | Finding]:
                 cause=cause,
                 fix=fix,
             )
+    yield from _by_own_code(recording.own_code, len(update.parameters))
     moving = len(movable) - len(stuck)
     yield Measured(
         f"{moving} of {len(movable)} parameters with a gradient move, {len(thawed)} of "
@@ -64,3 +70,59 @@ def moves_the_right_ones(recording: Recording) -> Iterator[Measured | Finding]:
         moving,
         len(movable),
     )
+
+
+def _rounding(update: Update, parameter: Parameter) -> bool:
+    """Return whether a gradient is rounding alone, as of a bias ahead of a batch norm.
+
+    It moves no output, so that its gradient is 0 but for one unit in the last place of what was
+    added up, which is no larger than the largest gradient of all.  Optimizers that do not divide
+    by its size leave the parameter where it is.
+    """
+    import torch
+
+    most = max(p.largest for p in update.parameters)
+    return within(parameter.largest, float(torch.finfo(torch.float32).eps) * most)
+
+
+def _by_own_code(changes: OwnChanges, parameters: int) -> Iterator[Finding]:
+    if changes.overriding:
+        last = changes.steps[-1]
+        yield Finding(
+            f"code beside the optimizer changes the weights by {last.changed:.3g}, the optimizer's "
+            f"step by {last.moved:.3g}",
+            observed=last.changed,
+            expected=0.0,
+            where=changes.who,
+            cause=f"{changes.who} writes to weights in each step",
+            fix="leave the weights to the optimizer, or write to a copy",
+        )
+    elif changes.writing:
+        step = changes.writing[-1]
+        yield Finding(
+            f"code beside the optimizer changes the weights by {step.changed:.3g}, the optimizer's "
+            f"step by {step.moved:.3g}",
+            observed=step.changed,
+            expected=0.0,
+            where=changes.who,
+            cause=f"{changes.who} writes to weights",
+            fix="nothing, if it masks, clips or averages them on purpose",
+            severity=Severity.WARNING,
+        )
+    for names, how, cause, fix in (
+        (changes.begun, "have other values when the first step begins than when train() was called",
+         "writes to weights before the first step", "nothing, if it initialises them on purpose"),
+        (changes.frozen, "that were trainable when train() was called are frozen in the step",
+         "sets requires_grad to False",
+         "nothing, if they are thawed later; else freeze them before the Trainer is built"),
+    ):  # fmt: skip
+        if names:
+            yield Finding(
+                f"{len(names)} of {parameters} parameters {how}",
+                observed=len(names),
+                expected=0,
+                where=", ".join(names[:3]),
+                cause=f"{changes.who} {cause}",
+                fix=fix,
+                severity=Severity.WARNING,
+            )

@@ -4,44 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from trainsanity.isolation.overrides import LIBRARIES
 from trainsanity.objectives.bounded_outputs import REGRESSIONS, Cosines, overlap
-from trainsanity.objectives.loss_arguments import JUDGES, Misfit, over_the_batch
+from trainsanity.objectives.loss_arguments import JUDGES, over_the_batch
+from trainsanity.objectives.loss_places import AT_MOST, LossCall, place
 from trainsanity.pipeline import unwrapped
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
-OWN = __name__.partition(".")[0]
-
-AT_MOST = 8
-"""Calls that are looked at from one place: the micro-batches of a step, and no more."""
-
 BOXES = 4096
 """Boxes of a batch that are kept, at the most: tensors of other things are larger."""
-
-
-@dataclass
-class LossCall:
-    """The first calls of one loss function from one line.
-
-    Attributes:
-        function: its name in ``torch.nn.functional``.
-        where: the line outside of torch that called it, ``file:line``.
-        count: calls that were looked at.
-        misfits: what did not fit in any of them, each once.
-    """
-
-    function: str
-    where: str
-    count: int
-    misfits: list[Misfit]
 
 
 @dataclass(frozen=True)
@@ -143,7 +120,7 @@ def _mode(rows: int) -> Any:
 
         def _look_at_ratio(self, above: Any, below: Any, *_: Any) -> None:
             for misfit in overlap(above, below):
-                where, _library = _place()
+                where, _library = place(sys._getframe(2))
                 if where and ("overlap", where) not in self.places:
                     call = LossCall("an overlap", where, 1, [misfit])
                     self.places["overlap", where] = call
@@ -153,16 +130,16 @@ def _mode(rows: int) -> Any:
             boxes = result.dim() > 1 and result.shape[-1] == 4 and result.is_floating_point()
             if not boxes or result.requires_grad or not 0 < result.numel() <= BOXES * 4:
                 return
-            where, _library = _place()
+            where, _library = place(sys._getframe(2))
             if where and sum(one.where == where for one in self.corners) < AT_MOST:
                 self.corners.append(Corners(where, result.detach().reshape(-1, 4).float().cpu()))
 
         def _look_along(self, func: Any, args: Any, kwargs: Any) -> None:
-            name, place, default = along[func]
-            dim = kwargs.get("dim", args[place] if len(args) > place else default)
+            name, index, default = along[func]
+            dim = kwargs.get("dim", args[index] if len(args) > index else default)
             if dim not in (0, -2) or not args[0].requires_grad:
                 return
-            where, library = _place()
+            where, library = place(sys._getframe(2))
             if library:
                 return
             found = list(over_the_batch(name, args[0], dim, rows))
@@ -172,7 +149,7 @@ def _mode(rows: int) -> Any:
 
         def _look(self, func: Any, args: Any, kwargs: Any) -> None:
             name = functions[func]
-            where, _ = _place()
+            where, _ = place(sys._getframe(2))
             if not where:
                 return
             call = self.places.get((name, where))
@@ -195,26 +172,3 @@ def _mode(rows: int) -> Any:
                 call.misfits += [one for one in found if one.cause not in told]
 
     return Watching
-
-
-def _place() -> tuple[str, bool]:
-    """Return the line that called a function of torch, ``file:line``, and whether a library did.
-
-    It is the innermost line of the user's own code, else the one of the library that called torch;
-    empty where this package called it.
-    """
-    nearest, library = "", False
-    frame: Any = sys._getframe(1)
-    while frame is not None:
-        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        line = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
-        if frame.f_globals.get("__name__") == __name__ or package == "torch":
-            pass
-        elif package == OWN:
-            return nearest, library
-        elif package not in LIBRARIES:
-            return line, library
-        else:
-            nearest, library = nearest or line, True
-        frame = frame.f_back
-    return nearest, library

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,7 +19,7 @@ from trainsanity.isolation.collectives import all_gather
 from trainsanity.isolation.host_memory import to_device, to_host
 from trainsanity.isolation.random_states import global_random_states
 from trainsanity.isolation.snapshot import restored
-from trainsanity.measurements.step.hooks import buffers_of, put_back
+from trainsanity.measurements.step.hooks import state_of
 from trainsanity.measurements.step.policy_passes import ask_policy
 from trainsanity.measurements.step.preference import ask_preference
 from trainsanity.measurements.step.rearranged import rearrange
@@ -161,9 +161,12 @@ def ask_again(trainer: Any, recording: Recording) -> Own:
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     originals = [p.grad for p in parameters.values() if p.grad is not None]
     kept = to_host(originals)
+    # A training_step() of the user's own that writes to weights would write again each time.
+    written = [*model.parameters()] if recording.own_code.writing else []
+    weights = to_host(written)
     grads = {name: p.grad for name, p in parameters.items()}
     undo = global_random_states()
-    buffers = buffers_of(model)
+    state = state_of(model)
     size = max(1, min(ELEMENTS, AT_MOST // max(1, len(parameters) * len(again))))
     own = Own(eps=_eps(trainer, parameters))
     columns: list[Tensor] = []
@@ -206,11 +209,44 @@ def ask_again(trainer: Any, recording: Recording) -> Own:
         recording.asking = False
         for name, p in parameters.items():
             p.grad = grads[name]
-        to_device(kept, originals)
-        put_back(buffers)
+        to_device([*kept, *weights], [*originals, *written])
+        state.put_back()
         undo()
     solve(own, columns, sampled_of(recording.gradients, parameters, size))
     return own
+
+
+def own_gradients(
+    parameters: dict[str, Any],
+    gradients: dict[str, Tensor],
+    ask: Sequence[Callable[[], float]],
+    eps: float,
+) -> Own:
+    """Return own losses, and the step's gradient as a sum of own gradients.
+
+    Args:
+        parameters: those that are trained, by name; their gradients are lost.
+        gradients: a sample of each one's, as the step had it.
+        ask: for each micro-batch a function that computes its loss, sends it backward and returns
+            it.
+        eps: unit in the last place of the coarsest dtype in use.
+    """
+    size = max(1, min(ELEMENTS, AT_MOST // max(1, len(parameters) * len(ask))))
+    own, columns = Own(eps=eps), []
+    for one in ask:
+        _zero(parameters)
+        own.losses.append(one())
+        own.items.append(None)
+        columns.append(_sampled(parameters, size))
+    solve(own, columns, sampled_of(gradients, parameters, size))
+    return own
+
+
+def loss_and_gradient(parameters: dict[str, Any], ask: Callable[[], float]) -> Tensor:
+    """Return the loss that a function sends backward and returns, and a sample of the gradient."""
+    _zero(parameters)
+    loss = ask()
+    return _and(loss, _sampled(parameters, ELEMENTS))
 
 
 def _and(loss: float, gradient: Tensor) -> Tensor:

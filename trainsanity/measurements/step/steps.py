@@ -8,19 +8,22 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import Session, objective_of
-from trainsanity.isolation.shards import whole
+from trainsanity.isolation.shards import local, whole
 from trainsanity.maths.factors import NAMING, name_factor
 from trainsanity.measurements.model.items import Items, items_of
-from trainsanity.measurements.step.hooks import AddedHook
-from trainsanity.measurements.step.loss_calls import Corners, LossCall
+from trainsanity.measurements.step.hooks import AddedHook, ModuleState
+from trainsanity.measurements.step.loss_calls import Corners
 from trainsanity.measurements.step.modes import Modes
 from trainsanity.measurements.step.own import Again, Own
+from trainsanity.measurements.step.own_changes import OwnChanges
 from trainsanity.measurements.step.policy_passes import Policy
 from trainsanity.measurements.step.preference import Preference
 from trainsanity.measurements.step.pull import Pulls
 from trainsanity.measurements.step.rearranged import Rearranged
+from trainsanity.measurements.step.sampling import norm_of
 from trainsanity.measurements.step.teachers import Teacher
 from trainsanity.measurements.step.update import Update
+from trainsanity.objectives.loss_places import LossCall
 from trainsanity.types import Skip
 
 if TYPE_CHECKING:
@@ -29,6 +32,10 @@ if TYPE_CHECKING:
     from trainsanity.measurements.model.head import Pooled
     from trainsanity.objectives.base import Objective
     from trainsanity.pipeline import Pipeline
+
+
+NOT_AGAIN = "a script's own training loop cannot be asked again"
+"""Why what needs another step of a captured loop is not asked."""
 
 
 @dataclass
@@ -41,8 +48,8 @@ class MicroStep:
         rows: the rows that the collator was given for them; None if another collator made them.
         inputs: what the model was given, labels included.  First step only, to be asked again.
         random_state: torch's, at its start; see :func:`.torch_states`.  First step only.
-        buffers: the model's small buffers with their values at its start, which a forward may
-            change (spectral norm's, for one).  First step only, on its own process.
+        state: what the modules held at its start and a forward may change, as spectral norm's
+            buffers.  First step only, on its own process.
         items: what the loss counts, with its reference; None if the model's own forward did not
             run exactly once or there were no labels.
         error: what the objective raised in place of the items.
@@ -58,7 +65,7 @@ class MicroStep:
     rows: list[dict[str, Any]] | None = None
     inputs: dict[str, Any] = field(default_factory=dict)
     random_state: Any = None
-    buffers: list[tuple[Any, Any]] = field(default_factory=list)
+    state: ModuleState | None = None
     items: Items | None = None
     error: Exception | None = None
     loss: float = float("nan")
@@ -91,6 +98,9 @@ class Step:
         norm_before_clip, norm_after_clip: total gradient norms, computed from the gradients.
         learning_rate: what the optimizer used (first parameter group).
         rates: the same for each of its groups.
+        left: gradients of the step before were still there as its first backward pass began; None
+            for a run's first step, which has none before it.
+        head_left: the head's were, which is never zeroed if the optimizer does not hold it.
         by_means: the Trainer counts items and the loss does not use the count, so that what is
             logged is a multiple of the mean of the micro-batches' means.
     """
@@ -102,6 +112,8 @@ class Step:
     norm_after_clip: float = float("nan")
     learning_rate: float = float("nan")
     rates: list[float] = field(default_factory=list)
+    left: bool | None = None
+    head_left: bool = False
     by_means: bool = False
 
     @property
@@ -142,6 +154,10 @@ class Recording:
         sharded: how many parameters each process holds a part of.
         composed: a custom training loop ran the model more often than once for each micro-batch
             before its first step, so that the gradient may be made of more than the loss's.
+        clipped_late: the norm that a loop clips to after its optimizer has stepped; None if it
+            clips before, or does not.
+        not_comparable: why the gradients of a script's own loop are not held against those of its
+            loss; empty if they are.
         out_of_memory: a second step did not fit, so only the first was recorded.
         peak_bytes: device memory at its highest; None on the CPU.
         seconds: of the steps alone.
@@ -151,6 +167,9 @@ class Recording:
         preference: the loss of compared answers where policy and reference differ.
         rollout: the first completions that a policy generated, with what was made of their rewards.
         modes: in which modes the model ran, and what moved in its frozen parts.
+        own_code: what the user's own code did to gradients and weights.
+        begun_with: parameters that the user's own code wrote to before the first step, each with
+            the values that it had there.
         teachers: other models that ran without a gradient while the steps were taken.
         pulls: from which positions of the logits the first step's gradient comes.
         loss_calls: which of torch's loss functions were called, and what they were given.
@@ -176,6 +195,8 @@ class Recording:
     held: dict[str, list[dict[str, int]]] = field(default_factory=dict)
     sharded: int = 0
     composed: bool = False
+    clipped_late: float | None = None
+    not_comparable: str = ""
     out_of_memory: bool = False
     peak_bytes: int | None = None
     seconds: float = 0.0
@@ -189,6 +210,8 @@ class Recording:
     preference: Preference = field(default_factory=Preference)
     rollout: dict[str, Any] = field(default_factory=dict)
     modes: Modes = field(default_factory=Modes)
+    begun_with: list[tuple[Any, Any]] = field(default_factory=list)
+    own_code: OwnChanges = field(default_factory=OwnChanges)
     teachers: list[Teacher] = field(default_factory=list)
     pulls: Pulls = field(default_factory=Pulls)
     loss_calls: list[LossCall] = field(default_factory=list)
@@ -319,16 +342,23 @@ def item_weights(step: Step, sizes: list[int]) -> list[float]:
     return [1 / sum(sizes)] * len(sizes)
 
 
+def any_gradient(optimizer: Any) -> bool:
+    """Return whether anything that an optimizer holds has a gradient that is not zero."""
+    return any(
+        bool(local(p.grad).any())
+        for group in optimizer.param_groups
+        for p in group["params"]
+        if p.grad is not None
+    )
+
+
 def total_norm(model: Any) -> float:
-    """The 2-norm over all gradients, each reduced in float32."""
+    """The 2-norm over all gradients."""
     import torch
 
-    norms = [
-        whole(torch.linalg.vector_norm(p.grad, dtype=torch.float32))
-        for p in model.parameters()
-        if p.grad is not None
-    ]
-    return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
+    norms = [whole(norm_of(p.grad)) for p in model.parameters() if p.grad is not None]
+    widest = torch.float64 if any(n.dtype == torch.float64 for n in norms) else torch.float32
+    return float(torch.stack([n.to(widest) for n in norms]).norm()) if norms else 0.0
 
 
 def random_state() -> tuple[Any, Any]:
