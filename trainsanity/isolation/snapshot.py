@@ -146,6 +146,9 @@ def reachable_state(pipeline: Pipeline) -> Undo:
         "train_step": pipeline.train_step,
         "trainer": pipeline.trainer,
     }
+    # A script's loop may step several optimizers of one model.
+    for k, part in enumerate(getattr(optimizer, "parts", ()), 1):
+        parts[f"optimizer {k}"] = part
     # The last is walked first, and so names what it holds.
     noted = Rewind(reversed(parts.items()), {id(tensor) for tensor in tensors})
 
