@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trainsanity.cli.base import words
+from trainsanity.cli.gate import Baseline, Expected
 from trainsanity.cli.output import Output, OutputFile, progress, stdout_is_stderr, write, write_text
 from trainsanity.cli.targets import TargetCommand, sources_for
+from trainsanity.engine.proof import proved
 from trainsanity.engine.registry import registry
 from trainsanity.engine.report import Policy, Report
 from trainsanity.engine.runner import run as run_checks
@@ -104,6 +106,25 @@ if TYPE_CHECKING:
     default=None,
     help="Print GitHub's annotations; the default is to do so in GitHub Actions.",
 )
+@click.option(
+    "--prove-fix",
+    is_flag=True,
+    help="Try the fixes: each repair that a failure names is applied, what it explains is judged "
+    "again, and the pipeline is put back; a cause that this refutes is not told.",
+)
+@click.option(
+    "--write-expected",
+    "expecting",
+    is_flag=True,
+    help="Write today's failures into expected_failures of pyproject.toml, each with a reason to "
+    "be written.",
+)
+@click.option(
+    "--baseline",
+    metavar="FILE",
+    help="A JSON report of an earlier run: failures that it has are told as known, and only new "
+    "ones are failures.",
+)
 def run(  # noqa: PLR0917 - one parameter per option
     targets: tuple[str, ...],
     select: tuple[str, ...],
@@ -119,6 +140,9 @@ def run(  # noqa: PLR0917 - one parameter per option
     html_file: str | None,
     summary_file: str | None,
     annotated: bool | None,
+    prove_fix: bool,
+    expecting: bool,
+    baseline: str | None,
     debug: bool,
     arguments: tuple[str, ...],
 ) -> int:
@@ -143,6 +167,8 @@ def run(  # noqa: PLR0917 - one parameter per option
     if warnings_as_errors is None:
         warnings_as_errors = table.get("warnings_as_errors", False)
     policy = Policy(strict=strict, warnings_as_errors=warnings_as_errors)
+    known = None if baseline is None else Baseline.read(baseline)
+    expected = Expected() if expecting else None
     output = Output(json_file)
     page = None if html_file is None else _page_file(html_file)
     summary = (
@@ -155,8 +181,12 @@ def run(  # noqa: PLR0917 - one parameter per option
         # Where several processes run, the others may have gone on to the next.
         alone = len(sources) == 1 or several_processes()
         judge = _judge if alone else _judge_or_say_why
-        report, shown = judge(source, checks, timeout, with_pictures=page is not None)
+        report, shown = judge(
+            source, checks, timeout, with_pictures=page is not None, prove_fix=prove_fix
+        )
         report = replace(report, policy=policy)
+        if known is not None:
+            report = known.applied(report)
         if no_rows:
             report, shown = without_rows(report), ()
         reports.append(report)
@@ -174,6 +204,8 @@ def run(  # noqa: PLR0917 - one parameter per option
     code = ExitCode.worst(report.exit_code() for report in reports)
     if rank():
         return code
+    if expected is not None:
+        write(output.text, expected.write(reports))
     if len(reports) > 1:
         write(output.text, f"{'' if quiet else chr(10)}{screen.total(reports)}\n")
     if annotated or (annotated is None and os.environ.get("GITHUB_ACTIONS") == "true"):
@@ -208,11 +240,16 @@ def _in_a_line(report: Report, **_: object) -> str:
 
 
 def _judge_or_say_why(
-    source: Source, checks: list[Check], timeout: float | None, *, with_pictures: bool
+    source: Source,
+    checks: list[Check],
+    timeout: float | None,
+    *,
+    with_pictures: bool,
+    prove_fix: bool,
 ) -> tuple[Report, Sequence[Picture]]:
     """Judge one of several; that it cannot be judged is told beside the others' reports."""
     try:
-        return _judge(source, checks, timeout, with_pictures=with_pictures)
+        return _judge(source, checks, timeout, with_pictures=with_pictures, prove_fix=prove_fix)
     except UsageError as error:
         return Report.of_unjudged(source.id, str(error), len(registry().all())), ()
 
@@ -225,11 +262,18 @@ def _page_file(name: str) -> OutputFile:
 
 
 def _judge(
-    source: Source, checks: list[Check], timeout: float | None, *, with_pictures: bool
+    source: Source,
+    checks: list[Check],
+    timeout: float | None,
+    *,
+    with_pictures: bool,
+    prove_fix: bool,
 ) -> tuple[Report, Sequence[Picture]]:
     def judge(pipeline: Pipeline) -> tuple[Report, Sequence[Picture]]:
         on_check = _connect_progress(pipeline, show_progress)
         report = run_checks(pipeline, checks, source.expected_failures, on_check, timeout)
+        if prove_fix:
+            report = proved(pipeline, report, show_progress, timeout)
         # Collected while the pipeline is alive: what they show is not in the report.
         return report, pictures_of(pipeline) if with_pictures else ()
 

@@ -17,6 +17,7 @@ from trainsanity.report.words import (
     headline,
     headlines,
     passes,
+    proof,
     rerun,
     row_text,
     verdict,
@@ -164,7 +165,7 @@ def _message(result: Result) -> str:
     lines = []
     for finding in result.findings:
         lines.append(headline(finding, result))
-        named = (("cause", finding.cause), ("fix", finding.fix))
+        named = (("cause", finding.cause), ("fix", finding.fix), ("proof", proof(finding)))
         lines += [f"{label}: {text}" for label, text in named if text]
     return "\n".join(lines) or result.reason
 

@@ -11,6 +11,7 @@ from trainsanity.engine.session import Session
 from trainsanity.maths.factors import explained, name_factor
 from trainsanity.maths.tolerances import LOG_DECIMALS, MARGIN, REDUCTIONS, within
 from trainsanity.measurements.step.steps import Recording
+from trainsanity.repairs import COUNT_IGNORED, loss_divided
 from trainsanity.types import Cost, Finding, Judges, Measured, Skip
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def logged_is_a_mean(pipeline: Pipeline, recording: Recording) -> Iterator[Measu
             fix="model.accepts_loss_kwargs = False where the loss ignores num_items_in_batch; "
             "otherwise compare what compute_loss returns with a mean",
             candidates=tuple(names),
+            repairs=(COUNT_IGNORED, loss_divided(factor)) if names else (),
         )
     yield Measured(
         f"logged loss {logged:.4f}; the {len(own.losses)} micro-batches by themselves log "

@@ -9,6 +9,7 @@ from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.objectives.base import MULTI_LABEL, REGRESSION
+from trainsanity.repairs import setting
 from trainsanity.types import Cost, Finding, Measured, Skip
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def problem_type(pipeline: Pipeline, recording: Recording) -> Iterator[Measured 
     if finding:
         yield Finding(
             **finding,
+            repairs=(setting("config", "problem_type", "single_label_classification"),),
             observed=task,
             expected="single_label_classification",
             where="model.config.problem_type",
