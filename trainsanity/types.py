@@ -117,7 +117,7 @@ class Proved(StrEnum):
 
 @dataclass(frozen=True)
 class Repair:
-    """A change of the pipeline that can be undone, as a value; :mod:`trainsanity.repairs` applies it.
+    """A change of the pipeline that :mod:`trainsanity.repairs` applies and undoes, as a value.
 
     Attributes:
         words: the change as a user would write it.

@@ -204,12 +204,7 @@ def run(  # noqa: PLR0917 - one parameter per option
     code = ExitCode.worst(report.exit_code() for report in reports)
     if rank():
         return code
-    if expected is not None:
-        write(output.text, expected.write(reports))
-    if len(reports) > 1:
-        write(output.text, f"{'' if quiet else chr(10)}{screen.total(reports)}\n")
-    if annotated or (annotated is None and os.environ.get("GITHUB_ACTIONS") == "true"):
-        write(output.text, "".join(f"{line}\n" for line in workflow_commands(reports)))
+    _write_last(output, reports, quiet=quiet, annotated=annotated, expected=expected)
     if json_file is not None:
         output.json(dumps(reports))
     if page is not None:
@@ -219,6 +214,23 @@ def run(  # noqa: PLR0917 - one parameter per option
     if summary is not None:
         summary.write(markdown(reports))
     return code
+
+
+def _write_last(
+    output: Output,
+    reports: Sequence[Report],
+    *,
+    quiet: bool,
+    annotated: bool | None,
+    expected: Expected | None,
+) -> None:
+    """Write what comes after the last report."""
+    if len(reports) > 1:
+        write(output.text, f"{'' if quiet else chr(10)}{screen.total(reports)}\n")
+    if annotated or (annotated is None and os.environ.get("GITHUB_ACTIONS") == "true"):
+        write(output.text, "".join(f"{line}\n" for line in workflow_commands(reports)))
+    if expected is not None:
+        write(output.text, expected.write(reports))
 
 
 def _selected(

@@ -67,6 +67,9 @@ def proved(
         if lost:
             trials[repair] = _Trial(repair, {}, lost)
             continue
+        if _needless(repair, report, trials):
+            trials[repair] = _Trial(repair, {}, "another repair is proved")
+            continue
         on_repair(repair.words)
         try:
             trials[repair] = _tried(pipeline, report, repair, timeout)
@@ -86,6 +89,20 @@ def _repairs(failed: Sequence[Result]) -> list[Repair]:
     ordered = sorted(failed, key=lambda result: result.check.order)
     found = (repair for result in ordered for f in _failures(result) for repair in f.repairs)
     return list(dict.fromkeys(found))
+
+
+def _needless(repair: Repair, report: Report, trials: Mapping[Repair, _Trial]) -> bool:
+    """Return whether all that name a repair are proved to be mended by another."""
+    return all(
+        any(
+            _judged(finding, result, report, trials[other]).status is Proved.PROVED
+            for other in finding.repairs
+            if other in trials
+        )
+        for result in report.results
+        for finding in result.findings
+        if result.status is Status.FAIL and repair in finding.repairs
+    )
 
 
 def _failures(result: Result) -> list[Finding]:
@@ -235,9 +252,8 @@ def _judged(finding: Finding, result: Result, report: Report, trial: _Trial) -> 
     if here is not None or any(one not in others for one in still):
         still_told = here or _failures(new)[0]
         found = became or f"it still fails: {still_told.headline}"
-        return replace(
-            proof, sentence=f"with {words} {found}{', which still fails' * bool(became)}."
-        )
+        found += ", which still fails" if became else ""
+        return replace(proof, sentence=f"with {words} {found}.")
     turned = f"{len(green)} {'check turns' if len(green) == 1 else 'checks turn'} green"
     told = f"with {words} {became or 'it is gone'}; {turned}"
     if red:

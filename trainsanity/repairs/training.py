@@ -45,7 +45,7 @@ def norms_not_decayed(pipeline: Pipeline) -> Iterator[None]:
 
 @contextlib.contextmanager
 def loss_scaled(pipeline: Pipeline, factor: float) -> Iterator[None]:
-    """Multiply each micro-batch's loss: what compute_loss returns, or what a loop goes back from."""
+    """Multiply each micro-batch's loss: that of compute_loss, or what a loop goes back from."""
     if pipeline.trainer is None:
         with changed(pipeline, train_step=_scaled_backward(pipeline.train_step, factor)):
             yield
