@@ -112,6 +112,7 @@ class Proved(StrEnum):
 
     PROVED = "proved"
     REFUTED = "refuted"
+    UNPROVED = "not proved"
     UNTRIED = "not tried"
 
 
@@ -143,7 +144,8 @@ class Proof:
     """What was seen when a finding's repair was applied and its check judged again.
 
     Attributes:
-        status: proved, refuted or not tried.
+        status: proved; refuted, if the finding is still there with the repair; not proved, if it
+            is gone and something else fails that passed; not tried.
         sentence: what was tried and seen, or why nothing was.
         repair: the words of the repair that was tried last, or proved.
         before: the measured value without it (JSON).

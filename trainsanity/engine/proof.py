@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 GOOD = frozenset({Status.PASS, Status.WARNING})
 BROKEN = frozenset({Status.FAIL, Status.BLOCKED})
 
+TOLD_FIRST = (Proved.PROVED, Proved.UNPROVED, Proved.UNTRIED, Proved.REFUTED)
+"""Of several repairs of one finding, which is told."""
+
 
 @dataclass(frozen=True)
 class _Trial:
@@ -42,7 +45,7 @@ def proved(
     on_repair: Callable[[str], None] = lambda words: None,
     timeout: float | None = None,
 ) -> Report:
-    """Return the report with a proof beside each failure: proved, refuted or not tried.
+    """Return the report with a proof beside each failure: proved, refuted, not proved or not tried.
 
     The checks that fail, and those that are blocked by them or explained, are judged again with
     each repair, and all that passed and cost no more.
@@ -206,11 +209,9 @@ def _with_proof(
         return replace(finding, proof=elsewhere)
     if not seen:
         return replace(finding, proof=Proof(Proved.UNTRIED, "no repair of it can be applied here"))
-    untried = next(proof for _, proof in seen if proof.status is Proved.UNTRIED)
-    refuted_too = [proof.sentence for _, proof in seen if proof.status is Proved.REFUTED]
-    return replace(
-        finding, proof=replace(untried, sentence=" ".join([untried.sentence, *refuted_too]))
-    )
+    shown = min((proof for _, proof in seen), key=lambda proof: TOLD_FIRST.index(proof.status))
+    others = [p.sentence for _, p in seen if p.status is Proved.REFUTED]
+    return replace(finding, proof=replace(shown, sentence=" ".join([shown.sentence, *others])))
 
 
 def _gone_elsewhere(
@@ -257,7 +258,8 @@ def _judged(finding: Finding, result: Result, report: Report, trial: _Trial) -> 
     turned = f"{len(green)} {'check turns' if len(green) == 1 else 'checks turn'} green"
     told = f"with {words} {became or 'it is gone'}; {turned}"
     if red:
-        return replace(proof, sentence=f"{told}, but {', '.join(red)} red, which passed.")
+        sentence = f"{told}, but {', '.join(red)} red, which passed."
+        return replace(proof, status=Proved.UNPROVED, sentence=sentence)
     return replace(proof, status=Proved.PROVED, sentence=f"{told}, none red.")
 
 
