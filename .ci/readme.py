@@ -1,259 +1,87 @@
-"""Write the parts of README.md that are measured or generated; `--check` only compares.
+"""Write the report and the count of the field in README.md; `--check` only compares.
 
-The incident's report is what the tool prints here and now; the table of checks comes from the
-catalogue; the scores come from .ci/score.json and .ci/mutation.json, which `tox -e score` and
-`tox -e mutation` write; the GPU figures come from .ci/measured.jsonl, which `pytest -m gpu -n0`
-writes where there is a GPU and TRAINSANITY_RECORD names it; the benchmarks' come from
-.ci/benchmarks.json, which is what `python tests/benchmarks/run.py --json` wrote.  Of the report
-only the words are compared: the last digits are the machine's.
+The report is what the tool prints here and now, up to the first failure, and the stages.  Only its
+words are compared: the last digits are the machine's.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
-from typing import Any
 
-HERE = Path(__file__).resolve().parent
-README = HERE.parent / "README.md"
+README = Path(__file__).resolve().parent.parent / "README.md"
 INCIDENT = "fixtures.pipelines.tiny_qwen3:incident"
 
 
 def report() -> str:
-    """The incident's report as `trainsanity run` prints it, without where it was seen."""
+    """Return the incident's report as `trainsanity run` prints it, shortened.
+
+    Raises:
+        SystemExit: the run did not fail as the incident does.
+    """
     command = [sys.executable, "-m", "trainsanity", "run", INCIDENT]
-    said = subprocess.run(
-        command, cwd=HERE.parent, capture_output=True, text=True, encoding="utf-8", check=False
+    done = subprocess.run(
+        command,
+        cwd=README.parent,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
     )
-    if said.returncode != 1:
-        raise SystemExit(f"{' '.join(command)} exited with {said.returncode}:\n{said.stderr}")
-    shown = said.stdout.partition("\nAll selected checks")[0]
+    if done.returncode != 1:
+        raise SystemExit(f"{' '.join(command)} exited with {done.returncode}:\n{done.stderr}")
+    verdict, failure, *_, last = done.stdout.strip().split("\n\n")
+    stages, _, _ = last.partition("\nNot judged")
+    shown = f"{verdict}\n\n{failure}\n\n{stages}"
     return f"```console\n$ trainsanity run {INCIDENT}\n{shown.rstrip()}\n```"
 
 
-def checks() -> str:
-    """One row for each check."""
-    from trainsanity.engine.registry import registry
+def fresh() -> str:
+    """Return the first verdicts on the cases that were found last, in lines of README's width."""
+    sys.path.insert(0, str(README.parent))
+    import tables
 
-    rows = [
-        f"| {c.code} | `{c.name}` | {c.title.replace('``', '`').rstrip('.')} |"
-        for c in registry().all()
-    ]
-    return "\n".join(["| code | name | what holds |", "|---|---|---|", *rows])
+    return textwrap.fill(tables.fresh(), 105)
 
 
-def measured() -> str:
-    """The GPU runs as recorded."""
-    recorded = [json.loads(line) for line in (HERE / "measured.jsonl").read_text().splitlines()]
-    runs = [run for run in recorded if not run.keys() & {"probes", "processes"}]
-    first = runs[0]
-    versions = ", ".join(f"{name} {first[name]}" for name in ("torch", "transformers", "datasets"))
-    lines = [
-        f"`pytest -m gpu -n0` on one {first['device']}, Python {first['python']}, {versions}. "
-        "Seconds are wall-clock for building the pipeline and judging it with every check but the "
-        "runs.",
-        "",
-        "| pipeline | failed | factor | weights that move at 1e-5 | ran | seconds | peak GiB |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for run in runs:
-        failed = ", ".join(f"`{name}`" for name in run["failed"]) or "none"
-        failed += "".join(f"; accepted `{name}`" for name in run["accepted"])
-        moved = "; ".join(
-            f"{dtype} {share['moved']:.1%}"
-            for shares in run["moved"].values()
-            for dtype, share in shares.items()
-        )
-        factor = f"{run['factor']:.2f}" if run["factor"] else ""
-        lines.append(
-            f"| `{run['pipeline']}` | {failed} | {factor} | {moved} | {run['ran']} of {run['of']} "
-            f"| {run['seconds']} | {run['peak_gib']} |"
-        )
-    lines += ["", *(f"- {note}" for note in dict.fromkeys(n for r in runs for n in r["notes"]))]
-    lines += [*taken(first), *probed([run for run in recorded if "probes" in run])]
-    return "\n".join([*lines, *shared([run for run in recorded if "processes" in run])])
+BLOCKS = {"report:incident": report, "field:fresh": fresh}
 
 
-RATIO = 30
-"""All checks up to STEP take at most so many times one forward + backward of the same batch."""
+def filled(text: str) -> str:
+    """Return README's text with its blocks made anew.
 
-
-def taken(run: dict[str, Any]) -> list[str]:
-    """Where a run's time and memory went, measurement by measurement."""
-    if "batch" not in run:
-        return []
-    batch, rows = run["batch"], run["measurements"]
-    looks = sum(row["seconds"] for row in rows)
-    named = {"forwards": "forwards", "backwards": "backwards", "optimizer_steps": "steps"}
-
-    def row(name: str, seconds: float, peak: str, counts: dict[str, int]) -> str:
-        cells = [str(counts.get(key) or "") for key in named]
-        times = f"{seconds / batch['seconds']:.2f}"
-        return f"| {name} | {seconds:.1f} | {times} | {' | '.join(cells)} | {peak} |"
-
-    return [
-        "",
-        f"Where they go on `{run['pipeline']}`: one forward + backward of the same batch, "
-        f"{batch['micro_batches']} micro-batches of {batch['rows']} rows, takes "
-        f"{batch['seconds']:.1f} s; all checks together {run['judging_seconds']} s, "
-        f"{run['judging_seconds'] / batch['seconds']:.1f} times that ({RATIO} are allowed).",
-        "",
-        "| look | seconds | times forward + backward | " + " | ".join(named.values())
-        + " | peak GiB |",
-        f"|---|---|---|{'---|' * len(named)}---|",
-        *(
-            row(f"`{one['name']}`", one["seconds"], _gib(one["peak_bytes"]), one)
-            for one in sorted(rows, key=lambda one: -one["seconds"])
-            if one["seconds"] >= 0.05
-        ),
-        row("the checks themselves", max(run["judging_seconds"] - looks, 0.0), "", {}),
-        row("building the pipeline", max(run["seconds"] - run["judging_seconds"], 0.0), "", {}),
-    ]  # fmt: skip
-
-
-PROBES = {
-    "another last token": ("another_last_token", "logits_allowed"),
-    "64 more columns": ("wider", "logits_allowed"),
-    "ids under mask 0": ("refilled", "states_allowed"),
-    "mask of ones": ("unmasked", "states_allowed"),
-}
-"""By column: what was measured, and what the measured floor of arithmetic allows."""
-
-
-def probed(runs: list[dict[str, Any]]) -> list[str]:
-    """The model's own checks in bf16: each effect beside its floor."""
-    if not runs:
-        return []
-    lines = [
-        "",
-        "The model asked in other ways, in bf16: each change of the logits or states, and in",
-        "brackets what the noise measured in the same run allows.",
-        "",
-        f"| pipeline | failed | {' | '.join(PROBES)} | seconds | peak GiB |",
-        f"|---|---|{'---|' * len(PROBES)}---|---|",
-    ]
-    for run in runs:
-        seen = run["probes"]
-        cells = [
-            "not asked" if isinstance(seen, str) else f"{seen[name]:.2g} ({seen[floor]:.2g})"
-            for name, floor in PROBES.values()
-        ]
-        failed = ", ".join(f"`{name}`" for name in run["failed"]) or "none"
-        lines.append(
-            f"| `{run['pipeline']}` | {failed} | {' | '.join(cells)} | {run['seconds']} "
-            f"| {run['peak_gib']} |"
-        )
-    return lines
-
-
-def shared(runs: list[dict[str, Any]]) -> list[str]:
-    """Several processes with a GPU each; healthy, and with a loss multiplied by their number."""
-    if not runs:
-        return []
-    return [
-        "",
-        f"{runs[0]['processes']} processes with a GPU each, over NCCL "
-        "(`pytest -m gpu -n0 tests/test_processes_gpu.py`), on the tiny model.",
-        "",
-        "| pipeline | failed | factor | ran | seconds |",
-        "|---|---|---|---|---|",
-        *(
-            f"| `{run['pipeline']}` | {', '.join(f'`{name}`' for name in run['failed']) or 'none'} "
-            f"| {format(run['factor'], '.2f') if run['factor'] else ''} "
-            f"| {run['ran']} of {run['of']} | {run['seconds']} |"
-            for run in runs
-        ),
-    ]
-
-
-def _gib(size: int | None) -> str:
-    """Nothing where the device was not asked."""
-    return "" if size is None else f"{size / 2**30:.1f}"
-
-
-def benchmarks() -> str:
-    """The figures that the benchmarks wrote, saved as .ci/benchmarks.json."""
-    from tests.benchmarks.run import COMMAND, table
-
-    document = json.loads((HERE / "benchmarks.json").read_text(encoding="utf-8"))
-    where = document["where"]
-    said = f"`{COMMAND}` on {where['cores']} cores, Python {where['python']}, nothing else running."
-    return f"{said}\n\n{table(document['figures'])}"
-
-
-def score() -> str:
-    """What trainsanity and its peers say of the same faults and controls, as recorded."""
-    sys.path.insert(0, str(HERE.parent))
-    from tests.score import table
-
-    return table.markdown(json.loads(table.DOCUMENT.read_text(encoding="utf-8")))
-
-
-def mutation() -> str:
-    """The share of the mutants that were noticed, as recorded."""
-    told = json.loads((HERE / "mutation.json").read_text(encoding="utf-8"))
-    others = told["of"] - told["same"]
-    return (
-        f"`{told['command']}`: {told['killed']} of {told['of']} mutants of `checks/` and "
-        f"`measurements/` are noticed, {told['killed'] / told['of']:.1%} (95 % interval "
-        f"{told['low']:.1%} to {told['high']:.1%}), a sample of {told['all']:,} that cosmic-ray "
-        f"{told['cosmic-ray']} makes. {told['same']} of the rest are the same program spelt "
-        "otherwise (`tests/mutation/same.toml` says why, one by one); of those that are not, "
-        f"{told['killed']} of {others} are noticed, {told['killed'] / others:.1%} "
-        f"({told['low_of_others']:.1%} to {told['high_of_others']:.1%}). {told['minutes']} minutes "
-        f"on {told['cores']} cores, in which that many of the {told['drawn']} drawn were judged."
-    )
-
-
-BLOCKS = {
-    "report:incident": report,
-    "checks": checks,
-    "score": score,
-    "mutation": mutation,
-    "benchmarks": benchmarks,
-    "measured": measured,
-}
-
-
-def filled(text: str, names: list[str]) -> str:
-    """``text`` with the named blocks made anew."""
-    for name in names:
+    Raises:
+        SystemExit: a block has not one place.
+    """
+    for name, made in BLOCKS.items():
         start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-        block = f"{start}\n{BLOCKS[name]()}\n{end}"
-        text, count = re.subn(
-            f"{re.escape(start)}.*?{re.escape(end)}",
-            lambda _, new=block: new,
-            text,
-            flags=re.DOTALL,
-        )
+        block = f"{start}\n{made()}\n{end}"
+        pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
+        text, count = pattern.subn(lambda _, block=block: block, text)
         if count != 1:
-            raise SystemExit(f"README.md has {count} blocks {start}")
+            raise SystemExit(f"{README.name} has {count} blocks {start}")
     return text
 
 
 def words(text: str) -> str:
-    """``text`` with the report's numbers masked and its lines joined."""
-    start = text.index("<!-- report:incident -->")
-    end = text.index("<!-- /report:incident -->")
+    """Return ``text`` with the report's numbers masked and its lines joined."""
+    start, end = (text.index(f"<!-- {sign}report:incident -->") for sign in ("", "/"))
     masked = re.sub(r"\d[\d.]*(e[+-]\d+)?", "#", text[start:end])
     return text[:start] + " ".join(masked.split()) + text[end:]
 
 
 def main() -> None:
     """Write, or with --check compare."""
-    check = "--check" in sys.argv
-    names = [name for name in sys.argv[1:] if name != "--check"] or list(BLOCKS)
     before = README.read_text(encoding="utf-8")
-    after = filled(before, names)
-    if check and words(before) != words(after):
-        raise SystemExit(f"README.md is not what {Path(__file__).name} makes of it: run it")
-    if not check:
+    after = filled(before)
+    if "--check" not in sys.argv:
         README.write_text(after, encoding="utf-8")
+    elif words(before) != words(after):
+        raise SystemExit(f"README.md is not what {Path(__file__).name} makes of it: run it")
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(HERE.parent))
     main()

@@ -68,13 +68,15 @@ TODO = """{module} and a fault in {faults} are written. What is left:
 
 1. Fault: the upstream thread, and the change that makes the healthy trainer wrong.
 2. Check: the page, and what it computes; `needs=`, `cost=`, `requires=` of @check as they apply.
-3. See it red:    UPDATE_SNAPSHOTS=1 pytest tests/test_faults.py -k breaks_{invariant}
-   (writes tests/snapshots/checks/{name}.json: read it)
-4. See it green:  pytest tests/test_controls.py, and a control in fixtures/controls/ that looks odd
-   and is healthy; a control that has nothing to look at names the check in `skips`.
+3. See it red:
+   UPDATE_SNAPSHOTS=1 pytest -m 'not matrix' tests/test_faults.py -k breaks_{invariant}
+   (without -m only faults that stand for others run; if another check is red as well, the fault
+   is two faults, or `caught_by` names both; it writes tests/snapshots/checks/{name}.json: read it)
+4. See it green:  pytest -m 'not matrix' tests/test_controls.py, and a control in
+   fixtures/controls/ that looks odd and is healthy; UPDATE_SNAPSHOTS=1 records where it skips.
 5. A number against a bound: a pair in tests/checks/bounds_*.py.
-6. Generated:     python .ci/examples.py {code}; python .ci/readme.py checks
-7. CHANGELOG.md, one line."""
+6. Its page's failure:  python .ci/examples.py {code}
+7. A fragment in changelog.d/: one sentence in +{invariant}.added.md."""
 
 
 def scaffold(name: str, root: Path = ROOT) -> str:

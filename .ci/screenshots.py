@@ -1,61 +1,106 @@
-"""Write .github/report-*.png, the README's pictures: the incident's page in headless Chromium.
+"""Write the documentation's pictures: the incident's page, and its report in a terminal.
 
-Needs the [dev] extra and a `chromium` on the path.
+docs/assets/report.png is the page in headless Chromium, docs/assets/report.svg the terminal.  Needs
+the [dev] extra and a `chromium` on the path.
 """
 
 from __future__ import annotations
 
 import io
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import sync_playwright
+from rich.console import Console
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from trainsanity.engine.report import Report
+    from trainsanity.report.pictures import Picture
 
 ROOT = Path(__file__).resolve().parent.parent
+ASSETS = ROOT / "docs" / "assets"
 INCIDENT = "fixtures.pipelines.tiny_qwen3:incident"
 COLOURS = 160
 """Of the palette; flat paper and a few inks need no more, and a picture stays below 100 kB."""
 
+WIDTH = 100
 
-def save(name: str, png: bytes) -> None:
-    """As a small PNG."""
-    image = Image.open(io.BytesIO(png)).convert("RGB").quantize(COLOURS)
-    image.save(ROOT / ".github" / f"report-{name}.png", optimize=True)
+SVG = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">
+<style>
+.{unique_id}-matrix {{ font-family: monospace; font-size: {char_height}px;
+line-height: {line_height}px; }}
+{styles}
+</style>
+<defs>
+<clipPath id="{unique_id}-clip-terminal">
+<rect x="0" y="0" width="{terminal_width}" height="{terminal_height}" />
+</clipPath>
+{lines}
+</defs>
+{chrome}
+<g transform="translate({terminal_x}, {terminal_y})" clip-path="url(#{unique_id}-clip-terminal)">
+{backgrounds}
+<g class="{unique_id}-matrix">
+{matrix}
+</g>
+</g>
+</svg>
+"""
+"""As rich has it, without a font from another server."""
 
 
-def take(page: Page) -> None:
-    """The verdict in light, the stages from loss to schedule in dark."""
-    window = page.viewport_size
-    assert window is not None
-    save("verdict", page.screenshot())
-    page.emulate_media(color_scheme="dark")
-    top = page.locator("#p1-loss").bounding_box()
-    end = page.locator("#p1-schedule").bounding_box()
-    assert top is not None
-    assert end is not None
-    height = end["y"] + end["height"] - top["y"]
-    clip = {"x": 0, "y": top["y"] - 8, "width": window["width"], "height": height + 16}
-    save("pictures", page.screenshot(clip=clip, full_page=True))
+def judged() -> tuple[Report, list[Picture]]:
+    """Judge the incident; return its report and pictures."""
+    from fixtures.pipelines import tiny_qwen3
+    from trainsanity.engine.registry import registry
+    from trainsanity.engine.runner import run
+    from trainsanity.report.pictures import pictures_of
+    from trainsanity.sources.building import PipelineSpec
+
+    pipeline = PipelineSpec(INCIDENT, tiny_qwen3.incident, command=(INCIDENT,)).make()
+    return run(pipeline, registry().select()), list(pictures_of(pipeline))
 
 
-def main() -> None:
-    """Run, open, write."""
+def terminal(report: Report) -> None:
+    """Write the report in a terminal."""
+    from trainsanity.report import screen
+
+    out = Console(width=WIDTH, record=True, file=io.StringIO())
+    out.print(Text(f"$ trainsanity run {INCIDENT}", style="bold"))
+    out.print(Text.from_ansi(screen.render(report, width=WIDTH, color=True)))
+    text = out.export_svg(title="trainsanity", code_format=SVG, unique_id="trainsanity")
+    (ASSETS / "report.svg").write_text(text, encoding="utf-8")
+
+
+def page(report: Report, pictures: list[Picture]) -> None:
+    """Write the top of the page, as a small PNG."""
+    from trainsanity.report import html
+
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        html = Path(folder) / "report.html"
-        command = [sys.executable, "-m", "trainsanity", "run", INCIDENT, "--html", str(html)]
-        subprocess.run(command, cwd=ROOT, check=False, stdout=subprocess.DEVNULL)
+        file = Path(folder) / "report.html"
+        file.write_text(html.render([(report, pictures)]), encoding="utf-8")
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
         )
-        page = browser.new_page(viewport={"width": 1100, "height": 760})
-        page.goto(html.as_uri())
-        take(page)
+        shown = browser.new_page(viewport={"width": 1100, "height": 760})
+        shown.goto(file.as_uri())
+        image = Image.open(io.BytesIO(shown.screenshot())).convert("RGB").quantize(COLOURS)
+        image.save(ASSETS / "report.png", optimize=True)
         browser.close()
 
 
+def main() -> None:
+    """Judge, open, write."""
+    report, pictures = judged()
+    terminal(report)
+    page(report, pictures)
+
+
 if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
     main()

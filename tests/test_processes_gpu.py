@@ -1,10 +1,12 @@
 """Two processes with a GPU each, over NCCL: what gloo shows on the CPU, where people train.
 
-TRAINSANITY_RECORD names a file that gets a line of JSON for each report, for README's table.
+TRAINSANITY_RECORD names a file that gets a line of JSON for each report, for the
+documentation's table.
 """
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 
@@ -34,6 +36,7 @@ def judged(name):
     assert "NVIDIA" in report["environment"]["device"]
     if path := os.environ.get("TRAINSANITY_RECORD"):
         line = {
+            "date": datetime.date.today().isoformat(),
             "pipeline": name,
             **report["environment"],
             "notes": [],

@@ -45,6 +45,7 @@ RESULT_KEYS += [
     "reason",
     "blocked_by",
     "seconds",
+    "url",
 ]
 
 

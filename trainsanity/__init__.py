@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "Abstain": "types",
@@ -26,7 +26,7 @@ _HOME = {
     "Skip": "types",
     "Status": "types",
     "UsageError": "errors",
-    "check": "engine.registry",
+    "check": "report.judging",
     "judge": "report.judging",
     "parametrize_with_checks": "pytest_plugin",
 }
@@ -53,12 +53,11 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .engine.registry import check
     from .errors import CheckFailure, CheckWarning, UsageError
     from .live.callback import SanityCallback
     from .pipeline import Pipeline
     from .pytest_plugin import parametrize_with_checks
-    from .report.judging import judge
+    from .report.judging import check, judge
     from .sources.building import PipelineSpec
     from .types import Abstain, Check, Cost, Finding, Measured, Result, Severity, Skip, Status
 

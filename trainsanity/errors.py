@@ -40,7 +40,7 @@ EXIT_CODES = {
     ExitCode.INTERRUPTED: "interrupted",
     ExitCode.TERMINATED: "terminated",
 }
-"""What the codes of ``trainsanity run`` mean, for ``--help``."""
+"""Meanings of the exit codes of ``trainsanity run``, for ``--help``."""
 
 
 class UsageError(Exception):
@@ -53,6 +53,10 @@ class UsageError(Exception):
 
 class RankError(Exception):
     """One of several processes failed where the others cannot follow; the run ends at once."""
+
+
+class BrokenOff(Exception):
+    """A script's process ended while it was judged, before there was a report."""
 
 
 LINE = 300
@@ -68,7 +72,7 @@ def text_of(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """As much of an error's text as fits into a sentence."""
+    """Return as much of an error's text as fits into a sentence."""
     line = text_of(error).strip().partition("\n")[0]
     return (line if len(line) <= LINE else f"{line[:LINE]}...") or "(no message)"
 

@@ -27,11 +27,11 @@ BESIDE_IDS = ("attention_mask", "token_type_ids", "position_ids", "decoder_input
 
 TEXTS = ("input", "prompt", "chosen", "rejected", "completion", "response", "answer", "question",
          "query", "context", "passage", "document", "anchor", "positive", "negative")  # fmt: skip
-"""What the names of columns with the ids of texts contain.  Chosen: ``entity_ids`` or ``ids`` may
+"""Words in the names of columns with the ids of texts.  Chosen: ``entity_ids`` or ``ids`` may
 be numbers of something else, which no embedding of tokens has to hold."""
 
 SIDES = ("chosen", "rejected")
-"""What the names of a pair's columns contain."""
+"""Words in the names of a pair's columns."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Content:
 
     @property
     def plain(self) -> bool:
-        """Whether it is one column of ids, as most datasets have it."""
+        """Return whether it is one column of ids, as most datasets have it."""
         return self.columns == (IDS,)
 
     @property
@@ -106,7 +106,7 @@ def role_of(name: str) -> str:
 
 
 def is_indexable(dataset: Any) -> bool:
-    """Whether rows can be asked for by number; a stream gives them one after the other."""
+    """Return whether rows can be asked for by number; a stream gives them one after the other."""
     from torch.utils.data import IterableDataset
 
     # Torch's streams inherit a __getitem__ that raises.

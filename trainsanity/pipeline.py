@@ -1,4 +1,4 @@
-"""What a check may look at, and how to build it late."""
+"""The parts of a run that checks may look at, and how to build them late."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ DECLARED: Mapping[str, tuple[str, ...] | None] = {
     "objective": None,
     "supervise": ("assistant", "completion", "all"),
 }
-"""What a user may declare of a pipeline, with the values that each setting takes: in
-``[tool.trainsanity]``, as an attribute of the factory, or of a :class:`Pipeline`.  The names of
-objectives are known to their registry alone."""
+"""Settings that a user may declare, with the values that each takes: in ``[tool.trainsanity]``,
+as an attribute of the factory, or of a :class:`Pipeline`.  The names of objectives are known to
+their registry alone."""
 
 
 @dataclass(frozen=True)
 class LoopArguments:
-    """The numbers of a training loop of one's own, by the names of ``TrainingArguments``."""
+    """The numbers of a custom training loop, by the names of ``TrainingArguments``."""
 
     per_device_train_batch_size: int = 8
     gradient_accumulation_steps: int = 1
@@ -67,6 +67,9 @@ class Pipeline:
         id: what the reports call it.
         command: the words after ``trainsanity run`` that lead here again: the target, and then a
             script's own arguments.  Empty if only Python can.
+        rebuilt: whether these words build it again in a process of their own; not so where they
+            start other processes that train.
+        quick: take no training step twice.
         library_warnings: what torch, transformers, peft, trl and accelerate warned of while the
             pipeline was built, and while its first steps were recorded.
         progress: called with what is done, out of how much, and of what, during long looks.
@@ -89,6 +92,8 @@ class Pipeline:
     supervise: str | None = None
     id: str = "pipeline"
     command: tuple[str, ...] = ()
+    rebuilt: bool = True
+    quick: bool = False
     library_warnings: list[LibraryWarning] = field(default_factory=list)
     progress: Callable[[int, int, str], None] | None = None
     session: Any = field(default=None, init=False, repr=False)
@@ -109,7 +114,7 @@ class Pipeline:
 
         Args:
             trainer: as in :class:`Pipeline`.
-            notes: likewise.
+            notes: as in :class:`Pipeline`.
             declared: settings such as ``supervise``; see :data:`DECLARED`.
 
         Raises:
@@ -152,22 +157,22 @@ class Pipeline:
         notes: Sequence[str] = (),
         **arguments: Any,
     ) -> Pipeline:
-        """Take the parts of a training loop of one's own: bare torch, or accelerate.
+        """Take the parts of a custom training loop: bare torch, or accelerate.
 
         Args:
             model: as in :class:`Pipeline`.
-            train_dataset: likewise.
-            data_collator: likewise.
+            train_dataset: as there.
+            data_collator: as there.
             train_step: is given the micro-batches of one optimizer step, a list of
                 ``gradient_accumulation_steps`` collated batches on the model's device; takes that
                 step, scheduler and clip included; returns the loss that the loop would log for it.
                 What it keeps in objects of its own, such as an accelerator's count of
                 micro-batches or a running mean, goes on: nobody else knows of it.
             optimizer: the ``torch.optim.Optimizer`` (or accelerate's wrapper) that it steps.
-            lr_scheduler: likewise.
-            tokenizer: likewise; the collator's by default.
-            eval_dataset: likewise.
-            notes: likewise.
+            lr_scheduler: as in :class:`Pipeline`.
+            tokenizer: as there; the collator's by default.
+            eval_dataset: as there.
+            notes: as there.
             arguments: fields of :class:`LoopArguments`; ``learning_rate`` is read from the
                 optimizer.  And settings such as ``supervise``; see :data:`DECLARED`.
 
@@ -265,7 +270,7 @@ class Pipeline:
 
     @property
     def other_processes(self) -> int | None:
-        """How many processes train the model besides this one; None if it is alone."""
+        """Return how many processes train the model besides this one; None if it is alone."""
         return (getattr(self.args, "world_size", None) or 1) - 1 or None
 
     @property
@@ -276,7 +281,7 @@ class Pipeline:
 
     @property
     def device(self) -> Any:
-        """Where the model's first parameter lives (``torch.device``)."""
+        """Return where the model's first parameter lives (``torch.device``)."""
         return next(self.model.parameters()).device
 
     @property

@@ -30,7 +30,7 @@ STAGES = (
 
 
 class Cost(IntEnum):
-    """What a check costs at the most: no model, one forward, a backward, a Trainer step, a run."""
+    """The most that a check costs: no model, one forward, a backward, a Trainer step, a run."""
 
     STATIC = 0
     FORWARD = 1
@@ -288,7 +288,7 @@ class Check:
 
     @property
     def keywords(self) -> tuple[str, ...]:
-        """What ``-k`` matches beside the test's own name."""
+        """Return the words that ``-k`` matches beside the test's own name."""
         return (self.code, self.name, self.stage)
 
     @property

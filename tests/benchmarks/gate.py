@@ -56,9 +56,9 @@ def stages() -> None:
         marks[name] = time.perf_counter()
 
     mark("imports of torch and transformers")
-    from trainsanity.cli.run import _seldom_collected
+    from trainsanity.isolation.seldom import seldom_collected
 
-    with _seldom_collected():
+    with seldom_collected():
         import torch  # noqa: F401
         from transformers import Trainer  # noqa: F401
 

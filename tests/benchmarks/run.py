@@ -8,6 +8,7 @@ end stands one table of all, and the file has all their figures.
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import platform
@@ -20,7 +21,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 COMMAND = "python tests/benchmarks/run.py"
-"""What README says of the figures; `tox -e bench` runs it in an environment of its own."""
+"""What the documentation says of the figures; `tox -e bench` runs it in its own environment."""
 
 Row = tuple[str, str, str, str, str]
 COLUMNS = ("what", "measured", "beside", "ratio", "limit")
@@ -133,7 +134,8 @@ def main() -> int:
     if failed:
         print(f"\nnot good enough: {', '.join(failed)}")  # noqa: T201
     if options.json:
-        where = {"python": platform.python_version(), "cores": os.cpu_count()}
+        today = datetime.date.today().isoformat()
+        where = {"python": platform.python_version(), "cores": os.cpu_count(), "date": today}
         text = json.dumps({"where": where, "figures": found}, indent=2)
         options.json.write_text(f"{text}\n", encoding="utf-8")
     return int(bool(failed))

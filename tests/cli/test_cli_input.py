@@ -166,7 +166,7 @@ def test_the_unexpected_is_a_sentence_too(
     def broken(*args: Any, **kwargs: Any) -> None:
         raise error
 
-    monkeypatch.setattr("trainsanity.cli.run.run_checks", broken)
+    monkeypatch.setattr("trainsanity.cli.judging.run_checks", broken)
     said = complaint(call("run", "cli_factories:healthy"), 3)
     kind = type(error).__name__
     assert said.startswith(f"unexpected {kind}: {' '.join(str(error).split())}; run again with")

@@ -45,6 +45,25 @@ def test_every_face_at_once(call: Call, tmp_path: Path) -> None:
     assert "cli_factories:loud" in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 
+def test_sarif_of_several_pipelines_is_one_file(call: Call, tmp_path: Path) -> None:
+    result = call(*LOUD, "cli_factories:healthy", "--sarif", "report.sarif")
+    assert result.exit_code == 1, result.stderr
+    (run,) = json.loads((tmp_path / "report.sarif").read_text(encoding="utf-8"))["runs"]
+    (found,) = run["results"]
+    assert (found["ruleId"], found["properties"]["pipeline"]) == ("TS502", "cli_factories:loud")
+    # The factory is not below the working directory: its file is named in full.
+    place = found["locations"][0]["physicalLocation"]
+    assert place["artifactLocation"]["uri"].endswith("/cli_factories.py")
+    assert "uriBaseId" not in place["artifactLocation"]
+
+
+@pytest.mark.parametrize("name", ["", "-", "no/such/folder/r.sarif"])
+def test_sarif_has_to_be_a_file(call: Call, name: str) -> None:
+    result = call(*LOUD, "--sarif", name)
+    assert result.exit_code == 2
+    assert "--sarif" in result.stderr
+
+
 def test_summary_is_appended(call: Call, tmp_path: Path) -> None:
     path = tmp_path / "summary.md"
     path.write_text("# an earlier step\n")

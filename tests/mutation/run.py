@@ -11,6 +11,7 @@ names them with the reason, and the share is told without them, too.
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import math
 import os
@@ -203,6 +204,7 @@ def main() -> None:
         "low_of_others": round(low_of_others, 4),
         "high_of_others": round(high_of_others, 4),
         "seed": options.seed,
+        "date": datetime.date.today().isoformat(),
         "minutes": minutes(tree),
         "cores": os.cpu_count(),
         "cosmic-ray": version("cosmic-ray"),

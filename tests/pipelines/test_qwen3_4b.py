@@ -6,6 +6,7 @@ prints what it cost as a line of JSON; TRAINSANITY_RECORD names a file that gets
 
 from __future__ import annotations
 
+import datetime
 import inspect
 import json
 import os
@@ -85,6 +86,7 @@ def record(capsys):
         finding = report.diagnosis.finding
         line = json.dumps(
             {
+                "date": datetime.date.today().isoformat(),
                 "pipeline": report.pipeline_id,
                 **report.environment,
                 "seconds": round(seconds, 1),

@@ -8,6 +8,7 @@ lines as well.
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import time
@@ -81,6 +82,7 @@ def judged(name, build, select):
     peaks = [seen.peak_bytes or 0 for seen in report.passes.values()]
     peak = max(*peaks, torch.cuda.max_memory_allocated())
     line = {
+        "date": datetime.date.today().isoformat(),
         "pipeline": report.pipeline_id,
         **report.environment,
         "seconds": round(time.perf_counter() - start, 1),

@@ -3,7 +3,8 @@
 Every look is a process of its own, forked from this one, where everything is loaded; so a pipeline
 is fresh, a crash costs one answer, and a time limit can be kept.  Answers are added to a file of
 lines, and what stands there is not asked again: a run that was stopped goes on.  The document that
-the README's table is made from, ``.ci/score.json``, is written from all lines with ``--write``.
+the documentation's table is made from, ``.ci/score.json``, is written from all lines with
+``--write``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The answers as lines, as the document .ci/score.json, and as the README's tables."""
+"""The answers as lines, as the document .ci/score.json, and as the tables of the documentation."""
 
 from __future__ import annotations
 
+import datetime
 import json
 import platform
 import statistics
@@ -54,6 +55,7 @@ def publish(answers: list[dict[str, Any]]) -> None:
             runs.setdefault(key, {})[one["subject"]] = one
     document = {
         "command": COMMAND,
+        "date": datetime.date.today().isoformat(),
         "python": platform.python_version(),
         "torch": version("torch"),
         "subjects": {one.id: {"stage": one.stage, "base": one.base} for one in known.values()},
@@ -102,7 +104,7 @@ def _judged(
     return found
 
 
-# What the README shows
+# What the documentation shows
 
 
 def markdown(document: dict[str, Any]) -> str:
@@ -114,7 +116,8 @@ def markdown(document: dict[str, Any]) -> str:
     controls = sum(1 for name in document["subjects"] if name.startswith("control:"))
     lines = [
         f"`{document['command']}` asks {faults} faults and {controls} healthy controls, each in a "
-        f"process of its own (Python {document['python']}, torch {document['torch']}, on the CPU). "
+        f"process of its own (Python {document['python']}, torch {document['torch']}, on the CPU; "
+        f"{document.get('date', 'no date')}). "
         "A fault is found if a tool is red on it in a check that is not red on its healthy base, "
         "and named if that check speaks of the stage where the fault lies. Exact: the checks that "
         "the fault is to make fail, and no others. A crash of a tool is no detection. Seconds: of "

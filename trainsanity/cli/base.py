@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from trainsanity.errors import ExitCode, RankError, UsageError, text_of
+from trainsanity.errors import BrokenOff, ExitCode, RankError, UsageError, text_of
 
 
 class Terminated(KeyboardInterrupt):
@@ -47,7 +47,7 @@ class Command(click.Command):
         except UsageError as error:
             _trace(debug)
             raise Wrong(str(error)) from error
-        except RankError as error:
+        except (RankError, BrokenOff) as error:
             _trace(debug)
             raise Unexpected(str(error)) from error
         except KeyboardInterrupt:
@@ -56,8 +56,7 @@ class Command(click.Command):
             _trace(debug)
             # A factory that exits with 0 must not end us with the code of a sane pipeline.
             what = f"unexpected {type(error).__name__}: {text_of(error)}"
-            more = "" if debug else "; run again with --debug for the traceback"
-            raise Unexpected(what + more) from error
+            raise unexpected(what, debug) from error
 
 
 def near(option: str, options: Iterable[str]) -> list[str]:
@@ -79,6 +78,11 @@ class Unexpected(click.ClickException):
     """Something unexpected was raised, here or in the pipeline's code."""
 
     exit_code = ExitCode.INCOMPLETE
+
+
+def unexpected(what: str, debug: bool) -> Unexpected:
+    """Return the exception that tells of an unexpected one."""
+    return Unexpected(what if debug else f"{what}; run again with --debug for the traceback")
 
 
 def _trace(debug: bool) -> None:

@@ -33,7 +33,7 @@ class Baseline:
     """
 
     def __init__(self, name: str, documents: Sequence[Mapping[str, Any]]) -> None:
-        self.name = name
+        self.path = str(Path(name).resolve())
         self._rows = {
             (document["pipeline"], row["name"]): row
             for document in documents
@@ -84,7 +84,9 @@ class Baseline:
             if finding.severity is Severity.FAILURE or Status.WARNING in counts
         ]
         if all(shape(finding.headline) in had for finding in told):
-            return replace(result, status=Status.XFAIL, reason=f"known: {self.name} has it")
+            return replace(
+                result, status=Status.XFAIL, reason=f"known: {Path(self.path).name} has it"
+            )
         return result
 
     def _no_verdict_then_and_now(self, result: Result) -> bool:
@@ -100,14 +102,15 @@ class Expected:
         # The pipeline's code may change the directory before the end.
         self._path = table_file()
 
-    def write(self, reports: Iterable[Report]) -> str:
+    def write(self, entries: Mapping[str, Mapping[str, str]]) -> str:
         """Write the failures of today into pyproject.toml; return what was done, in words.
 
         The file is not written anew: lines are added to it.  Where they cannot be added so that
         everything else stays as it is, the table is returned to be added by hand.
+
+        Args:
+            entries: as :func:`entries_of` returns them.
         """
-        entries = {key: found for report in reports if (found := _entries(report))
-                   for key in [_key(report)]}  # fmt: skip
         number = sum(map(len, entries.values()))
         if not number:
             return "expected_failures: nothing failed, nothing was written\n"
@@ -139,6 +142,12 @@ class Expected:
         except (OSError, ValueError, AttributeError):  # not TOML, not a table, not to be written
             return False
         return True
+
+
+def entries_of(reports: Iterable[Report]) -> dict[str, dict[str, str]]:
+    """Return check name to a reason to be written, by pipeline; only of those that fail."""
+    found = ((_key(report), _entries(report)) for report in reports)
+    return {key: entries for key, entries in found if entries}
 
 
 def _key(report: Report) -> str:

@@ -6,6 +6,7 @@ Whatever goes wrong ends in one sentence on stderr and an exit code (see ``train
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -116,9 +117,33 @@ def _end_when_terminated() -> None:
     signal.signal(signal.SIGTERM, end)
 
 
+def _first_line(words: list[str]) -> str:
+    """Return what ``trainsanity run`` begins with, before anything else is imported."""
+    own, dashes, rest = words, "--", []
+    if dashes in words:
+        own, rest = words[: words.index(dashes)], words[words.index(dashes) + 1 :]
+    # Before the words are parsed an option's value cannot be told from a target without these.
+    targets = [word for word in own if word.endswith(".py") or (":" in word and word[0] != "-")]
+    if not targets and rest and not rest[0].startswith("-"):
+        targets = [" ".join(rest)]
+    what = ", ".join(targets) or "the pipelines of pyproject.toml"
+    return f"trainsanity: judging {clean(what)} in place of training"
+
+
+def _say_first(words: list[str]) -> None:
+    """Write the first line if somebody sees it: on a terminal, or asked for by ``--progress``."""
+    own = words[: words.index("--")] if "--" in words else words
+    if own[:1] != ["run"] or sys.stderr is None or {"--help", "-h", "--no-progress"} & {*own}:
+        return
+    if "--progress" in own or sys.stderr.isatty():
+        with contextlib.suppress(OSError, ValueError):
+            click.echo(f"{_first_line(own[1:] + words[len(own) :])}", err=True)
+
+
 def main() -> None:
     """Run the console script."""
     _end_when_terminated()
+    _say_first(sys.argv[1:])
     try:
         program(prog_name="trainsanity")
     finally:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console
+from rich.status import Status
 from rich.text import Text
 
 from trainsanity.errors import UsageError
@@ -22,12 +23,16 @@ PIPED_WIDTH, WIDEST = 100, 120
 """Columns of a report that goes to a file, and the most on a terminal: long lines tire the eye."""
 
 
-def write_text(stream: TextIO, render: Callable[[int, bool], str]) -> None:
-    """Write what ``render`` makes of the stream's width and whether it takes colour."""
+def style(stream: TextIO) -> tuple[int, bool]:
+    """Return the width of what is written to a stream, and whether it takes colour."""
     console = Console(file=stream)
     width = min(console.width, WIDEST) if console.is_terminal else PIPED_WIDTH
-    text = render(width, console.color_system is not None and not console.no_color)
-    write(stream, text)
+    return width, console.color_system is not None and not console.no_color
+
+
+def write_text(stream: TextIO, render: Callable[[int, bool], str]) -> None:
+    """Write what ``render`` makes of the stream's width and whether it takes colour."""
+    write(stream, render(*style(stream)))
 
 
 PLAIN: dict[str, str | int | None] = {"✓": "ok", "✗": "failed", "…": "...", "·": "-"}
@@ -52,33 +57,60 @@ SILENCE = 10.0
 """Seconds without a word after which a log is told what is measured: CI systems take a job for dead
 after minutes, people after less; a run of most pipelines ends before the first such line."""
 
+OFTEN = 1.0
+"""The same where ``--progress`` asks for more: a line a second can be read."""
+
 
 @contextlib.contextmanager
-def progress() -> Iterator[Callable[[str], None]]:
+def progress(shown: bool | None = None) -> Iterator[Callable[[str], None]]:
     """Yield a function that shows what is being measured.
 
     On a terminal that is one line, again and again; elsewhere a line now and then.
+
+    Args:
+        shown: whether to; None for only now and then where there is no terminal.
     """
     console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _Seldom(sys.stderr)
+    if shown is False or not console.is_terminal:
+        yield _Seldom(None if shown is False else sys.stderr, OFTEN if shown else SILENCE)
         return
-    with console.status("") as status:
-        yield lambda what: status.update(Text(what, no_wrap=True, overflow="ellipsis"))
+    status = console.status("")
+    try:
+        yield Line(status)
+    finally:
+        status.stop()
+
+
+class Line:
+    """One line of a terminal, from the first call on, after what a script itself has written."""
+
+    def __init__(self, status: Status) -> None:
+        self._status = status
+        self._started = False
+
+    def __call__(self, what: str) -> None:
+        """Show what is done now."""
+        self._status.update(Text(what, no_wrap=True, overflow="ellipsis"))
+        if not self._started:
+            self._started = True
+            self._status.start()
 
 
 class _Seldom:
-    """Writes a line to a log if the last one is :data:`SILENCE` seconds old."""
+    """Writes a line to a log if the last one is long enough ago."""
 
-    def __init__(self, stream: TextIO | None) -> None:
-        self._stream = stream
-        self._start = self._last = time.monotonic()
+    def __init__(self, stream: TextIO | None, silence: float = SILENCE) -> None:
+        self._stream, self._silence = stream, silence
+        self._what = ""
+        self._start = time.monotonic()
+        self._last = self._start if silence == SILENCE else 0.0
 
     def __call__(self, what: str) -> None:
         now = time.monotonic()
-        if self._stream is None or now - self._last < SILENCE:
+        silence = SILENCE if what == self._what else self._silence
+        if self._stream is None or now - self._last < silence:
             return
-        self._last = now
+        self._last, self._what = now, what
         with contextlib.suppress(OSError, ValueError):  # full, or closed by the user's code
             write(self._stream, f"trainsanity: {now - self._start:.0f} s: {clean(what)}\n")
 

@@ -2,41 +2,46 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import os
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from trainsanity.cli.base import words
+from trainsanity.cli.base import unexpected, words
 from trainsanity.cli.gate import Baseline, Expected
-from trainsanity.cli.output import Output, OutputFile, progress, stdout_is_stderr, write, write_text
+from trainsanity.cli.judging import (
+    Judged,
+    Options,
+    Verdict,
+    judge,
+    text_of,
+    verdict_on,
+)
+from trainsanity.cli.output import (
+    Line,
+    Output,
+    OutputFile,
+    progress,
+    stdout_is_stderr,
+    style,
+    write,
+)
 from trainsanity.cli.targets import TargetCommand, sources_for
-from trainsanity.engine.proof import proved
-from trainsanity.engine.registry import registry
-from trainsanity.engine.report import Policy, Report
-from trainsanity.engine.runner import run as run_checks
-from trainsanity.engine.session import Session
-from trainsanity.engine.store import catalogue
-from trainsanity.errors import ExitCode, UsageError
+from trainsanity.engine.registry import registry, takes_no_step_twice
+from trainsanity.engine.report import Report
+from trainsanity.errors import RankError, UsageError
 from trainsanity.isolation import time_limit as limits
 from trainsanity.isolation.collectives import rank, several_processes
+from trainsanity.isolation.seldom import seldom_collected
 from trainsanity.report import screen
-from trainsanity.report.github import summary as markdown
-from trainsanity.report.github import workflow_commands
-from trainsanity.report.json import dumps
-from trainsanity.report.pictures import Picture, pictures_of
-from trainsanity.report.privacy import without_rows
-from trainsanity.report.text import render as in_full
+from trainsanity.sources.command import Command
 from trainsanity.sources.config import configuration
 from trainsanity.sources.factory import Source
+from trainsanity.sources.script import Script
 from trainsanity.types import Check, Cost
-
-if TYPE_CHECKING:
-    from trainsanity.pipeline import Pipeline
 
 
 @click.command(cls=TargetCommand)
@@ -89,6 +94,12 @@ if TYPE_CHECKING:
     "text goes to stderr.",
 )
 @click.option(
+    "--sarif",
+    "sarif_file",
+    metavar="FILE",
+    help="Write SARIF 2.1.0, e.g. for GitHub's code scanning.",
+)
+@click.option(
     "--html",
     "html_file",
     metavar="FILE",
@@ -125,6 +136,24 @@ if TYPE_CHECKING:
     help="A JSON report of an earlier run: failures that it has are told as known, and only new "
     "ones are failures.",
 )
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="Take no training step twice: leave out the laws that ask the first micro-batches again, "
+    "checks that cost RUN, and those of the loop that evaluate or save.",
+)
+@click.option(
+    "--fail-fast",
+    is_flag=True,
+    help="Stop after the first failure; the other checks are reported as not selected.",
+)
+@click.option(
+    "--progress/--no-progress",
+    "shown",
+    default=None,
+    help="Say on stderr what is being done; the default is to do so on a terminal, and elsewhere "
+    "now and then.",
+)
 def run(  # noqa: PLR0917 - one parameter per option
     targets: tuple[str, ...],
     select: tuple[str, ...],
@@ -137,12 +166,16 @@ def run(  # noqa: PLR0917 - one parameter per option
     strict: bool,
     warnings_as_errors: bool | None,
     json_file: str | None,
+    sarif_file: str | None,
     html_file: str | None,
     summary_file: str | None,
     annotated: bool | None,
     prove_fix: bool,
     expecting: bool,
     baseline: str | None,
+    quick: bool,
+    fail_fast: bool,
+    shown: bool | None,
     debug: bool,
     arguments: tuple[str, ...],
 ) -> int:
@@ -150,8 +183,11 @@ def run(  # noqa: PLR0917 - one parameter per option
 
     TARGET is pkg.module:factory, a function that takes nothing and returns the Trainer that you
     would call train() on; modules are looked for in the current directory, too.  Or it is your
-    training script, which runs until it calls Trainer.train(); the checks take the place of that
-    call, and the script ends there.  The ARGUMENTs after -- are what either finds in sys.argv.
+    training script, which runs in a process of its own until it, or a process that it starts, calls
+    Trainer.train(); the checks take the place of that call, and nothing of the script runs after
+    them.  The ARGUMENTs after -- are what either finds in sys.argv.  Without a TARGET, a command on
+    the PATH may follow --, as in 'trainsanity run -- trl sft --config sft.yaml'.
+
     Without a TARGET, the pipelines of [tool.trainsanity] in pyproject.toml are judged, as in
     pipelines = ["train.py -- --lr 1e-5"]; its expected_failures always apply.
 
@@ -160,81 +196,123 @@ def run(  # noqa: PLR0917 - one parameter per option
     """
     sources = sources_for(targets, arguments)
     table = configuration()
-    checks = _selected(table, select, ignore, max_cost)
+    checks = _selected(table, select, ignore, max_cost, quick=quick)
     timeout = limits.checked(timeout, "--timeout") or table.get("timeout")
     if verbose and quiet:
         raise UsageError("--verbose and --quiet contradict each other: give one of them")
     if warnings_as_errors is None:
         warnings_as_errors = table.get("warnings_as_errors", False)
-    policy = Policy(strict=strict, warnings_as_errors=warnings_as_errors)
-    known = None if baseline is None else Baseline.read(baseline)
+    if baseline is not None:
+        baseline = Baseline.read(baseline).path  # which is complained of before anything is built
     expected = Expected() if expecting else None
     output = Output(json_file)
+    sarif = None if sarif_file is None else OutputFile("--sarif", sarif_file)
     page = None if html_file is None else _page_file(html_file)
     summary = (
         None if summary_file is None else OutputFile("--github-summary", summary_file, append=True)
     )
-    render = _in_a_line if quiet else in_full if verbose else screen.render
-    reports: list[Report] = []
-    pictures: list[Sequence[Picture]] = []
+    if annotated is None:
+        annotated = os.environ.get("GITHUB_ACTIONS") == "true"
+    width, color = style(output.text)
+    options = Options(
+        tuple(check.name for check in checks),
+        timeout,
+        quick=quick,
+        fail_fast=fail_fast,
+        strict=strict,
+        warnings_as_errors=warnings_as_errors,
+        no_rows=no_rows,
+        form="line" if quiet else "full" if verbose else "screen",
+        width=width,
+        color=color,
+        debug=debug,
+        annotations=annotated,
+        json=json_file is not None,
+        html=page is not None,
+        summary=summary is not None,
+        sarif=sarif is not None,
+        prove_fix=prove_fix,
+        baseline=baseline,
+        expected=expecting,
+    )
+    verdict = _verdict(sources, options, output, shown)
+    if rank():  # all processes agree, and the first one reports
+        return verdict.code
+    write(output.text, verdict.annotations)
+    if expected is not None and verdict.expected is not None:
+        write(output.text, expected.write(verdict.expected))
+    if verdict.json is not None:
+        output.json(verdict.json)
+    if page is not None and verdict.html is not None:
+        page.write(verdict.html)
+    if summary is not None and verdict.summary is not None:
+        summary.write(verdict.summary)
+    if sarif is not None and verdict.sarif is not None:
+        sarif.write(verdict.sarif)
+    return verdict.code
+
+
+def _verdict(
+    sources: Sequence[Source], options: Options, output: Output, shown: bool | None
+) -> Verdict:
+    """Judge the sources, and write the reports' text as they come."""
+    source = sources[0]
+    if isinstance(source, Script | Command):  # it is judged alone
+        verdict = _in_a_child(source, options, shown)
+        if not rank():
+            write(output.text, verdict.text)
+        return verdict
+    judged: list[Judged] = []
     for source in sources:
         # Where several processes run, the others may have gone on to the next.
         alone = len(sources) == 1 or several_processes()
-        judge = _judge if alone else _judge_or_say_why
-        report, shown = judge(
-            source, checks, timeout, with_pictures=page is not None, prove_fix=prove_fix
-        )
-        report = replace(report, policy=policy)
-        if known is not None:
-            report = known.applied(report)
-        if no_rows:
-            report, shown = without_rows(report), ()
-        reports.append(report)
-        pictures.append(shown)
-        if rank():  # all processes agree, and the first one reports
+        judge_one = _judge if alone else _judge_or_say_why
+        judged.append(judge_one(source, options, shown))
+        if rank():
             continue
-        if len(reports) > 1 and not quiet:
-            output.text.write("\n")
-        write_text(
-            output.text,
-            lambda width, color, report=report: render(  # type: ignore[misc]
-                report, width=width, color=color, debug=debug
-            ),
-        )
-    code = ExitCode.worst(report.exit_code() for report in reports)
-    if rank():
-        return code
-    _write_last(output, reports, quiet=quiet, annotated=annotated, expected=expected)
-    if json_file is not None:
-        output.json(dumps(reports))
-    if page is not None:
-        from trainsanity.report import html
-
-        page.write(html.render(list(zip(reports, pictures, strict=True)), debug=debug))
-    if summary is not None:
-        summary.write(markdown(reports))
-    return code
+        between = "\n" if len(judged) > 1 and options.form != "line" else ""
+        write(output.text, between + text_of(judged[-1][0], options))
+    verdict = verdict_on(judged, options)
+    if len(judged) > 1 and not rank():
+        between = "" if options.form == "line" else "\n"
+        write(output.text, f"{between}{screen.total([report for report, _ in judged])}\n")
+    return verdict
 
 
-def _write_last(
-    output: Output,
-    reports: Sequence[Report],
-    *,
-    quiet: bool,
-    annotated: bool | None,
-    expected: Expected | None,
-) -> None:
-    """Write what comes after the last report."""
-    if len(reports) > 1:
-        write(output.text, f"{'' if quiet else chr(10)}{screen.total(reports)}\n")
-    if annotated or (annotated is None and os.environ.get("GITHUB_ACTIONS") == "true"):
-        write(output.text, "".join(f"{line}\n" for line in workflow_commands(reports)))
-    if expected is not None:
-        write(output.text, expected.write(reports))
+def _in_a_child(source: Script | Command, options: Options, shown: bool | None) -> Verdict:
+    """Judge a script or a command in processes of its own; see :mod:`.child`."""
+    from trainsanity.cli.child import call_of, launch_of
+
+    with progress(shown) as show:
+        launch = launch_of(source)
+
+        def wait() -> None:
+            if not isinstance(show, Line):  # a terminal shows what the script writes itself
+                show(f"{source.id} runs, and has not begun to train")
+
+        outcome = launch.run(call_of(source, options), show, wait)
+    if outcome.get("interrupted"):
+        raise KeyboardInterrupt
+    if "error" not in outcome:
+        return Verdict(**outcome)
+    if options.debug:
+        sys.stderr.write(outcome.get("traceback", ""))
+    match outcome.get("kind"):
+        case "broken":
+            raise RankError(outcome["error"])
+        case "unexpected":
+            raise unexpected(outcome["error"], options.debug)
+        case _:
+            raise UsageError(outcome["error"])
 
 
 def _selected(
-    table: dict[str, Any], select: Sequence[str], ignore: Sequence[str], max_cost: Cost | None
+    table: dict[str, Any],
+    select: Sequence[str],
+    ignore: Sequence[str],
+    max_cost: Cost | None,
+    *,
+    quick: bool,
 ) -> list[Check]:
     """Return the checks that the call selects, or else the table."""
     # What the call names counts for itself: the file's choice of checks is not mixed into it.
@@ -242,28 +320,21 @@ def _selected(
     if max_cost is None and not select:
         max_cost = table.get("max_cost")
     checks = registry().select(chosen, words("--ignore", ignore), max_cost)
+    if quick:
+        checks = [check for check in checks if takes_no_step_twice(check)]
     if not checks:
-        raise UsageError("--select, --ignore and --max-cost together leave no check to run")
+        also = ", --quick" if quick else ""
+        raise UsageError(f"--select, --ignore{also} and --max-cost together leave no check to run")
     return checks
 
 
-def _in_a_line(report: Report, **_: object) -> str:
-    return f"{screen.line(report)}\n"
-
-
-def _judge_or_say_why(
-    source: Source,
-    checks: list[Check],
-    timeout: float | None,
-    *,
-    with_pictures: bool,
-    prove_fix: bool,
-) -> tuple[Report, Sequence[Picture]]:
+def _judge_or_say_why(source: Source, options: Options, shown: bool | None) -> Judged:
     """Judge one of several; that it cannot be judged is told beside the others' reports."""
     try:
-        return _judge(source, checks, timeout, with_pictures=with_pictures, prove_fix=prove_fix)
+        return _judge(source, options, shown)
     except UsageError as error:
-        return Report.of_unjudged(source.id, str(error), len(registry().all())), ()
+        unjudged = Report.of_unjudged(source.id, str(error), len(registry().all()))
+        return replace(unjudged, policy=options.policy), ()
 
 
 def _page_file(name: str) -> OutputFile:
@@ -273,55 +344,9 @@ def _page_file(name: str) -> OutputFile:
     return OutputFile("--html", name)
 
 
-def _judge(
-    source: Source,
-    checks: list[Check],
-    timeout: float | None,
-    *,
-    with_pictures: bool,
-    prove_fix: bool,
-) -> tuple[Report, Sequence[Picture]]:
-    def judge(pipeline: Pipeline) -> tuple[Report, Sequence[Picture]]:
-        on_check = _connect_progress(pipeline, show_progress)
-        report = run_checks(pipeline, checks, source.expected_failures, on_check, timeout)
-        if prove_fix:
-            report = proved(pipeline, report, show_progress, timeout)
-        # Collected while the pipeline is alive: what they show is not in the report.
-        return report, pictures_of(pipeline) if with_pictures else ()
-
-    with stdout_is_stderr(), progress() as show_progress, _seldom_collected():
-        show_progress(f"building {source.id}")
-        return source.visit(judge)
-
-
-SELDOM = 10_000
-"""New objects between two collections.  With 700, Python's default up to 3.12, a fifth of the time
-that it takes to import torch and transformers is spent on collections; with more, no less than with
-this."""
-
-
-@contextlib.contextmanager
-def _seldom_collected() -> Iterator[None]:
-    young, *older = before = gc.get_threshold()
-    if 0 < young < SELDOM:  # 0 is off
-        gc.set_threshold(SELDOM, *older)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-
-
-def _connect_progress(pipeline: Pipeline, show: Callable[[str], None]) -> Callable[[Check], None]:
-    """Have the pipeline show what it measures, and for which check."""
-    current = ""
-
-    def on_check(check: Check) -> None:
-        nonlocal current
-        current = f"{check.code} {check.name} ({check.cost.name.lower()})"
-        show(current)
-
-    Session.of(pipeline).measurements.on_start = lambda name: show(
-        f"{current}: {catalogue()[name].title}"
-    )
-    pipeline.progress = lambda done, of, what: show(f"{current}: {what}, {done:,} of {of:,}")
-    return on_check
+def _judge(source: Source, options: Options, shown: bool | None) -> Judged:
+    with stdout_is_stderr(), progress(shown) as show, seldom_collected():
+        show(f"building {source.id}")
+        return source.visit(
+            lambda pipeline: judge(pipeline, options, source.expected_failures, show)
+        )

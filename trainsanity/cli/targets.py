@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -10,7 +12,15 @@ import click
 from trainsanity.cli.base import Command
 from trainsanity.engine.registry import registry
 from trainsanity.errors import UsageError
-from trainsanity.sources.config import checks_in, configuration, declared_in, is_target
+from trainsanity.sources.command import Command as Launched
+from trainsanity.sources.command import names_a_command
+from trainsanity.sources.config import (
+    checks_in,
+    configuration,
+    declared_in,
+    failures_of,
+    is_target,
+)
 from trainsanity.sources.factory import Source, sources_of
 
 
@@ -52,10 +62,18 @@ def sources_for(targets: Sequence[str], arguments: Sequence[str]) -> list[Source
                 f"expected_failures in pyproject.toml: name the check in full, {in_full!r}, "
                 f"not by {name!r}"
             )
+    if not targets and names_a_command(arguments):
+        words = tuple(arguments)
+        return [Launched(words, failures_of(expected, shlex.join(words)), declared_in(table))]
+    if not targets and arguments and arguments[0].endswith(".py") and Path(arguments[0]).is_file():
+        targets, arguments = arguments[:1], arguments[1:]
     chosen = targets or table.get("pipelines", [])
     if not chosen:
+        no_command = ""
+        if arguments and not arguments[0].startswith("-"):
+            no_command = f"; {arguments[0]!r} after -- is no command on the PATH"
         raise UsageError(
-            "no pipeline to judge: give pkg.module:factory or a script, or name some under "
-            "pipelines in [tool.trainsanity] of pyproject.toml"
+            "no pipeline to judge: give pkg.module:factory or a script, a command after --, or "
+            f"name some under pipelines in [tool.trainsanity] of pyproject.toml{no_command}"
         )
     return sources_of(chosen, arguments, expected, declared_in(table))

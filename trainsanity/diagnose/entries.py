@@ -155,7 +155,7 @@ class Log:
 
     @property
     def empty(self) -> bool:
-        """Whether the log holds nothing that could be judged."""
+        """Return whether the log holds nothing that could be judged."""
         return not (self.count or self.norm_count or self.evaluations)
 
     @property

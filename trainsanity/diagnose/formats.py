@@ -23,7 +23,7 @@ _SETTINGS = {
     "total_train_batch_size": re.compile(r"Total train batch size .*= ([\d,]{1,24})\s*$"),
     "max_steps": re.compile(r"Total optimization steps = ([\d,]{1,24})\s*$"),
 }
-"""What the Trainer says about its settings when it starts."""
+"""Lines that the Trainer writes about its settings when it starts."""
 
 _FACT = re.compile(r'"(max_steps|global_step|train_batch_size)"\s*:\s*(\d{1,18})(?!\d)')
 

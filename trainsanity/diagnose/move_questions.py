@@ -28,7 +28,7 @@ RESOLVED = 0.1
 resort: a fall that is smaller is no news, and a noise that hides a larger one tells nothing."""
 
 Mean = tuple[float, float]
-"""Of some losses, with its standard error."""
+"""Mean of some losses, with its standard error."""
 
 
 def moves(case: Case) -> Iterator[Measured | Finding]:

@@ -31,7 +31,7 @@ WORST_FIRST = (
     Status.SKIP,
     Status.PASS,
 )
-"""What one process did not see, another may have seen: the worst counts for all."""
+"""Statuses from worst to best: the worst of any process counts for all."""
 
 PATIENCE = 30.0
 """Seconds that a process whose look raised waits for the others.  They take the same steps at the

@@ -174,3 +174,14 @@ def registry() -> Registry:
     load_package("trainsanity.checks")
     load_plugins(GROUP)
     return _registry
+
+
+def takes_no_step_twice(check: Check) -> bool:
+    """Return whether a check is one of ``--quick``.
+
+    Those of the loop that cost a step evaluate, save and load; what the recorded step shows of the
+    loop costs nothing more.
+    """
+    if check.stage != "loop" or check.cost < Cost.STEP:
+        return check.cost < Cost.RUN
+    return check.cost < Cost.RUN and "recording" in check.inputs

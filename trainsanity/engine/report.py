@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Policy:
-    """What the user wants to count as a failure, or as incomplete.
+    """The choice of what counts as a failure, or as incomplete.
 
     Attributes:
         strict: a skipped, blocked or abstaining check makes the run incomplete, and warnings count
@@ -30,7 +30,7 @@ class Policy:
 
     @property
     def warnings_fail(self) -> bool:
-        """Whether a warning counts as a failure."""
+        """Return whether a warning counts as a failure."""
         return self.strict or self.warnings_as_errors
 
 
@@ -47,19 +47,19 @@ class Report:
     measured: Mapping[str, float] = field(default_factory=dict)
     """Seconds of each measurement."""
     passes: Mapping[str, Passes] = field(default_factory=dict)
-    """What each of them ran."""
+    """Passes of each measurement."""
     unasked: tuple[Check, ...] = ()
     """Checks that exist but were not selected."""
     command: tuple[str, ...] = ()
     """As in ``Pipeline``."""
     library_warnings: tuple[LibraryWarning, ...] = ()
-    """What the libraries warned of while the pipeline was built and stepped."""
+    """Warnings of the libraries while the pipeline was built and stepped."""
     of_a_log: bool = False
     """Nothing but the log of the run was seen."""
     policy: Policy = Policy()
-    """What counts as a failure."""
+    """The choice of what counts as a failure."""
     objective: Mapping[str, str] = field(default_factory=dict)
-    """What is trained for, how that was recognised, and how it was confirmed."""
+    """Name of the objective, how it was recognised, and how it was confirmed."""
     known: frozenset[str] = frozenset()
     """Names of checks that have no verdict now and had none in the baseline."""
     unjudged: str = ""
@@ -86,7 +86,7 @@ class Report:
 
     @property
     def not_judged(self) -> tuple[Judges, ...]:
-        """What checks of the training step were to hold against computed values and did not.
+        """Return which of loss and gradient were to be judged and were not.
 
         Empty if one of them reached a verdict, or if no check was selected that takes a step and
         judges it: a call that asks for less than a step is complete without.  A log holds no
@@ -145,11 +145,11 @@ class Report:
 
     @property
     def good(self) -> bool:
-        """Whether a run that ends with this report ends with success."""
+        """Return whether a run that ends with this report ends with success."""
         return self.exit_code() is ExitCode.OK
 
     def _blocked_alone(self) -> bool:
-        """Whether a check is blocked by one that was not selected."""
+        """Return whether a check is blocked by one that was not selected."""
         names = {result.check.name for result in self.results}
         return any(
             result.status is Status.BLOCKED

@@ -190,6 +190,8 @@ def run(
     expected_failures: Mapping[str, str] | None = None,
     on_check: Callable[[Check], None] = lambda check: None,
     timeout: float | None = None,
+    *,
+    fail_fast: bool = False,
 ) -> Report:
     """Judge a pipeline.
 
@@ -199,6 +201,7 @@ def run(
         expected_failures: check name to the reason why its failure is accepted.
         on_check: called with each check before it is judged, for a progress line.
         timeout: seconds that a check, and each measurement, may take; None for no limit.
+        fail_fast: stop after the first failure; the report has the other checks as not asked.
 
     Raises:
         UsageError: the pipeline or the selection cannot be judged at all.
@@ -211,6 +214,8 @@ def run(
         for check in checks:
             on_check(check)
             results.append(runner.result(check))
+            if fail_fast and results[-1].status in (Status.FAIL, Status.XPASS, Status.ERROR):
+                break
     every = runner.checks.all()
     asked = {result.check.name for result in results}
     return Report(
@@ -254,7 +259,7 @@ def _settled() -> Iterator[None]:
 
 
 def _confirmation(session: Session) -> dict[str, str]:
-    """How the objective's formula was confirmed, if a check asked for that."""
+    """Return how the objective's formula was confirmed, if a check asked for that."""
     try:
         words = session.measurements.taken("confirmed").words
     except (Skip, UsageError, Abstain, Blocked, KeyError):
@@ -263,7 +268,7 @@ def _confirmation(session: Session) -> dict[str, str]:
 
 
 def _cost_of_looking(session: Session) -> dict[str, Any]:
-    """What was copied to host memory, to be put back after the recorded steps."""
+    """Return the GiB of the copy in host memory that is put back after the recorded steps."""
     try:
         recording = session.measurements.taken("recording")
     except (Skip, UsageError, Abstain, Blocked):

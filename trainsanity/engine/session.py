@@ -1,4 +1,4 @@
-"""What is computed from a pipeline: its objective, its facts, its environment, its measurements."""
+"""Values computed from a pipeline: objective, facts, environment, measurements."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class Session:
 
     @cached_property
     def objective(self) -> Objective:
-        """What the loss is."""
+        """Return the objective of the pipeline."""
         _load_objectives()
         return objective_for(self.pipeline)
 
     @property
     def _objective_name(self) -> str:
-        """Its name; ``unknown`` where a plug-in raises, which the checks that need it report."""
+        """Return its name; ``unknown`` if a plug-in raises, which the checks that need it tell."""
         try:
             return self.objective.name
         except Exception:

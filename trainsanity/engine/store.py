@@ -41,7 +41,7 @@ class Measurement:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """What the function asks for, by parameter name."""
+        """Return the names of the measurements that the function asks for."""
         return tuple(inspect.signature(self.fn).parameters)
 
     @property
@@ -51,7 +51,7 @@ class Measurement:
 
     @property
     def total_cost(self) -> Cost:
-        """Its own cost or that of the dearest measurement below it."""
+        """Return its own cost or that of the dearest measurement below it."""
         below = (catalogue()[look].total_cost for look in self.inputs if look != "pipeline")
         return max((self.cost, *below))
 
@@ -86,7 +86,7 @@ class Measurements:
         self._errors: dict[str, Exception | SystemExit] = {}
         self.seconds: dict[str, float] = {}
         self.passes: dict[str, Passes] = {}
-        """What each measurement ran; those that it asked for are counted for themselves."""
+        """Passes of each measurement; those that it asked for are counted apart."""
         self.limit: float | None = None
         """Seconds that each may take; see :func:`.limits.limited`."""
         self.on_start: Callable[[str], None] = lambda name: None

@@ -27,7 +27,7 @@ else:
 logger = logging.getLogger("trainsanity")
 
 ACTIONS = ("warn", "stop", "raise")
-"""What a failure leads to."""
+"""Consequences that a failure may have."""
 
 
 class _Events(_Base):
@@ -133,7 +133,7 @@ class _Events(_Base):
 
     @property
     def _ends(self) -> bool:
-        """Whether a failure ends the training."""
+        """Return whether a failure ends the training."""
         return self.action != "warn"
 
     def _summary(self, state: Any) -> str:

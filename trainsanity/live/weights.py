@@ -118,7 +118,7 @@ class Weights:
 
     @property
     def _moves_by_rate(self) -> bool:
-        """Whether an update is about as large as the rate: the Adam family divides by its size."""
+        """Return whether an update is about as large as the rate, as in the Adam family."""
         return "adam" in type(self._optimizer).__name__.lower()
 
 

@@ -55,7 +55,7 @@ def placements(
 
 
 def packed(rows: Sequence[Mapping[str, Any]], batch: Mapping[str, Any]) -> bool:
-    """Whether the rows stand one behind the other in fewer rows than they were."""
+    """Return whether the rows stand one behind the other in fewer rows than they were."""
     padded = batch["input_ids"].tolist()
     if len(padded) >= len(rows):
         return False

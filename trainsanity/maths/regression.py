@@ -1,4 +1,4 @@
-"""What a tensor is made of: least squares on one or several others, in float64."""
+"""Least squares of a tensor on one or several others, in float64."""
 
 from __future__ import annotations
 

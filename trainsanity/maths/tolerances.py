@@ -55,7 +55,7 @@ class Difference:
 
     @property
     def explained(self) -> bool:
-        """Whether arithmetic explains the difference; see :func:`within`."""
+        """Return whether arithmetic explains the difference; see :func:`within`."""
         return within(self.greatest, self.allowed)
 
     def __str__(self) -> str:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Uninformed:
-    """What the cross entropy of these logits would be if the labels were dealt out at random.
+    """Return the cross entropy that these logits would have with labels dealt out at random.
 
     Attributes:
         loss: its mean over the rows.

@@ -1,1 +1,1 @@
-"""What the loss of a pipeline is, one module per family of objectives."""
+"""The loss of a pipeline, one module per family of objectives."""

@@ -1,4 +1,4 @@
-"""What the loss of a pipeline is: its items, their reference losses, and the residual.
+"""The loss of a pipeline: its items, their reference losses, and the residual.
 
 An item is what the loss counts: an example for classification and regression of sequences, a token
 for token classification and language models.  The reference is the mean over all items of an
@@ -37,7 +37,7 @@ times eight, stays below half a gigabyte."""
 
 @dataclass(frozen=True)
 class Objective:
-    """What the loss of a pipeline is; the base class is the objective that nobody recognised.
+    """The loss of a pipeline; the base class is the objective that nobody recognised.
 
     A subclass states its formulas and is registered with
     :func:`trainsanity.objectives.registry.objective`.

@@ -22,7 +22,7 @@ ODDS = "orpo"
 
 @dataclass(frozen=True)
 class Settings:
-    """What a Trainer is set to.
+    """The settings of a preference Trainer.
 
     Attributes:
         kinds: the ``loss_type``s, each with its weight.

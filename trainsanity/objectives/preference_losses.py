@@ -1,4 +1,4 @@
-"""What TRL's preference losses are where policy and reference are the same."""
+"""TRL's preference losses where policy and reference are the same."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class PluginState:
     warnings_as_errors: bool = False
     """A check that warns fails its test."""
     targets_used: bool = False
-    """Whether a test judges the pipelines of the option or of pyproject.toml."""
+    """True if a test judges the pipelines of the option or of pyproject.toml."""
     usage_errors: list[str] = field(default_factory=list)
     selected: dict[int, set[str]] = field(default_factory=dict)
     """Names of the checks that this run will judge, by the id of the spec."""

@@ -22,6 +22,7 @@ from _pytest._code.code import (
 from trainsanity.engine.registry import registry
 from trainsanity.engine.report import Policy, Report
 from trainsanity.report.json import json_value
+from trainsanity.report.links import page_url
 from trainsanity.report.words import (
     coverage,
     fields_of,
@@ -78,6 +79,8 @@ def as_traceback(
     lines = [str(error)]
     if rerun is not None:
         lines.append(f"  rerun     {rerun}")
+    if result is not None and result.findings and (url := page_url(result.check)):
+        lines.append(f"  page      {url}")
     lines += getattr(error, "__notes__", ())
     trace = result.debug if result is not None else ""
     if error.__cause__ is not None:

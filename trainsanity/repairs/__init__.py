@@ -21,6 +21,7 @@ KINDS = {
     "label_names": "settings",
     "padding_unlabelled": "batches",
     "ends_labelled": "batches",
+    "labels_as_ids": "batches",
     "mask_rebuilt": "batches",
     "padding_filled": "batches",
     "trainers_own_optimizer": "training",

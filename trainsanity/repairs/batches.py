@@ -57,6 +57,22 @@ def ends_labelled(pipeline: Pipeline) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def labels_as_ids(pipeline: Pipeline) -> Iterator[None]:
+    """Make class ids of one-hot labels, and a single label of the task."""
+    if pipeline.config is None:
+        raise CannotApply("the model has no config")
+
+    def change(_: list[Any], batch: Any) -> None:
+        labels = batch.get("labels")
+        if labels is not None and labels.ndim > 1:
+            batch["labels"] = labels.argmax(-1)
+
+    single = {"problem_type": "single_label_classification"}
+    with changed(pipeline.config, **single), _mended(pipeline, change):
+        yield
+
+
+@contextlib.contextmanager
 def mask_rebuilt(pipeline: Pipeline) -> Iterator[None]:
     """Make the attention mask of the rows' lengths, on the side where each row lies."""
     import torch

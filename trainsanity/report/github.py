@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from trainsanity.report.links import page_url
 from trainsanity.report.words import (
     clean,
     confidence_in,
@@ -102,10 +103,18 @@ def _found(result: Result, report: Report) -> Iterator[str]:
     if command := rerun(report.command, result.check.code):
         fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", command)), 0)
         yield from (f"{fence}sh", clean(command).replace("\n", " "), fence, "")
+    if result.findings:
+        yield from _page(result)
 
 
 def _name(result: Result) -> str:
     return f"{md(result.check.code)} {md(result.check.name)}"
+
+
+def _page(result: Result) -> Iterator[str]:
+    """Yield a link to the check's page, if it has one."""
+    if url := page_url(result.check):
+        yield from (f"[What {md(result.check.code)} checks, and how to fix it]({url})", "")
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
@@ -167,6 +176,8 @@ def _message(result: Result) -> str:
         lines.append(headline(finding, result))
         named = (("cause", finding.cause), ("fix", finding.fix), ("proof", proof(finding)))
         lines += [f"{label}: {text}" for label, text in named if text]
+    if lines and (url := page_url(result.check)):
+        lines.append(f"page: {url}")
     return "\n".join(lines) or result.reason
 
 

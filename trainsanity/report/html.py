@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from trainsanity import __version__
 from trainsanity.errors import UsageError
 from trainsanity.report.figures import draw
+from trainsanity.report.links import page_url
 from trainsanity.report.pictures import Picture
 from trainsanity.report.words import (
     anything_wrong,
@@ -211,6 +212,7 @@ class _View:
             "code": result.check.code,
             "name": result.check.name,
             "title": result.check.title.replace("``", ""),
+            "url": page_url(result.check),
             "status": str(result.status),
             "sign": sign,
             "words": words,

@@ -11,10 +11,12 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from trainsanity import __version__
+from trainsanity.report.links import page_url
 from trainsanity.report.privacy import holds_rows
 
 if TYPE_CHECKING:
     from trainsanity.engine.report import Report
+    from trainsanity.types import Result
 
 SCHEMA = 2
 """Rises when a key changes its meaning or goes; new keys may come without that."""
@@ -32,7 +34,7 @@ def as_dict(report: Report) -> dict[str, Any]:
         "holds_rows": holds_rows(report),
         "objective": report.recognition,
         "unjudged": report.unjudged or None,
-        "results": [result.as_dict() for result in report.results],
+        "results": [_result(result) for result in report.results],
         "measurements": [_measured(report, name) for name in report.measured],
         "library_warnings": [vars(one) for one in report.library_warnings],
         "summary": {
@@ -50,6 +52,10 @@ def as_dict(report: Report) -> dict[str, Any]:
     }
     values: dict[str, Any] = json_value(document)
     return values
+
+
+def _result(result: Result) -> dict[str, Any]:
+    return {**result.as_dict(), "url": page_url(result.check)}
 
 
 def _measured(report: Report, name: str) -> dict[str, Any]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, overload
 
-from trainsanity.engine.registry import registry
+from trainsanity.engine.progress import connected
+from trainsanity.engine.registry import check as register
+from trainsanity.engine.registry import registry, takes_no_step_twice
 from trainsanity.engine.report import Report
 from trainsanity.engine.runner import run
 from trainsanity.errors import UsageError
 from trainsanity.isolation import time_limit as limits
 from trainsanity.pipeline import Pipeline
-from trainsanity.report import screen
+from trainsanity.report import notebook, screen
 from trainsanity.sources.building import from_trainer
 from trainsanity.sources.config import words_of
-from trainsanity.types import Cost
+from trainsanity.types import CheckFunction, Cost
 
 
 class ShownReport(Report):
@@ -29,6 +31,30 @@ class ShownReport(Report):
         """Return the report on one screen."""
         return screen.render(self)
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        return notebook.html_of(self)
+
+
+@overload
+def check(code: str, name: str, **how: Any) -> Callable[[CheckFunction], CheckFunction]: ...
+
+
+@overload
+def check(trainer: Any, /, **how: Any) -> ShownReport: ...
+
+
+def check(*given: Any, **how: Any) -> Any:
+    """Judge a Trainer, as :func:`judge` does: ``trainsanity.check(trainer)`` in a notebook.
+
+    With a code it registers a check of your own, as
+    ``@trainsanity.check("ACME001", "loss.label_smoothing", cost=...)``; see
+    :func:`trainsanity.engine.registry.check`.
+    """
+    if given and not isinstance(given[0], str):
+        return judge(*given, **how)
+    return register(*given, **how)
+
 
 def judge(
     trainer: Any,
@@ -38,6 +64,8 @@ def judge(
     max_cost: Cost | None = None,
     expected_failures: Mapping[str, str] | None = None,
     timeout: float | None = None,
+    quick: bool = False,
+    fail_fast: bool = False,
 ) -> ShownReport:
     """Judge a Trainer that is not training yet; afterwards it is what it was.
 
@@ -51,6 +79,8 @@ def judge(
             ``Cost.RUN`` for those that ``select`` names.
         expected_failures: check name to the reason why its failure is accepted.
         timeout: seconds that a check, and each measurement, may take; None for no limit.
+        quick: take no training step twice, as ``trainsanity run --quick`` does.
+        fail_fast: stop after the first failure.
 
     Returns:
         The report: ``print(report)`` shows it, ``report.good`` is its verdict, ``report.results``
@@ -61,6 +91,8 @@ def judge(
     """
     limits.checked(timeout, "timeout")
     checks = registry().select(words_of(select), words_of(ignore), max_cost)
+    if quick:
+        checks = [check for check in checks if takes_no_step_twice(check)]
     if not checks:
         raise UsageError("select, ignore and max_cost together leave no check to run")
     if isinstance(trainer, Pipeline):
@@ -74,5 +106,9 @@ def judge(
             )
         pipeline = from_trainer(trainer)
     pipeline.refuse_unusable_model()
-    report = run(pipeline, checks, expected_failures, timeout=timeout)
+    if pipeline.quick != quick:  # a recording without the laws is none with them
+        pipeline.quick, pipeline.session = quick, None
+    with notebook.progress() as show:
+        on_check = connected(pipeline, show)
+        report = run(pipeline, checks, expected_failures, on_check, timeout, fail_fast=fail_fast)
     return ShownReport(**{field.name: getattr(report, field.name) for field in fields(report)})

@@ -60,18 +60,32 @@ def _reference(checks: list[Check]) -> Iterator[str]:
 
 def _markdown(check: Check) -> Iterator[str]:
     yield from (f"### {check.code} `{check.name}`", "")
+    for label, text in sections(check):
+        yield from (f"*{label}:* {text}" if label else text, "")
+    if example := examples().get(check.code):
+        yield from (f"*What a failure looks like:* {_prose(_broken(example))}", "")
+        yield from ("```text", example["text"], "```")
+
+
+def sections(check: Check) -> Iterator[tuple[str, str]]:
+    """Yield the parts of a check's page in Markdown, each with its label or none.
+
+    The first says what holds, the second stage, cost and the like; then come the docstring's.
+    """
     title, *paragraphs = check.page.split("\n\n")
-    yield from (f"**{_prose(title)}**", "", f"{'; '.join(_facts(check))}.")
+    yield "", f"**{_prose(title)}**"
+    yield "", f"{'; '.join(_facts(check))}."
     for paragraph in paragraphs:
-        yield ""
         if paragraph.startswith("    "):  # a snippet, as it stands
-            yield from ("```python", textwrap.dedent(paragraph), "```")
+            yield "", f"```python\n{textwrap.dedent(paragraph)}\n```"
             continue
         section = _SECTION.fullmatch(paragraph)
-        yield f"*{section[1]}:* {_prose(section[2])}" if section else _prose(paragraph)
-    if example := examples().get(check.code):
-        yield from ("", f"*What a failure looks like:* {_prose(_broken(example))}", "")
-        yield from ("```text", example["text"], "```")
+        yield (section[1], _prose(section[2])) if section else ("", _prose(paragraph))
+
+
+def linked(text: str) -> str:
+    """Return a sentence in Markdown, with its issues as links."""
+    return _prose(text)
 
 
 def _facts(check: Check) -> Iterator[str]:

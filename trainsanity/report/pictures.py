@@ -1,4 +1,4 @@
-"""What the pictures of a report show, as JSON values.
+"""Contents of the pictures of a report, as JSON values.
 
 A picture takes no measurement: it shows the values of those that the checks took, and where one is
 missing it says why.  It is collected while the pipeline is alive; drawing it (``figures.py``) needs
@@ -64,7 +64,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Shown:
-    """What a collector returns: the parts of a :class:`Picture` that come from measurements."""
+    """The parts of a :class:`Picture` that come from measurements, as a collector returns them."""
 
     sentence: str
     columns: tuple[str, ...]

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from trainsanity.errors import ExitCode
 from trainsanity.report.console import console, fields, indented, text_of
+from trainsanity.report.links import page_url
 from trainsanity.report.words import (
     clean,
     codes_of,
@@ -134,6 +135,7 @@ class _Screen:
         self.detail = detail
         self.results = sorted(report.results, key=lambda r: r.check.order)
         self.first = True
+        self._url: str | None = None
 
     def write(self, *, debug: bool) -> None:
         self._verdict()
@@ -180,6 +182,7 @@ class _Screen:
         findings = () if result.status is Status.XFAIL else result.findings
         for finding in findings[: self.detail.findings]:
             indented(self.out, Text(self._cut(clean(headline(finding, result))), style="bold"))
+            self._url = page_url(result.check) if finding is result.findings[0] else None
             fields(self.out, self._fields(finding))
         if rest := len(findings[self.detail.findings :]):
             indented(self.out, Text(f"and {counted(rest, 'other finding')}"))
@@ -188,7 +191,7 @@ class _Screen:
         named = {
             "where": None if finding.where and finding.where in finding.headline else finding.where,
             "cause": finding.cause,
-            # Of a cause that was concluded there is no more to say than "likely".
+            # A cause without candidates was concluded: "likely" says no more than that.
             "how sure": (
                 confidence_in(finding, self.report)
                 if finding.candidates or not finding.cause
@@ -196,6 +199,7 @@ class _Screen:
             ),
             "fix": finding.fix,
             "proof": proof(finding),
+            "page": self._url,
         }
         wanted = [*named] if self.first else ["where", *self.detail.others, "proof"]
         for label in wanted:

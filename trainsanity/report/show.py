@@ -1,4 +1,4 @@
-"""What the loss supervises, as a table for people and as JSON values."""
+"""Supervised tokens, as a table for people and as JSON values."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from trainsanity.report.console import console, fields, grid, heading, indented, text_of
+from trainsanity.report.links import page_url
 from trainsanity.report.words import (
     anything_wrong,
     clean,
@@ -105,6 +106,10 @@ class _Writer:
             indented(self.out, Text(clean(headline(finding, result)), style="bold"))
             fields(self.out, fields_of(finding, confidence_in(finding, self.report)))
         self._command(result)
+        if url := page_url(result.check):
+            # As the command: there to be copied.
+            text = Text(f"  page      {url}")
+            self.out.print(text, no_wrap=True, overflow="ignore", crop=False)
 
     def _title(self, result: Result) -> None:
         title = Text(f"{result.check.code} {result.check.name}", style="bold")

@@ -148,12 +148,15 @@ def rerun(command: Sequence[str], code: str, *options: str) -> str | None:
     """Return the call that judges one check again; None for a pipeline that no call leads to.
 
     Args:
-        command: the target and a script's own arguments, as ``Pipeline.command``.
+        command: the target and a script's own arguments, or ``--`` and a command, as
+            ``Pipeline.command``.
         code: the check's code.
         options: further options of ``trainsanity run``.
     """
     if not command:
         return None
+    if command[0] == "--":
+        return shlex.join(["trainsanity", "run", "--select", code, *options, *command])
     target, *arguments = command
     own = ["--", *arguments] if arguments else []
     return shlex.join(["trainsanity", "run", target, "--select", code, *options, *own])

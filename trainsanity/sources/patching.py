@@ -11,7 +11,7 @@ import functools
 import importlib.abc
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -93,10 +93,15 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 class NewFolders:
-    """The output folders that Trainers create when they are built; empty ones are removed."""
+    """The output folders that Trainers create when they are built; empty ones are removed.
 
-    def __init__(self) -> None:
+    Args:
+        made: called with the folders that one of them has made, parents and all.
+    """
+
+    def __init__(self, made: Callable[[list[str]], None] = lambda folders: None) -> None:
         self._made: set[Path] = set()
+        self._tell = made
 
     def noted(self) -> contextlib.AbstractContextManager[None]:
         """Record the folders that Trainers create in the block."""
@@ -110,16 +115,24 @@ class NewFolders:
             try:
                 original(trainer, *args, **kwargs)
             finally:
-                self._made.update(path for path in missing if path.is_dir())
+                made = [path for path in missing if path.is_dir()]
+                self._made.update(made)
+                if made:
+                    self._tell([str(path) for path in made])
 
         return init
 
     def remove_empty(self) -> None:
-        """Remove those that are still empty, ``a/b/c`` from its end."""
-        for folder in sorted(self._made, key=lambda path: len(path.parts), reverse=True):
-            # rmdir refuses a folder that is not empty, so nothing of value can be lost.
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+        """Remove those that are still empty."""
+        remove_empty(self._made)
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove the folders that are empty, ``a/b/c`` from its end."""
+    for folder in sorted(set(folders), key=lambda path: len(path.parts), reverse=True):
+        # rmdir refuses a folder that is not empty, so nothing of value can be lost.
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _output_dir(init: Callable[..., Any], *args: Any, **kwargs: Any) -> Path:

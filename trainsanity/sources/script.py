@@ -10,6 +10,7 @@ import contextlib
 import functools
 import os
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, FrameType, ModuleType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from trainsanity.errors import UsageError, first_line
 from trainsanity.isolation.library_warnings import LibraryWarning, Listener, listening, loads
@@ -89,18 +90,23 @@ def judge_script(path: str, arguments: Sequence[str], judge: Callable[[Pipeline]
     Raises:
         UsageError: the script cannot be read or run, or ended without a call of ``train()``.
     """
-    code = _compiled(path)
-    visit = _Visit(path, arguments, judge)
+    code = compiled(path)
+    visit = Visit(path, arguments, judge)
     folders = NewFolders()
     try:
-        with _as_main(path, arguments) as module, folders.noted(), visit.watching():
+        with as_main(path, arguments) as module, folders.noted(), visit.watching():
             _execute(code, module, visit)
     finally:
         folders.remove_empty()
     return visit.result()
 
 
-def _compiled(path: str) -> CodeType:
+def compiled(path: str) -> CodeType:
+    """Return a script's code.
+
+    Raises:
+        UsageError: it cannot be read, or is no Python.
+    """
     try:
         source = Path(path).read_bytes()
     except OSError as error:
@@ -114,19 +120,54 @@ def _compiled(path: str) -> CodeType:
         raise UsageError(f"{path} is no Python: {error}") from error
 
 
-def _execute(code: CodeType, module: ModuleType, visit: _Visit[Any]) -> None:
+def run_code(code: CodeType, module: ModuleType) -> None:
+    """Execute the user's own script, which is what was asked for."""
+    exec(code, module.__dict__)
+
+
+def _execute(code: CodeType, module: ModuleType, visit: Visit[Any]) -> None:
     try:
-        exec(code, module.__dict__)
+        run_code(code, module)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
         # After the verdict, errors of the script are irrelevant.
         if not visit.over:
-            raise UsageError(visit.why(error, code.co_filename)) from error
+            raise UsageError(why_ended(visit.path, error, code.co_filename)) from error
+
+
+def untrained(path: str) -> str:
+    """Return in one sentence that a script came to its end and did not train."""
+    return (
+        f"{path} ended without calling train() on a transformers.Trainer: give it "
+        f"the arguments with which it trains, as in trainsanity run {path} -- ARGS"
+    )
+
+
+def why_ended(path: str, error: BaseException, file: str) -> str:
+    """Return in one sentence how a script ended before it called train().
+
+    Args:
+        path: as the user gave it.
+        error: what it raised.
+        file: the name of its code, to find the line by.
+    """
+    before = "before it called Trainer.train()"
+    if isinstance(error, SystemExit):
+        code = 0 if error.code is None else error.code
+        if isinstance(code, int):
+            return (
+                f"{path} exited with code {code} {before}; "
+                f"its own arguments go after --: trainsanity run {path} -- ARGS"
+            )
+        return f"{path} exited {before}: {code}"
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+    where = f" in line {lines[-1]}" if lines else ""
+    return f"{path} raised {type(error).__name__}{where} {before}: {first_line(error)}"
 
 
 @contextlib.contextmanager
-def _as_main(path: str, arguments: Sequence[str]) -> Iterator[ModuleType]:
+def as_main(path: str, arguments: Sequence[str]) -> Iterator[ModuleType]:
     """Yield an empty ``__main__`` with the surroundings that ``python path arguments...`` has."""
     file = os.path.abspath(path)
     folder = Path(file).resolve().parent
@@ -165,17 +206,18 @@ def _package(folder: Path) -> tuple[Path, str]:
     return folder, ".".join(names)
 
 
-class _Visit(Generic[T]):
+class Visit(Generic[T]):
     """Waits for ``train()``, judges there, and keeps the script from going on after that."""
 
     def __init__(self, path: str, arguments: Sequence[str], judge: Callable[[Pipeline], T]) -> None:
         self.path, self.arguments, self.judge = path, tuple(arguments), judge
         self.judging = self.over = False
+        self.thread = 0
         self._ends = 0
-        self._value: list[T] = []
+        self.value: T | None = None
         self._heard: list[LibraryWarning] = []
         self._listener: Listener | None = None
-        self._error: BaseException | None = None
+        self.error: BaseException | None = None
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -191,47 +233,42 @@ class _Visit(Generic[T]):
 
     def result(self) -> T:
         """Return what ``judge`` returned, or raise what it raised, out of the script's reach."""
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
         if not self.over:
-            raise UsageError(
-                f"{self.path} ended without calling train() on a transformers.Trainer: give it "
-                f"the arguments with which it trains, as in trainsanity run {self.path} -- ARGS"
-            )
-        return self._value[0]
+            raise UsageError(untrained(self.path))
+        return cast("T", self.value)
 
-    def why(self, error: BaseException, file: str) -> str:
-        """Return in one sentence how the script ended before it called train()."""
-        before = "before it called Trainer.train()"
-        if isinstance(error, SystemExit):
-            code = 0 if error.code is None else error.code
-            if isinstance(code, int):
-                return (
-                    f"{self.path} exited with code {code} {before}; "
-                    f"its own arguments go after --: trainsanity run {self.path} -- ARGS"
-                )
-            return f"{self.path} exited {before}: {code}"
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
-        where = f" in line {lines[-1]}" if lines else ""
-        return f"{self.path} raised {type(error).__name__}{where} {before}: {first_line(error)}"
+    def begin(self) -> None:
+        """Prepare for being judged; see :mod:`trainsanity.cli.child`."""
+
+    def another_thread(self) -> None:
+        """Keep ``train()`` in another thread from training while this one is judged."""
 
     def _judging(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def train(trainer: Any, *args: Any, **kwargs: Any) -> Any:
             # The checks call train() themselves, and a subclass may hold this function.
             if self.judging or self.over:
+                if threading.get_ident() != self.thread:
+                    self.another_thread()
                 return original(trainer, *args, **kwargs)
             resumes = kwargs.get("resume_from_checkpoint", args[0] if args else None)
-            self.judging = True
-            try:
-                self._value.append(self.judge(self._pipeline(trainer, bool(resumes))))
-            except BaseException as error:
-                # The script must not catch it.
-                self._error = error
-            self.judging, self.over = False, True
-            raise self._end()
+            raise self._judge_here(lambda: self._pipeline(trainer, bool(resumes)))
 
         return train
+
+    def _judge_here(self, pipeline: Callable[[], Pipeline]) -> BaseException:
+        """Judge what ``pipeline`` returns; return what the caller has to raise into the script."""
+        self.judging, self.thread = True, threading.get_ident()
+        try:
+            self.begin()
+            self.value = self.judge(pipeline())
+        except BaseException as error:
+            # The script must not catch it.
+            self.error = error
+        self.judging, self.over = False, True
+        return self._end()
 
     def _pipeline(self, trainer: Any, resumes: bool) -> Pipeline:
         notes = ["the script resumes from a checkpoint; judged are the weights before that"]

@@ -40,7 +40,7 @@ class Labelled:
 
 
 def _per_token(pipeline: Pipeline) -> bool:
-    """Whether the task has a label for each token rather than some for each row."""
+    """Return whether the task has a label for each token rather than some for each row."""
     objective = objective_of(pipeline)
     if objective.known:
         return objective.name not in (SINGLE_LABEL, MULTI_LABEL, REGRESSION)

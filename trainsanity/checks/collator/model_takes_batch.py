@@ -97,7 +97,7 @@ def model_takes_batch(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | F
 
 @dataclass(frozen=True)
 class Forward:
-    """What a model's ``forward`` takes.
+    """The arguments of a model's ``forward``.
 
     Attributes:
         names: its parameters by name, those of a typed ``**kwargs`` included.

@@ -59,7 +59,8 @@ def padding_overhead(
 
     Known false alarms: fixed shapes for a compiler (``torch.compile``, XLA) pay in another coin.
 
-    References: NVIDIA's tensor-core guide on multiples of 8; the timings in the README.
+    References: NVIDIA's tensor-core guide on multiples of 8; the timings on the
+    evidence page of the documentation.
     """
     numbers = {
         "waste": round(padding.waste, 4),

@@ -136,7 +136,7 @@ def _is_conversation(raw: Mapping[str, Any]) -> bool:
 
 
 def _partly(one: Document) -> bool:
-    """Whether some of the row is a target, and some beside its first token is not."""
+    """Return whether some of the row is a target, and some beside its first token is not."""
     return bool(one.counted) and len(one.counted) < len(one.ids) - 1
 
 
@@ -190,7 +190,7 @@ class _Judge:
         return any(label in self.stops for label in one.labels[max(start, 0) : stop])
 
     def tail(self, ids: Sequence[int], stop: int) -> int:
-        """Where the special tokens and blanks before ``stop`` begin."""
+        """Return where the special tokens and blanks before ``stop`` begin."""
         while stop > 0 and (ids[stop - 1] in self.closing or self.blank(ids[stop - 1])):
             stop -= 1
         return stop

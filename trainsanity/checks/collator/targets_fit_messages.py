@@ -20,7 +20,7 @@ MANY = 0.5
 """Share of rows from which labels beside the answers are no exception."""
 
 UNMARKED = "chat template does not contain `{% generation %}`"
-"""What transformers says when an assistant mask is asked of a template without markers."""
+"""Warning of transformers when an assistant mask is asked of a template without markers."""
 
 VARIED = 8
 """Different tokens from which what is left out is content and not a part of the header."""
@@ -140,7 +140,7 @@ def _of_users(answers: Answers, pipeline: Pipeline) -> Iterator[Finding]:
 
 
 def _stored(pipeline: Pipeline) -> bool:
-    """Whether the user's own rows bring labels; trl's are made by its arguments."""
+    """Return whether the user's own rows bring labels; trl's are made by its arguments."""
     columns = getattr(pipeline.train_dataset, "column_names", None) or ()
     return "labels" in columns and not hasattr(pipeline.args, "assistant_only_loss")
 

@@ -16,7 +16,7 @@ MEANS = ("ipo", "sigmoid_norm", "simpo")
 """Loss types that take a mean over an answer's tokens."""
 
 SHARE = 0.1
-"""Of the pairs: a constant, as in dataset.pairs_differ."""
+"""Share of the pairs: a constant, as in dataset.pairs_differ."""
 
 
 @check(

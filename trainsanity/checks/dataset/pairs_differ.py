@@ -9,8 +9,8 @@ from trainsanity.measurements.data.pairs import Pairs
 from trainsanity.types import Finding, Measured, Severity
 
 SHARE = 0.1
-"""Of the pairs: a constant, since how many a run can spare nobody computes.  Few equal pairs are
-found in published preference data; a tenth of the batch without a gradient is a setting's doing."""
+"""Share of the pairs: a constant, since no formula says how many a run can spare.  Published
+preference data have few equal pairs; if a tenth of the batch has no gradient, a setting did it."""
 
 
 @check(

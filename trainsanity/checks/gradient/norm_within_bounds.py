@@ -58,7 +58,7 @@ def norm_within_bounds(
 
     Known false alarms: regularisers that add to .grad directly.
 
-    References: field measurements of healthy norms in the README.
+    References: measurements on GPUs on the evidence page of the documentation.
     """
     confirmed.require()
     step = recording.first

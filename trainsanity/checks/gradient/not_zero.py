@@ -78,7 +78,7 @@ def not_zero(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fi
 
 
 def _by_chance(pipeline: Pipeline) -> bool:
-    """Whether a policy's further completions are rewarded differently."""
+    """Return whether a policy's further completions are rewarded differently."""
     try:
         rollouts = Session.of(pipeline).measurements.get("rollouts")
         return rollouts.counted > 0 and any(rollouts.further)

@@ -135,7 +135,7 @@ def step_is_the_weighted_sum(
 
 
 def _allowed(own: Own) -> float:
-    """How far the sum of weights may be from 1: rounding, and what noise hides.
+    """Return how far the sum of weights may be from 1: rounding, and what noise hides.
 
     Standard errors of the single weights add up as of independent ones where they are told apart;
     otherwise the sum is the only thing that is known, and is known well.  A number that is none
@@ -149,7 +149,7 @@ def _allowed(own: Own) -> float:
 
 
 def _stands_out(share: float, others: list[float], allowed: float) -> bool:
-    """Whether a micro-batch is lost beside others that count, or counts twice what they do."""
+    """Return whether a micro-batch is lost beside others that count, or counts twice."""
     if not others:
         return False
     middle = sorted(others)[len(others) // 2]

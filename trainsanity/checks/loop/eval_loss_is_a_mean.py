@@ -19,7 +19,7 @@ SPREAD = 3.0
 texts of ordinary lengths in batches of eight stay below 2.  A last resort."""
 
 ROUNDED = 1e-5
-"""What is rounded in a mean of float32 losses, relative to it; bfloat16 losses are exact in it."""
+"""Rounding of a mean of float32 losses, relative to it; bfloat16 losses are exact in it."""
 
 
 @check(

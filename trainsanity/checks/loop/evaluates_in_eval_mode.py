@@ -10,7 +10,7 @@ from trainsanity.measurements.runs.scored import Scored
 from trainsanity.types import Cost, Finding, Measured
 
 ROUNDED = 1e-6
-"""What is rounded in a loss in float32, relative to it."""
+"""Rounding of a loss in float32, relative to it."""
 
 
 @check(

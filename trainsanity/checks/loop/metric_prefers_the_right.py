@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
 OWN = ("runtime", "per_second", "model_preparation_time", "loss", "epoch", "samples", "steps")
-"""What the Trainer adds to the metrics by itself, by the end of its name."""
+"""Metrics that the Trainer adds by itself, by the end of their names."""
 
 SHIFTED_WINS = 0.5
 """A metric that is moved less than half as far by the right predictions as by those that are one

@@ -9,8 +9,8 @@ from trainsanity.measurements.runs.order import Order
 from trainsanity.types import Cost, Finding, Measured, Severity
 
 SORTED = 0.2
-"""Of the changes of class that a random order has, the part below which rows lie by class.  With
-ten changes expected, chance gives so few less than once in a thousand times."""
+"""Share of the changes of class in a random order; with fewer, rows lie by class.  With ten changes
+expected, chance gives so few less than once in a thousand times."""
 
 ENOUGH = 10
 """Changes that have to be expected before few of them mean anything."""

@@ -48,7 +48,7 @@ def teachers_are_quiet(recording: Recording) -> Iterator[Measured | Finding]:
             repairs=(repair("teacher.eval()", "teachers_quiet"),),
         )
     yield Measured(
-        f"{len(recording.teachers)} other models run without a gradient; dropout is on in "
+        f"{len(recording.teachers)} other models run beside the trained one; dropout is on in "
         f"{len(noisy)} of those whose weights stay",
         len(noisy),
         0,

@@ -1,4 +1,4 @@
-"""What the checks of a reference policy share."""
+"""Helpers that the checks of a reference policy share."""
 
 from __future__ import annotations
 

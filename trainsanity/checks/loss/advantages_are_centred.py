@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
 ROUNDING = 1e-3
-"""Of the largest advantage: a constant, since rewards of another origin lose digits that nobody
-knows of when their mean is taken away.  What is not centred is off by tenths."""
+"""Share of the largest advantage that is rounding: a constant, since rewards of another origin lose
+an unknown number of digits when their mean is taken away.  What is not centred is off by tenths."""
 
 
 @check(

@@ -98,7 +98,7 @@ def reference_is_the_policy(
 
 
 def _slack(pipeline: Pipeline, gap: Gap, right: float) -> float:
-    """How far a difference within rounding moves the loss, at the most."""
+    """Return how far a difference within rounding moves the loss, at the most."""
     beta = float(getattr(pipeline.args, "beta", 0.0) or 0.0)
     return 2 * (beta + 2 * math.sqrt(abs(right))) * gap.total
 

@@ -18,7 +18,7 @@ SIZES = re.compile(
     r"target size \(torch\.Size\(\[([\d, ]*)\]\)\) that is different to the input size "
     r"\(torch\.Size\(\[([\d, ]*)\]\)\)"
 )
-"""What torch's losses say before they broadcast."""
+"""Warning of torch's losses before they broadcast."""
 
 
 @check("TS531", "loss.shapes_agree", cost=Cost.STEP, rules_out="broadcast targets")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
 MISSING = "Found missing adapter keys while loading the checkpoint"
-"""What PEFT says when a saved adapter lacks tensors that the model's adapter has."""
+"""PEFT's warning when a saved adapter lacks tensors that the model's adapter has."""
 
 
 @check("TS434", "model.adapter_fits_base", rules_out="adapter's base")

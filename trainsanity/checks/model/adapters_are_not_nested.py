@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
 SECOND = "modify a model with PEFT for a second time"
-"""What PEFT says when a model that has adapters' layers is wrapped again."""
+"""PEFT's warning when a model that has adapters' layers is wrapped again."""
 
 
 @check("TS432", "model.adapters_are_not_nested", rules_out="nested adapters")

@@ -130,7 +130,7 @@ def _groups(recording: Recording) -> int:
 
 def _scale(schedule: Schedule, recording: Recording, group: int) -> float:
     """Return a group's own rate over the schedule's; 1 if no group has any."""
-    # Of a rate that is NaN everything is.
+    # A rate of NaN makes NaN of everything.
     if schedule.rate <= 0 or not any(rate > 0 for rate in recording.peaks):
         return 1.0
     return recording.peaks[group] / schedule.rate

@@ -37,7 +37,7 @@ NEAR = 4
 
 @dataclass
 class Role:
-    """What is trained of the messages of one role.
+    """Counts of what is trained of the messages of one role.
 
     Attributes:
         tokens, counted: of their contents, and those of them that are targets.
@@ -95,7 +95,7 @@ class Headed:
 
 @dataclass(frozen=True)
 class Answers:
-    """What is trained of conversations.
+    """Counts of what is trained of conversations.
 
     Attributes:
         roles: by role; empty where no row has the template's headers.

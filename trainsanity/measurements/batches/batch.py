@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What the collator returned, and the rows that it was given.
+    """A batch as the collator returned it, and the rows that it was given.
 
     Attributes:
         inputs: the batch; the choices of a row are rows of their own.
@@ -61,12 +61,12 @@ class MicroBatch:
 
     @property
     def of_tokens(self) -> bool:
-        """Whether rows and batch hold token ids."""
+        """Return whether rows and batch hold token ids."""
         return IDS in self.inputs and all(IDS in row for row in self.rows)
 
     @cached_property
     def placements(self) -> list[Placement | None]:
-        """Where each row lies in ``input_ids``; None where it is not there whole."""
+        """Return where each row lies in ``input_ids``; None where it is not there whole."""
         return placements(self.rows, self.inputs)
 
     @property
@@ -105,7 +105,7 @@ class Batch:
 
     @property
     def of_tokens(self) -> bool:
-        """Whether rows and batches hold token ids."""
+        """Return whether rows and batches hold token ids."""
         return all(micro.of_tokens for micro in self)
 
     def require_made(self) -> None:
@@ -180,7 +180,7 @@ def batch(pipeline: Pipeline) -> Batch:
 
 
 COMPLETION = "completion_ids"
-"""What a Trainer that lets its model generate calls the tokens of an answer."""
+"""Key of an answer's tokens in a Trainer that lets its model generate."""
 
 
 def _generated(made: Mapping[str, Any], rows: list[dict[str, Any]]) -> MicroBatch:

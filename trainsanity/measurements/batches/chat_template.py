@@ -1,4 +1,4 @@
-"""What the chat template writes around messages, found by rendering a conversation with it."""
+"""Text that the chat template writes around messages, found by rendering a conversation with it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 USER, ASSISTANT, SYSTEM = "user", "assistant", "system"
 
 CONTENTS = {"s": "qzsystem", "u": "qzfirst", "a": "qzsecond", "v": "qzthird", "b": "qzfourth"}
-"""What the messages of the rendered conversation say; words that no template has."""
+"""Contents of the rendered messages; words that no template has."""
 
 MARKS = r"<[|\uff5c][^<>\s]{1,40}[|\uff5c]>|</?s>|<\w+_of_\w+>"
-"""What special tokens look like."""
+"""Pattern of special tokens."""
 
 Ids = tuple[int, ...]
 

@@ -55,7 +55,7 @@ class Collating:
         self.untried = ""
         """Why no piece of a row could be judged; empty if some could."""
         self.elsewhere = ""
-        """What goes wrong only with settings that the user does not use."""
+        """Failures that occur only with settings that the user does not use."""
         self.sound = 0
         """Micro-batches of the first step in which :meth:`objection` found nothing wrong."""
         for micro in batch if tokens else ():

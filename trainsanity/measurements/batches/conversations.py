@@ -62,12 +62,12 @@ class Sequence_:  # noqa: N801 - Sequence is the abstract class
 
     @property
     def tokens(self) -> int:
-        """How many tokens it has."""
+        """Return how many tokens it has."""
         return sum(run.tokens for part in self.parts for run in part.runs)
 
     @property
     def counted(self) -> int:
-        """How many of them are targets."""
+        """Return how many of them are targets."""
         return sum(run.tokens for part in self.parts for run in part.runs if run.counted)
 
 

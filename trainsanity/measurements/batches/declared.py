@@ -1,4 +1,4 @@
-"""What breaks the user's word on which tokens are targets."""
+"""Tokens that break the user's declaration of which are targets."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Declared:
 
 
 Said = tuple[str, bool, list[int]]
-"""Whose tokens, whether they are to be targets, and their places."""
+"""A speaker, whether its tokens are to be targets, and their places."""
 
 
 @measurement(Cost.STATIC)

@@ -30,7 +30,7 @@ CONVERSATION_COLUMNS = ("messages", "conversations", "prompt", "completion")
 """Columns of rows that are questions with answers."""
 
 Micro = tuple[Mapping[str, Any], list[dict[str, Any]]]
-"""What the collator returned, beside what it was given."""
+"""A batch as the collator returned it, and the rows that it was given."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Documents:
-    """What a few batches hold.
+    """Documents of a few batches.
 
     Attributes:
         found: the documents, in the order of the batches.
@@ -83,7 +83,7 @@ class Documents:
 
     @property
     def whole(self) -> list[Document]:
-        """Those that are not cut; empty where rows are blocks of one length."""
+        """Return those that are not cut; empty where rows are blocks of one length."""
         kept = [one for one in self.found if not one.cut]
         # The last block of a text that was cut into blocks is shorter.
         return kept if len(kept) > max(1, len(self.found) // 10) else []
@@ -319,7 +319,7 @@ def _wrapped(pipeline: Pipeline) -> bool:
 
 
 def _shifted(found: Sequence[tuple[int, list[int], list[int], Any]]) -> bool:
-    """Whether more labels are those of the next place than of their own."""
+    """Return whether more labels are those of the next place than of their own."""
     own = after = 0
     for _, ids, labels, _ in found:
         for t, label in enumerate(labels):

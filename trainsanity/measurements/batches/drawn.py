@@ -138,7 +138,7 @@ def _markers(pipeline: Pipeline, rows: Rows) -> set[int]:
 
 
 def _needs_whole_rows(pipeline: Pipeline, rows: Rows) -> bool:
-    """Whether a column describes the row as a whole, like the lengths of packed texts."""
+    """Return whether a column describes the row as a whole, like the lengths of packed texts."""
     columns = {*per_token(rows), pipeline.label_column(rows[0])}
     return any(isinstance(row[key], list) for row in rows for key in row if key not in columns)
 

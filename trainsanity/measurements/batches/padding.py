@@ -1,4 +1,4 @@
-"""What padding costs at this batch composition, in tokens and, on a GPU, in time."""
+"""Cost of padding at this batch composition, in tokens and, on a GPU, in time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ second is what three passes of a large model take."""
 
 @dataclass(frozen=True)
 class PaddingTimes:
-    """What a width costs on this device.
+    """Cost of a width on this device.
 
     Attributes:
         seconds: median of forward + backward of the first micro-batch, by ``pad_to_multiple_of``

@@ -46,7 +46,7 @@ class Missing:
 
 @dataclass(frozen=True)
 class Rendered:
-    """What rendering a few conversations again shows.
+    """Results of rendering a few conversations again.
 
     Attributes:
         prompts: rows whose prompt could be rendered, and fits without a generation prompt.

@@ -122,7 +122,7 @@ def text_of(tokenizer: Any, value: Any) -> str:
 
 @dataclass(frozen=True)
 class _Compared:
-    """Whether a row's ids hold a text's, and whether they are nothing else."""
+    """Return whether a row's ids hold a text's, and whether they are nothing else."""
 
     ids: list[int]
     fits: bool

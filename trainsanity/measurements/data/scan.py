@@ -103,7 +103,7 @@ class Split:
 
     @property
     def word(self) -> str:
-        """What the rows hold, for a sentence."""
+        """Return what the rows hold, for a sentence."""
         return "ids" if self.content.role == TOKENS else self.content.role
 
     @property
@@ -118,7 +118,7 @@ class Split:
 
     @property
     def counted(self) -> str:
-        """How many rows were read, in words."""
+        """Return how many rows were read, in words."""
         return self.rows.sample or f"{len(self.rows):,} rows"
 
     def row(self, place: int) -> str:

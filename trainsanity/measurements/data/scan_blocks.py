@@ -74,7 +74,7 @@ class Block:
 
     @cached_property
     def kept(self) -> Array | None:
-        """Which ids are attended, as a mask; None if all are."""
+        """Return which ids are attended, as a mask; None if all are."""
         if self.mask is None:
             padded = self.pad is not None and self.pad <= self.highest[0]
             return _text(self.ids, self.pad) if padded else None
@@ -86,7 +86,7 @@ class Block:
 
     @cached_property
     def extents(self) -> tuple[Array, Array, Array]:
-        """For each row: where its text begins in the ids, its span, and its attended ids."""
+        """Return for each row where its text begins in the ids, its span, and its attended ids."""
         if self.kept is None:
             return self.ids.offsets[:-1], self.ids.lengths, self.ids.lengths
         return _extents(self.kept, self.ids.offsets)
@@ -200,7 +200,7 @@ def signatures(probes: Array, spans: Array) -> Array:
 
 
 def _text(ids: Lists, pad: int | None) -> Array | None:
-    """Where there is no mask: PAD up to an end of a row is padding; None if there is none."""
+    """Return a mask of the text: PAD up to an end is padding; None if there is none."""
     import numpy
 
     begins, spans, _ = _extents(ids.values != pad, ids.offsets)

@@ -239,7 +239,7 @@ def _counted(values: Any, kind: Any) -> tuple[list[Any], Array]:
 
 
 def _coded(values: Any, kind: Any) -> Array:
-    """For each row the index of its value in what :func:`_counted` says there is; -1 for null."""
+    """Return for each row the index of its value in what :func:`_counted` returns; -1 for null."""
     import numpy
 
     if (ends := _narrow(values, kind)) is not None:

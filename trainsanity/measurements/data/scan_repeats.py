@@ -92,7 +92,7 @@ def _candidates(splits: tuple[Split, ...]) -> list[Array]:
 
 
 def _those(near: Array, keys: Array) -> Array:
-    """Where the keys are near, a part at a time: as indices they take four times their room."""
+    """Return where keys are near, a part at a time: as indices they take four times their room."""
     import numpy
 
     parts = range(0, len(keys), AT_ONCE)

@@ -128,7 +128,7 @@ def rows_of(name: str, dataset: Any) -> Rows:
 
 
 def _unwrapped(dataset: Any) -> tuple[Any, Array | None]:
-    """What ``torch.utils.data.Subset`` (``random_split``) chooses from, and its choice."""
+    """Return what a ``torch.utils.data.Subset`` (``random_split``) chooses from, and its choice."""
     import numpy
     from torch.utils.data import Subset
 
@@ -138,7 +138,7 @@ def _unwrapped(dataset: Any) -> tuple[Any, Array | None]:
 
 
 def _is_arrow(dataset: Any) -> bool:
-    """Whether the rows that the Trainer gets are those that are stored."""
+    """Return whether the rows that the Trainer gets are those that are stored."""
     from datasets import Dataset
 
     return isinstance(dataset, Dataset) and dataset.format["type"] != "custom"
@@ -309,7 +309,7 @@ def _corrupt(name: str, why: str) -> str:
 
 
 def places_of(places: Any, chosen: Any) -> Any:
-    """Those of a block's places (a slice or an array) that a mask or an index chooses."""
+    """Return those of a block's places (a slice or an array) that a mask or an index chooses."""
     import numpy
 
     if isinstance(places, slice):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SharedPad:
-    """What a PAD that is EOS can harm.
+    """Places where a PAD that is EOS can do harm.
 
     Attributes:
         rows: rows of all datasets that hold EOS; None if PAD is not EOS, or they cannot be read.
@@ -32,12 +32,12 @@ class SharedPad:
 
     @property
     def harmless(self) -> bool:
-        """Whether no row and no target is EOS, as counted."""
+        """Return whether no row and no target is EOS, as counted."""
         return self.rows == 0 and self.targets == 0
 
     @property
     def held(self) -> str:
-        """Where EOS is, in words."""
+        """Return where EOS is, in words."""
         if self.rows is None or self.targets is None:
             return f"the rows cannot be searched for it: {self.why}"
         return f"{self.rows:,} rows hold it, {self.targets:,} labels are it"

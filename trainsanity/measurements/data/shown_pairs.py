@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
 ASKED = ("prompt", "completion")
-"""What the names of columns hold where rows are questions with answers."""
+"""Columns of rows that are questions with answers."""
 
 MOST = 64
 """Rows that are shown at the most."""

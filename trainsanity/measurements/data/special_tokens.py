@@ -100,7 +100,7 @@ def _generates(pipeline: Pipeline) -> bool:
 
 
 def _ids(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of :data:`NAMES` that are set."""
+    """Return those of :data:`NAMES` that are set."""
     return {name: settings[name] for name in NAMES if settings.get(name) is not None}
 
 

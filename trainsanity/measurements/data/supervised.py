@@ -40,7 +40,7 @@ REPORT_EVERY = 100_000
 
 @dataclass
 class Supervised:
-    """What is trained of all rows.
+    """Counts of what is trained, over all rows.
 
     Attributes:
         source: what was read, in words.
@@ -154,7 +154,7 @@ def _source(pipeline: Pipeline, documents: Documents) -> tuple[Rows, list[str], 
 
 
 def _explains(one: Document, columns: Sequence[str]) -> bool:
-    """Whether the columns of a row say what the collator made of it."""
+    """Return whether the columns of a row say what the collator made of it."""
     size = len(one.ids)
     given = [one.raw[name] for name in columns]
     if any(not hasattr(value, "__len__") or len(value) != size for value in given):

@@ -36,7 +36,7 @@ KNOWN = frozenset(
 
 @dataclass
 class Talks:
-    """What a few rows hold.
+    """Conversations of a few rows.
 
     Attributes:
         rows: how many have such a column.

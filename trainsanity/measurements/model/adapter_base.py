@@ -1,4 +1,4 @@
-"""What an adapter stands on: the base that it was trained for, new tokens, tied weights."""
+"""The base of an adapter: the model that it was trained for, new tokens, tied weights."""
 
 from __future__ import annotations
 

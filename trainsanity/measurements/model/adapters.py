@@ -38,7 +38,7 @@ class Unmatched:
 
 @dataclass(frozen=True)
 class Adapters:
-    """What is known of a model's adapters without running it.
+    """Facts about a model's adapters, known without running it.
 
     Attributes:
         names: all adapters.

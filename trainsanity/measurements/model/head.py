@@ -61,7 +61,7 @@ def head_or_none(pipeline: Pipeline) -> tuple[str, nn.Linear | None]:
 
 
 def is_tied(pipeline: Pipeline, head_name: str) -> bool:
-    """Whether the head's weight is the input embedding, whose gradient has a part of its own."""
+    """Return whether the head's weight is the input embedding, which has a gradient of its own."""
     try:
         embedding = pipeline.model.get_input_embeddings()
     except (AttributeError, NotImplementedError):
@@ -202,7 +202,7 @@ def _pooled(logits: Tensor, given: Tensor, made: Tensor, mask: Tensor | None) ->
         )
     if not bool(fits.any(-1).all()):
         return Pooled(logits, None, None if one_vector else [None] * len(logits))
-    # Of several that fit, the last one that is attended: a head of zeros fits everywhere.
+    # The last attended one of several that fit: a head of zeros fits everywhere.
     rank = torch.arange(1, fits.shape[1] + 1, device=fits.device) * fits
     if mask is not None and mask.shape == fits.shape:
         rank = rank + fits * mask * fits.shape[1]

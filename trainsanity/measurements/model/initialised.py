@@ -51,7 +51,7 @@ class Strange:
 
 @dataclass(frozen=True)
 class Initialised:
-    """What was found among so many parameters.
+    """Parameters that no initialiser seems to have given a value.
 
     Attributes:
         parameters: tensors.

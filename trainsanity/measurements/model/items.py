@@ -1,4 +1,4 @@
-"""What the loss counts in one forward pass: logits, targets, reference losses, head inputs."""
+"""Items of the loss in one forward pass: logits, targets, reference losses, head inputs."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 LEGACY = ((".gamma", ".weight"), (".beta", ".bias"))
-"""What old checkpoints call the weights of a LayerNorm."""
+"""Names of a LayerNorm's weights in old checkpoints, and today's."""
 
 
 @dataclass(frozen=True)

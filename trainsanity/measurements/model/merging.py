@@ -25,7 +25,7 @@ ROWS = 2
 """Rows that are asked."""
 
 DELTAS = ("get_delta_weight", "get_merged_weights", "ia3_l")
-"""What layers have whose adapter is merged into the base's weight, and leaves its modules alone."""
+"""Attributes of layers whose adapter is merged into the base's weight, its modules untouched."""
 
 SMALL = 0.02
 """Standard deviation that the adapter's weights are drawn with where they are all alike, as a B of
@@ -34,7 +34,7 @@ zeros is: that of a new layer (``initializer_range``)."""
 
 @dataclass(frozen=True)
 class Merged:
-    """What merging changes.
+    """Changes that merging the adapter makes.
 
     Attributes:
         change: greatest difference of a logit.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 WRAPPERS = frozenset({"base_layer", "original_module", "token_adapter"})
-"""What PEFT calls a layer of the base model that it wrapped."""
+"""PEFT's name for a layer of the base model that it wrapped."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def plain_name(name: str, added: set[str]) -> str | None:
 
 
 def added_by_peft(model: Any) -> set[str]:
-    """What PEFT's layers call the parts that they add."""
+    """Return the names that PEFT's layers give to the parts that they add."""
     return {
         name
         for module in model.modules()
@@ -176,7 +176,7 @@ def tensor_names(folder: Path) -> set[str]:
 
 
 def _saved(model: Any, adapted: bool) -> dict[str, Any]:
-    """What ``save_pretrained`` writes, as references to the model's own tensors."""
+    """Return the tensors that ``save_pretrained`` writes, as references to the model's own."""
     if adapted:
         from peft import get_peft_model_state_dict
 

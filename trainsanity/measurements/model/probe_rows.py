@@ -27,7 +27,7 @@ IDS, MASK, POSITIONS = "input_ids", "attention_mask", "position_ids"
 DECODER = "decoder_input_ids"
 
 BORDERS = ("cu_seq_lens", "max_length", "seq_idx")
-"""What the names of inputs begin with that tell attention where documents of a packed row end."""
+"""Beginnings of the names of inputs that tell attention where documents of a packed row end."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ class Rows:
         return sizes if sizes and tuple(shape) == (len(self.whole), max(sizes)) else []
 
     def spans(self, width: int, side: str) -> list[slice]:
-        """Where each row lies when padded to ``width`` on that side."""
+        """Return where each row lies when padded to ``width`` on that side."""
         return [slice(0, n) if side == "right" else slice(width - n, width) for n in self.lengths]
 
     def stacked(self, width: int, side: str, *, refill: bool = False) -> dict[str, Any]:

@@ -42,7 +42,7 @@ OTHER = {"left": "right", "right": "left"}
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """What the model made of the rows; each a list of float64 tensors on the CPU, one per row.
+    """The model's answers to some rows; each a list of float64 tensors on the CPU, one per row.
 
     Attributes:
         logits: ``[C]``, or ``[n, C]`` at the row's own tokens where each has logits.
@@ -118,13 +118,13 @@ class Probes:
 
     @property
     def allowed_logits(self) -> float:
-        """What arithmetic explains, in logits."""
+        """Return the difference of logits that arithmetic explains."""
         size = largest(float(one.abs().max()) for one in self.own.logits)
         return logits_difference(self.dtype, self.logits_noise, size, self.logits_unit)
 
     @property
     def allowed_states(self) -> float:
-        """What arithmetic explains, relative to a state's norm.
+        """Return the difference that arithmetic explains, relative to a state's norm.
 
         The least that is allowed is one operation's.  A state has been through every layer, and
         independent roundings add up as a random walk does.
@@ -135,7 +135,7 @@ class Probes:
 
     @property
     def dtype(self) -> Any:
-        """In which the model was asked (``torch.dtype``)."""
+        """Return the dtype in which the model was asked (``torch.dtype``)."""
         return self.precision.dtype
 
 

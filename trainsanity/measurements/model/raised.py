@@ -71,7 +71,7 @@ class Asked:
 
     @property
     def precision(self) -> Precision:
-        """How the model was asked up to now."""
+        """Return how the model was asked up to now."""
         import torch
 
         why = self.why

@@ -39,7 +39,7 @@ class Slot:
 
     @property
     def lower(self) -> bool:
-        """Whether its dtype is below float32."""
+        """Return whether its dtype is below float32."""
         return bool(self.own.dtype.itemsize < SINGLE)
 
     def holds(self, tensor: Any) -> bool:
@@ -91,7 +91,7 @@ class Raiser:
 
     @property
     def lowers(self) -> bool:
-        """Whether any weight or buffer is below float32."""
+        """Return whether any weight or buffer is below float32."""
         return any(slot.lower for block in self.blocks for slot in block.slots)
 
     @property

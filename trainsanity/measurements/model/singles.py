@@ -51,12 +51,12 @@ class Singles:
 
     @property
     def allowed(self) -> float:
-        """What arithmetic explains, in logits."""
+        """Return the difference of logits that arithmetic explains."""
         return logits_difference(self.precision.dtype, self.noise, self.size, self.unit)
 
     @property
     def allowed_noise(self) -> float:
-        """What arithmetic explains of the noise itself."""
+        """Return the noise that arithmetic explains."""
         return logits_difference(
             self.precision.dtype,
             most_noise(self.precision.dtype, self.size, self.unit),

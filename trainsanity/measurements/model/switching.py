@@ -1,4 +1,4 @@
-"""What switching the model's mode does beside it."""
+"""Side effects of switching the model's mode."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Switching:
-    """What ``train()`` and ``eval()`` change beside the mode.
+    """Changes that ``train()`` and ``eval()`` make beside the mode.
 
     Attributes:
         overrides: methods of the model's own, as ``Class.train``.

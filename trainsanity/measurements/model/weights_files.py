@@ -83,7 +83,7 @@ class _Loaded:
         return f"{prefix}." if prefix and hasattr(self.model, prefix) else ""
 
     def inside(self, name: str) -> bool:
-        """Whether the parameter belongs to the base model."""
+        """Return whether the parameter belongs to the base model."""
         return name.startswith(self.prefix)
 
 
@@ -207,7 +207,7 @@ def _with_all_names(parameters: dict[str, Any]) -> list[tuple[list[str], Any]]:
 
 
 def _tensors(folder: Path, stack: ExitStack) -> dict[str, Any]:
-    """By tensor name, the open file that holds it."""
+    """Return the open file that holds each tensor, by name."""
     from safetensors import safe_open
 
     found: dict[str, Any] = {}

@@ -202,7 +202,7 @@ def fingerprint(row: Any) -> str:
 
 @dataclass
 class WorkerShares:
-    """What each worker reads of a stream.
+    """Rows that each worker reads of a stream.
 
     Attributes:
         workers: how many there are.

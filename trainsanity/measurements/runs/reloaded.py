@@ -23,12 +23,12 @@ MOST_BYTES = 1 << 28
 save and resume a run, at their cost."""
 
 AWAY = 1.0
-"""What is added to each weight before it is loaded: what is not loaded stays away."""
+"""Added to each weight before it is loaded, so that one that is not loaded keeps the difference."""
 
 
 @dataclass
 class Reloaded:
-    """What came back of the trainable parameters and what the folder holds.
+    """Trainable parameters that came back, and the contents of the folder.
 
     Attributes:
         error: what ``save_model`` raised; empty if it went through.

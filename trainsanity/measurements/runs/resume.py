@@ -175,6 +175,11 @@ def _plan(pipeline: Pipeline) -> Plan:
             "a fresh process cannot build this pipeline: only trainsanity run, or a PipelineSpec "
             "with a command, says how"
         )
+    if not pipeline.rebuilt:
+        raise Skip(
+            "a fresh process cannot build this pipeline alone: it is trained in a process that the "
+            "script or command starts"
+        )
     return plan_of(pipeline)
 
 

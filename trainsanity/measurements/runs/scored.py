@@ -48,7 +48,7 @@ class EvaluatedBatch:
 
 @dataclass
 class Scored:
-    """What ``evaluate()`` returned for the model's own predictions, and for others.
+    """Metrics that ``evaluate()`` returned for the model's own predictions, and for others.
 
     Attributes:
         metrics: for the model's own predictions.

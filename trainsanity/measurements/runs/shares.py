@@ -47,7 +47,7 @@ class Shares:
 
     @property
     def stream(self) -> bool:
-        """Whether the rows are a stream, without indices."""
+        """Return whether the rows are a stream, without indices."""
         return not self.rows
 
 

@@ -37,7 +37,7 @@ class Workers:
 
     @property
     def random(self) -> bool:
-        """Whether the same rows give different batches."""
+        """Return whether the same rows give different batches."""
         return len({one for epoch in self.made for worker in epoch for one in worker}) > 1
 
 

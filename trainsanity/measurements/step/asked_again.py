@@ -42,7 +42,7 @@ class TrainerAgain(Again):
 
     @property
     def inputs(self) -> Any:
-        """What ``compute_loss`` was given; None if that was not seen."""
+        """Return the inputs of ``compute_loss``; None if they were not seen."""
         return self._prepared[0] if self._prepared else None
 
     def take(self, *, counted: bool = True, inputs: Any = None) -> tuple[float, float | None]:

@@ -1,4 +1,4 @@
-"""Whether the formula of the recognised objective is the loss that the user's code computes."""
+"""Comparison of the recognised objective's formula with the loss that the user's code computes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ COARSEST = 1e-2
 
 @dataclass(frozen=True)
 class Confirmed:
-    """What the first step's own losses say of the objective's formula.
+    """Answer of the first step's own losses to whether the objective's formula holds.
 
     Attributes:
         formula: each micro-batch's own loss is the formula's.
@@ -59,7 +59,7 @@ class Confirmed:
 
     @property
     def words(self) -> str:
-        """What it comes to, for the report; empty where nothing was held against anything."""
+        """Return the outcome for the report; empty where nothing was compared."""
         if self.mistake:
             return f"not confirmed: {self.owner} computes another loss ({self.mistake})"
         if self.custom:
@@ -158,7 +158,7 @@ def _by_a_factor(pipeline: Pipeline, recording: Recording, logged: float) -> boo
 
 
 def _scaled(facts: dict[str, Any], loss: float, expected: float, allowed: float) -> bool:
-    """Whether it is the expected loss times a quantity of the run, or divided by one."""
+    """Return whether it is the expected loss times a quantity of the run, or divided by one."""
     if not expected:
         return False
     tolerance = min(max(allowed / abs(expected), NAMING), COARSEST)

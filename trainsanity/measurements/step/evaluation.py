@@ -28,7 +28,7 @@ smaller than the others."""
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What ``evaluate()`` returned for these rows.
+    """Loss that ``evaluate()`` returned for some rows.
 
     Attributes:
         loss: its ``eval_loss``.

@@ -1,4 +1,4 @@
-"""What the model's own ``train()`` freezes, and what an attribute only seems to."""
+"""Parts that the model's own ``train()`` freezes, and those that an attribute only seems to."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ def before_the_clip(taken: Taken, clip: float, *, several: bool = False) -> Read
 
 
 def _other_than_clipped(taken: Taken, clip: float, several: bool) -> bool:
-    """Whether something else than a clip came between the backward pass and the step.
+    """Return whether something else than a clip came between the backward pass and the step.
 
     A clip that is seen says where it begins.  One that is not makes the gradient shorter, by one
     factor for all parameters, and down to ``max_grad_norm`` where that is declared; a scale that is

@@ -119,7 +119,7 @@ def _alone(
 
 
 class _Roots:
-    """What backward passes start from, and the losses that the model returns."""
+    """Starts of backward passes, and the losses that the model returns."""
 
     def __init__(self) -> None:
         self.starts: list[float] = []
@@ -127,7 +127,7 @@ class _Roots:
 
     @property
     def usable(self) -> bool:
-        """Whether there is one of each, above zero."""
+        """Return whether there is one of each, above zero."""
         return len(self.starts) == len(self.losses) == 1 and self.losses[0] != 0
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Modes:
-    """What the recorded steps did with modes and frozen modules.
+    """Modes and frozen modules in the recorded steps.
 
     Attributes:
         forwards: passes of the model with gradients.

@@ -45,7 +45,7 @@ class Again(Protocol):
 
     @property
     def inputs(self) -> Any:
-        """What ``compute_loss`` was given; None if that was not seen."""
+        """Return the inputs of ``compute_loss``; None if they were not seen."""
 
     def take(self, *, counted: bool = True, inputs: Any = None) -> tuple[float, float | None]:
         """Return what ``training_step`` returns, and the item count.
@@ -111,7 +111,7 @@ class Own:
 
     @property
     def by_count(self) -> float | None:
-        """What each own loss is times the one without an item count, if one number for all.
+        """Return the factor of each own loss over the one without an item count, if it is one.
 
         NaN where a loss is none.
         """
@@ -143,7 +143,7 @@ class Own:
 
     @property
     def tells_apart(self) -> bool:
-        """Whether the own gradients differ enough for each weight to be known by itself."""
+        """Return whether the own gradients differ enough for each weight to be known by itself."""
         return self.condition < 1 / math.sqrt(self.eps)
 
 

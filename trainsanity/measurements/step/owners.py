@@ -1,4 +1,4 @@
-"""Whose code computes a loss."""
+"""Owner of the code that computes a loss: a library, or the user."""
 
 from __future__ import annotations
 

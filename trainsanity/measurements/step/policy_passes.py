@@ -1,4 +1,4 @@
-"""What policy and reference say of the same tokens, seen while the user's loss is computed.
+"""Outputs of policy and reference on the same tokens, seen while the user's loss is computed.
 
 A reference is a model that the user calls so (``trainer.ref_model``, ``self.reference``, a variable
 ``ref_policy`` of the training loop), or for an adapter of TRL's Trainers the same model with the
@@ -216,7 +216,7 @@ def compare(
 
 
 def _is_causal(policy: Any) -> bool:
-    """Whether it predicts next tokens; a head that looks for the last token reads the padding."""
+    """Return whether it predicts next tokens; a head that reads the last token reads padding."""
     model = policy.get_base_model() if hasattr(policy, "get_base_model") else policy
     return any(
         "ForCausalLM" in cls.__name__ or "LMHeadModel" in cls.__name__

@@ -74,7 +74,7 @@ class Point:
 
     @property
     def agrees(self) -> bool:
-        """Whether rounding explains the difference in value and in gradient."""
+        """Return whether rounding explains the difference in value and in gradient."""
         return within(abs(self.loss - self.expected), self.allowed) and within(
             self.turned, self.turn_allowed
         )
@@ -82,7 +82,7 @@ class Point:
 
 @dataclass
 class Preference:
-    """What a preference loss is, where policy and reference differ.
+    """A preference loss where policy and reference differ.
 
     Attributes:
         settings: as the Trainer's arguments give them.

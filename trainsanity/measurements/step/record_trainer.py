@@ -24,9 +24,10 @@ from trainsanity.measurements.step.alone import alone
 from trainsanity.measurements.step.asked_again import TrainerAgain
 from trainsanity.measurements.step.hooks import added_hooks, buffers_of, hooks_of
 from trainsanity.measurements.step.modes import watched_modes
-from trainsanity.measurements.step.own import ask_again
+from trainsanity.measurements.step.own import Own, ask_again
 from trainsanity.measurements.step.policy_passes import references_of
 from trainsanity.measurements.step.pull import pulls_watched
+from trainsanity.measurements.step.rearranged import Rearranged
 from trainsanity.measurements.step.replay import checkpointed, fill_items
 from trainsanity.measurements.step.rollouts import record_rollouts
 from trainsanity.measurements.step.sampling import sample
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from trainsanity.pipeline import Pipeline
+
+
+QUICK = "--quick takes no step twice"
 
 
 def record(pipeline: Pipeline, steps: int) -> Recording:
@@ -139,7 +143,10 @@ def _callback(seen: Recording, pipeline: Pipeline, steps: int) -> Any:
                 take_gradients(seen, model)
             step.norm_after_clip = total_norm(model)
             if len(seen.steps) == 1:
-                seen.own = ask_again(pipeline.trainer, seen)
+                if pipeline.quick:
+                    seen.own, seen.rearranged = Own(reason=QUICK), Rearranged(reason=QUICK)
+                else:
+                    seen.own = ask_again(pipeline.trainer, seen)
             note_update(seen, model, kwargs["optimizer"])
             step.learning_rate = kwargs["optimizer"].param_groups[0]["lr"]
             note_rates(seen, kwargs["optimizer"])

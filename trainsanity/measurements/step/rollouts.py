@@ -28,7 +28,7 @@ MORE = 3
 
 @dataclass
 class Rollouts:
-    """What was generated for the first batch of prompts, over all processes.
+    """Completions generated for the first batch of prompts, over all processes.
 
     Attributes:
         size: completions of a group, as the Trainer counts.

@@ -16,9 +16,9 @@ float64, and a slope over as many elements is known to 0.4 % of a standard devia
 
 
 def sample(tensor: Any) -> Any:
-    """At most :data:`SAMPLE` elements (1-D, on the CPU), spread over the rows and the columns.
+    """Return at most :data:`SAMPLE` elements (1-D, on the CPU), spread over rows and columns.
 
-    Of a sharded tensor all processes have to ask.
+    All processes have to ask for a sharded tensor's.
     """
     import math
 

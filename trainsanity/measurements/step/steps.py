@@ -106,7 +106,7 @@ class Step:
 
     @property
     def taken(self) -> bool:
-        """Whether the optimizer took the step, which is when its rate is noted."""
+        """Return whether the optimizer took the step, which is when its rate is noted."""
         return not math.isnan(self.learning_rate)
 
     @property
@@ -198,7 +198,7 @@ class Recording:
         return self.steps[0]
 
     def facts(self, pipeline: Pipeline, slope: float = 1.0) -> dict[str, Any]:
-        """What a factor in the first step is matched against: the run's numbers and its own.
+        """Return the numbers that a factor in the first step is matched against.
 
         Args:
             pipeline: the run.
@@ -221,7 +221,7 @@ class Recording:
 
 @dataclass(frozen=True)
 class Reference:
-    """What a step's loss should be, from its items.
+    """The loss that a step should have, from its items.
 
     Attributes:
         parts: the items of each micro-batch.
@@ -310,7 +310,7 @@ def _from_whole(factor: float) -> float:
 
 
 def item_weights(step: Step, sizes: list[int]) -> list[float]:
-    """What one item of each micro-batch counts, given how many items each has."""
+    """Return the weight of one item of each micro-batch, given how many items each has."""
     uncounted = all(micro.num_items_in_batch is None for micro in step.micro_steps)
     if uncounted or step.by_means:
         return [1 / (len(sizes) * size) for size in sizes]

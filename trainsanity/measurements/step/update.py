@@ -1,4 +1,4 @@
-"""What the optimizer does to the weights: which it holds, which move, which elements survive."""
+"""Effect of the optimizer on the weights: which it holds, which move, which elements survive."""
 
 from __future__ import annotations
 
@@ -256,7 +256,7 @@ def _wants_a_closure(optimizer: Any) -> bool:
 
 
 def can_move(weight: Tensor, rate: float) -> Tensor:
-    """Whether an update of that size would change each element (bool, as ``weight``).
+    """Return whether an update of that size would change each element (bool, as ``weight``).
 
     It would if it is half a unit in the last place, ``2^(e-1) eps / 2``, or more, ``e`` being the
     exponent of ``|w| = m 2^e`` with m in [0.5, 1): so if ``|w|`` lies below a power of two,
