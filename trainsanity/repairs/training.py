@@ -69,7 +69,7 @@ def _scaled_backward(train_step: Any, factor: float) -> Any:
     import torch
 
     def step(batches: Any) -> Any:
-        backward = torch.Tensor.backward
+        backward: Any = torch.Tensor.backward
 
         def scaled(self: Any, *args: Any, **kwargs: Any) -> Any:
             return backward(self * factor, *args, **kwargs)
