@@ -11,6 +11,7 @@ from trainsanity.fields import is_indexable
 
 if TYPE_CHECKING:
     from trainsanity.isolation.library_warnings import LibraryWarning
+    from trainsanity.sources.captured import Captured
 
 T = TypeVar("T")
 
@@ -56,6 +57,7 @@ class Pipeline:
         args: the ``TrainingArguments``.
         trainer: the ``transformers.Trainer`` whose steps are judged.
         train_step: for a loop of one's own, what takes one optimizer step; see :meth:`from_loop`.
+        captured: the first steps of a script's own training loop, which cannot be asked for more.
         optimizer, lr_scheduler: the loop's.
         optimizer_steps: how many optimizer steps are recorded.
         objective: what the user declares the loss to be: the name of a known objective, or
@@ -84,6 +86,7 @@ class Pipeline:
     args: Any = None
     trainer: Any = None
     train_step: Callable[[list[Any]], Any] | None = None
+    captured: Captured | None = None
     optimizer: Any = None
     lr_scheduler: Any = None
     optimizer_steps: int = 2

@@ -95,7 +95,9 @@ def test_the_curve_of_a_loop_goes_one_step_beyond_what_is_recorded(steps):
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         torch.optim.SGD([parameter], lr=0.5), lambda k: 1 / (k + 1)
     )
-    loop = SimpleNamespace(trainer=None, lr_scheduler=scheduler, optimizer_steps=steps)
+    loop = SimpleNamespace(
+        trainer=None, captured=None, lr_scheduler=scheduler, optimizer_steps=steps
+    )
     curve = catalogue()["schedule"].fn(loop).curve
     assert curve == {k: 0.5 / (k + 1) for k in range(steps + 1)}
 

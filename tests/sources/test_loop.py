@@ -160,7 +160,7 @@ def never_zeroed(model: Any, optimizer: Any, scheduler: Any) -> Any:
             ACCUMULATION,
         ),
         (stepped_per_micro_batch, {"schedule.learning_rate_follows"}, ACCUMULATION),
-        (never_zeroed, {"gradient.head_closed_form"}, None),
+        (never_zeroed, {"gradient.starts_from_zero"}, None),
     ],
 )
 def test_a_wrong_loop_is_told_where(step, killed, factor):

@@ -57,6 +57,9 @@ UNHOOKED = ("-I", "-E", "-S", "-s", "-P")
 _held: list[Any] = []
 """Contexts that are never left: what they patch stays so until the process ends."""
 
+_visits: list[_ChildVisit] = []
+"""The visit of this process, once it has imported what trains."""
+
 
 def launch_of(source: Script | Command) -> Launch:
     """Return how a script or a command is started."""
@@ -106,12 +109,21 @@ def main() -> None:
         handover.ended(f"{path} was interrupted")
         sys.exit(1)
     except BaseException as error:
+        if isinstance(error, SystemExit) and not error.code:
+            _judge_what_is_there()
         if call["options"]["debug"]:
             traceback.print_exc()
         handover.ended(why_ended(path, error, code.co_filename))
         # What has been registered to run at exit is the script's own.
         sys.exit(1)
+    _judge_what_is_there()
     handover.ended(untrained(path))
+
+
+def _judge_what_is_there() -> None:
+    """Judge a script that ended after an optimizer step of its own, and end; else return."""
+    for visit in _visits:
+        visit.loop.judge_what_is_there()
 
 
 def intercept() -> None:
@@ -122,6 +134,7 @@ def intercept() -> None:
         sys.stderr.write("trainsanity: error: the run that this process belongs to is over\n")
         os._exit(ExitCode.USAGE)  # before it trains
     visit = _ChildVisit(handover, call)
+    _visits.append(visit)
     for context in (NewFolders(handover.made).noted(), visit.watching()):
         context.__enter__()
         _held.append(context)

@@ -184,9 +184,10 @@ def run(  # noqa: PLR0917 - one parameter per option
     TARGET is pkg.module:factory, a function that takes nothing and returns the Trainer that you
     would call train() on; modules are looked for in the current directory, too.  Or it is your
     training script, which runs in a process of its own until it, or a process that it starts, calls
-    Trainer.train(); the checks take the place of that call, and nothing of the script runs after
-    them.  The ARGUMENTs after -- are what either finds in sys.argv.  Without a TARGET, a command on
-    the PATH may follow --, as in 'trainsanity run -- trl sft --config sft.yaml'.
+    Trainer.train(), or until the second optimizer step of a loop of its own; the checks run there,
+    and nothing of the script runs after them.  The ARGUMENTs after -- are what either finds in
+    sys.argv.  Without a TARGET, a command on the PATH may follow --, as in
+    'trainsanity run -- trl sft --config sft.yaml'.
 
     Without a TARGET, the pipelines of [tool.trainsanity] in pyproject.toml are judged, as in
     pipelines = ["train.py -- --lr 1e-5"]; its expected_failures always apply.

@@ -24,34 +24,53 @@ Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
 """Returns the replacement of a method."""
 
 
+Undo = Callable[[], None]
+
+
 @contextlib.contextmanager
 def patched(home: tuple[str, str], wrappers: Mapping[str, Wrapper]) -> Iterator[None]:
     """Replace methods of a class now, or as soon as its module is imported; undone at the end.
 
     Args:
-        home: the names of module and class.
+        home: the names of module and class; without a class, functions of the module are replaced.
         wrappers: by name of the method; a name that the class does not have is left out.
     """
     module, name = home
-    undo: list[Callable[[], None]] = []
 
-    def apply(loaded: ModuleType) -> None:
-        cls = getattr(loaded, name)
+    def apply(loaded: ModuleType) -> Iterator[Undo]:
+        owner: Any = getattr(loaded, name) if name else loaded
         for method, wrap in wrappers.items():
-            original = getattr(cls, method, None)
+            original = getattr(owner, method, None)
             if original is None:
                 continue
             # An inherited method is restored by deleting the patch.
-            undo.append(
-                functools.partial(setattr, cls, method, original)
-                if method in vars(cls)
-                else functools.partial(delattr, cls, method)
+            yield (
+                functools.partial(setattr, owner, method, original)
+                if method in vars(owner)
+                else functools.partial(delattr, owner, method)
             )
-            setattr(cls, method, wrap(original))
+            setattr(owner, method, wrap(original))
 
-    finder = _Finder(module, apply)
+    with when_imported(module, apply):
+        yield
+
+
+@contextlib.contextmanager
+def when_imported(module: str, apply: Callable[[ModuleType], Iterable[Undo]]) -> Iterator[None]:
+    """Call ``apply`` with a module now, or as soon as it is imported.
+
+    Args:
+        module: its name.
+        apply: yields what undoes each change of the module; called at the end of the block.
+    """
+    undo: list[Undo] = []
+
+    def loaded(found: ModuleType) -> None:
+        undo.extend(apply(found))
+
+    finder = _Finder(module, loaded)
     if module in sys.modules:
-        apply(sys.modules[module])
+        loaded(sys.modules[module])
     else:
         sys.meta_path.insert(0, finder)
     try:

@@ -24,6 +24,7 @@ from trainsanity.errors import UsageError, first_line
 from trainsanity.isolation.library_warnings import LibraryWarning, Listener, listening, loads
 from trainsanity.pipeline import Pipeline
 from trainsanity.sources.building import declare, from_trainer
+from trainsanity.sources.loop_capture import LoopCapture
 from trainsanity.sources.patching import MODULE, TRAINER, NewFolders, patched
 
 T = TypeVar("T")
@@ -133,14 +134,17 @@ def _execute(code: CodeType, module: ModuleType, visit: Visit[Any]) -> None:
     except BaseException as error:
         # After the verdict, errors of the script are irrelevant.
         if not visit.over:
+            if visit.loop.found and isinstance(error, SystemExit) and not error.code:
+                return
             raise UsageError(why_ended(visit.path, error, code.co_filename)) from error
 
 
 def untrained(path: str) -> str:
     """Return in one sentence that a script came to its end and did not train."""
     return (
-        f"{path} ended without calling train() on a transformers.Trainer: give it "
-        f"the arguments with which it trains, as in trainsanity run {path} -- ARGS"
+        f"{path} ended without calling train() on a transformers.Trainer, and took no optimizer "
+        "step of its own: give it the arguments with which it trains, as in "
+        f"trainsanity run {path} -- ARGS"
     )
 
 
@@ -218,6 +222,7 @@ class Visit(Generic[T]):
         self._heard: list[LibraryWarning] = []
         self._listener: Listener | None = None
         self.error: BaseException | None = None
+        self.loop = LoopCapture(lambda: self.judging or self.over, self._judge_here)
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -229,10 +234,13 @@ class Visit(Generic[T]):
                 stack.enter_context(patched(home, dict.fromkeys(methods, self._silent)))
             stack.enter_context(patched(TRAINER, dict.fromkeys(ENDS, self._ending)))
             stack.enter_context(patched(TRAINER, {"train": self._judging}))
+            stack.enter_context(self.loop.watching())
             yield
 
     def result(self) -> T:
         """Return what ``judge`` returned, or raise what it raised, out of the script's reach."""
+        if not self.over:
+            self.loop.judge_what_is_there()
         if self.error is not None:
             raise self.error
         if not self.over:
@@ -254,7 +262,7 @@ class Visit(Generic[T]):
                     self.another_thread()
                 return original(trainer, *args, **kwargs)
             resumes = kwargs.get("resume_from_checkpoint", args[0] if args else None)
-            raise self._judge_here(lambda: self._pipeline(trainer, bool(resumes)))
+            raise self._judge_here(lambda: self._from_trainer(trainer, bool(resumes)))
 
         return train
 
@@ -263,16 +271,18 @@ class Visit(Generic[T]):
         self.judging, self.thread = True, threading.get_ident()
         try:
             self.begin()
-            self.value = self.judge(pipeline())
+            self.value = self.judge(self._declared(pipeline()))
         except BaseException as error:
             # The script must not catch it.
             self.error = error
         self.judging, self.over = False, True
         return self._end()
 
-    def _pipeline(self, trainer: Any, resumes: bool) -> Pipeline:
+    def _from_trainer(self, trainer: Any, resumes: bool) -> Pipeline:
         notes = ["the script resumes from a checkpoint; judged are the weights before that"]
-        pipeline = from_trainer(trainer, notes if resumes else ())
+        return from_trainer(trainer, notes if resumes else ())
+
+    def _declared(self, pipeline: Pipeline) -> Pipeline:
         pipeline.id, pipeline.command = self.path, (self.path, *self.arguments)
         pipeline.library_warnings = self._heard
         if self._listener is not None:

@@ -16,6 +16,9 @@ from trainsanity.types import Skip
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
+STALE = "the gradient holds that of earlier steps, which was not zeroed"
+"""Why it is not held against what one step gives."""
+
 
 def rounding_of_norms(step: Step, pipeline: Pipeline) -> float:
     """Return the relative rounding of a norm of gradients in the dtype that they were computed in.

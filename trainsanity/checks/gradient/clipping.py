@@ -81,11 +81,21 @@ def clipping(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fi
             "and was given no max_grad_norm"
             if undeclared
             else "clip_grad_norm_ was given other parameters, or was not called",
-            fix="if it is a clip, pass max_grad_norm to Pipeline.from_loop"
+            fix=_undeclared(pipeline)
             if undeclared
             else "clip all trainable parameters once, after the last backward of the step",
             # Centralised gradients, parts by turns: such a loop may do so on purpose.
             severity=Severity.WARNING if undeclared else Severity.FAILURE,
+        )
+    if recording.clipped_late is not None:
+        yield Finding(
+            f"the gradient is clipped to {recording.clipped_late:g} after the optimizer used it",
+            observed="after optimizer.step()",
+            expected="before optimizer.step()",
+            where="step 1",
+            cause="clip_grad_norm_ is called between the optimizer's step and the next backward "
+            "pass, where it changes nothing that is trained",
+            fix="call clip_grad_norm_ between the last backward pass and optimizer.step()",
         )
     exact = exact_head_gradient(pipeline, recording, step)
     slope = None if exact is None else abs(regress(step.head_gradient, exact)[0])
@@ -124,6 +134,12 @@ def clipping(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fi
         {"norm": norm, "kept": kept, "norms": [one.norm_before_clip for one in recording.steps]},
         {"norm_after": expected},
     )
+
+
+def _undeclared(pipeline: Pipeline) -> str:
+    if pipeline.captured is not None:
+        return "if it is a clip, torch.nn.utils.clip_grad_norm_ would show to what norm"
+    return "if it is a clip, pass max_grad_norm to Pipeline.from_loop"
 
 
 def _share(pipeline: Pipeline, recording: Recording, step: Step, limit: float) -> float | None:

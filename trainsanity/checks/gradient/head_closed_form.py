@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from trainsanity.checks.gradient._scale import loss_is_the_reference
+from trainsanity.checks.gradient._scale import STALE, loss_is_the_reference
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
 from trainsanity.maths.factors import explained, name_factor
@@ -16,12 +16,15 @@ from trainsanity.measurements.step.closed_form import closed_form, parts_of_clos
 from trainsanity.measurements.step.confirmed import Confirmed
 from trainsanity.measurements.step.steps import Recording, reference
 from trainsanity.repairs import COUNT_IGNORED, loss_divided, repair
-from trainsanity.types import Cost, Finding, Judges, Measured
+from trainsanity.types import Blocked, Cost, Finding, Judges, Measured, Skip
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from trainsanity.pipeline import Pipeline
+
+
+ZEROED, HELD = "gradient.starts_from_zero", "update.optimizer_holds_trainable"
 
 
 @check(
@@ -60,9 +63,16 @@ def head_closed_form(
     Learning (2006), section 4.3.4, for the formula.
     """
     confirmed.require()
-    found = [
-        _against_closed_form(pipeline, recording, number) for number in range(len(recording.steps))
+    if recording.not_comparable:
+        raise Skip(recording.not_comparable)
+    whole = [
+        number
+        for number, step in enumerate(recording.steps)
+        if not step.left and not step.head_left
     ]
+    if not whole:
+        raise Blocked(STALE, by=ZEROED if recording.first.left else HELD)
+    found = [_against_closed_form(pipeline, recording, number) for number in whole]
     wrong = next((finding for _, finding in found if finding is not None), None)
     if wrong is not None:
         yield wrong

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from trainsanity.checks.gradient._scale import loss_is_the_reference
+from trainsanity.checks.gradient._scale import STALE, loss_is_the_reference
 from trainsanity.engine.registry import check
 from trainsanity.maths.factors import explained, name_factor
 from trainsanity.maths.regression import regress
@@ -15,7 +15,7 @@ from trainsanity.measurements.step.confirmed import Confirmed
 from trainsanity.measurements.step.replay import Replay
 from trainsanity.measurements.step.sampling import SAMPLE
 from trainsanity.measurements.step.steps import Recording
-from trainsanity.types import Cost, Finding, Judges, Measured, Severity, Skip
+from trainsanity.types import Blocked, Cost, Finding, Judges, Measured, Severity, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -73,6 +73,10 @@ def matches_autograd(
     References: huggingface/transformers#37766, #47688; huggingface/trl#4104.
     """
     confirmed.require()
+    if recording.not_comparable:
+        raise Skip(recording.not_comparable)
+    if recording.first.left:
+        raise Blocked(STALE, by="gradient.starts_from_zero")
     names = [name for name in replay.gradients if name in recording.gradients]
     if recording.head_name and not is_tied(pipeline, recording.head_name):
         names = [name for name in names if name != f"{recording.head_name}.weight"]

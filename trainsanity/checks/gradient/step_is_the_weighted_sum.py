@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from trainsanity.checks.gradient._scale import STALE
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import Session
 from trainsanity.maths.factors import explained, name_factor
@@ -13,7 +14,7 @@ from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, STANDARD_ERRORS, wi
 from trainsanity.measurements.step.own import Own
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.repairs import COUNT_IGNORED, loss_divided
-from trainsanity.types import Cost, Finding, Judges, Measured, Severity, Skip
+from trainsanity.types import Blocked, Cost, Finding, Judges, Measured, Severity, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -46,7 +47,10 @@ def step_is_the_weighted_sum(
     to 4,096 elements of each parameter's gradient. Their sum has to be 1 within four standard
     errors plus four units in the last place of the gradient's dtype; a single weight that is 0 or
     twice 1/K is told where the own gradients differ enough to tell them apart.  A remainder of the
-    gradient that no micro-batch explains is a warning.
+    gradient that no micro-batch explains is a warning.  A script's own training loop, which cannot
+    be asked again, is held against the loss that its model returned, or that a function of
+    torch.nn.functional made of the model's output, where what it sends backward is that loss times
+    one number in all passes.
 
     How to fix: the finding says which factor it is and where it comes from.
 
@@ -58,6 +62,8 @@ def step_is_the_weighted_sum(
     allenai/open-instruct#1498 for gradients that are wiped between micro-batches.
     """
     own = recording.own
+    if recording.first.left:
+        raise Blocked(STALE, by="gradient.starts_from_zero")
     if own.reason:
         raise Skip(f"the micro-batches could not be asked again: {own.reason}")
     if not own.norm > 0:

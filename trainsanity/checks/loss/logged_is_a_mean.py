@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from trainsanity.checks.loss._words import logs_a_loss
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import Session
 from trainsanity.maths.factors import explained, name_factor
@@ -74,7 +75,7 @@ def logged_is_a_mean(pipeline: Pipeline, recording: Recording) -> Iterator[Measu
         tolerance = max(allowed / abs(expected), 1e-3) if expected else 1e-3
         names = name_factor(factor, Session.of(pipeline).facts, tolerance)
         yield Finding(
-            f"{_logger(pipeline)} a loss of {logged:.4f} for step 1; its {len(losses)} "
+            f"{_logs(pipeline, logged)} step 1; its {len(losses)} "
             f"micro-batches by themselves log {_range(low, high)}{more}: "
             f"{factor:.2f} x their mean",
             observed=logged,
@@ -86,7 +87,9 @@ def logged_is_a_mean(pipeline: Pipeline, recording: Recording) -> Iterator[Measu
             if names
             else None,
             fix="model.accepts_loss_kwargs = False where the loss ignores num_items_in_batch; "
-            "otherwise compare what compute_loss returns with a mean",
+            "otherwise compare what compute_loss returns with a mean"
+            if pipeline.trainer is not None
+            else f"loss = loss / {len(losses)} before backward(), and nowhere else",
             candidates=tuple(names),
             repairs=(COUNT_IGNORED, loss_divided(factor)) if names else (),
         )
@@ -98,8 +101,10 @@ def logged_is_a_mean(pipeline: Pipeline, recording: Recording) -> Iterator[Measu
     )
 
 
-def _logger(pipeline: Pipeline) -> str:
-    return "train_step returns" if pipeline.trainer is None else "the Trainer logs"
+def _logs(pipeline: Pipeline, loss: float) -> str:
+    if pipeline.train_step is not None:
+        return f"train_step returns a loss of {loss:.4f} for"
+    return logs_a_loss(pipeline, loss)
 
 
 def _range(low: float, high: float) -> str:

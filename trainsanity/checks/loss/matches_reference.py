@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from trainsanity.checks.loss._words import logs_a_loss
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
 from trainsanity.maths.factors import Factor, explained
@@ -80,9 +81,8 @@ def matches_reference(
         times = (
             f"{factor.value:.4f} x" if abs(factor.value - 1) < NEAR_ONE else f"{factor.value:.2f} x"
         )
-        who = "the Trainer" if pipeline.trainer is not None else "the loop"
         yield Finding(
-            f"{who} logs a loss of {observed:.4f} for step {number}; "
+            f"{logs_a_loss(pipeline, observed)} step {number}; "
             f"the {right.words} is {right.mean:.4f}: {times}",
             observed=observed,
             expected=right.mean,

@@ -26,6 +26,13 @@ PREPARED = (
 )
 
 
+COUNTED = (
+    "the scheduler is stepped once per batch and was built for as many steps as some epochs have "
+    "batches: the curve is right at its end, and for warm-up steps counted in batches",
+    "count the scheduler's steps, warm-up included, in what it is stepped by",
+)
+
+
 @check(
     "TS802",
     "schedule.learning_rate_follows",
@@ -60,7 +67,8 @@ def learning_rate_follows(
 
     Known false alarms: of a custom training loop in several processes a scheduler that accelerate
     prepared is a warning, as its length may have been multiplied for that; schedulers with a state
-    beyond the step count are skipped.
+    beyond the step count are skipped.  A script's own scheduler that is stepped once per batch, and
+    is as long as some of its epochs counted in batches, is a warning, too.
 
     References: huggingface/accelerate#2142, huggingface/accelerate#963,
     huggingface/transformers#26827.
@@ -80,9 +88,9 @@ def learning_rate_follows(
         k = (wrong or bent)[0]
         seen, asked = (used[k], planned[k]) if wrong else (curve[k], scaled.curve[k])
         cause, fix = _why(used, planned, curve, scaled, bool(wrong and not bent))
-        meant = not group and _per_process(used, schedule)
+        meant = not group and (schedule.counts_batches or _per_process(used, schedule))
         if meant:
-            cause, fix = PREPARED
+            cause, fix = COUNTED if schedule.counts_batches else PREPARED
         whose = "has the learning rate" if wrong else "is planned by the scheduler in use for"
         yield Finding(
             f"optimizer step {k + 1} {whose} {seen:.4g}; the arguments give {asked:.4g} there",
@@ -158,9 +166,12 @@ def _used_and_planned(
 ) -> tuple[list[float], list[float]]:
     """Return the rates of a group by step, and those that the arguments give at its own scale."""
     if group:
-        used = [*(step.rates[group] for step in recording.steps), recording.next_rates[group]]
+        used = [step.rates[group] for step in recording.steps]
+        used += recording.next_rates[group : group + 1]
     else:
-        used = [*(step.learning_rate for step in recording.steps), recording.next_learning_rate]
+        used = [step.learning_rate for step in recording.steps]
+        # A script's own loop ends before the rate of the step after the last is set.
+        used += [recording.next_learning_rate] if recording.next_rates else []
     scale = _scale(schedule, recording, group)
     if group and not schedule.rate > 0:  # a loop's scheduler may have a function for each group
         return used, used

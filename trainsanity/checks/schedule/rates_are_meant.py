@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.registry import check
@@ -91,7 +91,7 @@ def _factor(scheduler: Any) -> tuple[Any, float] | None:
 
 def _scheduled(
     pipeline: Pipeline, function: Any, rate: float, steps: int | None
-) -> Iterator[Finding]:
+) -> Generator[Finding, None, str]:
     """Yield what is wrong with a schedule; return what it is, in words."""
     looked_at = range(min(steps or LOOKED_AT, LOOKED_AT))
     highest = max(float(function(k)) for k in looked_at)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -98,7 +100,7 @@ def _sources(pipeline: Pipeline, optimizer: Any, scheduler: Any) -> list[str]:
     trainer = pipeline.trainer
     holders = [optimizer, scheduler, trainer, pipeline.train_step]
     holders += getattr(getattr(trainer, "callback_handler", None), "callbacks", None) or []
-    found = []
+    found = [] if pipeline.captured is None else _of_the_script()
     for one in holders:
         kinds = type(one).__mro__ if not inspect.isfunction(one) else (one,)
         for kind in kinds:
@@ -106,9 +108,24 @@ def _sources(pipeline: Pipeline, optimizer: Any, scheduler: Any) -> list[str]:
             own = module is not None and not of_a_library(kind)
             if own or one is optimizer:
                 try:
-                    found.append(inspect.getsource(module if own else kind))
+                    found.append(inspect.getsource(module if module is not None and own else kind))
                 except (OSError, TypeError):
                     continue
+    return found
+
+
+def _of_the_script() -> list[str]:
+    """Return the source of the user's own modules, where a script's loop may read its groups."""
+    found = []
+    for module in list(sys.modules.values()):
+        # Some libraries put objects there that make up attributes.
+        names = getattr(module, "__dict__", {})
+        file, name = str(names.get("__file__") or ""), str(names.get("__name__"))
+        library = file.startswith((sys.prefix, sys.base_prefix)) or "site-packages" in file
+        if library or not os.path.isabs(file) or name.partition(".")[0] == "trainsanity":
+            continue
+        with contextlib.suppress(OSError, UnicodeDecodeError), open(file, encoding="utf-8") as code:
+            found.append(code.read())
     return found
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
+from trainsanity.maths.tolerances import within
 from trainsanity.measurements.step.steps import Recording
+from trainsanity.measurements.step.update import Parameter, Update
 from trainsanity.types import Cost, Finding, Measured
 
 
@@ -27,7 +29,8 @@ def moves_the_right_ones(recording: Recording) -> Iterator[Measured | Finding]:
     trains another model than the one that was configured.
 
     How it is measured: hashes of the frozen weights before and after the step, and the trial step
-    of update.survives_rounding.  Exact.
+    of update.survives_rounding.  Exact, but for gradients that are rounding alone, as of a bias
+    ahead of a batch norm: below the largest gradient times float32's unit in the last place.
 
     How to fix: look for the parameter group, or the callback, that owns the named parameter.
 
@@ -40,7 +43,7 @@ def moves_the_right_ones(recording: Recording) -> Iterator[Measured | Finding]:
     thawed = [p.name for p in update.parameters if p.changed_frozen]
     # update.survives_rounding judges what its dtype alone holds in place.
     movable = [p for p in update.parameters if p.with_gradient and p.can_move]
-    stuck = [p.name for p in movable if not p.moved]
+    stuck = [p.name for p in movable if not p.moved and not _rounding(update, p)]
     for names, state, cause, fix in (
         (thawed, "frozen but changed", "something writes to weights outside the optimizer",
          "find what changes them: a callback, a hook, an in-place operation"),
@@ -64,3 +67,16 @@ def moves_the_right_ones(recording: Recording) -> Iterator[Measured | Finding]:
         moving,
         len(movable),
     )
+
+
+def _rounding(update: Update, parameter: Parameter) -> bool:
+    """Return whether a gradient is rounding alone, as of a bias ahead of a batch norm.
+
+    It moves no output, so that its gradient is 0 but for one unit in the last place of what was
+    added up, which is no larger than the largest gradient of all.  Optimizers that do not divide
+    by its size leave the parameter where it is.
+    """
+    import torch
+
+    most = max(p.largest for p in update.parameters)
+    return within(parameter.largest, float(torch.finfo(torch.float32).eps) * most)

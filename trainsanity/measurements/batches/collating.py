@@ -79,7 +79,8 @@ class Collating:
                 for row, out, where in zip(rows, padded, self.placed(rows, made), strict=True):
                     if where is None:
                         changed += 1
-                        own, came_out = Counter(row[IDS]), Counter(out)
+                        own: Counter[int] = Counter(row[IDS])
+                        came_out: Counter[int] = Counter(out)
                         if not own <= came_out or own == came_out:
                             return False
         return changed > 0

@@ -96,6 +96,8 @@ def weights_files(pipeline: Pipeline) -> WeightsFiles:
     """
     if (away := not_in_memory(pipeline.model)) is not None:
         raise Skip(away)
+    if pipeline.captured is not None and pipeline.captured.before:
+        raise Skip("the script's loop took a step before those that are judged")
     base = unwrapped(pipeline.model)
     source = str(getattr(getattr(base, "config", None), "_name_or_path", "") or "")
     if not source:

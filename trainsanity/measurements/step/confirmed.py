@@ -12,6 +12,7 @@ from trainsanity.maths.factors import NAMING, name_factor
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, within
 from trainsanity.measurements.model.items import with_prompt
 from trainsanity.measurements.step.bounds import logged_loss_rounding
+from trainsanity.measurements.step.captured_loss import owner_in_captured
 from trainsanity.measurements.step.owners import of_a_library
 from trainsanity.measurements.step.replay import as_in_training, logits_again
 from trainsanity.measurements.step.steps import MicroStep, Recording, reference
@@ -168,6 +169,8 @@ def _scaled(facts: dict[str, Any], loss: float, expected: float, allowed: float)
 def owner_of_the_loss(pipeline: Pipeline) -> str:
     """Return whose code computes the loss, if it is no library's."""
     trainer = pipeline.trainer
+    if pipeline.captured is not None:
+        return owner_in_captured(pipeline)
     if trainer is None:
         return _named(pipeline.train_step)
     kind = getattr(trainer.args, "loss_type", None)

@@ -13,7 +13,7 @@ from trainsanity.isolation.shards import whole
 from trainsanity.maths.regression import regress
 from trainsanity.maths.tolerances import REDUCTIONS
 from trainsanity.measurements.step.sampling import sample
-from trainsanity.measurements.step.steps import Recording, total_norm
+from trainsanity.measurements.step.steps import Recording, any_gradient, total_norm
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,11 +46,13 @@ class Taken:
         before: after the last backward pass, or as a clip of torch's found it.
         stepped: as the optimizer found it.
         clipped: a clip of torch's was seen.
+        left: gradients of the step before were there as its first backward pass began.
     """
 
     before: Reading
     stepped: Reading
     clipped: bool
+    left: bool = False
 
 
 class Gradients:
@@ -61,11 +63,12 @@ class Gradients:
     over processes.
     """
 
-    def __init__(self, model: Any, head_name: str) -> None:
+    def __init__(self, model: Any, head_name: str, optimizer: Any) -> None:
         self.taken: list[Taken] = []
         self._model, self._head = model, f"{head_name}.weight"
         self._before = Reading()
         self._queued = self._clipped = False
+        self._optimizer, self._begun, self._left = optimizer, False, False
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Gradients:
@@ -73,6 +76,8 @@ class Gradients:
             if parameter.requires_grad:
                 handle = parameter.register_post_accumulate_grad_hook(self._accumulated)
                 self._stack.callback(handle.remove)
+                # Called before the gradient is added to what is there.
+                self._stack.callback(parameter.register_hook(self._arriving).remove)
         self._stack.enter_context(_clips_seen(self._at_clip))
         return self
 
@@ -81,8 +86,16 @@ class Gradients:
 
     def note(self) -> None:
         """Note the gradient of a step that the optimizer is about to take."""
-        self.taken.append(Taken(self._before, self._read(), self._clipped))
+        self.taken.append(Taken(self._before, self._read(), self._clipped, self._left))
         self._before, self._clipped = Reading(), False
+
+    def stepped(self) -> None:
+        """Note that the optimizer has stepped."""
+        self._begun = self._left = False
+
+    def _arriving(self, _gradient: Any) -> None:
+        if not self._begun:
+            self._begun, self._left = True, any_gradient(self._optimizer)
 
     def _accumulated(self, _parameter: Any) -> None:
         import torch
@@ -150,6 +163,7 @@ def settle(seen: Recording, gradients: Gradients, clip: float, *, several: bool)
             as many models as processes, which ``loop.ranks_hold_equal_weights`` judges.
     """
     for step, taken in zip(seen.steps, gradients.taken, strict=False):
+        step.left = None if step is seen.first else taken.left
         if several:
             taken.before, taken.stepped = _averaged(taken.before), _averaged(taken.stepped)
         chosen = before_the_clip(taken, clip, several=several)

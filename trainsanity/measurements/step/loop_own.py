@@ -100,7 +100,7 @@ def _alone(
     with (
         preserved(pipeline, weights=True),
         quiet(pipeline),
-        Gradients(pipeline.model, seen.head_name) as gradients,
+        Gradients(pipeline.model, seen.head_name, optimizer) as gradients,
         _roots_seen(pipeline.model) as roots,
     ):
         given = next(drawn(pipeline, 1)).micro_batches[place]

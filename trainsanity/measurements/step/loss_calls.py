@@ -4,40 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from trainsanity.isolation.overrides import LIBRARIES
-from trainsanity.objectives.loss_arguments import JUDGES, Misfit, over_the_batch
+from trainsanity.objectives.loss_arguments import JUDGES, over_the_batch
+from trainsanity.objectives.loss_places import AT_MOST, LossCall, place
 from trainsanity.pipeline import unwrapped
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
-
-OWN = __name__.partition(".")[0]
-
-AT_MOST = 8
-"""Calls that are looked at from one place: the micro-batches of a step, and no more."""
-
-
-@dataclass
-class LossCall:
-    """The first calls of one loss function from one line.
-
-    Attributes:
-        function: its name in ``torch.nn.functional``.
-        where: the line outside of torch that called it, ``file:line``.
-        count: calls that were looked at.
-        misfits: what did not fit in any of them, each once.
-    """
-
-    function: str
-    where: str
-    count: int
-    misfits: list[Misfit]
 
 
 @contextlib.contextmanager
@@ -98,11 +74,11 @@ def _mode(rows: int) -> Any:
             return func(*args, **kwargs)
 
         def _look_along(self, func: Any, args: Any, kwargs: Any) -> None:
-            name, place, default = along[func]
-            dim = kwargs.get("dim", args[place] if len(args) > place else default)
+            name, index, default = along[func]
+            dim = kwargs.get("dim", args[index] if len(args) > index else default)
             if dim not in (0, -2) or not args[0].requires_grad:
                 return
-            where, library = _place()
+            where, library = place(sys._getframe(2))
             if library:
                 return
             found = list(over_the_batch(name, args[0], dim, rows))
@@ -112,7 +88,7 @@ def _mode(rows: int) -> Any:
 
         def _look(self, func: Any, args: Any, kwargs: Any) -> None:
             name = functions[func]
-            where, _ = _place()
+            where, _ = place(sys._getframe(2))
             if not where:
                 return
             call = self.places.get((name, where))
@@ -131,26 +107,3 @@ def _mode(rows: int) -> Any:
                 call.misfits += [one for one in found if one.cause not in told]
 
     return Watching
-
-
-def _place() -> tuple[str, bool]:
-    """Return the line that called a function of torch, ``file:line``, and whether a library did.
-
-    It is the innermost line of the user's own code, else the one of the library that called torch;
-    empty where this package called it.
-    """
-    nearest, library = "", False
-    frame: Any = sys._getframe(1)
-    while frame is not None:
-        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        line = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
-        if frame.f_globals.get("__name__") == __name__ or package == "torch":
-            pass
-        elif package == OWN:
-            return nearest, library
-        elif package not in LIBRARIES:
-            return line, library
-        else:
-            nearest, library = nearest or line, True
-        frame = frame.f_back
-    return nearest, library

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -211,6 +211,39 @@ def ask_again(trainer: Any, recording: Recording) -> Own:
         undo()
     solve(own, columns, sampled_of(recording.gradients, parameters, size))
     return own
+
+
+def own_gradients(
+    parameters: dict[str, Any],
+    gradients: dict[str, Tensor],
+    ask: Sequence[Callable[[], float]],
+    eps: float,
+) -> Own:
+    """Return own losses, and the step's gradient as a sum of own gradients.
+
+    Args:
+        parameters: those that are trained, by name; their gradients are lost.
+        gradients: a sample of each one's, as the step had it.
+        ask: for each micro-batch a function that computes its loss, sends it backward and returns
+            it.
+        eps: unit in the last place of the coarsest dtype in use.
+    """
+    size = max(1, min(ELEMENTS, AT_MOST // max(1, len(parameters) * len(ask))))
+    own, columns = Own(eps=eps), []
+    for one in ask:
+        _zero(parameters)
+        own.losses.append(one())
+        own.items.append(None)
+        columns.append(_sampled(parameters, size))
+    solve(own, columns, sampled_of(gradients, parameters, size))
+    return own
+
+
+def loss_and_gradient(parameters: dict[str, Any], ask: Callable[[], float]) -> Tensor:
+    """Return the loss that a function sends backward and returns, and a sample of the gradient."""
+    _zero(parameters)
+    loss = ask()
+    return _and(loss, _sampled(parameters, ELEMENTS))
 
 
 def _and(loss: float, gradient: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from trainsanity.measurements.step.passes import Pass, inner, passes_seen
 from trainsanity.measurements.step.policy_passes import Asker, Policy, compare, references_of
 from trainsanity.measurements.step.preference import Preference
 from trainsanity.measurements.step.sampling import sample
-from trainsanity.measurements.step.steps import Recording
+from trainsanity.measurements.step.steps import NOT_AGAIN, Recording
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ def policy(pipeline: Pipeline, recording: Recording) -> Policy:
         if recording.own.reason or recording.policy.reason:
             raise Skip(recording.own.reason or recording.policy.reason)
         return recording.policy
+    if pipeline.train_step is None:
+        raise Skip(NOT_AGAIN)
     found = _of_a_loop(pipeline)
     if found.reason:
         raise Skip(found.reason)

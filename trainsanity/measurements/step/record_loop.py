@@ -85,7 +85,7 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
                 watched_modes(model, seen),
                 pulls_watched(model, seen),
                 teachers_watched(model, seen, references_of(None, pipeline.train_step).values()),
-                Gradients(model, seen.head_name) as gradients,
+                Gradients(model, seen.head_name, optimizer) as gradients,
                 _hooked(pipeline, seen, steps, gradients) as states,
             ):
                 begun = random_state()
@@ -254,6 +254,7 @@ def _hooked(
         note_rates(seen, optimizer)
 
     def after(*_: Any) -> None:
+        gradients.stepped()
         if trying[0] or not (len(seen.steps) >= steps or broken(seen)):
             return
         now = frozen_state(model)

@@ -36,6 +36,7 @@ from trainsanity.measurements.step.steps import (
     MicroStep,
     Recording,
     Step,
+    any_gradient,
     note_means,
     total_norm,
 )
@@ -246,7 +247,8 @@ def _record_training_step(
         if not seen.steps:
             note_held(pipeline, seen, "as step 1 begins")
         if not seen.steps or seen.steps[-1].taken:
-            seen.steps.append(Step())  # the one before has been taken
+            left = any_gradient(trainer.optimizer) if seen.steps else None
+            seen.steps.append(Step(left=left))  # the one before has been taken
         items = None if num_items_in_batch is None else float(num_items_in_batch)
         given = inputs
         # GRPO's loader gives rows; what is made of them appears at compute_loss.

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from trainsanity.engine.store import measurement
 from trainsanity.errors import first_line
 from trainsanity.isolation.library_warnings import listening
-from trainsanity.measurements.step.loss_calls import LossCall, loss_calls_seen
+from trainsanity.measurements.step.loss_calls import loss_calls_seen
 from trainsanity.measurements.step.reference_tensors import shared_with_reference
 from trainsanity.measurements.step.steps import Recording
+from trainsanity.objectives.loss_places import LossCall
 from trainsanity.types import Blocked, Cost, Skip
 
 if TYPE_CHECKING:
@@ -21,25 +22,27 @@ def recording(pipeline: Pipeline) -> Recording:
     """Take the first ``pipeline.optimizer_steps`` steps of the run and put everything back.
 
     Raises:
-        Skip: the pipeline has neither a Trainer nor a ``train_step``.
+        Skip: the pipeline has no steps to take, and none that were captured.
     """
     import gc
 
     import torch
 
-    from trainsanity.measurements.step import record_loop, record_trainer
+    from trainsanity.measurements.step import record_captured, record_loop, record_trainer
 
     if pipeline.trainer is not None:
         record = record_trainer.record
     elif pipeline.train_step is not None:
         record = record_loop.record
+    elif pipeline.captured is not None:
+        record = record_captured.record
     else:
         raise Skip("this pipeline has neither a Trainer nor a train_step to record steps of")
     calls: list[LossCall] = []
     try:
         with listening(pipeline.library_warnings), loss_calls_seen(pipeline, calls):
             seen = record(pipeline, pipeline.optimizer_steps)
-        seen.loss_calls = calls
+        seen.loss_calls += calls
         return seen
     except torch.OutOfMemoryError:
         if pipeline.optimizer_steps == 1:

@@ -325,9 +325,25 @@ def _switched(model: Any, on: list[tuple[Any, Any]]) -> Iterator[None]:
 
 @contextmanager
 def autocast(pipeline: Pipeline) -> Iterator[None]:
-    """The Trainer's mixed precision."""
+    """The Trainer's mixed precision, or what a script's own loop called its model under."""
     if pipeline.trainer is None:
-        yield
+        with captured_autocast(pipeline):
+            yield
     else:
         with pipeline.trainer.accelerator.autocast():
             yield
+
+
+@contextmanager
+def captured_autocast(pipeline: Pipeline) -> Iterator[None]:
+    """Run the block under the autocast that a script's own loop called its model under."""
+    import torch
+
+    captured = pipeline.captured
+    calls = [] if captured is None else [one.call for one in captured.first.passes if one.call]
+    if not calls or calls[0].autocast is None:
+        yield
+        return
+    device, dtype = calls[0].autocast
+    with torch.autocast(device, dtype):
+        yield

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,7 @@ from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
+    from trainsanity.sources.captured import Captured
 
 POINTS = 2_000
 """Steps at which a long curve is evaluated; the curve is smooth between them."""
@@ -25,6 +28,8 @@ class Schedule:
         curve: step to learning rate.
         rate: what the curve multiplies: the rate of an optimizer that the user built, else
             ``learning_rate`` of the arguments; 0 for a custom training loop, which has none.
+        counts_batches: the schedule of a script's own loop is as long as a number of its epochs,
+            counted in batches: it may be meant to be stepped once for each.
         per_process: the curve where accelerate steps a prepared scheduler once per process; None
             where it does not.
     """
@@ -34,6 +39,7 @@ class Schedule:
     curve: dict[int, float]
     rate: float = 0.0
     per_process: dict[int, float] | None = None
+    counts_batches: bool = False
 
     @property
     def peak(self) -> float:
@@ -88,6 +94,8 @@ def _of_loop(pipeline: Pipeline) -> Schedule:
     """The curve that a loop's scheduler follows when it is stepped once per optimizer step."""
     import torch
 
+    if pipeline.captured is not None:
+        return _of_captured(pipeline, pipeline.captured)
     scheduler = getattr(pipeline.lr_scheduler, "scheduler", pipeline.lr_scheduler)
     if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
         raise Skip("this loop has no lr_scheduler whose rate depends on the step alone")
@@ -98,6 +106,46 @@ def _of_loop(pipeline: Pipeline) -> Schedule:
     if times > 1:
         prepared = {k: float(rate * factor(done + times * k)) for k in steps}
     return Schedule(0, 0, curve, per_process=prepared)
+
+
+def _of_captured(pipeline: Pipeline, captured: Captured) -> Schedule:
+    """The rates of a script's own scheduler where it is stepped once per optimizer step."""
+    import torch
+
+    scheduler, optimizer = pipeline.lr_scheduler, pipeline.optimizer
+    if scheduler is None:
+        raise Skip("this loop has no lr_scheduler")
+    if not captured.scheduler_calls:
+        raise Skip("the scheduler was not stepped between the first two optimizer steps, or it is "
+                   "told where it is: what it counts is not known")  # fmt: skip
+    state = copy.deepcopy(scheduler.state_dict())
+    before = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+    curve = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the order of the two steps
+        for k in range(len(captured.steps)):
+            curve[k] = float(optimizer.param_groups[0]["lr"])
+            scheduler.step()
+    scheduler.load_state_dict(state)
+    for group, values in zip(optimizer.param_groups, before, strict=True):
+        group.update(values)
+    steps, length = _length_of(scheduler), captured.length
+    accumulation = pipeline.args.gradient_accumulation_steps
+    whole = bool(steps and length and steps % length == 0)
+    by_batches = whole and captured.scheduler_calls == accumulation > 1
+    if isinstance(scheduler, torch.optim.lr_scheduler.SequentialLR):
+        raise Skip("the scheduler is made of others: it is not simulated")
+    return Schedule(0, 0, curve, counts_batches=by_batches)
+
+
+def _length_of(scheduler: Any) -> int | None:
+    """Return for how many steps a scheduler was built; None where it does not say."""
+    for name in ("total_steps", "T_max", "total_iters"):
+        if isinstance(found := getattr(scheduler, name, None), int):
+            return found
+    keywords = getattr(next(iter(getattr(scheduler, "lr_lambdas", ())), None), "keywords", {})
+    found = keywords.get("num_training_steps")
+    return found if isinstance(found, int) else None
 
 
 def _steps_at_once(pipeline: Pipeline) -> int:

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import Session, objective_of
-from trainsanity.isolation.shards import whole
+from trainsanity.isolation.shards import local, whole
 from trainsanity.maths.factors import NAMING, name_factor
 from trainsanity.measurements.model.items import Items, items_of
 from trainsanity.measurements.step.hooks import AddedHook
-from trainsanity.measurements.step.loss_calls import LossCall
 from trainsanity.measurements.step.modes import Modes
 from trainsanity.measurements.step.own import Again, Own
 from trainsanity.measurements.step.policy_passes import Policy
@@ -21,6 +20,7 @@ from trainsanity.measurements.step.pull import Pulls
 from trainsanity.measurements.step.rearranged import Rearranged
 from trainsanity.measurements.step.teachers import Teacher
 from trainsanity.measurements.step.update import Update
+from trainsanity.objectives.loss_places import LossCall
 from trainsanity.types import Skip
 
 if TYPE_CHECKING:
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from trainsanity.measurements.model.head import Pooled
     from trainsanity.objectives.base import Objective
     from trainsanity.pipeline import Pipeline
+
+
+NOT_AGAIN = "a script's own training loop cannot be asked again"
+"""Why what needs another step of a captured loop is not asked."""
 
 
 @dataclass
@@ -91,6 +95,9 @@ class Step:
         norm_before_clip, norm_after_clip: total gradient norms, computed from the gradients.
         learning_rate: what the optimizer used (first parameter group).
         rates: the same for each of its groups.
+        left: gradients of the step before were still there as its first backward pass began; None
+            for a run's first step, which has none before it.
+        head_left: the head's were, which is never zeroed if the optimizer does not hold it.
         by_means: the Trainer counts items and the loss does not use the count, so that what is
             logged is a multiple of the mean of the micro-batches' means.
     """
@@ -102,6 +109,8 @@ class Step:
     norm_after_clip: float = float("nan")
     learning_rate: float = float("nan")
     rates: list[float] = field(default_factory=list)
+    left: bool | None = None
+    head_left: bool = False
     by_means: bool = False
 
     @property
@@ -142,6 +151,10 @@ class Recording:
         sharded: how many parameters each process holds a part of.
         composed: a custom training loop ran the model more often than once for each micro-batch
             before its first step, so that the gradient may be made of more than the loss's.
+        clipped_late: the norm that a loop clips to after its optimizer has stepped; None if it
+            clips before, or does not.
+        not_comparable: why the gradients of a script's own loop are not held against those of its
+            loss; empty if they are.
         out_of_memory: a second step did not fit, so only the first was recorded.
         peak_bytes: device memory at its highest; None on the CPU.
         seconds: of the steps alone.
@@ -175,6 +188,8 @@ class Recording:
     held: dict[str, list[dict[str, int]]] = field(default_factory=dict)
     sharded: int = 0
     composed: bool = False
+    clipped_late: float | None = None
+    not_comparable: str = ""
     out_of_memory: bool = False
     peak_bytes: int | None = None
     seconds: float = 0.0
@@ -315,6 +330,16 @@ def item_weights(step: Step, sizes: list[int]) -> list[float]:
     if uncounted or step.by_means:
         return [1 / (len(sizes) * size) for size in sizes]
     return [1 / sum(sizes)] * len(sizes)
+
+
+def any_gradient(optimizer: Any) -> bool:
+    """Return whether anything that an optimizer holds has a gradient that is not zero."""
+    return any(
+        bool(local(p.grad).any())
+        for group in optimizer.param_groups
+        for p in group["params"]
+        if p.grad is not None
+    )
 
 
 def total_norm(model: Any) -> float:

@@ -29,6 +29,7 @@ class Parameter:
         has_gradient: ``grad`` was not None before the optimizer stepped.
         finite: all gradient elements are, in every recorded step.
         elements: its size.
+        largest: of its gradient's elements, by size; 0 without a gradient.
         with_gradient: elements whose gradient is not zero.
         moved: those of them that changed in a step at the peak learning rate.
         can_move: those of them that an update as large as the rate would change in this dtype.
@@ -44,6 +45,7 @@ class Parameter:
     has_gradient: bool
     finite: bool
     elements: int
+    largest: float = 0.0
     with_gradient: int = 0
     moved: int = 0
     can_move: int = 0
@@ -142,8 +144,11 @@ def before_step(model: Any, optimizer: Any) -> Update:
                 has_gradient=p.grad is not None,
                 finite=fine,
                 elements=p.numel(),
+                largest=largest,
             )
-            for (name, p), fine in zip(model.named_parameters(), finite, strict=True)
+            for (name, p), fine, largest in zip(
+                model.named_parameters(), finite, _largest(model), strict=True
+            )
         ],
         optimizer=type(inner).__name__,
         unchosen=_decays_by_default(inner),
@@ -151,6 +156,20 @@ def before_step(model: Any, optimizer: Any) -> Update:
             p.numel() for group in inner.param_groups for p in group["params"] if id(p) not in own
         ),
     )
+
+
+def _largest(model: Any) -> list[float]:
+    """Return the largest element of each parameter's gradient, with one wait for the device."""
+    import torch
+
+    gradients = [None if p.grad is None else local(p.grad).detach() for p in model.parameters()]
+    there = [g for g in gradients if g is not None and g.numel()]
+    if not there:
+        return [0.0] * len(gradients)
+    device = there[0].device
+    sizes = torch.stack([torch.linalg.vector_norm(g, math.inf).float().to(device) for g in there])
+    found = iter(sizes.tolist())
+    return [next(found) if g is not None and g.numel() else 0.0 for g in gradients]
 
 
 def _finite(gradients: list[Tensor | None]) -> list[bool]:
