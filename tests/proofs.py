@@ -82,6 +82,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*")
     parser.add_argument("--planted", action="store_true")
     parser.add_argument("--controls", action="store_true")
+    parser.add_argument("--short", action="store_true", help="only the checks that catch each")
     asked = parser.parse_args()
     tool.load()
     ones = all_controls() if asked.controls else [f for f in all_faults() if f.processes == 1]
@@ -93,7 +94,7 @@ def main() -> int:
     for k, one in enumerate(chosen):
         wrong = WRONG[k % len(WRONG)] if asked.planted else None
         # What is planted is told or not by the check that fails, whatever else is asked.
-        checks = sorted(one.caught_by) if asked.planted else ()
+        checks = sorted(one.caught_by) if asked.planted or asked.short else ()
         answer = forked(partial(judged, one.id, one.build, checks, planted=wrong), LIMIT)
         if "rows" not in answer:
             counts["not judged"] += 1

@@ -99,6 +99,14 @@ def test_what_cannot_be_applied_refutes_nothing(broken) -> None:
     assert "no repair is called 'no_such_kind'" in found.proof.sentence
 
 
+def test_what_is_so_already_is_refuted(broken) -> None:
+    pipeline, report = broken
+    dropout = repair("dropout off", "dropout_off")
+    found = first(proved(pipeline, with_repairs(report, dropout, cause=CLAIM)))
+    assert (found.proof.status, found.cause) == (Proved.REFUTED, None)
+    assert "changes nothing here" in found.proof.sentence
+
+
 def test_a_repair_that_stays_is_told_and_nothing_is_tried_after_it(
     broken, monkeypatch: pytest.MonkeyPatch
 ) -> None:

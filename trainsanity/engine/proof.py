@@ -16,7 +16,7 @@ from trainsanity.errors import UsageError, first_line
 from trainsanity.isolation.fingerprint import StateChanged, guarded
 from trainsanity.isolation.out_of_memory import give_back, out_of_memory
 from trainsanity.isolation.random_states import global_random_states
-from trainsanity.repairs import CannotApply, applied
+from trainsanity.repairs import CannotApply, ChangesNothing, applied
 from trainsanity.types import Check, Finding, Proof, Proved, Repair, Result, Severity, Status
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class _Trial:
     repair: Repair
     results: Mapping[str, Result]
     why: str = ""
+    changes_nothing: bool = False
 
 
 def proved(
@@ -130,6 +131,8 @@ def _tried(pipeline: Pipeline, report: Report, repair: Repair, timeout: float | 
             return _Trial(repair, {c.name: runner.result(c) for c in _asked(report, repair)})
     except StateChanged:
         raise
+    except ChangesNothing as error:
+        return _Trial(repair, {}, str(error), changes_nothing=True)
     except CannotApply as error:
         return _Trial(repair, {}, str(error))
     except (Exception, SystemExit) as error:
@@ -237,6 +240,9 @@ def _gone_elsewhere(
 def _judged(finding: Finding, result: Result, report: Report, trial: _Trial) -> Proof:
     """Return what a trial shows about one finding."""
     words = trial.repair.words
+    if trial.changes_nothing:
+        sentence = f"{words} changes nothing here: {trial.why}."
+        return Proof(Proved.REFUTED, sentence, words, finding.observed, finding.observed)
     if trial.why or result.check.name not in trial.results:
         return Proof(Proved.UNTRIED, f"{words}: {trial.why or 'not judged with it'}", words)
     new = trial.results[result.check.name]
@@ -251,8 +257,8 @@ def _judged(finding: Finding, result: Result, report: Report, trial: _Trial) -> 
     proof = Proof(Proved.REFUTED, "", words, finding.observed, after, green, red)
     became = _became(finding.observed, after)
     if here is not None or any(one not in others for one in still):
-        still_told = here or _failures(new)[0]
-        found = became or f"it still fails: {still_told.headline}"
+        other = "" if here is not None else f": {_failures(new)[0].headline}"
+        found = became or f"it still fails{other}"
         found += ", which still fails" if became else ""
         return replace(proof, sentence=f"with {words} {found}.")
     turned = f"{len(green)} {'check turns' if len(green) == 1 else 'checks turn'} green"

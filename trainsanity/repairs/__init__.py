@@ -42,6 +42,10 @@ class CannotApply(Exception):
     """Raised where a repair has nothing to change in this pipeline; the text is the reason."""
 
 
+class ChangesNothing(CannotApply):
+    """Raised where the pipeline is already as the repair would make it: it cannot be the cause."""
+
+
 def repair(
     words: str, kind: str, *, cause: str | None = None, fix: str | None = None, **arguments: Any
 ) -> Repair:
@@ -76,6 +80,12 @@ COUNT_IGNORED = repair("model.accepts_loss_kwargs = False", "counts_not_taken")
 
 TRAINERS_OWN = repair("optimizer and schedule built by the Trainer", "trainers_own_optimizer")
 """Nothing of the user's own builds either."""
+
+
+def count_ignored(pipeline: Pipeline) -> tuple[Repair, ...]:
+    """Return :data:`COUNT_IGNORED` where the Trainer passes a count; empty elsewhere."""
+    passes = getattr(pipeline.trainer, "model_accepts_loss_kwargs", False)
+    return (COUNT_IGNORED,) if passes else ()
 
 
 def loss_divided(by: float) -> Repair:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.pipeline import active_adapters
-from trainsanity.repairs import CannotApply
+from trainsanity.repairs import CannotApply, ChangesNothing
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -43,7 +43,7 @@ def dropout_off(pipeline: Pipeline) -> Iterator[None]:
 
     layers = [one for one in pipeline.model.modules() if isinstance(one, _DropoutNd) and one.p]
     if not layers:
-        raise CannotApply("the model has no dropout layer that is on")
+        raise ChangesNothing("the model has no dropout layer that is on")
     before = [one.p for one in layers]
     for one in layers:
         one.p = 0.0
@@ -77,7 +77,7 @@ def _trainable(pipeline: Pipeline, chosen: Callable[[str], bool]) -> Iterator[No
         if chosen(name) and not p.requires_grad and p.is_floating_point()
     ]
     if not frozen:
-        raise CannotApply("these parameters are trainable already")
+        raise ChangesNothing("these parameters are trainable already")
     for p in frozen:
         p.requires_grad_(True)
     try:
@@ -99,7 +99,7 @@ def frozen_in_eval(pipeline: Pipeline) -> Iterator[None]:
         and not any(p.requires_grad for p in module.parameters())
     ]
     if not frozen:
-        raise CannotApply("no module of the model is frozen as a whole")
+        raise ChangesNothing("no module of the model is frozen as a whole")
     before = [module.training for module in frozen]
 
     def stay(module: Any) -> Callable[..., Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.pipeline import unwrapped
-from trainsanity.repairs import CannotApply
+from trainsanity.repairs import CannotApply, ChangesNothing
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -74,7 +74,7 @@ def counts_not_taken(pipeline: Pipeline) -> Iterator[None]:
     """Have the Trainer divide by the accumulation, as if it had been built after the setting."""
     trainer = pipeline.trainer
     if not getattr(trainer, "model_accepts_loss_kwargs", False):
-        raise CannotApply("the Trainer passes no item count, so that the setting changes nothing")
+        raise ChangesNothing("the Trainer passes no item count")
     with (
         changed(unwrapped(pipeline.model), accepts_loss_kwargs=False),
         changed(trainer, model_accepts_loss_kwargs=False),

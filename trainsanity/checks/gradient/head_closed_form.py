@@ -15,7 +15,7 @@ from trainsanity.measurements.step.bounds import head_gradient_floor
 from trainsanity.measurements.step.closed_form import closed_form, parts_of_closed_form
 from trainsanity.measurements.step.confirmed import Confirmed
 from trainsanity.measurements.step.steps import Recording, reference
-from trainsanity.repairs import COUNT_IGNORED, loss_divided, repair
+from trainsanity.repairs import count_ignored, loss_divided, repair
 from trainsanity.types import Blocked, Cost, Finding, Judges, Measured, Skip
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def _against_closed_form(
             if names
             else "the loss, or the gradient, is scaled by no known quantity of the run",
             fix=_rescaled(pipeline, recording, slope, names),
-            repairs=(COUNT_IGNORED, loss_divided(slope)) if names else (),
+            repairs=(*count_ignored(pipeline), loss_divided(slope)) if names else (),
         )
     return seen, None
 

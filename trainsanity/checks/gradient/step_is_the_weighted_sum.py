@@ -13,7 +13,7 @@ from trainsanity.maths.factors import explained, name_factor
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, STANDARD_ERRORS, within
 from trainsanity.measurements.step.own import Own
 from trainsanity.measurements.step.steps import Recording
-from trainsanity.repairs import COUNT_IGNORED, loss_divided
+from trainsanity.repairs import count_ignored
 from trainsanity.types import Blocked, Cost, Finding, Judges, Measured, Severity, Skip
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def step_is_the_weighted_sum(
             else "let the Trainer divide by gradient_accumulation_steps: "
             "model.accepts_loss_kwargs = False where the loss ignores num_items_in_batch",
             candidates=tuple(names),
-            repairs=(COUNT_IGNORED, loss_divided(total)) if names else (),
+            repairs=count_ignored(pipeline) if names else (),
         )
     floor = MARGIN * own.eps * math.sqrt(count) + REDUCTIONS
     if not within(own.residual, floor):

@@ -12,7 +12,6 @@ from trainsanity.engine.session import objective_of
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, within
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.objectives.base import CUSTOM
-from trainsanity.repairs import loss_divided
 from trainsanity.types import Cost, Finding, Measured, Severity, Skip
 
 if TYPE_CHECKING:
@@ -68,7 +67,6 @@ def adds_up(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fin
             where="compute_loss",
             cause="the loss is summed over rows",
             fix='reduction="mean", or divide by num_items_in_batch where the Trainer gives it',
-            repairs=(loss_divided(count),),
         )
     elif outside and objective_of(pipeline).additive and pipeline.objective != CUSTOM:
         yield Finding(

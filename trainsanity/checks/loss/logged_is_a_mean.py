@@ -12,7 +12,7 @@ from trainsanity.engine.session import Session
 from trainsanity.maths.factors import explained, name_factor
 from trainsanity.maths.tolerances import LOG_DECIMALS, MARGIN, REDUCTIONS, within
 from trainsanity.measurements.step.steps import Recording
-from trainsanity.repairs import COUNT_IGNORED, loss_divided
+from trainsanity.repairs import count_ignored
 from trainsanity.types import Cost, Finding, Judges, Measured, Skip
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def logged_is_a_mean(pipeline: Pipeline, recording: Recording) -> Iterator[Measu
             if pipeline.trainer is not None
             else f"loss = loss / {len(losses)} before backward(), and nowhere else",
             candidates=tuple(names),
-            repairs=(COUNT_IGNORED, loss_divided(factor)) if names else (),
+            repairs=count_ignored(pipeline) if names else (),
         )
     yield Measured(
         f"logged loss {logged:.4f}; the {len(own.losses)} micro-batches by themselves log "
