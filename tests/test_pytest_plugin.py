@@ -140,6 +140,21 @@ def test_unrelated():
     assert built(pytester) == ["12", "1"]
 
 
+def test_a_test_that_never_calls_its_check_fails(project):
+    pytester = project("HEALTHY, select=['ACME501']")
+    pytester.makepyfile(
+        test_it=SANITY.format(arguments="LOUD, select=['ACME']").replace(
+            "    check(pipeline)", "    assert check is not None"
+        )
+    )
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider")
+    result.assert_outcomes(failed=3)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(
+        ["*ACME501 loss.weight_is_one was not judged on loud: the test takes check and*"]
+    )
+
+
 def test_nothing_is_built_while_collecting(project):
     pytester = project("LOUD, 'pipelines:broken', 'no.such:module'")
     result = pytester.runpytest_inprocess("--collect-only", "-q")
@@ -340,6 +355,15 @@ def test_xdist_builds_once_and_carries_the_summary(project):
     result.stdout.fnmatch_lines(["loud: not sane. First broken stage: loss"])
     result.stdout.fnmatch_lines(["healthy: sane as far as judged: 3 of * checks ran and passed"])
     assert sorted(built(pytester)) == ["1", "12"]
+
+
+def test_xdist_with_its_default_distribution_judges_alike(project):
+    """Tests of one pipeline go to several processes, each of which builds it."""
+    pytester = project("LOUD, HEALTHY, select=['ACME']")
+    result = pytester.runpytest_subprocess("-n2", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=4, failed=1, skipped=1)
+    result.stdout.fnmatch_lines(["loud: not sane. First broken stage: loss"])
+    result.stdout.fnmatch_lines(["healthy: sane as far as judged: 3 of * checks ran and passed"])
 
 
 def test_xdist_and_a_wrong_word_is_one_red_sentence(project):

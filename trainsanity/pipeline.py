@@ -74,6 +74,8 @@ class Pipeline:
         quick: take no training step twice.
         library_warnings: what torch, transformers, peft, trl and accelerate warned of while the
             pipeline was built, and while its first steps were recorded.
+        unwritten: files to which the user's code would have written weights meanwhile.
+        unrestored: what a measurement changed and could not put back, a sentence each.
         progress: called with what is done, out of how much, and of what, during long looks.
         session: where :class:`trainsanity.engine.session.Session` keeps itself.
     """
@@ -98,6 +100,8 @@ class Pipeline:
     rebuilt: bool = True
     quick: bool = False
     library_warnings: list[LibraryWarning] = field(default_factory=list)
+    unwritten: list[str] = field(default_factory=list)
+    unrestored: list[str] = field(default_factory=list)
     progress: Callable[[int, int, str], None] | None = None
     session: Any = field(default=None, init=False, repr=False)
 
@@ -129,6 +133,9 @@ class Pipeline:
         if done:
             notes = [*notes, f"this Trainer has trained {done} steps before: weights, optimizer "
                      "and schedule are judged as those left them"]  # fmt: skip
+        if getattr(trainer, "model_init", None) is not None:
+            notes = [*notes, "train() makes the model anew by model_init: judged is the one that "
+                     "it made when the Trainer was built"]  # fmt: skip
         candidates = (trainer.processing_class, getattr(trainer.data_collator, "tokenizer", None))
         pipeline = cls(
             model=trainer.model,
@@ -229,6 +236,12 @@ class Pipeline:
         if not isinstance(self.model, torch.nn.Module):
             raise UsageError(
                 f"the model is {type(self.model).__name__}: give the torch.nn.Module to be trained"
+            )
+        lazy = [name for name, p in self.model.named_parameters() if torch.nn.parameter.is_lazy(p)]
+        if lazy:
+            raise UsageError(
+                f"{', '.join(lazy[:3])} of {type(self.model).__name__} have no shape yet: call the "
+                "model with one batch before the Trainer is built, which gives lazy layers theirs"
             )
         if not any(p.is_floating_point() for p in self.model.parameters()):
             raise UsageError(f"{type(self.model).__name__} has no parameters that could be trained")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 from collections import Counter
 
 import pytest
@@ -34,7 +35,8 @@ LAWS = LAWS_BACKWARD + 1 + ROWS + 1
 def judged():
     """A report, all calls of the model while it was made, and how many passes there were."""
     pipeline = Pipeline.from_trainer(healthy())
-    calls, asking = [], [""]
+    # A list would be put back: what a hook of the model holds is state of the pipeline.
+    calls, asking = queue.SimpleQueue(), [""]
     Session.of(pipeline).measurements.on_start = lambda name: asking.__setitem__(0, name)
 
     def note(model, _, named):
@@ -42,13 +44,13 @@ def judged():
         inputs.pop("labels", None)
         weights = tuple(hashes(model.parameters()))
         how = (model.training, torch.is_grad_enabled(), model.config._attn_implementation)
-        calls.append((asking[0], str(sorted(inputs.items())), weights, how))
+        calls.put((asking[0], str(sorted(inputs.items())), weights, how))
 
     handle = pipeline.model.register_forward_pre_hook(note, with_kwargs=True)
     with counted(pipeline.model) as everything:
         report = run(pipeline, registry().select())
     handle.remove()
-    return report, calls, everything
+    return report, [calls.get() for _ in range(calls.qsize())], everything
 
 
 def test_what_the_measurements_took_is_all_that_was_taken(judged):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import queue
 import signal
 import sys
 import time
@@ -262,11 +263,11 @@ def says_it_is_out_of_memory():
 )
 def test_a_step_that_does_not_fit_is_one_error_and_its_memory_is_given_back(fails, asked):
     trainer = healthy()
-    held_by_the_step = []
+    held = queue.SimpleQueue()  # a list in a closure would be put back
 
     def compute_loss(model, inputs, *args, **kwargs):
         large = torch.zeros(1000)
-        held_by_the_step.append(weakref.ref(large))
+        held.put(weakref.ref(large))
         fails()
         return large.sum()
 
@@ -282,6 +283,7 @@ def test_a_step_that_does_not_fit_is_one_error_and_its_memory_is_given_back(fail
     assert results["TS701"].blocked_by == "loss.finite"
     assert results["TS102"].status is results["TS801"].status is Status.PASS
     assert report.exit_code() == 3
+    held_by_the_step = [held.get() for _ in range(held.qsize())]
     assert held_by_the_step
     assert [reference() for reference in held_by_the_step] == [None] * len(held_by_the_step)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import queue
 import signal
 from pathlib import Path
 from typing import Any
@@ -101,12 +102,12 @@ def while_evaluating(trainer: Any) -> None:
 
 
 def while_learning_by_heart(trainer: Any) -> None:
-    """In the twentieth micro-batch, further than any other run goes."""
-    stock, calls = trainer.training_step, []
+    """In the twentieth micro-batch of all; a list would begin anew with each measurement."""
+    stock, calls = trainer.training_step, queue.SimpleQueue()
 
     def training_step(*args: Any, **kwargs: Any) -> Any:
-        calls.append(True)
-        if len(calls) == 20:
+        calls.put(True)
+        if calls.qsize() == 20:
             now()
         return stock(*args, **kwargs)
 

@@ -11,6 +11,8 @@ import gc
 import os
 import signal
 import sys
+import threading
+import time
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -117,6 +119,32 @@ def _end_when_terminated() -> None:
     signal.signal(signal.SIGTERM, end)
 
 
+PATIENCE = 2.0
+"""Seconds that threads of the pipeline's code may take to end by themselves."""
+
+
+def _end_threads(code: Any) -> None:
+    """End the process where threads go on for ever: a heartbeat, a prefetcher.
+
+    The interpreter would wait for them when everything has been said.
+    """
+    others = [
+        thread
+        for thread in threading.enumerate()
+        if not thread.daemon and thread is not threading.main_thread()
+    ]
+    until = time.monotonic() + PATIENCE
+    for thread in others:
+        thread.join(max(0.0, until - time.monotonic()))
+    left = [thread.name for thread in others if thread.is_alive()]
+    if not left:
+        return
+    with contextlib.suppress(OSError, ValueError):
+        click.echo(f"trainsanity: still running, and ended: {clean(', '.join(left))}", err=True)
+    _flush_stdout()
+    os._exit(code if isinstance(code, int) else ExitCode.INCOMPLETE)
+
+
 def _first_line(words: list[str]) -> str:
     """Return what ``trainsanity run`` begins with, before anything else is imported."""
     own, dashes, rest = words, "--", []
@@ -146,6 +174,9 @@ def main() -> None:
     _say_first(sys.argv[1:])
     try:
         program(prog_name="trainsanity")
+    except SystemExit as ended:
+        _end_threads(ended.code)
+        raise
     finally:
         _flush_stdout()
         # The process ends here.  Without this the interpreter searches everything that torch and

@@ -198,6 +198,8 @@ class OutputFile:
             self._path = Path(name).resolve()
             if self._path.is_dir():
                 raise UsageError(f"{self._called}: that is a directory, give a file")
+            if self._path.suffix in (".py", ".ipynb") and self._path.exists():
+                raise UsageError(f"{self._called}: that is code, give another file")
             if self._direct:
                 return
             if append and self._path.exists():

@@ -21,7 +21,7 @@ from trainsanity.engine.store import MeasurementError
 from trainsanity.errors import UsageError, first_line
 from trainsanity.report.conversation import render_conversations
 from trainsanity.report.json import encode
-from trainsanity.report.show import as_dict, render
+from trainsanity.report.show import as_dict, render, render_bare, without_rows
 from trainsanity.types import Blocked, Skip
 
 if TYPE_CHECKING:
@@ -78,6 +78,12 @@ class _Shown:
     help="Write the same as JSON (a list, if there are several pipelines); '-' is stdout, and the "
     "text goes to stderr.",
 )
+@click.option(
+    "--no-rows",
+    is_flag=True,
+    help="Show counts in the place of tokens, labels and texts, here and in the JSON: those are "
+    "rows of your data.",
+)
 def show(  # noqa: PLR0917 - one parameter per option
     targets: tuple[str, ...],
     rows: int,
@@ -85,6 +91,7 @@ def show(  # noqa: PLR0917 - one parameter per option
     by_token: bool,
     html_file: str | None,
     json_file: str | None,
+    no_rows: bool,
     debug: bool,
     arguments: tuple[str, ...],
 ) -> None:
@@ -99,6 +106,8 @@ def show(  # noqa: PLR0917 - one parameter per option
     """
     sources = sources_for(targets, arguments)
     output = Output(json_file)
+    if no_rows and html_file is not None:
+        raise UsageError("--html: the page is made of rows, which --no-rows leaves out")
     page = None if html_file is None else _page_file(html_file)
     documents: list[dict[str, Any]] = []
     pages: list[tuple[str, Conversations, Sequence[int]]] = []
@@ -110,6 +119,17 @@ def show(  # noqa: PLR0917 - one parameter per option
         places = [*range(min(rows, len(talk.rows)))] if talk is not None else []
         if talk is None and page is not None:
             raise UsageError(f"{source.id} has no rows that could be written as conversations")
+        document = as_dict(source.id, shown.supervision, rows, talk, places)
+        if no_rows:
+            document = without_rows(document)
+            write_text(
+                output.text,
+                lambda width, color, source=source, document=document: render_bare(  # type: ignore[misc]
+                    source.id, document, width=width
+                ),
+            )
+            documents.append(document)
+            continue
         if talk is not None and not (by_token and shown.supervision is not None):
             write_text(
                 output.text,
@@ -126,7 +146,7 @@ def show(  # noqa: PLR0917 - one parameter per option
             )
         if talk is not None:
             pages.append((source.id, talk, places))
-        documents.append(as_dict(source.id, shown.supervision, rows, talk, places))
+        documents.append(document)
     if json_file is not None:
         output.json(encode(documents if len(documents) > 1 else documents[0]))
     if page is not None:

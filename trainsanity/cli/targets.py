@@ -12,6 +12,7 @@ import click
 from trainsanity.cli.base import Command
 from trainsanity.engine.registry import registry
 from trainsanity.errors import UsageError
+from trainsanity.isolation import time_limit as limits
 from trainsanity.sources.command import Command as Launched
 from trainsanity.sources.command import names_a_command
 from trainsanity.sources.config import (
@@ -76,4 +77,7 @@ def sources_for(targets: Sequence[str], arguments: Sequence[str]) -> list[Source
             "no pipeline to judge: give pkg.module:factory or a script, a command after --, or "
             f"name some under pipelines in [tool.trainsanity] of pyproject.toml{no_command}"
         )
-    return sources_of(chosen, arguments, expected, declared_in(table))
+    context = click.get_current_context(silent=True)
+    given = context.params.get("timeout") if context is not None else None
+    timeout = limits.checked(given, "--timeout") or table.get("timeout")
+    return sources_of(chosen, arguments, expected, declared_in(table), timeout)

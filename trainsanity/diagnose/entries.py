@@ -44,7 +44,7 @@ def field_of(name: str) -> str | None:
     return _FIELD.get(plain.replace(" ", "_").replace("-", "_"))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: a log has millions, and those take twice as long to make
 class Entry:
     """One line of a log.
 
@@ -86,14 +86,16 @@ def entry_of(values: Mapping[str, Any], place: str) -> Entry | None:
     found: dict[str, float] = {}
     rate = ""
     for key, value in values.items():
-        name = field_of(str(key))
-        number = None if name is None else _number(value)
-        if name is None or number is None or name in found:
+        name = field_of(key if type(key) is str else str(key))
+        if name is None or name in found:
+            continue
+        number = _number(value)
+        if number is None:
             continue
         found[name] = number
         if name == "learning_rate":
             rate = str(value).strip(_DECORATION)
-    if not found.keys() & {"loss", "eval_loss", "grad_norm"}:
+    if "loss" not in found and "eval_loss" not in found and "grad_norm" not in found:
         return None
     step = found.pop("step", None)
     whole = None if step is None or not math.isfinite(step) else int(step)
@@ -101,12 +103,15 @@ def entry_of(values: Mapping[str, Any], place: str) -> Entry | None:
 
 
 def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or value is None:
-        return None
     if isinstance(value, str):
-        value = value.strip(_DECORATION)
+        try:
+            return float(value)  # nearly always a number as it is
+        except ValueError:
+            value = value.strip(_DECORATION)
         if (call := _CALL.match(value)) is not None:
             value = call[1]
+    elif value is None or isinstance(value, bool):
+        return None
     try:
         return float(value)
     except (TypeError, ValueError):

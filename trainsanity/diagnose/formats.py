@@ -69,7 +69,12 @@ def lines_of(
 def _objects(line: str) -> Iterator[Mapping[str, Any]]:
     """Yield the objects in a line; nested ones are flattened."""
     stripped = line.strip()
-    if stripped.count("{") > 1 and stripped.startswith("{"):
+    whole = stripped.startswith("{")
+    if whole and stripped.endswith("}") and "{" not in stripped[1:] and "}" not in stripped[:-1]:
+        if values := pairs(stripped):  # the only object there is, and most lines have
+            yield values
+        return
+    if whole and stripped.count("{") > 1:
         try:
             yield _flattened(json.loads(stripped))
         except (json.JSONDecodeError, RecursionError):

@@ -18,6 +18,7 @@ from trainsanity.engine.report import Report
 from trainsanity.engine.session import Session
 from trainsanity.engine.store import MeasurementError
 from trainsanity.errors import UsageError
+from trainsanity.isolation.callbacks import left_out
 from trainsanity.isolation.fingerprint import guarded
 from trainsanity.isolation.out_of_memory import described, give_back, out_of_memory
 from trainsanity.isolation.time_limit import limited
@@ -222,7 +223,7 @@ def run(
         pipeline.id,
         tuple(results),
         len(every),
-        session.environment,
+        session.environment | {"notes": _notes(session)},
         session.facts | _cost_of_looking(session),
         time.perf_counter() - start,
         dict(session.measurements.seconds),
@@ -265,6 +266,20 @@ def _confirmation(session: Session) -> dict[str, str]:
     except (Skip, UsageError, Abstain, Blocked, KeyError):
         return {}
     return {"confirmed": words} if words else {}
+
+
+def _notes(session: Session) -> list[str]:
+    """Return the pipeline's own notes, and what was left out or could not be put back."""
+    pipeline = session.pipeline
+    notes = [str(note) for note in session.environment["notes"]]
+    if names := left_out(pipeline.trainer):
+        notes.append(f"callbacks that took no part in the recorded steps: {', '.join(names)}")
+    if pipeline.unrestored:
+        notes.append(f"could not be put back: {'; '.join(pipeline.unrestored)}")
+    if pipeline.unwritten:
+        notes.append(f"weights were not written to {', '.join(pipeline.unwritten[:5])} while the "
+                     "pipeline was judged")  # fmt: skip
+    return notes
 
 
 def _cost_of_looking(session: Session) -> dict[str, Any]:

@@ -105,6 +105,7 @@ class Measurements:
             raise _again(name, self._errors[name], first=False)
         from trainsanity.isolation.fingerprint import guarded
         from trainsanity.isolation.pass_counter import counted
+        from trainsanity.isolation.unwritten import weights_unwritten
 
         look = catalogue()[name]
         arguments = {other: self.get(other) for other in look.inputs}
@@ -114,6 +115,7 @@ class Measurements:
             with (
                 limited(self.limit, f"measurement {name!r}"),
                 guarded(self._pipeline, f"measurement {name!r}", self.known_hashes),
+                weights_unwritten(self._pipeline.unwritten),
                 counted(self._pipeline.model) as self.passes[name],
             ):
                 value = look.fn(**arguments)

@@ -18,6 +18,7 @@ from trainsanity.isolation.parts import (
     working_directory,
 )
 from trainsanity.isolation.random_states import random_hashes
+from trainsanity.isolation.snapshot import put_back, reachable_state
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -31,6 +32,8 @@ class StateChanged(RuntimeError):
 def guarded(pipeline: Pipeline, who: str, known: Known) -> Iterator[None]:
     """Compare the pipeline's fingerprints before and after the block, also if it raises.
 
+    What its objects hold besides is put back: a dataset's generator, a collator's counter.
+
     Raises:
         StateChanged: they differ; the text names what.  Ctrl-C and the like pass through, with
             that sentence as a note.
@@ -38,17 +41,19 @@ def guarded(pipeline: Pipeline, who: str, known: Known) -> Iterator[None]:
     # Only our own code runs between two measurements, so the hashes after one serve as those before
     # the next.  After a measurement all are computed, because writing to ``.data`` is not counted.
     before = fingerprint(pipeline, known)
-    try:
-        yield
-    except BaseException as error:
-        changed = _changed(pipeline, before, who, known)
-        if changed and isinstance(error, Exception):
-            raise StateChanged(f"{changed}, and raised {type(error).__name__}: {error}") from error
-        if changed:
-            error.add_note(changed)
-        raise
-    if changed := _changed(pipeline, before, who, known):
-        raise StateChanged(changed)
+    with put_back([reachable_state(pipeline)]):
+        try:
+            yield
+        except BaseException as error:
+            changed = _changed(pipeline, before, who, known)
+            if changed and isinstance(error, Exception):
+                raised = f"{changed}, and raised {type(error).__name__}: {error}"
+                raise StateChanged(raised) from error
+            if changed:
+                error.add_note(changed)
+            raise
+        if changed := _changed(pipeline, before, who, known):
+            raise StateChanged(changed)
 
 
 def _changed(pipeline: Pipeline, before: dict[str, Any], who: str, known: Known) -> str:
@@ -102,13 +107,25 @@ def fingerprint(pipeline: Pipeline, known: Known | None = None) -> dict[str, Any
     return prints
 
 
+SAVED = (
+    ".safetensors", ".bin", ".pt", ".pth", ".ckpt", "config.json", "index.json",
+    "trainer_state.json", "tokenizer.json", "special_tokens_map.json", "vocab.json",
+)  # fmt: skip
+"""Ends of the names of what a Trainer saves.  Logs, caches and metrics are for others to write: to
+handlers of the user's own, to another run in the same folder."""
+
+
 def _files(output_dir: str | None) -> list[Any]:
-    """List the files in the output folder with size and time of the last change."""
+    """List what a Trainer may have saved in the output folder, with size and last change."""
     here = Path(working_directory() or "/")
     folder = here / (output_dir or "tmp_trainer")
-    # Other programs write logs and caches into a folder that holds the whole project.
-    if not folder.is_dir() or folder.resolve() in (here, *here.parents):
-        return [folder.is_dir()]
-    with os.scandir(folder) as entries:
-        listed = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
-    return sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in listed)
+    listed = []
+    # Another run may remove the folder meanwhile, if it is empty.
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            saved = entry.name.endswith(SAVED) or entry.name.startswith("checkpoint-")
+            # Other programs write into a folder that holds the whole project.
+            if saved and folder.resolve() not in (here, *here.parents):
+                stat = entry.stat(follow_symlinks=False)
+                listed.append((entry.name, stat.st_size, stat.st_mtime_ns))
+    return sorted(listed)

@@ -104,12 +104,15 @@ def set_torch_states(cpu: Tensor, cuda: list[Tensor] | None) -> None:
 def first_row(dataset: Any) -> Any:
     """Return the first row, also of an iterable dataset; None if it cannot be read.
 
-    Random states are restored: making a stream's iterator may draw from them.
+    Random states are restored, and what the dataset holds: making a row may draw, and count.
     """
-    restore = random_states()
+    from trainsanity.isolation.rewind import Rewind
+
+    restore, held = global_random_states(), Rewind([("dataset", dataset)], set())
     try:
         return dataset[0] if is_indexable(dataset) else next(iter(dataset), None)
     except (Exception, SystemExit):  # the scan reads the rows, too, and says what is wrong
         return None
     finally:
         restore()
+        held.restore()

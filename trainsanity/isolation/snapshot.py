@@ -22,6 +22,7 @@ from trainsanity.isolation.parts import (
     working_directory,
 )
 from trainsanity.isolation.random_states import global_random_states
+from trainsanity.isolation.rewind import Rewind
 from trainsanity.isolation.time_limit import deferred
 
 if TYPE_CHECKING:
@@ -50,16 +51,16 @@ def preserved(pipeline: Pipeline, *, weights: bool = False) -> Iterator[None]:
     undo: list[Undo] = [
         global_random_states(),
         _surroundings(),
-        *(_attributes(obj) for obj in _objects(pipeline)),
+        reachable_state(pipeline),
         *map(_backend, tokenizers(pipeline)),
         _accelerate_globals(),
-        _module_states(pipeline.model),
+        _modes(pipeline.model),
     ]
     if weights:
         undo += [_tensors(pipeline.model.parameters()), _gradients(pipeline.model)]
-        undo += _user_optimizer(pipeline)
+        undo.append(_tensors(optimizer_tensors(optimizer_and_scheduler(pipeline)[0])))
     undo.append(_tensors(pipeline.model.buffers()))
-    with _put_back(undo):
+    with put_back(undo):
         yield
 
 
@@ -70,12 +71,12 @@ def restored(objects: Iterable[Any]) -> Iterator[None]:
         global_random_states(),
         *(_attributes(obj) for obj in objects if hasattr(obj, "__dict__")),
     ]
-    with _put_back(undo):
+    with put_back(undo):
         yield
 
 
 @contextlib.contextmanager
-def _put_back(undo: list[Undo]) -> Iterator[None]:
+def put_back(undo: list[Undo]) -> Iterator[None]:
     """Call every undo step at the end, the last one first, whatever one of them raises."""
     try:
         yield
@@ -124,22 +125,36 @@ def _surroundings() -> Undo:
     return restore
 
 
-def _objects(pipeline: Pipeline) -> list[Any]:
-    """Return the objects whose attributes are restored."""
-    objects = [*configs(pipeline), pipeline.model]
-    trainer = pipeline.trainer
-    if trainer is not None:
-        objects += [
-            trainer,
-            trainer.args,
-            trainer.state,
-            trainer.control,
-            trainer.callback_handler,
-            trainer.accelerator,
-        ]
-    parts = (pipeline.data_collator, *tokenizers(pipeline))
-    objects += [obj for obj in parts if hasattr(obj, "__dict__")]
-    return objects
+def reachable_state(pipeline: Pipeline) -> Undo:
+    """Return the undo step of all that the pipeline's parts hold, besides the model's tensors.
+
+    Its objects keep their attributes, containers, counters, generators and tensors; what could not
+    be put back is noted on the pipeline.
+    """
+    model = pipeline.model
+    optimizer, scheduler = optimizer_and_scheduler(pipeline)
+    tensors = [*model.parameters(), *model.buffers(), *optimizer_tensors(optimizer)]
+    parts = {
+        "configs": configs(pipeline),
+        "model": model,
+        "train_dataset": pipeline.train_dataset,
+        "eval_dataset": pipeline.eval_dataset,
+        "data_collator": pipeline.data_collator,
+        "tokenizer": pipeline.tokenizer,
+        "optimizer": optimizer,
+        "lr_scheduler": scheduler,
+        "train_step": pipeline.train_step,
+        "trainer": pipeline.trainer,
+    }
+    # The last is walked first, and so names what it holds.
+    noted = Rewind(reversed(parts.items()), {id(tensor) for tensor in tensors})
+
+    def restore() -> None:
+        for sentence in noted.restore():
+            if sentence not in pipeline.unrestored:
+                pipeline.unrestored.append(sentence)
+
+    return restore
 
 
 def _backend(tokenizer: Any) -> Undo:
@@ -220,45 +235,24 @@ def _accelerate_globals() -> Undo:
     return restore
 
 
-def _module_states(model: Any) -> Undo:
-    """Return the undo step of flags and counters, of hooks, and of what is trainable.
+def _modes(model: Any) -> Undo:
+    """Return the undo step of the classes of modules, and of what is trainable.
 
-    A ``train()`` of the user's own may freeze stages. transformers notes on a backbone that it has
-    set its hooks there: where these are taken off, the note has to go, too.
+    A ``train()`` of the user's own may freeze stages; a parametrisation gives a module a class of
+    its own.
     """
-    flags = [(module, module.training) for module in model.modules()]
-    notes = [(vars(module), _plain(module)) for module in model.modules()]
+    classes = [(module, type(module)) for module in model.modules()]
     trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    hooks = [
-        (hooks, dict(hooks))
-        for module in model.modules()
-        for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
-    ]
 
     def restore() -> None:
-        for module, training in flags:
-            module.training = training
-        for attributes, before in notes:
-            for name in [k for k, v in attributes.items() if k not in before and _is_plain(v)]:
-                del attributes[name]
-            attributes.update(before)
+        for module, cls in classes:
+            if type(module) is not cls:
+                module.__class__ = cls
         for parameter, trains in trainable:
             if parameter.requires_grad != trains:
                 parameter.requires_grad_(trains)
-        for registered, held in hooks:
-            if len(registered) != len(held):
-                registered.clear()
-                registered.update(held)
 
     return restore
-
-
-def _plain(module: Any) -> dict[str, Any]:
-    return {name: value for name, value in vars(module).items() if _is_plain(value)}
-
-
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def _tensors(tensors: Iterable[Any]) -> Undo:
@@ -286,26 +280,6 @@ def _gradients(model: Any) -> Undo:
                 parameter.grad = gradient
                 if gradient is not None:
                     gradient.copy_(values)
-
-    return restore
-
-
-def _user_optimizer(pipeline: Pipeline) -> list[Undo]:
-    parts = optimizer_and_scheduler(pipeline)
-    return [_loadable(part) for part in parts if part is not None]
-
-
-def _loadable(part: Any) -> Undo:
-    """Return the undo step of an object with ``state_dict`` and ``load_state_dict``."""
-    try:
-        state = copy.deepcopy(part.state_dict())
-    except RuntimeError:
-        # ZeroRedundancyOptimizer shows its state after it was gathered; its own part is here.
-        part = getattr(part, "optim", part)
-        state = copy.deepcopy(part.state_dict())
-
-    def restore() -> None:
-        part.load_state_dict(state)
 
     return restore
 

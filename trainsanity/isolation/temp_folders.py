@@ -21,6 +21,11 @@ def scratch() -> Iterator[str]:
             _open.remove(folder)
 
 
+def in_use() -> list[str]:
+    """Return the temporary folders that are in use."""
+    return list(_open)
+
+
 def clear() -> None:
     """Remove the folders that are in use: call it only before the process ends."""
     import shutil

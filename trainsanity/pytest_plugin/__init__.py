@@ -16,6 +16,7 @@ from trainsanity.pytest_plugin.collection import (
 from trainsanity.pytest_plugin.options import pytest_addoption, pytest_configure
 from trainsanity.pytest_plugin.running import (
     pipeline,
+    pytest_runtest_call,
     pytest_runtest_makereport,
     pytest_runtest_setup,
     skip_without_gpu,
@@ -30,6 +31,7 @@ __all__ = [
     "pytest_collection_modifyitems",
     "pytest_configure",
     "pytest_generate_tests",
+    "pytest_runtest_call",
     "pytest_runtest_makereport",
     "pytest_runtest_setup",
     "pytest_sessionfinish",

@@ -41,7 +41,7 @@ def pipeline(request: pytest.FixtureRequest) -> Iterator[Pipeline]:
 
     state = request.config.stash[STATE]
     _free_memory()
-    with spec.built() as made:
+    with dataclasses.replace(spec, timeout=spec.timeout or state.timeout).built() as made:
         # A copy, because the factory may return a pipeline that is used elsewhere.
         built = dataclasses.replace(made)
         del made
@@ -80,6 +80,23 @@ def skip_without_gpu(item: pytest.Item) -> None:
 
     if not torch.cuda.is_available():
         pytest.skip(f"needs a GPU, and torch {torch.__version__} finds no CUDA device")
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """Fail a test that takes a check and never calls it: it would pass whatever the pipeline is.
+
+    Raises:
+        CheckNotJudged: it did not call it.
+    """
+    yield
+    pair = parameters_of(item)
+    if pair is not None and item.config.stash[STATE].result is None:
+        spec, bound = pair
+        raise CheckNotJudged(
+            f"{bound} was not judged on {spec.id}: the test takes check and never calls it; write "
+            "check(pipeline)"
+        )
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

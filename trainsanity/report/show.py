@@ -35,7 +35,7 @@ def as_dict(
     places: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Return the JSON values of the first rows: by position, as conversations, or both."""
-    document: dict[str, Any] = {"schema": SCHEMA, "pipeline": pipeline_id}
+    document: dict[str, Any] = {"schema": SCHEMA, "pipeline": pipeline_id, "holds_rows": True}
     if supervision is not None:
         document |= asdict(supervision)
         document["rows"] = [asdict(row) for row in supervision.rows[:rows]]
@@ -43,6 +43,52 @@ def as_dict(
         document["conversations"] = [asdict(conversations.rows[k]) for k in places]
         document["apart"], document["shares"] = conversations.apart, conversations.shares
     return document
+
+
+def without_rows(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the JSON values with each row's counts in the place of its tokens and texts."""
+    bare = {key: value for key, value in document.items() if key not in ("rows", "conversations")}
+    rows = document.get("rows", ())
+    return bare | {
+        "holds_rows": False,
+        "rows": [
+            {
+                "positions": len(row["tokens"]),
+                "attended": sum(token["attended"] for token in row["tokens"]),
+                "counted": int(row["counted"]) if row["label"] else _counted(row["tokens"]),
+                "of": "row" if row["label"] else "tokens",
+            }
+            for row in rows
+        ],
+        "conversations": len(document.get("conversations", ())),
+    }
+
+
+def _counted(tokens: Sequence[dict[str, Any]]) -> int:
+    return sum(token["counted"] for token in tokens)
+
+
+def render_bare(pipeline_id: str, document: dict[str, Any], *, width: int = 100) -> str:
+    """Return what :func:`without_rows` keeps, a line a row."""
+    out = console(width, color=False)
+    task = f"{document['task']}; " if "task" in document else ""
+    out.print(Text(f"{clean(pipeline_id)}: {task}rows are left out by --no-rows"))
+    for i, row in enumerate(document["rows"]):
+        out.print(
+            Text(
+                f"row {i}: {row['attended']} tokens attended, {row['positions']} positions; "
+                + (
+                    f"{row['counted']} in the loss"
+                    if row["of"] == "tokens"
+                    else "in the loss"
+                    if row["counted"]
+                    else "not in the loss"
+                )
+            )
+        )
+    if document["conversations"]:
+        out.print(Text(f"{document['conversations']} conversations"))
+    return text_of(out)
 
 
 def render(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from trainsanity.engine.session import check_declared
 from trainsanity.errors import UsageError, first_line
 from trainsanity.isolation.fsdp import complete
 from trainsanity.isolation.library_warnings import LibraryWarning, listening, loads
+from trainsanity.isolation.time_limit import TimedOut, limited
 from trainsanity.pipeline import DECLARED, Pipeline, refuse_undeclarable
 from trainsanity.sources.patching import MODULE, NewFolders, patched
 
@@ -70,6 +72,7 @@ class PipelineSpec:
         options: for the pipeline's own use.
         command: as in :class:`Pipeline`; ``sys.argv`` while the pipeline is built.
         declared: settings such as ``objective``, for a pipeline and a factory without their own.
+        timeout: seconds that ``build`` may take; None for no limit.
     """
 
     id: str
@@ -79,6 +82,7 @@ class PipelineSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
     command: tuple[str, ...] = ()
     declared: Mapping[str, str] = field(default_factory=dict)
+    timeout: float | None = None
 
     def __post_init__(self) -> None:
         for name, reason in self.expected_failures.items():
@@ -93,10 +97,16 @@ class PipelineSpec:
         """
         heard: list[LibraryWarning] = []
         try:
-            with listening(heard) as listener, patched(MODULE, loads(listener)):
+            with (
+                limited(self.timeout, f"building {self.id}"),
+                listening(heard) as listener,
+                patched(MODULE, loads(listener)),
+            ):
                 built = self.build()
         except (UsageError, KeyboardInterrupt):
             raise
+        except TimedOut as error:
+            raise UsageError(f"{error}: give it more, or mend what it waits for") from error
         except SystemExit as error:
             # parse_args() has written what it misses to stderr.
             raise UsageError(
@@ -111,6 +121,12 @@ class PipelineSpec:
         if not isinstance(built, Pipeline):
             from transformers import Trainer
 
+            if inspect.iscoroutine(built):
+                built.close()
+                raise UsageError(
+                    f"{self.id} is a coroutine function: build the Trainer in one that is written "
+                    "with def, not with async def"
+                )
             if not isinstance(built, Trainer):
                 raise UsageError(
                     f"{self.id} returned {type(built).__name__}, not a transformers.Trainer; "

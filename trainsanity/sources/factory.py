@@ -38,6 +38,7 @@ def sources_of(
     arguments: Sequence[str],
     expected_failures: Mapping[str, Any],
     declared: Mapping[str, str] | None = None,
+    timeout: float | None = None,
 ) -> list[Source]:
     """Return the sources that a command line names; nothing is built, and no script is run.
 
@@ -47,6 +48,7 @@ def sources_of(
         arguments: what follows ``--`` on the command line; every target gets it after its own.
         expected_failures: as :func:`trainsanity.sources.config.configuration` returns them.
         declared: as in :class:`PipelineSpec`.
+        timeout: seconds that a factory may take; None for no limit.
 
     Raises:
         UsageError: a target is of neither form, or they do not go together.
@@ -54,7 +56,8 @@ def sources_of(
     scripts = [target for target in targets if _is_script(split(target)[0])]
     if not scripts:
         return [
-            spec_of(target, expected_failures, declared, arguments=arguments) for target in targets
+            spec_of(target, expected_failures, declared, arguments=arguments, timeout=timeout)
+            for target in targets
         ]
     script = scripts[0]
     path, own = split(script)
@@ -81,6 +84,7 @@ def spec_of(
     declared: Mapping[str, str] | None = None,
     *,
     arguments: Sequence[str] = (),
+    timeout: float | None = None,
 ) -> PipelineSpec:
     """Return the spec for ``pkg.module:factory``; its module is imported when it is built.
 
@@ -89,6 +93,7 @@ def spec_of(
         expected_failures: as :func:`trainsanity.sources.config.configuration` returns them.
         declared: as in :class:`PipelineSpec`.
         arguments: what ``sys.argv`` has after its own, while the function builds.
+        timeout: seconds that the function may take; None for no limit.
 
     Raises:
         UsageError: the target is not of that form.
@@ -117,6 +122,7 @@ def spec_of(
         expected_failures=failures_of(expected_failures, target, name),
         command=(name, *own, *arguments),
         declared=declared or {},
+        timeout=timeout,
     )
 
 

@@ -52,6 +52,18 @@ def reaches_every_parameter(
     cut = [p.name for p in trainable if not p.has_gradient]
     unused = [n for n in cut if n in (recording.unused or ()) and not _of_adapter(pipeline, n)]
     cut = [name for name in cut if name not in unused]
+    taken = [name for name in cut if name in recording.own_code.taken_away]
+    cut = [name for name in cut if name not in taken]
+    if taken:
+        yield Finding(
+            f"{len(taken)} of {len(trainable)} trainable parameters have no gradient when the "
+            "optimizer steps: a callback takes it away",
+            observed=len(trainable) - len(taken),
+            expected=len(trainable),
+            where=", ".join(taken[:3]),
+            cause=f"{recording.own_code.who} sets grad to None after the backward pass",
+            fix="let the callback leave the gradients alone until the optimizer has stepped",
+        )
     if cut:
         checkpointed = bool(recording.checkpointing)
         yield Finding(
@@ -78,7 +90,7 @@ def reaches_every_parameter(
             fix="requires_grad_(False) on what is not meant to be trained",
             severity=Severity.WARNING,
         )
-    reached = len(trainable) - len(cut) - len(unused)
+    reached = len(trainable) - len(taken) - len(cut) - len(unused)
     yield Measured(
         f"{reached} of {len(trainable)} trainable parameters receive a gradient",
         reached,

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
 from trainsanity.maths.tolerances import within
+from trainsanity.measurements.step.own_changes import OwnChanges
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.measurements.step.update import Parameter, Update
-from trainsanity.types import Cost, Finding, Measured
+from trainsanity.types import Cost, Finding, Measured, Severity
 
 
 @check(
@@ -23,7 +24,8 @@ def moves_the_right_ones(recording: Recording) -> Iterator[Measured | Finding]:
 
     What it checks: that no parameter without ``requires_grad`` changed during the recorded step,
     and that each trainable one with a gradient, and in a dtype that lets it, has elements that move
-    at the peak rate.
+    at the peak rate; and what the user's own callbacks, ``train()`` and ``training_step()`` write
+    to weights beside it, and freeze.
 
     Why it matters: a group with a learning rate of zero, or code that writes to frozen weights,
     trains another model than the one that was configured.
@@ -60,6 +62,7 @@ def moves_the_right_ones(recording: Recording) -> Iterator[Measured | Finding]:
                 cause=cause,
                 fix=fix,
             )
+    yield from _by_own_code(recording.own_code, len(update.parameters))
     moving = len(movable) - len(stuck)
     yield Measured(
         f"{moving} of {len(movable)} parameters with a gradient move, {len(thawed)} of "
@@ -80,3 +83,46 @@ def _rounding(update: Update, parameter: Parameter) -> bool:
 
     most = max(p.largest for p in update.parameters)
     return within(parameter.largest, float(torch.finfo(torch.float32).eps) * most)
+
+
+def _by_own_code(changes: OwnChanges, parameters: int) -> Iterator[Finding]:
+    if changes.overriding:
+        last = changes.steps[-1]
+        yield Finding(
+            f"code beside the optimizer changes the weights by {last.changed:.3g}, the optimizer's "
+            f"step by {last.moved:.3g}",
+            observed=last.changed,
+            expected=0.0,
+            where=changes.who,
+            cause=f"{changes.who} writes to weights in each step",
+            fix="leave the weights to the optimizer, or write to a copy",
+        )
+    elif changes.writing:
+        step = changes.writing[-1]
+        yield Finding(
+            f"code beside the optimizer changes the weights by {step.changed:.3g}, the optimizer's "
+            f"step by {step.moved:.3g}",
+            observed=step.changed,
+            expected=0.0,
+            where=changes.who,
+            cause=f"{changes.who} writes to weights",
+            fix="nothing, if it masks, clips or averages them on purpose",
+            severity=Severity.WARNING,
+        )
+    for names, how, cause, fix in (
+        (changes.begun, "have other values when the first step begins than when train() was called",
+         "writes to weights before the first step", "nothing, if it initialises them on purpose"),
+        (changes.frozen, "that were trainable when train() was called are frozen in the step",
+         "sets requires_grad to False",
+         "nothing, if they are thawed later; else freeze them before the Trainer is built"),
+    ):  # fmt: skip
+        if names:
+            yield Finding(
+                f"{len(names)} of {parameters} parameters {how}",
+                observed=len(names),
+                expected=0,
+                where=", ".join(names[:3]),
+                cause=f"{changes.who} {cause}",
+                fix=fix,
+                severity=Severity.WARNING,
+            )

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+from trainsanity.errors import UsageError, first_line
+from trainsanity.isolation.callbacks import only_during_steps
 from trainsanity.types import Blocked
 
-if TYPE_CHECKING:
-    pass
 
-
-def alone(trainer: Any, folder: str, callback: Any) -> None:
-    """Nothing but the training loop itself: no files, no reports, no evaluation.
+def alone(
+    trainer: Any, folder: str, callback: Any, *, first: Any = None, users: Sequence[Any] = ()
+) -> None:
+    """Leave nothing but the training loop itself: no files, no reports, no evaluation.
 
     A loop that takes no step raises :class:`NoStep` at the end of its first epoch.
+
+    Args:
+        trainer: whose attributes somebody else puts back.
+        folder: used in place of ``output_dir``.
+        callback: hears of each event last, when the user's callbacks have acted.
+        first: hears of it before they have.
+        users: the user's callbacks that take part.
     """
-    trainer.callback_handler.callbacks = [callback, _takes_steps()]
+    before = [] if first is None else [first]
+    trainer.callback_handler.callbacks = [*before, *users, callback, _takes_steps()]
+    only_during_steps(trainer.callback_handler, users)
+    # train() would make another model, which nobody has looked at.
+    trainer.model_init = None
     quiet_arguments = {
         "output_dir": folder,
         "logging_dir": folder,
@@ -27,6 +42,36 @@ def alone(trainer: Any, folder: str, callback: Any) -> None:
     for argument, value in quiet_arguments.items():
         if hasattr(trainer.args, argument):
             setattr(trainer.args, argument, value)
+
+
+@contextlib.contextmanager
+def resumed_as_meant(output_dir: str, folder: str) -> Iterator[None]:
+    """Let a ``train()`` of the user's own that resumes find the checkpoints of its ``output_dir``.
+
+    Raises:
+        UsageError: there is no such checkpoint.
+    """
+    from importlib import import_module
+
+    library: Any = import_module("transformers.trainer")
+    last = library.get_last_checkpoint
+
+    def looking(where: str) -> Any:
+        return last(output_dir if where == folder else where) if os.path.isdir(output_dir) else None
+
+    library.get_last_checkpoint = looking
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if "checkpoint" not in str(error).lower():
+            raise
+        said = first_line(error).replace(folder, output_dir)
+        raise UsageError(
+            f"train() is to resume, and {said}: name a checkpoint that exists, or leave "
+            "resume_from_checkpoint out"
+        ) from error
+    finally:
+        library.get_last_checkpoint = last
 
 
 class NoStep(Blocked):

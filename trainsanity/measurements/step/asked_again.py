@@ -8,11 +8,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.isolation.random_states import global_random_states
-from trainsanity.measurements.step.hooks import put_back
 from trainsanity.measurements.step.own import Again
 
 if TYPE_CHECKING:
-    pass
+    from trainsanity.measurements.step.hooks import ModuleState
 
 
 class TrainerAgain(Again):
@@ -24,10 +23,10 @@ class TrainerAgain(Again):
         step: Callable[[Any, Any], Any],
         given: Any,
         watch: Any,
-        buffers: list[tuple[Any, Any]],
+        state: ModuleState,
     ) -> None:
         self._trainer, self._step, self._watch = trainer, step, watch
-        self._buffers = buffers
+        self._state = state
         self._given = given
         self._put_back = global_random_states()
         self._prepared: list[Any] = []
@@ -58,7 +57,7 @@ class TrainerAgain(Again):
         if not counted and items is None:
             return float("nan"), None
         self._put_back()
-        put_back(self._buffers)
+        self._state.put_back()
         with _prepared(self._trainer, prepared):
             loss = self._step(given, items if counted else None)
         del self._watch.passes[:]  # logits of a large vocabulary are not kept for nothing

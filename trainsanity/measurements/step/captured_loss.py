@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.isolation.random_states import set_torch_states
-from trainsanity.measurements.step.hooks import put_back
+from trainsanity.measurements.step.hooks import ModuleState
 from trainsanity.measurements.step.owners import of_a_library
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def call_again(made: Backward) -> Any:
     call = made.call
     assert call is not None
     set_torch_states(*call.random_state)
-    put_back(call.buffers)
+    ModuleState(call.buffers, [], None).put_back()
     if call.autocast is None:
         return call.module(*call.args, **call.kwargs)
     device, dtype = call.autocast

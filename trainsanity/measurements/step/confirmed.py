@@ -207,7 +207,7 @@ def _recognised(
     import torch
 
     objective, batches = objective_of(pipeline), []
-    with as_in_training(pipeline, recording.hooks), torch.no_grad():
+    with as_in_training(pipeline, recording), torch.no_grad():
         for micro in micros:
             labels = micro.inputs.get("labels")
             if labels is None:

@@ -11,6 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from trainsanity.isolation.reachable import own_classes
+from trainsanity.isolation.rewind import Rewind
+
 KINDS = ("_forward_pre_hooks", "_forward_hooks")
 
 
@@ -90,15 +93,58 @@ SMALL = 1 << 16
 """Elements of a buffer that is put back before a micro-batch is asked again."""
 
 
-def buffers_of(model: Any) -> list[tuple[Any, Any]]:
-    """Return the model's small buffers, each with a copy."""
-    return [(b, b.detach().clone()) for b in model.buffers() if b.numel() <= SMALL]
+@dataclass(frozen=True)
+class ModuleState:
+    """What a forward in train mode leaves in the modules, as it was before one.
+
+    Attributes:
+        buffers: the small ones, each with a copy.
+        assigned: modules of the user's own, with the buffers and the numbers that they had.
+        held: their generators, tensors and containers.
+    """
+
+    buffers: list[tuple[Any, Any]]
+    assigned: list[tuple[Any, dict[str, Any], dict[str, Any]]]
+    held: Rewind | None
+
+    def put_back(self) -> None:
+        """Give the modules what they had."""
+        import torch
+
+        for module, buffers, numbers in self.assigned:
+            module._buffers.update(buffers)
+            vars(module).update(numbers)
+        with torch.no_grad():
+            for buffer, values in self.buffers:
+                buffer.copy_(values)
+        if self.held is not None:
+            self.held.restore()
 
 
-def put_back(buffers: list[tuple[Any, Any]]) -> None:
-    """Give buffers the values that they had."""
-    import torch
+def state_of(model: Any) -> ModuleState:
+    """Note what the modules hold; of the libraries' own modules, the small buffers."""
+    buffers = [(b, b.detach().clone()) for b in model.buffers() if b.numel() <= SMALL]
+    assigned, parts = [], []
+    for name, module in model.named_modules():
+        cls: Any = type(module)
+        if any(True for _ in module.buffers(recurse=False)) or own_classes(cls):
+            assigned.append((module, dict(module._buffers), _numbers(module)))
+        if own_classes(cls):
+            parts += [
+                (f"{name}.{attribute}", value)
+                for attribute, value in vars(module).items()
+                if not attribute.startswith("_") and attribute != "config"
+            ]
+    elsewhere = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    return ModuleState(
+        buffers, assigned, Rewind(parts, elsewhere, apart=model.modules()) if parts else None
+    )
 
-    with torch.no_grad():
-        for buffer, values in buffers:
-            buffer.copy_(values)
+
+def _numbers(module: Any) -> dict[str, Any]:
+    """Return a module's counters; its mode is set by whoever asks."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if type(value) in (int, float) and not name.startswith("_")
+    }

@@ -19,7 +19,7 @@ from trainsanity.isolation.collectives import all_gather
 from trainsanity.isolation.host_memory import to_device, to_host
 from trainsanity.isolation.random_states import global_random_states
 from trainsanity.isolation.snapshot import restored
-from trainsanity.measurements.step.hooks import buffers_of, put_back
+from trainsanity.measurements.step.hooks import state_of
 from trainsanity.measurements.step.policy_passes import ask_policy
 from trainsanity.measurements.step.preference import ask_preference
 from trainsanity.measurements.step.rearranged import rearrange
@@ -161,9 +161,12 @@ def ask_again(trainer: Any, recording: Recording) -> Own:
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     originals = [p.grad for p in parameters.values() if p.grad is not None]
     kept = to_host(originals)
+    # A training_step() of the user's own that writes to weights would write again each time.
+    written = [*model.parameters()] if recording.own_code.writing else []
+    weights = to_host(written)
     grads = {name: p.grad for name, p in parameters.items()}
     undo = global_random_states()
-    buffers = buffers_of(model)
+    state = state_of(model)
     size = max(1, min(ELEMENTS, AT_MOST // max(1, len(parameters) * len(again))))
     own = Own(eps=_eps(trainer, parameters))
     columns: list[Tensor] = []
@@ -206,8 +209,8 @@ def ask_again(trainer: Any, recording: Recording) -> Own:
         recording.asking = False
         for name, p in parameters.items():
             p.grad = grads[name]
-        to_device(kept, originals)
-        put_back(buffers)
+        to_device([*kept, *weights], [*originals, *written])
+        state.put_back()
         undo()
     solve(own, columns, sampled_of(recording.gradients, parameters, size))
     return own

@@ -22,6 +22,7 @@ from trainsanity.maths.tolerances import REDUCTIONS
 from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.model.head import head_or_none, watched
 from trainsanity.measurements.step.captured_loss import call_again, loss_again, trained_loss
+from trainsanity.measurements.step.hooks import ModuleState
 from trainsanity.measurements.step.modes import watched_modes
 from trainsanity.measurements.step.own import Own, loss_and_gradient, own_gradients
 from trainsanity.measurements.step.rearranged import Rearranged
@@ -142,7 +143,7 @@ def _step(pipeline: Pipeline, seen: Recording, taken: CapturedStep, watch: Any) 
         micro.size = _rows(inputs)
         if first:
             micro.inputs, micro.random_state = inputs, made.call.random_state
-            micro.buffers = made.call.buffers
+            micro.state = ModuleState(made.call.buffers, [], None)
         done = watch.passes[0] if len(watch.passes) == 1 else None
         labels, task = inputs.get("labels"), objective_of(pipeline)
         if done is not None and labels is not None and task.known:

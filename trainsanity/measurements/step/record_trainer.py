@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import Session, objective_of
 from trainsanity.errors import UsageError
+from trainsanity.isolation.callbacks import taking_part
 from trainsanity.isolation.collectives import all_gather, rank
 from trainsanity.isolation.fsdp import training_copy
 from trainsanity.isolation.hashing import hashes
@@ -20,17 +22,18 @@ from trainsanity.isolation.snapshot import preserved, snapshot_bytes
 from trainsanity.isolation.temp_folders import scratch
 from trainsanity.measurements.batches.batch import quiet, record_collator, refuse_unlabelled
 from trainsanity.measurements.model.head import head_or_none, watched, weight_parameter
-from trainsanity.measurements.step.alone import alone
+from trainsanity.measurements.step.alone import alone, resumed_as_meant
 from trainsanity.measurements.step.asked_again import TrainerAgain
-from trainsanity.measurements.step.hooks import added_hooks, buffers_of, hooks_of
+from trainsanity.measurements.step.hooks import added_hooks, hooks_of, state_of
 from trainsanity.measurements.step.modes import watched_modes
 from trainsanity.measurements.step.own import Own, ask_again
+from trainsanity.measurements.step.own_code import OwnCode
 from trainsanity.measurements.step.policy_passes import references_of
 from trainsanity.measurements.step.pull import pulls_watched
 from trainsanity.measurements.step.rearranged import Rearranged
 from trainsanity.measurements.step.replay import checkpointed, fill_items
 from trainsanity.measurements.step.rollouts import record_rollouts
-from trainsanity.measurements.step.sampling import sample
+from trainsanity.measurements.step.sampling import norm_of, sample
 from trainsanity.measurements.step.schedule import curve_of
 from trainsanity.measurements.step.steps import (
     MicroStep,
@@ -55,9 +58,9 @@ QUICK = "--quick takes no step twice"
 def record(pipeline: Pipeline, steps: int) -> Recording:
     """Call ``trainer.train()`` and stop it after so many optimizer steps.
 
-    The arguments of the run stay as they are, so that the schedule is the user's; saving,
-    evaluation, reporting and the user's callbacks are off, and ``output_dir`` is a temporary
-    folder.
+    The arguments of the run stay as they are, so that the schedule is the user's, and the user's
+    callbacks hear of its steps; saving, evaluation and reporting are off, and ``output_dir`` is a
+    temporary folder.
     """
     with training_copy(pipeline) as standing:
         seen = _record(standing, steps, own=standing is pipeline)
@@ -90,8 +93,14 @@ def _record(pipeline: Pipeline, steps: int, *, own: bool) -> Recording:
         seen.snapshot_seconds = time.perf_counter() - begin
         pipeline.model.zero_grad()
         collated = record_collator(trainer)
-        alone(trainer, folder, _callback(seen, pipeline, steps))
-        _record_training_step(pipeline, seen, watch, collated, present)
+        users = taking_part(trainer)
+        output_dir = str(trainer.args.output_dir)
+        watch_own = OwnCode(pipeline, seen, users)
+        last = _callback(seen, pipeline, steps, watch_own.after)
+        alone(trainer, folder, last, first=watch_own.first(), users=users)
+        _record_training_step(
+            pipeline, seen, watch, collated=collated, present=present, begins=watch_own.begins
+        )
         _record_clipping(trainer, seen)
         record_rollouts(trainer, lambda made: seen.rollout.update(made if not seen.rollout else {}))
         if cuda:
@@ -102,6 +111,7 @@ def _record(pipeline: Pipeline, steps: int, *, own: bool) -> Recording:
         start = time.perf_counter()
         try:
             with (
+                resumed_as_meant(output_dir, folder),
                 watched_modes(pipeline.model, seen),
                 pulls_watched(pipeline.model, seen),
                 teachers_watched(pipeline.model, seen, references_of(trainer, None).values()),
@@ -120,7 +130,7 @@ def _record(pipeline: Pipeline, steps: int, *, own: bool) -> Recording:
     return seen
 
 
-def _callback(seen: Recording, pipeline: Pipeline, steps: int) -> Any:
+def _callback(seen: Recording, pipeline: Pipeline, steps: int, after: Callable[[str], None]) -> Any:
     import torch
     from transformers import TrainerCallback
 
@@ -135,14 +145,26 @@ def _callback(seen: Recording, pipeline: Pipeline, steps: int) -> Any:
         """Reads what the loop does, lets it log every step and stops it after the last."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            after("on_train_begin")
             frozen.update(frozen_state(model))
 
+        def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            after("on_epoch_begin")
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            after("on_step_begin")
+
+        def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            after("on_substep_end")
+
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            after("on_pre_optimizer_step")
             step = seen.steps[-1]
             seen.max_steps = state.max_steps
             if step.norm_before_clip != step.norm_before_clip:  # nothing was clipped
                 take_gradients(seen, model)
-            step.norm_after_clip = total_norm(model)
+            if math.isnan(step.norm_after_clip):
+                step.norm_after_clip = total_norm(model)
             if len(seen.steps) == 1:
                 if pipeline.quick:
                     seen.own, seen.rearranged = Own(reason=QUICK), Rearranged(reason=QUICK)
@@ -154,11 +176,12 @@ def _callback(seen: Recording, pipeline: Pipeline, steps: int) -> Any:
             seen.curve = curve_of(kwargs.get("lr_scheduler"), args, state.max_steps)
 
         def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            after("on_optimizer_step")
             if not last(state):
                 return
-            after = frozen_state(model)
+            now = frozen_state(model)
             for parameter in seen.update.parameters:
-                parameter.changed_frozen = rewritten(parameter.name, frozen, after)
+                parameter.changed_frozen = rewritten(parameter.name, frozen, now)
             warmup = args.get_warmup_steps(state.max_steps)
             note_held(pipeline, seen, f"after step {len(seen.steps)}")
             trial_steps(
@@ -172,11 +195,13 @@ def _callback(seen: Recording, pipeline: Pipeline, steps: int) -> Any:
             )
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+            after("on_step_end")
             seen.next_learning_rate = kwargs["optimizer"].param_groups[0]["lr"]
             seen.next_rates = [group["lr"] for group in kwargs["optimizer"].param_groups]
             control.should_log = True
             control.should_save = control.should_evaluate = False
-            control.should_training_stop = last(state)
+            # A callback of the user's that ends the run ends it here, too.
+            control.should_training_stop = control.should_training_stop or last(state)
             if pipeline.device.type == "cuda":
                 # The optimizer's state came to lie between freed activations.
                 torch.cuda.empty_cache()
@@ -235,7 +260,13 @@ def note_held(pipeline: Pipeline, seen: Recording, moment: str) -> None:
 
 
 def _record_training_step(
-    pipeline: Pipeline, seen: Recording, watch: Any, collated: list[Any], present: Any
+    pipeline: Pipeline,
+    seen: Recording,
+    watch: Any,
+    *,
+    collated: list[Any],
+    present: Any,
+    begins: Callable[[], None],
 ) -> None:
     import torch
 
@@ -246,6 +277,7 @@ def _record_training_step(
     def recording(model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
         if not seen.steps:
             note_held(pipeline, seen, "as step 1 begins")
+            begins()
         if not seen.steps or seen.steps[-1].taken:
             left = any_gradient(trainer.optimizer) if seen.steps else None
             seen.steps.append(Step(left=left))  # the one before has been taken
@@ -265,13 +297,13 @@ def _record_training_step(
                 for name, value in inputs.items()
             }
             micro.random_state = torch_states()
-            micro.buffers = buffers_of(trainer.model)
+            micro.state = state_of(trainer.model)
             micro.again = TrainerAgain(
                 trainer,
                 lambda again, items: training_step(model, again, items),
                 micro.inputs if isinstance(given, Mapping) else given,
                 watch,
-                micro.buffers,
+                micro.state,
             )
             seen.checkpointing = checkpointed(trainer.model)
             seen.hooks = added_hooks(trainer.model, present)
@@ -315,7 +347,7 @@ def backward_recorded(seen: Recording, model: Any, accelerator: Any) -> Iterator
 
     def add(gradient: Tensor) -> None:
         if inside[0]:
-            squares.append(torch.linalg.vector_norm(gradient.detach(), dtype=torch.float32) ** 2)
+            squares.append(norm_of(gradient.detach()).float() ** 2)
 
     def recording(loss: Tensor, **kwargs: Any) -> None:
         if seen.asking:
@@ -371,7 +403,7 @@ def gather(seen: Recording) -> None:
     for step in seen.steps:
         # What only the own process can ask again stays here.
         own = [dataclasses.replace(micro, inputs={}, random_state=None, rows=None, again=None,
-                                   buffers=[])
+                                   state=None)
                for micro in step.micro_steps]  # fmt: skip
         micros = [
             (number, step.micro_steps[k] if number == rank() else micro)

@@ -8,7 +8,7 @@ step as one batch, without the memory of one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from trainsanity.engine.store import measurement
 from trainsanity.isolation.collectives import all_gather
 from trainsanity.isolation.fsdp import beside_model
 from trainsanity.isolation.hashing import hashes
+from trainsanity.isolation.host_memory import to_device
 from trainsanity.isolation.random_states import set_torch_states
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import quiet
@@ -25,7 +26,7 @@ from trainsanity.measurements.batches.special_tokens import align_special_tokens
 from trainsanity.measurements.model.forward import predicting
 from trainsanity.measurements.model.head import Pooled
 from trainsanity.measurements.model.items import with_prompt
-from trainsanity.measurements.step.hooks import AddedHook, hooked, put_back
+from trainsanity.measurements.step.hooks import hooked
 from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.steps import MicroStep, Recording, item_weights
 from trainsanity.types import Cost, Skip
@@ -96,7 +97,7 @@ def _replay(pipeline: Pipeline, recording: Recording, micros: list[MicroStep]) -
     noise: dict[str, float] = {}
     checkpointing = None
     parameters = {n: p for n, p in pipeline.model.named_parameters() if p.requires_grad}
-    with _as_wrapped(pipeline, recording), as_in_training(pipeline, recording.hooks):
+    with _as_wrapped(pipeline, recording), as_in_training(pipeline, recording):
         for micro, weight in zip(recording.first.micro_steps, weights, strict=True):
             if not micro.inputs:
                 continue
@@ -226,7 +227,8 @@ def logits_again(pipeline: Pipeline, micro: MicroStep) -> Tensor:
         Skip: the model returns none.
     """
     set_torch_states(*micro.random_state)
-    put_back(micro.buffers)
+    if micro.state is not None:
+        micro.state.put_back()
     inputs = beside_model(pipeline, predicting(pipeline.model, micro.inputs))
     with autocast(pipeline):
         output = pipeline.model(**inputs)
@@ -247,7 +249,7 @@ def fill_items(pipeline: Pipeline, recording: Recording) -> None:
     ]
     if not hidden or not objective_of(pipeline).known:
         return
-    with as_in_training(pipeline, recording.hooks), torch.no_grad():
+    with as_in_training(pipeline, recording), torch.no_grad():
         for micro in hidden:
             try:
                 logits = logits_again(pipeline, micro)
@@ -289,16 +291,21 @@ def checkpointed(model: Any) -> list[tuple[Any, Any]]:
 
 
 @contextmanager
-def as_in_training(pipeline: Pipeline, hooks: Sequence[AddedHook]) -> Iterator[None]:
-    """The model as a training step has it, but for gradient checkpointing, which is off.
+def as_in_training(pipeline: Pipeline, recording: Recording) -> Iterator[None]:
+    """The model as the first step had it, but for gradient checkpointing, which is off.
 
-    Args:
-        pipeline: whose model it is.
-        hooks: that were there in the step alone, as NEFTune's noise is.
+    It has the hooks that were there in the step alone, as NEFTune's noise is, and the weights that
+    the user's own code wrote before it.
     """
-    model = pipeline.model
-    with preserved(pipeline), quiet(pipeline), _switched(model, []), hooked(hooks):
+    model, begun = pipeline.model, recording.begun_with
+    with (
+        preserved(pipeline, weights=bool(begun)),
+        quiet(pipeline),
+        _switched(model, []),
+        hooked(recording.hooks),
+    ):
         align_special_tokens(pipeline)
+        to_device([values for _, values in begun], [parameter for parameter, _ in begun])
         model.train()
         yield
 

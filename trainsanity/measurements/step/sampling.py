@@ -15,6 +15,13 @@ SAMPLE = 1 << 16
 float64, and a slope over as many elements is known to 0.4 % of a standard deviation."""
 
 
+def norm_of(tensor: Any) -> Any:
+    """Return the tensor's 2-norm, reduced in float32 or, of float64, in that."""
+    import torch
+
+    return torch.linalg.vector_norm(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))
+
+
 def sample(tensor: Any) -> Any:
     """Return at most :data:`SAMPLE` elements (1-D, on the CPU), spread over rows and columns.
 

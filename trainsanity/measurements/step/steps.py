@@ -11,13 +11,15 @@ from trainsanity.engine.session import Session, objective_of
 from trainsanity.isolation.shards import local, whole
 from trainsanity.maths.factors import NAMING, name_factor
 from trainsanity.measurements.model.items import Items, items_of
-from trainsanity.measurements.step.hooks import AddedHook
+from trainsanity.measurements.step.hooks import AddedHook, ModuleState
 from trainsanity.measurements.step.modes import Modes
 from trainsanity.measurements.step.own import Again, Own
+from trainsanity.measurements.step.own_changes import OwnChanges
 from trainsanity.measurements.step.policy_passes import Policy
 from trainsanity.measurements.step.preference import Preference
 from trainsanity.measurements.step.pull import Pulls
 from trainsanity.measurements.step.rearranged import Rearranged
+from trainsanity.measurements.step.sampling import norm_of
 from trainsanity.measurements.step.teachers import Teacher
 from trainsanity.measurements.step.update import Update
 from trainsanity.objectives.loss_places import LossCall
@@ -45,8 +47,8 @@ class MicroStep:
         rows: the rows that the collator was given for them; None if another collator made them.
         inputs: what the model was given, labels included.  First step only, to be asked again.
         random_state: torch's, at its start; see :func:`.torch_states`.  First step only.
-        buffers: the model's small buffers with their values at its start, which a forward may
-            change (spectral norm's, for one).  First step only, on its own process.
+        state: what the modules held at its start and a forward may change, as spectral norm's
+            buffers.  First step only, on its own process.
         items: what the loss counts, with its reference; None if the model's own forward did not
             run exactly once or there were no labels.
         error: what the objective raised in place of the items.
@@ -62,7 +64,7 @@ class MicroStep:
     rows: list[dict[str, Any]] | None = None
     inputs: dict[str, Any] = field(default_factory=dict)
     random_state: Any = None
-    buffers: list[tuple[Any, Any]] = field(default_factory=list)
+    state: ModuleState | None = None
     items: Items | None = None
     error: Exception | None = None
     loss: float = float("nan")
@@ -164,6 +166,9 @@ class Recording:
         preference: the loss of compared answers where policy and reference differ.
         rollout: the first completions that a policy generated, with what was made of their rewards.
         modes: in which modes the model ran, and what moved in its frozen parts.
+        own_code: what the user's own code did to gradients and weights.
+        begun_with: parameters that the user's own code wrote to before the first step, each with
+            the values that it had there.
         teachers: other models that ran without a gradient while the steps were taken.
         pulls: from which positions of the logits the first step's gradient comes.
         loss_calls: which of torch's loss functions were called, and what they were given.
@@ -203,6 +208,8 @@ class Recording:
     preference: Preference = field(default_factory=Preference)
     rollout: dict[str, Any] = field(default_factory=dict)
     modes: Modes = field(default_factory=Modes)
+    begun_with: list[tuple[Any, Any]] = field(default_factory=list)
+    own_code: OwnChanges = field(default_factory=OwnChanges)
     teachers: list[Teacher] = field(default_factory=list)
     pulls: Pulls = field(default_factory=Pulls)
     loss_calls: list[LossCall] = field(default_factory=list)
@@ -343,15 +350,12 @@ def any_gradient(optimizer: Any) -> bool:
 
 
 def total_norm(model: Any) -> float:
-    """The 2-norm over all gradients, each reduced in float32."""
+    """The 2-norm over all gradients."""
     import torch
 
-    norms = [
-        whole(torch.linalg.vector_norm(p.grad, dtype=torch.float32))
-        for p in model.parameters()
-        if p.grad is not None
-    ]
-    return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
+    norms = [whole(norm_of(p.grad)) for p in model.parameters() if p.grad is not None]
+    widest = torch.float64 if any(n.dtype == torch.float64 for n in norms) else torch.float32
+    return float(torch.stack([n.to(widest) for n in norms]).norm()) if norms else 0.0
 
 
 def random_state() -> tuple[Any, Any]:

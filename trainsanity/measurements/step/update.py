@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.isolation.collectives import all_gather
 from trainsanity.isolation.shards import added, is_sharded, local
+from trainsanity.measurements.step.sampling import norm_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -180,13 +181,11 @@ def _finite(gradients: list[Tensor | None]) -> list[bool]:
     """
     import torch
 
-    norms = [
-        torch.linalg.vector_norm(g.detach(), dtype=torch.float32)
-        for g in gradients
-        if g is not None
-    ]
+    norms = [norm_of(g.detach()) for g in gradients if g is not None]
     finite_norms = (
-        iter(torch.stack([n.to(norms[0].device) for n in norms]).tolist()) if norms else iter(())
+        iter(torch.stack([n.to(norms[0].device).float() for n in norms]).tolist())
+        if norms
+        else iter(())
     )
     return [
         gradient is None or math.isfinite(next(finite_norms)) or bool(gradient.isfinite().all())

@@ -1,0 +1,332 @@
+"""Put back what a pipeline's own objects hold: attributes, containers, generators, tensors.
+
+A model is not all that a step changes.  A dataset draws from a generator of its own, a collator
+counts, a module assigns a buffer anew, an optimizer keeps moments.  :class:`Rewind` walks from the
+pipeline's parts through attributes, containers, closures and the globals of the user's own
+functions, and notes what each object holds.  Nothing of the user's is called for that, neither
+``__eq__`` nor ``__getstate__``; identities stay what they were, so that two holders of one list
+still hold one list.
+
+An example: ``collate.seen`` is a list, and a step appends to it.  Its elements were noted, the
+list is found to hold others, and is refilled: ``collate.seen`` is the same list as before, with the
+same elements in it.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import functools
+import operator
+import types
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from trainsanity.isolation.kinds import Lost, iterator_types, note_for, wound_back
+from trainsanity.isolation.reachable import (
+    ATOMS,
+    Path,
+    is_opaque,
+    is_own,
+    own_classes,
+    own_globals,
+    slots_of,
+    words,
+)
+
+MANY = 10_000
+"""Elements of a container that are looked into; of a larger one the elements are noted alone, since
+a walk through a million rows would take longer than the measurement that it guards."""
+
+ENOUGH = 300_000
+"""Objects of one walk, as many as a second is enough for."""
+
+
+class Rewind:
+    """Notes what the objects that are reachable from some parts hold, and puts it back.
+
+    Args:
+        parts: by the name that a report gives them.
+        elsewhere: ids of tensors whose values somebody else puts back.
+        room: bytes of tensors and arrays that may be copied.
+        apart: objects that are not looked into.
+    """
+
+    def __init__(
+        self,
+        parts: Iterable[tuple[str, Any]],
+        elsewhere: set[int],
+        room: int = 1 << 31,
+        apart: Iterable[Any] = (),
+    ) -> None:
+        self._elsewhere, self.room = elsewhere, room
+        self._restorers: list[Callable[[], None]] = []
+        self._dicts: list[tuple[dict[Any, Any], dict[Any, Any], bool]] = []
+        self._lists: list[tuple[Any, list[Any]]] = []
+        self._empty: list[Any] = []
+        self._iterators: list[Callable[[], None]] = []
+        self._watched: list[tuple[Path, Callable[[], bool], str]] = []
+        self._seen: dict[int, Any] = {id(one): one for one in apart}
+        self._stack: list[tuple[Any, Path]] = [(part, (None, name)) for name, part in parts]
+        while self._stack and len(self._seen) < ENOUGH:
+            obj, path = self._stack.pop()
+            if id(obj) not in self._seen:
+                self._seen[id(obj)] = obj
+                self._note(obj, path)
+
+    def restore(self) -> list[str]:
+        """Put everything back; return a sentence for each thing that could not be.
+
+        Raises:
+            Exception: what an object raised when its state was set; the others are put back.
+        """
+        errors: list[Exception] = []
+        for mapping, held, attributes in self._dicts:
+            if not _same(mapping, held):
+                _attempt(functools.partial(_refill, mapping, held, attributes), errors)
+        for sequence, elements in self._lists:
+            if len(sequence) != len(elements) or not all(map(operator.is_, sequence, elements)):
+                _attempt(functools.partial(_reload, sequence, elements), errors)
+        for container in self._empty:
+            if container:
+                container.clear()
+        # Those last: they stand in containers and closures, which have just been refilled.
+        for restore in (*self._restorers, *self._iterators):
+            _attempt(restore, errors)
+        lost = [f"{words(path)}: {why}" for path, changed, why in self._watched if _asked(changed)]
+        if errors:
+            raise errors[0]
+        return lost
+
+    def _note(self, obj: Any, path: Path) -> None:
+        # By type() and not by isinstance(), which asks a property of the user's own.
+        cls: Any = type(obj)
+        if cls is types.FunctionType:
+            self._function(obj, path)
+        elif cls is types.MethodType:
+            self._push(obj.__self__, path, "")
+            self._push(obj.__func__, path, "")
+        elif issubclass(cls, type):
+            self._class(obj, path)
+        elif not issubclass(cls, types.ModuleType):
+            self._contents(obj, path)
+            if not is_opaque(cls):
+                self._object(obj, path)
+
+    def _contents(self, obj: Any, path: Path) -> None:
+        """Note what an object holds besides attributes."""
+        cls: Any = type(obj)
+        if issubclass(cls, dict):
+            self._dict(obj, path)
+        elif issubclass(cls, (list, collections.deque)):
+            self._lists.append((obj, list(obj)))
+            self._elements(obj, path)
+        elif issubclass(cls, (set, frozenset, tuple)):
+            if issubclass(cls, set):
+                self._restorers.append(functools.partial(_reset, obj, set(obj)))
+            self._elements(obj, path)
+        elif issubclass(cls, functools.partial):
+            for held in (obj.func, obj.args, obj.keywords):
+                self._push(held, path, "")
+        elif (note := note_for(cls)) is not None:
+            known = note(obj, self)
+            if isinstance(known, Lost):
+                self._watched.append((path, known.changed, known.why))
+            elif known is not None:
+                self._restorers.append(known)
+
+    def is_elsewhere(self, tensor: Any) -> bool:
+        """Return whether somebody else puts this tensor's values back."""
+        return id(tensor) in self._elsewhere
+
+    def _dict(self, obj: dict[Any, Any], path: Path, attributes: bool = False) -> None:
+        held = obj.copy() if type(obj) is dict else dict(_base(obj).items(obj))
+        self._dicts.append((obj, held, attributes))
+        if len(held) > MANY or not _leads_on(held.values()):
+            return
+        for name, value in held.items():
+            kind = type(value)
+            if kind in ATOMS:
+                continue
+            if kind in (dict, collections.OrderedDict) and not value:
+                self._empty.append(value)  # most of a module's dictionaries of hooks
+                continue
+            word = f".{name}" if attributes else f"[{name!r}]"
+            self._push(value, path, word, functools.partial(_base(obj).__setitem__, obj, name))
+
+    def _elements(self, obj: Any, path: Path) -> None:
+        if len(obj) > MANY or not _leads_on(obj):
+            return
+        settable = isinstance(obj, (list, collections.deque))
+        for number, value in enumerate(obj):
+            put = functools.partial(operator.setitem, obj, number) if settable else None
+            self._push(value, path, f"[{number}]", put)
+
+    def _object(self, obj: Any, path: Path) -> None:
+        cls: Any = type(obj)
+        attributes = _attributes(obj)
+        if attributes is not None and id(attributes) not in self._seen:
+            self._seen[id(attributes)] = attributes
+            self._dict(attributes, path, attributes=True)
+        for member in slots_of(cls):
+            with contextlib.suppress(AttributeError):
+                value = member.__get__(obj, cls)
+                self._restorers.append(functools.partial(_slot, member, obj, value))
+                put = functools.partial(member.__set__, obj)
+                self._push(value, path, f".{member.__name__}", put)
+        for one in own_classes(cls):
+            self._push(one, None, one.__name__)
+
+    def _class(self, cls: type, path: Path) -> None:
+        if not is_own(getattr(cls, "__module__", "builtins")):
+            return
+        for name, value in vars(cls).items():
+            function = getattr(value, "__func__", value)
+            if isinstance(function, types.FunctionType):
+                self._push(function, path, f".{name}")
+            elif not name.startswith("__") and not hasattr(type(value), "__get__"):
+                self._restorers.append(functools.partial(_class_attribute, cls, name, value))
+                self._push(value, path, f".{name}", functools.partial(setattr, cls, name))
+
+    def _function(self, function: types.FunctionType, path: Path) -> None:
+        own = is_own(function.__module__ or "builtins")
+        ours = (function.__module__ or "").partition(".")[0] == "trainsanity"
+        for name, cell in zip(
+            function.__code__.co_freevars, function.__closure__ or (), strict=True
+        ):
+            with contextlib.suppress(ValueError):  # an empty cell
+                value = cell.cell_contents
+                if ours and not callable(value):
+                    continue
+                if own:
+                    self._restorers.append(functools.partial(_cell, cell, value))
+                self._push(
+                    value, path, f".{name}", functools.partial(setattr, cell, "cell_contents")
+                )
+        if vars(function) and not ours:
+            self._dict(vars(function), path, attributes=True)
+        if not own:
+            return
+        for held in (function.__defaults__, function.__kwdefaults__):
+            self._push(held, path, "")
+        module = function.__globals__
+        for name in own_globals(function):
+            value = module[name]
+            self._restorers.append(functools.partial(_global, module, name, value))
+            if _is_state(value):
+                put = functools.partial(module.__setitem__, name)
+                self._push(value, None, f"{function.__module__}.{name}", put)
+
+    def _push(
+        self, value: Any, path: Path, name: str, put: Callable[[Any], None] | None = None
+    ) -> None:
+        kind = type(value)
+        if kind in ATOMS:
+            return
+        if put is not None and kind in iterator_types():
+            self._iterators.append(wound_back(value, put))
+        else:
+            self._stack.append((value, (path, name)))
+
+
+def _leads_on(values: Iterable[Any]) -> bool:
+    """Return whether there is more than atoms; a vocabulary of 150,000 has nothing else."""
+    return not ATOMS.issuperset(map(type, values))
+
+
+STATE = ("builtins", "collections", "ctypes", "itertools", "numpy", "random", "torch")
+"""Packages whose objects may be a run's state where a function finds them among its globals."""
+
+
+def _is_state(value: Any) -> bool:
+    """Return whether a global may be the run's: a container, a generator, or an own object."""
+    holder = value if isinstance(value, (type, types.FunctionType)) else type(value)
+    module = getattr(holder, "__module__", "") or ""
+    return module.partition(".")[0] in STATE or is_own(module)
+
+
+def _attributes(obj: Any) -> dict[str, Any] | None:
+    try:
+        found = object.__getattribute__(obj, "__dict__")
+    except (AttributeError, TypeError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _attempt(restore: Callable[[], None], errors: list[Exception]) -> None:
+    try:
+        restore()
+    except Exception as error:
+        errors.append(error)
+
+
+def _asked(changed: Callable[[], bool]) -> bool:
+    try:
+        return changed()
+    except Exception:
+        return True
+
+
+def _same(mapping: dict[Any, Any], held: dict[Any, Any]) -> bool:
+    return (
+        len(mapping) == len(held)
+        and all(map(operator.is_, mapping.values(), held.values()))
+        # A vocabulary's values are its ids: where they are the same, so are its words.
+        and (len(held) > MANY or all(map(operator.is_, mapping, held)))
+    )
+
+
+def _base(mapping: dict[Any, Any]) -> Any:
+    """Return the built-in class whose methods know the mapping, whatever a subclass overrides."""
+    return collections.OrderedDict if isinstance(mapping, collections.OrderedDict) else dict
+
+
+def _refill(mapping: dict[Any, Any], held: dict[Any, Any], attributes: bool) -> None:
+    base = _base(mapping)
+    if attributes:
+        # Never all gone, even for a moment: other threads may look at the object.
+        for key in [key for key in mapping if key not in held]:
+            del mapping[key]
+        mapping.update(held)
+        return
+    base.clear(mapping)  # the order counts, too: of parameters, of hooks
+    for key, value in held.items():
+        base.__setitem__(mapping, key, value)
+
+
+def _reload(sequence: Any, elements: list[Any]) -> None:
+    if isinstance(sequence, list):
+        list.__setitem__(sequence, slice(None), elements)
+    else:
+        collections.deque.clear(sequence)
+        collections.deque.extend(sequence, elements)
+
+
+def _reset(obj: set[Any], held: set[Any]) -> None:
+    if len(obj) != len(held) or obj != held:
+        set.clear(obj)
+        set.update(obj, held)
+
+
+def _slot(member: Any, obj: Any, value: Any) -> None:
+    if member.__get__(obj, type(obj)) is not value:
+        member.__set__(obj, value)
+
+
+def _cell(cell: types.CellType, value: Any) -> None:
+    try:
+        changed = cell.cell_contents is not value
+    except ValueError:
+        changed = True
+    if changed:
+        cell.cell_contents = value
+
+
+def _class_attribute(cls: type, name: str, value: Any) -> None:
+    if vars(cls).get(name) is not value:
+        setattr(cls, name, value)
+
+
+def _global(module: dict[str, Any], name: str, value: Any) -> None:
+    if module.get(name) is not value:
+        module[name] = value
