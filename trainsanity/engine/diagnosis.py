@@ -89,7 +89,7 @@ def _confidence(finding: Finding, explained: Iterable[Result], of_a_log: bool) -
     """Return how sure the cause is; that something is broken was measured, why was concluded."""
     names = finding.candidates
     if finding.proof is not None and finding.proof.status is Proved.PROVED:
-        return "proved: it is gone with the repair"
+        return "the fix is proved, by trying it; why it was needed is concluded"
     if finding.proof is not None and finding.proof.status is Proved.REFUTED:
         return "open: what seemed to be the cause was tried, and it is not that"
     if len(names) > 1:
