@@ -58,6 +58,16 @@ HEALTHY = {
     "probabilities of yes": lambda: F.binary_cross_entropy(outputs().sigmoid(), SHARES),
     "signs": lambda: F.cosine_embedding_loss(outputs(), SHARES, torch.tensor([1, -1, 1, -1])),
     "ranks": lambda: F.margin_ranking_loss(outputs()[:, 0], LOGITS[:, 1], torch.ones(4)),
+    "a sigmoid and shares": lambda: F.mse_loss(outputs().sigmoid(), SHARES),
+    "a sigmoid that is scaled": lambda: F.mse_loss(5 * outputs().sigmoid(), 5 * SHARES),
+    "a cosine and shares": lambda: F.mse_loss(F.cosine_similarity(outputs(), LOGITS), SHARES[:, 0]),
+    "scores and no activation": lambda: F.l1_loss(outputs(), 5 * SHARES + 2),
+    "one output of a sigmoid beside others": lambda: F.mse_loss(
+        torch.cat([outputs()[:, :1].sigmoid(), outputs()[:, 1:]], 1), 5 * SHARES + 2
+    ),
+    "unknown targets that a mask takes out": lambda: F.mse_loss(
+        outputs().sigmoid(), SHARES - 1, reduction="none"
+    ),
     "triplets": lambda: F.triplet_margin_loss(outputs(), LOGITS + 1, LOGITS - 1),
     "paths": lambda: ctc(FRAMES.clone().requires_grad_().log_softmax(-1), [[1, 2], [3, 0]], (2, 1)),
     "paths in one row": lambda: ctc(
@@ -65,6 +75,10 @@ HEALTHY = {
     ),
 }
 WARNED = {
+    "one target out of reach": lambda: F.mse_loss(
+        outputs().sigmoid(), torch.where(SHARES.max() == SHARES, 1.2, SHARES)
+    ),
+    "targets below a ReLU": lambda: F.smooth_l1_loss(outputs().relu(), LOGITS),
     "class weights": lambda: F.cross_entropy(outputs(), CLASSES, torch.arange(1.0, 7)),
     "ReLU": lambda: F.cross_entropy(outputs().relu(), CLASSES),
     "targets that weigh": lambda: F.cross_entropy(outputs(), 2 * SHARES),
@@ -74,6 +88,21 @@ WARNED = {
     ),
 }
 WRONG = {
+    "scores above a sigmoid": lambda: F.mse_loss(outputs().sigmoid(), 4 * SHARES + 1),
+    "scores above two sigmoids": lambda: F.mse_loss(
+        torch.cat([outputs()[:, :1].sigmoid(), outputs()[:, 1:].sigmoid()], 1), 5 * SHARES + 2
+    ),
+    "scores above a tanh": lambda: F.huber_loss(outputs().tanh()[:, 0], LOGITS[:, 0] - 2),
+    "scores above a cosine": lambda: F.mse_loss(
+        F.cosine_similarity(outputs(), LOGITS + 1), torch.tensor([0.0, 2, 3, 5])
+    ),
+    "scores above a cosine by hand": lambda: F.l1_loss(
+        (F.normalize(outputs(), dim=-1) * F.normalize(outputs() + 1, dim=-1)).sum(-1),
+        torch.tensor([0.0, 2, 3, 5]),
+    ),
+    "scores above all cosines": lambda: F.mse_loss(
+        F.normalize(outputs(), dim=-1) @ F.normalize(outputs() + 1, dim=-1).T, 2 + SHARES[:, :4]
+    ),
     "probabilities": lambda: F.cross_entropy(outputs().softmax(-1), CLASSES),
     "probabilities, chosen": lambda: F.cross_entropy(
         outputs().softmax(-1)[1:].view(3, 6), SHARES[1:]
@@ -141,3 +170,48 @@ def test_what_no_gradient_comes_from_is_left_alone():
         with loss_calls_seen(Unseen(), found):
             F.cross_entropy(LOGITS.softmax(-1), CLASSES)
     assert found == []
+
+
+MASK = (LOGITS[:, :5] > 0).float()
+
+
+def overlaps(activation) -> list:
+    class Unseen:
+        args = model = None
+
+    layer = torch.nn.Linear(6, 5)
+    found: list = []
+    with loss_calls_seen(Unseen(), found):
+        mask = activation(layer(LOGITS))
+        (2 * (mask * MASK).sum(-1) + 1) / (mask.sum(-1) + MASK.sum(-1) + 1)
+    return [misfit.severity for one in found for misfit in one.misfits]
+
+
+def test_an_overlap_of_logits():
+    assert overlaps(lambda logits: logits) == [Severity.FAILURE]
+    assert overlaps(lambda logits: logits[:, None].mean(1)) == [Severity.FAILURE]
+    assert overlaps(torch.sigmoid) == []
+    assert overlaps(lambda logits: logits.softmax(-1)) == []
+    assert overlaps(lambda logits: logits.clamp(0, 1)) == []
+
+
+def test_ratios_that_are_no_overlaps():
+    layer = torch.nn.Linear(6, 5)
+    found: list = []
+
+    class Unseen:
+        args = model = None
+
+    with loss_calls_seen(Unseen(), found):
+        outputs = layer(LOGITS)
+        (outputs * MASK).sum() / MASK.sum()
+        outputs / outputs.norm()
+        outputs * MASK / outputs.sum(-1, keepdim=True)
+        (outputs * (MASK + 1)).sum() / outputs.sum()
+    assert found == []
+
+
+def test_the_least_error_of_a_bounded_output():
+    targets = torch.tensor([0.0, 2, 3, 5])
+    ((headline, *_),) = seen(WRONG["scores above a cosine"])
+    assert f"below {float(((targets - targets.clamp(-1, 1)) ** 2).mean()):.4g}" in headline

@@ -117,7 +117,7 @@ def kl_div(given: Arguments) -> Iterator[Misfit]:
 def binary_cross_entropy_with_logits(given: Arguments) -> Iterator[Misfit]:
     """Yield probabilities given as logits, and targets outside of 0 and 1."""
     logits = given["input"]
-    made = _made_by(logits)
+    made = made_by(logits)
     if made in ("Sigmoid", "Softmax"):
         yield Misfit(
             f"binary_cross_entropy_with_logits is given outputs of a {made.lower()}",
@@ -245,7 +245,7 @@ JUDGES: dict[str, Callable[[Arguments], Iterator[Misfit]]] = {
 
 def _activated(logits: Tensor, dim: int, classes: int) -> Iterator[Misfit]:
     """Yield outputs that an activation has brought into a range, with the least loss they allow."""
-    made = _made_by(logits)
+    made = made_by(logits)
     if _sum_to_one(logits, dim):
         kind, span = "probabilities", 1.0
     elif made == "Sigmoid":
@@ -358,18 +358,28 @@ def _room(values: Tensor) -> float:
     return 4 * float(torch.finfo(values.dtype).eps) if values.is_floating_point() else 0.0
 
 
-def _made_by(values: Tensor) -> str:
+def made_by(values: Tensor) -> str:
     """Return the activation whose values these are: Softmax, Sigmoid, Tanh, Relu; else nothing.
 
     The node of the autograd graph tells, behind those that move or choose values only.
     """
-    node: Any = values.grad_fn
+    name = type(maker(values.grad_fn)).__name__
+    kinds = ("Softmax", "Sigmoid", "Tanh", "Relu")
+    return next((kind for kind in kinds if name.startswith(kind)), "")
+
+
+def maker(node: Any) -> Any:
+    """Return the node of the autograd graph behind those that move or choose values only.
+
+    What is joined of values that different operations made is made by none of them.
+    """
     for _ in range(16):  # moves in a row; more than any code has between output and loss
-        name = type(node).__name__
-        for kind in ("Softmax", "Sigmoid", "Tanh", "Relu"):
-            if name.startswith(kind):
-                return kind
-        if not name.startswith((*MOVED, *CHOSEN)) or not node.next_functions:
-            return ""
-        node = node.next_functions[0][0]
-    return ""
+        if not type(node).__name__.startswith((*MOVED, *CHOSEN)):
+            return node
+        children = [one for one, _ in node.next_functions if one is not None]
+        if not children:
+            return node
+        if len(children) > 1 and len({type(maker(one)).__name__ for one in children}) > 1:
+            return node
+        node = children[0]
+    return None

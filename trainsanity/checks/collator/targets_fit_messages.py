@@ -61,7 +61,8 @@ def targets_fit_messages(pipeline: Pipeline, answers: Answers) -> Iterator[Measu
     warned that an assistant mask was asked of a template without markers: then it was none.
 
     References: NVIDIA-NeMo/Automodel#3024, huggingface/trl#3781, tloen/alpaca-lora#306,
-    OpenRLHF/OpenRLHF#781, NVIDIA-NeMo/Megatron-Bridge#3359, NielsRogge/Transformers-Tutorials#456.
+    OpenRLHF/OpenRLHF#781, huggingface/trl#1592, NVIDIA-NeMo/Megatron-Bridge#3359,
+    NielsRogge/Transformers-Tutorials#456.
     """
     for one in answers.broken:
         yield Finding(
@@ -74,7 +75,10 @@ def targets_fit_messages(pipeline: Pipeline, answers: Answers) -> Iterator[Measu
             "as unused",
             fix="let the collator keep the rows' labels, or turn the mask into labels yourself",
         )
-    yield from _of_users(answers, pipeline)
+    if answers.later > MANY * answers.asked_again:
+        yield _of_later(answers)
+    else:
+        yield from _of_users(answers, pipeline)
     yield from _of_answers(answers.roles)
     yield from _of_headers(answers.headed)
     shares = {
@@ -88,6 +92,21 @@ def targets_fit_messages(pipeline: Pipeline, answers: Answers) -> Iterator[Measu
         f"targets: {told or f'{answers.headed.runs} runs in headless rows'}; left out by "
         f"{contracts}; {len(answers.broken)} of these contracts broken",
         shares or answers.headed.runs,
+    )
+
+
+def _of_later(answers: Answers) -> Finding:
+    """What nobody means: one user's turn is left out, and the next one is trained."""
+    return Finding(
+        f"in {answers.later} of {answers.asked_again} conversations of several turns the user's "
+        f"first message is no target and a later one is, as a whole: {answers.example!r}",
+        observed=answers.later,
+        expected=0,
+        where="role user",
+        cause="what is before the first answer is masked, and what follows it is not: a collator "
+        "for one question and one answer",
+        fix="mask every turn of the user: give the collator the header of the user's turns, too, "
+        "or take the mask from the chat template ({% generation %})",
     )
 
 

@@ -45,7 +45,8 @@ def targets_kept(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findin
     How it is measured: exact, on the first optimizer step's batches and on pieces of their rows
     that Hypothesis cuts and that keep their end, shrunk to the smallest failure.  A place that a
     mask column of the row leaves out (``completion_mask`` and the like) is not required, nor is a
-    language model's first, which nothing predicts.
+    language model's first, which nothing predicts, nor EOS behind a token that is no target itself:
+    the end of a user's turn.
 
     How to fix: a PAD that is not EOS, or ``labels[attention_mask == 0] = -100`` instead of
     ``labels[input_ids == pad] = -100``.
@@ -110,7 +111,8 @@ def _dropped(one: Labelled, language: bool, end: int | None) -> str | None:
             continue
         if one.own is not None and one.own[t] != IGNORED:
             return f"row {one.i} has the label {one.own[t]} at token {t}, and the batch {IGNORED}"
-        last = t == len(one.got) - 1
+        # A turn that is left out as a whole, the user's, leaves its end out with it.
+        last = t == len(one.got) - 1 and (t == 0 or one.got[t - 1] != IGNORED)
         if language and one.own is None and last and one.row["input_ids"][t] == end:
             return f"row {one.i} ends with EOS {end}, whose label is {IGNORED}"
     return None

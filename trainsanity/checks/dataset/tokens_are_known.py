@@ -34,7 +34,9 @@ def tokens_are_known(known_tokens: KnownTokens) -> Iterator[Measured | Finding]:
 
     How it is measured: exact, on up to 256 rows as they are in the dataset; padding and labels of
     -100 are left out.  More than half is a failure, more than a tenth a warning (both last
-    resorts).  Where the unknown token is the padding or the end, too, it cannot be counted.
+    resorts), but a failure if nearly every row has the same number of them, two or more, while the
+    lengths differ: then it is the form that is unknown and not the text.  Where the unknown token
+    is the padding or the end, too, it cannot be counted.
 
     How to fix: tokenize by the vocabulary that the model was trained with::
 
@@ -47,7 +49,7 @@ def tokens_are_known(known_tokens: KnownTokens) -> Iterator[Measured | Finding]:
 
     Known false alarms: data of signs that are unknown on purpose.
 
-    References: jonatasgrosman/huggingsound#20, jessevig/bertviz#106.
+    References: jonatasgrosman/huggingsound#20, jessevig/bertviz#106, huggingface/trl#439.
     """
     seen = known_tokens
     for what, count, unknown in (
@@ -55,7 +57,20 @@ def tokens_are_known(known_tokens: KnownTokens) -> Iterator[Measured | Finding]:
         ("target tokens (labels)", seen.targets, seen.unknown_targets),
     ):
         share = unknown / count if count else 0.0
-        if share > MANY:
+        written = seen.in_each_row if what.startswith("input") and share <= MOST else 0
+        if share > MANY and written > 1:
+            yield Finding(
+                f"{unknown:,} of {count:,} {what} are the unknown token, {written} in every row, "
+                "however long it is: what is written into each row alike is not in the vocabulary",
+                observed=written,
+                expected=0,
+                where="input_ids",
+                cause="brackets and quotes of Python's lists, where a function that formats one "
+                "row is mapped with batched=True; or a template's marks that this tokenizer does "
+                "not have",
+                fix="decode a row and read it: tokenizer.decode(train_dataset[0]['input_ids'])",
+            )
+        elif share > MANY:
             yield Finding(
                 f"{unknown:,} of {count:,} {what} are the unknown token: {share:.0%} are not in "
                 "the vocabulary",

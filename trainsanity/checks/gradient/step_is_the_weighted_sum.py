@@ -11,6 +11,7 @@ from trainsanity.engine.registry import check
 from trainsanity.engine.session import Session
 from trainsanity.maths.factors import explained, name_factor
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, STANDARD_ERRORS, within
+from trainsanity.measurements.step.confirmed import Confirmed
 from trainsanity.measurements.step.own import Own
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.repairs import count_ignored
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     judges=Judges.GRADIENT,
 )
 def step_is_the_weighted_sum(
-    pipeline: Pipeline, recording: Recording
+    pipeline: Pipeline, recording: Recording, confirmed: Confirmed
 ) -> Iterator[Measured | Finding]:
     """The step's gradient is a mean of its micro-batches' own gradients.
 
@@ -56,7 +57,8 @@ def step_is_the_weighted_sum(
 
     Known false alarms: an error that every micro-batch shares is invisible here (a sum instead of a
     mean, a shift): the checks with a formula see it. A regulariser that is added once a step, or
-    noise of another random generator, is the remainder and a warning.
+    noise of another random generator, is the remainder and a warning. So is what a library's model
+    adds to its loss in every micro-batch (see loss.logged_is_a_mean).
 
     References: huggingface/transformers#47688, #37766; huggingface/accelerate#1299 and
     allenai/open-instruct#1498 for gradients that are wiped between micro-batches.
@@ -86,7 +88,20 @@ def step_is_the_weighted_sum(
         and _stands_out(own.weights[k] * count, [own.weights[j] * count for j in known if j != k],
                         allowed + STANDARD_ERRORS * own.errors[k] * count)
     ]  # fmt: skip
-    if off:
+    if confirmed.times > 1:
+        yield Finding(
+            f"{confirmed.added} counts {count} times in the step's gradient, the rest of the loss "
+            "as a mean",
+            observed=confirmed.times,
+            expected=1,
+            where="step 1",
+            factor=float(confirmed.times),
+            cause="the model adds it in every micro-batch, and it is not divided by "
+            "gradient_accumulation_steps",
+            fix=f"if that is not meant, divide its coefficient by {confirmed.times}",
+            severity=Severity.WARNING,
+        )
+    elif off:
         yield Finding(
             f"micro-batch {off[0] + 1} of {count} has a weight of {own.weights[off[0]]:.4f} in the "
             f"step's gradient, the others {_others(own, off)}",
@@ -120,7 +135,7 @@ def step_is_the_weighted_sum(
             repairs=count_ignored(pipeline) if names else (),
         )
     floor = MARGIN * own.eps * math.sqrt(count) + REDUCTIONS
-    if not within(own.residual, floor):
+    if confirmed.times == 1 and not within(own.residual, floor):
         yield Finding(
             f"{own.residual:.2%} of the step's gradient is no micro-batch's own; rounding explains "
             f"up to {floor:.2%}",

@@ -45,7 +45,9 @@ def formula_is_known(pipeline: Pipeline, confirmed: Confirmed) -> Iterator[Measu
     tolerance, and if it differs with each known mistake on the same logits. One that equals exactly
     one mistake is a failure with its name. One that equals none is a custom loss and a warning,
     since nobody but you can tell; it is a failure if you declare the objective by its name. So is
-    one that changes with the random numbers while dropout is off, as mixup does. The laws
+    one that changes with the random numbers while dropout is off, as mixup does. A loss that the
+    model itself adds and shows (aux_loss of a mixture of experts, times the config's coefficient)
+    is taken off first. The laws
     (gradient.step_is_the_weighted_sum, loss.logged_is_a_mean) judge a custom loss.
 
     How to fix: the finding names the mistake. For a loss that is meant, declare it:
@@ -63,7 +65,7 @@ def formula_is_known(pipeline: Pipeline, confirmed: Confirmed) -> Iterator[Measu
         raise Skip('the objective is declared as "custom": the laws judge the loss')
     if not objective_of(pipeline).known:
         raise Skip(f"no formula for the objective {objective_of(pipeline).name}")
-    if not confirmed.owner:
+    if not (confirmed.owner or confirmed.added):
         raise Skip("the loss is a library's: loss.matches_reference judges it")
     if math.isnan(confirmed.loss) or math.isnan(confirmed.expected):
         raise Skip(
@@ -114,9 +116,10 @@ def formula_is_known(pipeline: Pipeline, confirmed: Confirmed) -> Iterator[Measu
             fix=f"{DECLARE}; if not, compare it with the formula",
             severity=Severity.FAILURE if confirmed.declared else Severity.WARNING,
         )
+    beside = f", beside it there is {confirmed.added}" if confirmed.added else ""
     yield Measured(
-        f"{confirmed.owner} returns {confirmed.loss:.4f} for a micro-batch, the formula of "
-        f"{objective_of(pipeline).name} gives {confirmed.expected:.4f}",
+        f"{confirmed.owner or 'the model'} returns {confirmed.loss:.4f} for a micro-batch, the "
+        f"formula of {objective_of(pipeline).name} gives {confirmed.expected:.4f}{beside}",
         confirmed.loss,
         confirmed.expected,
     )

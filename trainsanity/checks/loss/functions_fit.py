@@ -25,20 +25,26 @@ def functions_fit(pipeline: Pipeline, recording: Recording) -> Iterator[Measured
 
     What it checks: what the first steps gave to cross_entropy, nll_loss, kl_div, ctc_loss, the
     binary and the margin losses: logits, logarithms of probabilities, probabilities, signs, as each
-    function's documentation asks for.
+    function's documentation asks for. For mse_loss, l1_loss, smooth_l1_loss and huber_loss: whether
+    outputs of a sigmoid, a softmax, a tanh or a cosine can reach the targets. For overlaps (Dice,
+    IoU), which torch has no function for: whether they are made of logits.
 
     Why it matters: they are all tensors of the same shape, so nothing raises. A softmax before
     cross entropy keeps the loss above a floor, probabilities in place of logarithms make a
     divergence negative, a softmax over topics lets topics compete that hold together, and targets
-    of 0 where -1 is meant switch half of the rows off.
+    of 0 where -1 is meant switch half of the rows off. A cosine ends at 1: all pairs with a score
+    above 1 have the same best answer. An overlap of logits has no bound.
 
     How it is measured: each call with a gradient is looked at while its tensors exist, the first 8
     from each line. Rows that sum to 1 are probabilities (within 1e-4, or 4 units in the last place
     of the dtype); logarithms of probabilities are not above 0; an activation is recognised by the
     node of the autograd graph that made the values. With C classes, outputs within a span s leave a
-    cross entropy of at least log(1 + (C - 1) exp(-s)). A normalize or softmax of your own over
-    outputs with one row for each of the batch is looked at, too: along axis 0 it makes each row
-    depend on the others. A compiled model is not looked at.
+    cross entropy of at least log(1 + (C - 1) exp(-s)). Targets out of reach are a warning up to a
+    tenth of them, and a failure beyond. An overlap is recognised by its graph: a layer's outputs
+    times a mask of zeros and ones, divided by a sum of the same outputs, with nothing but sums,
+    scalings and interpolations between. A normalize or softmax of your own over outputs with one
+    row for each of the batch is looked at, too: along axis 0 it makes each row depend on the
+    others. A compiled model is not looked at.
 
     How to fix: give cross_entropy and the functions "with_logits" what comes before the activation,
     nll_loss, kl_div and ctc_loss the log_softmax.
@@ -54,7 +60,8 @@ def functions_fit(pipeline: Pipeline, recording: Recording) -> Iterator[Measured
     Known false alarms: none known. A loss that means to bound its outputs by a softmax would be
     one.
 
-    References: lansinuote/Huggingface_Toturials#6, microsoft/ProDA#20, open-mmlab/mmpretrain#783;
+    References: lansinuote/Huggingface_Toturials#6, microsoft/ProDA#20, open-mmlab/mmpretrain#783,
+    huggingface/sentence-transformers#1095, milesial/Pytorch-UNet#271;
     read: torch.nn.functional.
     """
     calls = recording.loss_calls

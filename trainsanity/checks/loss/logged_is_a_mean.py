@@ -11,9 +11,10 @@ from trainsanity.engine.registry import check
 from trainsanity.engine.session import Session
 from trainsanity.maths.factors import explained, name_factor
 from trainsanity.maths.tolerances import LOG_DECIMALS, MARGIN, REDUCTIONS, within
+from trainsanity.measurements.step.confirmed import Confirmed
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.repairs import count_ignored
-from trainsanity.types import Cost, Finding, Judges, Measured, Skip
+from trainsanity.types import Cost, Finding, Judges, Measured, Severity, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
     rules_out="loss scale",
     judges=Judges.LOSS,
 )
-def logged_is_a_mean(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Finding]:
+def logged_is_a_mean(
+    pipeline: Pipeline, recording: Recording, confirmed: Confirmed
+) -> Iterator[Measured | Finding]:
     """The logged loss is a mean of the micro-batches' own losses.
 
     What it checks: the loss that the Trainer logs for the first step against what each of its
@@ -53,7 +56,9 @@ def logged_is_a_mean(pipeline: Pipeline, recording: Recording) -> Iterator[Measu
     returns the sum divided by num_items_in_batch, or sets loss_is_scaled_for_ga = False.
 
     Known false alarms: none known. An error that every micro-batch shares is invisible here; a loss
-    near zero by nature (GRPO) has no scale, and gradient.step_is_the_weighted_sum judges it.
+    near zero by nature (GRPO) has no scale, and gradient.step_is_the_weighted_sum judges it. What
+    a library's model adds to its loss (the balance of experts) transformers does not divide by
+    gradient_accumulation_steps: where that alone is the difference it is a warning.
 
     References: huggingface/transformers#47688, #37766, #37110.
     """
@@ -74,25 +79,39 @@ def logged_is_a_mean(pipeline: Pipeline, recording: Recording) -> Iterator[Measu
         more = "" if times == 1 else f" ({times:g} times that if given an item count)"
         tolerance = max(allowed / abs(expected), 1e-3) if expected else 1e-3
         names = name_factor(factor, Session.of(pipeline).facts, tolerance)
-        yield Finding(
-            f"{_logs(pipeline, logged)} step 1; its {len(losses)} "
-            f"micro-batches by themselves log {_range(low, high)}{more}: "
-            f"{factor:.2f} x their mean",
-            observed=logged,
-            expected=expected,
-            factor=factor,
-            where="step 1",
-            cause=f"{explained(factor, names)}, which is "
-            + ("not divided out" if factor > 1 else "divided out twice")
-            if names
-            else None,
-            fix="model.accepts_loss_kwargs = False where the loss ignores num_items_in_batch; "
-            "otherwise compare what compute_loss returns with a mean"
-            if pipeline.trainer is not None
-            else f"loss = loss / {len(losses)} before backward(), and nowhere else",
-            candidates=tuple(names),
-            repairs=count_ignored(pipeline) if names else (),
-        )
+        if confirmed.times > 1:
+            yield Finding(
+                f"{_logs(pipeline, logged)} step 1, in which "
+                f"{confirmed.added} counts {confirmed.times} times",
+                observed=logged,
+                expected=expected,
+                factor=float(confirmed.times),
+                where="step 1",
+                cause="the model adds it in every micro-batch, and it is not divided by "
+                "gradient_accumulation_steps: it weighs that much more than the config says",
+                fix=f"if that is not meant, divide its coefficient by {confirmed.times}",
+                severity=Severity.WARNING,
+            )
+        else:
+            yield Finding(
+                f"{_logs(pipeline, logged)} step 1; its {len(losses)} "
+                f"micro-batches by themselves log {_range(low, high)}{more}: "
+                f"{factor:.2f} x their mean",
+                observed=logged,
+                expected=expected,
+                factor=factor,
+                where="step 1",
+                cause=f"{explained(factor, names)}, which is "
+                + ("not divided out" if factor > 1 else "divided out twice")
+                if names
+                else None,
+                fix="model.accepts_loss_kwargs = False where the loss ignores num_items_in_batch; "
+                "otherwise compare what compute_loss returns with a mean"
+                if pipeline.trainer is not None
+                else f"loss = loss / {len(losses)} before backward(), and nowhere else",
+                candidates=tuple(names),
+                repairs=count_ignored(pipeline) if names else (),
+            )
     yield Measured(
         f"logged loss {logged:.4f}; the {len(own.losses)} micro-batches by themselves log "
         f"{_range(low, high)}, {expected:.4f} on average",

@@ -10,11 +10,16 @@ from trainsanity.engine.session import objective_of
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.objectives.base import MULTI_LABEL, REGRESSION
 from trainsanity.repairs import repair
-from trainsanity.types import Cost, Finding, Measured, Skip
+from trainsanity.types import Cost, Finding, Measured, Severity, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
+KINDS = 3
+"""Kinds of whole numbers from which on they look like classes; two are 0 and 1, a failure."""
+
+A_KIND = 2
+"""Targets of each kind, on average: numbers that hardly repeat are counts or amounts."""
 
 GUESSED = (REGRESSION, MULTI_LABEL)
 """Tasks that are guessed from a dtype, or from a number of labels."""
@@ -38,14 +43,17 @@ def problem_type(pipeline: Pipeline, recording: Recording) -> Iterator[Measured 
 
     How it is measured: on the labels of the recorded steps, exactly.  A guess of regression fails
     if all targets are 0 or 1 and both occur; a guess of several labels fails if every row has
-    exactly one.  What is stated in ``problem_type`` is not a guess and passes.
+    exactly one.  Regression on few whole numbers from 0 or 1 on without a gap, as classes are
+    numbered, is a warning: ratings look the same.  What is stated in ``problem_type`` is not a
+    guess and passes.
 
     How to fix: set ``config.problem_type``; for one class per row give integer ids and
     ``num_labels`` as many as there are classes.
 
     Known false alarms: a probability that happens to be 0 or 1 in every row looked at.
 
-    References: ``transformers.loss.loss_utils.ForSequenceClassificationLoss``.
+    References: huggingface/transformers#7571;
+    ``transformers.loss.loss_utils.ForSequenceClassificationLoss``.
     """
     import torch
 
@@ -68,6 +76,21 @@ def problem_type(pipeline: Pipeline, recording: Recording) -> Iterator[Measured 
             fix="drop the rows without a label",
         )
     elif targets is not None and not stated:
+        kinds = sorted(set(targets.flatten().tolist()))
+        if task == REGRESSION and _like_classes(kinds, len(targets)):
+            yield Finding(
+                f"{guess} from num_labels = {targets.shape[-1]}; all {len(targets)} targets are "
+                f"whole numbers from {kinds[0]:g} to {kinds[-1]:g}",
+                observed=task,
+                expected="single_label_classification, if they are classes",
+                where="model.config.problem_type",
+                cause="numbers of classes are trained on by a squared error, for which class "
+                f"{kinds[-1]:g} is further from class 0 than class 1 is; ratings are as they "
+                "should be",
+                fix="num_labels= as many as there are classes, and integer labels; "
+                "problem_type='regression' if it is meant",
+                severity=Severity.WARNING,
+            )
         ones, zeros = targets == 1, targets == 0
         if task == REGRESSION and bool((ones | zeros).all()) and bool(ones.any() and zeros.any()):
             finding = {
@@ -96,3 +119,10 @@ def problem_type(pipeline: Pipeline, recording: Recording) -> Iterator[Measured 
     yield Measured(
         f"{seen} targets are trained as {task}; problem_type is {stated or 'not set'}", task, task
     )
+
+
+def _like_classes(kinds: list[float], count: int) -> bool:
+    """Return whether these are numbers of classes: whole, without a gap, and repeated."""
+    first = kinds[0] if kinds else -1
+    without_gap = kinds == [first + k for k in range(len(kinds))]
+    return len(kinds) >= KINDS and first in (0, 1) and without_gap and count >= A_KIND * len(kinds)

@@ -56,7 +56,8 @@ def reference_is_the_policy(
     and DPOConfig(disable_dropout=True), no neftune_noise_alpha beside an adapter.
 
     Known false alarms: a run that goes on from a checkpoint of its own. A reference of another
-    architecture, or of a checkpoint that is given by another path, is a warning: some mean it.
+    architecture, or of a checkpoint that is given by another path, is a warning: some mean it. So
+    is any other reference in a custom training loop, which may go on with a policy.
 
     References: huggingface/trl#1340, unslothai/unsloth-zoo#830, unslothai/unsloth-zoo#832.
     """
@@ -142,6 +143,8 @@ def _apart(pipeline: Pipeline, policy: Policy, name: str, gap: Gap, quiet: Gap) 
             severity=Severity.WARNING,
         )
     cause, meant = _other_weights(pipeline, policy)
+    # Nothing says that a loop of the user's own begins here: it may go on with a policy.
+    meant = meant or pipeline.trainer is None
     return Finding(
         f"{said}: implicit rewards are not 0, the reference is another model than the policy",
         observed=gap.size,

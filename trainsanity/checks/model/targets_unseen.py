@@ -21,6 +21,10 @@ ENOUGH = 16
 """Targets from which on it is no chance that each stands where it is predicted: text whose tokens
 all come twice in a row does not occur."""
 
+KEPT = 10
+"""One in so many tokens that are chosen for prediction stays as it is, in BERT and in
+DataCollatorForLanguageModeling."""
+
 
 @check("TS417", "model.targets_unseen", rules_out="a model that sees its targets")
 def targets_unseen(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]:
@@ -33,9 +37,10 @@ def targets_unseen(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Find
     sees. When it generates, that token is not there yet, and the output is gibberish.
 
     How it is measured: exact, on the first step's batches: with the shift of the objective, the
-    input ids where a label is counted against those labels. A masked language model keeps a tenth
-    of its targets visible, and text repeats a word now and then; only if every one of at least 16
-    targets, of two kinds or more, is visible it is a failure.
+    input ids where a label is counted against those labels. Text repeats a word now and then; only
+    if every one of at least 16 targets, of two kinds or more, is visible it is a failure. A masked
+    language model keeps a tenth of its targets visible; where some are behind the mask token and
+    more than half are not, what was not masked is counted, too.
 
     How to fix: shift the decoder's inputs to the right, or leave that to the model; mask the inputs
     of a masked language model; give a model that does not shift labels one position earlier.
@@ -50,13 +55,15 @@ def targets_unseen(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Find
 
     Known false alarms: none known.
 
-    References: huggingface/transformers#11977, huggingface/transformers#30105.
+    References: huggingface/transformers#11977, huggingface/transformers#30105,
+    huggingface/transformers#20797.
     """
     objective = objective_of(pipeline)
     if not objective.of_words:
         raise Skip("the targets are no tokens of the vocabulary")
     seen: list[int] = []
-    count = 0
+    count = masked = 0
+    mask = getattr(pipeline.tokenizer, "mask_token_id", None)
     for micro in batch:
         given = inputs_and_targets(pipeline, objective, micro.inputs)
         if given is None:
@@ -65,6 +72,7 @@ def targets_unseen(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Find
         counted = targets != IGNORED
         count += int(counted.sum())
         seen += targets[counted & (ids == targets)].tolist()
+        masked += 0 if mask is None else int((counted & (ids == mask)).sum())
     if count >= ENOUGH and len(seen) == count and len(set(seen)) > 1:
         yield Finding(
             f"all {count} targets are the tokens that the model is given where it predicts them",
@@ -78,6 +86,20 @@ def targets_unseen(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Find
             else "give each position the label of the next one: labels = [*ids[1:], -100]"
             if not objective.name.startswith("masked")
             else "mask the inputs: DataCollatorForLanguageModeling(tokenizer, mlm=True)",
+        )
+    elif (
+        objective.name.startswith("masked") and masked and count >= ENOUGH and 2 * len(seen) > count
+    ):
+        yield Finding(
+            f"{len(seen)} of {count} targets stand unmasked in the input; {masked} are behind the "
+            "mask token",
+            observed=len(seen),
+            expected=count // KEPT,
+            where="labels",
+            cause="labels are the whole text: tokens that are not masked are targets, too, and the "
+            "model learns to copy what it sees",
+            fix="labels of -100 wherever nothing is masked; DataCollatorForLanguageModeling makes "
+            "them so",
         )
     yield Measured(
         f"{len(seen)} of {count} targets are the token that the model is given where it predicts "

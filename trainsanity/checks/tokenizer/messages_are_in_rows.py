@@ -23,10 +23,12 @@ def messages_are_in_rows(rendered: Rendered) -> Iterator[Measured | Finding]:
     Why it matters: a template without a branch for a role drops its messages: the system prompt
     that the answers were written under is in no row.  One that strips earlier reasoning, as
     Qwen3's does, trains answers without the thought that the data has: the model learns to skip it.
+    A row that does not tell of its tools teaches to call functions that no prompt has named.
 
     How it is measured: exact, on 64 rows, as text without blanks.  Messages of tools and with
     tool_calls are left out; so is reasoning that is stripped from answers which are no target.
-    Nothing is said where the rows hold no message of their column.
+    Nothing is said where the rows hold no message of their column.  Of tools the names are looked
+    for, and what the template writes of them; where it takes none it is a warning.
 
     How to fix: use a template that writes every role and keeps the reasoning, or train the last
     answer alone, as one row for each turn.
@@ -42,7 +44,7 @@ def messages_are_in_rows(rendered: Rendered) -> Iterator[Measured | Finding]:
     Known false alarms: a template that rewrites contents by intent.  Where fewer than one in ten
     messages of a role is not found it is a warning.
 
-    References: SUSTech-IDEA/SUS-Chat#3, fw-ai/cookbook#386.
+    References: SUSTech-IDEA/SUS-Chat#3, fw-ai/cookbook#386, NVIDIA-NeMo/Megatron-Bridge#4072.
     """
     if rendered.by_ids or not rendered.messages:
         raise Skip("the rows no longer have the messages that they were made of")
@@ -75,11 +77,32 @@ def messages_are_in_rows(rendered: Rendered) -> Iterator[Measured | Finding]:
             "the reasoning",
             severity=_severity(len(thoughts), total),
         )
+    if rendered.without_tools:
+        count, total = len(rendered.without_tools), len(rendered.tools)
+        yield Finding(
+            f"{count} of {total} rows with tools do not tell of them",
+            observed=count,
+            expected=0,
+            where=f"row {rendered.without_tools[0]} of those drawn",
+            cause="apply_chat_template was called without tools="
+            if rendered.takes_tools
+            else "the chat template takes no tools",
+            fix="apply_chat_template(messages, tools=row['tools'], ...), as at inference"
+            if rendered.takes_tools
+            else "use the chat template of a model that calls tools",
+            severity=_severity(count, total) if rendered.takes_tools else Severity.WARNING,
+        )
     total = rendered.messages.total()
+    tools = (
+        f"; {len(rendered.without_tools)} of {len(rendered.tools)} rows with tools do not tell of "
+        "them"
+        if rendered.tools
+        else ""
+    )
     yield Measured(
         f"{len(rendered.missing)} of {total} messages are not in their rows as a whole, "
-        f"{len(lost)} of them with all they say",
-        len(lost) + len(thoughts),
+        f"{len(lost)} of them with all they say{tools}",
+        len(lost) + len(thoughts) + len(rendered.without_tools),
         0,
     )
 

@@ -17,10 +17,13 @@ def prompt_is_a_prefix(rendered: Rendered) -> Iterator[Measured | Finding]:
     r"""Rows begin with the prompt that generation will be given.
 
     What it checks: ``apply_chat_template(prompt, add_generation_prompt=True)`` is the beginning of
-    the row that is trained, for the last answer of each conversation.
+    the row that is trained, for the last answer of each conversation; BOS, where the template
+    writes it, is the first token of rows that begin with one of the template's headers.
 
     Why it matters: a generation prompt that opens ``<think>`` in front of rows without reasoning
-    asks for what was never trained: every answer at inference begins inside a thought.
+    asks for what was never trained: every answer at inference begins inside a thought.  So does a
+    BOS that is cut off the rendered text, for fear of two: the model gets it again at inference,
+    and many checkpoints have never seen a text without it.
 
     How it is measured: exact, on 64 rows, as text without blanks.  Rows that the template does not
     fit even without a generation prompt are left out: tokenizer.rows_match_text judges those.
@@ -40,7 +43,7 @@ def prompt_is_a_prefix(rendered: Rendered) -> Iterator[Measured | Finding]:
     Known false alarms: inference with another template than the tokenizer's.  Where fewer than half
     of the rows begin otherwise it is a warning: some have reasoning and some do not.
 
-    References: huggingface/trl#5213.
+    References: huggingface/trl#5213, unslothai/notebooks#251.
     """
     seen = rendered
     share = len(seen.no_prefix) / max(seen.prompts, 1)
@@ -57,10 +60,23 @@ def prompt_is_a_prefix(rendered: Rendered) -> Iterator[Measured | Finding]:
             "give the rows what it opens",
             severity=Severity.FAILURE if share >= MANY else Severity.WARNING,
         )
+    absent = len(seen.without_bos) / max(seen.begun, 1)
+    if absent > FEW:
+        yield Finding(
+            f"{len(seen.without_bos)} of {seen.begun} rows begin with the chat template's header "
+            f"and without the {seen.bos!r} (BOS) that it writes before it",
+            observed=len(seen.without_bos),
+            expected=0,
+            where=f"row {seen.without_bos[0]} of those drawn",
+            cause="BOS was cut off the rendered text, and the tokenizer added none",
+            fix="apply_chat_template(..., tokenize=True), or keep BOS in the text and tokenize it "
+            "with add_special_tokens=False",
+            severity=Severity.FAILURE if absent >= MANY else Severity.WARNING,
+        )
     how = "ids alone" if seen.by_ids else "messages rendered again"
     yield Measured(
         f"the generation prompt is no prefix of {len(seen.no_prefix)} of {seen.prompts} rows "
-        f"({how})",
-        len(seen.no_prefix),
+        f"({how})" + (f"; {len(seen.without_bos)} of {seen.begun} lack BOS" if seen.bos else ""),
+        len(seen.no_prefix) + len(seen.without_bos),
         0,
     )

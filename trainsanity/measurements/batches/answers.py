@@ -13,8 +13,11 @@ from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.batches.chat_template import (
     ASSISTANT,
+    USER,
     ChatTemplate,
+    Message,
     messages_in,
+    tools_of,
 )
 from trainsanity.measurements.batches.documents import Document, Documents
 from trainsanity.objectives.base import IGNORED
@@ -103,6 +106,9 @@ class Answers:
         broken: contracts that do not hold.
         asked: what was looked for as a contract.
         headed: runs of targets, where ``roles`` is empty.
+        asked_again: conversations with several user's messages.
+        later: those in which the first of these is no target, and a later one is.
+        example: the first of those later messages, as text.
     """
 
     roles: Mapping[str, Role]
@@ -110,6 +116,9 @@ class Answers:
     broken: list[Broken]
     asked: list[str]
     headed: Headed
+    asked_again: int = 0
+    later: int = 0
+    example: str = ""
 
 
 @measurement(Cost.STATIC)
@@ -126,7 +135,8 @@ def answers(pipeline: Pipeline, documents: Documents, chat_template: ChatTemplat
         raise Skip("the labels are those of the next token: collator.labels_aligned judges that")
     found = [one for one in documents.found if one.counted]
     roles: dict[str, Role] = {}
-    rows = 0
+    rows = asked_again = later = 0
+    example = ""
     for one in found:
         messages = messages_in(one.ids, chat_template, tokenizer)
         rows += any(message.role == ASSISTANT for message in messages)
@@ -135,13 +145,30 @@ def answers(pipeline: Pipeline, documents: Documents, chat_template: ChatTemplat
                 continue  # it may have lost an end
             _count(roles.setdefault(message.role, Role()), one, message.start, message.stop,
                    tokenizer)  # fmt: skip
+        users = [m for m in messages if m.role == USER and max(m.start, 1) < m.stop]
+        asked_again += len(users) > 1
+        if trained := _later(one, users):
+            later += 1
+            example = example or str(tokenizer.decode(one.ids[trained.start : trained.stop][:12]))
     if rows < len(found) / 2:
         roles = {}
     with preserved(pipeline), quiet(pipeline):
         contracts = _contracts(pipeline, found, chat_template)
     broken = [one for one in contracts if one.counted]
     headed = Headed() if roles else _headed(found, tokenizer)
-    return Answers(roles, rows, broken, [one.by for one in contracts], headed)
+    asked = [one.by for one in contracts]
+    return Answers(roles, rows, broken, asked, headed, asked_again, later, example)
+
+
+def _later(one: Document, users: Sequence[Message]) -> Message | None:
+    """Return a user's later message that is a target as a whole, where the first one is none."""
+
+    def counted(message: Message) -> list[bool]:
+        return [one.labels[t] != IGNORED for t in range(max(message.start, 1), message.stop)]
+
+    if len(users) < 2 or any(counted(users[0])):
+        return None
+    return next((message for message in users[1:] if all(counted(message))), None)
 
 
 def _count(role: Role, one: Document, start: int, stop: int, tokenizer: Any) -> None:
@@ -219,7 +246,7 @@ def prompt_size(tokenizer: Any, one: Document) -> int:
             asked = tokenizer(prompt)["input_ids"]
         else:
             text = tokenizer.apply_chat_template(
-                prompt, add_generation_prompt=True, tokenize=False, tools=one.raw.get("tools")
+                prompt, add_generation_prompt=True, tokenize=False, tools=tools_of(one.raw)
             )
             asked = tokenizer(text, add_special_tokens=False)["input_ids"]
     except Exception:  # whatever a template raises: then nothing is known

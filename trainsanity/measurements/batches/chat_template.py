@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -82,6 +83,17 @@ def chat_template(pipeline: Pipeline) -> ChatTemplate:
             return _read(tokenizer)
         except Exception:  # jinja's, or whatever a template raises by raise_exception
             return ChatTemplate()
+
+
+def tools_of(row: Mapping[str, Any]) -> list[Any] | None:
+    """Return a row's tools as a chat template takes them; they are often stored as JSON."""
+    tools = row.get("tools")
+    if isinstance(tools, str):
+        try:
+            tools = json.loads(tools)
+        except ValueError:
+            return None
+    return tools if isinstance(tools, list) and tools else None
 
 
 def _read(tokenizer: Any) -> ChatTemplate:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import objective_of
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 ROWS = 256
 
+ALIKE, LENGTHS = 0.9, 8
+"""Share of rows with one number of unknown tokens, and how many lengths they have, from which on
+it is not their content that is unknown.  The last batch of a map may be smaller."""
+
 
 @dataclass
 class KnownTokens:
@@ -32,6 +37,7 @@ class KnownTokens:
         unknown_targets: those of them that are the unknown token.
         masked: rows that hold the mask token where there is a label.
         same_again: whether the collator makes the same of such a row twice.
+        by_row: input tokens of each row, and how many of them are unknown.
     """
 
     rows: int = 0
@@ -41,6 +47,16 @@ class KnownTokens:
     unknown_targets: int = 0
     masked: int = 0
     same_again: bool = False
+    by_row: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def in_each_row(self) -> int:
+        """How many unknown tokens nearly every row has, whatever its length; 0 if they differ."""
+        if not self.by_row:
+            return 0
+        (most, count), *_ = Counter(unknown for _, unknown in self.by_row).most_common(1)
+        lengths = {length for length, unknown in self.by_row if unknown == most}
+        return most if count >= ALIKE * len(self.by_row) and len(lengths) >= LENGTHS else 0
 
 
 @measurement(Cost.STATIC)
@@ -69,7 +85,10 @@ def known_tokens(pipeline: Pipeline) -> KnownTokens:
         attended = _flat(row.get("attention_mask")) or [1] * len(ids)
         kept = [i for i, m in zip(ids, attended, strict=False) if m and i != tokenizer.pad_token_id]
         seen.inputs += len(kept)
-        seen.unknown_inputs += sum(i == unknown for i in kept)
+        unknown_here = sum(i == unknown for i in kept)
+        seen.unknown_inputs += unknown_here
+        if ids:
+            seen.by_row.append((len(kept), unknown_here))
         if as_tokens and labels:
             counted = [y for y in labels if y not in (IGNORED, tokenizer.pad_token_id)]
             seen.targets += len(counted)

@@ -5,13 +5,19 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import quiet
-from trainsanity.measurements.batches.chat_template import ASSISTANT, ChatTemplate, messages_in
+from trainsanity.measurements.batches.chat_template import (
+    ASSISTANT,
+    USER,
+    ChatTemplate,
+    messages_in,
+    tools_of,
+)
 from trainsanity.measurements.batches.documents import Document, Documents
 from trainsanity.types import Cost, Skip
 
@@ -55,6 +61,12 @@ class Rendered:
         messages: messages looked for in their rows, by role.
         missing: those that are not there.
         by_ids: the rows are known as ids alone.
+        tools: numbers of the rows that bring tools.
+        without_tools: of those, the rows that tell of none.
+        takes_tools: the template writes the tools that it is given.
+        bos: the token that the template begins with; empty if with none.
+        begun: rows that begin with one of the template's headers, BOS aside.
+        without_bos: of those, the rows that do not begin with it.
     """
 
     prompts: int = 0
@@ -64,6 +76,12 @@ class Rendered:
     messages: Counter[str] = field(default_factory=Counter)
     missing: list[Missing] = field(default_factory=list)
     by_ids: bool = False
+    tools: list[int] = field(default_factory=list)
+    without_tools: list[int] = field(default_factory=list)
+    takes_tools: bool = False
+    bos: str = ""
+    begun: int = 0
+    without_bos: list[int] = field(default_factory=list)
 
 
 @measurement(Cost.STATIC)
@@ -84,13 +102,14 @@ def rendered(pipeline: Pipeline, documents: Documents, chat_template: ChatTempla
             for one, talk in talks:
                 look.prompt(one, talk)
                 look.contents(one, talk)
+                look.tools(one, talk)
             found = look.found
             if found.messages and len(found.missing) == found.messages.total():
                 raise Skip("the rows hold no message of their column: they are made otherwise")
-            return found
+            return look.begun(found, kept)
         if not chat_template.headers:
             raise Skip("no row has a conversation, and the template's headers are not known")
-        return look.opened(kept)
+        return look.begun(look.opened(kept), kept)
 
 
 def conversation(raw: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -127,7 +146,7 @@ class _Look:
             return
         how = {
             "tokenize": False,
-            "tools": one.raw.get("tools") or None,
+            "tools": tools_of(one.raw),
             **(one.raw.get("chat_template_kwargs") or {}),
         }
         try:
@@ -167,6 +186,49 @@ class _Look:
                 own = answers[number] if role == ASSISTANT and number < len(answers) else None
                 trained = own is None or any(own.start <= t < own.stop for t in one.counted)
                 self.found.missing.append(Missing(one.row, role, content[:40], thought, trained))
+
+    def tools(self, one: Document, talk: Sequence[Mapping[str, Any]]) -> None:
+        """Look for the tools that a row brings: by their names, and by what the template writes."""
+        tools = tools_of(one.raw)
+        functions = [tool.get("function") or tool for tool in tools or () if isinstance(tool, dict)]
+        names = [str(named["name"]) for named in functions if named.get("name")]
+        if not names:
+            return
+        how = {"tokenize": False, **(one.raw.get("chat_template_kwargs") or {})}
+        try:
+            told, bare = (
+                self.again(self.tokenizer.apply_chat_template(list(talk), tools=given, **how))
+                for given in (tools, None)
+            )
+        except Exception:  # jinja's, or whatever a template raises by raise_exception
+            return
+        row = self.text(one.ids)
+        self.found.tools.append(one.row)
+        nothing = not any(_SPACE.sub("", name) in row for name in names)
+        if nothing or (told != bare and told not in row and bare in row):
+            self.found.without_tools.append(one.row)
+        self.found = replace(self.found, takes_tools=self.found.takes_tools or told != bare)
+
+    def begun(self, found: Rendered, kept: Sequence[Document]) -> Rendered:
+        """Look for the BOS that the template writes in rows that begin with its headers."""
+        bos = getattr(self.tokenizer, "bos_token_id", None)
+        asked = [{"role": USER, "content": "a"}]
+        try:
+            text = str(self.tokenizer.apply_chat_template(asked, tokenize=False))
+        except Exception:  # jinja's, or whatever a template raises by raise_exception
+            return found
+        if bos is None or not text.startswith(self.tokenizer.bos_token):
+            return found
+        count, without = 0, []
+        for one in kept:
+            has = one.ids[:1] == [bos]
+            ids = tuple(one.ids[1:] if has else one.ids)
+            if any(h and ids[: len(h)] == h for h in self.template.headers.values()):
+                count += 1
+                if not has:
+                    without.append(one.row)
+        bos_token = str(self.tokenizer.bos_token)
+        return replace(found, bos=bos_token, begun=count, without_bos=without)
 
     def opened(self, kept: Sequence[Document]) -> Rendered:
         """Look for what the generation prompt opens behind the last header of each row."""

@@ -66,6 +66,8 @@ def shared_pad(pipeline: Pipeline) -> SharedPad:
 
 def _rows_with(split: Split, eos: int) -> int:
     """Return how many rows hold EOS at attended places, or at an end that has no mask."""
+    if eos not in split.special:  # rows of pixels or sounds: no ids were read
+        return 0
     held = split.special[eos].rows
     if "attention_mask" not in split.rows.table.column_names:
         # Rows that hold it inside as well may be counted twice.

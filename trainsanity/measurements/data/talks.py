@@ -13,7 +13,7 @@ from trainsanity.errors import first_line
 from trainsanity.fields import is_indexable
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import quiet
-from trainsanity.measurements.batches.chat_template import ASSISTANT
+from trainsanity.measurements.batches.chat_template import ASSISTANT, tools_of
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def _render(
             continue
         found.rendered += 1
         try:
-            tokenizer.apply_chat_template(talk, tokenize=False, tools=row.get("tools") or None)
+            tokenizer.apply_chat_template(talk, tokenize=False, tools=tools_of(row))
         except Exception as error:  # jinja's, or whatever a template raises
             found.error = found.error or f"{type(error).__name__}: {first_line(error)}"
             if number not in found.refused:

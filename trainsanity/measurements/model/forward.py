@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -95,11 +97,31 @@ def predicting(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     found, labels = without_labels(inputs), inputs.get("labels")
-    make = getattr(unwrapped(model), "prepare_decoder_input_ids_from_labels", None)
+    inner = unwrapped(model)
+    make = getattr(inner, "prepare_decoder_input_ids_from_labels", None) or _shift(inner)
     given = any(found.get(name) is not None for name in DECODER_INPUTS)
     if callable(make) and not given and torch.is_tensor(labels):
         found["decoder_input_ids"] = make(labels=labels)
     return found
+
+
+def _shift(model: Any) -> Callable[..., Tensor] | None:
+    """Return the shift that a model's forward makes of labels by a function of its module.
+
+    Whisper, BART and their like have no method for it; None where there is no such function.
+    """
+    config = getattr(model, "config", None)
+    if not getattr(config, "is_encoder_decoder", False):
+        return None
+    modules = [sys.modules.get(cls.__module__) for cls in type(model).__mro__]
+    shift = next(filter(None, (getattr(one, "shift_tokens_right", None) for one in modules)), None)
+    if shift is None:
+        return None
+    names = ("pad_token_id", "decoder_start_token_id")[
+        : len(inspect.signature(shift).parameters) - 1
+    ]
+    ids = [getattr(config, name, None) for name in names]
+    return None if any(one is None for one in ids) else lambda labels: shift(labels, *ids)
 
 
 @contextmanager

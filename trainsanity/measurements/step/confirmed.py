@@ -11,6 +11,7 @@ from trainsanity.engine.store import measurement
 from trainsanity.maths.factors import NAMING, name_factor
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, within
 from trainsanity.measurements.model.items import with_prompt
+from trainsanity.measurements.step.added import added_loss
 from trainsanity.measurements.step.bounds import logged_loss_rounding
 from trainsanity.measurements.step.captured_loss import owner_in_captured
 from trainsanity.measurements.step.owners import of_a_library
@@ -45,6 +46,10 @@ class Confirmed:
         rows: it is the mean of row means, a choice.
         loss, expected: of the first micro-batch that differs, or of the first.
         redrawn: the loss with other random numbers, where it draws some of its own; else NaN.
+        added: what the model's own forward adds to the formula, such as the loss that balances
+            experts, with its weight; empty if nothing.
+        times: how often the step counts what is added, where that is once a micro-batch while the
+            formula's part is a mean over all of them; else 1.
     """
 
     formula: bool = True
@@ -57,10 +62,14 @@ class Confirmed:
     loss: float = float("nan")
     expected: float = float("nan")
     redrawn: float = float("nan")
+    added: str = ""
+    times: int = 1
 
     @property
     def words(self) -> str:
         """Return the outcome for the report; empty where nothing was compared."""
+        if self.added:
+            return f"confirmed with {self.added} beside it, which the model itself adds"
         if self.mistake:
             return f"not confirmed: {self.owner} computes another loss ({self.mistake})"
         if self.custom:
@@ -78,6 +87,11 @@ class Confirmed:
             Skip: by the user's choice.
             Blocked: by a mistake that ``loss.formula_is_known`` names.
         """
+        if self.added:
+            raise Skip(
+                f"the loss is the formula and {self.added}, which the model itself adds: "
+                "loss.formula_is_known holds both against it, and the laws judge the rest"
+            )
         if self.mistake or (self.declared and self.custom):
             raise Blocked(f"{self.owner} is not the formula", by="loss.formula_is_known")
         if self.custom or self.rows:
@@ -94,8 +108,10 @@ def confirmed(pipeline: Pipeline, recording: Recording) -> Confirmed:
     if pipeline.objective == CUSTOM:
         return Confirmed(formula=False, owner=owner or "the loss", custom=True)
     micros = recording.first.micro_steps
-    if not known or not owner or any(micro.items is None for micro in micros):
+    if not known or any(micro.items is None for micro in micros):
         return Confirmed(owner=owner)
+    if not owner:
+        return _of_the_library(pipeline, recording)
     if own.losses:
         count = len(own.losses)
         asked = [(loss, micros[k::count]) for k, loss in enumerate(own.losses)]
@@ -128,10 +144,12 @@ def _compared(
     """Hold one loss against the formula on the micro-batches that it is the loss of."""
     means = [float(micro.items.losses.mean()) for micro in micros if micro.items is not None]
     expected = sum(means) / len(means)
-    eps = recording.own.eps if recording.own.losses else 0.0
-    allowed = logged_loss_rounding(micros) + (MARGIN * eps + REDUCTIONS) * abs(max(means))
+    allowed = _allowed(recording, micros, max(means))
     if within(min(means) - loss, allowed) and within(loss - max(means), allowed):
         return Confirmed(owner=owner, loss=loss, expected=expected)
+    added, _ = added_loss(pipeline, recording, micros, loss - expected, allowed)
+    if added:
+        return Confirmed(False, owner, loss=loss, expected=expected, added=added)
     mistake, rows = _recognised(pipeline, recording, micros, loss, allowed)
     if not mistake and not rows and _scaled(recording.facts(pipeline), loss, expected, allowed):
         return Confirmed(owner=owner, scaled=True, loss=loss, expected=expected)
@@ -145,6 +163,36 @@ def _compared(
         loss=loss,
         expected=expected,
     )
+
+
+def _allowed(recording: Recording, micros: list[MicroStep], size: float) -> float:
+    eps = recording.own.eps if recording.own.losses else 0.0
+    return logged_loss_rounding(micros) + (MARGIN * eps + REDUCTIONS) * abs(size)
+
+
+def _of_the_library(pipeline: Pipeline, recording: Recording) -> Confirmed:
+    """Look for what a library's model adds to the formula, in every micro-batch alike."""
+    micros, losses = recording.first.micro_steps, recording.own.losses
+    found, sizes = set(), []
+    loss = expected = float("nan")
+    for k, loss in enumerate(losses):
+        same = micros[k :: len(losses)]
+        means = [float(micro.items.losses.mean()) for micro in same if micro.items is not None]
+        expected = sum(means) / len(means)
+        allowed = _allowed(recording, same, max(means))
+        if within(abs(loss - expected), allowed):
+            return Confirmed()
+        added, size = added_loss(pipeline, recording, same, loss - expected, allowed)
+        found.add(added)
+        sizes.append(size)
+    if len(found) != 1 or not (added := found.pop()):
+        return Confirmed()
+    times, logged = 1, recording.first.logged.get("loss")
+    if logged is not None and len(sizes) > 1:
+        rest = logged - reference(pipeline, recording.first).mean
+        if within(abs(rest - sum(sizes)), _allowed(recording, micros, logged)):
+            times = len(sizes)
+    return Confirmed(False, loss=loss, expected=expected, added=added, times=times)
 
 
 def _by_a_factor(pipeline: Pipeline, recording: Recording, logged: float) -> bool:

@@ -6,8 +6,10 @@ import contextlib
 import inspect
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from trainsanity.objectives.bounded_outputs import REGRESSIONS, Cosines, overlap
 from trainsanity.objectives.loss_arguments import JUDGES, over_the_batch
 from trainsanity.objectives.loss_places import AT_MOST, LossCall, place
 from trainsanity.pipeline import unwrapped
@@ -15,9 +17,35 @@ from trainsanity.pipeline import unwrapped
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
+BOXES = 4096
+"""Boxes of a batch that are kept, at the most: tensors of other things are larger."""
+
+
+@dataclass(frozen=True)
+class Corners:
+    """Boxes that were turned from centre and size to corners, of numbers without a gradient.
+
+    Attributes:
+        where: the line that did so, ``file:line``.
+        boxes: ``[N, 4]``: left, top, right, bottom.
+    """
+
+    where: str
+    boxes: Any
+
+    @property
+    def given(self) -> Any:
+        """The boxes as they were: centre, width and height."""
+        import torch
+
+        low, high = self.boxes[:, :2], self.boxes[:, 2:]
+        return torch.cat([(low + high) / 2, high - low], -1)
+
 
 @contextlib.contextmanager
-def loss_calls_seen(pipeline: Pipeline, seen: list[LossCall]) -> Iterator[None]:
+def loss_calls_seen(
+    pipeline: Pipeline, seen: list[LossCall], corners: list[Corners] | None = None
+) -> Iterator[None]:
     """Look at the arguments of each loss function that is called in the block.
 
     A compiled model is left alone, since what watches calls would have it compiled again.
@@ -25,7 +53,8 @@ def loss_calls_seen(pipeline: Pipeline, seen: list[LossCall]) -> Iterator[None]:
     if _compiled(pipeline):
         yield
         return
-    with _mode(int(getattr(pipeline.args, "train_batch_size", 0) or 0))(seen):
+    rows = int(getattr(pipeline.args, "train_batch_size", 0) or 0)
+    with _mode(rows)(seen, [] if corners is None else corners):
         yield
 
 
@@ -42,11 +71,14 @@ def _mode(rows: int) -> Any:
     import torch
     from torch.overrides import TorchFunctionMode
 
+    functional = torch.nn.functional
     functions = {
-        getattr(torch.nn.functional, name): name
-        for name in JUDGES
-        if hasattr(torch.nn.functional, name)
+        getattr(functional, name): name
+        for name in (*JUDGES, *REGRESSIONS)
+        if hasattr(functional, name)
     }
+    ratios = {torch.div, torch.true_divide, torch.Tensor.div, torch.Tensor.__truediv__}
+    joined = {torch.cat, torch.stack}
     signatures = {function: inspect.signature(function) for function in functions}
     # The place of ``dim`` among the arguments, and what it is if it is left out.
     along: dict[Any, tuple[str, int, int | None]] = {torch.nn.functional.normalize: (
@@ -58,8 +90,10 @@ def _mode(rows: int) -> Any:
     class Watching(TorchFunctionMode):
         """Calls what is called, and looks at loss functions that a gradient will come from."""
 
-        def __init__(self, seen: list[LossCall]) -> None:
+        def __init__(self, seen: list[LossCall], corners: list[Corners]) -> None:
             super().__init__()
+            self.cosines = Cosines()
+            self.corners = corners
             self.places: dict[tuple[str, str], LossCall] = {}
             self.seen = seen
 
@@ -67,11 +101,38 @@ def _mode(rows: int) -> Any:
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
             kwargs = kwargs or {}
-            if func in functions and torch.is_grad_enabled():
+            if not torch.is_grad_enabled():
+                return func(*args, **kwargs)
+            if func in functions:
                 self._look(func, args, kwargs)
-            elif func in along and torch.is_grad_enabled() and args:
+            elif func in along and args:
                 self._look_along(func, args, kwargs)
-            return func(*args, **kwargs)
+            result = func(*args, **kwargs)
+            if func is functional.cosine_similarity:
+                self.cosines.note(self.cosines.cosines, result)
+            elif func is functional.normalize:
+                self.cosines.note(self.cosines.units, result)
+            elif func in ratios:
+                self._look_at_ratio(*args)
+            elif func in joined:
+                self._keep_corners(result)
+            return result
+
+        def _look_at_ratio(self, above: Any, below: Any, *_: Any) -> None:
+            for misfit in overlap(above, below):
+                where, _library = place(sys._getframe(2))
+                if where and ("overlap", where) not in self.places:
+                    call = LossCall("an overlap", where, 1, [misfit])
+                    self.places["overlap", where] = call
+                    self.seen.append(call)
+
+        def _keep_corners(self, result: Any) -> None:
+            boxes = result.dim() > 1 and result.shape[-1] == 4 and result.is_floating_point()
+            if not boxes or result.requires_grad or not 0 < result.numel() <= BOXES * 4:
+                return
+            where, _library = place(sys._getframe(2))
+            if where and sum(one.where == where for one in self.corners) < AT_MOST:
+                self.corners.append(Corners(where, result.detach().reshape(-1, 4).float().cpu()))
 
         def _look_along(self, func: Any, args: Any, kwargs: Any) -> None:
             name, index, default = along[func]
@@ -101,7 +162,11 @@ def _mode(rows: int) -> Any:
             with contextlib.suppress(TypeError, RuntimeError, IndexError, ValueError):
                 bound = signatures[func].bind(*args, **kwargs)
                 bound.apply_defaults()
-                found = list(JUDGES[name](bound.arguments))
+                found = (
+                    [*REGRESSIONS[name](bound.arguments, self.cosines)]
+                    if name in REGRESSIONS
+                    else [*JUDGES[name](bound.arguments)]
+                )
                 call.count += 1
                 told = {one.cause for one in call.misfits}
                 call.misfits += [one for one in found if one.cause not in told]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from trainsanity.engine.store import measurement
 from trainsanity.errors import first_line
 from trainsanity.isolation.library_warnings import listening
-from trainsanity.measurements.step.loss_calls import loss_calls_seen
+from trainsanity.measurements.step.loss_calls import Corners, loss_calls_seen
 from trainsanity.measurements.step.reference_tensors import shared_with_reference
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.objectives.loss_places import LossCall
@@ -39,10 +39,12 @@ def recording(pipeline: Pipeline) -> Recording:
     else:
         raise Skip("this pipeline has neither a Trainer nor a train_step to record steps of")
     calls: list[LossCall] = []
+    corners: list[Corners] = []
     try:
-        with listening(pipeline.library_warnings), loss_calls_seen(pipeline, calls):
+        with listening(pipeline.library_warnings), loss_calls_seen(pipeline, calls, corners):
             seen = record(pipeline, pipeline.optimizer_steps)
         seen.loss_calls += calls
+        seen.corners = corners
         return seen
     except torch.OutOfMemoryError:
         if pipeline.optimizer_steps == 1:
@@ -57,8 +59,8 @@ def recording(pipeline: Pipeline) -> Recording:
     # From its second step on a run holds the optimizer's state beside the activations.
     gc.collect()
     torch.cuda.empty_cache()
-    del calls[:]
-    with loss_calls_seen(pipeline, calls):
+    del calls[:], corners[:]
+    with loss_calls_seen(pipeline, calls, corners):
         seen = record(pipeline, 1)
-    seen.loss_calls, seen.out_of_memory = calls, True
+    seen.loss_calls, seen.corners, seen.out_of_memory = calls, corners, True
     return seen

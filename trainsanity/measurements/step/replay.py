@@ -226,16 +226,20 @@ def logits_again(pipeline: Pipeline, micro: MicroStep) -> Tensor:
     Raises:
         Skip: the model returns none.
     """
+    logits: Tensor | None = getattr(output_again(pipeline, micro), "logits", None)
+    if logits is None:
+        raise Skip("the model returns no logits, also without labels")
+    return logits
+
+
+def output_again(pipeline: Pipeline, micro: MicroStep) -> Any:
+    """Return what the model makes of a micro-batch without its labels, by the same numbers."""
     set_torch_states(*micro.random_state)
     if micro.state is not None:
         micro.state.put_back()
     inputs = beside_model(pipeline, predicting(pipeline.model, micro.inputs))
     with autocast(pipeline):
-        output = pipeline.model(**inputs)
-    logits: Tensor | None = getattr(output, "logits", None)
-    if logits is None:
-        raise Skip("the model returns no logits, also without labels")
-    return logits
+        return pipeline.model(**inputs)
 
 
 def fill_items(pipeline: Pipeline, recording: Recording) -> None:

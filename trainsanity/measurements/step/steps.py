@@ -12,6 +12,7 @@ from trainsanity.isolation.shards import local, whole
 from trainsanity.maths.factors import NAMING, name_factor
 from trainsanity.measurements.model.items import Items, items_of
 from trainsanity.measurements.step.hooks import AddedHook, ModuleState
+from trainsanity.measurements.step.loss_calls import Corners
 from trainsanity.measurements.step.modes import Modes
 from trainsanity.measurements.step.own import Again, Own
 from trainsanity.measurements.step.own_changes import OwnChanges
@@ -172,6 +173,7 @@ class Recording:
         teachers: other models that ran without a gradient while the steps were taken.
         pulls: from which positions of the logits the first step's gradient comes.
         loss_calls: which of torch's loss functions were called, and what they were given.
+        corners: boxes that the loss turned from centre and size to corners, or what looks so.
         asking: such a question is being asked; its passes are not the run's.
         snapshot_bytes: size in host memory of what is put back afterwards.
         snapshot_seconds, restore_seconds: the time that it took to take it, and to put it back.
@@ -213,6 +215,7 @@ class Recording:
     teachers: list[Teacher] = field(default_factory=list)
     pulls: Pulls = field(default_factory=Pulls)
     loss_calls: list[LossCall] = field(default_factory=list)
+    corners: list[Corners] = field(default_factory=list)
 
     @property
     def first(self) -> Step:

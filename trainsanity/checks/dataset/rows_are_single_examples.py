@@ -1,0 +1,93 @@
+"""TS233 dataset.rows_are_single_examples."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from trainsanity.engine.registry import check
+from trainsanity.isolation.snapshot import preserved
+from trainsanity.measurements.batches.batch import quiet
+from trainsanity.measurements.data.known_tokens import first_rows
+from trainsanity.types import Finding, Measured, Skip
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+ROWS = 64
+"""Rows that are read as text."""
+
+MOST = 0.9
+"""Share of rows from which on lists in them are no content.  The last batch of rows that a
+function was mapped over may have been of one row."""
+
+LIST = re.compile(
+    r"""\[\s*((?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+    r"""(?:\s*,\s*(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"))+)\s*\]"""
+)
+ITEM = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
+
+
+@check(
+    "TS233",
+    "dataset.rows_are_single_examples",
+    needs=("tokenizer", "train_dataset"),
+    rules_out="batched map",
+)
+def rows_are_single_examples(pipeline: Pipeline) -> Iterator[Measured | Finding]:
+    """A row is one example, and not several written as Python's lists.
+
+    What it checks: whether rows, as text, hold lists of strings as Python prints them, two or more
+    of one length in each row: the columns of several examples.
+
+    Why it matters: a function that formats one row is mapped with ``batched=True`` and is given
+    columns.  Each batch becomes one text with the lists of all questions and all answers in it:
+    there are a thousand times fewer rows, and what they teach is brackets and quotes.
+
+    How it is measured: exact, on 64 rows.  It is a failure where nine in ten rows hold such lists,
+    all of one length within the row: single ones occur in code, and lists of different lengths in
+    any text.
+
+    How to fix: format row by row, or write a function for columns.
+
+    Bad::
+
+        dataset.map(lambda row: {"text": f"{row['question']} {row['answer']}"}, batched=True)
+
+    Good::
+
+        dataset.map(lambda row: {"text": f"{row['question']} {row['answer']}"})
+
+    Known false alarms: data in which every row is a task about two Python lists of equal length.
+
+    References: huggingface/trl#439.
+    """
+    rows = [row["input_ids"] for row in first_rows(pipeline)[:ROWS] if row.get("input_ids")]
+    if not rows or not all(isinstance(token, int) for row in rows for token in row):
+        raise Skip("the rows hold no token ids of one sequence")
+    with preserved(pipeline), quiet(pipeline):
+        texts = [str(pipeline.tokenizer.decode(row)) for row in rows]
+    sizes = [lists_in(text) for text in texts]
+    batches = [one for one in sizes if len(one) > 1 and len(set(one)) == 1]
+    if len(batches) >= MOST * len(rows):
+        yield Finding(
+            f"{len(batches)} of {len(rows)} rows hold lists of strings as Python prints them, "
+            f"{len(batches[0])} lists of {batches[0][0]} in the first",
+            observed=len(batches),
+            expected=0,
+            where="input_ids",
+            cause="a function that formats one row was mapped with batched=True: it was given "
+            "columns, and wrote lists of several examples into one text",
+            fix="map it without batched=True, or format each element of the columns",
+        )
+    yield Measured(
+        f"{len(batches)} of {len(rows)} rows hold several printed lists of one length",
+        len(batches),
+        0,
+    )
+
+
+def lists_in(text: str) -> list[int]:
+    """Return the lengths of the lists of strings that a text holds as Python prints them."""
+    return [len(ITEM.findall(hit[1])) for hit in LIST.finditer(text)]
