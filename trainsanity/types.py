@@ -107,6 +107,74 @@ class Measured:
     expected: Any = None
 
 
+class Proved(StrEnum):
+    """What became of a repair that was tried."""
+
+    PROVED = "proved"
+    REFUTED = "refuted"
+    UNPROVED = "not proved"
+    UNTRIED = "not tried"
+
+
+@dataclass(frozen=True)
+class Repair:
+    """A change of the pipeline that :mod:`trainsanity.repairs` applies and undoes, as a value.
+
+    Attributes:
+        words: the change as a user would write it.
+        kind: the name of the function in :mod:`trainsanity.repairs` that applies it.
+        arguments: what that function is given, by name.
+        cause: the finding's cause where this repair is the one that is proved; None keeps it.
+        fix: likewise.
+    """
+
+    words: str
+    kind: str
+    arguments: tuple[tuple[str, Any], ...] = ()
+    cause: str | None = None
+    fix: str | None = None
+
+    def __hash__(self) -> int:
+        """Return a hash that does not ask for hashable arguments."""
+        return hash((self.words, self.kind))
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was seen when a finding's repair was applied and its check judged again.
+
+    Attributes:
+        status: proved; refuted, if the finding is still there with the repair; not proved, if it
+            is gone and something else fails that passed; not tried.
+        sentence: what was tried and seen, or why nothing was.
+        repair: the words of the repair that was tried last, or proved.
+        before: the measured value without it (JSON).
+        after: the measured value with it (JSON).
+        green: codes of the checks that pass with it and did not without.
+        red: codes of the checks that fail with it and passed without.
+    """
+
+    status: Proved
+    sentence: str
+    repair: str = ""
+    before: Any = None
+    after: Any = None
+    green: tuple[str, ...] = ()
+    red: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the finding's ``proof`` in the JSON report."""
+        return {
+            "status": str(self.status),
+            "sentence": self.sentence,
+            "repair": self.repair,
+            "before": self.before,
+            "after": self.after,
+            "green": list(self.green),
+            "red": list(self.red),
+        }
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing that is wrong, as a value that a test can compare.
@@ -122,6 +190,8 @@ class Finding:
         candidates: the known quantities of the run that the factor equals, by name; more than one
             fit equally well.
         severity: ``failure``, or ``warning`` for what is harmless as measured or a choice.
+        repairs: changes that may mend it, the likeliest first; ``--prove-fix`` tries them.
+        proof: what that showed; None if it was not asked for.
 
     Raises:
         ValueError: the severity is neither.
@@ -136,6 +206,8 @@ class Finding:
     fix: str | None = None
     candidates: tuple[str, ...] = ()
     severity: Severity = Severity.FAILURE
+    repairs: tuple[Repair, ...] = field(default=(), compare=False)
+    proof: Proof | None = None
 
     def __post_init__(self) -> None:
         if self.severity not in tuple(Severity):
@@ -155,6 +227,7 @@ class Finding:
             "cause": self.cause,
             "fix": self.fix,
             "candidates": list(self.candidates),
+            **({} if self.proof is None else {"proof": self.proof.as_dict()}),
         }
 
 

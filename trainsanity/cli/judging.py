@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from trainsanity.cli.gate import Baseline, entries_of
 from trainsanity.engine.progress import connected
+from trainsanity.engine.proof import proved
 from trainsanity.engine.registry import registry
 from trainsanity.engine.report import Policy, Report
 from trainsanity.engine.runner import run as run_checks
@@ -36,11 +38,14 @@ class Options:
         quick: take no training step twice.
         fail_fast: stop after the first failure.
         strict, warnings_as_errors: as in :class:`Policy`.
+        prove_fix: try the repairs that failures name.
+        baseline: path of an earlier JSON report, whose failures are known; None for none.
         no_rows: keep out of all reports what may come from rows.
         form: ``screen``, ``full`` or ``line``.
         width, color: of the text.
         debug: show tracebacks.
         annotations, json, html, summary, sarif: which reports are wanted beside the text.
+        expected: whether entries for ``expected_failures`` are.
     """
 
     checks: tuple[str, ...]
@@ -49,6 +54,8 @@ class Options:
     fail_fast: bool = False
     strict: bool = False
     warnings_as_errors: bool = False
+    prove_fix: bool = False
+    baseline: str | None = None
     no_rows: bool = False
     form: str = "screen"
     width: int = 100
@@ -59,6 +66,7 @@ class Options:
     html: bool = False
     summary: bool = False
     sarif: bool = False
+    expected: bool = False
 
     @property
     def policy(self) -> Policy:
@@ -77,6 +85,7 @@ class Verdict:
     html: str | None = None
     summary: str | None = None
     sarif: str | None = None
+    expected: Mapping[str, Mapping[str, str]] | None = None
 
 
 def judge(
@@ -104,7 +113,11 @@ def judge(
         options.timeout,
         fail_fast=options.fail_fast,
     )
+    if options.prove_fix:
+        report = proved(pipeline, report, show, options.timeout)
     report = replace(report, policy=options.policy)
+    if options.baseline is not None:
+        report = Baseline.read(options.baseline).applied(report)
     # Collected while the pipeline is alive: what they show is not in the report.
     pictures: Sequence[Picture] = pictures_of(pipeline) if options.html else ()
     return (without_rows(report), ()) if options.no_rows else (report, pictures)
@@ -135,4 +148,5 @@ def verdict_on(judged: Sequence[Judged], options: Options, text: str = "") -> Ve
         page,
         markdown(reports) if options.summary else None,
         as_sarif(reports) if options.sarif else None,
+        entries_of(reports) if options.expected else None,
     )

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from trainsanity.cli.base import unexpected, words
+from trainsanity.cli.gate import Baseline, Expected
 from trainsanity.cli.judging import (
     Judged,
     Options,
@@ -117,6 +118,25 @@ from trainsanity.types import Check, Cost
     help="Print GitHub's annotations; the default is to do so in GitHub Actions.",
 )
 @click.option(
+    "--prove-fix",
+    is_flag=True,
+    help="Try the fixes: each repair that a failure names is applied, what it explains is judged "
+    "again, and the pipeline is put back; a cause that this refutes is not told.",
+)
+@click.option(
+    "--write-expected",
+    "expecting",
+    is_flag=True,
+    help="Write today's failures into expected_failures of pyproject.toml, each with a reason to "
+    "be written.",
+)
+@click.option(
+    "--baseline",
+    metavar="FILE",
+    help="A JSON report of an earlier run: failures that it has are told as known, and only new "
+    "ones are failures.",
+)
+@click.option(
     "--quick",
     is_flag=True,
     help="Take no training step twice: leave out the laws that ask the first micro-batches again, "
@@ -150,6 +170,9 @@ def run(  # noqa: PLR0917 - one parameter per option
     html_file: str | None,
     summary_file: str | None,
     annotated: bool | None,
+    prove_fix: bool,
+    expecting: bool,
+    baseline: str | None,
     quick: bool,
     fail_fast: bool,
     shown: bool | None,
@@ -180,6 +203,9 @@ def run(  # noqa: PLR0917 - one parameter per option
         raise UsageError("--verbose and --quiet contradict each other: give one of them")
     if warnings_as_errors is None:
         warnings_as_errors = table.get("warnings_as_errors", False)
+    if baseline is not None:
+        baseline = Baseline.read(baseline).path  # which is complained of before anything is built
+    expected = Expected() if expecting else None
     output = Output(json_file)
     sarif = None if sarif_file is None else OutputFile("--sarif", sarif_file)
     page = None if html_file is None else _page_file(html_file)
@@ -206,11 +232,16 @@ def run(  # noqa: PLR0917 - one parameter per option
         html=page is not None,
         summary=summary is not None,
         sarif=sarif is not None,
+        prove_fix=prove_fix,
+        baseline=baseline,
+        expected=expecting,
     )
     verdict = _verdict(sources, options, output, shown)
     if rank():  # all processes agree, and the first one reports
         return verdict.code
     write(output.text, verdict.annotations)
+    if expected is not None and verdict.expected is not None:
+        write(output.text, expected.write(verdict.expected))
     if verdict.json is not None:
         output.json(verdict.json)
     if page is not None and verdict.html is not None:

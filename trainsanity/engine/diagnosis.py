@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from trainsanity.types import Check, Finding, Result, Severity, Status
+from trainsanity.types import Check, Finding, Proved, Result, Severity, Status
 
 SAME_FACTOR = 0.02
 """How much of a deviation, on a log scale, may stay unexplained for two factors to count as one.
@@ -88,6 +88,10 @@ def diagnose(
 def _confidence(finding: Finding, explained: Iterable[Result], of_a_log: bool) -> str:
     """Return how sure the cause is; that something is broken was measured, why was concluded."""
     names = finding.candidates
+    if finding.proof is not None and finding.proof.status is Proved.PROVED:
+        return "the fix is proved, by trying it; why it was needed is concluded"
+    if finding.proof is not None and finding.proof.status is Proved.REFUTED:
+        return "open: what seemed to be the cause was tried, and it is not that"
     if len(names) > 1:
         return f"open between {len(names)} that fit equally well"
     if of_a_log:

@@ -60,6 +60,8 @@ class Report:
     """The choice of what counts as a failure."""
     objective: Mapping[str, str] = field(default_factory=dict)
     """Name of the objective, how it was recognised, and how it was confirmed."""
+    known: frozenset[str] = frozenset()
+    """Names of checks that have no verdict now and had none in the baseline."""
     unjudged: str = ""
     """Why the pipeline could not be judged at all; empty if it was."""
 
@@ -95,6 +97,7 @@ class Report:
             return ()
         if any(result.status in RAN for result in judging):
             return ()
+        judging = [result for result in judging if result.check.name not in self.known]
         return tuple(kind for kind in Judges if any(r.check.judges == kind for r in judging))
 
     @property
@@ -131,6 +134,7 @@ class Report:
             failures |= {Status.WARNING}
         if statuses & failures:
             return ExitCode.FAILED
+        statuses = {r.status for r in self.results if r.check.name not in self.known}
         incomplete = {Status.ERROR}
         if self.policy.strict:
             incomplete |= {Status.SKIP, Status.BLOCKED, Status.ABSTAIN}
@@ -148,6 +152,8 @@ class Report:
         """Return whether a check is blocked by one that was not selected."""
         names = {result.check.name for result in self.results}
         return any(
-            result.status is Status.BLOCKED and result.blocked_by not in names
+            result.status is Status.BLOCKED
+            and result.blocked_by not in names
+            and result.check.name not in self.known
             for result in self.results
         )

@@ -18,6 +18,7 @@ from trainsanity.report.words import (
     headline,
     headlines,
     passes,
+    proof,
     rerun,
     row_text,
     verdict,
@@ -173,7 +174,7 @@ def _message(result: Result) -> str:
     lines = []
     for finding in result.findings:
         lines.append(headline(finding, result))
-        named = (("cause", finding.cause), ("fix", finding.fix))
+        named = (("cause", finding.cause), ("fix", finding.fix), ("proof", proof(finding)))
         lines += [f"{label}: {text}" for label, text in named if text]
     if lines and (url := page_url(result.check)):
         lines.append(f"page: {url}")

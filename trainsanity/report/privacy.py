@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from trainsanity.types import Finding, Result
+from trainsanity.types import Finding, Proof, Result
 
 if TYPE_CHECKING:
     from trainsanity.engine.report import Report
@@ -71,6 +71,18 @@ def _finding(finding: Finding) -> Finding:
         where=finding.where and _sentence(finding.where),
         cause=finding.cause and _sentence(finding.cause),
         fix=finding.fix and _sentence(finding.fix),
+        repairs=(),
+        proof=finding.proof and _proof(finding.proof),
+    )
+
+
+def _proof(proof: Proof) -> Proof:
+    return replace(
+        proof,
+        sentence=_sentence(proof.sentence),
+        repair=_sentence(proof.repair),
+        before=_value(proof.before),
+        after=_value(proof.after),
     )
 
 

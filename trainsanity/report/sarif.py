@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from trainsanity import __version__
 from trainsanity.report.json import encode
 from trainsanity.report.links import SITE, page_url
-from trainsanity.report.words import clean, headline, rerun
+from trainsanity.report.words import clean, headline, proof, rerun
 from trainsanity.types import Check, Finding, Result, Severity, Status
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _text(finding: Finding | None, result: Result) -> str:
         if result.status is Status.XPASS:
             return clean(f"passes, though it is expected to fail ({result.reason})")
         return clean(result.reason) or f"{result.check.name}: {result.status}"
-    named = (("cause", finding.cause), ("fix", finding.fix))
+    named = (("cause", finding.cause), ("fix", finding.fix), ("proof", proof(finding)))
     lines = [headline(finding, result), *(f"{label}: {text}" for label, text in named if text)]
     return clean("\n".join(lines))
 

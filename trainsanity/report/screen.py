@@ -25,6 +25,7 @@ from trainsanity.report.words import (
     headline,
     headlines,
     objective,
+    proof,
     rerun,
     verdict,
     with_status,
@@ -197,9 +198,10 @@ class _Screen:
                 else ""
             ),
             "fix": finding.fix,
+            "proof": proof(finding),
             "page": self._url,
         }
-        wanted = [*named] if self.first else ["where", *self.detail.others]
+        wanted = [*named] if self.first else ["where", *self.detail.others, "proof"]
         for label in wanted:
             if (text := named.get(label)) and (self.first or label != "where" or self._roomy):
                 yield label, clean(text) if self.first else self._cut(clean(text))

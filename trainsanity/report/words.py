@@ -229,8 +229,15 @@ def fields_of(finding: Finding, confidence: str = "") -> list[tuple[str, str]]:
         ("cause", finding.cause),
         ("how sure", confidence or None),
         ("fix", finding.fix),
+        ("proof", proof(finding)),
     ]
     return [(label, clean(text)) for label, text in fields if text is not None]
+
+
+def proof(finding: Finding) -> str | None:
+    """Return what was seen with the finding's repair; None if none was asked for."""
+    seen = finding.proof
+    return None if seen is None else f"{seen.status}: {seen.sentence}"
 
 
 def confidence_in(finding: Finding, report: Report) -> str:

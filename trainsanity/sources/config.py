@@ -39,11 +39,8 @@ def configuration(start: Path | None = None) -> dict[str, Any]:
     Raises:
         UsageError: the file cannot be read, or an entry is unknown or has the wrong type.
     """
-    folder = (start or Path.cwd()).resolve()
-    for path in (parent / "pyproject.toml" for parent in (folder, *folder.parents)):
-        if path.is_file():
-            break
-    else:
+    path = table_file(start)
+    if path is None:
         return {}
     try:
         tools = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {})
@@ -70,6 +67,13 @@ def configuration(start: Path | None = None) -> dict[str, Any]:
     for name, value in declared_in(table).items():
         refuse_undeclarable(name, value, f"{path}: ")
     return {**table, **_selection(path, table)}
+
+
+def table_file(start: Path | None = None) -> Path | None:
+    """Return the nearest pyproject.toml at or above ``start``; None if there is none."""
+    folder = (start or Path.cwd()).resolve()
+    paths = (parent / "pyproject.toml" for parent in (folder, *folder.parents))
+    return next((path for path in paths if path.is_file()), None)
 
 
 def declared_in(table: dict[str, Any]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Collating, Made
 from trainsanity.measurements.batches.strategies import Rows
 from trainsanity.pipeline import unwrapped
+from trainsanity.repairs import repair
 from trainsanity.types import Finding, Measured, Skip
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def mask_is_exact(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findi
             f"the attention mask is not that of the rows: {objection}",
             cause="the collator may make the mask by itself instead of from the rows' lengths",
             fix="let tokenizer.pad make it: DataCollatorWithPadding(tokenizer)",
+            repairs=(repair("attention_mask made of the rows' lengths", "mask_rebuilt"),),
         )
     tokens = sum(batch.lengths)
     positions = sum(micro.inputs[IDS].numel() for micro in batch)

@@ -12,6 +12,7 @@ from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Collating, Made
 from trainsanity.measurements.batches.strategies import Rows
 from trainsanity.objectives.base import IGNORED
+from trainsanity.repairs import repair
 from trainsanity.types import Finding, Measured
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def padding_ignored(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Fin
             f"the loss counts padding: {objection}",
             cause="labels are padded with an ordinary id instead of -100",
             fix="label_pad_token_id=-100, or labels[attention_mask == 0] = -100",
+            repairs=(repair("labels[attention_mask == 0] = -100", "padding_unlabelled"),),
         )
     labels = [
         label

@@ -10,6 +10,7 @@ from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Collating, Made
 from trainsanity.measurements.batches.drawn import listed
 from trainsanity.measurements.batches.strategies import Rows
+from trainsanity.repairs import repair
 from trainsanity.types import Finding, Measured, Skip
 
 if TYPE_CHECKING:
@@ -64,6 +65,9 @@ def padding_value(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findi
             expected=pad,
             cause="the collator has a fill value of its own, or the PAD of another tokenizer",
             fix="pad with tokenizer.pad, or padding_value=tokenizer.pad_token_id",
+            repairs=(
+                repair(f"input_ids[attention_mask == 0] = {pad}", "padding_filled", value=pad),
+            ),
         )
     used = {
         token

@@ -19,6 +19,7 @@ from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Collating, Made
 from trainsanity.measurements.batches.strategies import Rows, per_token
 from trainsanity.objectives.base import CAUSAL_LM, IGNORED
+from trainsanity.repairs import repair
 from trainsanity.types import Finding, Measured
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def targets_kept(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findin
             fix="a PAD that is not EOS, or labels[attention_mask == 0] = -100"
             if ends
             else "overwrite labels where attention_mask is 0, and nowhere else",
+            repairs=(repair("the label of each row's EOS kept", "ends_labelled"),) if ends else (),
         )
     rows = [row for micro in batch for row in micro.rows]
     ended = sum(end is not None and _ends_with(row, end) for row in rows if language)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.data.scan import Scan
+from trainsanity.repairs import repair
 from trainsanity.types import Finding, Measured
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def label_names_agree(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Fin
             cause="one of the two was set, or two labels have the same name",
             fix="set both: id2label=dict(enumerate(names)), "
             "label2id={name: k for k, name in enumerate(names)}",
+            repairs=(repair("label2id = the inverse of id2label", "label_names", names=(*own,)),),
         )
     made_up = own == [f"LABEL_{k}" for k in range(len(own))]
     known = {} if made_up or not own else {"model.config": own}
@@ -72,6 +74,9 @@ def label_names_agree(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Fin
                 cause="the names come from another checkpoint, or the splits were encoded apart",
                 fix="take id2label and label2id from the training data's ClassLabel, "
                 "and cast every split to it",
+                repairs=(repair(f"the names of {place}", "label_names", names=(*theirs,)),)
+                if first == "model.config"
+                else (),
             )
     places = ", ".join(known) or "no place"
     yield Measured(f"{len(names or own)} labels, named by {places}", list(known))

@@ -15,6 +15,7 @@ from trainsanity.measurements.step.bounds import head_gradient_floor
 from trainsanity.measurements.step.closed_form import closed_form, parts_of_closed_form
 from trainsanity.measurements.step.confirmed import Confirmed
 from trainsanity.measurements.step.steps import Recording, reference
+from trainsanity.repairs import count_ignored, loss_divided, repair
 from trainsanity.types import Blocked, Cost, Finding, Judges, Measured, Skip
 
 if TYPE_CHECKING:
@@ -107,6 +108,9 @@ def _against_closed_form(
             fix="set requires_grad on the head before the optimizer is built"
             if frozen
             else "look for a detach or no_grad between the head and the loss",
+            repairs=(repair(f"{name}.requires_grad = True", "parameters_trainable", names=(name,)),)
+            if frozen
+            else (),
         )
     slope, cosine = regress(gradient, exact)
     right = reference(pipeline, step)
@@ -138,6 +142,7 @@ def _against_closed_form(
             if names
             else "the loss, or the gradient, is scaled by no known quantity of the run",
             fix=_rescaled(pipeline, recording, slope, names),
+            repairs=(*count_ignored(pipeline), loss_divided(slope)) if names else (),
         )
     return seen, None
 

@@ -14,6 +14,7 @@ from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, STANDARD_ERRORS, wi
 from trainsanity.measurements.step.confirmed import Confirmed
 from trainsanity.measurements.step.own import Own
 from trainsanity.measurements.step.steps import Recording
+from trainsanity.repairs import count_ignored
 from trainsanity.types import Blocked, Cost, Finding, Judges, Measured, Severity, Skip
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ def step_is_the_weighted_sum(
             else "let the Trainer divide by gradient_accumulation_steps: "
             "model.accepts_loss_kwargs = False where the loss ignores num_items_in_batch",
             candidates=tuple(names),
+            repairs=count_ignored(pipeline) if names else (),
         )
     floor = MARGIN * own.eps * math.sqrt(count) + REDUCTIONS
     if confirmed.times == 1 and not within(own.residual, floor):

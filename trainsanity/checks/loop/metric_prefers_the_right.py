@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.runs.scored import Scored, evaluates, strategy
+from trainsanity.repairs import setting
 from trainsanity.types import Cost, Finding, Measured, Severity
 
 if TYPE_CHECKING:
@@ -158,6 +159,7 @@ def _direction(scored: Scored, args: Any, name: str) -> Iterator[Finding]:
             where="greater_is_better",
             cause="a loss is better the smaller it is",
             fix="greater_is_better=False, or leave it out",
+            repairs=(setting("args", "greater_is_better", False),),
         )
     elif (
         perfect is not None
@@ -176,6 +178,7 @@ def _direction(scored: Scored, args: Any, name: str) -> Iterator[Finding]:
             if greater
             else None,
             fix=f"greater_is_better={not greater}",
+            repairs=(setting("args", "greater_is_better", not greater),),
         )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.step.steps import Recording
+from trainsanity.repairs import repair
 from trainsanity.types import Cost, Finding, Measured
 
 
@@ -44,6 +45,7 @@ def teachers_are_quiet(recording: Recording) -> Iterator[Measured | Finding]:
             where=teacher.name,
             cause="a teacher in training mode: its answers are drawn anew each time",
             fix="call eval() on it",
+            repairs=(repair("teacher.eval()", "teachers_quiet"),),
         )
     yield Measured(
         f"{len(recording.teachers)} other models run beside the trained one; dropout is on in "

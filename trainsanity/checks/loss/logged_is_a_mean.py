@@ -13,6 +13,7 @@ from trainsanity.maths.factors import explained, name_factor
 from trainsanity.maths.tolerances import LOG_DECIMALS, MARGIN, REDUCTIONS, within
 from trainsanity.measurements.step.confirmed import Confirmed
 from trainsanity.measurements.step.steps import Recording
+from trainsanity.repairs import count_ignored
 from trainsanity.types import Cost, Finding, Judges, Measured, Severity, Skip
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def logged_is_a_mean(
                 if pipeline.trainer is not None
                 else f"loss = loss / {len(losses)} before backward(), and nowhere else",
                 candidates=tuple(names),
+                repairs=count_ignored(pipeline) if names else (),
             )
     yield Measured(
         f"logged loss {logged:.4f}; the {len(own.losses)} micro-batches by themselves log "

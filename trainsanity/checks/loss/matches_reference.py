@@ -13,6 +13,7 @@ from trainsanity.maths.tolerances import within
 from trainsanity.measurements.step.bounds import logged_loss_rounding
 from trainsanity.measurements.step.confirmed import Confirmed
 from trainsanity.measurements.step.steps import Recording, Step, reference
+from trainsanity.repairs import COUNT_IGNORED, loss_divided
 from trainsanity.types import Cost, Finding, Judges, Measured, Skip
 
 if TYPE_CHECKING:
@@ -153,4 +154,6 @@ def _explain(
             if custom
             else "divide once: leave it to the Trainer, or to compute_loss"
         )
-    return {"cause": cause, "fix": fix, "candidates": tuple(names)}
+    divided = loss_divided(factor.value)
+    repairs = (COUNT_IGNORED, divided) if counts and accumulates else (divided,)
+    return {"cause": cause, "fix": fix, "candidates": tuple(names), "repairs": repairs}

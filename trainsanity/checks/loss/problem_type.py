@@ -9,6 +9,7 @@ from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.objectives.base import MULTI_LABEL, REGRESSION
+from trainsanity.repairs import repair
 from trainsanity.types import Cost, Finding, Measured, Severity, Skip
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def problem_type(pipeline: Pipeline, recording: Recording) -> Iterator[Measured 
                 "cause": "one-hot rows: each class became a yes/no question of its own",
                 "fix": "give class ids as integers; problem_type='multi_label_classification' if "
                 "it is meant",
+                "repairs": (repair("class ids for one-hot labels", "labels_as_ids"),),
             }
     if finding:
         yield Finding(

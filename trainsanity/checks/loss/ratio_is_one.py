@@ -10,6 +10,7 @@ from trainsanity.checks.loss._reference import allowed_gap, dropouts, neftune
 from trainsanity.engine.registry import check
 from trainsanity.maths.tolerances import within
 from trainsanity.measurements.step.policy_passes import Policy
+from trainsanity.repairs import repair
 from trainsanity.types import Cost, Finding, Measured, Skip
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def ratio_is_one(pipeline: Pipeline, policy: Policy) -> Iterator[Measured | Find
             fix="disable_dropout=True"
             if noisy
             else "compute old and new log-probabilities by one function, at the same weights",
+            repairs=(repair("dropout off", "dropout_off"),) if noisy else (),
         )
     yield Measured(
         f"log-ratio of policy and {name} {gap.size:.3g} over {gap.tokens} values; rounding "

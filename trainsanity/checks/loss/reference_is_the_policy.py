@@ -13,6 +13,7 @@ from trainsanity.measurements.step.passes import Gap
 from trainsanity.measurements.step.policy_passes import Policy
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.objectives.preference_losses import fixed_point
+from trainsanity.repairs import repair
 from trainsanity.types import Cost, Finding, Measured, Severity, Skip
 
 if TYPE_CHECKING:
@@ -126,6 +127,10 @@ def _apart(pipeline: Pipeline, policy: Policy, name: str, gap: Gap, quiet: Gap) 
             else "the reference's forward pass is random: asked again it says something else",
             fix="turn the noise off where the reference is asked: disable_dropout=True, "
             "ref_model.eval(), and no neftune_noise_alpha beside an adapter",
+            repairs=(
+                repair("ref_model.eval()", "teachers_quiet"),
+                repair("dropout off", "dropout_off"),
+            ),
         )
     if alike:
         return Finding(

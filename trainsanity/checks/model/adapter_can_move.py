@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.model.adapters import Adapters
+from trainsanity.repairs import repair
 from trainsanity.types import Finding, Measured
 
 REASONS = {
@@ -82,6 +83,7 @@ def adapter_can_move(adapters: Adapters) -> Iterator[Measured | Finding]:
             if other
             else "PeftModel.from_pretrained(..., is_trainable=True), and freeze the base before "
             "the adapter is added",
+            repairs=(repair("requires_grad_(True) on the active adapter", "adapter_trainable"),),
         )
     for why, layers in adapters.still.items():
         if len(layers) < adapters.layers:

@@ -10,6 +10,7 @@ from trainsanity.checks.model._head import head_weight, planned_deviation, width
 from trainsanity.engine.registry import check
 from trainsanity.maths.tolerances import STANDARD_ERRORS, within
 from trainsanity.measurements.model.forward import Forward
+from trainsanity.repairs import repair
 from trainsanity.types import Cost, Finding, Measured, Skip
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def head_init(pipeline: Pipeline, forward: Forward) -> Iterator[Measured | Findi
             cause="the head was scaled, drawn with another initialiser than the model's, or taken "
             "over from a run on other labels",
             fix="draw it anew: model.score.weight.data.normal_(0, config.initializer_range)",
+            repairs=(repair(f"{where} drawn anew", "drawn_anew", names=(where,)),),
         )
     yield Measured(f"head std {std:.6f}, initializer_range {planned:g}", std, planned)
 

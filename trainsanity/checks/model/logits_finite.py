@@ -9,7 +9,8 @@ from trainsanity.engine.registry import check
 from trainsanity.maths.tolerances import MARGIN
 from trainsanity.measurements.model.forward import Forward
 from trainsanity.measurements.model.head import weight_values
-from trainsanity.types import Cost, Finding, Measured
+from trainsanity.repairs import repair
+from trainsanity.types import Cost, Finding, Measured, Repair
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -70,6 +71,7 @@ def logits_finite(pipeline: Pipeline, forward: Forward) -> Iterator[Measured | F
             fix="initialise it: model.score.weight.data.normal_(0, config.initializer_range)"
             if bad_weights
             else "run the forward with torch.autograd.detect_anomaly, or in float32",
+            repairs=(_drawn(f"{forward.head_name}.weight"),) if bad_weights else (),
         )
     elif size >= COARSE:
         yield Finding(
@@ -90,6 +92,7 @@ def logits_finite(pipeline: Pipeline, forward: Forward) -> Iterator[Measured | F
             where="the model's output",
             cause="a softmax between the head and the loss",
             fix="return what the head makes; take the softmax where probabilities are wanted",
+            repairs=(repair("the last Softmax module is an Identity", "softmax_removed"),),
         )
     yield Measured(
         f"{bad_weights} of {weight.numel()} head weights and {bad_logits} of "
@@ -98,6 +101,10 @@ def logits_finite(pipeline: Pipeline, forward: Forward) -> Iterator[Measured | F
         seen,
         {"head_weights": 0, "logits": 0},
     )
+
+
+def _drawn(name: str) -> Repair:
+    return repair(f"{name} drawn anew", "drawn_anew", names=(name,))
 
 
 def _probabilities(forward: Forward) -> int:

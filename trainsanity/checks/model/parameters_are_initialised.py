@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.model.initialised import Initialised
+from trainsanity.repairs import repair
 from trainsanity.types import Cost, Finding, Measured, Severity
 
 
@@ -62,6 +63,7 @@ def parameters_are_initialised(initialised: Initialised) -> Iterator[Measured | 
             if known
             else "it may be uninitialised memory (torch.empty), or it has overflowed",
             fix="initialise it in _init_weights" if known else "initialise it where it is made",
+            repairs=(repair(f"{one.name} drawn anew", "drawn_anew", names=(one.name,)),),
         )
     for name in forgotten:
         if name in strange or name in initialised.constant:

@@ -12,6 +12,7 @@ from trainsanity.checks.model._invariances import (
 from trainsanity.engine.registry import check
 from trainsanity.maths.tolerances import Difference, largest, within
 from trainsanity.measurements.model.probes import Probes, difference, relative
+from trainsanity.repairs import setting
 from trainsanity.types import Cost, Finding, Measured, Skip
 
 
@@ -79,6 +80,7 @@ def read_at_the_end(probes: Probes) -> Iterator[Measured | Finding]:
                 where="use_cache",
                 cause="what is read, or attended, depends on the cache",
                 fix="model.config.use_cache = False",
+                repairs=(setting("config", "use_cache", False),),
             )
     effect = difference(probes.changed.logits, own.logits)
     rows = len(own.logits)

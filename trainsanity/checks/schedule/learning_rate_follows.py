@@ -11,6 +11,7 @@ from trainsanity.checks.schedule._schedule import RELATIVE
 from trainsanity.engine.registry import check
 from trainsanity.measurements.step.schedule import Schedule
 from trainsanity.measurements.step.steps import Recording
+from trainsanity.repairs import TRAINERS_OWN
 from trainsanity.types import Cost, Finding, Measured, Severity
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def learning_rate_follows(
             where=f"step {k + 1}" + (f", parameter group {group + 1}" if len(groups) > 1 else ""),
             cause=cause,
             fix=fix,
+            repairs=(TRAINERS_OWN,),
             severity=Severity.WARNING if meant else Severity.FAILURE,
         )
     elif (unused := _unused(pipeline.args, schedule, recording)) is not None:

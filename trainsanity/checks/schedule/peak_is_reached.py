@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from trainsanity.checks.schedule._schedule import RELATIVE
 from trainsanity.engine.registry import check
 from trainsanity.measurements.step.schedule import Schedule
+from trainsanity.repairs import setting
 from trainsanity.types import Finding, Measured
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def peak_is_reached(pipeline: Pipeline, schedule: Schedule) -> Iterator[Measured
             fix="lower warmup_steps below the number of optimizer steps"
             if inside
             else "read the schedule's own arguments, lr_scheduler_kwargs",
+            repairs=(setting("args", "warmup_steps", 0),) if inside else (),
         )
     shown = [k for k in EARLY if k - 1 in schedule.curve and peak]
     shares = {str(k): schedule.curve[k - 1] / peak for k in shown}

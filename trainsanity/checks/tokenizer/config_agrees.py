@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.data.special_tokens import SpecialTokens
+from trainsanity.repairs import setting
 from trainsanity.types import Finding, Measured
 
 
@@ -52,6 +53,7 @@ def config_agrees(special_tokens: SpecialTokens) -> Iterator[Measured | Finding]
                 where=f"model.config.{name}",
                 cause="the config was not updated, and this Trainer does not align it",
                 fix=f"model.config.{name} = tokenizer.{name}, before the Trainer is built",
+                repairs=(setting("config", name, own),),
             )
     rows = special_tokens.embedding_rows
     if rows is not None and special_tokens.highest_id >= rows:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.data.special_tokens import SpecialTokens
+from trainsanity.repairs import setting
 from trainsanity.types import Finding, Measured, Severity
 
 
@@ -55,6 +56,11 @@ def special_ids_agree(special_tokens: SpecialTokens) -> Iterator[Measured | Find
                     "left over from a default of the architecture",
                     fix="load both from the same checkpoint, or set the id from the tokenizer",
                     severity=Severity.WARNING if unused else Severity.FAILURE,
+                    repairs=()
+                    if own is None
+                    else (setting(place.removeprefix("model."), name, own),)
+                    if place in ("model.config", "model.generation_config")
+                    else (),
                 )
     stops = special_tokens.named.get("model.generation_config", {}).get("eos_token_id", eos)
     if eos is not None and eos not in (stops if isinstance(stops, list) else [stops]):
@@ -65,6 +71,7 @@ def special_ids_agree(special_tokens: SpecialTokens) -> Iterator[Measured | Find
             where="model.generation_config.eos_token_id",
             cause="the tokenizer's EOS was changed, and generation_config was not",
             fix="model.generation_config.eos_token_id = tokenizer.eos_token_id",
+            repairs=(setting("generation_config", "eos_token_id", eos),),
         )
     places = ", ".join(special_tokens.named) or "no config"
     yield Measured(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.step.steps import Recording
+from trainsanity.repairs import repair
 from trainsanity.types import Cost, Finding, Measured, Severity
 
 
@@ -49,6 +50,7 @@ def decay_spares_norms(recording: Recording) -> Iterator[Measured | Finding]:
             if unchosen
             else "the optimizer's groups put them with the weights that are decayed",
             fix="put norms and biases into a group with weight_decay=0, or let the Trainer group",
+            repairs=(repair("the Trainer's own groups of weight decay", "norms_not_decayed"),),
             severity=Severity.WARNING if unchosen else Severity.FAILURE,
         )
     yield Measured(f"{len(decayed)} of {len(small)} norms and biases are decayed", len(decayed), 0)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from trainsanity.engine.registry import check
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.pipeline import is_adapted
+from trainsanity.repairs import repair
 from trainsanity.types import Cost, Finding, Measured, Severity
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def frozen_stays(pipeline: Pipeline, recording: Recording) -> Iterator[Measured 
             cause="requires_grad is False and the module is in training mode: a batch norm updates "
             "its running mean and variance in each forward pass",
             fix="put frozen modules into eval mode after each model.train()",
+            repairs=(repair("frozen modules in eval mode", "frozen_in_eval"),),
         )
     if seen.dropping and seen.dropping_share >= MOST and not is_adapted(pipeline.model):
         yield Finding(

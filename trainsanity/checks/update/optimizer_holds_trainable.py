@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.step.steps import Recording
+from trainsanity.repairs import TRAINERS_OWN
 from trainsanity.types import Cost, Finding, Measured
 
 
@@ -53,6 +54,7 @@ def optimizer_holds_trainable(recording: Recording) -> Iterator[Measured | Findi
             else "its groups leave them out, or they were frozen or added when it was built",
             fix="build the optimizer after the last change to the model, with all trainable "
             "parameters, or let the Trainer do it",
+            repairs=(TRAINERS_OWN,),
         )
     held_count = len(trainable) - len(lost)
     yield Measured(

@@ -1,0 +1,188 @@
+"""Repairs are tried before they are told, and undone bit for bit."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from trainsanity.engine import proof
+from trainsanity.engine.proof import proved, shape
+from trainsanity.engine.registry import registry
+from trainsanity.engine.report import Report
+from trainsanity.engine.runner import run
+from trainsanity.isolation.fingerprint import fingerprint
+from trainsanity.pipeline import Pipeline
+from trainsanity.repairs import (
+    COUNT_IGNORED,
+    KINDS,
+    CannotApply,
+    applied,
+    loss_divided,
+    repair,
+    setting,
+)
+from trainsanity.types import Check, Finding, Proved, Result, Severity, Status
+
+sys.path.insert(0, str(Path(__file__).parent / "examples"))
+import cli_factories
+
+LOSS = ["loss.matches_reference", "loss.logged_is_a_mean", "gradient.step_is_the_weighted_sum",
+        "gradient.head_closed_form", "loss.initial_is_uninformed"]  # fmt: skip
+CLAIM = "a cause that was planted"
+
+
+@pytest.fixture(scope="module")
+def broken() -> tuple[Pipeline, Report]:
+    """The loss is three times too large: judged once, repaired as often as a test likes."""
+    pipeline = Pipeline.from_trainer(cli_factories.loud())
+    return pipeline, run(pipeline, registry().select(LOSS))
+
+
+def with_repairs(report: Report, *repairs, **changes) -> Report:
+    results = tuple(
+        replace(r, findings=tuple(replace(f, repairs=repairs, **changes) for f in r.findings))
+        for r in report.results
+    )
+    return replace(report, results=results)
+
+
+def first(report: Report) -> Finding:
+    return next(r.findings[0] for r in report.results if r.status is Status.FAIL)
+
+
+def test_the_right_repair_is_proved_and_undone(broken) -> None:
+    pipeline, report = broken
+    before, session = fingerprint(pipeline), pipeline.session
+    found = first(proved(pipeline, with_repairs(report, loss_divided(3))))
+    assert found.proof.status is Proved.PROVED
+    assert found.proof.before == pytest.approx(3 * found.proof.after, rel=1e-4)
+    assert "TS502" in found.proof.green
+    assert not found.proof.red
+    assert found.cause == first(report).cause
+    assert fingerprint(pipeline) == before
+    assert pipeline.session is session
+
+
+def test_a_refuted_cause_is_not_told(broken) -> None:
+    pipeline, report = broken
+    planted = with_repairs(report, setting("args", "weight_decay", 0.003), cause=CLAIM)
+    answered = proved(pipeline, planted)
+    found = first(answered)
+    assert found.proof.status is Proved.REFUTED
+    assert "still fails" in found.proof.sentence
+    assert (found.cause, found.fix, found.candidates) == (None, None, ())
+    assert answered.diagnosis.confidence.startswith("open")
+    assert not any(
+        f.cause == CLAIM for r in answered.results if r.status is Status.FAIL for f in r.findings
+    )
+
+
+def test_of_several_the_proved_one_is_told(broken) -> None:
+    pipeline, report = broken
+    right = replace(loss_divided(3), cause="it is three times", fix="a third of it")
+    wrong = setting("args", "weight_decay", 0.003)
+    found = first(proved(pipeline, with_repairs(report, wrong, right, cause=CLAIM)))
+    assert (found.cause, found.fix) == ("it is three times", "a third of it")
+    assert found.proof.repair == right.words
+
+
+def test_what_cannot_be_applied_refutes_nothing(broken) -> None:
+    pipeline, report = broken
+    found = first(proved(pipeline, with_repairs(report, repair("x", "no_such_kind"), cause=CLAIM)))
+    assert found.proof.status is Proved.UNTRIED
+    assert found.cause == CLAIM
+    assert "no repair is called 'no_such_kind'" in found.proof.sentence
+
+
+def test_what_is_so_already_is_refuted(broken) -> None:
+    pipeline, report = broken
+    dropout = repair("dropout off", "dropout_off")
+    found = first(proved(pipeline, with_repairs(report, dropout, cause=CLAIM)))
+    assert (found.proof.status, found.cause) == (Proved.REFUTED, None)
+    assert "changes nothing here" in found.proof.sentence
+
+
+def test_a_repair_that_stays_is_told_and_nothing_is_tried_after_it(
+    broken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline, report = broken
+
+    @contextlib.contextmanager
+    def stays(_, pipeline):
+        pipeline.args.weight_decay = 0.5
+        yield
+
+    monkeypatch.setattr(proof, "applied", stays)
+    found = first(proved(pipeline, with_repairs(report, repair("x", "a"), repair("y", "b"))))
+    pipeline.args.weight_decay = 0.0
+    assert found.proof.status is Proved.UNTRIED
+    assert "changed the pipeline's training arguments" in found.proof.sentence
+
+
+def test_a_repair_that_breaks_something_else_is_none() -> None:
+    one, two = (Check(f"ACME{k:03}", f"loss.check_{k}", lambda: ()) for k in (1, 2))
+    change = repair("x", "attribute")
+    finding = Finding("3 of 4", observed=3, repairs=(change,))
+    fails = Result(one, "p", Status.FAIL, (finding,), 3, 0, "")
+    passes = Result(two, "p", Status.PASS)
+    report = Report("p", (fails, passes), 2, {}, {}, 0.0)
+    good = {one.name: replace(fails, status=Status.PASS, findings=(), observed=0)}
+    trial = proof._Trial(change, {**good, two.name: passes})
+    told = proof._judged(finding, fails, report, trial)
+    assert (told.status, told.sentence) == (
+        Proved.PROVED,
+        "with x 3 becomes 0; 1 check turns green, none red.",
+    )
+    trial = proof._Trial(change, {**good, two.name: replace(passes, status=Status.FAIL)})
+    told = proof._judged(finding, fails, report, trial)
+    assert told.status is Proved.UNPROVED
+    assert told.red == (two.code,)
+
+
+def test_a_healthy_report_has_no_proof(broken) -> None:
+    pipeline, report = broken
+    warned = Finding("w", severity=Severity.WARNING, repairs=(COUNT_IGNORED,))
+    good = replace(
+        report,
+        results=tuple(
+            replace(r, status=Status.WARNING, findings=(warned,)) for r in report.results
+        ),
+    )
+    assert proved(pipeline, good) is good
+
+
+def test_numbers_do_not_make_another_finding() -> None:
+    assert shape("3 of 4 rows: 1.5e-07") == shape("12 of 96 rows: 0.25")
+    assert shape("3 rows") != shape("3 columns")
+
+
+ARGUMENTS = {
+    "attribute": {"where": "config", "name": "pad_token_id", "value": 7},
+    "label_names": {"names": ("x", "y", "z")},
+    "padding_filled": {"value": 3},
+    "loss_scaled": {"factor": 0.5},
+    "parameters_trainable": {"names": ("classifier.weight",)},
+    "drawn_anew": {"names": ("classifier.weight", "classifier.bias")},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_is_undone(broken, kind: str) -> None:
+    from trainsanity import repairs
+
+    assert callable(getattr(import_module(f"{repairs.__name__}.{KINDS[kind]}"), kind))
+    pipeline, _ = broken
+    if kind == "parameters_trainable":
+        pipeline.model.classifier.weight.requires_grad_(False)
+    before = fingerprint(pipeline)
+    change = repair(kind, kind, **ARGUMENTS.get(kind, {}))
+    with contextlib.suppress(CannotApply), applied(change, pipeline):
+        pass
+    after = fingerprint(pipeline)
+    pipeline.model.classifier.weight.requires_grad_(True)
+    assert {name for name in after if after[name] != before[name]} == set()

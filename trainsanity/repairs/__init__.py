@@ -1,0 +1,109 @@
+"""Repairs: changes of a pipeline that are applied for a while and undone.
+
+A check gives its finding a :class:`~trainsanity.types.Repair`, which is data.  What applies it is a
+context manager of the same name that a module of this package registers.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.types import Repair
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+KINDS = {
+    "attribute": "settings",
+    "counts_not_taken": "settings",
+    "label_names": "settings",
+    "padding_unlabelled": "batches",
+    "ends_labelled": "batches",
+    "labels_as_ids": "batches",
+    "mask_rebuilt": "batches",
+    "padding_filled": "batches",
+    "trainers_own_optimizer": "training",
+    "norms_not_decayed": "training",
+    "loss_scaled": "training",
+    "teachers_quiet": "modules",
+    "dropout_off": "modules",
+    "adapter_trainable": "modules",
+    "parameters_trainable": "modules",
+    "frozen_in_eval": "modules",
+    "softmax_removed": "modules",
+    "drawn_anew": "modules",
+}
+"""Each kind of repair, with the module here that applies it."""
+
+
+class CannotApply(Exception):
+    """Raised where a repair has nothing to change in this pipeline; the text is the reason."""
+
+
+class ChangesNothing(CannotApply):
+    """Raised where the pipeline is already as the repair would make it: it cannot be the cause."""
+
+
+def repair(
+    words: str, kind: str, *, cause: str | None = None, fix: str | None = None, **arguments: Any
+) -> Repair:
+    """Return a repair as a value.
+
+    Args:
+        words: the change as a user would write it.
+        kind: of :data:`KINDS`.
+        cause: as in :class:`~trainsanity.types.Repair`.
+        fix: likewise.
+        arguments: what the function of that kind is given.
+    """
+    return Repair(words, kind, tuple(arguments.items()), cause, fix)
+
+
+def setting(where: str, name: str, value: Any, **told: str) -> Repair:
+    """Return the repair that sets an attribute.
+
+    Args:
+        where: ``model``, ``config``, ``generation_config``, ``tokenizer`` or ``args``.
+        name: of the attribute.
+        value: its new value.
+        told: ``cause`` and ``fix``, as in :class:`~trainsanity.types.Repair`.
+    """
+    owner = {"config": "model.config", "generation_config": "model.generation_config"}
+    words = f"{owner.get(where, where)}.{name} = {value!r}"
+    return repair(words, "attribute", where=where, name=name, value=value, **told)
+
+
+COUNT_IGNORED = repair("model.accepts_loss_kwargs = False", "counts_not_taken")
+"""The Trainer divides by the accumulation because the loss ignores its item count."""
+
+TRAINERS_OWN = repair("optimizer and schedule built by the Trainer", "trainers_own_optimizer")
+"""Nothing of the user's own builds either."""
+
+
+def count_ignored(pipeline: Pipeline) -> tuple[Repair, ...]:
+    """Return :data:`COUNT_IGNORED` where the Trainer passes a count; empty elsewhere."""
+    passes = getattr(pipeline.trainer, "model_accepts_loss_kwargs", False)
+    return (COUNT_IGNORED,) if passes else ()
+
+
+def loss_divided(by: float) -> Repair:
+    """Return the repair that divides each micro-batch's loss before its backward pass."""
+    return repair(f"loss / {by:g} before backward()", "loss_scaled", factor=1 / by)
+
+
+def applied(change: Repair, pipeline: Pipeline) -> AbstractContextManager[None]:
+    """Return the context manager that applies a repair and puts the pipeline back.
+
+    Raises:
+        CannotApply: there is no such kind; the context manager raises it on entry where the
+            pipeline has nothing to change.
+    """
+    if change.kind not in KINDS:
+        raise CannotApply(f"no repair is called {change.kind!r}")
+    module = import_module(f"{__name__}.{KINDS[change.kind]}")
+    context: AbstractContextManager[None] = getattr(module, change.kind)(
+        pipeline, **dict(change.arguments)
+    )
+    return context
