@@ -81,7 +81,7 @@ def tags_follow_words(pipeline: Pipeline) -> Iterator[Measured | Finding]:
     the tags counted by token, from the first token or from the first that is not special, in all of
     up to 64 rows.
 
-    How to fix::
+    How to fix: let ``word_ids()`` say which word a token belongs to::
 
         # bad
         labels = tags + [-100] * (len(ids) - len(tags))

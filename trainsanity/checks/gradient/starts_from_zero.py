@@ -29,7 +29,7 @@ def starts_from_zero(recording: Recording) -> Iterator[Measured | Finding]:
     that the optimizer holds are None or zero. Exact, and asked of every recorded step but the very
     first; a Trainer's, a custom training loop's, and those of a script's own loop.
 
-    How to fix::
+    How to fix: zero the gradients once for each optimizer step, behind it::
 
         # bad
         loss.backward()
