@@ -52,6 +52,8 @@ def moments_are_usable(pipeline: Pipeline, recording: Recording) -> Iterator[Mea
     eps, (first, second) = float(group["eps"]), (float(one) for one in group["betas"][:2])
     values = [g.abs().float() for g in recording.gradients.values()]
     sampled = torch.cat(values) if values else torch.zeros(0)
+    if not bool(sampled.isfinite().all()):
+        raise Skip("the gradient is not finite: gradient.finite judges that")
     sampled = sampled[sampled > 0]
     share = float((sampled < eps).float().mean()) if len(sampled) else 0.0
     if share > MOST:
