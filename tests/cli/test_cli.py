@@ -114,7 +114,7 @@ def test_needs_no_torch(arguments: list[str], launch: Launch) -> None:
 def test_healthy(call: Call) -> None:
     healthy = ("cli_factories:healthy", "--select", "loss")
     result = call("run", *healthy)
-    assert result.exit_code == 0, result.stderr
+    assert result.exit_code == 0, result.stdout + result.stderr
     document = json.loads(call("run", *healthy, "--json", "-").stdout)
     statuses = [row["status"] for row in document["results"]]
     # Skipped is what a classifier without padding, accumulation or a loss of its own has not.

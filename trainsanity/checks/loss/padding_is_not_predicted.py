@@ -14,7 +14,7 @@ from trainsanity.types import Cost, Finding, Measured, Skip
     "TS519",
     "loss.padding_is_not_predicted",
     cost=Cost.STEP,
-    requires=("loss.finite", "collator.padding_ignored", "loss.padding_does_not_matter"),
+    requires=("loss.finite", "loss.padding_does_not_matter"),
     rules_out="outputs at padding in the loss",
 )
 def padding_is_not_predicted(recording: Recording) -> Iterator[Measured | Finding]:
