@@ -152,8 +152,8 @@ def _figures(value: Any) -> Any:
         return {
             one.name: _figures(getattr(value, one.name))
             for one in dataclasses.fields(value)
-            # States are long, and times and memory are the machine's.
-            if not one.name.endswith(("state", "seconds", "bytes"))
+            # States are long, times and memory are the machine's, and repairs have tests of theirs.
+            if not one.name.endswith(("state", "seconds", "bytes", "repairs"))
         }
     if isinstance(value, Mapping):
         shown = {_rounded(str(key)): _figures(value[key]) for key in list(value)[:FIRST]}

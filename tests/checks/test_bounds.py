@@ -29,6 +29,8 @@ FAR, LITTLE = 30.0, 0.03
 COUNTED = {
     "dataset.kl_rows_differ": "rows of the pipeline's own batches are counted: nothing is measured "
     "that could be moved",
+    "model.targets_unseen": "visible targets of its own batches are counted, against half of them",
+    "model.reward_is_one_number": "asked of pairs alone, whose loss changes or not",
 }
 """Checks with a bound and without a pair, and why."""
 

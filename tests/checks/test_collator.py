@@ -71,6 +71,9 @@ WITHOUT_CASE = {
     "some_spans_begin_later",
     "bytes_for_pixels",
     "pictures_rescaled_twice",
+    "pictures_are_targets",
+    "channels_by_reshape",
+    "later_questions_trained",
 }
 """Faults of settings and columns, of labels that are judged by the training rows themselves, whole
 conversations, and of pixels: no choice of rows makes them smaller."""
@@ -302,7 +305,10 @@ OF_CONVERSATIONS = dict.fromkeys(
 )
 OF_PICTURES = {
     "collator.pixels_are_normalised": "the pipeline has no image processor that tells the range of "
-    "pixels"
+    "pixels",
+    "collator.channels_are_planes": "the batch has fewer than 4 pictures of three channels",
+    "collator.placeholders_are_ignored": "the model's config names no token that stands for "
+    "pictures or sounds",
 }
 """Checks of the targets of causal language models, and of pixels, with why they skip elsewhere."""
 

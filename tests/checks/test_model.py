@@ -160,6 +160,12 @@ def test_offloaded_weights_are_not_compared(trainer, folder):
     assert by_status[Status.SKIP].pop("model.new_tokens_are_trained") == (
         "the tokenizer has no token that the checkpoint's does not have"
     )
+    for name, why in (
+        ("model.targets_unseen", "the targets are no tokens of the vocabulary"),
+        ("model.decoder_starts_alike", "the model is no encoder-decoder"),
+        ("model.reward_is_one_number", "the rows hold no chosen and rejected sides"),
+    ):
+        assert by_status[Status.SKIP].pop(name) == why
     adapters = [name for name, why in by_status[Status.SKIP].items() if "no adapter" in why]
     assert len(adapters) == 6
     for name in adapters:
@@ -393,6 +399,7 @@ def test_a_head_of_the_wrong_size(trainer):
     by_status = {result.check.name: result.status for result in rest}
     assert by_status.pop("loss.initial_is_uninformed") is Status.PASS
     assert by_status.pop("loss.reference_is_apart") is Status.SKIP  # there is no reference
+    assert by_status.pop("loss.experts_are_balanced") is Status.SKIP  # nor experts
     assert set(by_status.values()) == {Status.BLOCKED}
     assert report.diagnosis.result is first
 

@@ -210,7 +210,7 @@ def _rows_of(captured: Captured) -> int:
 
 
 def _tokenizer(collator: Any, model: Any) -> Any:
-    """Return the tokenizer: the collator's, one that it refers to, or the only one there is."""
+    """Return the tokenizer: the collator's, one that it refers to, or that of the checkpoint."""
     import sys
 
     if "transformers.tokenization_utils_base" not in sys.modules:
@@ -221,14 +221,14 @@ def _tokenizer(collator: Any, model: Any) -> Any:
     inside = [getattr(collator, "tokenizer", None)]
     inside += [_content(cell) for cell in getattr(function, "__closure__", None) or ()]
     inside += [*getattr(collator, "keywords", {}).values()]
+    if (code := getattr(function, "__code__", None)) is not None:
+        inside += [function.__globals__.get(name) for name in code.co_names]
     for one in inside:
         if isinstance(one, PreTrainedTokenizerBase):
             return one
+    source = getattr(getattr(model, "config", None), "_name_or_path", None)
     everywhere = [one for one in gc.get_objects() if isinstance_of(one, PreTrainedTokenizerBase)]
-    if len(everywhere) > 1:
-        source = getattr(getattr(model, "config", None), "_name_or_path", None)
-        everywhere = [one for one in everywhere if source and one.name_or_path == source][-1:]
-    return everywhere[0] if everywhere else None
+    return next((one for one in everywhere if source and one.name_or_path == source), None)
 
 
 def _content(cell: Any) -> Any:
