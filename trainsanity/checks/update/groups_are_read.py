@@ -53,7 +53,7 @@ def groups_are_read(pipeline: Pipeline) -> Iterator[Measured | Finding]:
     groups: list[dict[str, Any]] = getattr(optimizer, "param_groups", None) or []
     if not groups:
         raise Skip("the Trainer builds the optimizer")
-    if not type(optimizer).__module__.startswith("torch."):
+    if not type(optimizer).__module__.startswith("torch.optim."):
         raise Skip(f"what {type(optimizer).__name__} reads is not torch's to say")
     numbers = {
         key
