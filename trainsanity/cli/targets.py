@@ -13,6 +13,7 @@ from trainsanity.cli.base import Command
 from trainsanity.engine.registry import registry
 from trainsanity.errors import UsageError
 from trainsanity.isolation import time_limit as limits
+from trainsanity.sources.building import BUILDING
 from trainsanity.sources.command import Command as Launched
 from trainsanity.sources.command import names_a_command
 from trainsanity.sources.config import (
@@ -80,4 +81,5 @@ def sources_for(targets: Sequence[str], arguments: Sequence[str]) -> list[Source
     context = click.get_current_context(silent=True)
     given = context.params.get("timeout") if context is not None else None
     timeout = limits.checked(given, "--timeout") or table.get("timeout")
-    return sources_of(chosen, arguments, expected, declared_in(table), timeout)
+    building = None if timeout is None else timeout + BUILDING
+    return sources_of(chosen, arguments, expected, declared_in(table), building)

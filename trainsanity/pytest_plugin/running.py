@@ -16,7 +16,7 @@ from trainsanity.errors import CheckFailure, CheckWarning, UsageError
 from trainsanity.pytest_plugin.bound import CheckNotJudged
 from trainsanity.pytest_plugin.collection import parameters_of
 from trainsanity.pytest_plugin.options import STATE
-from trainsanity.sources.building import PipelineSpec
+from trainsanity.sources.building import BUILDING, PipelineSpec
 from trainsanity.types import Cost, Result, Status
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ def pipeline(request: pytest.FixtureRequest) -> Iterator[Pipeline]:
 
     state = request.config.stash[STATE]
     _free_memory()
-    with dataclasses.replace(spec, timeout=spec.timeout or state.timeout).built() as made:
+    building = None if state.timeout is None else state.timeout + BUILDING
+    with dataclasses.replace(spec, timeout=spec.timeout or building).built() as made:
         # A copy, because the factory may return a pipeline that is used elsewhere.
         built = dataclasses.replace(made)
         del made
