@@ -140,3 +140,26 @@ def test_a_learning_rate_that_nobody_uses_is_a_warning_where_it_was_asked_for(
     trainer = by_the_user(1e-4, cls)
     trainer.args.learning_rate = asked
     assert rates(trainer)["schedule.learning_rate_follows"].status is status
+
+
+def own_scheduler(factor, cls=torch.optim.lr_scheduler.LambdaLR):
+    trainer = by_the_user(1e-4)
+    trainer.lr_scheduler = cls(trainer.optimizer, factor)
+    return Pipeline.from_trainer(trainer)
+
+
+def test_a_schedule_may_be_a_list_with_an_end() -> None:
+    factors = [1.0, 0.5, 0.25]
+    pipeline = own_scheduler(lambda step: factors[step])
+    (result,) = run(pipeline, registry().select(["schedule.rates_are_meant"])).results
+    assert result.status is Status.PASS, result
+    assert "highest factor is 1" in result.message
+
+
+def test_a_scheduler_of_a_notebook_has_no_source_to_read() -> None:
+    there = {"LambdaLR": torch.optim.lr_scheduler.LambdaLR, "__name__": "a_cell"}
+    exec("class Own(LambdaLR): pass", there)
+    pipeline = own_scheduler(lambda step: 1.0, there["Own"])
+    pipeline.trainer.optimizer.param_groups[0]["lr_scale"] = 0.5
+    (result,) = run(pipeline, registry().select(["update.groups_are_read"])).results
+    assert (result.status, result.observed) == (Status.FAIL, [0.5])

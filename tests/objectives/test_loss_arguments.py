@@ -215,3 +215,15 @@ def test_the_least_error_of_a_bounded_output():
     targets = torch.tensor([0.0, 2, 3, 5])
     ((headline, *_),) = seen(WRONG["scores above a cosine"])
     assert f"below {float(((targets - targets.clamp(-1, 1)) ** 2).mean()):.4g}" in headline
+
+
+def test_calls_by_keyword_and_of_plain_numbers_are_left_to_torch():
+    class Unseen:
+        args = model = None
+
+    values = outputs()
+    with loss_calls_seen(Unseen(), []):
+        assert torch.equal(torch.div(input=values, other=2.0), values / 2)
+        assert torch.equal(torch.softmax(input=values, dim=0), values.softmax(0))
+        with pytest.raises(ValueError, match="Expected input batch_size"):
+            F.cross_entropy(values, CLASSES[:3])

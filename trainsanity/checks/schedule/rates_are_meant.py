@@ -93,8 +93,10 @@ def _scheduled(
     pipeline: Pipeline, function: Any, rate: float, steps: int | None
 ) -> Generator[Finding, None, str]:
     """Yield what is wrong with a schedule; return what it is, in words."""
-    looked_at = range(min(steps or LOOKED_AT, LOOKED_AT))
-    highest = max(float(function(k)) for k in looked_at)
+    factors = list(_factors(function, min(steps or LOOKED_AT, LOOKED_AT)))
+    if not factors:
+        return ""
+    highest = max(factors)
     told = f"; the schedule's highest factor is {highest:.4g}"
     if highest != 1 and math.isclose(highest, rate, rel_tol=SAME):
         yield Finding(
@@ -117,7 +119,7 @@ def _scheduled(
     # A schedule counts whole steps: one more or less on either side.
     tolerance = 2 / min(end, steps)
     names = name_factor(ratio, facts, max(tolerance, 1e-3)) if abs(ratio - 1) > tolerance else ()
-    at_end = float(function(steps - 1)) / highest
+    at_end = next(_factors(function, 1, begin=steps - 1), 0.0) / highest
     if names and (ratio < 1 or at_end > HIGH):
         yield Finding(
             f"the schedule comes to 0 at step {end:,}, and the run has {steps:,} steps: "
@@ -139,13 +141,21 @@ def _scheduled(
     return f"{told}, and it comes to 0 at step {end:,} of {steps:,}"
 
 
+def _factors(function: Any, count: int, begin: int = 0) -> Iterator[float]:
+    """Yield a schedule's factors, up to a step that it does not know, as a list's end."""
+    for k in range(begin, begin + count):
+        try:
+            yield float(function(k))
+        except Exception:
+            return
+
+
 def _end(function: Any, highest: float, steps: int) -> int | None:
     """Return the first step after the peak at which the factor is 0; None if that is far away."""
-    if float(function(64 * steps)) > 0:  # constant, or with restarts
+    if next(_factors(function, 1, begin=64 * steps), 1.0) > 0:  # constant, or with restarts
         return None
     falling = False
-    for k in range(min(64 * steps, 64 * LOOKED_AT)):
-        value = float(function(k))
+    for k, value in enumerate(_factors(function, min(64 * steps, 64 * LOOKED_AT))):
         falling |= value >= highest
         if falling and value <= 0:
             return k

@@ -65,9 +65,7 @@ def groups_are_read(pipeline: Pipeline) -> Iterator[Measured | Finding]:
     scheduler = getattr(scheduler, "scheduler", scheduler)
     sources = _sources(pipeline, optimizer, scheduler)
     # A scheduler of torch puts settings of its own there, and puts their names together.
-    its_own = (
-        "" if scheduler is None else inspect.getsource(sys.modules[type(scheduler).__module__])
-    )
+    its_own = _source(sys.modules.get(type(scheduler).__module__))
     unread = sorted(
         key
         for key in numbers
@@ -109,11 +107,16 @@ def _sources(pipeline: Pipeline, optimizer: Any, scheduler: Any) -> list[str]:
             module = sys.modules.get(getattr(kind, "__module__", ""))
             own = module is not None and not of_a_library(kind)
             if own or one is optimizer:
-                try:
-                    found.append(inspect.getsource(module if module is not None and own else kind))
-                except (OSError, TypeError):
-                    continue
+                found.append(_source(module if own else kind))
     return found
+
+
+def _source(of: Any) -> str:
+    """Return the source of a module or a class; empty for what has none, as in a notebook."""
+    try:
+        return inspect.getsource(of)
+    except (OSError, TypeError):
+        return ""
 
 
 def _of_the_script() -> list[str]:

@@ -86,28 +86,19 @@ def _rounding(update: Update, parameter: Parameter) -> bool:
 
 
 def _by_own_code(changes: OwnChanges, parameters: int) -> Iterator[Finding]:
-    if changes.overriding:
-        last = changes.steps[-1]
-        yield Finding(
-            f"code beside the optimizer changes the weights by {last.changed:.3g}, the optimizer's "
-            f"step by {last.moved:.3g}",
-            observed=last.changed,
-            expected=0.0,
-            where=changes.who,
-            cause=f"{changes.who} writes to weights in each step",
-            fix="leave the weights to the optimizer, or write to a copy",
-        )
-    elif changes.writing:
-        step = changes.writing[-1]
+    if changes.overriding or changes.writing:
+        step = changes.steps[-1] if changes.overriding else changes.writing[-1]
         yield Finding(
             f"code beside the optimizer changes the weights by {step.changed:.3g}, the optimizer's "
             f"step by {step.moved:.3g}",
             observed=step.changed,
             expected=0.0,
             where=changes.who,
-            cause=f"{changes.who} writes to weights",
-            fix="nothing, if it masks, clips or averages them on purpose",
-            severity=Severity.WARNING,
+            cause=f"{changes.who} writes to weights" + " in each step" * bool(changes.overriding),
+            fix="leave the weights to the optimizer, or write to a copy"
+            if changes.overriding
+            else "nothing, if it masks, clips or averages them on purpose",
+            severity=Severity.FAILURE if changes.overriding else Severity.WARNING,
         )
     for names, how, cause, fix in (
         (changes.begun, "have other values when the first step begins than when train() was called",

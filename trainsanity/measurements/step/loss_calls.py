@@ -58,6 +58,14 @@ def loss_calls_seen(
         yield
 
 
+def _caller() -> Any:
+    """Return the innermost frame outside of this module."""
+    frame: Any = sys._getframe(1)
+    while frame.f_globals.get("__name__") == __name__:
+        frame = frame.f_back
+    return frame
+
+
 def _compiled(pipeline: Pipeline) -> bool:
     model = pipeline.model
     return bool(getattr(pipeline.args, "torch_compile", False)) or any(
@@ -103,11 +111,21 @@ def _mode(rows: int) -> Any:
             kwargs = kwargs or {}
             if not torch.is_grad_enabled():
                 return func(*args, **kwargs)
+            # What only looks must never raise in the user's step; torch refuses what it cannot use.
+            with contextlib.suppress(Exception):
+                self._before(func, args, kwargs)
+            result = func(*args, **kwargs)
+            with contextlib.suppress(Exception):
+                self._after(func, args, result)
+            return result
+
+        def _before(self, func: Any, args: Any, kwargs: Any) -> None:
             if func in functions:
                 self._look(func, args, kwargs)
             elif func in along and args:
                 self._look_along(func, args, kwargs)
-            result = func(*args, **kwargs)
+
+        def _after(self, func: Any, args: Any, result: Any) -> None:
             if func is functional.cosine_similarity:
                 self.cosines.note(self.cosines.cosines, result)
             elif func is functional.normalize:
@@ -116,11 +134,10 @@ def _mode(rows: int) -> Any:
                 self._look_at_ratio(*args)
             elif func in joined:
                 self._keep_corners(result)
-            return result
 
         def _look_at_ratio(self, above: Any, below: Any, *_: Any) -> None:
             for misfit in overlap(above, below):
-                where, _library = place(sys._getframe(2))
+                where, _library = place(_caller())
                 if where and ("overlap", where) not in self.places:
                     call = LossCall("an overlap", where, 1, [misfit])
                     self.places["overlap", where] = call
@@ -130,7 +147,7 @@ def _mode(rows: int) -> Any:
             boxes = result.dim() > 1 and result.shape[-1] == 4 and result.is_floating_point()
             if not boxes or result.requires_grad or not 0 < result.numel() <= BOXES * 4:
                 return
-            where, _library = place(sys._getframe(2))
+            where, _library = place(_caller())
             if where and sum(one.where == where for one in self.corners) < AT_MOST:
                 self.corners.append(Corners(where, result.detach().reshape(-1, 4).float().cpu()))
 
@@ -139,7 +156,7 @@ def _mode(rows: int) -> Any:
             dim = kwargs.get("dim", args[index] if len(args) > index else default)
             if dim not in (0, -2) or not args[0].requires_grad:
                 return
-            where, library = place(sys._getframe(2))
+            where, library = place(_caller())
             if library:
                 return
             found = list(over_the_batch(name, args[0], dim, rows))
@@ -149,7 +166,7 @@ def _mode(rows: int) -> Any:
 
         def _look(self, func: Any, args: Any, kwargs: Any) -> None:
             name = functions[func]
-            where, _ = place(sys._getframe(2))
+            where, _ = place(_caller())
             if not where:
                 return
             call = self.places.get((name, where))
@@ -158,17 +175,15 @@ def _mode(rows: int) -> Any:
                 self.seen.append(call)
             if call.count >= AT_MOST:
                 return
-            # Values that torch itself would refuse are its to tell.
-            with contextlib.suppress(TypeError, RuntimeError, IndexError, ValueError):
-                bound = signatures[func].bind(*args, **kwargs)
-                bound.apply_defaults()
-                found = (
-                    [*REGRESSIONS[name](bound.arguments, self.cosines)]
-                    if name in REGRESSIONS
-                    else [*JUDGES[name](bound.arguments)]
-                )
-                call.count += 1
-                told = {one.cause for one in call.misfits}
-                call.misfits += [one for one in found if one.cause not in told]
+            bound = signatures[func].bind(*args, **kwargs)
+            bound.apply_defaults()
+            found = (
+                [*REGRESSIONS[name](bound.arguments, self.cosines)]
+                if name in REGRESSIONS
+                else [*JUDGES[name](bound.arguments)]
+            )
+            call.count += 1
+            told = {one.cause for one in call.misfits}
+            call.misfits += [one for one in found if one.cause not in told]
 
     return Watching
