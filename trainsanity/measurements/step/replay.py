@@ -23,7 +23,7 @@ from trainsanity.isolation.random_states import set_torch_states
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.batches.special_tokens import align_special_tokens
-from trainsanity.measurements.model.forward import predicting
+from trainsanity.measurements.model.forward import outputs_without, predicting
 from trainsanity.measurements.model.head import Pooled
 from trainsanity.measurements.model.items import with_prompt
 from trainsanity.measurements.step.hooks import hooked
@@ -238,8 +238,9 @@ def output_again(pipeline: Pipeline, micro: MicroStep) -> Any:
     if micro.state is not None:
         micro.state.put_back()
     inputs = beside_model(pipeline, predicting(pipeline.model, micro.inputs))
+    labelled = beside_model(pipeline, micro.inputs)
     with autocast(pipeline):
-        return pipeline.model(**inputs)
+        return outputs_without(pipeline.model, inputs, labelled)
 
 
 def fill_items(pipeline: Pipeline, recording: Recording) -> None:
