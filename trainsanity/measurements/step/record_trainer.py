@@ -28,6 +28,7 @@ from trainsanity.measurements.step.hooks import added_hooks, hooks_of, state_of
 from trainsanity.measurements.step.modes import watched_modes
 from trainsanity.measurements.step.own import Own, ask_again
 from trainsanity.measurements.step.own_code import OwnCode
+from trainsanity.measurements.step.peak import note_loss
 from trainsanity.measurements.step.policy_passes import references_of
 from trainsanity.measurements.step.pull import pulls_watched
 from trainsanity.measurements.step.rearranged import Rearranged
@@ -184,14 +185,14 @@ def _callback(seen: Recording, pipeline: Pipeline, steps: int, after: Callable[[
                 parameter.changed_frozen = rewritten(parameter.name, frozen, now)
             warmup = args.get_warmup_steps(state.max_steps)
             note_held(pipeline, seen, f"after step {len(seen.steps)}")
-            trial_steps(
-                seen.update,
-                model,
-                kwargs["optimizer"],
-                seen.curve,
-                warmup,
+
+            def at_peak() -> None:
                 # A warm-up's first rates move next to nothing.
-                at_peak=lambda: note_held(pipeline, seen, "after one more at the peak rate"),
+                note_held(pipeline, seen, "after one more at the peak rate")
+                note_loss(pipeline.trainer, seen)
+
+            trial_steps(
+                seen.update, model, kwargs["optimizer"], seen.curve, warmup, at_peak=at_peak
             )
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:

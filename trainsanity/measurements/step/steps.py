@@ -103,6 +103,9 @@ class Step:
         head_left: the head's were, which is never zeroed if the optimizer does not hold it.
         by_means: the Trainer counts items and the loss does not use the count, so that what is
             logged is a multiple of the mean of the micro-batches' means.
+        counted: items that the Trainer counts where it leaves out the first label of each row and
+            something predicts that, too: virtual tokens of a prompt, or labels that came shifted.
+            The loss is divided by that number. None where it counts what the loss sums over.
     """
 
     micro_steps: list[MicroStep] = field(default_factory=list)
@@ -115,6 +118,7 @@ class Step:
     left: bool | None = None
     head_left: bool = False
     by_means: bool = False
+    counted: float | None = None
 
     @property
     def taken(self) -> bool:
@@ -162,6 +166,7 @@ class Recording:
         peak_bytes: device memory at its highest; None on the CPU.
         seconds: of the steps alone.
         own: the first step's micro-batches, each asked again as a whole step.
+        peak_loss: of the first of them after one step more, at the peak rate; NaN if not asked.
         rearranged: the first micro-batch, asked in other arrangements of its rows.
         policy: what policy and reference said of the first micro-batch's tokens.
         preference: the loss of compared answers where policy and reference differ.
@@ -204,6 +209,7 @@ class Recording:
     snapshot_seconds: float = 0.0
     restore_seconds: float = 0.0
     own: Own = field(default_factory=Own)
+    peak_loss: float = float("nan")
     asking: bool = False
     rearranged: Rearranged = field(default_factory=Rearranged)
     policy: Policy = field(default_factory=Policy)
@@ -299,6 +305,8 @@ def reference(pipeline: Pipeline, step: Step, parts: list[Items] | None = None) 
         words = (
             f"mean of {len(parts)} micro-batch means over the {objective_of(pipeline).item_word}"
         )
+    elif step.counted:
+        words = f"sum over {sum(sizes)} {objective_of(pipeline).item_word} by {step.counted:g}"
     else:
         words = f"mean over the {sum(sizes)} {objective_of(pipeline).item_word}"
     total = sum(w * float(p.losses.sum()) for w, p in zip(weights, parts, strict=True))
@@ -306,17 +314,25 @@ def reference(pipeline: Pipeline, step: Step, parts: list[Items] | None = None) 
 
 
 def note_means(step: Step, facts: dict[str, Any]) -> None:
-    """Note whether the logged loss is a quantity of the run times a mean of micro-batch means.
+    """Note which mean the logged loss is: see ``Step.by_means`` and ``Step.counted``.
 
     Args:
-        step: whose micro-batches have unequal numbers of items.
+        step: one of the recorded.
         facts: what factors are matched against.
     """
     parts = [micro.items for micro in step.micro_steps if micro.items is not None]
     sizes = [len(items.losses) for items in parts]
-    if not step.judgeable or not all(sizes) or len(set(sizes)) < 2 or "loss" not in step.logged:
+    if not step.judgeable or not all(sizes) or "loss" not in step.logged:
         return
     logged = step.logged["loss"]
+    counted, rows = step.micro_steps[0].num_items_in_batch, sum(m.size for m in step.micro_steps)
+    if counted and sum(sizes) - counted == rows:
+        total = sum(float(items.losses.sum()) for items in parts)
+        if math.isclose(logged, total / counted, rel_tol=NAMING):
+            step.counted = counted
+            return
+    if len(set(sizes)) < 2:
+        return
     over_items = sum(float(items.losses.sum()) for items in parts) / sum(sizes)
     over_means = sum(float(items.losses.mean()) for items in parts) / len(parts)
 
@@ -336,6 +352,8 @@ def _from_whole(factor: float) -> float:
 
 def item_weights(step: Step, sizes: list[int]) -> list[float]:
     """Return the weight of one item of each micro-batch, given how many items each has."""
+    if step.counted:
+        return [1 / step.counted] * len(sizes)
     uncounted = all(micro.num_items_in_batch is None for micro in step.micro_steps)
     if uncounted or step.by_means:
         return [1 / (len(sizes) * size) for size in sizes]
