@@ -78,11 +78,11 @@ def known_tokens(pipeline: Pipeline) -> KnownTokens:
     seen = KnownTokens()
     example = None
     for row in first_rows(pipeline):
-        ids, labels = _flat(row.get("input_ids")), _flat(row.get("labels"))
+        ids, labels = flat(row.get("input_ids")), flat(row.get("labels"))
         if not ids and not (labels and as_tokens):
             continue
         seen.rows += 1
-        attended = _flat(row.get("attention_mask")) or [1] * len(ids)
+        attended = flat(row.get("attention_mask")) or [1] * len(ids)
         kept = [i for i, m in zip(ids, attended, strict=False) if m and i != tokenizer.pad_token_id]
         seen.inputs += len(kept)
         unknown_here = sum(i == unknown for i in kept)
@@ -139,7 +139,7 @@ def first_rows(pipeline: Pipeline) -> list[Mapping[str, Any]]:
         return [row for row in rows if isinstance(row, Mapping)]
 
 
-def _flat(values: Any) -> list[int]:
+def flat(values: Any) -> list[int]:
     """Return a flat list of whole numbers; empty for anything else."""
     if hasattr(values, "tolist"):
         values = values.tolist()

@@ -73,7 +73,7 @@ def talks(pipeline: Pipeline) -> Talks:
     found = Talks()
     template = str(getattr(pipeline.tokenizer, "chat_template", None) or "")
     with preserved(pipeline), quiet(pipeline):
-        for number, row in _rows(pipeline.train_dataset):
+        for number, row in spread_rows(pipeline.train_dataset):
             columns = [name for name in COLUMNS if name in row]
             if not columns:
                 continue
@@ -86,7 +86,8 @@ def talks(pipeline: Pipeline) -> Talks:
     return found
 
 
-def _rows(data: Any) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def spread_rows(data: Any) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yield up to :data:`ROWS` rows with their numbers, evenly spaced; of a stream the first."""
     if data is None:
         return
     if is_indexable(data):
