@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 from trainsanity.checks.collator._labels import _labelled, _per_token, label_column
 from trainsanity.engine.registry import check
 from trainsanity.fields import IDS
-from trainsanity.measurements.batches.batch import Batch
+from trainsanity.measurements.batches.batch import Batch, own_loss
 from trainsanity.measurements.batches.collating import Collating, Made
 from trainsanity.measurements.batches.strategies import Rows
+from trainsanity.measurements.data.known_tokens import flat
 from trainsanity.objectives.base import IGNORED
+from trainsanity.pipeline import unwrapped
 from trainsanity.repairs import repair
-from trainsanity.types import Finding, Measured
+from trainsanity.types import Finding, Measured, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -36,15 +38,21 @@ def padding_ignored(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Fin
 
     How it is measured: exact, on the first optimizer step's batches and on pieces of their rows
     that Hypothesis cuts, padded on either side and to several multiples, shrunk to the smallest
-    failure.  Where each row has one label, padding has none.
+    failure.  Where each row has one label, padding has none.  Inputs that are no token ids, sounds
+    or pictures, have targets of their own length: there it is what the collator writes beside a
+    row's own labels in the first step's batches, judged where a model of transformers computes the
+    loss, which ignores -100, or every negative label under CTC.
 
     How to fix: ``label_pad_token_id=-100``, or ``labels[attention_mask == 0] = -100``.
 
     Known false alarms: none known.
 
-    References: huggingface/transformers#32832; ``ignore_index`` of
+    References: huggingface/transformers#32832, huggingface/transformers#10145; ``ignore_index`` of
     ``torch.nn.CrossEntropyLoss`` is -100.
     """
+    if not all(micro.of_tokens for micro in batch):
+        yield from _of_targets(pipeline, batch)
+        return
     collating = Collating(pipeline, batch, packing=True)
     column = label_column(collating)
 
@@ -84,3 +92,55 @@ def padding_ignored(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Fin
         counted,
         0,
     )
+
+
+def _of_targets(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]:
+    """Judge targets beside other inputs than ids: they have a length and a padding of their own."""
+    if own_loss(pipeline) or not _of_transformers(pipeline):
+        raise Skip("the loss is the user's own, and may ignore another label than -100")
+    padding: list[int] = []
+    example = ""
+    for micro in batch:
+        labels = micro.inputs.get("labels")
+        if labels is None or labels.dim() != 2 or labels.is_floating_point():
+            continue
+        for number, (row, made) in enumerate(zip(micro.sources, labels.tolist(), strict=False)):
+            column = pipeline.label_column(row)
+            own = flat(row[column]) if column is not None else []
+            outside = _outside(own, made)
+            padding += outside
+            if not example and any(label >= 0 for label in outside):
+                example = f"row {number} has {len(own)} labels, and the batch {outside} beside them"
+    if not padding:
+        raise Skip("no row of the first step has targets that are padded")
+    counted = sum(label >= 0 for label in padding)
+    if counted:
+        yield Finding(
+            f"the loss counts padding: {example}",
+            observed=counted,
+            expected=0,
+            cause="labels are padded with an ordinary id instead of -100",
+            fix="pad the labels with -100",
+        )
+    yield Measured(
+        f"targets of the first step have {len(padding)} positions of padding, {counted} of these "
+        "with a label that the loss counts",
+        counted,
+        0,
+    )
+
+
+def _outside(own: list[int], made: list[int]) -> list[int]:
+    """Return a batch's labels beside a row's own, on the side where these are not."""
+    size = len(own)
+    if not own or size >= len(made):
+        return []
+    if made[:size] == own:
+        return made[size:]
+    return made[:-size] if made[-size:] == own else []
+
+
+def _of_transformers(pipeline: Pipeline) -> bool:
+    model = unwrapped(pipeline.model)
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # of peft
+    return type(model).__module__.startswith("transformers.")

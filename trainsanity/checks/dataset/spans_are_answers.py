@@ -25,8 +25,9 @@ MOST = 0.5
 def spans_are_answers(marked_spans: MarkedSpans) -> Iterator[Measured | Finding]:
     """What start and end positions mark is the answer.
 
-    What it checks: the tokens from `start_positions` to `end_positions` of 64 rows, decoded, against
-    the text of the answer that the row still carries (`answer`, or `answers` as SQuAD has it).
+    What it checks: the tokens from `start_positions` to `end_positions` of 64 rows, decoded,
+    against the text of the answer that the row still carries (`answer`, or `answers` as SQuAD has
+    it).
 
     Why it matters: a place counted in words or characters, or the answer of another question, is a
     place in the text like any other. The loss falls, because where answers tend to lie can be
@@ -34,9 +35,9 @@ def spans_are_answers(marked_spans: MarkedSpans) -> Iterator[Measured | Finding]
 
     How it is measured: exact, on letters and digits alone, without case and accents. Rows that mark
     a special token (no answer) or hold an unknown token are left out, and columns whose texts stand
-    in less than half of the rows. A span that holds the answer, or is a part of it, is a little off:
-    a failure where half of the rows are; one that shares nothing whole with it is a failure from
-    one row in ten on, and a warning below.
+    in less than half of the rows. A span that holds the answer, or is a part of it, is a little
+    off: a failure where half of the rows are; one that shares nothing whole with it is a failure
+    from one row in ten on, and a warning below.
 
     How to fix: take positions from the tokenizer, and the row's number from
     `overflow_to_sample_mapping` within the batch that was tokenized.

@@ -35,7 +35,9 @@ def tokens_are_known(known_tokens: KnownTokens) -> Iterator[Measured | Finding]:
     How it is measured: exact, on up to 256 rows as they are in the dataset; padding and labels of
     -100 are left out.  More than half is a failure, more than a tenth a warning (both last
     resorts), but a failure if nearly every row has the same number of them, two or more, while the
-    lengths differ: then it is the form that is unknown and not the text.  Where the unknown token
+    lengths differ: then it is the form that is unknown and not the text.  It is a failure as well
+    where the tokenizer knows no word of its own vocabulary with a capital (64 are tried), and the
+    first word of most rows, which has one in most languages, is unknown.  Where the unknown token
     is the padding or the end, too, it cannot be counted.
 
     How to fix: tokenize by the vocabulary that the model was trained with::
@@ -49,7 +51,8 @@ def tokens_are_known(known_tokens: KnownTokens) -> Iterator[Measured | Finding]:
 
     Known false alarms: data of signs that are unknown on purpose.
 
-    References: jonatasgrosman/huggingsound#20, jessevig/bertviz#106, huggingface/trl#439.
+    References: jonatasgrosman/huggingsound#20, jessevig/bertviz#106, huggingface/trl#439,
+    digitalepidemiologylab/covid-twitter-bert#5.
     """
     seen = known_tokens
     for what, count, unknown in (
@@ -69,6 +72,19 @@ def tokens_are_known(known_tokens: KnownTokens) -> Iterator[Measured | Finding]:
                 "row is mapped with batched=True; or a template's marks that this tokenizer does "
                 "not have",
                 fix="decode a row and read it: tokenizer.decode(train_dataset[0]['input_ids'])",
+            )
+        elif share > MANY and what.startswith("input") and _capitals(seen):
+            yield Finding(
+                f"{unknown:,} of {count:,} {what} are the unknown token, the first of {seen.begun} "
+                f"of {seen.rows} rows among them, and of {seen.capitals} words of the vocabulary "
+                "the tokenizer knows none with a capital",
+                observed=round(share, 4),
+                expected="next to none",
+                where="input_ids",
+                cause="the vocabulary is in lower case, and the tokenizer leaves capitals as they "
+                "are (do_lower_case=False)",
+                fix="load the tokenizer as it was published, or AutoTokenizer.from_pretrained(..., "
+                "do_lower_case=True)",
             )
         elif share > MANY:
             yield Finding(
@@ -90,3 +106,8 @@ def tokens_are_known(known_tokens: KnownTokens) -> Iterator[Measured | Finding]:
         {"inputs": seen.unknown_inputs, "targets": seen.unknown_targets},
         {"inputs": 0, "targets": 0},
     )
+
+
+def _capitals(seen: KnownTokens) -> bool:
+    """Return whether capitals are what is unknown: no word has one, and most texts begin so."""
+    return bool(seen.capitals) and seen.begun > MOST * seen.rows

@@ -39,6 +39,7 @@ class ChatTemplate:
         opened_text: the same as text.
         split: parts of the template that look like special tokens and are several tokens here.
         special: the tokenizer's special and added tokens.
+        written: all that it writes for a short conversation, whose contents are :data:`CONTENTS`.
     """
 
     headers: Mapping[str, Ids] = field(default_factory=dict)
@@ -49,6 +50,7 @@ class ChatTemplate:
     opened_text: str = ""
     split: tuple[str, ...] = ()
     special: frozenset[int] = frozenset()
+    written: str = ""
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,7 @@ def _read(tokenizer: Any) -> ChatTemplate:
         opened_text,
         tuple(one for one in marks if len(encode(one)) > 1),
         frozenset({*tokenizer.all_special_ids, *getattr(tokenizer, "added_tokens_decoder", {})}),
+        whole,
     )
 
 

@@ -12,6 +12,7 @@ from trainsanity.engine.session import objective_of
 from trainsanity.engine.store import measurement
 from trainsanity.fields import is_indexable
 from trainsanity.isolation.snapshot import preserved
+from trainsanity.measurements.batches.batch import quiet
 from trainsanity.objectives.base import IGNORED, MULTI_LABEL, REGRESSION, SINGLE_LABEL, TOKENS
 from trainsanity.types import Cost, Skip
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
 ROWS = 256
+
+PROBES = 64
+"""Words of the vocabulary that are written with a capital."""
 
 ALIKE, LENGTHS = 0.9, 8
 """Share of rows with one number of unknown tokens, and how many lengths they have, from which on
@@ -38,6 +42,9 @@ class KnownTokens:
         masked: rows that hold the mask token where there is a label.
         same_again: whether the collator makes the same of such a row twice.
         by_row: input tokens of each row, and how many of them are unknown.
+        begun: rows whose first token, special ones aside, is unknown.
+        capitals: words of the vocabulary that were written with a capital, of which the tokenizer
+            knows none then; 0 if it knows some.
     """
 
     rows: int = 0
@@ -48,6 +55,8 @@ class KnownTokens:
     masked: int = 0
     same_again: bool = False
     by_row: list[tuple[int, int]] = field(default_factory=list)
+    begun: int = 0
+    capitals: int = 0
 
     @property
     def in_each_row(self) -> int:
@@ -77,6 +86,7 @@ def known_tokens(pipeline: Pipeline) -> KnownTokens:
     as_tokens = labels_are_tokens(pipeline)
     seen = KnownTokens()
     example = None
+    special = set(tokenizer.all_special_ids) - {unknown}
     for row in first_rows(pipeline):
         ids, labels = flat(row.get("input_ids")), flat(row.get("labels"))
         if not ids and not (labels and as_tokens):
@@ -89,6 +99,7 @@ def known_tokens(pipeline: Pipeline) -> KnownTokens:
         seen.unknown_inputs += unknown_here
         if ids:
             seen.by_row.append((len(kept), unknown_here))
+            seen.begun += next((i for i in kept if i not in special), None) == unknown
         if as_tokens and labels:
             counted = [y for y in labels if y not in (IGNORED, tokenizer.pad_token_id)]
             seen.targets += len(counted)
@@ -101,9 +112,33 @@ def known_tokens(pipeline: Pipeline) -> KnownTokens:
                 example = example or row
     if not seen.rows:
         raise Skip("the rows hold no token ids")
+    if seen.unknown_inputs and unknown is not None:
+        with preserved(pipeline), quiet(pipeline):
+            seen.capitals = _without_capitals(tokenizer)
     if example is not None:
         seen.same_again = _same_again(pipeline, dict(example))
     return seen
+
+
+def _without_capitals(tokenizer: Any) -> int:
+    """Return how many words of the vocabulary were tried; 0 if it knows one with a capital.
+
+    A vocabulary in lower case has a tokenizer that writes texts in lower case before it looks.
+    """
+    tried = 0
+    for word, number in tokenizer.get_vocab().items():
+        if tried >= PROBES:
+            break
+        capital = word.capitalize()
+        if not word.isalnum() or capital == word:
+            continue
+        # Words that the tokenizer itself would find, and not as the rest of a longer one.
+        if tokenizer(word, add_special_tokens=False)["input_ids"] != [number]:
+            continue
+        if tokenizer.unk_token_id not in tokenizer(capital, add_special_tokens=False)["input_ids"]:
+            return 0
+        tried += 1
+    return tried
 
 
 def labels_are_tokens(pipeline: Pipeline) -> bool:
