@@ -59,7 +59,7 @@ def messages_keep_their_roles(turns: Turns) -> Iterator[Measured | Finding]:
             fix="take each role from its message",
             severity=Severity.FAILURE if len(strays) >= MOST * turns.messages else Severity.WARNING,
         )
-    elif turns.exchanged and len(turns.exchanged) == turns.talks:
+    elif 1 < turns.talks == len(turns.exchanged):
         yield Finding(
             f"all of {turns.talks} conversations begin with the assistant and end with the user",
             observed=turns.talks,

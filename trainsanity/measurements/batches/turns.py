@@ -135,7 +135,8 @@ def _strays(found: Turns, one: Document, messages: Sequence[Message], tokenizer:
         text = _plain(tokenizer, one.ids[message.start : message.stop])
         shown.setdefault(text, set()).add(message.role)
     for role, content in said:
-        roles = shown.get(_plain(tokenizer, tokenizer(content, add_special_tokens=False).input_ids))
+        ids = tokenizer(content, add_special_tokens=False)["input_ids"]
+        roles = shown.get(_plain(tokenizer, ids))
         if roles is None:
             continue
         found.messages += 1

@@ -126,12 +126,12 @@ def _without_capitals(tokenizer: Any) -> int:
     A vocabulary in lower case has a tokenizer that writes texts in lower case before it looks.
     """
     tried = 0
-    for word, number in tokenizer.get_vocab().items():
+    words = ((w, n) for w, n in tokenizer.get_vocab().items() if w.isalnum() and w.islower())
+    # Of some vocabularies most words are the rest of longer ones.
+    for word, number in itertools.islice(words, 16 * PROBES):
         if tried >= PROBES:
             break
         capital = word.capitalize()
-        if not word.isalnum() or capital == word:
-            continue
         # Words that the tokenizer itself would find, and not as the rest of a longer one.
         if tokenizer(word, add_special_tokens=False)["input_ids"] != [number]:
             continue

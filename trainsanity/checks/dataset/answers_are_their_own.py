@@ -1,0 +1,84 @@
+"""TS248 dataset.answers_are_their_own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from trainsanity.engine.registry import check
+from trainsanity.measurements.data.own_answers import OwnAnswers
+from trainsanity.types import Finding, Measured, Severity
+
+NEARLY = 0.9
+"""Share of rows.  Chosen: where texts are corrected many answers are rightly what was asked."""
+
+SEVERAL = 8
+"""Answers that have to be one before that is said.  Chosen: a trial run may have a few rows."""
+
+
+@check(
+    "TS248",
+    "dataset.answers_are_their_own",
+    needs=("train_dataset",),
+    rules_out="copied answers",
+)
+def answers_are_their_own(own_answers: OwnAnswers) -> Iterator[Measured | Finding]:
+    """Answers are no copies of their prompts, and not one text for all prompts.
+
+    What it checks: the first trained answer of 64 rows, or both sides of 64 pairs, against the
+    prompt before it and the user's last words, and against the answers of other rows.
+
+    Why it matters: a column that holds prompt and answer, put behind the prompt once more, trains a
+    model that repeats what it is asked before it answers. One answer for all prompts, of a variable
+    that a loop left behind, is all that the model says from then on. The loss falls fast in both.
+
+    How it is measured: exact, as text without blanks and special tokens. Nine in ten answers that
+    are or begin with their prompt are a failure. So is one text for all of eight or more different
+    prompts; one of a single token is a class, and a warning as in dataset.labels_vary.
+
+    How to fix: cut the prompt off the text that holds both.
+
+    Bad::
+
+        {"prompt": row["prompt"], "completion": row["text"]}   # text is prompt and answer
+
+    Good::
+
+        {"prompt": row["prompt"], "completion": row["text"].removeprefix(row["prompt"])}
+
+    Known false alarms: a model that is to copy, or to refuse everything in the same words; code
+    that is completed by writing the given beginning once more.
+
+    References: read: trl.data_utils.extract_prompt.
+    """
+    found = own_answers
+    again = len(found.copies) + len(found.begin)
+    if again >= NEARLY * found.answers:
+        begin = len(found.begin) > len(found.copies)
+        yield Finding(
+            f"{again} of {found.answers} answers "
+            f"{'begin with the whole prompt' if begin else 'are the prompt'}: {found.example!r}",
+            observed=again,
+            expected=0,
+            where=f"row {(found.copies + found.begin)[0]} of those drawn",
+            cause="the column of answers holds the prompt as well"
+            if begin
+            else "both columns were made of one",
+            fix="cut the prompt off: text.removeprefix(prompt)"
+            if begin
+            else "look at the function that makes prompt and answer",
+        )
+    if len(found.texts) == 1 and len(found.prompts) >= SEVERAL:
+        text = next(iter(found.texts))
+        yield Finding(
+            f"{len(found.prompts)} different prompts have one answer: {text[:60]!r}",
+            observed=1,
+            expected="several",
+            cause="the answer is that of one row: a variable that a loop left behind",
+            fix="look at the function that makes the answers",
+            severity=Severity.FAILURE if found.tokens > 1 else Severity.WARNING,
+        )
+    yield Measured(
+        f"{found.answers} answers to {len(found.prompts)} prompts are {len(found.texts)} different "
+        f"texts; {len(found.copies)} are their prompt, and {len(found.begin)} begin with it",
+        {"copies": len(found.copies), "begin": len(found.begin), "texts": len(found.texts)},
+    )
