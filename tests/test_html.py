@@ -167,7 +167,7 @@ def test_what_else_fails_and_what_is_explained_stand_below_the_first_failure(pag
         text.index(words)
         for words in (
             "Look here first: loss",
-            "how sure high: only gradient_accumulation_steps x world_size = 12 x 1 fits",
+            "how sure high: only gradient_accumulation_steps = 12 fits",
             "Also failing",
             "kept 0.5%",
             "Explained by these failures",

@@ -92,7 +92,7 @@ def test_what_the_log_leaves_open_is_said_so():
         # Where many factors fit, it is no news that a number of the run is one of them.
         (
             {"gradient_accumulation_steps": 12},
-            "consistent with gradient_accumulation_steps x world_size = 12 x 1, which is not "
+            "consistent with gradient_accumulation_steps = 12, which is not "
             r"divided out, as with any factor of \d\.\d to \d\d\.\d, and with a head",
         ),
         # The mean of one row may be next to nothing, so that there is no greatest factor.

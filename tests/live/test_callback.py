@@ -113,7 +113,7 @@ def test_the_factor_stops_it_at_step_1(tmp_path, heard):
     assert trainer.state.global_step == 1
     (line,) = heard()
     assert line.startswith("TS502 loss.matches_reference: the Trainer logs a loss of ")
-    assert "3.00 is gradient_accumulation_steps x world_size = 3 x 1" in line
+    assert "3.00 is gradient_accumulation_steps = 3" in line
     assert "accepts_loss_kwargs = False" in line
     assert "\n" not in line
     row = rows_of(document)["loss.matches_reference"]

@@ -117,7 +117,7 @@ class Report:
                     if r.check.judges is kind and r.status in good]  # fmt: skip
             if held:
                 groups.append(f"{kind} as computed in {', '.join(held)}")
-        return "; ".join(groups) or "no loss and no gradient was found as computed"
+        return "; ".join(groups) or "neither loss nor gradient was found to be as computed"
 
     @property
     def judging(self) -> list[Result]:

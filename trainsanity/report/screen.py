@@ -24,7 +24,6 @@ from trainsanity.report.words import (
     explained,
     headline,
     headlines,
-    objective,
     proof,
     rerun,
     verdict,
@@ -226,7 +225,7 @@ class _Screen:
         ]
         blocked = [r for r in with_status(self.results, Status.BLOCKED) if not r.findings]
         lines += [
-            f"{codes_of(checks)} can be judged after {by} is mended"
+            f"{_few(checks)} can be judged after {by} is mended"
             for by, checks in _grouped([r for r in blocked if r.blocked_by], self.results)
         ]
         lines += [f"{r.check.code}: {self._cut(r.reason)}" for r in blocked if not r.blocked_by]
@@ -245,10 +244,12 @@ class _Screen:
             self.out.print(Text(text))
 
     def _heard(self) -> Iterator[str]:
-        if known := objective(self.report):
+        # Which checks found it as computed is for the whole report.
+        if known := "; ".join(filter(None, self.report.objective.values())):
             yield self._cut(f"Objective: {known}.")
         if told := [one for one in self.report.library_warnings if one.spoken]:
-            yield f"The libraries gave {counted(len(told), 'warning')}: -v shows them."
+            where = "-v shows them" if self.report.command else "library_warnings has them"
+            yield f"The libraries gave {counted(len(told), 'warning')}: {where}."
 
     def _notes(self) -> Iterator[str]:
         notes = [str(note) for note in self.report.environment.get("notes") or ()]
@@ -285,6 +286,15 @@ _STYLE = {
     Status.XPASS: "bold red",
     Status.ERROR: "bold magenta",
 }
+
+
+NAMED = 8
+"""Checks that are named one by one where all that is said of them is what they wait for."""
+
+
+def _few(checks: Sequence[Check]) -> str:
+    """Return the codes of a few checks, or the number of many: the stages show where they are."""
+    return codes_of(checks) if len(checks) <= NAMED else counted(len(checks), "more check")
 
 
 def _sentences(result: Result) -> Iterator[str]:
@@ -345,7 +355,8 @@ def _not_judged(report: Report) -> Iterator[str]:
     if number := counts[Status.ABSTAIN]:
         parts.append(f"{number} could not tell right from wrong here")
     if runs:
-        parts.append(f"{counted(len(runs), 'long one')} not run: --max-cost run")
+        option = "--max-cost run" if report.command else 'max_cost="run"'
+        parts.append(f"{counted(len(runs), 'long one')} not run: {option}")
     if others:
         parts.append(f"{others} not selected")
     if parts:
