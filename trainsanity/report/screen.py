@@ -24,12 +24,13 @@ from trainsanity.report.words import (
     explained,
     headline,
     headlines,
+    left_out,
     proof,
     rerun,
     verdict,
     with_status,
 )
-from trainsanity.types import STAGES, Check, Cost, Finding, Result, Status
+from trainsanity.types import STAGES, Check, Finding, Result, Status
 
 if TYPE_CHECKING:
     from trainsanity.engine.report import Report
@@ -96,6 +97,7 @@ class _Detail:
         findings: findings of each check.
         shown: results of each kind that are shown with their findings.
         cut: characters of each sentence; None for all.
+        lines: results of each kind that have a line of their own after those.
     """
 
     def __init__(
@@ -106,8 +108,9 @@ class _Detail:
         findings: int = 1,
         shown: int = 1,
         cut: int | None = CUT,
+        lines: int = 0,
     ) -> None:
-        self.stages, self.others = stages, others
+        self.stages, self.others, self.lines = stages, others, lines
         self.findings, self.shown, self.cut = findings, shown, cut
 
 
@@ -117,9 +120,11 @@ _DETAILS = (
     _Detail(findings=2, shown=99, cut=None),
     _Detail(shown=99),
     _Detail(shown=99, others=("fix",)),
-    _Detail(shown=6, others=("fix",), cut=110),
-    _Detail(shown=3, others=("fix",), cut=110),
-    _Detail(shown=2, others=("fix",), cut=80),
+    _Detail(shown=6, others=("fix",), cut=110, lines=LINES),
+    _Detail(shown=3, others=("fix",), cut=110, lines=LINES),
+    _Detail(shown=2, others=("fix",), cut=80, lines=LINES),
+    _Detail(shown=1, others=("fix",), cut=80, lines=LINES),
+    _Detail(shown=1, others=(), cut=80, lines=5),
     _Detail(shown=1, others=(), cut=80),
 )
 """From all to little; the first that fits is taken."""
@@ -147,7 +152,7 @@ class _Screen:
         if self.results:
             self.out.print()
             self._stages()
-        for sentence in [*_not_judged(self.report), *self._heard(), *self._notes()]:
+        for sentence in filter(None, [left_out(self.report), *self._heard(), *self._notes()]):
             self.out.print(Text(clean(sentence)))
         if self.results:
             self._more()
@@ -166,8 +171,16 @@ class _Screen:
             if debug and result.debug:
                 indented(self.out, Text(clean(result.debug.rstrip())))
             self.first = False
-        if rest := results[self.detail.shown :]:
+        at, end = self.detail.shown, self.detail.shown + self.detail.lines
+        if results[at:]:
             self.out.print()
+        for result in results[at:end]:
+            found = headlines(result) or result.reason
+            text = Text(
+                clean(" ".join(f"{result.check.code} {result.check.name}: {found}".split()))
+            )
+            self.out.print(text, no_wrap=True, overflow="ellipsis")
+        if rest := results[end:]:
             self.out.print(Text(f"{len(rest)} more {words}: {codes_of(r.check for r in rest)}"))
 
     def _result(self, result: Result) -> None:
@@ -179,10 +192,14 @@ class _Screen:
             indented(self.out, Text(self._cut(text)))
         # An accepted failure needs no cause and no fix: its reason was given.
         findings = () if result.status is Status.XFAIL else result.findings
+        told: set[tuple[str, str]] = set()
         for finding in findings[: self.detail.findings]:
             indented(self.out, Text(self._cut(clean(headline(finding, result))), style="bold"))
             self._url = page_url(result.check) if finding is result.findings[0] else None
-            fields(self.out, self._fields(finding))
+            # Findings of one check often have one cause and one fix.
+            new = [field for field in self._fields(finding) if field not in told]
+            told.update(new)
+            fields(self.out, new)
         if rest := len(findings[self.detail.findings :]):
             indented(self.out, Text(f"and {counted(rest, 'other finding')}"))
 
@@ -340,24 +357,3 @@ def _stage(stage: str, results: Iterable[Result]) -> tuple[str, str] | None:
     if blocked := counts[Status.BLOCKED]:
         parts.append(f"{blocked} not judged")
     return (stage, "  ".join(parts)) if parts else None
-
-
-def _not_judged(report: Report) -> Iterator[str]:
-    """Yield what was not judged and why, in one sentence."""
-    counts = Counter(result.status for result in report.results)
-    runs_selected = any(result.check.cost is Cost.RUN for result in report.results)
-    # Where some runs were selected, the others were left out by choice.
-    runs = [c for c in report.unasked if c.cost is Cost.RUN and not runs_selected]
-    others = len(report.unasked) - len(runs)
-    parts = []
-    if number := counts[Status.SKIP]:
-        parts.append(f"{number} {'does' if number == 1 else 'do'} not apply to this pipeline")
-    if number := counts[Status.ABSTAIN]:
-        parts.append(f"{number} could not tell right from wrong here")
-    if runs:
-        option = "--max-cost run" if report.command else 'max_cost="run"'
-        parts.append(f"{counted(len(runs), 'long one')} not run: {option}")
-    if others:
-        parts.append(f"{others} not selected")
-    if parts:
-        yield f"Not judged: {', '.join(parts)}."

@@ -92,9 +92,7 @@ def survives_rounding(recording: Recording) -> Iterator[Measured | Finding]:
     )
 
 
-def _explain(
-    shares: dict[str, dict[str, float]], coarse: str, rate: float
-) -> tuple[str, str]:
+def _explain(shares: dict[str, dict[str, float]], coarse: str, rate: float) -> tuple[str, str]:
     """Return cause and fix, by whether the dtype alone predicts that elements stay."""
     if rate == 0:
         return "the learning rate is 0", "give a learning rate above 0"
