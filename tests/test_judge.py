@@ -44,6 +44,14 @@ def test_a_report_shows_itself(loud: Any) -> None:
     assert accepted.good
 
 
+def test_python_is_not_told_of_options_of_the_command_line(loud: Any) -> None:
+    report = trainsanity.judge(loud, select="dataset", max_cost="static")
+    assert all(result.check.cost == 0 for result in report.results)
+    assert 'not run: max_cost="run"' in str(report)
+    assert " -v" not in str(report)
+    assert "--" not in str(report)
+
+
 def test_a_pipeline_is_one_line(loud: Any) -> None:
     pipeline = trainsanity.Pipeline.from_trainer(loud)
     assert repr(pipeline) == "<Pipeline pipeline: BertForSequenceClassification, LoudTrainer>"
@@ -52,7 +60,12 @@ def test_a_pipeline_is_one_line(loud: Any) -> None:
 @pytest.mark.parametrize(
     ("given", "options", "says"),
     [
-        (3, {}, r"takes a transformers\.Trainer or a Pipeline, not int"),
+        (3, {}, r"a transformers\.Trainer, or a Pipeline, and not of type int: give the Trainer"),
+        (
+            None,
+            {"max_cost": "lots"},
+            "max_cost must be one of STATIC, FORWARD, BACKWARD, STEP, RUN",
+        ),
         (None, {"select": "nothing"}, "no check is called 'nothing'"),
         (None, {"select": "dataset", "ignore": "dataset"}, "leave no check to run"),
         (None, {"timeout": 0}, "timeout is 0"),

@@ -58,6 +58,7 @@ def moves(case: Case) -> Iterator[Measured | Finding]:
         or away
         or _untaught(case, path, progress, after, where)
         or _rising(case, path, before, after)
+        or _above_the_first(case, after, tail)
         or (_standing(case, path, progress, (before, after), where) if still else None)
     )
     if found is not None:
@@ -153,6 +154,34 @@ def _rising(case: Case, path: str, before: Mean, after: Mean) -> Finding | None:
         cause="likely a learning rate that is too high, or rows that get harder",
         fix="lower learning_rate by a factor of 10 and compare; "
         + case.rerun_command("TS6", "TS8")
+        + " judges the gradient and the rate of step 1",
+        severity=Severity.WARNING,
+    )
+
+
+def _above_the_first(case: Case, after: Mean, tail: int) -> Finding | None:
+    """Return the warning if each of the last losses is far above the first of all.
+
+    A run that leaves its first loss within a few steps has no start to take a mean of.
+    """
+    first = next((e for e in case.log.first if math.isfinite(e.loss or math.nan)), None)
+    start = 0.0 if first is None else first.loss or 0.0
+    ends = [e.loss for e in list(case.log.last)[-tail:] if math.isfinite(e.loss or math.nan)]
+    # Below log 2 a first loss is a policy's, or of a batch that was easy by chance.
+    if first is None or start < math.log(2) or case.num_labels == 1 or len(ends) < 3:
+        return None
+    if not min(loss or 0.0 for loss in ends) > WORSE**2 * start:
+        return None
+    return Finding(
+        f"the loss rises: {start:.4g} at {case.where(first)}, {after[0]:.4g} at the end, "
+        f"{after[0] / start:.3g} times as much",
+        observed=after[0],
+        expected=f"at most {start:.4g}",
+        where=case.where(case.log.last[-1]),
+        cause="likely a learning rate that is far too high"
+        + ("" if case.num_labels else "; --num-labels tells what a model that knows nothing has"),
+        fix="lower learning_rate by factors of 10 until the loss falls; "
+        + case.rerun_command("TS502", "TS6", "TS8")
         + " judges the gradient and the rate of step 1",
         severity=Severity.WARNING,
     )

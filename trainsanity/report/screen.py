@@ -176,10 +176,8 @@ class _Screen:
             self.out.print()
         for result in results[at:end]:
             found = headlines(result) or result.reason
-            text = Text(
-                clean(" ".join(f"{result.check.code} {result.check.name}: {found}".split()))
-            )
-            self.out.print(text, no_wrap=True, overflow="ellipsis")
+            text = f"{result.check.code} {result.check.name}: {' '.join(found.split())}"
+            self.out.print(Text(clean(text)), no_wrap=True, overflow="ellipsis")
         if rest := results[end:]:
             self.out.print(Text(f"{len(rest)} more {words}: {codes_of(r.check for r in rest)}"))
 

@@ -104,7 +104,7 @@ def _explain(shares: dict[str, dict[str, float]], coarse: str, rate: float) -> t
         )
     if coarse in FINEST:
         return (
-            f"the learning rate is less than half a unit in the last place of most {coarse} weights",
+            f"the rate is less than half a unit in the last place of most {coarse} weights",
             "raise the learning rate",
         )
     return (
