@@ -357,13 +357,28 @@ def test_xdist_builds_once_and_carries_the_summary(project):
     assert sorted(built(pytester)) == ["1", "12"]
 
 
-def test_xdist_with_its_default_distribution_judges_alike(project):
-    """Tests of one pipeline go to several processes, each of which builds it."""
+def test_xdist_s_default_keeps_a_pipeline_on_one_worker(project):
     pytester = project("LOUD, HEALTHY, select=['ACME']")
+    pytester.makepyfile(test_plain="def test_one(): pass\ndef test_two(): pass")
     result = pytester.runpytest_subprocess("-n2", "-p", "no:cacheprovider")
-    result.assert_outcomes(passed=4, failed=1, skipped=1)
+    result.assert_outcomes(passed=6, failed=1, skipped=1)
+    assert sorted(built(pytester)) == ["1", "12"]
     result.stdout.fnmatch_lines(["loud: not sane. First broken stage: loss"])
     result.stdout.fnmatch_lines(["healthy: sane as far as judged: 3 of * checks ran and passed"])
+
+
+def test_a_scheduler_of_the_user_s_own_is_left_alone(project):
+    pytester = project("LOUD, select=['ACME']")
+    pytester.makepyfile(
+        own_scheduler="def pytest_xdist_make_scheduler(config, log):\n"
+        "    from xdist.scheduler import LoadFileScheduling\n"
+        "    print('of my own')\n"
+        "    return LoadFileScheduling(config, log)\n"
+    )
+    options = ("-n1", "-s", "-p", "own_scheduler", "-p", "no:cacheprovider")
+    result = pytester.runpytest_subprocess(*options)
+    result.assert_outcomes(passed=1, failed=1, skipped=1)
+    result.stdout.fnmatch_lines(["*of my own*"])
 
 
 def test_xdist_and_a_wrong_word_is_one_red_sentence(project):

@@ -182,7 +182,8 @@ def summary(report: Report, *, verbose: bool = False) -> Iterator[str]:
     """
     yield f"{report.pipeline_id}: {verdict(report)}"
     # Which checks these are can be seen by their tests, which -v names.
-    others = without_verdict(report) if verbose else left_out(report, waiting=True)
+    option = "--trainsanity-max-cost run"
+    others = without_verdict(report) if verbose else left_out(report, waiting=True, option=option)
     yield "  " + " ".join(filter(None, (coverage(report), others)))
     diagnosis = report.diagnosis
     if diagnosis.result is not None and diagnosis.finding is not None:

@@ -120,18 +120,19 @@ def coverage(report: Report) -> str:
     return text + (f": {', '.join(parts)}." if parts else ".")
 
 
-def left_out(report: Report, *, waiting: bool = False) -> str:
+def left_out(report: Report, *, waiting: bool = False, option: str = "") -> str:
     """Return what was not judged and why, by number, in one sentence; empty if all was.
 
     Args:
         report: what is summed up.
         waiting: with the checks that are blocked and those that ended in an error.
+        option: what runs the long ones, too; by default the command line's, or Python's argument.
     """
     counts = Counter(result.status for result in report.results)
     runs_selected = any(result.check.cost is Cost.RUN for result in report.results)
     # Where some runs were selected, the others were left out by choice.
     runs = [c for c in report.unasked if c.cost is Cost.RUN and not runs_selected]
-    option = "--max-cost run" if report.command else 'max_cost="run"'
+    option = option or ("--max-cost run" if report.command else 'max_cost="run"')
     one, several = "does not apply", "do not apply"
     parts = [
         (counts[Status.BLOCKED] if waiting else 0, "blocked by another check"),

@@ -106,9 +106,13 @@ def spec_of(
             "builds the Trainer into a function and give pkg.module:function"
         )
     if not (module and colon and factory):
+        file = Path(f"{name.replace('.', os.sep)}.py")
+        nearly = ""
+        if not colon and file.is_file():
+            nearly = f"; trainsanity run {file} judges that file as a script"
         raise UsageError(
             f"{target!r} names no pipeline: give pkg.module:factory, a function that takes "
-            "nothing and returns a Trainer"
+            f"nothing and returns a Trainer{nearly}"
         )
 
     def build() -> Any:
