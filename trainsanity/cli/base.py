@@ -11,7 +11,6 @@ import click
 
 from trainsanity.errors import BrokenOff, ExitCode, RankError, UsageError, text_of
 
-
 TYPING_ERROR = 0.8
 """Likeness by difflib from which a word is taken for another one with a letter wrong or two."""
 

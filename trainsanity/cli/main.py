@@ -21,7 +21,7 @@ from typing import Any
 import click
 
 from trainsanity import __version__
-from trainsanity.cli.base import Terminated
+from trainsanity.cli.base import TYPING_ERROR, Terminated
 from trainsanity.errors import EXIT_CODES, ExitCode
 from trainsanity.report.words import clean
 
@@ -59,7 +59,7 @@ class _Program(click.Group):
         """Find the command; what names a pipeline, or is nearly a command, is answered with it."""
         word = args[0]
         if word not in self.list_commands(ctx) and word[:1] != "-":
-            close = difflib.get_close_matches(word, self.list_commands(ctx), 1)
+            close = difflib.get_close_matches(word, self.list_commands(ctx), 1, TYPING_ERROR)
             call = " ".join(args)
             if word.endswith(".py") or ":" in word:
                 close = [f"trainsanity run {call if len(call) <= LONGEST else word}"]
