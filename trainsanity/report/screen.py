@@ -263,8 +263,8 @@ class _Screen:
         if known := "; ".join(filter(None, self.report.objective.values())):
             yield self._cut(f"Objective: {known}.")
         if told := [one for one in self.report.library_warnings if one.spoken]:
-            where = "-v shows them" if self.report.command else "library_warnings has them"
-            yield f"The libraries gave {counted(len(told), 'warning')}: {where}."
+            where = "-v" if self.report.command else "library_warnings"
+            yield f"The libraries gave {counted(len(told), 'warning')}: see {where}."
 
     def _notes(self) -> Iterator[str]:
         notes = [str(note) for note in self.report.environment.get("notes") or ()]
