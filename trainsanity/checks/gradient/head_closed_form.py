@@ -141,7 +141,7 @@ def _against_closed_form(
     return seen, None
 
 
-def _unreached(*, frozen: bool, adapted: bool) -> dict[str, str]:
+def _unreached(*, frozen: bool, adapted: bool) -> dict[str, Any]:
     """Return cause and fix for a head without a gradient."""
     if frozen and adapted:
         return {

@@ -12,7 +12,8 @@ from trainsanity.maths.tolerances import LOG_DECIMALS, MARGIN, REDUCTIONS, STAND
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from trainsanity.measurements.step.steps import Items, MicroStep, Reference
+    from trainsanity.measurements.model.items import Items
+    from trainsanity.measurements.step.steps import MicroStep, Reference
     from trainsanity.objectives.base import Objective
 
 
