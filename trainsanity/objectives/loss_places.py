@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from trainsanity.isolation.overrides import LIBRARIES
@@ -24,12 +24,14 @@ class LossCall:
         where: the line outside of torch that called it, ``file:line``.
         count: calls that were looked at.
         misfits: what did not fit in any of them, each once.
+        weights: of the classes, where it was given such; else empty.
     """
 
     function: str
     where: str
     count: int
     misfits: list[Misfit]
+    weights: list[float] = field(default_factory=list)
 
 
 def place(frame: Any) -> tuple[str, bool]:

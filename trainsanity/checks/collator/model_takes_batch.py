@@ -147,8 +147,8 @@ def _wrong_labels(pipeline: Pipeline, made: Made) -> str | None:
     if labels is None:
         # Losses of pairs and of rewards read no labels, nor does a loop's that is of inputs alone.
         unlabelled = own_loss(pipeline)
-        # The forward has no parameter for labels: the model makes its loss of the inputs alone.
-        unlabelled |= not task.known and getattr(pipeline.trainer, "label_names", None) == []
+        # A model of the user's own may make its loss of the inputs alone.
+        unlabelled |= not task.known
         if task.name in (PREFERENCE, POLICY) or unlabelled:
             return None
         present = sorted(set(made) - set(OWN))

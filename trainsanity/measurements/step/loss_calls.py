@@ -183,6 +183,8 @@ def _mode(rows: int) -> Any:
                 else [*JUDGES[name](bound.arguments)]
             )
             call.count += 1
+            if name == "cross_entropy" and bound.arguments["weight"] is not None:
+                call.weights = bound.arguments["weight"].tolist()
             told = {one.cause for one in call.misfits}
             call.misfits += [one for one in found if one.cause not in told]
 
