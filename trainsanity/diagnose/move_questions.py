@@ -58,7 +58,7 @@ def moves(case: Case) -> Iterator[Measured | Finding]:
         or away
         or _untaught(case, path, progress, after, where)
         or _rising(case, path, before, after)
-        or _above_the_first(case, after, tail)
+        or _above_the_first(case, after)
         or (_standing(case, path, progress, (before, after), where) if still else None)
     )
     if found is not None:
@@ -159,22 +159,23 @@ def _rising(case: Case, path: str, before: Mean, after: Mean) -> Finding | None:
     )
 
 
-def _above_the_first(case: Case, after: Mean, tail: int) -> Finding | None:
-    """Return the warning if each of the last losses is far above the first of all.
+def _above_the_first(case: Case, after: Mean) -> Finding | None:
+    """Return the warning if the loss leaves its first value, and does not come back to it.
 
-    A run that leaves its first loss within a few steps has no start to take a mean of.
+    A run that is lost within a few steps has no start to take a mean of, and may fall again while
+    the rate does.
     """
-    first = next((e for e in case.log.first if math.isfinite(e.loss or math.nan)), None)
+    kept = [e for e in case.log.kept if math.isfinite(e.loss or math.nan)]
+    first, later = next(iter(kept), None), [e.loss or 0.0 for e in kept[1:]]
     start = 0.0 if first is None else first.loss or 0.0
-    ends = [e.loss for e in list(case.log.last)[-tail:] if math.isfinite(e.loss or math.nan)]
     # Below log 2 a first loss is a policy's, or of a batch that was easy by chance.
-    if first is None or start < math.log(2) or case.num_labels == 1 or len(ends) < 3:
+    if first is None or start < math.log(2) or case.num_labels == 1 or len(later) < 3:
         return None
-    if not min(loss or 0.0 for loss in ends) > WORSE**2 * start:
+    if not (min(later) > WORSE * start and statistics.median(later) > WORSE**2 * start):
         return None
     return Finding(
-        f"the loss rises: {start:.4g} at {case.where(first)}, {after[0]:.4g} at the end, "
-        f"{after[0] / start:.3g} times as much",
+        f"the loss rises: {start:.4g} at {case.where(first)}, and {min(later):.4g} to "
+        f"{max(later):.4g} after it",
         observed=after[0],
         expected=f"at most {start:.4g}",
         where=case.where(case.log.last[-1]),
