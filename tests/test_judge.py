@@ -29,6 +29,7 @@ def loud(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_report_shows_itself(loud: Any) -> None:
     weights = {name: tensor.clone() for name, tensor in loud.model.state_dict().items()}
     report = trainsanity.judge(loud, select="ts502, dataset")
+    assert report.pipeline_id == "LoudTrainer of BertForSequenceClassification"
     assert repr(report) == f"<{report.pipeline_id}: {verdict(report)}>"
     assert "not sane. First broken stage: loss" in repr(report)
     assert "\n" not in repr(report)

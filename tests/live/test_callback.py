@@ -268,7 +268,7 @@ def test_two_processes_stop_at_the_same_step(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     steps = [json.loads((tmp_path / f"rank{k}.json").read_text()) for k in (0, 1)]
     assert steps == [{"step": 5, "finite": True}] * 2
-    assert done.stderr.count("TS604 gradient.finite") == 1
+    assert done.stderr.count(": TS604 gradient.finite: ") == 1
     document = json.loads((tmp_path / "sanity.json").read_text())
     assert rows_of(document)["gradient.finite"]["status"] == "fail"
     assert rows_of(document)["loss.matches_reference"]["status"] == "pass"

@@ -108,6 +108,8 @@ def judge(
                 f"{type(trainer).__name__}: give the Trainer that you would call train() on"
             )
         pipeline = from_trainer(trainer)
+        # There is no target to name it by.
+        pipeline.id = f"{type(trainer).__name__} of {type(pipeline.model).__name__}"
     pipeline.refuse_unusable_model()
     if pipeline.quick != quick:  # a recording without the laws is none with them
         pipeline.quick, pipeline.session = quick, None

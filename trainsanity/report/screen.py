@@ -309,7 +309,7 @@ NAMED = 8
 
 def _few(checks: Sequence[Check]) -> str:
     """Return the codes of a few checks, or the number of many: the stages show where they are."""
-    return codes_of(checks) if len(checks) <= NAMED else counted(len(checks), "more check")
+    return codes_of(checks) if len(checks) <= NAMED else counted(len(checks), "check")
 
 
 def _sentences(result: Result) -> Iterator[str]:
