@@ -18,7 +18,7 @@ from trainsanity.measurements.step.own import Again, Own
 from trainsanity.measurements.step.own_changes import OwnChanges
 from trainsanity.measurements.step.policy_passes import Policy
 from trainsanity.measurements.step.preference import Preference
-from trainsanity.measurements.step.pull import Pulls
+from trainsanity.measurements.step.pull import ModelCall, Pulls
 from trainsanity.measurements.step.rearranged import Rearranged
 from trainsanity.measurements.step.reward_order import RewardOrder
 from trainsanity.measurements.step.sampling import norm_of
@@ -181,6 +181,7 @@ class Recording:
             the values that it had there.
         teachers: other models that ran without a gradient while the steps were taken.
         pulls: from which positions of the logits the first step's gradient comes.
+        model_call: what the model was given first; None where it was not called.
         loss_calls: which of torch's loss functions were called, and what they were given.
         corners: boxes that the loss turned from centre and size to corners, or what looks so.
         asking: such a question is being asked; its passes are not the run's.
@@ -226,6 +227,7 @@ class Recording:
     own_code: OwnChanges = field(default_factory=OwnChanges)
     teachers: list[Teacher] = field(default_factory=list)
     pulls: Pulls = field(default_factory=Pulls)
+    model_call: ModelCall | None = None
     loss_calls: list[LossCall] = field(default_factory=list)
     corners: list[Corners] = field(default_factory=list)
 
