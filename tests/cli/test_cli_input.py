@@ -91,6 +91,11 @@ Complaint = Callable[..., str]
         pytest.param(["cli_factories:healthy", "--jsn", "x"], "No such option", id="option"),
         pytest.param(["cli_factories:healthy", "--lr", "1"], "No such option '--lr'; the", id="lr"),
         pytest.param(
+            ["cli_factories:healthy -- --accum 4", "--lr", "1"],
+            "trainsanity run cli_factories:healthy -- --accum 4 --lr ...",
+            id="lr-too",
+        ),
+        pytest.param(
             ["cli_factories:healthy", "--baselin", "x"], "did you mean --baseline?", id="letter"
         ),
         pytest.param(["cli_factories"], "'cli_factories' names no pipeline", id="form"),
