@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from .processes import SETTINGS, healthy
+from .processes import healthy, incident
 
 
-def zero(stage: int, **settings: Any) -> Any:
+def zero(stage: int, build: Any = healthy, **settings: Any) -> Any:
     """As a user asks for it, by ``TrainingArguments(deepspeed=...)``."""
     from transformers import Trainer, TrainingArguments
 
-    built = healthy(**settings)
+    built = build(**settings)
     args = TrainingArguments(
         output_dir=built.args.output_dir,
         per_device_train_batch_size=built.args.per_device_train_batch_size,
@@ -55,4 +55,18 @@ def zero3() -> Any:
 def zero2_factor() -> Any:
     from fixtures.faults.loss import multiplied_by_processes
 
-    return multiplied_by_processes(zero2())
+    return multiplied_by_processes(zero(2, gradient_accumulation_steps=3))
+
+
+def zero3_factor() -> Any:
+    from fixtures.faults.loss import multiplied_by_processes
+
+    return multiplied_by_processes(zero(3, gradient_accumulation_steps=3))
+
+
+def zero1() -> Any:
+    return zero(1)
+
+
+def zero2_incident() -> Any:
+    return zero(2, build=incident)

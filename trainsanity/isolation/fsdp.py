@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from trainsanity.isolation.zero import zero_stage
 from trainsanity.types import Skip
 
 if TYPE_CHECKING:
@@ -33,10 +34,12 @@ def refuse_sharded(pipeline: Pipeline) -> None:
     """Refuse to run steps on a model that training shards.
 
     Raises:
-        Skip: FSDP is enabled: the weights that the run would read and write are parts.
+        Skip: FSDP or DeepSpeed is enabled: the weights that the run would read and write are parts.
     """
     if fsdp(pipeline):
         raise Skip("FSDP2 shards the model when it trains: judged without it, in one process")
+    if zero_stage(pipeline.trainer) is not None:
+        raise Skip("DeepSpeed takes the model over when it trains: judged without it, in one process")
 
 
 def complete(trainer: Any) -> None:

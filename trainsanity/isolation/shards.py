@@ -8,12 +8,14 @@ from trainsanity.isolation.collectives import all_gather
 
 
 def is_sharded(tensor: Any) -> bool:
-    """Return whether this process holds only a part, as under FSDP2 and tensor parallelism."""
-    return hasattr(tensor, "to_local")
+    """Return whether this process holds only a part: FSDP2, tensor parallelism, ZeRO-3."""
+    return hasattr(tensor, "to_local") or hasattr(tensor, "ds_tensor")
 
 
 def local(tensor: Any) -> Any:
     """Return the part that this process holds: the tensor itself if it is not sharded."""
+    if hasattr(tensor, "ds_tensor"):
+        return tensor.ds_tensor.detach()
     return tensor.to_local() if is_sharded(tensor) else tensor
 
 

@@ -16,6 +16,9 @@ from trainsanity.isolation.rewind import Rewind
 
 KINDS = ("_forward_pre_hooks", "_forward_hooks")
 
+ENGINES = ("deepspeed.", "torch.distributed.")
+"""Packages whose hooks give a module its weights; without the engine they have none to give."""
+
 
 @dataclass(frozen=True)
 class AddedHook:
@@ -47,7 +50,7 @@ def hooks_of(model: Any) -> dict[tuple[int, str, int], set[str]]:
 
 
 def added_hooks(model: Any, before: dict[tuple[int, str, int], set[str]]) -> list[AddedHook]:
-    """Return the hooks that were not there before."""
+    """Return the hooks that were not there before, but for those of an engine that shards."""
     return [
         AddedHook(
             module,
@@ -64,8 +67,16 @@ def added_hooks(model: Any, before: dict[tuple[int, str, int], set[str]]) -> lis
         for module in model.modules()
         for kind in KINDS
         for number, hook in getattr(module, kind).items()
-        if (id(module), kind, number) not in before
+        if (id(module), kind, number) not in before and not of_engine(hook)
     ]
+
+
+def of_engine(hook: Any) -> bool:
+    """Return whether DeepSpeed or torch's FSDP registered the hook, to fetch and drop weights."""
+    held = getattr(hook, "func", hook)
+    owner = getattr(held, "__self__", held)
+    name = getattr(type(owner) if owner is not held else owner, "__module__", "") or ""
+    return name.startswith(ENGINES)
 
 
 @contextmanager

@@ -155,8 +155,6 @@ def ask_again(trainer: Any, recording: Recording) -> Own:
     again = [micro.again for micro in recording.first.micro_steps if micro.again is not None]
     if not again or len(again) < len(recording.first.micro_steps):
         return Own(reason="a micro-batch of the first step was not kept")
-    if getattr(trainer, "is_deepspeed_enabled", False):
-        return Own(reason="DeepSpeed's backward pass cannot be asked without its step")
     model = trainer.model
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     originals = [p.grad for p in parameters.values() if p.grad is not None]

@@ -20,6 +20,7 @@ from trainsanity.isolation.random_states import torch_states
 from trainsanity.isolation.shards import is_sharded, whole
 from trainsanity.isolation.snapshot import preserved, snapshot_bytes
 from trainsanity.isolation.temp_folders import scratch
+from trainsanity.isolation.zero import engine_dropped, zero_stage
 from trainsanity.measurements.batches.batch import quiet, record_collator, refuse_unlabelled
 from trainsanity.measurements.model.head import head_or_none, watched, weight_parameter
 from trainsanity.measurements.step.alone import alone, resumed_as_meant
@@ -31,6 +32,7 @@ from trainsanity.measurements.step.own_code import OwnCode
 from trainsanity.measurements.step.policy_passes import references_of
 from trainsanity.measurements.step.pull import pulls_watched
 from trainsanity.measurements.step.rearranged import Rearranged
+from trainsanity.measurements.step.record_zero import ZeroStep
 from trainsanity.measurements.step.replay import checkpointed, fill_items
 from trainsanity.measurements.step.rollouts import record_rollouts
 from trainsanity.measurements.step.sampling import norm_of, sample
@@ -85,6 +87,7 @@ def _record(pipeline: Pipeline, steps: int, *, own: bool) -> Recording:
     with (
         scratch() as folder,
         preserved(pipeline, weights=own),
+        engine_dropped(pipeline),
         quiet(pipeline),
         watched(pipeline.model, head) as watch,
     ):
@@ -96,12 +99,16 @@ def _record(pipeline: Pipeline, steps: int, *, own: bool) -> Recording:
         users = taking_part(trainer)
         output_dir = str(trainer.args.output_dir)
         watch_own = OwnCode(pipeline, seen, users)
-        last = _callback(seen, pipeline, steps, watch_own.after)
+        zero = None if zero_stage(trainer) is None else ZeroStep(trainer, seen, note_rates)
+        last = _callback(seen, pipeline, steps, watch_own.after, zero)
         alone(trainer, folder, last, first=watch_own.first(), users=users)
         _record_training_step(
             pipeline, seen, watch, collated=collated, present=present, begins=watch_own.begins
         )
-        _record_clipping(trainer, seen)
+        if zero is None:
+            _record_clipping(trainer, seen)
+        else:
+            zero.watch_groups()
         record_rollouts(trainer, lambda made: seen.rollout.update(made if not seen.rollout else {}))
         if cuda:
             # Blocks that earlier measurements left in torch's pool do not fit the run's sizes.
@@ -130,7 +137,13 @@ def _record(pipeline: Pipeline, steps: int, *, own: bool) -> Recording:
     return seen
 
 
-def _callback(seen: Recording, pipeline: Pipeline, steps: int, after: Callable[[str], None]) -> Any:
+def _callback(
+    seen: Recording,
+    pipeline: Pipeline,
+    steps: int,
+    after: Callable[[str], None],
+    zero: ZeroStep | None,
+) -> Any:
     import torch
     from transformers import TrainerCallback
 
@@ -147,6 +160,8 @@ def _callback(seen: Recording, pipeline: Pipeline, steps: int, after: Callable[[
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             after("on_train_begin")
             frozen.update(frozen_state(model))
+            if zero is not None:
+                zero.watch()
 
         def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             after("on_epoch_begin")
@@ -161,6 +176,9 @@ def _callback(seen: Recording, pipeline: Pipeline, steps: int, after: Callable[[
             after("on_pre_optimizer_step")
             step = seen.steps[-1]
             seen.max_steps = state.max_steps
+            seen.curve = curve_of(kwargs.get("lr_scheduler"), args, state.max_steps)
+            if zero is not None:  # which has taken the step
+                return
             if step.norm_before_clip != step.norm_before_clip:  # nothing was clipped
                 take_gradients(seen, model)
             if math.isnan(step.norm_after_clip):
@@ -173,7 +191,6 @@ def _callback(seen: Recording, pipeline: Pipeline, steps: int, after: Callable[[
             note_update(seen, model, kwargs["optimizer"])
             step.learning_rate = kwargs["optimizer"].param_groups[0]["lr"]
             note_rates(seen, kwargs["optimizer"])
-            seen.curve = curve_of(kwargs.get("lr_scheduler"), args, state.max_steps)
 
         def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             after("on_optimizer_step")
@@ -184,6 +201,8 @@ def _callback(seen: Recording, pipeline: Pipeline, steps: int, after: Callable[[
                 parameter.changed_frozen = rewritten(parameter.name, frozen, now)
             warmup = args.get_warmup_steps(state.max_steps)
             note_held(pipeline, seen, f"after step {len(seen.steps)}")
+            if zero is not None:
+                return
             trial_steps(
                 seen.update,
                 model,
