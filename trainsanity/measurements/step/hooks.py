@@ -13,11 +13,9 @@ from typing import Any
 
 from trainsanity.isolation.reachable import own_classes
 from trainsanity.isolation.rewind import Rewind
+from trainsanity.isolation.shards import of_engine
 
 KINDS = ("_forward_pre_hooks", "_forward_hooks")
-
-ENGINES = ("deepspeed.", "torch.distributed.")
-"""Packages whose hooks give a module its weights; without the engine they have none to give."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +67,6 @@ def added_hooks(model: Any, before: dict[tuple[int, str, int], set[str]]) -> lis
         for number, hook in getattr(module, kind).items()
         if (id(module), kind, number) not in before and not of_engine(hook)
     ]
-
-
-def of_engine(hook: Any) -> bool:
-    """Return whether DeepSpeed or torch's FSDP registered the hook, to fetch and drop weights."""
-    held = getattr(hook, "func", hook)
-    owner = getattr(held, "__self__", held)
-    name = getattr(type(owner) if owner is not held else owner, "__module__", "") or ""
-    return name.startswith(ENGINES)
 
 
 @contextmanager

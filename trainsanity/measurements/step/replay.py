@@ -20,6 +20,7 @@ from trainsanity.isolation.fsdp import beside_model
 from trainsanity.isolation.hashing import hashes
 from trainsanity.isolation.host_memory import to_device
 from trainsanity.isolation.random_states import set_torch_states
+from trainsanity.isolation.shards import in_parts, resharded
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.batches.special_tokens import align_special_tokens
@@ -116,7 +117,7 @@ def _replay(pipeline: Pipeline, recording: Recording, micros: list[MicroStep]) -
                 rounded[name] = rounded[name] + gradient.to(dtype)
     added = _differences({name: g.double() for name, g in rounded.items()}, exact)
     noise = {name: noise[name] + added[name] for name in noise}
-    if pipeline.other_processes:
+    if pipeline.other_processes and not in_parts(pipeline.model):
         _add_up(exact)
     return Replay(exact, noise, checkpointing)
 
@@ -170,6 +171,8 @@ def _gradients(
     """
     import torch
 
+    if in_parts(pipeline.model):
+        return _gradients_in_parts(pipeline, micro, weight, scale, saturated)
     # Leaves of their own: a hook on the model's parameters changes the Trainer's gradient, and
     # must not change the reference.
     leaves = {
@@ -186,15 +189,7 @@ def _gradients(
             self.model = pipeline.model
 
         def forward(self) -> None:
-            task = objective_of(pipeline)
-            logits = logits_again(pipeline, micro)
-            labels = with_prompt(logits, micro.inputs["labels"].to(logits.device))
-            values, targets = task.items(logits, labels), task.targets(labels)
-            values = values if scale else values.float()
-            if saturated is not None:
-                values.register_hook(lambda g: saturated.append(_rounding(g, weight)))
-            losses = task.item_losses(values, targets)
-            (losses.sum() * (weight * (scale or 1.0))).backward()
+            _backward(pipeline, micro, weight, scale, saturated)
 
     # Each place once: in a module with two names torch would leave the leaf in place.
     swapped = {
@@ -209,6 +204,54 @@ def _gradients(
         for name, leaf in leaves.items()
         if leaf.grad is not None
     }
+
+
+def _backward(
+    pipeline: Pipeline,
+    micro: MicroStep,
+    weight: float,
+    scale: float | None,
+    saturated: list[float] | None,
+) -> None:
+    task = objective_of(pipeline)
+    logits = logits_again(pipeline, micro)
+    labels = with_prompt(logits, micro.inputs["labels"].to(logits.device))
+    values, targets = task.items(logits, labels), task.targets(labels)
+    values = values if scale else values.float()
+    if saturated is not None:
+        values.register_hook(lambda g: saturated.append(_rounding(g, weight)))
+    losses = task.item_losses(values, targets)
+    (losses.sum() * (weight * (scale or 1.0))).backward()
+
+
+def _gradients_in_parts(
+    pipeline: Pipeline,
+    micro: MicroStep,
+    weight: float,
+    scale: float | None,
+    saturated: list[float] | None,
+) -> dict[str, Tensor]:
+    """As :func:`_gradients`, of the micro-batches that all processes ask for at the same time.
+
+    FSDP2 gathers the weights and takes a mean of the processes' gradients, of which the sum is
+    wanted.
+    """
+    model, processes = pipeline.model, pipeline.args.world_size
+    resharded(model)
+    parameters = dict(model.named_parameters())
+    before = [(p, p.grad) for p in parameters.values()]
+    for p, _ in before:
+        p.grad = None
+    try:
+        _backward(pipeline, micro, weight, scale, saturated)
+        return {
+            name: sample(p.grad).double() * processes / (scale or 1.0)
+            for name, p in parameters.items()
+            if p.grad is not None
+        }
+    finally:
+        for p, gradient in before:
+            p.grad = gradient
 
 
 def _rounding(gradient: Tensor, weight: float) -> float:
