@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .processes import healthy, incident
+from .processes import healthy, incident, sharded
 
 
 def zero(stage: int, build: Any = healthy, **settings: Any) -> Any:
@@ -70,3 +70,39 @@ def zero1() -> Any:
 
 def zero2_incident() -> Any:
     return zero(2, build=incident)
+
+
+def sharded_bfloat16() -> Any:
+    """FSDP2 over weights in bfloat16: what float32 is asked for has to be raised from parts."""
+    import torch
+
+    trainer = healthy()
+    trainer.model.to(torch.bfloat16)
+    return sharded(trainer)
+
+
+def sharded_mixed() -> Any:
+    """FSDP2 with float32 weights and bf16=True: accelerate gives the mixing to FSDP2."""
+    trainer = sharded(healthy(bf16=True))
+    trainer.accelerator.state.fsdp_plugin.set_mixed_precision("bf16")
+    return trainer
+
+
+def zero3_in_parts() -> Any:
+    """ZeRO-3 as most people have it: the model is made in parts, which deepspeed.zero.Init does."""
+    from transformers import AutoModelForSequenceClassification
+
+    trainer = zero(3)
+    # The arguments are there, so that transformers makes models in parts from now on.
+    weights = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    made: Any = AutoModelForSequenceClassification.from_config(trainer.model.config)
+    made.accepts_loss_kwargs = False
+    import deepspeed
+    import torch
+
+    for name, p in made.named_parameters():
+        with deepspeed.zero.GatheredParameters([p], modifier_rank=0), torch.no_grad():
+            if trainer.args.process_index == 0:
+                p.copy_(weights[name])
+    trainer.model = trainer.model_wrapped = made
+    return trainer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import platform
 import sys
 from functools import cached_property
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.loading import load_package, load_plugins
 from trainsanity.engine.store import Measurements
+from trainsanity.isolation.shards import shape_of
 from trainsanity.objectives.base import CUSTOM, UNKNOWN
 from trainsanity.objectives.registry import GROUP, objective_for, require_declared
 from trainsanity.pipeline import unwrapped
@@ -66,7 +68,7 @@ class Session:
         facts: dict[str, Any] = {
             "model": type(pipeline.model).__name__,
             "trainer": None if pipeline.trainer is None else type(pipeline.trainer).__name__,
-            "parameters": sum(p.numel() for p in pipeline.model.parameters()),
+            "parameters": sum(math.prod(shape_of(p)) for p in pipeline.model.parameters()),
             "dtype": str(pipeline.dtype).removeprefix("torch."),
             "device": str(pipeline.device),
             "task": pipeline.objective or self._objective_name,

@@ -27,9 +27,9 @@ def local(tensor: Any) -> Any:
 def whole(tensor: Any) -> Any:
     """Return the whole tensor; for a sharded one all processes have to call it."""
     if hasattr(tensor, "ds_tensor"):
-        from deepspeed.zero import GatheredParameters
+        import deepspeed
 
-        with GatheredParameters([tensor]):
+        with deepspeed.zero.GatheredParameters([tensor]):
             return tensor.detach().clone()
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
@@ -42,6 +42,11 @@ def shape_of(tensor: Any) -> tuple[int, ...]:
 def in_parts(model: Any) -> bool:
     """Return whether each process holds a part of the model's weights."""
     return any(is_sharded(parameter) for parameter in model.parameters())
+
+
+def made_in_parts(model: Any) -> bool:
+    """Return whether DeepSpeed has put parts in the place of weights (``deepspeed.zero.Init``)."""
+    return any(hasattr(parameter, "ds_tensor") for parameter in model.parameters())
 
 
 def resharded(model: Any) -> None:

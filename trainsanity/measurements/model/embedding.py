@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
-from trainsanity.isolation.shards import is_sharded, whole
+from trainsanity.isolation.shards import is_sharded, made_in_parts, whole
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.model.forward import as_trained
 from trainsanity.measurements.model.placement import not_in_memory
@@ -57,6 +57,8 @@ def embedding_gradient(pipeline: Pipeline, batch: Batch) -> EmbeddingGradient:
     weight = getattr(layer, "weight", None)
     if weight is None or not weight.requires_grad:
         raise Skip("the input embedding is frozen")
+    if made_in_parts(pipeline.model):
+        raise Skip("DeepSpeed made the model in parts, and differentiates it with its engine alone")
     if not weight.is_leaf:
         raise Skip("the input embedding is computed from other parameters, which have its gradient")
     with as_trained(pipeline), torch.enable_grad():

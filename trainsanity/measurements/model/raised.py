@@ -146,7 +146,7 @@ def asked(pipeline: Pipeline, way: Way, why: str = "") -> Iterator[Asked]:
         with as_trained(pipeline):
             yield Asked(way, why, True, _trained_dtype(pipeline))
         return
-    with as_trained(pipeline, autocast=False), contextlib.ExitStack() as stack:
+    with as_trained(pipeline, autocast=False, gathers=False), contextlib.ExitStack() as stack:
         raiser = Raiser(model, whole=way == "whole")
         mixed = getattr(getattr(pipeline.trainer, "accelerator", None), "mixed_precision", "no")
         one = Asked(way, "", True, torch.float32, raiser)

@@ -20,13 +20,14 @@ from trainsanity.isolation.fsdp import beside_model
 from trainsanity.isolation.hashing import hashes
 from trainsanity.isolation.host_memory import to_device
 from trainsanity.isolation.random_states import set_torch_states
-from trainsanity.isolation.shards import in_parts, resharded
+from trainsanity.isolation.shards import in_parts, made_in_parts, resharded
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.batches.special_tokens import align_special_tokens
 from trainsanity.measurements.model.forward import predicting
 from trainsanity.measurements.model.head import Pooled
 from trainsanity.measurements.model.items import with_prompt
+from trainsanity.measurements.model.raiser import gathered
 from trainsanity.measurements.step.hooks import hooked
 from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.steps import MicroStep, Recording, item_weights
@@ -76,6 +77,8 @@ def replay(pipeline: Pipeline, recording: Recording) -> Replay:
         raise Skip(f"no reference loss for {type(pipeline.model).__name__}")
     if not micros or any("labels" not in micro.inputs for micro in micros):
         raise Skip("the micro-batches of the first step have no labels to be replayed with")
+    if made_in_parts(pipeline.model):
+        raise Skip("DeepSpeed made the model in parts, and differentiates it with its engine alone")
     try:
         return _replay(pipeline, recording, micros)
     except torch.OutOfMemoryError as error:
@@ -350,6 +353,7 @@ def as_in_training(pipeline: Pipeline, recording: Recording) -> Iterator[None]:
         quiet(pipeline),
         _switched(model, []),
         hooked(recording.hooks),
+        gathered(model),
     ):
         align_special_tokens(pipeline)
         to_device([values for _, values in begun], [parameter for parameter, _ in begun])
