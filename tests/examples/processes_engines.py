@@ -7,7 +7,7 @@ from typing import Any
 from .processes import healthy, incident, sharded
 
 
-def zero(stage: int, build: Any = healthy, **settings: Any) -> Any:
+def zero(stage: int, build: Any = healthy, mixed: bool = False, **settings: Any) -> Any:
     """As a user asks for it, by ``TrainingArguments(deepspeed=...)``."""
     from transformers import Trainer, TrainingArguments
 
@@ -24,12 +24,13 @@ def zero(stage: int, build: Any = healthy, **settings: Any) -> Any:
         report_to="none",
         use_cpu=built.args.use_cpu,
         dataloader_pin_memory=False,
+        bf16=mixed,
         deepspeed={
             "zero_optimization": {"stage": stage},
             "train_micro_batch_size_per_gpu": "auto",
             "gradient_accumulation_steps": "auto",
             "gradient_clipping": "auto",
-            "bf16": {"enabled": False},
+            "bf16": {"enabled": mixed},
         },
     )
     trainer = Trainer(
@@ -106,3 +107,12 @@ def zero3_in_parts() -> Any:
                 p.copy_(weights[name])
     trainer.model = trainer.model_wrapped = made
     return trainer
+
+
+def zero2_mixed() -> Any:
+    """DeepSpeed rounds the weights to bfloat16, and keeps float32 masters of these."""
+    return zero(2, mixed=True)
+
+
+def zero3_mixed() -> Any:
+    return zero(3, mixed=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from trainsanity.isolation.shards import in_parts
+from trainsanity.isolation.shards import in_parts, made_in_parts
 from trainsanity.isolation.zero import zero_stage
 from trainsanity.types import Skip
 
@@ -45,14 +45,20 @@ def refuse_sharded(pipeline: Pipeline) -> None:
 
 
 def prepared(trainer: Any) -> str:
-    """Shard the model as ``train()`` will, for it to be judged where it is trained.
+    """Shard or move the model as ``train()`` will, for it to be judged where it is trained.
 
-    accelerate does it, and finds a model that is sharded already when training begins.  FSDP2
+    accelerate shards it, and finds a model that is sharded already when training begins.  FSDP2
     replaces parameters and classes for good, so that the model stays so.
 
     Returns:
         A sentence for the report; empty if nothing was done.
     """
+    if zero_stage(trainer) is not None and not made_in_parts(trainer.model):
+        device = trainer.args.device
+        if device.type == "cpu" or next(trainer.model.parameters()).device == device:
+            return ""
+        trainer.model.to(device)
+        return f"DeepSpeed's model was moved to {device} before it was judged, as train() does"
     if not _can_be_prepared(trainer):
         return ""
     from accelerate.utils.fsdp_utils import fsdp2_prepare_model

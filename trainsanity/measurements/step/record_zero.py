@@ -88,9 +88,12 @@ class ZeroStep:
         earlier = {p.name: p for p in seen.update.parameters}
         small, inner = norms_and_biases(model), _innermost(engine.optimizer)
         update = Update(optimizer=type(inner).__name__, no_trial=NO_TRIAL)
+        scaled = float(getattr(engine.optimizer, "loss_scale", 1.0))  # in float16, until it steps
         squares, masters = [], {}
         for name, p in model.named_parameters():
             gradient = safe_get_full_grad(p) if p.requires_grad else None
+            if gradient is not None and scaled != 1:
+                gradient = gradient / scaled
             size = norm_of(gradient) if gradient is not None else None
             before = earlier.get(name)
             one = Parameter(

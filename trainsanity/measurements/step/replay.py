@@ -100,21 +100,23 @@ def _replay(pipeline: Pipeline, recording: Recording, micros: list[MicroStep]) -
     rounded: dict[str, Tensor] = {}
     noise: dict[str, float] = {}
     checkpointing = None
-    parameters = {n: p for n, p in pipeline.model.named_parameters() if p.requires_grad}
+    dtypes = {name: p.dtype for name, p in pipeline.model.named_parameters()}
+    dtypes |= {one.name: one.dtype for one in recording.update.parameters if one.name in dtypes}
     with _as_wrapped(pipeline, recording), as_in_training(pipeline, recording):
         for micro, weight in zip(recording.first.micro_steps, weights, strict=True):
             if not micro.inputs:
                 continue
             saturated: list[float] = []
-            part = _gradients(pipeline, micro, weight, saturated=saturated)
+            part = _gradients(pipeline, micro, weight, dtypes, saturated=saturated)
             if micro is micros[0]:
-                noise = _differences(_gradients(pipeline, micro, weight, scale=ODD), part)
+                noise = _differences(_gradients(pipeline, micro, weight, dtypes, scale=ODD), part)
                 noise = {name: by + sum(saturated) for name, by in noise.items()}
                 if recording.checkpointing:
                     with _switched(pipeline.model, recording.checkpointing):
-                        checkpointing = _differences(_gradients(pipeline, micro, weight), part)
+                        again = _gradients(pipeline, micro, weight, dtypes)
+                        checkpointing = _differences(again, part)
             for name, gradient in part.items():
-                dtype = parameters[name].dtype
+                dtype = dtypes[name]
                 exact[name] = exact.get(name, 0) + gradient
                 rounded[name] = rounded.get(name, torch.zeros_like(gradient, dtype=dtype))
                 rounded[name] = rounded[name] + gradient.to(dtype)
@@ -163,6 +165,7 @@ def _gradients(
     pipeline: Pipeline,
     micro: MicroStep,
     weight: float,
+    dtypes: dict[str, Any],
     scale: float | None = None,
     saturated: list[float] | None = None,
 ) -> dict[str, Tensor]:
@@ -178,8 +181,9 @@ def _gradients(
         return _gradients_in_parts(pipeline, micro, weight, scale, saturated)
     # Leaves of their own: a hook on the model's parameters changes the Trainer's gradient, and
     # must not change the reference.
+    # An engine may have trained them in another dtype.
     leaves = {
-        name: p.detach().requires_grad_(p.requires_grad)
+        name: p.detach().to(dtypes.get(name)).requires_grad_(p.requires_grad)
         for name, p in pipeline.model.named_parameters()
     }
     by_parameter = {id(p): leaves[name] for name, p in pipeline.model.named_parameters()}
