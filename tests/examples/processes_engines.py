@@ -4,45 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from .processes import healthy, incident, sharded
+from .processes import healthy, incident, rebuilt, sharded
 
 
 def zero(stage: int, build: Any = healthy, mixed: bool = False, **settings: Any) -> Any:
     """As a user asks for it, by ``TrainingArguments(deepspeed=...)``."""
-    from transformers import Trainer, TrainingArguments
-
-    built = build(**settings)
-    args = TrainingArguments(
-        output_dir=built.args.output_dir,
-        per_device_train_batch_size=built.args.per_device_train_batch_size,
-        gradient_accumulation_steps=built.args.gradient_accumulation_steps,
-        learning_rate=built.args.learning_rate,
-        warmup_steps=built.args.warmup_steps,
-        max_steps=built.args.max_steps,
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        use_cpu=built.args.use_cpu,
-        dataloader_pin_memory=False,
-        bf16=mixed,
-        deepspeed={
-            "zero_optimization": {"stage": stage},
-            "train_micro_batch_size_per_gpu": "auto",
-            "gradient_accumulation_steps": "auto",
-            "gradient_clipping": "auto",
-            "bf16": {"enabled": mixed},
-        },
-    )
-    trainer = Trainer(
-        model=built.model,
-        args=args,
-        train_dataset=built.train_dataset,
-        eval_dataset=built.eval_dataset,
-        data_collator=built.data_collator,
-        processing_class=built.processing_class,
-    )
-    trainer.kept = built  # whose folder is removed with it
-    return trainer
+    config = {
+        "zero_optimization": {"stage": stage},
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "bf16": {"enabled": mixed},
+    }
+    return rebuilt(build(**settings), deepspeed=config, bf16=mixed)
 
 
 def zero2() -> Any:
