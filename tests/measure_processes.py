@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def measured(asked: Any, name: str) -> dict[str, Any]:
-    """Return what is told of one run; a process group of its own is ended with it."""
+    """Return what is told of one run; all its processes are ended with it."""
     import torch
 
     processes = asked.processes or torch.cuda.device_count()
@@ -55,21 +55,24 @@ def measured(asked: Any, name: str) -> dict[str, Any]:
             f"--nproc-per-node={processes}", "-m", "trainsanity", "run", "--max-cost=step",
             f"--json={path}", f"{asked.module}:{name}",
         ]  # fmt: skip
+        settings = {
+            "TRAINSANITY_GEOMETRY": asked.geometry,
+            "HF_HUB_OFFLINE": "1",
+            "PYTHONFAULTHANDLER": "1",
+        }
         start = time.perf_counter()
         with open(log, "w", encoding="utf-8") as file:
             process = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env={**os.environ, "TRAINSANITY_GEOMETRY": asked.geometry, "HF_HUB_OFFLINE": "1"},
+                env={**os.environ, **settings},
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
             )
             try:
                 process.wait(asked.timeout)
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+                _end(process)
         seconds = time.perf_counter() - start
         line = {
             "date": datetime.date.today().isoformat(),
@@ -79,8 +82,23 @@ def measured(asked: Any, name: str) -> dict[str, Any]:
             "exit_code": process.returncode,
         }
         if not path.exists():
-            return {**line, "no_report": log.read_text(encoding="utf-8").splitlines()[-60:]}
+            return {**line, "no_report": log.read_text(encoding="utf-8").splitlines()[-90:]}
         return line | told(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _end(process: Any) -> None:
+    """End a run with all its processes, each of which first writes where it was."""
+    import psutil
+
+    launcher = psutil.Process(process.pid)
+    workers = launcher.children(recursive=True)
+    for worker in workers:
+        worker.send_signal(signal.SIGABRT)  # faulthandler's
+    psutil.wait_procs(workers, timeout=5)
+    for one in (*workers, launcher):
+        if one.is_running():
+            one.kill()
+    process.wait()
 
 
 def told(report: dict[str, Any]) -> dict[str, Any]:
