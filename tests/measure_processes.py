@@ -5,7 +5,7 @@
     python -m tests.measure_processes --processes 1 --geometry 0.6B ddp_repaired
 
 Prints a line of JSON for each, for ``.ci/measured.jsonl``; TRAINSANITY_RECORD names a file that
-gets the lines as well.  A run that does not end in ``--timeout`` seconds is told and ended.
+gets the lines as well, and TRAINSANITY_LOGS a folder for what the processes wrote.  A run that does not end in ``--timeout`` seconds is told and ended.
 """
 
 from __future__ import annotations
@@ -81,8 +81,13 @@ def measured(asked: Any, name: str) -> dict[str, Any]:
             "whole_process_seconds": round(seconds, 1),
             "exit_code": process.returncode,
         }
+        written = log.read_text(encoding="utf-8", errors="replace")
+        if kept := os.environ.get("TRAINSANITY_LOGS"):
+            Path(kept, f"{asked.geometry}-{name}-{processes}.log").write_text(written[-400_000:])
         if not path.exists():
-            return {**line, "no_report": log.read_text(encoding="utf-8").splitlines()[-90:]}
+            lines = written.splitlines()
+            reached = [one for one in lines if one.startswith("trainsanity: ")]
+            return {**line, "no_report": [*reached[-2:], *lines[-12:]]}
         return line | told(json.loads(path.read_text(encoding="utf-8")))
 
 
@@ -113,7 +118,7 @@ def told(report: dict[str, Any]) -> dict[str, Any]:
         for one in report["measurements"]
         if one.get("peak_bytes")
     }
-    slow = sorted(rows.values(), key=lambda row: -(row["seconds"] or 0))[:8]
+    slow = sorted(report["measurements"], key=lambda one: -one["seconds"])[:14]
     return {
         **report["environment"],
         "seconds": round(report["summary"]["seconds"], 1),
@@ -127,7 +132,7 @@ def told(report: dict[str, Any]) -> dict[str, Any]:
         "cause": (rows["loss.matches_reference"]["cause"] or "")[:90],
         "peak_gib": max(peaks.values(), default=None),
         "peak_of_the_step_gib": peaks.get("recording"),
-        "slowest": {row["name"]: round(row["seconds"], 1) for row in slow},
+        "slowest": {one["name"]: round(one["seconds"], 1) for one in slow},
     }
 
 
