@@ -170,7 +170,7 @@ def batch(pipeline: Pipeline) -> Batch:
     if not calls:
         raise Skip("the data loader does not call the collator: which rows it reads is not seen")
     # The loader reads ahead: there may be more calls than batches.
-    pairs = _shared(pipeline, list(zip(inputs, calls[: len(inputs)], strict=True)))
+    pairs = shared(pipeline, list(zip(inputs, calls[: len(inputs)], strict=True)))
     if any(not isinstance(made, Mapping) for made in inputs):
         return _prompts(pipeline, [rows for _, rows in pairs])
     refuse_unlabelled(trainer, inputs[0], calls[0][0])
@@ -269,7 +269,7 @@ def _own_rows(rows: Iterator[Any], size: int, processes: int) -> Iterator[Any]:
             yield row
 
 
-def _shared(pipeline: Pipeline, pairs: list[Any]) -> list[Any]:
+def shared(pipeline: Pipeline, pairs: list[Any]) -> list[Any]:
     """Return rank 0's batches on every process where each holds a part of the model.
 
     A forward is a collective operation there: all have to ask the same questions, as many as the
