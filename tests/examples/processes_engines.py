@@ -90,3 +90,9 @@ def zero2_mixed() -> Any:
 
 def zero3_mixed() -> Any:
     return zero(3, mixed=True)
+
+
+def compiled(backend: str = "aot_eager") -> Any:
+    """torch_compile, by a backend that needs no compiler for C."""
+    trainer = healthy(per_device_train_batch_size=2)
+    return rebuilt(trainer, torch_compile=True, torch_compile_backend=backend)

@@ -7,12 +7,12 @@ is left, so that at most one block is there twice.
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from trainsanity.errors import first_line
+from trainsanity.isolation.compiled import not_compiled
 from trainsanity.isolation.shards import engine_hooks_off, in_parts, is_sharded
 from trainsanity.maths.tolerances import shaken
 from trainsanity.measurements.model.forward import as_trained
@@ -154,7 +154,7 @@ def asked(pipeline: Pipeline, way: Way, why: str = "") -> Iterator[Asked]:
         if pipeline.dtype.itemsize > SINGLE:
             one.lowest = pipeline.dtype
         stack.enter_context(torch.autocast(_kind(model), enabled=False))
-        contexts = (_unwrapped_forward(model), _full_precision(), _not_compiled())
+        contexts = (_unwrapped_forward(model), _full_precision(), not_compiled())
         for context in (*contexts, engine_hooks_off(model)):
             stack.enter_context(context)
         stack.enter_context(raiser.raised())
@@ -260,17 +260,6 @@ def _switches() -> list[tuple[Any, str]]:
 def _reduced() -> bool:
     """Return whether the pipeline multiplies float32 in TF32."""
     return any(getattr(place, name) in (True, "tf32") for place, name in _switches())
-
-
-@contextlib.contextmanager
-def _not_compiled() -> Iterator[None]:
-    """Run what was compiled as it is written."""
-    stance = getattr(sys.modules.get("torch.compiler"), "set_stance", None)
-    if stance is None or "torch._dynamo" not in sys.modules:  # nothing can have been compiled
-        yield
-        return
-    with stance("force_eager"):
-        yield
 
 
 def _kind(model: Any) -> str:
