@@ -5,7 +5,8 @@
     python -m tests.measure_processes --processes 1 --geometry 0.6B ddp_repaired
 
 Prints a line of JSON for each, for ``.ci/measured.jsonl``; TRAINSANITY_RECORD names a file that
-gets the lines as well, and TRAINSANITY_LOGS a folder for what the processes wrote.  A run that does not end in ``--timeout`` seconds is told and ended.
+gets the lines as well, and TRAINSANITY_LOGS a folder for what the processes wrote.  A run that does
+not end in ``--timeout`` seconds is told and ended.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The incident at full size by each engine, for as many GPUs as there are: 12 = accumulation x them.
+"""The incident at full size by each engine, on as many GPUs as there are.
 
 TRAINSANITY_GEOMETRY names the geometry of Qwen3 (``4B`` if it is not set).
 """

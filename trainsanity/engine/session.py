@@ -15,7 +15,7 @@ from trainsanity.engine.store import Measurements
 from trainsanity.isolation.shards import shape_of
 from trainsanity.objectives.base import CUSTOM, UNKNOWN
 from trainsanity.objectives.registry import GROUP, objective_for, require_declared
-from trainsanity.pipeline import unwrapped
+from trainsanity.pipeline import class_name, unwrapped
 
 if TYPE_CHECKING:
     from trainsanity.objectives.base import Objective
@@ -66,7 +66,7 @@ class Session:
         pipeline = self.pipeline
         args, config = pipeline.args, pipeline.config
         facts: dict[str, Any] = {
-            "model": type(pipeline.model).__name__,
+            "model": class_name(pipeline.model),
             "trainer": None if pipeline.trainer is None else type(pipeline.trainer).__name__,
             "parameters": sum(math.prod(shape_of(p)) for p in pipeline.model.parameters()),
             "dtype": str(pipeline.dtype).removeprefix("torch."),
@@ -134,7 +134,7 @@ def _recognised(pipeline: Pipeline, objective: Objective) -> str:
     package = type(objective).__module__.partition(".")[0]
     if package != __package__.partition(".")[0]:
         return f"recognised by {package}"
-    trainer, model = pipeline.trainer, type(unwrapped(pipeline.model)).__name__
+    trainer, model = pipeline.trainer, class_name(unwrapped(pipeline.model))
     own = trainer is not None and any(
         cls.__module__.partition(".")[0] not in ("transformers", "builtins")
         and not cls.__module__.startswith("__")

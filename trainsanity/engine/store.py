@@ -120,7 +120,6 @@ class Measurements:
             ):
                 value = look.fn(**arguments)
         except (Exception, SystemExit) as error:
-            __import__('traceback').print_exc()  # DEBUG
             # A model that exits must not end the run, perhaps with the code of a sane pipeline.
             self._errors[name] = error
             if out_of_memory(error) is not None:

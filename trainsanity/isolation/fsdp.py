@@ -41,7 +41,9 @@ def refuse_sharded(pipeline: Pipeline) -> None:
     if fsdp(pipeline):
         raise Skip("FSDP2 shards the model when it trains: judged without it, in one process")
     if zero_stage(pipeline.trainer) is not None:
-        raise Skip("DeepSpeed takes the model over when it trains: judged without it, in one process")
+        raise Skip(
+            "DeepSpeed takes the model over when it trains: judged without it, in one process"
+        )
 
 
 def prepared(trainer: Any) -> str:
@@ -76,10 +78,12 @@ def _can_be_prepared(trainer: Any) -> bool:
 
     plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
     if (
-        getattr(plugin, "fsdp_version", 1) != 2
+        plugin is None
+        or getattr(plugin, "fsdp_version", 1) != 2
         or trainer.optimizer is not None
         or plugin.activation_checkpointing  # which train() would put around each block once more
-        or type(plugin.cpu_offload).__name__ == "CPUOffloadPolicy"  # what is kept on the host cannot be gathered by NCCL
+        or type(plugin.cpu_offload).__name__
+        == "CPUOffloadPolicy"  # what is kept on the host cannot be gathered by NCCL
         or trainer.args.torch_compile
         or not util.find_spec("accelerate.utils.fsdp_utils")
     ):

@@ -279,7 +279,9 @@ def shared(pipeline: Pipeline, pairs: list[Any]) -> list[Any]:
         return pairs
     import torch
 
-    shared = broadcast_from_zero([(_moved(made, torch.device("cpu")), rows) for made, rows in pairs])
+    shared = broadcast_from_zero(
+        [(_moved(made, torch.device("cpu")), rows) for made, rows in pairs]
+    )
     device = pipeline.trainer.args.device
     return [(_moved(made, device), rows) for made, rows in shared]
 

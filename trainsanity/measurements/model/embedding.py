@@ -104,13 +104,15 @@ def gradient_of(loss: Tensor, weight: Any, parameters: Sequence[Any]) -> Tensor 
     # the gradients of the parts, as a mean over processes.
 
     if not is_sharded(weight):
-        return torch.autograd.grad(loss, weight, allow_unused=True)[0]
+        own: Tensor | None = torch.autograd.grad(loss, weight, allow_unused=True)[0]
+        return own
     before = [(p, p.grad) for p in parameters]
     for p, _ in before:
         p.grad = None
     try:
         loss.backward()
-        return None if weight.grad is None else whole(weight.grad)
+        found: Tensor | None = None if weight.grad is None else whole(weight.grad)
+        return found
     finally:
         for p, gradient in before:
             p.grad = gradient

@@ -112,7 +112,9 @@ class Raiser:
     @property
     def longest(self) -> int:
         """Terms of the longest sum: the last dimension of the widest matrix."""
-        matrices = (shape_of(slot.own) for block in self.blocks for slot in block.slots if slot.weight)
+        matrices = (
+            shape_of(slot.own) for block in self.blocks for slot in block.slots if slot.weight
+        )
         return max((shape[-1] for shape in matrices if len(shape) > 1), default=1)
 
     @contextlib.contextmanager

@@ -108,7 +108,7 @@ class ZeroStep:
                 elements=getattr(p, "ds_numel", p.numel()),
             )
             update.parameters.append(one)
-            if gradient is None:
+            if gradient is None or size is None:
                 continue
             squares.append(size.float() ** 2)
             one.largest = float(torch.linalg.vector_norm(gradient, math.inf))

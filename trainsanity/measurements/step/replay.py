@@ -28,6 +28,7 @@ from trainsanity.measurements.model.forward import predicting
 from trainsanity.measurements.model.head import Pooled
 from trainsanity.measurements.model.items import with_prompt
 from trainsanity.measurements.model.raiser import gathered
+from trainsanity.measurements.step.checkpointing import switched
 from trainsanity.measurements.step.hooks import hooked
 from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.steps import MicroStep, Recording, item_weights
@@ -112,7 +113,7 @@ def _replay(pipeline: Pipeline, recording: Recording, micros: list[MicroStep]) -
                 noise = _differences(_gradients(pipeline, micro, weight, dtypes, scale=ODD), part)
                 noise = {name: by + sum(saturated) for name, by in noise.items()}
                 if recording.checkpointing:
-                    with _switched(pipeline.model, recording.checkpointing):
+                    with switched(pipeline.model, recording.checkpointing):
                         again = _gradients(pipeline, micro, weight, dtypes)
                         checkpointing = _differences(again, part)
             for name, gradient in part.items():
@@ -166,6 +167,7 @@ def _gradients(
     micro: MicroStep,
     weight: float,
     dtypes: dict[str, Any],
+    *,
     scale: float | None = None,
     saturated: list[float] | None = None,
 ) -> dict[str, Tensor]:
@@ -332,18 +334,6 @@ def _add_up(gradients: dict[str, Tensor]) -> None:
         gradients[name] = whole.cpu()
 
 
-SWITCHES = ("gradient_checkpointing", "_gradient_checkpointing_func")
-
-
-def checkpointed(model: Any) -> list[tuple[Any, Any]]:
-    """The modules that compute their activations again in the backward pass, each with how."""
-    return [
-        (module, getattr(module, SWITCHES[1], None))
-        for module in model.modules()
-        if getattr(module, SWITCHES[0], False)
-    ]
-
-
 @contextmanager
 def as_in_training(pipeline: Pipeline, recording: Recording) -> Iterator[None]:
     """The model as the first step had it, but for gradient checkpointing, which is off.
@@ -355,7 +345,7 @@ def as_in_training(pipeline: Pipeline, recording: Recording) -> Iterator[None]:
     with (
         preserved(pipeline, weights=bool(begun)),
         quiet(pipeline),
-        _switched(model, []),
+        switched(model, []),
         hooked(recording.hooks),
         gathered(model),
     ):
@@ -363,26 +353,6 @@ def as_in_training(pipeline: Pipeline, recording: Recording) -> Iterator[None]:
         to_device([values for _, values in begun], [parameter for parameter, _ in begun])
         model.train()
         yield
-
-
-@contextmanager
-def _switched(model: Any, on: list[tuple[Any, Any]]) -> Iterator[None]:
-    """Gradient checkpointing in these modules, as each did it, and in no other."""
-    modules = [module for module in model.modules() if hasattr(module, SWITCHES[0])]
-    before = [{name: vars(m)[name] for name in SWITCHES if name in vars(m)} for m in modules]
-    try:
-        for module in modules:
-            module.gradient_checkpointing = False
-        for module, function in on:
-            module.gradient_checkpointing = True
-            if function is not None:
-                module._gradient_checkpointing_func = function
-        yield
-    finally:
-        for module, values in zip(modules, before, strict=True):
-            for name in SWITCHES:
-                vars(module).pop(name, None)
-            vars(module).update(values)
 
 
 @contextmanager
