@@ -96,3 +96,17 @@ def compiled(backend: str = "aot_eager") -> Any:
     """torch_compile, by a backend that needs no compiler for C."""
     trainer = healthy(per_device_train_batch_size=2)
     return rebuilt(trainer, torch_compile=True, torch_compile_backend=backend)
+
+
+def sharded_language() -> Any:
+    """A causal language model under FSDP2, the loss of which has more to ask about."""
+    from fixtures.controls.tasks import language_model
+
+    return sharded(language_model(healthy()))
+
+
+def sharded_lora() -> Any:
+    """LoRA under FSDP2: frozen weights and trained adapters lie in the same blocks."""
+    from fixtures.controls.pipelines import lora
+
+    return sharded(lora(healthy()))
