@@ -49,6 +49,17 @@ def made_in_parts(model: Any) -> bool:
     return any(hasattr(parameter, "ds_tensor") for parameter in model.parameters())
 
 
+def computed_in_parts(model: Any) -> bool:
+    """Return whether forwards compute with parts: tensor parallelism, where nothing gathers them.
+
+    FSDP2 and ZeRO-3 gather a layer's weights before it runs.
+    """
+    gathers = made_in_parts(model) or any(
+        callable(getattr(module, "reshard", None)) for module in model.modules()
+    )
+    return in_parts(model) and not gathers
+
+
 def resharded(model: Any) -> None:
     """Have FSDP2 drop what a forward gathered: without a backward pass it keeps some whole."""
     for module in model.modules():

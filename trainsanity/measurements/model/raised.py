@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from trainsanity.errors import first_line
 from trainsanity.isolation.compiled import not_compiled
-from trainsanity.isolation.shards import engine_hooks_off, in_parts, is_sharded
+from trainsanity.isolation.shards import computed_in_parts, engine_hooks_off, in_parts, is_sharded
 from trainsanity.maths.tolerances import shaken
 from trainsanity.measurements.model.forward import as_trained
 from trainsanity.measurements.model.placement import not_in_memory
@@ -172,6 +172,8 @@ def cannot_be_raised(model: Any) -> str:
     tensors = [*model.parameters(), *model.buffers()]
     if hasattr(model, "_fsdp_wrapped_module"):
         return "the weights are sharded over processes"
+    if computed_in_parts(model):
+        return "tensor parallelism computes with parts of the weights"
     kept = (one for one in tensors if not is_sharded(one))
     odd = next((one for one in kept if type(one.detach()) is not torch.Tensor), None)
     return f"weights of type {type(odd).__name__} are no plain tensors" if odd is not None else ""

@@ -20,7 +20,7 @@ from trainsanity.isolation.fsdp import beside_model
 from trainsanity.isolation.hashing import hashes
 from trainsanity.isolation.host_memory import to_device
 from trainsanity.isolation.random_states import set_torch_states
-from trainsanity.isolation.shards import in_parts, made_in_parts, resharded
+from trainsanity.isolation.shards import computed_in_parts, in_parts, made_in_parts, resharded
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.batches.special_tokens import align_special_tokens
@@ -80,6 +80,9 @@ def replay(pipeline: Pipeline, recording: Recording) -> Replay:
         raise Skip("the micro-batches of the first step have no labels to be replayed with")
     if made_in_parts(pipeline.model):
         raise Skip("DeepSpeed made the model in parts, and differentiates it with its engine alone")
+    if computed_in_parts(pipeline.model):
+        raise Skip("tensor parallelism computes with parts of the weights: they have no gradient "
+                   "of their own")  # fmt: skip
     try:
         return _replay(pipeline, recording, micros)
     except torch.OutOfMemoryError as error:
