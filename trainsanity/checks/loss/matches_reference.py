@@ -14,7 +14,7 @@ from trainsanity.measurements.step.bounds import logged_loss_rounding
 from trainsanity.measurements.step.confirmed import Confirmed
 from trainsanity.measurements.step.steps import Recording, Step, reference
 from trainsanity.repairs import COUNT_IGNORED, loss_divided
-from trainsanity.types import Cost, Finding, Judges, Measured, Skip
+from trainsanity.types import Cost, Finding, Judges, Measured, Severity, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -58,7 +58,9 @@ def matches_reference(
     takes ``**kwargs`` but whose loss ignores ``num_items_in_batch``, set
     ``model.accepts_loss_kwargs = False`` before the Trainer is built.
 
-    Known false alarms: class weights and auxiliary losses are no plain mean.
+    Known false alarms: class weights and auxiliary losses are no plain mean. Where each row has one
+    target more than the Trainer counts, as behind the virtual tokens of a prompt, the step is
+    longer by these alone: a warning.
 
     References: huggingface/transformers#47688, #37766, #37110, #46204, #46731;
     NVIDIA-NeMo/Automodel#3829.
@@ -91,7 +93,20 @@ def matches_reference(
             **_explain(pipeline, recording, step, right.count, factor),
         )
         break
-    _, _, observed, right = judged[0]
+    _, first, observed, right = judged[0]
+    if first.counted:
+        yield Finding(
+            f"the loss sums over {right.count} {objective_of(pipeline).item_word} and is divided "
+            f"by {first.counted:g}: it is {right.count / first.counted:.4f} x their mean",
+            observed=right.count,
+            expected=first.counted,
+            factor=right.count / first.counted,
+            where="step 1",
+            cause="the Trainer does not count the first label of each row, which nothing predicts "
+            "as a rule; here something does, as virtual tokens of a prompt",
+            fix="nothing; compare losses with those of runs that count alike",
+            severity=Severity.WARNING,
+        )
     later = "".join(
         f"; step {number}: {logged:.4f}, {own.mean:.4f}" for number, _, logged, own in judged[1:]
     )
