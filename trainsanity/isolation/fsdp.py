@@ -81,6 +81,7 @@ def _can_be_prepared(trainer: Any) -> bool:
         plugin is None
         or getattr(plugin, "fsdp_version", 1) != 2
         or trainer.optimizer is not None
+        or getattr(trainer, "ref_model", None) is not None  # which is sharded beside the policy
         or plugin.activation_checkpointing  # which train() would put around each block once more
         or type(plugin.cpu_offload).__name__
         == "CPUOffloadPolicy"  # what is kept on the host cannot be gathered by NCCL
