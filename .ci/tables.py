@@ -182,8 +182,8 @@ def full_size(runs: list[dict[str, Any]]) -> list[str]:
         "",
         "The incident at full size in several processes with a GPU each (`python -m "
         f"tests.measure_processes`, {runs[0]['device']}, torch {runs[0]['torch']}, transformers "
-        f"{runs[0]['transformers']}). Seconds are those of the whole process, and of judging; peaks "
-        "those of one GPU, over all, and while the steps were recorded.",
+        f"{runs[0]['transformers']}). Seconds are those of the whole process, and of judging; "
+        "peaks those of one GPU, over all, and while the steps were recorded.",
         "",
         "| pipeline | processes | failed | factor | ran | seconds | judging | peak GiB | steps |",
         "|---|---|---|---|---|---|---|---|---|",

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-<<<<<<< HEAD
-from trainsanity.isolation.collectives import all_gather
-=======
 from trainsanity.engine.session import objective_of
->>>>>>> main
+from trainsanity.isolation.collectives import all_gather
 from trainsanity.maths.tolerances import within
 from trainsanity.measurements.step.replay import as_in_training, output_again
 from trainsanity.measurements.step.steps import MicroStep, Recording

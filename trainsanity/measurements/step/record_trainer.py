@@ -33,7 +33,6 @@ from trainsanity.measurements.step.peak import note_loss
 from trainsanity.measurements.step.policy_passes import references_of
 from trainsanity.measurements.step.pull import pulls_watched
 from trainsanity.measurements.step.rearranged import Rearranged
-<<<<<<< HEAD
 from trainsanity.measurements.step.record_gradients import (
     backward_recorded,
     record_clipping,
@@ -41,10 +40,7 @@ from trainsanity.measurements.step.record_gradients import (
 )
 from trainsanity.measurements.step.record_zero import ZeroStep
 from trainsanity.measurements.step.replay import fill_items
-=======
-from trainsanity.measurements.step.replay import checkpointed, fill_items
 from trainsanity.measurements.step.reward_order import watch_rewards
->>>>>>> main
 from trainsanity.measurements.step.rollouts import record_rollouts
 from trainsanity.measurements.step.schedule import curve_of
 from trainsanity.measurements.step.steps import (
@@ -113,15 +109,11 @@ def _record(pipeline: Pipeline, steps: int, *, own: bool) -> Recording:
         _record_training_step(
             pipeline, seen, watch, collated=collated, present=present, begins=watch_own.begins
         )
-<<<<<<< HEAD
         if zero is None:
             record_clipping(trainer, seen)
         else:
             zero.watch_groups()
-=======
-        _record_clipping(trainer, seen)
         watch_rewards(trainer, lambda order: setattr(seen, "reward_order", order))
->>>>>>> main
         record_rollouts(trainer, lambda made: seen.rollout.update(made if not seen.rollout else {}))
         if cuda:
             # Blocks that earlier measurements left in torch's pool do not fit the run's sizes.
@@ -214,19 +206,10 @@ def _callback(
                 parameter.changed_frozen = rewritten(parameter.name, frozen, now)
             warmup = args.get_warmup_steps(state.max_steps)
             note_held(pipeline, seen, f"after step {len(seen.steps)}")
-<<<<<<< HEAD
             if zero is not None:
                 return
-            trial_steps(
-                seen.update,
-                model,
-                kwargs["optimizer"],
-                seen.curve,
-                warmup,
-=======
 
             def at_peak() -> None:
->>>>>>> main
                 # A warm-up's first rates move next to nothing.
                 note_held(pipeline, seen, "after one more at the peak rate")
                 note_loss(pipeline.trainer, seen)
