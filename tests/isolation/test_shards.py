@@ -62,3 +62,16 @@ def test_a_model_with_an_empty_part_is_not_sharded_before_it_trains():
     assert fsdp._can_be_prepared(trainer_of(five, 3))
     assert not fsdp._can_be_prepared(trainer_of(eight, 4, activation_checkpointing=True))
     assert not fsdp._can_be_prepared(trainer_of(eight, 4, fsdp_version=1))
+
+
+def test_many_layers_may_round_by_more_than_one_sum():
+    """Qwen3-4B in float32 on a GPU: 3.3e-5 between neighbours, one unit of the weights 1e-5."""
+    from trainsanity.measurements.model.companions import Companions
+    from trainsanity.measurements.model.raised import Precision
+
+    seen = Companions(4.0, [3.3e-5], precision=Precision("blocks", torch.float32))
+    assert seen.allowed < 3.3e-5
+    seen.unit = 1e-5
+    assert seen.allowed == pytest.approx(4e-5)
+    seen.unit = float("nan")
+    assert seen.allowed != seen.allowed
