@@ -261,11 +261,12 @@ def _recognised(
     import torch
 
     objective, batches = objective_of(pipeline), []
+    # Other processes' are not here; said before any forward, which all have to take together.
+    if any(micro.inputs.get("labels") is None for micro in micros):
+        return "", False
     with as_in_training(pipeline, recording), torch.no_grad():
         for micro in micros:
-            labels = micro.inputs.get("labels")
-            if labels is None:
-                return "", False
+            labels = micro.inputs["labels"]
             logits = logits_again(pipeline, micro)
             batches.append((logits, with_prompt(logits, labels.to(logits.device))))
     try:
