@@ -55,7 +55,7 @@ def survives_rounding(recording: Recording) -> Iterator[Measured | Finding]:
     """
     update = recording.update
     if not update.trials:
-        raise Skip("the optimizer takes no step without evaluating its loss")
+        raise Skip(update.no_trial)
     touched = sum(p.with_gradient for p in update.parameters)
     if not touched:
         raise Skip("no element has a gradient, so none could move")

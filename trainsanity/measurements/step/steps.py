@@ -162,6 +162,7 @@ class Recording:
             before its first step, so that the gradient may be made of more than the loss's.
         clipped_late: the norm that a loop clips to after its optimizer has stepped; None if it
             clips before, or does not.
+        not_clipped_apart: why the gradient is not seen after it was clipped; empty if it is.
         not_comparable: why the gradients of a script's own loop are not held against those of its
             loss; empty if they are.
         out_of_memory: a second step did not fit, so only the first was recorded.
@@ -206,6 +207,7 @@ class Recording:
     sharded: int = 0
     composed: bool = False
     clipped_late: float | None = None
+    not_clipped_apart: str = ""
     not_comparable: str = ""
     out_of_memory: bool = False
     peak_bytes: int | None = None
