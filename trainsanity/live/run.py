@@ -10,6 +10,7 @@ from typing import Any
 from trainsanity.diagnose.case import Case, Known
 from trainsanity.diagnose.entries import Log, entry_of
 from trainsanity.diagnose.questions import QUESTIONS, answer
+from trainsanity.engine.facts import settings_of
 from trainsanity.engine.report import Report
 from trainsanity.engine.session import Session, objective_of
 from trainsanity.live.first_step import FirstStep
@@ -34,6 +35,7 @@ class Run:
         pipeline = Pipeline(model=model, args=args)
         self.name = type(model).__name__
         self.facts = Session.of(pipeline).facts
+        self.settings = settings_of(pipeline)
         self.device = args.device
         self.begin = int(state.global_step)
         self.results: dict[str, Result] = {}
@@ -122,7 +124,7 @@ class Run:
             self.name,
             tuple(replace(result, pipeline_id=self.name) for result in results),
             len({*QUESTIONS, "update.survives_rounding"}),
-            {},
+            {"settings": self.settings},
             self.facts,
             seconds,
         )
