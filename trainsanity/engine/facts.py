@@ -272,13 +272,16 @@ def _plain(value: Any) -> Any:
 
 def _memory(pipeline: Pipeline) -> dict[str, Any]:
     args, model = pipeline.args, unwrapped(pipeline.model)
-    asked = getattr(args, "gradient_checkpointing", None)
+    # Two names of one argument, by the version of transformers.
+    names = ("activation_checkpointing", "gradient_checkpointing")
+    asked = any(getattr(args, name, False) for name in names)
+    how = next((found for name in names if (found := getattr(args, f"{name}_kwargs", None))), None)
     return {
-        "gradient_checkpointing": bool(asked)
+        "gradient_checkpointing": asked
         or any(
             getattr(module, "gradient_checkpointing", False) is True for module in model.modules()
         ),
-        "checkpointing_kwargs": _plain(getattr(args, "gradient_checkpointing_kwargs", None)),
+        "checkpointing_kwargs": _plain(how),
         "use_cache": getattr(pipeline.config, "use_cache", None),
         "empty_cache_steps": getattr(args, "torch_empty_cache_steps", None),
         "eval_accumulation_steps": getattr(args, "eval_accumulation_steps", None),
