@@ -184,8 +184,9 @@ class _Watch:
         class Conductor(TrainerCallback):
             """Marks the steps, and stops the run after the last."""
 
-            def on_train_begin(self, *_: Any, **kwargs: Any) -> None:
+            def on_train_begin(self, args: Any, state: Any, *_: Any, **kwargs: Any) -> None:
                 watch.begun = watch.step_begun = watch.clock.wait()
+                watch.seen.max_steps = int(state.max_steps)
 
             def on_pre_optimizer_step(self, *_: Any, **kwargs: Any) -> None:
                 watch.optimizing = watch.clock.wait()

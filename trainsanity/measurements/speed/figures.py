@@ -88,6 +88,7 @@ class Clocked:
         alternatives: what other settings make of a step.
         untried: why something was not measured, a sentence each.
         processes: how many take each step together.
+        max_steps: of the whole run.
     """
 
     steps: list[float] = field(default_factory=list)
@@ -99,6 +100,7 @@ class Clocked:
     alternatives: list[Alternative] = field(default_factory=list)
     untried: list[str] = field(default_factory=list)
     processes: int = 1
+    max_steps: int = 0
 
     @property
     def seconds(self) -> float:
