@@ -126,7 +126,7 @@ def times(args: Any, what: str, steps: int, epochs: float) -> int:
         return math.ceil(epochs)
     if strategy != "steps" or not every:
         return 0
-    return int(steps // (every if every >= 1 else max(math.ceil(every * steps), 1)))
+    return steps // int(every if every >= 1 else max(math.ceil(every * steps), 1))
 
 
 def _epochs(pipeline: Pipeline, steps: int) -> float:
@@ -138,7 +138,7 @@ def _epochs(pipeline: Pipeline, steps: int) -> float:
     except TypeError:
         return 1.0
     step = args.train_batch_size * args.gradient_accumulation_steps * (args.world_size or 1)
-    return steps * step / max(rows, 1)
+    return float(steps * step / max(rows, 1))
 
 
 def _datasets(pipeline: Pipeline, scan: Scan) -> list[tuple[str, Any, Sequence[int]]]:

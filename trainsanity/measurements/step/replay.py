@@ -107,7 +107,7 @@ def _replay(pipeline: Pipeline, recording: Recording, micros: list[MicroStep]) -
                 noise = _differences(_gradients(pipeline, micro, weight, scale=ODD), part)
                 noise = {name: by + sum(saturated) for name, by in noise.items()}
                 if recording.checkpointing:
-                    with checkpointing(pipeline.model, recording.checkpointing):
+                    with checkpointed_in(pipeline.model, recording.checkpointing):
                         checkpointing = _differences(_gradients(pipeline, micro, weight), part)
             for name, gradient in part.items():
                 dtype = parameters[name].dtype
@@ -305,7 +305,7 @@ def as_in_training(pipeline: Pipeline, recording: Recording) -> Iterator[None]:
     with (
         preserved(pipeline, weights=bool(begun)),
         quiet(pipeline),
-        checkpointing(model, []),
+        checkpointed_in(model, []),
         hooked(recording.hooks),
     ):
         align_special_tokens(pipeline)
@@ -315,7 +315,7 @@ def as_in_training(pipeline: Pipeline, recording: Recording) -> Iterator[None]:
 
 
 @contextmanager
-def checkpointing(model: Any, on: list[tuple[Any, Any]]) -> Iterator[None]:
+def checkpointed_in(model: Any, on: list[tuple[Any, Any]]) -> Iterator[None]:
     """Gradient checkpointing in these modules, as each did it, and in no other."""
     modules = [module for module in model.modules() if hasattr(module, SWITCHES[0])]
     before = [{name: vars(m)[name] for name in SWITCHES if name in vars(m)} for m in modules]
