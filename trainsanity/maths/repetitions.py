@@ -39,7 +39,7 @@ class Ratio:
 
     def __str__(self) -> str:
         """Return the ratio with its noise, as "0.61 ± 0.02 x"."""
-        return f"{self.value:.2f} ± {self.noise:.2f} x"
+        return f"{self.value:.2f} ± {self.noise:.1g} x"
 
 
 def ratio_of(before: Sequence[float], other: Sequence[float], after: Sequence[float]) -> Ratio:
