@@ -67,7 +67,7 @@ def test_what_is_slow_is_named_with_its_factor():
     new = hasattr(trainer.args, "activation_checkpointing")
     setattr(trainer.args, f"{'activation' if new else 'gradient'}_checkpointing", True)
     layer = trainer.model.model.layers[0].mlp
-    layer.register_forward_pre_hook(lambda *_: time.sleep(4 * ROW))
+    layer.register_forward_pre_hook(lambda *_: time.sleep(2 * ROW))
     pipeline = Pipeline.from_trainer(trainer)
     found = judged(pipeline)
     loading = Session.of(pipeline).measurements.get("loading")
