@@ -74,8 +74,8 @@ def cross_entropy(given: Arguments) -> Iterator[Misfit]:
     if weight is not None and reduction == "mean" and len(set(weight.tolist())) > 1:
         yield Misfit(
             "cross_entropy divides by the class weights of the targets in this micro-batch",
-            "weight= with reduction='mean' is normalised in each micro-batch and process apart, so "
-            "that a mean over several is not that of the whole batch",
+            "weight= with reduction='mean' is normalised per micro-batch and process, so that an "
+            "accumulated step is a mean of means and not the mean of the whole batch",
             "take reduction='none' times the weights, and divide by the weights of the whole step",
             Severity.WARNING,
             of_parts=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,8 @@ def not_zero(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fi
     """
     trainable = [p for p in recording.update.parameters if p.trainable]
     norm = recording.first.norm_before_clip
+    if not math.isfinite(norm):
+        raise Skip("the gradient is not finite: gradient.finite judges that")
     loss = abs(recording.first.logged.get("loss", 0.0))
     if norm <= MARGIN * FLOAT32 * loss or norm == 0:
         chance = norm == 0 and _by_chance(pipeline)

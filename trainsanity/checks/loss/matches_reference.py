@@ -10,11 +10,13 @@ from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
 from trainsanity.maths.factors import Factor, explained
 from trainsanity.maths.tolerances import within
+from trainsanity.measurements.batches.batch import own_loss
 from trainsanity.measurements.step.bounds import logged_loss_rounding
 from trainsanity.measurements.step.confirmed import Confirmed
 from trainsanity.measurements.step.steps import Recording, Step, reference
+from trainsanity.pipeline import unwrapped
 from trainsanity.repairs import COUNT_IGNORED, loss_divided
-from trainsanity.types import Cost, Finding, Judges, Measured, Skip
+from trainsanity.types import Cost, Finding, Judges, Measured, Severity, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -58,7 +60,9 @@ def matches_reference(
     takes ``**kwargs`` but whose loss ignores ``num_items_in_batch``, set
     ``model.accepts_loss_kwargs = False`` before the Trainer is built.
 
-    Known false alarms: class weights and auxiliary losses are no plain mean.
+    Known false alarms: class weights and auxiliary losses are no plain mean. Where each row has one
+    target more than the Trainer counts, as behind the virtual tokens of a prompt, the step is
+    longer by these alone: a warning.
 
     References: huggingface/transformers#47688, #37766, #37110, #46204, #46731;
     NVIDIA-NeMo/Automodel#3829.
@@ -91,7 +95,20 @@ def matches_reference(
             **_explain(pipeline, recording, step, right.count, factor),
         )
         break
-    _, _, observed, right = judged[0]
+    _, first, observed, right = judged[0]
+    if first.counted:
+        yield Finding(
+            f"the loss sums over {right.count} {objective_of(pipeline).item_word} and is divided "
+            f"by {first.counted:g}: it is {right.count / first.counted:.4f} x their mean",
+            observed=right.count,
+            expected=first.counted,
+            factor=right.count / first.counted,
+            where="step 1",
+            cause="the Trainer does not count the first label of each row, which nothing predicts "
+            "as a rule; here something does, as virtual tokens of a prompt",
+            fix="nothing; compare losses with those of runs that count alike",
+            severity=Severity.WARNING,
+        )
     later = "".join(
         f"; step {number}: {logged:.4f}, {own.mean:.4f}" for number, _, logged, own in judged[1:]
     )
@@ -119,6 +136,15 @@ def _explain(
         }
     names = factor.names(recording.facts(pipeline))
     custom = pipeline.trainer is None
+    if not names and _smoothed_unshifted(pipeline):
+        name = type(unwrapped(pipeline.model)).__name__
+        return {
+            "cause": "with label_smoothing_factor the Trainer computes the loss, and shifts labels "
+            f"for classes that it knows by name; {name} is none of these: each output is compared "
+            "with the token that it has just read, and not with the next one",
+            "fix": "leave out label_smoothing_factor, or call self.label_smoother(outputs, labels, "
+            "shift_labels=True) in compute_loss",
+        }
     if not names:
         returned = "train_step" if custom else "compute_loss"
         return {"cause": None, "fix": f"compare what {returned} returns with the plain mean"}
@@ -157,3 +183,14 @@ def _explain(
     divided = loss_divided(factor.value)
     repairs = (COUNT_IGNORED, divided) if counts and accumulates else (divided,)
     return {"cause": cause, "fix": fix, "candidates": tuple(names), "repairs": repairs}
+
+
+def _smoothed_unshifted(pipeline: Pipeline) -> bool:
+    """Return whether the Trainer smooths the labels of a language model that it does not know."""
+    from transformers.models.auto import modeling_auto
+
+    known = getattr(modeling_auto, "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", {}).values()
+    smoother = getattr(pipeline.trainer, "label_smoother", None)
+    name = type(unwrapped(pipeline.model)).__name__
+    own = own_loss(pipeline)
+    return smoother is not None and not own and objective_of(pipeline).shifts and name not in known

@@ -19,6 +19,7 @@ from trainsanity.isolation.snapshot import preserved
 from trainsanity.isolation.workers import disable_workers
 from trainsanity.maths.alignment import Placement, placements
 from trainsanity.measurements.batches.observed_collator import observed
+from trainsanity.pipeline import unwrapped
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
@@ -306,13 +307,17 @@ def _overridden(trainer: Any) -> bool:
 def refuse_unlabelled(trainer: Any, made: Collection[str], columns: Iterable[str]) -> None:
     """Refuse a batch without labels, unless ``compute_loss`` or the model makes do without.
 
+    A model of the user's own may make its loss of anything, as of the batch's own pairs: whether it
+    does is seen where it is called.
+
     Raises:
         UsageError: it has none, and the stock ``compute_loss`` would have no loss.
     """
+    own_model = not type(unwrapped(trainer.model)).__module__.startswith("transformers.")
     names = ("labels", *(trainer.label_names or ()))
     # The Trainer looks for them in the signature of the model's forward.
     labelled = not trainer.label_names or any(name in made for name in names)
-    if _overridden(trainer) or labelled:
+    if _overridden(trainer) or labelled or own_model:
         return
     raise UsageError(
         f"the batch has no labels (the collator is given rows with {', '.join(sorted(columns))}): "

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import objective_of
 from trainsanity.engine.store import measurement
+from trainsanity.errors import first_line
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import Batch, quiet
 from trainsanity.measurements.batches.special_tokens import align_special_tokens
@@ -65,7 +66,7 @@ def forward(pipeline: Pipeline, batch: Batch) -> Forward:
     name, head = find_head(pipeline)
     with as_trained(pipeline), watched(pipeline.model, head) as watch:
         for micro in batch:
-            pipeline.model(**without_labels(micro.inputs))
+            outputs_without(pipeline.model, without_labels(micro.inputs), micro.inputs)
     passes = [one for one in watch.passes if one is not None]
     if len(passes) < len(watch.passes):
         raise Skip("the model returns no logits")
@@ -81,6 +82,27 @@ def forward(pipeline: Pipeline, batch: Batch) -> Forward:
         name,
         objective_of(pipeline),
     )
+
+
+def outputs_without(model: Any, inputs: dict[str, Any], labelled: dict[str, Any]) -> Any:
+    """Return what a model makes of inputs without labels.
+
+    Args:
+        model: the model.
+        inputs: without labels.
+        labelled: the same with labels.
+
+    Raises:
+        Skip: it raises, and does not with labels: its forward computes the loss in any case.
+    """
+    try:
+        return model(**inputs)
+    except Exception as error:
+        try:
+            model(**labelled)
+        except Exception:
+            raise error from None
+        raise Skip(f"{type(model).__name__} raises without labels: {first_line(error)}") from error
 
 
 def without_labels(inputs: dict[str, Any]) -> dict[str, Any]:

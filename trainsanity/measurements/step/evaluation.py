@@ -35,18 +35,23 @@ class Evaluation:
         batches: what each batch's loss counts; those of all processes.
         rows: how many rows were evaluated, over all processes.
         training: names of modules that were in training mode while the model ran.
+        uncounted: items of each row that the loss sums over and the Trainer does not count; see
+            ``Step.counted``.
     """
 
     loss: float
     batches: list[MicroStep]
     rows: int
     training: tuple[str, ...] = ()
+    uncounted: int = 0
 
     @property
     def reference(self) -> float:
         """The batches' means over their items, each weighed by its rows, as the Trainer does."""
         weighed = [
-            micro.size * float(micro.items.losses.mean()) for micro in self.batches if micro.items
+            micro.size * float(losses.sum()) / (len(losses) - self.uncounted * micro.size)
+            for micro in self.batches
+            if micro.items and len(losses := micro.items.losses)
         ]
         return sum(weighed) / sum(micro.size for micro in self.batches)
 
@@ -74,7 +79,8 @@ def evaluation(pipeline: Pipeline, recording: Recording) -> Evaluation:
         raise Skip("evaluate() returned no eval_loss")
     batches = [micro for own in all_gather(batches) for micro in own]
     rows_seen = sum(micro.size for micro in batches)
-    return Evaluation(float(metrics["eval_loss"]), batches, rows_seen, tuple(training))
+    uncounted = int(recording.first.counted is not None)
+    return Evaluation(float(metrics["eval_loss"]), batches, rows_seen, tuple(training), uncounted)
 
 
 def _evaluate(
@@ -131,7 +137,10 @@ def _like(data: Any, rows: list[dict[str, Any]]) -> Any:
         return rows
     from datasets import Dataset
 
-    return Dataset.from_list(rows)
+    # Arrow knows no tensors: a transform or a format made them.
+    types = {type(value) for row in rows for value in row.values()}
+    tensors = any(one.__module__.partition(".")[0] in ("torch", "numpy") for one in types)
+    return rows if tensors else Dataset.from_list(rows)
 
 
 def _record_prediction_step(pipeline: Pipeline, watch: Any, batches: list[MicroStep]) -> None:

@@ -28,10 +28,12 @@ from trainsanity.measurements.step.hooks import added_hooks, hooks_of, state_of
 from trainsanity.measurements.step.modes import watched_modes
 from trainsanity.measurements.step.own import Own, ask_again
 from trainsanity.measurements.step.own_code import OwnCode
+from trainsanity.measurements.step.peak import note_loss
 from trainsanity.measurements.step.policy_passes import references_of
 from trainsanity.measurements.step.pull import pulls_watched
 from trainsanity.measurements.step.rearranged import Rearranged
 from trainsanity.measurements.step.replay import checkpointed, fill_items
+from trainsanity.measurements.step.reward_order import watch_rewards
 from trainsanity.measurements.step.rollouts import record_rollouts
 from trainsanity.measurements.step.sampling import norm_of, sample
 from trainsanity.measurements.step.schedule import curve_of
@@ -102,6 +104,7 @@ def _record(pipeline: Pipeline, steps: int, *, own: bool) -> Recording:
             pipeline, seen, watch, collated=collated, present=present, begins=watch_own.begins
         )
         _record_clipping(trainer, seen)
+        watch_rewards(trainer, lambda order: setattr(seen, "reward_order", order))
         record_rollouts(trainer, lambda made: seen.rollout.update(made if not seen.rollout else {}))
         if cuda:
             # Blocks that earlier measurements left in torch's pool do not fit the run's sizes.
@@ -184,14 +187,14 @@ def _callback(seen: Recording, pipeline: Pipeline, steps: int, after: Callable[[
                 parameter.changed_frozen = rewritten(parameter.name, frozen, now)
             warmup = args.get_warmup_steps(state.max_steps)
             note_held(pipeline, seen, f"after step {len(seen.steps)}")
-            trial_steps(
-                seen.update,
-                model,
-                kwargs["optimizer"],
-                seen.curve,
-                warmup,
+
+            def at_peak() -> None:
                 # A warm-up's first rates move next to nothing.
-                at_peak=lambda: note_held(pipeline, seen, "after one more at the peak rate"),
+                note_held(pipeline, seen, "after one more at the peak rate")
+                note_loss(pipeline.trainer, seen)
+
+            trial_steps(
+                seen.update, model, kwargs["optimizer"], seen.curve, warmup, at_peak=at_peak
             )
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import objective_of
 from trainsanity.engine.store import measurement
+from trainsanity.fields import logits_of
 from trainsanity.isolation.collectives import all_gather
 from trainsanity.isolation.fsdp import beside_model
 from trainsanity.isolation.hashing import hashes
@@ -23,7 +24,7 @@ from trainsanity.isolation.random_states import set_torch_states
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.batches.special_tokens import align_special_tokens
-from trainsanity.measurements.model.forward import predicting
+from trainsanity.measurements.model.forward import outputs_without, predicting
 from trainsanity.measurements.model.head import Pooled
 from trainsanity.measurements.model.items import with_prompt
 from trainsanity.measurements.step.hooks import hooked
@@ -190,6 +191,8 @@ def _gradients(
             logits = logits_again(pipeline, micro)
             labels = with_prompt(logits, micro.inputs["labels"].to(logits.device))
             values, targets = task.items(logits, labels), task.targets(labels)
+            if not values.requires_grad:
+                raise Skip("what is trained has no part in the logits, but in other outputs")
             values = values if scale else values.float()
             if saturated is not None:
                 values.register_hook(lambda g: saturated.append(_rounding(g, weight)))
@@ -226,7 +229,7 @@ def logits_again(pipeline: Pipeline, micro: MicroStep) -> Tensor:
     Raises:
         Skip: the model returns none.
     """
-    logits: Tensor | None = getattr(output_again(pipeline, micro), "logits", None)
+    logits: Tensor | None = logits_of(output_again(pipeline, micro))
     if logits is None:
         raise Skip("the model returns no logits, also without labels")
     return logits
@@ -238,8 +241,9 @@ def output_again(pipeline: Pipeline, micro: MicroStep) -> Any:
     if micro.state is not None:
         micro.state.put_back()
     inputs = beside_model(pipeline, predicting(pipeline.model, micro.inputs))
+    labelled = beside_model(pipeline, micro.inputs)
     with autocast(pipeline):
-        return pipeline.model(**inputs)
+        return outputs_without(pipeline.model, inputs, labelled)
 
 
 def fill_items(pipeline: Pipeline, recording: Recording) -> None:

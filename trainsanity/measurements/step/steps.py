@@ -18,9 +18,11 @@ from trainsanity.measurements.step.own import Again, Own
 from trainsanity.measurements.step.own_changes import OwnChanges
 from trainsanity.measurements.step.policy_passes import Policy
 from trainsanity.measurements.step.preference import Preference
-from trainsanity.measurements.step.pull import Pulls
+from trainsanity.measurements.step.pull import ModelCall, Pulls
 from trainsanity.measurements.step.rearranged import Rearranged
+from trainsanity.measurements.step.reward_order import RewardOrder
 from trainsanity.measurements.step.sampling import norm_of
+from trainsanity.measurements.step.settings import Setting
 from trainsanity.measurements.step.teachers import Teacher
 from trainsanity.measurements.step.update import Update
 from trainsanity.objectives.loss_places import LossCall
@@ -103,6 +105,9 @@ class Step:
         head_left: the head's were, which is never zeroed if the optimizer does not hold it.
         by_means: the Trainer counts items and the loss does not use the count, so that what is
             logged is a multiple of the mean of the micro-batches' means.
+        counted: items that the Trainer counts where it leaves out the first label of each row and
+            something predicts that, too: virtual tokens of a prompt, or labels that came shifted.
+            The loss is divided by that number. None where it counts what the loss sums over.
     """
 
     micro_steps: list[MicroStep] = field(default_factory=list)
@@ -115,6 +120,7 @@ class Step:
     left: bool | None = None
     head_left: bool = False
     by_means: bool = False
+    counted: float | None = None
 
     @property
     def taken(self) -> bool:
@@ -162,9 +168,12 @@ class Recording:
         peak_bytes: device memory at its highest; None on the CPU.
         seconds: of the steps alone.
         own: the first step's micro-batches, each asked again as a whole step.
+        peak_loss: of the first of them after one step more, at the peak rate; NaN if not asked.
+        settings: those of the loss that are not at their defaults.
         rearranged: the first micro-batch, asked in other arrangements of its rows.
         policy: what policy and reference said of the first micro-batch's tokens.
         preference: the loss of compared answers where policy and reference differ.
+        reward_order: rewards of the first completions, asked again in another order.
         rollout: the first completions that a policy generated, with what was made of their rewards.
         modes: in which modes the model ran, and what moved in its frozen parts.
         own_code: what the user's own code did to gradients and weights.
@@ -172,6 +181,7 @@ class Recording:
             the values that it had there.
         teachers: other models that ran without a gradient while the steps were taken.
         pulls: from which positions of the logits the first step's gradient comes.
+        model_call: what the model was given first; None where it was not called.
         loss_calls: which of torch's loss functions were called, and what they were given.
         corners: boxes that the loss turned from centre and size to corners, or what looks so.
         asking: such a question is being asked; its passes are not the run's.
@@ -204,16 +214,20 @@ class Recording:
     snapshot_seconds: float = 0.0
     restore_seconds: float = 0.0
     own: Own = field(default_factory=Own)
+    peak_loss: float = float("nan")
     asking: bool = False
+    settings: list[Setting] = field(default_factory=list)
     rearranged: Rearranged = field(default_factory=Rearranged)
     policy: Policy = field(default_factory=Policy)
     preference: Preference = field(default_factory=Preference)
+    reward_order: RewardOrder | None = None
     rollout: dict[str, Any] = field(default_factory=dict)
     modes: Modes = field(default_factory=Modes)
     begun_with: list[tuple[Any, Any]] = field(default_factory=list)
     own_code: OwnChanges = field(default_factory=OwnChanges)
     teachers: list[Teacher] = field(default_factory=list)
     pulls: Pulls = field(default_factory=Pulls)
+    model_call: ModelCall | None = None
     loss_calls: list[LossCall] = field(default_factory=list)
     corners: list[Corners] = field(default_factory=list)
 
@@ -299,6 +313,8 @@ def reference(pipeline: Pipeline, step: Step, parts: list[Items] | None = None) 
         words = (
             f"mean of {len(parts)} micro-batch means over the {objective_of(pipeline).item_word}"
         )
+    elif step.counted:
+        words = f"sum over {sum(sizes)} {objective_of(pipeline).item_word} by {step.counted:g}"
     else:
         words = f"mean over the {sum(sizes)} {objective_of(pipeline).item_word}"
     total = sum(w * float(p.losses.sum()) for w, p in zip(weights, parts, strict=True))
@@ -306,17 +322,25 @@ def reference(pipeline: Pipeline, step: Step, parts: list[Items] | None = None) 
 
 
 def note_means(step: Step, facts: dict[str, Any]) -> None:
-    """Note whether the logged loss is a quantity of the run times a mean of micro-batch means.
+    """Note which mean the logged loss is: see ``Step.by_means`` and ``Step.counted``.
 
     Args:
-        step: whose micro-batches have unequal numbers of items.
+        step: one of the recorded.
         facts: what factors are matched against.
     """
     parts = [micro.items for micro in step.micro_steps if micro.items is not None]
     sizes = [len(items.losses) for items in parts]
-    if not step.judgeable or not all(sizes) or len(set(sizes)) < 2 or "loss" not in step.logged:
+    if not step.judgeable or not all(sizes) or "loss" not in step.logged:
         return
     logged = step.logged["loss"]
+    counted, rows = step.micro_steps[0].num_items_in_batch, sum(m.size for m in step.micro_steps)
+    if counted and sum(sizes) - counted == rows:
+        total = sum(float(items.losses.sum()) for items in parts)
+        if math.isclose(logged, total / counted, rel_tol=NAMING):
+            step.counted = counted
+            return
+    if len(set(sizes)) < 2:
+        return
     over_items = sum(float(items.losses.sum()) for items in parts) / sum(sizes)
     over_means = sum(float(items.losses.mean()) for items in parts) / len(parts)
 
@@ -336,6 +360,8 @@ def _from_whole(factor: float) -> float:
 
 def item_weights(step: Step, sizes: list[int]) -> list[float]:
     """Return the weight of one item of each micro-batch, given how many items each has."""
+    if step.counted:
+        return [1 / step.counted] * len(sizes)
     uncounted = all(micro.num_items_in_batch is None for micro in step.micro_steps)
     if uncounted or step.by_means:
         return [1 / (len(sizes) * size) for size in sizes]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.isolation.collectives import all_gather
 from trainsanity.isolation.shards import added, is_sharded, local
-from trainsanity.measurements.step.sampling import norm_of
+from trainsanity.measurements.step.sampling import norm_of, sample
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,6 +54,24 @@ class Parameter:
 
 
 @dataclass(frozen=True)
+class Direction:
+    """How one parameter moved in a trial step.
+
+    Attributes:
+        slope: sum over the elements of movement times gradient: what the step adds to the loss, to
+            first order.
+        gradient: 2-norm of the gradient.
+        movement: 2-norm of the movement.
+        by_decay: the part of the slope that decay alone makes, ``-rate * weight_decay * w``.
+    """
+
+    slope: float
+    gradient: float
+    movement: float
+    by_decay: float
+
+
+@dataclass(frozen=True)
 class Trial:
     """One more step of the optimizer with the same gradients, taken back.
 
@@ -62,11 +80,13 @@ class Trial:
         rate: that learning rate.
         shares: by dtype, ``(elements with a gradient, those that moved, those that an update as
             large as the rate would change in this dtype)``.
+        directions: of the parameters that the step was to move, by name.
     """
 
     step: int | None
     rate: float
     shares: dict[str, tuple[int, int, int]]
+    directions: dict[str, Direction] = field(default_factory=dict)
 
     def moved(self) -> float:
         """Share of all elements with a gradient that moved."""
@@ -238,13 +258,21 @@ def _trial(
     before = {name: p.detach().clone() for name, p in tensors.items() if p.grad is not None}
     judged = [seen for seen in update.parameters if seen.trainable and seen.name in before]
     counts: list[Tensor] = []
+    directions: dict[str, Direction] = {}
+    decay = {id(p): (rate, float(group.get("weight_decay") or 0.0))
+             for group, rate in zip(inner.param_groups, rates, strict=True)
+             for p in group["params"]}  # fmt: skip
     try:
         for group, rate in zip(inner.param_groups, rates, strict=True):
             group["lr"] = rate
         inner.step()
         stepped()
         for seen in judged:
-            p, old = local(tensors[seen.name].detach()), local(before[seen.name])
+            parameter = tensors[seen.name]
+            directions[seen.name] = _direction(
+                parameter, before[seen.name], *decay.get(id(parameter), (0.0, 0.0))
+            )
+            p, old = local(parameter.detach()), local(before[seen.name])
             touched = local(tensors[seen.name].grad) != 0
             # A weight that became NaN is lost, and has not learnt.
             moved = touched & (p != old) & p.isfinite()
@@ -265,7 +293,20 @@ def _trial(
         dtype = str(seen.dtype).removeprefix("torch.")
         sums = shares.get(dtype, (0, 0, 0))
         shares[dtype] = (sums[0] + touching, sums[1] + moving, sums[2] + movable)
-    return Trial(step, max(rates), shares)
+    return Trial(step, max(rates), shares, directions)
+
+
+def _direction(parameter: Any, before: Tensor, rate: float, weight_decay: float) -> Direction:
+    """Return how a parameter moved, from a sample of its elements scaled up to all of them."""
+    old, gradient = sample(before).double(), sample(parameter.grad).double()
+    movement = sample(parameter).double() - old
+    scale = parameter.numel() / max(1, len(old))
+    return Direction(
+        slope=float(movement @ gradient) * scale,
+        gradient=float(gradient.norm()) * math.sqrt(scale),
+        movement=float(movement.norm()) * math.sqrt(scale),
+        by_decay=-rate * weight_decay * float(old @ gradient) * scale,
+    )
 
 
 def _wants_a_closure(optimizer: Any) -> bool:
