@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from trainsanity.measurements.step.replay import _switched, checkpointed
+from trainsanity.measurements.step.checkpointing import checkpointed, switched
 
 
 class Layer(torch.nn.Module):
@@ -24,12 +24,12 @@ def test_checkpointing_is_switched_in_every_layer_and_put_back():
     before = state()
     used = checkpointed(model)
     assert used == [(on, "theirs"), (bare, None)]
-    with _switched(model, []):
+    with switched(model, []):
         assert checkpointed(model) == []
-        with _switched(model, [(never, "ours")]):
+        with switched(model, [(never, "ours")]):
             assert checkpointed(model) == [(never, "ours")]
         assert checkpointed(model) == []
-        with _switched(model, used):
+        with switched(model, used):
             assert checkpointed(model) == used
     assert state() == before
     assert not hasattr(model[3], "gradient_checkpointing")
