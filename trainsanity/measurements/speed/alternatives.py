@@ -18,7 +18,7 @@ from trainsanity.measurements.speed.clock import Clock
 from trainsanity.measurements.speed.figures import Alternative, Clocked, MicroPass
 from trainsanity.measurements.speed.operations import operations_of
 from trainsanity.measurements.speed.shorter import shortened
-from trainsanity.measurements.step.checkpointing import checkpointed, switched
+from trainsanity.measurements.step.checkpointing import checkpointed, checkpointed_in
 from trainsanity.pipeline import unwrapped
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class _Asked:
     def _checkpointing(self) -> None:
         model = self.pipeline.model
         if checkpointed(model):
-            self._passes("checkpointing", "off", "on", lambda: switched(model, []))
+            self._passes("checkpointing", "off", "on", lambda: checkpointed_in(model, []))
 
     def _padding(self) -> None:
         inputs = self.micro.inputs
