@@ -31,6 +31,7 @@ _COMMANDS = {
     "explain": "explain",
     "diagnose": "diagnose",
     "show": "show",
+    "rehearse": "rehearse",
 }
 """Module beside this one, which is the command's name, and the function there; in the order in
 which ``--help`` shows them."""

@@ -36,7 +36,8 @@ class _Events(_Base):
     ``Trainer(..., callbacks=[trainsanity.SanityCallback()])``.  The first step's loss is recomputed
     from its own logits; before every update the gradients are checked, so that a NaN loss is found
     even if ``logging_nan_inf_filter`` hides it; after ten steps the weights are compared with those
-    at the start; and the log is judged as by ``trainsanity diagnose``.  Step 1 is logged, as with
+    at the start; the log is judged as by ``trainsanity diagnose``; and from step 63 on throughput
+    and the wait for rows are held against those of the first steps.  Step 1 is logged, as with
     ``logging_first_step=True``.
 
     Args:
@@ -107,7 +108,29 @@ class _Events(_Base):
         if run is not None and state.global_step == run.begin + 1:
             run.end_first_step()
             control.should_log = True
+        if run is not None and run.end_step():
+            self._report(state, control)
         return self._unsaved(control)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note that the step has its rows."""
+        if self._run is not None:
+            self._run.pace.begin_step()
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Leave the step out with which a loader starts."""
+        if self._run is not None:
+            self._run.pace.interrupt()
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Leave the evaluation's time out."""
+        if self._run is not None:
+            self._run.pace.pause()
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Leave the checkpoint's time out."""
+        if self._run is not None:
+            self._run.pace.pause()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         """Have no broken step saved."""
@@ -118,6 +141,7 @@ class _Events(_Base):
         if self._run is not None and logs:
             self._run.logged(state.global_step, logs)
             self._report(state, control)
+            self._run.pace.pause()
         return control
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

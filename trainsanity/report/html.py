@@ -26,6 +26,7 @@ from trainsanity.report.words import (
     left_out,
     library_warnings,
     objective,
+    pairs,
     passes,
     rerun,
     row_text,
@@ -131,7 +132,13 @@ class _View:
         report, diagnosis = self.report, self.report.diagnosis
         environment = dict(report.environment)
         notes = environment.pop("notes", None) or ()
-        where = {**environment, **report.facts, "seconds": round(report.seconds, 1)}
+        settings = environment.pop("settings", None) or {}
+        where = {
+            **environment,
+            **{name: pairs(found) for name, found in settings.items()},
+            **report.facts,
+            "seconds": round(report.seconds, 1),
+        }
         if known := objective(report):
             where["objective"] = known
         if ran := passes(report):
