@@ -15,6 +15,10 @@ AT_MOST = 8
 """Calls that are looked at from one place: the micro-batches of a step, and no more."""
 
 
+TARGETS = 4096
+"""Targets of a call that are kept, to be held against what the model was given."""
+
+
 @dataclass
 class LossCall:
     """The first calls of one loss function from one line.
@@ -25,6 +29,9 @@ class LossCall:
         count: calls that were looked at.
         misfits: what did not fit in any of them, each once.
         weights: of the classes, where it was given such; else empty.
+        targets: of its first call, where they are classes; at most :data:`TARGETS`.
+        items: how many there were.
+        scores: of its first call, ``[B, B]``, where there are as many classes as rows.
     """
 
     function: str
@@ -32,6 +39,9 @@ class LossCall:
     count: int
     misfits: list[Misfit]
     weights: list[float] = field(default_factory=list)
+    targets: list[int] = field(default_factory=list)
+    items: int = 0
+    scores: list[list[float]] = field(default_factory=list)
 
 
 def place(frame: Any) -> tuple[str, bool]:
