@@ -1,10 +1,10 @@
-"""Gradient checkpointing, switched for a while."""
+"""Gradient checkpointing, checkpointed_in for a while."""
 
 from __future__ import annotations
 
 import torch
 
-from trainsanity.measurements.step.replay import checkpointed, checkpointed_in
+from trainsanity.measurements.step.checkpointing import checkpointed, checkpointed_in
 
 
 class Layer(torch.nn.Module):

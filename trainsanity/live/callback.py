@@ -165,7 +165,8 @@ class _Events(_Base):
         watched = counted(state.global_step - self._run.begin, "step")
         if not self._reported:
             return f"{watched} watched, nothing found"
-        return f"{watched} watched, found: {', '.join(sorted(self._reported))}"
+        found = sorted(f"{self._run.results[name].check.code} {name}" for name in self._reported)
+        return f"{watched} watched, found: {', '.join(found)}"
 
     def _end(self, state: Any, control: Any, step: int) -> None:
         """End the training as the action says; a process without a finding does it, too."""
@@ -244,7 +245,15 @@ def _tell(line: str, level: int = logging.WARNING) -> None:
         logger.log(level, "%s", line)
         return
     # It clears the bars, writes, and draws them again.  No types are published for it.
-    import_module("tqdm").tqdm.write(f"trainsanity: {line}", file=sys.stderr)
+    tqdm = import_module("tqdm").tqdm
+    # Bars are cleared by going back to the start of the line, which a log does not do.
+    drawn = not sys.stderr.isatty() and any(getattr(bar, "n", 0) for bar in _bars(tqdm))
+    tqdm.write(f"{chr(10) if drawn else ''}trainsanity: {line}", file=sys.stderr)
+
+
+def _bars(tqdm: Any) -> list[Any]:
+    """Return the progress bars that are drawn now."""
+    return [bar for bar in getattr(tqdm, "_instances", ()) if not getattr(bar, "disable", True)]
 
 
 if TYPE_CHECKING:

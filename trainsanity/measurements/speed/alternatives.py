@@ -18,7 +18,7 @@ from trainsanity.measurements.speed.clock import Clock
 from trainsanity.measurements.speed.figures import Alternative, Clocked, MicroPass
 from trainsanity.measurements.speed.operations import operations_of
 from trainsanity.measurements.speed.shorter import shortened
-from trainsanity.measurements.step.replay import checkpointed, checkpointed_in
+from trainsanity.measurements.step.checkpointing import checkpointed, checkpointed_in
 from trainsanity.pipeline import unwrapped
 
 if TYPE_CHECKING:
