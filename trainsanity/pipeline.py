@@ -69,6 +69,7 @@ class Pipeline:
         id: what the reports call it.
         command: the words after ``trainsanity run`` that lead here again: the target, and then a
             script's own arguments.  Empty if only Python can.
+        source: file and line of a script at which training begins; None where that is not known.
         rebuilt: whether these words build it again in a process of their own; not so where they
             start other processes that train.
         quick: take no training step twice.
@@ -97,6 +98,7 @@ class Pipeline:
     supervise: str | None = None
     id: str = "pipeline"
     command: tuple[str, ...] = ()
+    source: tuple[str, int] | None = None
     rebuilt: bool = True
     quick: bool = False
     library_warnings: list[LibraryWarning] = field(default_factory=list)

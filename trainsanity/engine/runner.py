@@ -230,6 +230,7 @@ def run(
         dict(session.measurements.passes),
         unasked=tuple(check for check in every if check.name not in asked),
         command=pipeline.command,
+        source=pipeline.source,
         objective=session.recognition | _confirmation(session),
         library_warnings=tuple(pipeline.library_warnings),
     )

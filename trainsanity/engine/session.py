@@ -10,6 +10,7 @@ import sys
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from trainsanity.engine.facts import settings_of
 from trainsanity.engine.loading import load_package, load_plugins
 from trainsanity.engine.store import Measurements
 from trainsanity.isolation.shards import shape_of
@@ -86,7 +87,7 @@ class Session:
 
     @cached_property
     def environment(self) -> dict[str, Any]:
-        """Versions, device and the pipeline's own notes, for the report."""
+        """Versions, device, settings and the pipeline's own notes, for the report."""
         import torch
 
         pipeline = self.pipeline
@@ -101,6 +102,7 @@ class Session:
             "platform": sys.platform,
             **_versions(),
             "device": hardware,
+            "settings": settings_of(pipeline),
             "notes": list(pipeline.notes),
         }
 

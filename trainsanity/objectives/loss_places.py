@@ -31,6 +31,7 @@ class LossCall:
         weights: of the classes, where it was given such; else empty.
         targets: of its first call, where they are classes; at most :data:`TARGETS`.
         items: how many there were.
+        scores: of its first call, ``[B, B]``, where there are as many classes as rows.
     """
 
     function: str
@@ -40,6 +41,7 @@ class LossCall:
     weights: list[float] = field(default_factory=list)
     targets: list[int] = field(default_factory=list)
     items: int = 0
+    scores: list[list[float]] = field(default_factory=list)
 
 
 def place(frame: Any) -> tuple[str, bool]:

@@ -116,7 +116,7 @@ def clipping(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fi
     if clipped and limit > 0 and all(share is not None and share < KEPT for share in shares):
         yield Finding(
             f"max_grad_norm {limit:g} keeps {shares[0]:.2%} of the gradient in step 1, and less "
-            f"than {KEPT:.0%} in all {len(shares)} recorded steps",
+            f"than {KEPT:.0%} in each of {len(shares)} recorded steps",
             observed=shares,
             expected=f"at least {KEPT:.0%}",
             where="max_grad_norm",

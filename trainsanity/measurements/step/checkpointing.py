@@ -19,7 +19,7 @@ def checkpointed(model: Any) -> list[tuple[Any, Any]]:
 
 
 @contextmanager
-def switched(model: Any, on: list[tuple[Any, Any]]) -> Iterator[None]:
+def checkpointed_in(model: Any, on: list[tuple[Any, Any]]) -> Iterator[None]:
     """Gradient checkpointing in these modules, as each did it, and in no other."""
     modules = [module for module in model.modules() if hasattr(module, SWITCHES[0])]
     before = [{name: vars(m)[name] for name in SWITCHES if name in vars(m)} for m in modules]

@@ -173,7 +173,8 @@ def _allowed(recording: Recording, micros: list[MicroStep], size: float) -> floa
 def _of_the_library(pipeline: Pipeline, recording: Recording) -> Confirmed:
     """Look for what a library's model adds to the formula, in every micro-batch alike."""
     micros, losses = recording.first.micro_steps, recording.own.losses
-    found, sizes = set(), []
+    found: set[str] = set()
+    sizes: list[float] = []
     loss = expected = float("nan")
     for k, loss in enumerate(losses):
         same = micros[k :: len(losses)]

@@ -17,6 +17,9 @@ from trainsanity.pipeline import unwrapped
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
+SQUARE = 512
+"""Rows of a batch whose scores with one another are kept, at the most."""
+
 BOXES = 4096
 """Boxes of a batch that are kept, at the most: tensors of other things are larger."""
 
@@ -74,6 +77,9 @@ def _keep(call: LossCall, given: dict[str, Any]) -> None:
     if not call.items and not target.is_floating_point():
         call.items = target.numel()
         call.targets = target.detach().reshape(-1)[:TARGETS].tolist()
+        scores = given["input"].detach()
+        if scores.dim() == 2 and len(scores) == scores.shape[1] and len(scores) <= SQUARE:
+            call.scores = scores.float().tolist()
 
 
 def _compiled(pipeline: Pipeline) -> bool:

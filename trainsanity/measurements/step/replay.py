@@ -29,7 +29,7 @@ from trainsanity.measurements.model.forward import outputs_without, predicting
 from trainsanity.measurements.model.head import Pooled
 from trainsanity.measurements.model.items import with_prompt
 from trainsanity.measurements.model.raiser import gathered
-from trainsanity.measurements.step.checkpointing import switched
+from trainsanity.measurements.step.checkpointing import checkpointed_in
 from trainsanity.measurements.step.hooks import hooked
 from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.steps import MicroStep, Recording, item_weights
@@ -117,7 +117,7 @@ def _replay(pipeline: Pipeline, recording: Recording, micros: list[MicroStep]) -
                 noise = _differences(_gradients(pipeline, micro, weight, dtypes, scale=ODD), part)
                 noise = {name: by + sum(saturated) for name, by in noise.items()}
                 if recording.checkpointing:
-                    with switched(pipeline.model, recording.checkpointing):
+                    with checkpointed_in(pipeline.model, recording.checkpointing):
                         again = _gradients(pipeline, micro, weight, dtypes)
                         checkpointing = _differences(again, part)
             for name, gradient in part.items():
@@ -352,7 +352,7 @@ def as_in_training(pipeline: Pipeline, recording: Recording) -> Iterator[None]:
     with (
         preserved(pipeline, weights=bool(begun)),
         quiet(pipeline),
-        switched(model, []),
+        checkpointed_in(model, []),
         hooked(recording.hooks),
         gathered(model),
     ):
