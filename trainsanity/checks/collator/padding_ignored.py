@@ -12,7 +12,7 @@ from trainsanity.fields import IDS
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Collating, Made
 from trainsanity.measurements.batches.strategies import Rows
-from trainsanity.objectives.base import IGNORED
+from trainsanity.objectives.base import IGNORED, UNKNOWN
 from trainsanity.repairs import repair
 from trainsanity.types import Finding, Measured, Skip
 
@@ -46,7 +46,7 @@ def padding_ignored(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Fin
     References: huggingface/transformers#32832; ``ignore_index`` of
     ``torch.nn.CrossEntropyLoss`` is -100.
     """
-    if not objective_of(pipeline).known:
+    if objective_of(pipeline).name == UNKNOWN:
         # ELECTRA's own loss leaves out what the mask hides, whatever its label is.
         raise Skip("which labels this loss counts is not known: loss.padding_is_not_predicted asks")
     collating = Collating(pipeline, batch, packing=True)
