@@ -126,7 +126,7 @@ def digest(trainer: Trainer) -> str:
             h.update(name.encode())
             if part is not None:
                 h.update(str((part.dtype, part.shape)).encode())
-                h.update(part.detach().contiguous().view(torch.uint8).numpy().tobytes())
+                h.update(part.detach().reshape(-1).view(torch.uint8).numpy().tobytes())
     return h.hexdigest()[:16]
 
 

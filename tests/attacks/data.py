@@ -228,7 +228,8 @@ def one_generator_for_all() -> Odd:
         def __iter__(self):
             return self.running
 
-    return Odd(trainer(Own()), lambda: None, named="running")
+    # It may be refused by a sentence that names the dataset.
+    return Odd(trainer(Own()), lambda: None, named="train_dataset")
 
 
 @state(17)
@@ -263,7 +264,8 @@ def collator_pops() -> Odd:
         return collate([{**item, "label": item["kept"]} for item in items])
 
     made = Own()
-    return Odd(trainer(made, popping), lambda: str(made.rows))
+    # TS310 is right to be red: the collator changes the training data.
+    return Odd(trainer(made, popping), lambda: str(made.rows), green=(0, 1))
 
 
 @state(19)

@@ -110,7 +110,7 @@ def all_judges_ignored() -> str:
     ended = command(
         "run", "mod:build", "--ignore", "loss,gradient", files=module("return base.trainer()")
     )
-    if ended.code == 3 or "not judged" in ended.out:
+    if ended.code == 3 or "not judged" in ended.out.lower():
         return ""
     return f"exit code {ended.code}: {short(ended.out)}"
 

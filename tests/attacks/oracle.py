@@ -84,17 +84,21 @@ def _after(odd: Odd) -> dict[str, Any]:
     from trainsanity.report import json as reports
 
     before, weights = plain(odd.state()), base.digest(odd.trainer)
-    report = (odd.judged or trainsanity.judge)(odd.trainer)
+    try:
+        report = (odd.judged or trainsanity.judge)(odd.trainer)
+    except trainsanity.UsageError as error:
+        return {"refused": str(error), "named": bool(odd.named) and odd.named in str(error)}
     told = {"code": report.exit_code(), "report": reports.dumps([report])}
     told["red"] = [
-        f"{r.check.code} {r.status}: {r.findings[0].message if r.findings else r.message}"
+        f"{r.check.code} {r.status}: {r.findings[0].headline if r.findings else r.reason}"
         for r in report.results
         if str(r.status) in ("fail", "error")
     ]
     now = plain(odd.state())
     told["before"], told["judged"] = before, now
     told["weights_kept"] = base.digest(odd.trainer) == weights
-    told["named"] = bool(odd.named) and odd.named in told.pop("report")
+    lost = re.findall(r"could not be put back: ([^\n]*)", told.pop("report"))
+    told["named"] = bool(odd.named) and any(odd.named in words for words in lost)
     told["green"] = list(odd.green)
     return told | {"trained": base.trained(odd.trainer), "after": plain(odd.state())}
 
@@ -109,6 +113,8 @@ def _difference(without: dict[str, Any], after: dict[str, Any]) -> str:
         return "; ".join(broken)
     if after["named"]:
         return ""
+    if "refused" in after:
+        return f"refused: {after['refused']}"
     if not after["weights_kept"]:
         broken.append("weights changed")
     if after["judged"] != after["before"]:

@@ -124,13 +124,11 @@ t = base.trainer(made)
 t.model.config.id2label = {{i: "class" + str(i) for i in range(3)}}
 return t
 """
-    files = {"--json": "r.json", "--html": "r.html"}
-    line = [word for pair in files.items() for word in pair]
-    ended = command("show", "mod:build", "--no-rows", *line, files=module(body))
+    ended = command("show", "mod:build", "--no-rows", "--json", "r.json", files=module(body))
     if ended.code != 0:
         return f"exit code {ended.code}: {ended.words}"
     said = ended.text + "".join(c.decode() for c in ended.files.values())
     if SECRET in said:
         return "the word is there"
     ids = json.loads(ended.files["r.json"])
-    return "ids of tokens are there" if "[4, " in json.dumps(ids) else short("")
+    return "ids of tokens are there" if "[4, " in json.dumps(ids) else ""

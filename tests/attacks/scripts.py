@@ -77,7 +77,7 @@ _script(
 import pickle, numpy
 try: trainer.train()
 finally:
-    pickle.dump(1, open("a.pkl", "wb")); numpy.save("b.npy", numpy.zeros(1)); 
+    pickle.dump(1, open("a.pkl", "wb")); numpy.save("b.npy", numpy.zeros(1))
     open("c.txt", "w").write("x")
 """,
 )

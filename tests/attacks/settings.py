@@ -124,7 +124,12 @@ def directory_and_environment() -> Odd:
         os.environ.pop("ATTACK", None)
         os.environ["ATTACK_NEW"] = "1"
 
-    return _changed(change, lambda: (os.getcwd(), dict(sorted(os.environ.items()))))
+    def seen():
+        # Each of the two processes that are compared has a temporary folder of its own.
+        kept = {k: v for k, v in sorted(os.environ.items()) if k not in ("TMPDIR", "PWD")}
+        return os.path.isdir("there"), kept
+
+    return _changed(change, seen)
 
 
 @state(63)

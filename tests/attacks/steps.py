@@ -18,7 +18,7 @@ def ramp_on_the_instance() -> Odd:
 
         def compute_loss(self, *args, **more):
             self.calls += 1
-            return super().compute_loss(*args, **more) * 1.0
+            return super().compute_loss(*args, **more)
 
     made = trainer(cls=Own)
     return Odd(made, lambda: made.calls)

@@ -72,6 +72,8 @@ def interrupted() -> Odd:
         import trainsanity
 
         trainer.judged = True
+        # A shell has what it starts in the background ignore Ctrl-C.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         before = generator()
         try:
             trainsanity.judge(trainer)
