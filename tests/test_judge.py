@@ -70,3 +70,16 @@ def test_the_public_names_are_shown_without_loading_them() -> None:
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("block", ["no_grad", "inference_mode"])
+def test_a_block_without_gradients_is_the_callers_and_not_the_runs(block: str, loud: Any) -> None:
+    import torch
+
+    with getattr(torch, block)():
+        report = trainsanity.judge(loud, select="TS502,TS602")
+        assert not torch.is_grad_enabled()
+    assert [result.status for result in report.results if result.check.code == "TS502"] == [
+        Status.FAIL
+    ]
+    assert not any(result.status is Status.ERROR for result in report.results)
