@@ -91,7 +91,7 @@ def norm_within_bounds(
             observed=norm,
             expected=bounds,
             where="step 1, before clipping",
-            factor=slope if scaled else norm / bounds["at_most" if above else "at_least"],
+            factor=slope if scaled else _over(norm, bounds["at_most" if above else "at_least"]),
             cause=_cause(scaled=scaled, above=above, slope=slope, against=against),
             fix="see the loss's scale first; then what else writes to .grad",
         )
@@ -101,7 +101,7 @@ def norm_within_bounds(
             f"the Trainer logs grad_norm {logged:.4f}; the gradients have the norm {norm:.4f}",
             observed=logged,
             expected=norm,
-            factor=logged / norm,
+            factor=_over(logged, norm),
             where="step 1",
             cause="what is logged is the norm after clipping"
             if after
@@ -112,6 +112,11 @@ def norm_within_bounds(
     yield Measured(
         f"total norm {norm:.3f}{log}, computed bounds {low:.3f} to {high:.3f}", norm, bounds
     )
+
+
+def _over(norm: float, bound: float) -> float | None:
+    """Return the factor between two norms; None of nothing."""
+    return norm / bound if bound else None
 
 
 def _own_scale(pipeline: Pipeline, recording: Recording) -> float:

@@ -39,7 +39,7 @@ Chosen: the least that healthy pipelines of 40 steps showed is three times as mu
     "TS805",
     "schedule.peak_is_bearable",
     cost=Cost.STEP,
-    requires=("update.survives_rounding", "update.goes_downhill"),
+    requires=("gradient.not_zero", "update.survives_rounding", "update.goes_downhill"),
     rules_out="a learning rate that is off by orders of magnitude",
 )
 def peak_is_bearable(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Finding]:

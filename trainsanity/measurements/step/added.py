@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from trainsanity.engine.session import objective_of
 from trainsanity.maths.tolerances import within
 from trainsanity.measurements.step.replay import as_in_training, output_again
 from trainsanity.measurements.step.steps import MicroStep, Recording
@@ -43,6 +44,32 @@ def added_loss(
             if value and within(abs(weight * value - rest), allowed):
                 return f"{weight:g} x {name} ({setting})" if setting else name, weight * value
     return "", 0.0
+
+
+def same_for_all_rows(
+    pipeline: Pipeline, recording: Recording, micro: MicroStep, rest: float, allowed: float
+) -> str:
+    """Return what the rest is if no row changes it: a penalty on the weights; else nothing.
+
+    Each row's loss by itself, as it was asked in ``recording.rearranged``, is its formula's and
+    that rest, whatever the row: AdaLoRA adds how far its factors are from orthogonal ones.
+    """
+    alone, labels = recording.rearranged.alone, micro.inputs.get("labels")
+    if micro.items is None or labels is None or len(alone) < 2:
+        return ""
+    task = objective_of(pipeline)
+    try:
+        sizes = [len(task.targets(labels[k : k + 1])) for k in range(len(labels))]
+    except (RuntimeError, IndexError, ValueError):
+        return ""
+    if sum(sizes) != len(micro.items.losses):
+        return ""
+    parts = micro.items.losses.split(sizes)[: len(alone)]
+    same = all(
+        len(part) and within(abs(own - float(part.mean()) - rest), allowed)
+        for own, part in zip(alone, parts, strict=False)
+    )
+    return "a term that is the same for all rows" if same else ""
 
 
 def _beside(output: Any) -> Iterator[tuple[str, float]]:

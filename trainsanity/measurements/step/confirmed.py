@@ -11,7 +11,7 @@ from trainsanity.engine.store import measurement
 from trainsanity.maths.factors import NAMING, name_factor
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, within
 from trainsanity.measurements.model.items import with_prompt
-from trainsanity.measurements.step.added import added_loss
+from trainsanity.measurements.step.added import added_loss, same_for_all_rows
 from trainsanity.measurements.step.bounds import logged_loss_rounding
 from trainsanity.measurements.step.captured_loss import owner_in_captured
 from trainsanity.measurements.step.owners import of_a_library
@@ -182,7 +182,12 @@ def _of_the_library(pipeline: Pipeline, recording: Recording) -> Confirmed:
         allowed = _allowed(recording, same, max(means))
         if within(abs(loss - expected), allowed):
             return Confirmed()
-        added, size = added_loss(pipeline, recording, same, loss - expected, allowed)
+        rest = loss - expected
+        added, size = added_loss(pipeline, recording, same, rest, allowed)
+        if not added and k == 0:
+            added, size = same_for_all_rows(pipeline, recording, same[0], rest, allowed), rest
+        elif not added and sizes and within(abs(rest - sizes[0]), allowed):
+            added, size = next(iter(found)), rest
         found.add(added)
         sizes.append(size)
     if len(found) != 1 or not (added := found.pop()):

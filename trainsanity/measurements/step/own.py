@@ -24,6 +24,7 @@ from trainsanity.measurements.step.policy_passes import ask_policy
 from trainsanity.measurements.step.preference import ask_preference
 from trainsanity.measurements.step.rearranged import rearrange
 from trainsanity.measurements.step.sampling import sample
+from trainsanity.measurements.step.settings import ask_settings
 from trainsanity.measurements.step.unused import unused_parameters
 
 if TYPE_CHECKING:
@@ -194,13 +195,14 @@ def ask_again(trainer: Any, recording: Recording) -> Own:
             recording.preference = ask_preference(
                 trainer, again[0].inputs, recording.first.micro_steps[0].rows
             )
+
+            def loss_and_gradient() -> Tensor:
+                _zero(parameters)
+                loss, _ = again[0].take()
+                return _and(loss, _sampled(parameters, size))
+
+            recording.settings = ask_settings(trainer, loss_and_gradient)
             if trainer.args.world_size == 1:
-
-                def loss_and_gradient() -> Tensor:
-                    _zero(parameters)
-                    loss, _ = again[0].take()
-                    return _and(loss, _sampled(parameters, size))
-
                 without = {n: p for n, p in parameters.items() if grads[n] is None}
                 recording.unused = unused_parameters(without, loss_and_gradient)
     except Exception as error:

@@ -33,6 +33,7 @@ from trainsanity.measurements.step.policy_passes import references_of
 from trainsanity.measurements.step.pull import pulls_watched
 from trainsanity.measurements.step.rearranged import Rearranged
 from trainsanity.measurements.step.replay import checkpointed, fill_items
+from trainsanity.measurements.step.reward_order import watch_rewards
 from trainsanity.measurements.step.rollouts import record_rollouts
 from trainsanity.measurements.step.sampling import norm_of, sample
 from trainsanity.measurements.step.schedule import curve_of
@@ -103,6 +104,7 @@ def _record(pipeline: Pipeline, steps: int, *, own: bool) -> Recording:
             pipeline, seen, watch, collated=collated, present=present, begins=watch_own.begins
         )
         _record_clipping(trainer, seen)
+        watch_rewards(trainer, lambda order: setattr(seen, "reward_order", order))
         record_rollouts(trainer, lambda made: seen.rollout.update(made if not seen.rollout else {}))
         if cuda:
             # Blocks that earlier measurements left in torch's pool do not fit the run's sizes.

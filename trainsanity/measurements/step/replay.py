@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import objective_of
 from trainsanity.engine.store import measurement
+from trainsanity.fields import logits_of
 from trainsanity.isolation.collectives import all_gather
 from trainsanity.isolation.fsdp import beside_model
 from trainsanity.isolation.hashing import hashes
@@ -190,6 +191,8 @@ def _gradients(
             logits = logits_again(pipeline, micro)
             labels = with_prompt(logits, micro.inputs["labels"].to(logits.device))
             values, targets = task.items(logits, labels), task.targets(labels)
+            if not values.requires_grad:
+                raise Skip("what is trained has no part in the logits, but in other outputs")
             values = values if scale else values.float()
             if saturated is not None:
                 values.register_hook(lambda g: saturated.append(_rounding(g, weight)))
@@ -226,7 +229,7 @@ def logits_again(pipeline: Pipeline, micro: MicroStep) -> Tensor:
     Raises:
         Skip: the model returns none.
     """
-    logits: Tensor | None = getattr(output_again(pipeline, micro), "logits", None)
+    logits: Tensor | None = logits_of(output_again(pipeline, micro))
     if logits is None:
         raise Skip("the model returns no logits, also without labels")
     return logits
