@@ -1,7 +1,7 @@
 """State in collators and samplers.
 
-A collator that puts noise into rows is red, and rightly: TS302, "does not return its rows".  What is
-asked here is the state.
+A collator that puts noise into rows is red, and rightly: TS302, "does not return its rows".  What
+is asked here is the state.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from .green import HEAD, module
-from .oracle import CONTROL, attack, command, short
+from .oracle import CONTROL, attack, command
 
 OSC = "\x1b]8;;http://evil.example\x07click\x1b]8;;\x07\rSANE"
 
