@@ -193,11 +193,13 @@ def no_grad() -> Odd:
 
     def judged(trainer):
         with torch.no_grad():
-            report = _judged(trainer)
-            assert not torch.is_grad_enabled()
-        return report
+            try:
+                return _judged(trainer)
+            finally:
+                assert not torch.is_grad_enabled()
 
-    return Odd(made, torch.is_grad_enabled, judged=judged)
+    # train() fails in such a block, too: a sentence that says so is as good as a verdict.
+    return Odd(made, torch.is_grad_enabled, judged=judged, named="gradients are off here")
 
 
 @state(68)
@@ -206,11 +208,12 @@ def inference_mode() -> Odd:
 
     def judged(trainer):
         with torch.inference_mode():
-            report = _judged(trainer)
-            assert torch.is_inference_mode_enabled()
-        return report
+            try:
+                return _judged(trainer)
+            finally:
+                assert torch.is_inference_mode_enabled()
 
-    return Odd(made, lambda: digest(made), judged=judged)
+    return Odd(made, lambda: digest(made), judged=judged, named="gradients are off here")
 
 
 @state(69)

@@ -45,7 +45,7 @@ def guarded(pipeline: Pipeline, who: str, known: Known) -> Iterator[None]:
     before = fingerprint(pipeline, known)
     with signals_kept(), put_back([process_settings(), reachable_state(pipeline)]):
         try:
-            with _gradients_on(), written_files_named(pipeline.unrestored):
+            with written_files_named(pipeline.unrestored):
                 yield
         except BaseException as error:
             changed = _changed(pipeline, before, who, known)
@@ -57,15 +57,6 @@ def guarded(pipeline: Pipeline, who: str, known: Known) -> Iterator[None]:
             raise
         if changed := _changed(pipeline, before, who, known):
             raise StateChanged(changed)
-
-
-@contextlib.contextmanager
-def _gradients_on() -> Iterator[None]:
-    """Let autograd record, whatever block the caller stands in: it is not the run that is in it."""
-    import torch
-
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
 
 
 def _changed(pipeline: Pipeline, before: dict[str, Any], who: str, known: Known) -> str:
