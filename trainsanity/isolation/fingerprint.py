@@ -20,6 +20,7 @@ from trainsanity.isolation.parts import (
 )
 from trainsanity.isolation.process_settings import process_settings, signals_kept
 from trainsanity.isolation.random_states import random_hashes
+from trainsanity.isolation.shards import resharded
 from trainsanity.isolation.snapshot import put_back, reachable_state
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ def guarded(pipeline: Pipeline, who: str, known: Known) -> Iterator[None]:
     # Only our own code runs between two measurements, so the hashes after one serve as those before
     # the next.  After a measurement all are computed, because writing to ``.data`` is not counted.
     before = fingerprint(pipeline, known)
-    with signals_kept(), put_back([process_settings(), reachable_state(pipeline)]):
+    undo = [process_settings(), reachable_state(pipeline), lambda: resharded(pipeline.model)]
+    with signals_kept(), put_back(undo):
         try:
             with written_files_named(pipeline.unrestored):
                 yield
@@ -61,6 +63,7 @@ def guarded(pipeline: Pipeline, who: str, known: Known) -> Iterator[None]:
 
 def _changed(pipeline: Pipeline, before: dict[str, Any], who: str, known: Known) -> str:
     known.clear()
+    resharded(pipeline.model)
     after = fingerprint(pipeline, known)
     changed = [name for name, value in after.items() if before.get(name) != value]
     return f"{who} changed the pipeline's {', '.join(changed)}" if changed else ""

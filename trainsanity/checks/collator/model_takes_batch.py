@@ -32,7 +32,7 @@ OWN = ("input_ids", "attention_mask", "labels")
     rules_out="lost columns",
 )
 def model_takes_batch(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]:
-    """Batch and model agree about keys, columns and labels.
+    """The model's forward takes the batch's keys, and the loss its labels.
 
     What it checks: the batch's keys against the parameters of the model's ``forward``, those of a
     typed ``**kwargs`` included; the rows' columns that are among these parameters, or that a

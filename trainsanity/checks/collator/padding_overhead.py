@@ -31,7 +31,7 @@ USUAL_MULTIPLE = 8
 def padding_overhead(
     padding: Padding, economics: Economics, padding_times: PaddingTimes
 ) -> Iterator[Measured | Finding]:
-    """Padding costs less than it gains.
+    """The width that batches are padded to is worth its padding.
 
     What it checks: how much wider the batches are than their longest rows, against what that width
     can gain.

@@ -30,7 +30,7 @@ position off is one of other positions.  A last resort: any between 0 and 1 tell
     rules_out="metrics and the choice of the best checkpoint",
 )
 def metric_prefers_the_right(pipeline: Pipeline, scored: Scored) -> Iterator[Measured | Finding]:
-    """The metric that picks the best checkpoint prefers right predictions to wrong ones.
+    """``metric_for_best_model`` scores right predictions better than wrong ones.
 
     What it checks: ``evaluate()`` on a few rows of the evaluation data goes through and returns
     the metric that ``metric_for_best_model`` names; perfect predictions are better by it, under

@@ -158,12 +158,18 @@ def _explain(
             "model's loss ignores that number and returns the micro-batch's mean"
         )
         fix = "model.accepts_loss_kwargs = False, before the Trainer is built"
+        if getattr(unwrapped(pipeline.model), "accepts_loss_kwargs", None) is False:
+            cause += "; model.accepts_loss_kwargs = False was set after the Trainer was built, "
+            cause += "which reads it only then"
+            fix = "set it on the model before Trainer(model, ...) is called"
     elif factor.value > 1 and custom:
         cause += ", which is not divided out"
         # What the loop logs may be all that is wrong: its gradient is judged by itself.
         divisor = recording.facts(pipeline).get("gradient_accumulation_steps")
         fix = (
-            f"loss = loss / {divisor} before backward(), and return the sum of these"
+            f"loss = loss / {divisor} before backward()"
+            # Of a script's own loop what it sends backward is all that is seen.
+            + ("" if pipeline.captured is not None else ", and return the sum of these")
             if accumulates and divisor
             else "divide the loss before backward(), and return the mean over the step"
         )

@@ -22,7 +22,7 @@ for all questions 20 %."""
 
 @check("TS537", "loss.negatives_are_others", cost=Cost.STEP, rules_out="false negatives")
 def negatives_are_others(recording: Recording) -> Iterator[Measured | Finding]:
-    """No row's own partner is among its negatives.
+    """The negatives of a row do not hold its own positive.
 
     What it checks: losses that tell each row's partner from those of the other rows of the batch,
     as MultipleNegativesRankingLoss, CLIP and InfoNCE do: whether rows of the first micro-batch have

@@ -29,7 +29,7 @@ NAMING = 0.02
 
 @check("TS806", "schedule.comes_down_once", rules_out="a schedule that was made for epochs")
 def comes_down_once(pipeline: Pipeline, own_schedule: OwnSchedule) -> Iterator[Measured | Finding]:
-    """A scheduler of your own comes down as often as its class does, and not before its time.
+    """A scheduler of your own decays as often as its class does, and not before its time.
 
     What it checks: the rates of the whole run, of a scheduler that you built: whether they are as
     good as 0 for most of it, and whether a cosine that has no restarts goes up again.

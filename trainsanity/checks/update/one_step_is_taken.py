@@ -16,7 +16,7 @@ from trainsanity.types import Cost, Finding, Measured, Severity
     rules_out="steps of single micro-batches",
 )
 def one_step_is_taken(stepping: Stepping) -> Iterator[Measured | Finding]:
-    """A custom training loop steps its optimizer once for the micro-batches of a step.
+    """A custom training loop takes one optimizer step per accumulated batch.
 
     What it checks: how often the optimizer steps while ``train_step`` is given the micro-batches of
     one step, ``gradient_accumulation_steps`` of them.

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import objective_of
+from trainsanity.isolation.collectives import all_gather
 from trainsanity.maths.tolerances import within
 from trainsanity.measurements.step.replay import as_in_training, output_again
 from trainsanity.measurements.step.steps import MicroStep, Recording
@@ -35,10 +36,15 @@ def added_loss(
     try:
         with as_in_training(pipeline, recording), torch.no_grad():
             for micro in micros:
+                if not micro.inputs:  # another process has it
+                    continue
                 for name, value in _beside(output_again(pipeline, micro)):
                     sums[name] = sums.get(name, 0.0) + value / len(micros)
     except (RuntimeError, IndexError, TypeError, ValueError):  # a model that takes no other call
-        return "", 0.0
+        sums = {}
+    if pipeline.other_processes:
+        parts = all_gather(sums)
+        sums = {name: sum(part.get(name, 0.0) for part in parts) for name in parts[0]}
     for name, value in sums.items():
         for setting, weight in _weights(getattr(pipeline.model, "config", None)):
             if value and within(abs(weight * value - rest), allowed):

@@ -173,7 +173,8 @@ def _allowed(recording: Recording, micros: list[MicroStep], size: float) -> floa
 def _of_the_library(pipeline: Pipeline, recording: Recording) -> Confirmed:
     """Look for what a library's model adds to the formula, in every micro-batch alike."""
     micros, losses = recording.first.micro_steps, recording.own.losses
-    found, sizes = set(), []
+    found: set[str] = set()
+    sizes: list[float] = []
     loss = expected = float("nan")
     for k, loss in enumerate(losses):
         same = micros[k :: len(losses)]
@@ -260,11 +261,12 @@ def _recognised(
     import torch
 
     objective, batches = objective_of(pipeline), []
+    # Other processes' are not here; said before any forward, which all have to take together.
+    if any(micro.inputs.get("labels") is None for micro in micros):
+        return "", False
     with as_in_training(pipeline, recording), torch.no_grad():
         for micro in micros:
-            labels = micro.inputs.get("labels")
-            if labels is None:
-                return "", False
+            labels = micro.inputs["labels"]
             logits = logits_again(pipeline, micro)
             batches.append((logits, with_prompt(logits, labels.to(logits.device))))
     try:
