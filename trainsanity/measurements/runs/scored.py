@@ -125,6 +125,8 @@ def scored(pipeline: Pipeline) -> Scored:
         if pipeline.config is not None:
             align_special_tokens(pipeline)  # as inside train(), where evaluation takes place
         trainer.callback_handler.callbacks = []
+        # As inside train(): a compute_loss of the user's own may read it.
+        trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
         trainer.optimizer = None  # one that is free of schedules would be told to evaluate
         trainer.args.output_dir = folder
         trainer.args.disable_tqdm = True
