@@ -262,7 +262,9 @@ def test_padding_without_a_mask(judged):
     ]
     assert result.factor == pytest.approx(7 / 5)
     # Rows of tensors, as a torch Dataset returns them, are rows.
-    assert judged("TS233", [{"input_ids": torch.tensor(row)} for row in padded]).status is Status.PASS
+    assert (
+        judged("TS233", [{"input_ids": torch.tensor(row)} for row in padded]).status is Status.PASS
+    )
     # Inside a text it is no padding.
     assert judged("TS204", rows([[7, PAD, 8]] * 8)).status is Status.PASS
     (message,) = said(judged("TS106", rows([[7, PAD, 8]] * 3 + [[7, 8, 9]] * 5)))

@@ -34,7 +34,8 @@ def pad_to_multiple_of(
     for; one that is overshot pays for padding twice.
 
     How it is measured: exact.  Width = the longest row, with the padding that it is stored with
-    (dataset.rows_unpadded), rounded up to the multiple (1 if none is set); ``padding="max_length"`` rounds ``max_length`` up instead.  Beside the training batches,
+    (dataset.rows_unpadded), rounded up to the multiple (1 if none is set);
+    ``padding="max_length"`` rounds ``max_length`` up instead.  Beside the training batches,
     Hypothesis cuts pieces from their rows, also some whose longest is a multiple already.
 
     How to fix: pass ``pad_to_multiple_of`` to the collator and leave padding to it.

@@ -43,9 +43,7 @@ def label_names_agree(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Fin
     own = [by_id[k] for k in sorted(by_id)]
     named = sorted(by_name, key=by_name.__getitem__)
     # One of the two was left as it was made up: it names nothing, and contradicts nothing.
-    unnamed = sorted(by_name.values()) == [*range(len(own))] and (
-        _made_up(own) or _made_up(named)
-    )
+    unnamed = sorted(by_name.values()) == [*range(len(own))] and (_made_up(own) or _made_up(named))
     if unnamed and own != named:
         place, other = ("id2label", named) if _made_up(own) else ("label2id", own)
         if other != [str(k) for k in range(len(other))]:
@@ -61,9 +59,7 @@ def label_names_agree(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Fin
                 fix="set both: id2label=dict(enumerate(names)), "
                 "label2id={name: k for k, name in enumerate(names)}",
                 severity=Severity.WARNING,
-                repairs=(
-                    repair("both tables have the names", "label_names", names=(*other,)),
-                ),
+                repairs=(repair("both tables have the names", "label_names", names=(*other,)),),
             )
     elif {name: k for k, name in by_id.items()} != by_name:
         strange = next((n for k, n in sorted(by_id.items()) if by_name.get(n) != k), own[:1])

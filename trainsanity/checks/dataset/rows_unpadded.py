@@ -31,8 +31,8 @@ def rows_unpadded(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding
     wide; a collator that would pad to the longest of its few rows cannot undo it.
 
     How it is measured: exact, over all rows; a warning, since what is trained is the same and only
-    the time is lost: transformers' own tutorials tokenize with ``padding="max_length"``.  Whether the collator pads is found by giving it two
-    rows of different lengths.
+    the time is lost: transformers' own tutorials tokenize with ``padding="max_length"``.
+    Whether the collator pads is found by giving it two rows of different lengths.
 
     How to fix: tokenize with ``padding=False`` and leave padding to the collator.
 

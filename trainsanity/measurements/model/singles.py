@@ -70,7 +70,8 @@ def singles(pipeline: Pipeline, batch: Batch, forward: Forward) -> Singles:
     """Ask for a few rows alone, in the batch and among copies of themselves; in float32.
 
     A row of tokens is collated by itself, without padding.  Sounds and features keep theirs: some
-    models take it in by design, and padding is asked about by itself.  Where the model is trained in something else, the batches that hold the rows are asked again.
+    models take it in by design, and padding is asked about by itself.  Where the model is trained
+    in something else, the batches that hold the rows are asked again.
     """
     rows = [row for micro in batch for row in micro.rows]
     by_length = sorted(range(len(rows)), key=lambda i: len(rows[i].get("input_ids", ())))

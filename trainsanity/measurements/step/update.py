@@ -267,7 +267,9 @@ def _ask_louder(
         for group, rate in zip(inner.param_groups, rates, strict=True):
             group["lr"] = rate
         inner.step()
-        changed = [local(tensors[seen.name].detach()) != local(before[seen.name]) for seen in unmoved]
+        changed = [
+            local(tensors[seen.name].detach()) != local(before[seen.name]) for seen in unmoved
+        ]
         counts = [[int(torch.count_nonzero(one))] for one in changed]
     finally:
         for group, rate in zip(inner.param_groups, configured, strict=True):
