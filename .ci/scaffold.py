@@ -97,7 +97,7 @@ def scaffold(name: str, root: Path = ROOT) -> str:
     if module.exists():
         raise SystemExit(f"{module.relative_to(root)} is there already: choose another name")
     codes = [int(one.code[2:]) for one in registry().all() if one.stage == stage]
-    names = {"code": f"TS{max(codes) + 1}", "name": name, "invariant": invariant}
+    names = {"code": f"TS{max(codes) + 1:03}", "name": name, "invariant": invariant}
     module.write_text(MODULE.format(**names), encoding="utf-8")
     faults.write_text(faults.read_text(encoding="utf-8") + FAULT.format(**names), encoding="utf-8")
     places = {"module": module.relative_to(root), "faults": faults.relative_to(root)}

@@ -153,8 +153,10 @@ def probed(runs: list[dict[str, Any]]) -> list[str]:
 
 def shared(runs: list[dict[str, Any]]) -> list[str]:
     """Several processes with a GPU each; healthy, and with a loss multiplied by their number."""
+    full = [run for run in runs if "whole_process_seconds" in run]
+    runs = [run for run in runs if run not in full]
     if not runs:
-        return []
+        return full_size(full)
     return [
         "",
         f"{runs[0]['processes']} processes with a GPU each, over NCCL "
@@ -168,6 +170,33 @@ def shared(runs: list[dict[str, Any]]) -> list[str]:
             f"| {run['ran']} of {run['of']} | {run['seconds']} |"
             for run in runs
         ),
+        *full_size(full),
+    ]
+
+
+def full_size(runs: list[dict[str, Any]]) -> list[str]:
+    """The incident at full size by each engine that shards."""
+    if not runs:
+        return []
+    return [
+        "",
+        "The incident at full size in several processes with a GPU each (`python -m "
+        f"tests.measure_processes`, {runs[0]['device']}, torch {runs[0]['torch']}, transformers "
+        f"{runs[0]['transformers']}). Seconds are those of the whole process, and of judging; "
+        "peaks those of one GPU, over all, and while the steps were recorded.",
+        "",
+        "| pipeline | processes | failed | factor | ran | seconds | judging | peak GiB | steps |",
+        "|---|---|---|---|---|---|---|---|---|",
+        *(
+            f"| {run['pipeline']} | {run['processes']} "
+            f"| {', '.join(f'`{name}`' for name in run['failed']) or 'none'} "
+            f"| {format(run['factor'], '.2f') if run['factor'] else ''} "
+            f"| {run['ran']} of {run['of']} | {run['whole_process_seconds']} | {run['seconds']} "
+            f"| {run['peak_gib']} | {run['peak_of_the_step_gib']} |"
+            for run in runs
+        ),
+        "",
+        *(f"- {note}" for note in dict.fromkeys(n for run in runs for n in run["notes"])),
     ]
 
 

@@ -27,6 +27,11 @@ def test_sanity(pipeline, check):
 """
 
 
+def built(pytester):
+    """The weights of the pipelines that were built, in any process."""
+    return (pytester.path / "built.txt").read_text().split()
+
+
 @pytest.fixture
 def project(pytester, monkeypatch):
     """A project with three checks of its own, which are all that there are."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from trainsanity import Check, Finding, Result, Status
 from trainsanity.engine.report import Report
+from trainsanity.isolation.library_warnings import LibraryWarning
 from trainsanity.types import Cost, Severity
 
 STORED = Path(__file__).parent / "snapshots" / "screens"
@@ -30,6 +31,9 @@ def stored(name: str) -> Report:
         document["summary"]["seconds"],
         unasked=unasked,
         command=(document["pipeline"],),
+        # How it was confirmed is said by the results.
+        objective={key: document["objective"][key] for key in ("name", "recognised")},
+        library_warnings=tuple(LibraryWarning(**one) for one in document["library_warnings"]),
     )
 
 

@@ -8,7 +8,7 @@ from trainsanity.engine.diagnosis import diagnose
 from trainsanity.engine.registry import registry
 from trainsanity.types import Finding, Result, Status
 
-TWELVE = "gradient_accumulation_steps x world_size = 12 x 1"
+TWELVE = "gradient_accumulation_steps = 12"
 
 
 def found(factor=None, *candidates, cause="why"):

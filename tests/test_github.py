@@ -77,6 +77,7 @@ def test_the_action_judges_a_foreign_project(tmp_path: Path) -> None:
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         "HF_HUB_OFFLINE": "1",
         "GITHUB_ACTIONS": "true",
+        "GITHUB_WORKSPACE": str(tmp_path),
         "GITHUB_STEP_SUMMARY": str(tmp_path / "summary.md"),
         "GITHUB_OUTPUT": str(tmp_path / "output"),
         "TARGET": "train.py -- --accumulation '2'",
@@ -93,7 +94,10 @@ def test_the_action_judges_a_foreign_project(tmp_path: Path) -> None:
     )
     assert done.returncode == 1, done.stderr
     assert (tmp_path / "output").read_text() == "exit-code=1\n"
-    assert "::error title=TS502 loss.matches_reference fail on train.py::" in done.stdout
+    lines = (project / "train.py").read_text(encoding="utf-8").splitlines()
+    (line,) = [k for k, text in enumerate(lines, 1) if ".train()" in text]
+    where = f"file=project/train.py,line={line}"
+    assert f"::error {where},title=TS502 loss.matches_reference fail on train.py::" in done.stdout
     assert "%0Apage: https://" in done.stdout
     assert (tmp_path / "summary.md").read_text().startswith("## ❌ train.py: not sane")
     names = {path.name for path in (tmp_path / "reports").iterdir()}

@@ -35,6 +35,7 @@ from trainsanity import Finding, __version__
 from trainsanity.report.html import WORDS, render
 from trainsanity.report.links import SITE
 from trainsanity.report.pictures import Picture
+from trainsanity.report.words import verdict
 from trainsanity.types import Status
 
 pytest.importorskip("jinja2", reason="needs trainsanity[html]")
@@ -155,10 +156,22 @@ def test_no_picture_says_why(page: str) -> None:
 def test_every_report_and_the_words_of_every_status(page: str) -> None:
     assert set(WORDS) == set(Status)
     text = Page(page).text
-    assert text.count("First broken stage: loss") == 1
+    # In the index of several pipelines, and at its place.
+    assert text.count("First broken stage: loss") == 2
     assert "sane: 3 of 3 checks ran and passed" in text
     assert "the weights are random: Qwen/Qwen3-4B could not be had" in text
     assert "model.accepts_loss_kwargs = False, before the Trainer is built" in text
+
+
+def test_several_pipelines_have_an_index() -> None:
+    one, other = INCIDENT, replace(HEALTHY, pipeline_id="shop.train:other")
+    assert 'class="index"' not in render([(one, ())])
+    text = render([(one, ()), (other, ())])
+    index = text[text.index('<nav class="index"') : text.index("</nav>")]
+    assert "1 of 2 not sane: shop.train:trainer" in index
+    for number, told in enumerate((one, other), 1):
+        assert f'<a href="#p{number}-name">{told.pipeline_id}</a>: {verdict(told)}' in index
+        assert f'id="p{number}-name"' in text
 
 
 def test_what_else_fails_and_what_is_explained_stand_below_the_first_failure(page: str) -> None:
@@ -167,7 +180,7 @@ def test_what_else_fails_and_what_is_explained_stand_below_the_first_failure(pag
         text.index(words)
         for words in (
             "Look here first: loss",
-            "how sure high: only gradient_accumulation_steps x world_size = 12 x 1 fits",
+            "how sure high: only gradient_accumulation_steps = 12 fits",
             "Also failing",
             "kept 0.5%",
             "Explained by these failures",

@@ -29,6 +29,7 @@ def loud(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_report_shows_itself(loud: Any) -> None:
     weights = {name: tensor.clone() for name, tensor in loud.model.state_dict().items()}
     report = trainsanity.judge(loud, select="ts502, dataset")
+    assert report.pipeline_id == "LoudTrainer of BertForSequenceClassification"
     assert repr(report) == f"<{report.pipeline_id}: {verdict(report)}>"
     assert "not sane. First broken stage: loss" in repr(report)
     assert "\n" not in repr(report)
@@ -44,6 +45,14 @@ def test_a_report_shows_itself(loud: Any) -> None:
     assert accepted.good
 
 
+def test_python_is_not_told_of_options_of_the_command_line(loud: Any) -> None:
+    report = trainsanity.judge(loud, select="dataset", max_cost="static")
+    assert all(result.check.cost == 0 for result in report.results)
+    assert 'not run: max_cost="run"' in str(report)
+    assert " -v" not in str(report)
+    assert "--" not in str(report)
+
+
 def test_a_pipeline_is_one_line(loud: Any) -> None:
     pipeline = trainsanity.Pipeline.from_trainer(loud)
     assert repr(pipeline) == "<Pipeline pipeline: BertForSequenceClassification, LoudTrainer>"
@@ -52,7 +61,12 @@ def test_a_pipeline_is_one_line(loud: Any) -> None:
 @pytest.mark.parametrize(
     ("given", "options", "says"),
     [
-        (3, {}, r"takes a transformers\.Trainer or a Pipeline, not int"),
+        (3, {}, r"a transformers\.Trainer, or a Pipeline, and not of type int: give the Trainer"),
+        (
+            None,
+            {"max_cost": "lots"},
+            "max_cost must be one of STATIC, FORWARD, BACKWARD, STEP, RUN",
+        ),
         (None, {"select": "nothing"}, "no check is called 'nothing'"),
         (None, {"select": "dataset", "ignore": "dataset"}, "leave no check to run"),
         (None, {"timeout": 0}, "timeout is 0"),

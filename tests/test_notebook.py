@@ -58,7 +58,7 @@ def test_check_judges_a_trainer_and_registers_with_a_code(factories: Any) -> Non
     assert shown.names <= {"div", "strong", "code", "em", "details", "summary", "pre"}
     assert shown.text.startswith(f"{report.pipeline_id}: not sane. First broken stage: loss")
     assert "num_labels = 3, which is not divided out" in shown.text
-    with pytest.raises(UsageError, match="takes a transformers"):
+    with pytest.raises(UsageError, match="is a transformers"):
         trainsanity.check(3)
     with pytest.raises(UsageError, match="ACME 1"):
         trainsanity.check("ACME 1", "loss.of_mine")(lambda: ())
@@ -98,10 +98,11 @@ def test_a_notebook() -> None:
     judged, printed, after = (cell.outputs for cell in notebook.cells[1:])
     (shown,) = [output["data"] for output in judged if output.output_type == "execute_result"]
     assert "TS502" in shown["text/html"]
-    assert shown["text/plain"] == "<pipeline: not sane. First broken stage: loss>"
+    named = "<LoudTrainer of BertForSequenceClassification: "
+    assert shown["text/plain"] == f"{named}not sane. First broken stage: loss>"
     # The line of progress was there and is gone.
     (line,) = [output["data"] for output in judged if output.output_type == "display_data"]
     assert line["text/html"] == ""
     (text,) = [output["text"] for output in printed if output.output_type == "stream"]
-    assert text.startswith("<pipeline: sane as far as judged: ")
+    assert text.startswith(f"{named}sane as far as judged: ")
     assert after[-1]["data"]["text/plain"] == "(0, True)"

@@ -10,11 +10,7 @@ import pytest
 import torch  # noqa: F401 - see tests/plugin_project.py
 
 import trainsanity.pytest_plugin.results  # noqa: F401 - see tests/plugin_project.py
-from tests.plugin_project import CONFTEST, EXAMPLES, SANITY
-
-
-def built(pytester):
-    return (pytester.path / "built.txt").read_text().split()
+from tests.plugin_project import CONFTEST, EXAMPLES, SANITY, built
 
 
 def test_healthy_pipeline_is_green_and_summed_up(project):
@@ -344,33 +340,6 @@ def test_junit_carries_the_result(project):
     failure = case.find("failure")
     assert failure is not None
     assert failure.attrib["message"] == "ACME501: the weight is 12, not 1"
-
-
-def test_xdist_builds_once_and_carries_the_summary(project):
-    pytester = project("LOUD, select=['ACME']")
-    pytester.makepyfile(test_other=SANITY.format(arguments="HEALTHY, select=['ACME']"))
-    result = pytester.runpytest_subprocess("-n2", "--dist=loadfile", "-p", "no:cacheprovider")
-    result.assert_outcomes(passed=4, failed=1, skipped=1)
-    result.stdout.fnmatch_lines(["  the weight is 12, not 1", "*= trainsanity =*"])
-    result.stdout.fnmatch_lines(["loud: not sane. First broken stage: loss"])
-    result.stdout.fnmatch_lines(["healthy: sane as far as judged: 3 of * checks ran and passed"])
-    assert sorted(built(pytester)) == ["1", "12"]
-
-
-def test_xdist_with_its_default_distribution_judges_alike(project):
-    """Tests of one pipeline go to several processes, each of which builds it."""
-    pytester = project("LOUD, HEALTHY, select=['ACME']")
-    result = pytester.runpytest_subprocess("-n2", "-p", "no:cacheprovider")
-    result.assert_outcomes(passed=4, failed=1, skipped=1)
-    result.stdout.fnmatch_lines(["loud: not sane. First broken stage: loss"])
-    result.stdout.fnmatch_lines(["healthy: sane as far as judged: 3 of * checks ran and passed"])
-
-
-def test_xdist_and_a_wrong_word_is_one_red_sentence(project):
-    pytester = project("HEALTHY, select=['lossy']")
-    result = pytester.runpytest_subprocess("-n1", "-p", "no:cacheprovider")
-    result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["no check is called 'lossy'*"])
 
 
 def test_a_foreign_project_and_the_whole_catalogue(pytester):

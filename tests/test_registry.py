@@ -85,7 +85,9 @@ def test_runs_are_left_out_unless_they_are_asked_for():
     assert runs
     assert not {*runs} & {*codes(), *codes(ignore=["tokenizer"]), *codes("tokenizer")}
     assert codes(max_cost=Cost.RUN) == [c.code for c in registry().all()]
-    assert set(runs) <= set(codes("loop")) == set(codes("TS9")) == set(codes("loop.*"))
+    assert set(runs) <= {*codes("loop"), *codes("speed")}
+    assert set(codes("loop")) == set(codes("TS9")) == set(codes("loop.*"))
+    assert set(codes("speed")) == set(codes("TS0"))
     assert codes("TS901") == codes("loop.overfits_one_batch") == ["TS901"]
     assert codes("TS901", max_cost=Cost.STEP) == []
 

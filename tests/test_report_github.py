@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given
@@ -12,6 +13,8 @@ from markdown_it import MarkdownIt
 
 from tests.reports import (
     CLIP,
+    FAIL,
+    HEALTHY,
     INCIDENT,
     LOSS,
     NASTY,
@@ -85,6 +88,25 @@ def test_workflow_commands_are_one_line_each_and_escaped() -> None:
         "title=TS502 loss.matches_reference fail on shop.train%3Atrainer",
     )
     assert r"%0Afix: 100 %25\r%0A::error::mend it" in message
+
+
+@pytest.mark.parametrize(
+    ("workspace", "where"),
+    [(".", "file=jobs/train%2C2.py,line=7,"), ("jobs", "file=train%2C2.py,line=7,"), ("etc", "")],
+)
+def test_annotations_stand_at_the_line_where_training_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workspace: str, where: str
+) -> None:
+    """Names are below the repository, wherever the job runs; outside of it there is no line."""
+    monkeypatch.setenv("GITHUB_WORKSPACE", str(tmp_path / workspace))
+    script = str(tmp_path / "jobs" / "train,2.py")
+    (line,) = workflow_commands([report(FAIL, command=("train,2.py",), source=(script, 7))])
+    assert line.startswith(f"::error {where}title=TS")
+
+
+def test_several_pipelines_begin_with_their_number() -> None:
+    assert not summary([INCIDENT]).startswith("**")
+    assert summary([INCIDENT, HEALTHY]).startswith("**1 of 2 not sane: shop.train:trainer**\n\n## ")
 
 
 def test_ten_errors_are_all_that_github_shows() -> None:

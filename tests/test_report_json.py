@@ -85,7 +85,7 @@ def test_json_is_schema_2() -> None:
         "abstain": 0,
         "error": 1,
         "first_broken_stage": "loss",
-        "confidence": "high: only gradient_accumulation_steps x world_size = 12 x 1 fits, and "
+        "confidence": "high: only gradient_accumulation_steps = 12 fits, and "
         "TS601 shows the same factor",
         "not_judged": [],
         "ruled_out": RULED_OUT,

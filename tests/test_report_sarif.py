@@ -27,7 +27,8 @@ from tests.reports import (
 from trainsanity import Check, Finding, Status
 from trainsanity.engine.report import Policy, Report
 from trainsanity.report.links import page_url
-from trainsanity.report.sarif import document, dumps, source_of
+from trainsanity.report.places import source_of
+from trainsanity.report.sarif import document, dumps
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +128,7 @@ def test_the_line_of_the_factory(monkeypatch: pytest.MonkeyPatch) -> None:
     target = "fixtures.pipelines.tiny_qwen3:incident"
     import fixtures.pipelines.tiny_qwen3 as module
 
-    path, line = source_of((target, "--lr", "1"))  # type: ignore[misc]
+    path, line = source_of(report(command=(target, "--lr", "1")))  # type: ignore[misc]
     source = Path(module.__file__).read_text(encoding="utf-8").splitlines()
     assert (path, source[line - 1]) == (
         Path(module.__file__),
@@ -148,8 +149,8 @@ def test_a_script_and_what_is_nowhere(tmp_path: Path, monkeypatch: pytest.Monkey
     (one,) = results(report(failed(LOSS), command=("a b.py",)))
     artifact = one["locations"][0]["physicalLocation"]["artifactLocation"]
     assert artifact == {"uri": "a%20b.py", "uriBaseId": "%SRCROOT%"}
-    assert source_of(("gone.py",)) is None
-    assert source_of(("no.such.module:factory",)) is None
-    assert source_of(()) is None
+    assert source_of(report(command=("gone.py",))) is None
+    assert source_of(report(command=("no.such.module:factory",))) is None
+    assert source_of(report(command=())) is None
     (one,) = results(report(failed(LOSS)))
     assert "physicalLocation" not in one["locations"][0]

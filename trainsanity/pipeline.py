@@ -69,6 +69,7 @@ class Pipeline:
         id: what the reports call it.
         command: the words after ``trainsanity run`` that lead here again: the target, and then a
             script's own arguments.  Empty if only Python can.
+        source: file and line of a script at which training begins; None where that is not known.
         rebuilt: whether these words build it again in a process of their own; not so where they
             start other processes that train.
         quick: take no training step twice.
@@ -97,6 +98,7 @@ class Pipeline:
     supervise: str | None = None
     id: str = "pipeline"
     command: tuple[str, ...] = ()
+    source: tuple[str, int] | None = None
     rebuilt: bool = True
     quick: bool = False
     library_warnings: list[LibraryWarning] = field(default_factory=list)
@@ -108,7 +110,7 @@ class Pipeline:
     def __repr__(self) -> str:
         """Return one line: a model's own repr takes a screen, a dataset's its first rows."""
         how = "a loop" if self.trainer is None else type(self.trainer).__name__
-        return f"<Pipeline {self.id}: {type(self.model).__name__}, {how}>"
+        return f"<Pipeline {self.id}: {class_name(self.model)}, {how}>"
 
     def __post_init__(self) -> None:
         for name in DECLARED:
@@ -366,6 +368,12 @@ def active_adapters(model: Any) -> list[str]:
 def is_adapted(model: Any) -> bool:
     """Return whether PEFT wraps the model."""
     return hasattr(model, "get_base_model")
+
+
+def class_name(model: Any) -> str:
+    """Return the name of a model's class as its author knows it: FSDP2 makes one of its own."""
+    own = (one for one in type(model).__mro__ if not one.__module__.startswith("torch.distributed"))
+    return next(own).__name__
 
 
 def unwrapped(model: Any) -> Any:

@@ -25,8 +25,10 @@ STAGES = (
     "update",
     "schedule",
     "loop",
+    "speed",
 )
-"""The stages in the order in which data flows; the first that fails is where to look."""
+"""The stages in the order in which data flows; the first that fails is where to look.  How fast
+that goes comes last: nothing there is wrong."""
 
 
 class Cost(IntEnum):

@@ -93,13 +93,12 @@ def test_null_empty_and_uneven_rows(judged):
     [
         ([0, 1, 2, 3, None, 5, 6, 7], "row 4 of train_dataset has no label in column 'label';"),
         ([0, 1, 2, None, None, 5, 6, 7], "has no label in column 'label' (2 rows do);"),
-        (list("abcdefgh"), "row 0 of train_dataset has a string in column 'label';"),
         ([True, False] * 4, "row 0 of train_dataset has a bool in column 'label';"),
         ([[0, 1], [2]] * 4, "row 0 of train_dataset has a list<"),
         ([0.0, float("nan")] * 4, "has a label that is not finite in column 'label' (4 rows do);"),
         ([0.0, 1.0] * 4, "has a double in column 'label'; multi_label_classification takes a list"),
     ],
-    ids=["null", "nulls", "words", "bool", "ragged", "nan", "float"],
+    ids=["null", "nulls", "bool", "ragged", "nan", "float"],
 )
 def test_labels_that_do_not_fit(judged, labels, says):
     result = judged("TS202", rows(label=labels))
@@ -111,6 +110,22 @@ def test_labels_that_do_not_fit(judged, labels, says):
         if guessed
         else "the labels were made for another task, or by another rule"
     }
+
+
+def test_names_of_classes_are_told_with_how_to_map_them(judged):
+    names = ["sales", "tech"] * 4
+    result = judged("TS202", rows(label=names), rows(label=[None, "s" * 99, *names[2:]]))
+    assert said(result) == [
+        "column 'label' of train_dataset holds text ('sales'); single_label_classification takes "
+        "the numbers of the classes",
+        f"column 'label' of eval_dataset holds text ('{'s' * 40}...'); "
+        "single_label_classification takes the numbers of the classes",
+    ]
+    (fix,) = {finding.fix for finding in result.findings}
+    assert fix.startswith("map it to 0 to 279: dataset.cast_column('label', ClassLabel(names=")
+    # What it says to do is what datasets does.
+    mapped = Dataset.from_dict({"label": names}).cast_column("label", ClassLabel(names=names[:2]))
+    assert mapped["label"][:2] == [0, 1]
 
 
 def test_labels_out_of_range_by_dataset(judged):

@@ -89,6 +89,15 @@ Complaint = Callable[..., str]
             id="cost",
         ),
         pytest.param(["cli_factories:healthy", "--jsn", "x"], "No such option", id="option"),
+        pytest.param(["cli_factories:healthy", "--lr", "1"], "No such option '--lr'; the", id="lr"),
+        pytest.param(
+            ["cli_factories:healthy -- --accum 4", "--lr", "1"],
+            "trainsanity run cli_factories:healthy -- --accum 4 --lr ...",
+            id="lr-too",
+        ),
+        pytest.param(
+            ["cli_factories:healthy", "--baselin", "x"], "did you mean --baseline?", id="letter"
+        ),
         pytest.param(["cli_factories"], "'cli_factories' names no pipeline", id="form"),
         pytest.param(
             ["train.py", "--", "--epochs", "3"], "there is no file 'train.py' below /", id="script"
@@ -103,6 +112,24 @@ def test_bad_input_is_one_sentence(
     result = call("run", "--json", "report.json", *arguments)
     assert said in complaint(result)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["runn", "x.py"], "There is no command 'runn'; did you mean run?"),
+        (["x.py", "--lr", "3"], "did you mean trainsanity run x.py --lr 3?"),
+        (["shop.train:build"], "did you mean trainsanity run shop.train:build?"),
+        (["polish"], "There is no command 'polish'; trainsanity --help shows them"),
+        (["run", "x"], "nothing and returns a Trainer; trainsanity run x.py judges that file as a"),
+        (["run", "./"], "'./' names no pipeline"),
+    ],
+)
+def test_what_people_type_is_answered_with_what_they_mean(
+    call: Call, tmp_path: Path, complaint: Complaint, words: list[str], says: str
+) -> None:
+    (tmp_path / "x.py").write_text("")
+    assert says in complaint(call(*words))
 
 
 def test_bad_input_with_debug_has_the_traceback(call: Call) -> None:

@@ -202,5 +202,6 @@ def test_a_report_names_trainer_and_objective(call: Call, tmp_path: Path) -> Non
     assert known["name"] == "single_label_classification"
     assert known["recognised"] == "recognised by its model, BertForSequenceClassification"
     assert "loss as computed in TS501, TS502" in known["confirmed"]
-    for text in (" ".join(result.stdout.split()), (tmp_path / "r.html").read_text()):
-        assert f"{known['name']}; {known['recognised']}; {known['confirmed']}" in text
+    short = f"{known['name']}; {known['recognised']}"
+    assert f"Objective: {short}. " in " ".join(result.stdout.split())
+    assert f"{short}; {known['confirmed']}" in (tmp_path / "r.html").read_text()

@@ -89,6 +89,25 @@ def test_a_loss_that_rises_is_a_warning() -> None:
     assert result.findings[0].headline.endswith("it rises by more than its noise")
 
 
+@pytest.mark.parametrize(
+    ("losses", "status"),
+    [
+        # Learning rate 10 with SGD, logged each fifth step: at the second entry it is lost already.
+        ([1.386, 8.6, 23.5, 19.1, 28.1, 21.9, 13.0, 21.1, 8.4, 7.3, 4.8, 2.9], Status.WARNING),
+        ([1.386, 2.1, 1.9, 2.4, 1.7, 2.2, 1.8, 2.0, 1.9, 2.1], Status.PASS),
+        # One row in hundred is hard, and the first was easy.
+        ([0.7, *noisy(lambda k: 2.2, 9, spread=0.8)], Status.PASS),
+    ],
+)
+def test_a_loss_that_leaves_its_first_value_at_once(losses: list[float], status: Status) -> None:
+    result = judged(log_of(losses, every=5))
+    assert result.status is status
+    if result.findings:
+        assert result.findings[0].headline.startswith("the loss rises: 1.386 at step 1, ")
+        assert "--num-labels" in (result.findings[0].cause or "")
+    assert judged(log_of(losses, every=5), num_labels=1).status is not Status.WARNING
+
+
 @pytest.mark.parametrize("rate", [{"learning_rate": 1e-5}, {}], ids=["rate logged", "no rate"])
 def test_a_loss_that_stands_still_is_a_warning(rate: dict[str, float]) -> None:
     result = judged(log_of(noisy(lambda k: 5.63, spread=0.02), **rate))

@@ -19,6 +19,32 @@ def healthy(**settings: Any) -> Any:
     return tiny_qwen3.repaired(**{**SETTINGS, **settings})
 
 
+def rebuilt(built: Any, **arguments: Any) -> Any:
+    """The same Trainer with other arguments, as one that asks for an engine by them."""
+    from transformers import Trainer, TrainingArguments
+
+    same = (
+        "output_dir", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate",
+        "warmup_steps", "max_steps", "max_grad_norm", "use_cpu", "bf16", "dataloader_pin_memory",
+    )  # fmt: skip
+    args = TrainingArguments(
+        **{name: getattr(built.args, name) for name in same} | arguments,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+    )
+    trainer = Trainer(
+        model=built.model,
+        args=args,
+        train_dataset=built.train_dataset,
+        eval_dataset=built.eval_dataset,
+        data_collator=built.data_collator,
+        processing_class=built.processing_class,
+    )
+    trainer.kept = built  # type: ignore[attr-defined]  # whose folder is removed with it
+    return trainer
+
+
 def cheap() -> Any:
     return healthy(per_device_train_batch_size=2)
 

@@ -56,8 +56,25 @@ def test_lines_are_whole_and_say_that_training_ends(trainer: Any, written: Any) 
     first, second, last = written()
     assert first.startswith("trainsanity: step 1: TS502 loss.matches_reference: the Trainer logs")
     assert second == "trainsanity: step 1: training ends here (action='stop')"
-    assert last == "trainsanity: 1 step watched, found: loss.matches_reference"
+    assert last == "trainsanity: 1 step watched, found: TS502 loss.matches_reference"
     assert made.state.global_step == 1
+
+
+def test_in_a_log_a_line_begins_behind_the_bar_s(
+    trainer: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(callback.logger, "hasHandlers", lambda: False)
+    from transformers import ProgressCallback
+
+    made = trainer("loud")
+    made.add_callback(ProgressCallback)
+    made.add_callback(trainsanity.SanityCallback())
+    made.train()
+    text = capsys.readouterr().err
+    assert "it/s]" in text  # bars are there, which go back to the start of a line by \r
+    told = [at for at in range(len(text)) if text.startswith("trainsanity: ", at)]
+    assert len(told) == 2
+    assert all(at == 0 or text[at - 1] == "\n" for at in told)
 
 
 def test_raise_leaves_the_script_no_way_on(trainer: Any, written: Any) -> None:

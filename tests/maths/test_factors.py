@@ -18,7 +18,7 @@ RUN = {"gradient_accumulation_steps": 6, "world_size": 2, "per_device_train_batc
         (6.0, ["gradient_accumulation_steps = 6"]),
         (2.0, ["world_size = 2"]),
         (4.0, ["per_device_train_batch_size = 4"]),
-        (1 / 6, ["1 / (gradient_accumulation_steps) = 1 / (6)"]),
+        (1 / 6, ["1 / gradient_accumulation_steps = 1 / 6"]),
         (1 / 12, ["1 / (gradient_accumulation_steps x world_size) = 1 / (6 x 2)"]),
         (5.0, []),
         (1.0, []),
@@ -29,9 +29,14 @@ def test_names(factor, names):
     assert name_factor(factor, RUN, 1e-3) == names
 
 
-def test_one_process_is_told_once_and_by_the_wider_name():
-    run = {"gradient_accumulation_steps": 12, "world_size": 1, "per_device_train_batch_size": 4}
-    assert name_factor(12.0, run, 1e-3) == ["gradient_accumulation_steps x world_size = 12 x 1"]
+@pytest.mark.parametrize(
+    ("accumulation", "world", "name"),
+    [(12, 1, "gradient_accumulation_steps = 12"), (1, 12, "world_size = 12")],
+)
+def test_what_is_1_is_not_named(accumulation, world, name):
+    run = {"gradient_accumulation_steps": accumulation, "world_size": world}
+    assert name_factor(12.0, run, 1e-3) == [name]
+    assert name_factor(1 / 12, run, 1e-3) == [f"1 / {name.replace('= ', '= 1 / ')}"]
 
 
 def test_two_that_fit_equally_are_both_named():
@@ -48,7 +53,7 @@ def test_the_tolerance_is_relative():
     ("factor", "facts", "name"),
     [
         (280.0, {"num_labels": 280}, "num_labels = 280"),
-        (1 / 280, {"num_labels": 280}, "1 / (num_labels) = 1 / (280)"),
+        (1 / 280, {"num_labels": 280}, "1 / num_labels = 1 / 280"),
         (320.0, {"sequence_length": 320}, "sequence_length = 320"),
         (
             196.35,
@@ -70,27 +75,24 @@ def test_a_range_names_all_that_lie_in_it():
     ]
 
 
-def test_a_factor_is_explained_by_its_names():
+def test_a_factor_is_explained_by_its_names_and_what_tells_them_apart():
     assert explained(12.0, ["num_labels = 12"]) == "12.00 is num_labels = 12"
     assert explained(12.0, ["num_labels = 12", "sequence_length = 12"]) == (
-        "12.00 is num_labels = 12 or sequence_length = 12 (num_labels and sequence_length fit "
-        "equally well; to tell them apart, take one step with another num_labels: the factor "
-        "follows the one that it comes from)"
+        "12.00 is num_labels = 12 (or sequence_length = 12: a step with another num_labels tells "
+        "which)"
     )
 
 
-def test_of_a_quotient_the_setting_is_changed():
-    names = ["1 / (grad_norm / max_grad_norm) = 1 / (7 / 1)", "1 / (num_labels) = 1 / (7)"]
-    assert "take one step with another max_grad_norm" in tell_apart(names)
-
-
-def test_what_would_tell_two_apart():
-    names = ["gradient_accumulation_steps x world_size = 4 x 1", "num_labels = 4"]
-    assert tell_apart(names) == (
-        "gradient_accumulation_steps x world_size and num_labels fit equally well; to tell them "
-        "apart, take one step with another gradient_accumulation_steps: the factor follows the one "
-        "that it comes from"
-    )
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("gradient_accumulation_steps x world_size = 4 x 2", "gradient_accumulation_steps"),
+        ("1 / (grad_norm / max_grad_norm) = 1 / (7 / 1)", "max_grad_norm"),
+        ("1 / num_labels = 1 / 7", "num_labels"),
+    ],
+)
+def test_the_setting_that_can_be_changed_is_named(name, setting):
+    assert tell_apart([name]) == f"a step with another {setting} tells which"
 
 
 def test_a_factor_is_known_as_well_as_what_it_is_computed_from():

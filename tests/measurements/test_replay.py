@@ -1,10 +1,10 @@
-"""Gradient checkpointing, switched for a while."""
+"""Gradient checkpointing, checkpointed_in for a while."""
 
 from __future__ import annotations
 
 import torch
 
-from trainsanity.measurements.step.replay import _switched, checkpointed
+from trainsanity.measurements.step.checkpointing import checkpointed, checkpointed_in
 
 
 class Layer(torch.nn.Module):
@@ -24,12 +24,12 @@ def test_checkpointing_is_switched_in_every_layer_and_put_back():
     before = state()
     used = checkpointed(model)
     assert used == [(on, "theirs"), (bare, None)]
-    with _switched(model, []):
+    with checkpointed_in(model, []):
         assert checkpointed(model) == []
-        with _switched(model, [(never, "ours")]):
+        with checkpointed_in(model, [(never, "ours")]):
             assert checkpointed(model) == [(never, "ours")]
         assert checkpointed(model) == []
-        with _switched(model, used):
+        with checkpointed_in(model, used):
             assert checkpointed(model) == used
     assert state() == before
     assert not hasattr(model[3], "gradient_checkpointing")

@@ -58,7 +58,7 @@ def test_incident(pipeline):
     assert diagnosis.first_broken_stage == "loss"
     assert diagnosis.finding is not None
     assert diagnosis.finding.factor == pytest.approx(12, abs=1e-3)
-    assert "gradient_accumulation_steps x world_size = 12 x 1" in diagnosis.finding.cause
+    assert "gradient_accumulation_steps = 12" in diagnosis.finding.cause
     assert "accepts_loss_kwargs = False" in diagnosis.finding.fix
     explained = {result.check.name: result for result in diagnosis.explained}
     assert set(explained) == {

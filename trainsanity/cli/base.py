@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import traceback
 from collections.abc import Iterable
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 import click
 
 from trainsanity.errors import BrokenOff, ExitCode, RankError, UsageError, text_of
+
+TYPING_ERROR = 0.8
+"""Likeness by difflib from which a word is taken for another one with a letter wrong or two."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -30,12 +34,14 @@ class Command(click.Command):
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             every = [name for param in self.params for name in param.opts if name[:2] == "--"]
+            # What click finds alike is often not: --html for --lr.
             close = near(error.option_name, every)
-            if not close:
-                raise
-            raise click.UsageError(
-                f"{error.message.rstrip('.')}; did you mean {' or '.join(close)}?"
-            ) from error
+            close = close or difflib.get_close_matches(error.option_name, every, 1, TYPING_ERROR)
+            if close:
+                raise click.UsageError(
+                    f"{error.message.rstrip('.')}; did you mean {' or '.join(close)}?"
+                ) from error
+            raise click.NoSuchOption(error.option_name, error.message, ctx=ctx) from error
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; its return value is the exit code."""

@@ -7,6 +7,7 @@ Whatever goes wrong ends in one sentence on stderr and an exit code (see ``train
 from __future__ import annotations
 
 import contextlib
+import difflib
 import gc
 import os
 import signal
@@ -20,7 +21,7 @@ from typing import Any
 import click
 
 from trainsanity import __version__
-from trainsanity.cli.base import Terminated
+from trainsanity.cli.base import TYPING_ERROR, Terminated
 from trainsanity.errors import EXIT_CODES, ExitCode
 from trainsanity.report.words import clean
 
@@ -30,6 +31,7 @@ _COMMANDS = {
     "explain": "explain",
     "diagnose": "diagnose",
     "show": "show",
+    "rehearse": "rehearse",
 }
 """Module beside this one, which is the command's name, and the function there; in the order in
 which ``--help`` shows them."""
@@ -51,6 +53,20 @@ class _Program(click.Group):
         module = import_module(f".{cmd_name}", __package__)
         command: click.Command = getattr(module, _COMMANDS[cmd_name])
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; what names a pipeline, or is nearly a command, is answered with it."""
+        word = args[0]
+        if word not in self.list_commands(ctx) and word[:1] != "-":
+            close = difflib.get_close_matches(word, self.list_commands(ctx), 1, TYPING_ERROR)
+            call = " ".join(args)
+            if word.endswith(".py") or ":" in word:
+                close = [f"trainsanity run {call if len(call) <= LONGEST else word}"]
+            hint = f"did you mean {close[0]}?" if close else "trainsanity --help shows them"
+            raise click.UsageError(f"There is no command {word!r}; {hint}")
+        return super().resolve_command(ctx, args)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         kwargs["standalone_mode"] = False

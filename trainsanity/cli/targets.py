@@ -22,6 +22,7 @@ from trainsanity.sources.config import (
     declared_in,
     failures_of,
     is_target,
+    split,
 )
 from trainsanity.sources.factory import Source, sources_of
 
@@ -41,10 +42,12 @@ class TargetCommand(Command):
         except click.NoSuchOption as error:
             if not targets:
                 raise
-            whose = "script" if targets[0].endswith(".py") else "function"
+            name, given = split(targets[0])
+            whose = "script" if name.endswith(".py") else "function"
             raise click.UsageError(
                 f"{error.format_message().rstrip('.')}; the {whose}'s own arguments go after --: "
-                f"trainsanity {ctx.info_name} {targets[0]} -- {error.option_name} ..."
+                f"trainsanity {ctx.info_name} "
+                f"{shlex.join([name, '--', *given, error.option_name])} ..."
             ) from error
         ctx.params["arguments"] = tuple(rest)
         return left

@@ -141,7 +141,8 @@ def _why_too_high(case: Case, loss: float, usual: str, names: list[str]) -> str:
             "but only by chance like a known number of the run"
         )
     if names:
-        return f"likely one of {len(names)}: {tell_apart(names)}; or {head}"
+        known = f"{' or '.join(names)} ({tell_apart(names)})"
+        return f"likely {known}, which is not divided out; or {head}"
     if case.together is not None:
         between = f"{least:.1f} to {most:.1f}" if math.isfinite(most) else fits
         return (

@@ -58,6 +58,7 @@ def moves(case: Case) -> Iterator[Measured | Finding]:
         or away
         or _untaught(case, path, progress, after, where)
         or _rising(case, path, before, after)
+        or _above_the_first(case, after)
         or (_standing(case, path, progress, (before, after), where) if still else None)
     )
     if found is not None:
@@ -153,6 +154,35 @@ def _rising(case: Case, path: str, before: Mean, after: Mean) -> Finding | None:
         cause="likely a learning rate that is too high, or rows that get harder",
         fix="lower learning_rate by a factor of 10 and compare; "
         + case.rerun_command("TS6", "TS8")
+        + " judges the gradient and the rate of step 1",
+        severity=Severity.WARNING,
+    )
+
+
+def _above_the_first(case: Case, after: Mean) -> Finding | None:
+    """Return the warning if the loss leaves its first value, and does not come back to it.
+
+    A run that is lost within a few steps has no start to take a mean of, and may fall again while
+    the rate does.
+    """
+    kept = [e for e in case.log.kept if math.isfinite(e.loss or math.nan)]
+    first, later = next(iter(kept), None), [e.loss or 0.0 for e in kept[1:]]
+    start = 0.0 if first is None else first.loss or 0.0
+    # Below log 2 a first loss is a policy's, or of a batch that was easy by chance.
+    if first is None or start < math.log(2) or case.num_labels == 1 or len(later) < 3:
+        return None
+    if not (min(later) > WORSE * start and statistics.median(later) > WORSE**2 * start):
+        return None
+    return Finding(
+        f"the loss rises: {start:.4g} at {case.where(first)}, and {min(later):.4g} to "
+        f"{max(later):.4g} after it",
+        observed=after[0],
+        expected=f"at most {start:.4g}",
+        where=case.where(case.log.last[-1]),
+        cause="likely a learning rate that is far too high"
+        + ("" if case.num_labels else "; --num-labels tells what a model that knows nothing has"),
+        fix="lower learning_rate by factors of 10 until the loss falls; "
+        + case.rerun_command("TS502", "TS6", "TS8")
         + " judges the gradient and the rate of step 1",
         severity=Severity.WARNING,
     )

@@ -62,6 +62,8 @@ class Report:
     """Name of the objective, how it was recognised, and how it was confirmed."""
     known: frozenset[str] = frozenset()
     """Names of checks that have no verdict now and had none in the baseline."""
+    source: tuple[str, int] | None = None
+    """File and line of a script at which training begins; None where that is not known."""
     unjudged: str = ""
     """Why the pipeline could not be judged at all; empty if it was."""
 
@@ -117,7 +119,7 @@ class Report:
                     if r.check.judges is kind and r.status in good]  # fmt: skip
             if held:
                 groups.append(f"{kind} as computed in {', '.join(held)}")
-        return "; ".join(groups) or "no loss and no gradient was found as computed"
+        return "; ".join(groups) or "neither loss nor gradient was found to be as computed"
 
     @property
     def judging(self) -> list[Result]:

@@ -230,6 +230,7 @@ def run(
         dict(session.measurements.passes),
         unasked=tuple(check for check in every if check.name not in asked),
         command=pipeline.command,
+        source=pipeline.source,
         objective=session.recognition | _confirmation(session),
         library_warnings=tuple(pipeline.library_warnings),
     )
@@ -274,6 +275,10 @@ def _notes(session: Session) -> list[str]:
     notes = [str(note) for note in session.environment["notes"]]
     if names := left_out(pipeline.trainer):
         notes.append(f"callbacks that took no part in the recorded steps: {', '.join(names)}")
+    if getattr(pipeline.args, "torch_compile", False):
+        notes.append("torch_compile: the recorded steps ran compiled; what was asked of model and "
+                     "loss besides ran as it is written, since each other shape would be compiled "
+                     "anew")  # fmt: skip
     if pipeline.unrestored:
         notes.append(f"could not be put back: {'; '.join(pipeline.unrestored)}")
     if pipeline.unwritten:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import platform
 import sys
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from trainsanity.engine.facts import settings_of
 from trainsanity.engine.loading import load_package, load_plugins
 from trainsanity.engine.store import Measurements
+from trainsanity.isolation.shards import shape_of
 from trainsanity.objectives.base import CUSTOM, UNKNOWN
 from trainsanity.objectives.registry import GROUP, objective_for, require_declared
-from trainsanity.pipeline import unwrapped
+from trainsanity.pipeline import class_name, unwrapped
 
 if TYPE_CHECKING:
     from trainsanity.objectives.base import Objective
@@ -64,9 +67,9 @@ class Session:
         pipeline = self.pipeline
         args, config = pipeline.args, pipeline.config
         facts: dict[str, Any] = {
-            "model": type(pipeline.model).__name__,
+            "model": class_name(pipeline.model),
             "trainer": None if pipeline.trainer is None else type(pipeline.trainer).__name__,
-            "parameters": sum(p.numel() for p in pipeline.model.parameters()),
+            "parameters": sum(math.prod(shape_of(p)) for p in pipeline.model.parameters()),
             "dtype": str(pipeline.dtype).removeprefix("torch."),
             "device": str(pipeline.device),
             "task": pipeline.objective or self._objective_name,
@@ -84,7 +87,7 @@ class Session:
 
     @cached_property
     def environment(self) -> dict[str, Any]:
-        """Versions, device and the pipeline's own notes, for the report."""
+        """Versions, device, settings and the pipeline's own notes, for the report."""
         import torch
 
         pipeline = self.pipeline
@@ -99,6 +102,7 @@ class Session:
             "platform": sys.platform,
             **_versions(),
             "device": hardware,
+            "settings": settings_of(pipeline),
             "notes": list(pipeline.notes),
         }
 
@@ -132,7 +136,7 @@ def _recognised(pipeline: Pipeline, objective: Objective) -> str:
     package = type(objective).__module__.partition(".")[0]
     if package != __package__.partition(".")[0]:
         return f"recognised by {package}"
-    trainer, model = pipeline.trainer, type(unwrapped(pipeline.model)).__name__
+    trainer, model = pipeline.trainer, class_name(unwrapped(pipeline.model))
     own = trainer is not None and any(
         cls.__module__.partition(".")[0] not in ("transformers", "builtins")
         and not cls.__module__.startswith("__")

@@ -18,6 +18,7 @@ from trainsanity.isolation.parts import (
     working_directory,
 )
 from trainsanity.isolation.random_states import random_hashes
+from trainsanity.isolation.shards import resharded
 from trainsanity.isolation.snapshot import put_back, reachable_state
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def guarded(pipeline: Pipeline, who: str, known: Known) -> Iterator[None]:
     # Only our own code runs between two measurements, so the hashes after one serve as those before
     # the next.  After a measurement all are computed, because writing to ``.data`` is not counted.
     before = fingerprint(pipeline, known)
-    with put_back([reachable_state(pipeline)]):
+    with put_back([reachable_state(pipeline), lambda: resharded(pipeline.model)]):
         try:
             yield
         except BaseException as error:
@@ -58,6 +59,7 @@ def guarded(pipeline: Pipeline, who: str, known: Known) -> Iterator[None]:
 
 def _changed(pipeline: Pipeline, before: dict[str, Any], who: str, known: Known) -> str:
     known.clear()
+    resharded(pipeline.model)
     after = fingerprint(pipeline, known)
     changed = [name for name, value in after.items() if before.get(name) != value]
     return f"{who} changed the pipeline's {', '.join(changed)}" if changed else ""

@@ -45,13 +45,13 @@ def room_for(needed: int) -> None:
 
 
 def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return a copy of each tensor on the CPU."""
+    """Return a copy of each tensor on the CPU; of a sharded one this process's part."""
     import torch
 
     copies: list[Tensor] = []
     staged: dict[Any, list[Pair]] = {}
     for tensor in tensors:
-        own = tensor.detach()
+        own = _here(tensor)
         if own.device.type == "cuda" and own.is_contiguous():
             copies.append(torch.empty_like(own, device="cpu"))
             staged.setdefault(own.device, []).append((_bytes(own), _bytes(copies[-1])))
@@ -67,7 +67,7 @@ def to_device(copies: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
     """Write the copies back into their tensors."""
     staged: dict[Any, list[Pair]] = {}
     for tensor, copy in zip(tensors, copies, strict=True):
-        own = tensor.detach()
+        own = _here(tensor)
         if own.device.type == "cuda" and own.is_contiguous():
             staged.setdefault(own.device, []).append((_bytes(own), _bytes(copy)))
         else:
@@ -162,6 +162,11 @@ def _lanes(device: Any) -> Iterator[list[Lane]]:
         blocks = [torch.empty(BLOCK, dtype=torch.uint8, pin_memory=True) for _ in range(2)]
         yield [Lane(block, torch.cuda.Event()) for block in blocks]
     stream.synchronize()
+
+
+def _here(tensor: Any) -> Tensor:
+    own: Tensor = tensor.detach()
+    return own.to_local() if hasattr(own, "to_local") else own
 
 
 def _bytes(tensor: Tensor) -> Tensor:

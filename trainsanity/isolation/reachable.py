@@ -46,8 +46,13 @@ ATOMS = frozenset({
 
 @functools.lru_cache(maxsize=4096)
 def is_opaque(cls: type) -> bool:
-    """Return whether objects of this class are not looked into."""
+    """Return whether objects of this class are not looked into.
+
+    FSDP2 makes a class of its own for each module that it shards, which is a module still.
+    """
     module = getattr(cls, "__module__", "") or ""
+    if any(one.__module__ == "torch.nn.modules.module" for one in cls.__mro__):
+        return False
     return module.partition(".")[0] in OPAQUE or module.startswith(OPAQUE_MODULES)
 
 

@@ -23,6 +23,7 @@ from trainsanity.isolation.parts import (
 )
 from trainsanity.isolation.random_states import global_random_states
 from trainsanity.isolation.rewind import Rewind
+from trainsanity.isolation.shards import local, resharded
 from trainsanity.isolation.time_limit import deferred
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def preserved(pipeline: Pipeline, *, weights: bool = False) -> Iterator[None]:
         undo += [_tensors(pipeline.model.parameters()), _gradients(pipeline.model)]
         undo.append(_tensors(optimizer_tensors(optimizer_and_scheduler(pipeline)[0])))
     undo.append(_tensors(pipeline.model.buffers()))
+    undo.append(lambda: resharded(pipeline.model))
     with put_back(undo):
         yield
 
@@ -293,4 +295,4 @@ def snapshot_bytes(pipeline: Pipeline) -> int:
     tensors = [*model.parameters(), *model.buffers()]
     tensors += [p.grad for p in model.parameters() if p.grad is not None]
     tensors += optimizer_tensors(optimizer_and_scheduler(pipeline)[0])
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return sum(local(tensor).numel() * tensor.element_size() for tensor in tensors)

@@ -36,7 +36,8 @@ class _Events(_Base):
     ``Trainer(..., callbacks=[trainsanity.SanityCallback()])``.  The first step's loss is recomputed
     from its own logits; before every update the gradients are checked, so that a NaN loss is found
     even if ``logging_nan_inf_filter`` hides it; after ten steps the weights are compared with those
-    at the start; and the log is judged as by ``trainsanity diagnose``.  Step 1 is logged, as with
+    at the start; the log is judged as by ``trainsanity diagnose``; and from step 63 on throughput
+    and the wait for rows are held against those of the first steps.  Step 1 is logged, as with
     ``logging_first_step=True``.
 
     Args:
@@ -107,7 +108,29 @@ class _Events(_Base):
         if run is not None and state.global_step == run.begin + 1:
             run.end_first_step()
             control.should_log = True
+        if run is not None and run.end_step():
+            self._report(state, control)
         return self._unsaved(control)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note that the step has its rows."""
+        if self._run is not None:
+            self._run.pace.begin_step()
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Leave the step out with which a loader starts."""
+        if self._run is not None:
+            self._run.pace.interrupt()
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Leave the evaluation's time out."""
+        if self._run is not None:
+            self._run.pace.pause()
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Leave the checkpoint's time out."""
+        if self._run is not None:
+            self._run.pace.pause()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         """Have no broken step saved."""
@@ -118,6 +141,7 @@ class _Events(_Base):
         if self._run is not None and logs:
             self._run.logged(state.global_step, logs)
             self._report(state, control)
+            self._run.pace.pause()
         return control
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -141,7 +165,8 @@ class _Events(_Base):
         watched = counted(state.global_step - self._run.begin, "step")
         if not self._reported:
             return f"{watched} watched, nothing found"
-        return f"{watched} watched, found: {', '.join(sorted(self._reported))}"
+        found = sorted(f"{self._run.results[name].check.code} {name}" for name in self._reported)
+        return f"{watched} watched, found: {', '.join(found)}"
 
     def _end(self, state: Any, control: Any, step: int) -> None:
         """End the training as the action says; a process without a finding does it, too."""
@@ -220,7 +245,15 @@ def _tell(line: str, level: int = logging.WARNING) -> None:
         logger.log(level, "%s", line)
         return
     # It clears the bars, writes, and draws them again.  No types are published for it.
-    import_module("tqdm").tqdm.write(f"trainsanity: {line}", file=sys.stderr)
+    tqdm = import_module("tqdm").tqdm
+    # Bars are cleared by going back to the start of the line, which a log does not do.
+    drawn = not sys.stderr.isatty() and any(getattr(bar, "n", 0) for bar in _bars(tqdm))
+    tqdm.write(f"{chr(10) if drawn else ''}trainsanity: {line}", file=sys.stderr)
+
+
+def _bars(tqdm: Any) -> list[Any]:
+    """Return the progress bars that are drawn now."""
+    return [bar for bar in getattr(tqdm, "_instances", ()) if not getattr(bar, "disable", True)]
 
 
 if TYPE_CHECKING:

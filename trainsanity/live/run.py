@@ -10,10 +10,12 @@ from typing import Any
 from trainsanity.diagnose.case import Case, Known
 from trainsanity.diagnose.entries import Log, entry_of
 from trainsanity.diagnose.questions import QUESTIONS, answer
+from trainsanity.engine.facts import settings_of
 from trainsanity.engine.report import Report
 from trainsanity.engine.session import Session, objective_of
 from trainsanity.live.first_step import FirstStep
 from trainsanity.live.gradients import Gradients
+from trainsanity.live.pace import Pace
 from trainsanity.live.ranks import summed
 from trainsanity.live.weights import Weights
 from trainsanity.pipeline import Pipeline
@@ -21,6 +23,9 @@ from trainsanity.types import Finding, Measured, Result, Skip, Status
 
 EVERY_LOG = ("loss.finite", "gradient.finite")
 """Questions judged at each log line; the others read the whole log, each time it has doubled."""
+
+PACE = ("speed.loader_keeps_up", "speed.steps_take_alike")
+"""Questions that the clock answers."""
 
 
 class Run:
@@ -34,6 +39,7 @@ class Run:
         pipeline = Pipeline(model=model, args=args)
         self.name = type(model).__name__
         self.facts = Session.of(pipeline).facts
+        self.settings = settings_of(pipeline)
         self.device = args.device
         self.begin = int(state.global_step)
         self.results: dict[str, Result] = {}
@@ -43,6 +49,8 @@ class Run:
             self.first_step.skipped = "a hook would make torch.compile compile twice"
         else:
             self.first_step.watch(model)
+        compiled = bool(getattr(args, "torch_compile", False))
+        self.pace = Pace(model, hooked=not compiled)
         self.gradients = Gradients(model, scaled=bool(args.fp16))
         self.weights = Weights(model, optimizer, _peak(optimizer, args))
         self.log = Log(self.name)
@@ -104,9 +112,21 @@ class Run:
             self._answer("update.moves_the_right_ones", self.weights.move)
             self._answer("update.survives_rounding", self.weights.survive)
 
+    def end_step(self) -> bool:
+        """Note the step's time; return whether something was judged by it."""
+        if not self.pace.end_step():
+            return False
+        for name, question in self.pace.questions.items():
+            before = self.results.get(name)
+            # What was found stays, also where it has passed by now.
+            if before is None or before.status is not Status.WARNING:
+                self._answer(name, question)
+        return True
+
     def ended(self) -> None:
         """Judge all questions once more, on the whole log."""
         self.end_first_step()
+        self.pace.end()
         if self.log.count:
             for name in QUESTIONS:
                 if name != "update.moves_the_right_ones" or name not in self.results:
@@ -121,8 +141,8 @@ class Run:
         return Report(
             self.name,
             tuple(replace(result, pipeline_id=self.name) for result in results),
-            len({*QUESTIONS, "update.survives_rounding"}),
-            {},
+            len({*QUESTIONS, "update.survives_rounding", *PACE}),
+            {"settings": self.settings},
             self.facts,
             seconds,
         )

@@ -14,6 +14,9 @@ STEPS = 10
 TENSORS, ELEMENTS = 4, 4_096
 """Tensors of each dtype, and elements of each tensor: 64 kB in float32."""
 
+FINEST = ("float32", "float64")
+"""As in TS702: dtypes of weights for which no finer one is used in training."""
+
 HALF = 0.5
 """As in TS702: half is where most of an update is lost."""
 
@@ -99,15 +102,19 @@ class Weights:
         shares = {dtype: s.can_move(self._peak) for dtype, s in self._samples.items()}
         for dtype, share in shares.items():
             if share < HALF:
+                finest = dtype in FINEST
                 yield Finding(
                     f"at the peak learning rate {self._peak:g} an update changes {share:.1%} of "
                     f"the {dtype} weights; the others are rounded back",
                     observed=share,
                     expected=HALF,
                     where=f"{dtype} weights",
-                    cause=f"the weights themselves are {dtype}: half a unit in their last place is "
-                    "more than an update of the size of the learning rate",
-                    fix="load them with dtype=torch.float32 and train with bf16=True",
+                    cause=("" if finest else f"the weights themselves are {dtype}: ")
+                    + "half a unit in their last place is more than an update of the size of the "
+                    "learning rate",
+                    fix="raise the learning rate"
+                    if finest
+                    else "load them with dtype=torch.float32 and train with bf16=True",
                 )
         by_dtype = ", ".join(f"{dtype} {share:.2%}" for dtype, share in shares.items())
         yield Measured(

@@ -54,6 +54,36 @@ def placements(
     return [place(row["input_ids"], ids) for row, ids in zip(rows, padded, strict=True)]
 
 
+def told_apart(
+    rows: Sequence[Mapping[str, Any]], padded: list[list[int]], replaced: list[list[int]]
+) -> list[Placement | None]:
+    """:func:`place` where labels tell which tokens were replaced by others.
+
+    Args:
+        rows: the source rows.
+        padded: the batch's ids, ``[B, T]``.
+        replaced: 1 where a token is another than the row's, ``[B, T]``; all else is the row's own.
+    """
+    if len(padded) != len(rows):
+        return [None] * len(rows)
+    found: list[Placement | None] = []
+    for row, ids, marks in zip(rows, padded, replaced, strict=True):
+        own, width = list(row["input_ids"]), len(ids)
+        starts = [start for start in {0, width - len(own)} if start >= 0]
+        fits = [
+            start
+            for start in starts
+            if all(
+                token == seen or mark == 1
+                for token, seen, mark in zip(
+                    own, ids[start:], marks[start : start + len(own)], strict=False
+                )
+            )
+        ]
+        found.append(Placement(min(fits), len(own), width) if fits and own else None)
+    return found
+
+
 def packed(rows: Sequence[Mapping[str, Any]], batch: Mapping[str, Any]) -> bool:
     """Return whether the rows stand one behind the other in fewer rows than they were."""
     padded = batch["input_ids"].tolist()

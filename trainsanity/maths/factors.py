@@ -19,15 +19,13 @@ def families_of(facts: Mapping[str, Any]) -> list[Family]:
     """
     accumulation = int(facts.get("gradient_accumulation_steps") or 1)
     world = int(facts.get("world_size") or 1)
-    families: list[Family] = [
-        {
-            f"gradient_accumulation_steps x world_size = {accumulation} x {world}": (
-                accumulation * world
-            ),
-            f"gradient_accumulation_steps = {accumulation}": accumulation,
-            f"world_size = {world}": world,
-        }
-    ]
+    together: Family = {}
+    if accumulation > 1 and world > 1:
+        name = f"gradient_accumulation_steps x world_size = {accumulation} x {world}"
+        together[name] = accumulation * world
+    together[f"gradient_accumulation_steps = {accumulation}"] = accumulation
+    together[f"world_size = {world}"] = world
+    families = [together]
     others = ("per_device_train_batch_size", "num_labels", "sequence_length")
     families += [
         {f"{name} = {facts[name]}": int(facts[name])} for name in others if facts.get(name)
@@ -41,14 +39,11 @@ def families_of(facts: Mapping[str, Any]) -> list[Family]:
 def fitting(low: float, high: float, facts: Mapping[str, Any]) -> list[str]:
     """Return the known quantities of the run, or their inverses, between ``low`` and ``high``.
 
-    Equal quantities of one family (accumulation alone and accumulation x world size, on one
-    process) are named once, by the wider name.  An empty list means that nothing known fits.
+    Equal quantities of one family are named once, by the wider name.  An empty list means that
+    nothing known fits.
     """
     families = families_of(facts)
-    families += [
-        {"1 / (" + name.replace(" = ", ") = 1 / (") + ")": 1 / value for name, value in f.items()}
-        for f in families
-    ]
+    families += [{_inverse(name): 1 / value for name, value in f.items()} for f in families]
     names = []
     for family in families:
         fits = [n for n, value in family.items() if value != 1 and low <= value <= high]
@@ -64,21 +59,25 @@ def name_factor(factor: float, facts: Mapping[str, Any], tolerance: float) -> li
     return fitting(factor / (1 + tolerance), factor / (1 - min(tolerance, 0.5)), facts)
 
 
+def _inverse(name: str) -> str:
+    """Return the name of one over a quantity: "1 / num_labels = 1 / 7"."""
+    words, _, numbers = name.partition(" = ")
+    sides = (f"({side})" if " " in side else side for side in (words, numbers))
+    return " = ".join(f"1 / {side}" for side in sides)
+
+
 def explained(factor: float, names: Sequence[str]) -> str:
     """Return the factor with its names, and what would tell several of them apart."""
-    apart = f" ({tell_apart(names)})" if len(names) > 1 else ""
-    return f"{factor:.2f} is {' or '.join(names)}{apart}"
+    first, *others = names
+    rest = f" (or {' or '.join(others)}: {tell_apart(names)})" if others else ""
+    return f"{factor:.2f} is {first}{rest}"
 
 
 def tell_apart(names: Sequence[str]) -> str:
-    """Return the sentence that says how to find out which of several quantities it is."""
-    words = [name.removeprefix("1 / (").split(" = ")[0].rstrip(")") for name in names]
+    """Return how to find out which of several quantities it is."""
+    first = names[0].removeprefix("1 / ").split(" = ")[0].strip("()")
     # The first setting of a product can be changed, and the last one of a quotient.
-    first = words[0].split(" x ")[0].split(" / ")[-1]
-    return (
-        f"{' and '.join(words)} fit equally well; to tell them apart, take one step with another "
-        f"{first}: the factor follows the one that it comes from"
-    )
+    return f"a step with another {first.split(' x ')[0].split(' / ')[-1]} tells which"
 
 
 NAMING = 1e-3

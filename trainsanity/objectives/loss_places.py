@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from trainsanity.isolation.overrides import LIBRARIES
@@ -15,6 +15,10 @@ AT_MOST = 8
 """Calls that are looked at from one place: the micro-batches of a step, and no more."""
 
 
+TARGETS = 4096
+"""Targets of a call that are kept, to be held against what the model was given."""
+
+
 @dataclass
 class LossCall:
     """The first calls of one loss function from one line.
@@ -24,12 +28,20 @@ class LossCall:
         where: the line outside of torch that called it, ``file:line``.
         count: calls that were looked at.
         misfits: what did not fit in any of them, each once.
+        weights: of the classes, where it was given such; else empty.
+        targets: of its first call, where they are classes; at most :data:`TARGETS`.
+        items: how many there were.
+        scores: of its first call, ``[B, B]``, where there are as many classes as rows.
     """
 
     function: str
     where: str
     count: int
     misfits: list[Misfit]
+    weights: list[float] = field(default_factory=list)
+    targets: list[int] = field(default_factory=list)
+    items: int = 0
+    scores: list[list[float]] = field(default_factory=list)
 
 
 def place(frame: Any) -> tuple[str, bool]:

@@ -13,6 +13,7 @@ from trainsanity.pytest_plugin.collection import (
     pytest_collection_modifyitems,
     pytest_generate_tests,
 )
+from trainsanity.pytest_plugin.distribution import pytest_xdist_make_scheduler
 from trainsanity.pytest_plugin.options import pytest_addoption, pytest_configure
 from trainsanity.pytest_plugin.running import (
     pipeline,
@@ -36,5 +37,6 @@ __all__ = [
     "pytest_runtest_setup",
     "pytest_sessionfinish",
     "pytest_terminal_summary",
+    "pytest_xdist_make_scheduler",
     "skip_without_gpu",
 ]

@@ -18,7 +18,7 @@ def parametrize_with_checks(
     *pipelines: PipelineSpec | str | Iterable[PipelineSpec | str],
     select: str | Iterable[str] = (),
     ignore: str | Iterable[str] = (),
-    max_cost: Cost | None = None,
+    max_cost: Cost | str | None = None,
 ) -> pytest.MarkDecorator:
     """Make ``def test_sanity(pipeline, check): check(pipeline)`` one test per check and pipeline.
 
@@ -31,8 +31,8 @@ def parametrize_with_checks(
         select: stages, names, globs, codes or beginnings of codes, as a list or as one string with
             commas; by default those of ``[tool.trainsanity]``, or all checks.
         ignore: the same, for checks to leave out.
-        max_cost: only checks that cost this much or less; by default ``Cost.STEP``, and
-            ``Cost.RUN`` for those that ``select`` or the options name.
+        max_cost: only checks that cost this much or less, as ``"run"`` or :class:`Cost`; by default
+            ``Cost.STEP``, and ``Cost.RUN`` for those that ``select`` or the options name.
     """
     flat: list[PipelineSpec | str] = []
     for given in pipelines:
@@ -40,8 +40,13 @@ def parametrize_with_checks(
     if pipelines and not flat:
         # An empty list must not turn "these" into "all that pyproject.toml names".
         raise UsageError("parametrize_with_checks: the list of pipelines is empty")
+    from trainsanity.sources.config import cost_of
+
     return pytest.mark.trainsanity.with_args(
-        *flat, select=_listed(select), ignore=_listed(ignore), max_cost=max_cost
+        *flat,
+        select=_listed(select),
+        ignore=_listed(ignore),
+        max_cost=cost_of(max_cost, "parametrize_with_checks: max_cost"),
     )
 
 

@@ -28,6 +28,7 @@ from trainsanity.report.words import (
     fields_of,
     headline,
     headlines,
+    left_out,
     verdict,
     with_status,
     without_verdict,
@@ -177,10 +178,13 @@ def summary(report: Report, *, verbose: bool = False) -> Iterator[str]:
 
     Args:
         report: of all tests of the pipeline.
-        verbose: with the suspects that are ruled out.
+        verbose: with the suspects that are ruled out, and the codes of what was not judged.
     """
     yield f"{report.pipeline_id}: {verdict(report)}"
-    yield "  " + " ".join(filter(None, (coverage(report), without_verdict(report))))
+    # Which checks these are can be seen by their tests, which -v names.
+    option = "--trainsanity-max-cost run"
+    others = without_verdict(report) if verbose else left_out(report, waiting=True, option=option)
+    yield "  " + " ".join(filter(None, (coverage(report), others)))
     diagnosis = report.diagnosis
     if diagnosis.result is not None and diagnosis.finding is not None:
         yield f"  {title(diagnosis.result)}: {diagnosis.finding.headline}"

@@ -213,6 +213,17 @@ def _movement(figure: Figure, values: dict[str, Any]) -> None:
     _legend(figure, axes)
 
 
+def _step_parts(figure: Figure, values: dict[str, Any]) -> None:
+    axes = figure.subplots()
+    figure.set_figheight(1.2 + 0.26 * len(values["names"]))
+    shares = [100 * share for share in values["shares"]]
+    bars = axes.barh(values["names"], shares, color=FIRST)
+    axes.bar_label(bars, [f"{share:.1f} %" for share in shares], padding=3, fontsize=9)
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    axes.set_xlabel("% of a step")
+
+
 def _learning_rate(figure: Figure, values: dict[str, Any]) -> None:
     axes = figure.subplots()
     axes.plot(values["steps"], values["rates"], color=FIRST, label="schedule")
@@ -251,4 +262,5 @@ _drawers: dict[str, Drawer] = {
     "slope": _slope,
     "movement": _movement,
     "learning_rate": _learning_rate,
+    "step_parts": _step_parts,
 }

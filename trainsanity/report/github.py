@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from trainsanity.report.links import page_url
+from trainsanity.report.places import in_repository, source_of
+from trainsanity.report.screen import total
 from trainsanity.report.words import (
     clean,
     confidence_in,
@@ -17,13 +19,13 @@ from trainsanity.report.words import (
     fields_of,
     headline,
     headlines,
+    left_out,
     passes,
     proof,
     rerun,
     row_text,
     verdict,
     with_status,
-    without_verdict,
 )
 from trainsanity.types import Result, Status
 
@@ -46,9 +48,12 @@ ANNOTATIONS = 10
 """Annotations of one kind that GitHub shows of one step; it drops the others silently."""
 
 
-def summary(reports: Iterable[Report]) -> str:
+def summary(reports: Sequence[Report]) -> str:
     """Return Markdown for ``$GITHUB_STEP_SUMMARY``."""
-    return "".join(f"{line}\n" for report in reports for line in _summary(report))
+    lines = [line for report in reports for line in _summary(report)]
+    if len(reports) > 1:
+        lines = [f"**{md(total(reports))}**", "", *lines]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _summary(report: Report) -> Iterator[str]:
@@ -61,7 +66,7 @@ def _summary(report: Report) -> Iterator[str]:
     yield ""
     if report.unjudged:
         return
-    yield md(" ".join(filter(None, (coverage(report), without_verdict(report)))))
+    yield md(" ".join(filter(None, (coverage(report), left_out(report, waiting=True)))))
     yield ""
     for note in report.environment.get("notes") or ():
         yield f"> **Note:** {md(str(note))}"
@@ -139,7 +144,7 @@ def workflow_commands(reports: Sequence[Report]) -> Iterator[str]:
     accepted: list[tuple[Report, Result]] = []
     for report in reports:
         if report.unjudged:
-            yield _command("error", f"{report.pipeline_id} was not judged", report.unjudged)
+            yield _command("error", report, f"{report.pipeline_id} was not judged", report.unjudged)
         for result in sorted(report.results, key=lambda r: r.check.order):
             if result.status in (Status.FAIL, Status.XPASS, Status.ERROR):
                 errors.append((report, result))
@@ -151,17 +156,17 @@ def workflow_commands(reports: Sequence[Report]) -> Iterator[str]:
     yield from _annotations("warning", warnings, "warnings")
     for report, result in accepted:
         message = f"accepted: {result.reason}\n{_message(result)}"
-        yield _command("notice", _title(report, result), message)
+        yield _command("notice", report, _title(report, result), message)
 
 
 def _annotations(kind: str, results: Sequence[tuple[Report, Result]], what: str) -> Iterator[str]:
     """Yield one command for each result; the last one names those that GitHub would drop."""
     shown = results if len(results) <= ANNOTATIONS else results[: ANNOTATIONS - 1]
     for report, result in shown:
-        yield _command(kind, _title(report, result), _message(result))
+        yield _command(kind, report, _title(report, result), _message(result))
     if rest := results[len(shown) :]:
         named = ", ".join(_title(report, result) for report, result in rest)
-        yield _command(kind, f"{len(rest)} more {what}", named)
+        yield _command(kind, rest[0][0], f"{len(rest)} more {what}", named)
 
 
 def _title(report: Report, result: Result) -> str:
@@ -181,8 +186,12 @@ def _message(result: Result) -> str:
     return "\n".join(lines) or result.reason
 
 
-def _command(kind: str, title: str, message: str) -> str:
-    return f"::{kind} title={_property(clean(title))}::{_data(clean(message))}"
+def _command(kind: str, report: Report, title: str, message: str) -> str:
+    """Return an annotation, beside the line where the pipeline comes from if that is known."""
+    where = ""
+    if (source := source_of(report)) and (file := in_repository(source[0])):
+        where = f"file={_property(clean(file))},line={source[1]},"
+    return f"::{kind} {where}title={_property(clean(title))}::{_data(clean(message))}"
 
 
 def _data(text: str) -> str:

@@ -12,6 +12,7 @@ from trainsanity.errors import UsageError
 from trainsanity.report.figures import draw
 from trainsanity.report.links import page_url
 from trainsanity.report.pictures import Picture
+from trainsanity.report.screen import total
 from trainsanity.report.words import (
     anything_wrong,
     clean,
@@ -22,15 +23,16 @@ from trainsanity.report.words import (
     fields_of,
     headline,
     headlines,
+    left_out,
     library_warnings,
     objective,
+    pairs,
     passes,
     rerun,
     row_text,
     value_text,
     verdict,
     with_status,
-    without_verdict,
 )
 from trainsanity.types import STAGES, Result, Status
 
@@ -109,7 +111,9 @@ def render(reports: Sequence[tuple[Report, Sequence[Picture]]], *, debug: bool =
         _View(f"p{number}-", report, pictures, debug=debug).as_dict()
         for number, (report, pictures) in enumerate(reports, 1)
     ]
-    return environment.get_template("report.html").render(reports=views, version=__version__)
+    summary = total([report for report, _ in reports]) if len(views) > 1 else ""
+    page = environment.get_template("report.html")
+    return page.render(reports=views, total=summary, version=__version__)
 
 
 class _View:
@@ -128,7 +132,13 @@ class _View:
         report, diagnosis = self.report, self.report.diagnosis
         environment = dict(report.environment)
         notes = environment.pop("notes", None) or ()
-        where = {**environment, **report.facts, "seconds": round(report.seconds, 1)}
+        settings = environment.pop("settings", None) or {}
+        where = {
+            **environment,
+            **{name: pairs(found) for name, found in settings.items()},
+            **report.facts,
+            "seconds": round(report.seconds, 1),
+        }
         if known := objective(report):
             where["objective"] = known
         if ran := passes(report):
@@ -140,7 +150,7 @@ class _View:
             "name": report.pipeline_id,
             "verdict": verdict(report),
             "good": report.good,
-            "coverage": " ".join(filter(None, (coverage(report), without_verdict(report)))),
+            "coverage": " ".join(filter(None, (coverage(report), left_out(report, waiting=True)))),
             "stages": stages,
             "broken": diagnosis.first_broken_stage,
             "first": diagnosis.result and self.result(diagnosis.result),

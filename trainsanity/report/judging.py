@@ -16,7 +16,7 @@ from trainsanity.isolation import time_limit as limits
 from trainsanity.pipeline import Pipeline
 from trainsanity.report import notebook, screen
 from trainsanity.sources.building import from_trainer
-from trainsanity.sources.config import words_of
+from trainsanity.sources.config import cost_of, words_of
 from trainsanity.types import CheckFunction, Cost
 
 
@@ -61,7 +61,7 @@ def judge(
     *,
     select: str | Sequence[str] = (),
     ignore: str | Sequence[str] = (),
-    max_cost: Cost | None = None,
+    max_cost: Cost | str | None = None,
     expected_failures: Mapping[str, str] | None = None,
     timeout: float | None = None,
     quick: bool = False,
@@ -75,8 +75,8 @@ def judge(
         select: stages, names, codes or beginnings of codes, as a list or as one string with
             commas; all checks by default.
         ignore: the same, for checks to leave out.
-        max_cost: only checks that cost this much or less; by default ``Cost.STEP``, and
-            ``Cost.RUN`` for those that ``select`` names.
+        max_cost: only checks that cost this much or less, as ``"run"`` or :class:`Cost`; by default
+            ``Cost.STEP``, and ``Cost.RUN`` for those that ``select`` names.
         expected_failures: check name to the reason why its failure is accepted.
         timeout: seconds that a check, and each measurement, may take; None for no limit.
         quick: take no training step twice, as ``trainsanity run --quick`` does.
@@ -87,10 +87,12 @@ def judge(
         has every number.
 
     Raises:
-        UsageError: this is no Trainer, or the selection leaves no check to run.
+        UsageError: this is no Trainer, there is no such cost, or the selection leaves no check to
+            run.
     """
     limits.checked(timeout, "timeout")
-    checks = registry().select(words_of(select), words_of(ignore), max_cost)
+    cost = cost_of(max_cost, "max_cost")
+    checks = registry().select(words_of(select), words_of(ignore), cost)
     if quick:
         checks = [check for check in checks if takes_no_step_twice(check)]
     if not checks:
@@ -102,9 +104,12 @@ def judge(
 
         if not isinstance(trainer, Trainer):
             raise UsageError(
-                f"judge() takes a transformers.Trainer or a Pipeline, not {type(trainer).__name__}"
+                "what is judged is a transformers.Trainer, or a Pipeline, and not of type "
+                f"{type(trainer).__name__}: give the Trainer that you would call train() on"
             )
         pipeline = from_trainer(trainer)
+        # There is no target to name it by.
+        pipeline.id = f"{type(trainer).__name__} of {type(pipeline.model).__name__}"
     pipeline.refuse_unusable_model()
     if pipeline.quick != quick:  # a recording without the laws is none with them
         pipeline.quick, pipeline.session = quick, None

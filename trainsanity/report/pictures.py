@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from trainsanity.measurements.data.scan import Scan
     from trainsanity.measurements.data.supervised import Supervised
     from trainsanity.measurements.model.forward import Forward
+    from trainsanity.measurements.speed.figures import Clocked
     from trainsanity.measurements.step.schedule import Schedule
     from trainsanity.measurements.step.steps import Recording
     from trainsanity.pipeline import Pipeline
@@ -74,13 +75,21 @@ class Shown:
 
 Collector = Callable[..., Shown]
 _collectors: list[tuple[str, str, Collector]] = []
+_unasked: set[str] = set()
 
 
-def picture(stage: str, title: str) -> Callable[[Collector], Collector]:
-    """Register a collector; its parameters name measurements, as those of a check do."""
+def picture(
+    stage: str, title: str, *, of_the_gate: bool = True
+) -> Callable[[Collector], Collector]:
+    """Register a collector; its parameters name measurements, as those of a check do.
+
+    Where it shows what the gate does not measure, it is left out of a page that has nothing of it.
+    """
 
     def register(fn: Collector) -> Collector:
         _collectors.append((stage, title, fn))
+        if not of_the_gate:
+            _unasked.add(fn.__name__)
         return fn
 
     return register
@@ -88,7 +97,8 @@ def picture(stage: str, title: str) -> Callable[[Collector], Collector]:
 
 def pictures_of(pipeline: Pipeline) -> tuple[Picture, ...]:
     """Return all pictures of a pipeline that was judged, in stage order."""
-    return tuple(_collected(pipeline, *one) for one in _collectors)
+    every = (_collected(pipeline, *one) for one in _collectors)
+    return tuple(one for one in every if not (one.reason and one.name in _unasked))
 
 
 def _collected(pipeline: Pipeline, stage: str, title: str, fn: Collector) -> Picture:
@@ -324,6 +334,23 @@ def learning_rate(schedule: Schedule, pipeline: Pipeline) -> Shown:
             "warmup_steps": schedule.warmup_steps,
             "stands": [done + 1, schedule.curve.get(done)],
         },
+    )
+
+
+@picture("speed", "Where a step's time goes", of_the_gate=False)
+def step_parts(clocked: Clocked) -> Shown:
+    """Show the share of each part of a step, and what other settings make of the whole."""
+    names = [name for name in clocked.parts if clocked.share(name) >= 0.0005]
+    shares = {name: clocked.share(name) for name in names}
+    rows = [(n, f"{shares[n] * clocked.seconds:.3g} s", f"{shares[n]:.1%}") for n in names]
+    rows += [(f"with {one.kind} {one.name}", "", str(one.ratio)) for one in clocked.alternatives]
+    rates = ", ".join(f"{n:,.4g} {name.replace('_', ' ')}" for name, n in clocked.rates.items())
+    return Shown(
+        f"a step takes {clocked.seconds:.3g} ± {clocked.error:.1g} s over {len(clocked.steps)} "
+        f"steps; {rates} a second",
+        ("part", "seconds", "of the step"),
+        rows,
+        {"names": names, "shares": [shares[name] for name in names]},
     )
 
 

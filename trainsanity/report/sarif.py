@@ -2,15 +2,12 @@
 
 A failure is an ``error``, a warning a ``warning``, an accepted failure is suppressed with its
 reason.  What lies in the data or in the model has no line; a result then points at the line where
-the pipeline is built: the factory's ``def``, or the first line of the script.
+the pipeline comes from: the factory's ``def``, or the line of a script at which training begins.
 """
 
 from __future__ import annotations
 
 import hashlib
-import inspect
-import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from trainsanity import __version__
 from trainsanity.report.json import encode
 from trainsanity.report.links import SITE, page_url
+from trainsanity.report.places import source_of
 from trainsanity.report.words import clean, headline, proof, rerun
 from trainsanity.types import Check, Finding, Result, Severity, Status
 
@@ -144,7 +142,7 @@ def _location(report: Report, finding: Finding | None) -> dict[str, Any]:
     if finding is not None and finding.where:
         named.append({"fullyQualifiedName": clean(finding.where), "kind": "resource"})
     found: dict[str, Any] = {"logicalLocations": named}
-    if source := source_of(report.command):
+    if source := source_of(report):
         path, line = source
         found["physicalLocation"] = {
             "artifactLocation": _artifact(path),
@@ -159,21 +157,3 @@ def _artifact(path: Path) -> dict[str, str]:
     if not uri.startswith(here):
         return {"uri": uri}
     return {"uri": uri.removeprefix(here), "uriBaseId": "%SRCROOT%"}
-
-
-def source_of(command: Sequence[str]) -> tuple[Path, int] | None:
-    """Return file and line where a target's pipeline is built; None where they are unknown.
-
-    Args:
-        command: as in ``Report``: the target, and its arguments.  Nothing is imported.
-    """
-    target = command[0] if command else ""
-    name, colon, factory = target.partition(":")
-    module = sys.modules.get(name) if colon else None
-    if (found := getattr(module, factory, None)) is not None:
-        code = getattr(inspect.unwrap(found), "__code__", None)
-        if code is not None:  # a class has none
-            return Path(code.co_filename).resolve(), code.co_firstlineno
-    if os.path.isfile(target):
-        return Path(target).resolve(), 1
-    return None

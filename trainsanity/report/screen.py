@@ -24,13 +24,13 @@ from trainsanity.report.words import (
     explained,
     headline,
     headlines,
-    objective,
+    left_out,
     proof,
     rerun,
     verdict,
     with_status,
 )
-from trainsanity.types import STAGES, Check, Cost, Finding, Result, Status
+from trainsanity.types import STAGES, Check, Finding, Result, Status
 
 if TYPE_CHECKING:
     from trainsanity.engine.report import Report
@@ -97,6 +97,7 @@ class _Detail:
         findings: findings of each check.
         shown: results of each kind that are shown with their findings.
         cut: characters of each sentence; None for all.
+        lines: results of each kind that have a line of their own after those.
     """
 
     def __init__(
@@ -107,8 +108,9 @@ class _Detail:
         findings: int = 1,
         shown: int = 1,
         cut: int | None = CUT,
+        lines: int = 0,
     ) -> None:
-        self.stages, self.others = stages, others
+        self.stages, self.others, self.lines = stages, others, lines
         self.findings, self.shown, self.cut = findings, shown, cut
 
 
@@ -118,9 +120,11 @@ _DETAILS = (
     _Detail(findings=2, shown=99, cut=None),
     _Detail(shown=99),
     _Detail(shown=99, others=("fix",)),
-    _Detail(shown=6, others=("fix",), cut=110),
-    _Detail(shown=3, others=("fix",), cut=110),
-    _Detail(shown=2, others=("fix",), cut=80),
+    _Detail(shown=6, others=("fix",), cut=110, lines=LINES),
+    _Detail(shown=3, others=("fix",), cut=110, lines=LINES),
+    _Detail(shown=2, others=("fix",), cut=80, lines=LINES),
+    _Detail(shown=1, others=("fix",), cut=80, lines=LINES),
+    _Detail(shown=1, others=(), cut=80, lines=5),
     _Detail(shown=1, others=(), cut=80),
 )
 """From all to little; the first that fits is taken."""
@@ -148,7 +152,7 @@ class _Screen:
         if self.results:
             self.out.print()
             self._stages()
-        for sentence in [*_not_judged(self.report), *self._heard(), *self._notes()]:
+        for sentence in filter(None, [left_out(self.report), *self._heard(), *self._notes()]):
             self.out.print(Text(clean(sentence)))
         if self.results:
             self._more()
@@ -167,8 +171,14 @@ class _Screen:
             if debug and result.debug:
                 indented(self.out, Text(clean(result.debug.rstrip())))
             self.first = False
-        if rest := results[self.detail.shown :]:
+        at, end = self.detail.shown, self.detail.shown + self.detail.lines
+        if results[at:]:
             self.out.print()
+        for result in results[at:end]:
+            found = headlines(result) or result.reason
+            text = f"{result.check.code} {result.check.name}: {' '.join(found.split())}"
+            self.out.print(Text(clean(text)), no_wrap=True, overflow="ellipsis")
+        if rest := results[end:]:
             self.out.print(Text(f"{len(rest)} more {words}: {codes_of(r.check for r in rest)}"))
 
     def _result(self, result: Result) -> None:
@@ -180,10 +190,14 @@ class _Screen:
             indented(self.out, Text(self._cut(text)))
         # An accepted failure needs no cause and no fix: its reason was given.
         findings = () if result.status is Status.XFAIL else result.findings
+        told: set[tuple[str, str]] = set()
         for finding in findings[: self.detail.findings]:
             indented(self.out, Text(self._cut(clean(headline(finding, result))), style="bold"))
             self._url = page_url(result.check) if finding is result.findings[0] else None
-            fields(self.out, self._fields(finding))
+            # Findings of one check often have one cause and one fix.
+            new = [field for field in self._fields(finding) if field not in told]
+            told.update(new)
+            fields(self.out, new)
         if rest := len(findings[self.detail.findings :]):
             indented(self.out, Text(f"and {counted(rest, 'other finding')}"))
 
@@ -226,7 +240,7 @@ class _Screen:
         ]
         blocked = [r for r in with_status(self.results, Status.BLOCKED) if not r.findings]
         lines += [
-            f"{codes_of(checks)} can be judged after {by} is mended"
+            f"{_few(checks)} can be judged after {by} is mended"
             for by, checks in _grouped([r for r in blocked if r.blocked_by], self.results)
         ]
         lines += [f"{r.check.code}: {self._cut(r.reason)}" for r in blocked if not r.blocked_by]
@@ -245,10 +259,12 @@ class _Screen:
             self.out.print(Text(text))
 
     def _heard(self) -> Iterator[str]:
-        if known := objective(self.report):
+        # Which checks found it as computed is for the whole report.
+        if known := "; ".join(filter(None, self.report.objective.values())):
             yield self._cut(f"Objective: {known}.")
         if told := [one for one in self.report.library_warnings if one.spoken]:
-            yield f"The libraries gave {counted(len(told), 'warning')}: -v shows them."
+            where = "-v" if self.report.command else "library_warnings"
+            yield f"The libraries gave {counted(len(told), 'warning')}: see {where}."
 
     def _notes(self) -> Iterator[str]:
         notes = [str(note) for note in self.report.environment.get("notes") or ()]
@@ -285,6 +301,15 @@ _STYLE = {
     Status.XPASS: "bold red",
     Status.ERROR: "bold magenta",
 }
+
+
+NAMED = 8
+"""Checks that are named one by one where all that is said of them is what they wait for."""
+
+
+def _few(checks: Sequence[Check]) -> str:
+    """Return the codes of a few checks, or the number of many: the stages show where they are."""
+    return codes_of(checks) if len(checks) <= NAMED else counted(len(checks), "check")
 
 
 def _sentences(result: Result) -> Iterator[str]:
@@ -330,23 +355,3 @@ def _stage(stage: str, results: Iterable[Result]) -> tuple[str, str] | None:
     if blocked := counts[Status.BLOCKED]:
         parts.append(f"{blocked} not judged")
     return (stage, "  ".join(parts)) if parts else None
-
-
-def _not_judged(report: Report) -> Iterator[str]:
-    """Yield what was not judged and why, in one sentence."""
-    counts = Counter(result.status for result in report.results)
-    runs_selected = any(result.check.cost is Cost.RUN for result in report.results)
-    # Where some runs were selected, the others were left out by choice.
-    runs = [c for c in report.unasked if c.cost is Cost.RUN and not runs_selected]
-    others = len(report.unasked) - len(runs)
-    parts = []
-    if number := counts[Status.SKIP]:
-        parts.append(f"{number} {'does' if number == 1 else 'do'} not apply to this pipeline")
-    if number := counts[Status.ABSTAIN]:
-        parts.append(f"{number} could not tell right from wrong here")
-    if runs:
-        parts.append(f"{counted(len(runs), 'long one')} not run: --max-cost run")
-    if others:
-        parts.append(f"{others} not selected")
-    if parts:
-        yield f"Not judged: {', '.join(parts)}."

@@ -204,6 +204,7 @@ class _Writer:
         report = self.report
         environment = dict(report.environment)
         notes = environment.pop("notes", None) or ()
+        settings = environment.pop("settings", None) or {}
         seconds = ", ".join(
             f"{name} {value:.1f}"
             for name, value in sorted(report.measured.items(), key=lambda item: -item[1])
@@ -214,6 +215,7 @@ class _Writer:
             self.out,
             [
                 ("environment", pairs(environment)),
+                *((name, pairs(values)) for name, values in settings.items()),
                 ("run", pairs(report.facts)),
                 *(("objective", clean(known)) for known in [objective(report)] if known),
                 *(("NOTE", clean(str(note))) for note in notes),

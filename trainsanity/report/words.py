@@ -120,6 +120,32 @@ def coverage(report: Report) -> str:
     return text + (f": {', '.join(parts)}." if parts else ".")
 
 
+def left_out(report: Report, *, waiting: bool = False, option: str = "") -> str:
+    """Return what was not judged and why, by number, in one sentence; empty if all was.
+
+    Args:
+        report: what is summed up.
+        waiting: with the checks that are blocked and those that ended in an error.
+        option: what runs the long ones, too; by default the command line's, or Python's argument.
+    """
+    counts = Counter(result.status for result in report.results)
+    runs_selected = any(result.check.cost is Cost.RUN for result in report.results)
+    # Where some runs were selected, the others were left out by choice.
+    runs = [c for c in report.unasked if c.cost is Cost.RUN and not runs_selected]
+    option = option or ("--max-cost run" if report.command else 'max_cost="run"')
+    one, several = "does not apply", "do not apply"
+    parts = [
+        (counts[Status.BLOCKED] if waiting else 0, "blocked by another check"),
+        (counts[Status.ERROR] if waiting else 0, "ended in an error"),
+        (number := counts[Status.SKIP], f"{one if number == 1 else several} to this pipeline"),
+        (counts[Status.ABSTAIN], "could not tell right from wrong here"),
+        (number := len(runs), f"long {'one' if number == 1 else 'ones'} not run: {option}"),
+        (len(report.unasked) - len(runs), "not selected"),
+    ]
+    told = ", ".join(f"{number} {words}" for number, words in parts if number)
+    return f"Not judged: {told}." if told else ""
+
+
 def without_verdict(report: Report) -> str:
     """Return which checks did not run, and why not; empty if all did."""
     groups = [

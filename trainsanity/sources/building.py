@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from trainsanity.engine.session import check_declared
 from trainsanity.errors import UsageError, first_line
-from trainsanity.isolation.fsdp import complete
+from trainsanity.isolation.fsdp import complete, prepared
 from trainsanity.isolation.library_warnings import LibraryWarning, listening, loads
 from trainsanity.isolation.time_limit import TimedOut, limited
 from trainsanity.pipeline import DECLARED, Pipeline, refuse_undeclarable
@@ -21,13 +21,15 @@ T = TypeVar("T")
 
 
 def from_trainer(trainer: Any, notes: Sequence[str] = ()) -> Pipeline:
-    """Return the pipeline of a Trainer, with the weights on every process.
+    """Return the pipeline of a Trainer, with the weights on every process, in parts or whole.
 
     Raises:
         UsageError: as :meth:`Pipeline.from_trainer` does.
     """
-    complete(trainer)
-    return Pipeline.from_trainer(trainer, notes)
+    done = prepared(trainer)
+    if not done:
+        complete(trainer)
+    return Pipeline.from_trainer(trainer, [*notes, done] if done else notes)
 
 
 @contextlib.contextmanager

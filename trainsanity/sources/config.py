@@ -105,15 +105,25 @@ def _selection(path: Path, table: dict[str, Any]) -> dict[str, Any]:
             raise UsageError(f"{path}: select must name checks, as in ['collator', 'TS5']")
         found["select"] = words
     if "max_cost" in table:
-        name = str(table["max_cost"]).upper()
-        if name not in Cost.__members__:
-            raise UsageError(f"{path}: max_cost must be one of {', '.join(Cost.__members__)}")
-        found["max_cost"] = Cost[name]
+        found["max_cost"] = cost_of(str(table["max_cost"]), f"{path}: max_cost")
     if "timeout" in table:
         if type(table["timeout"]) not in (int, float):
             raise UsageError(f"{path}: timeout must be a number of seconds")
         limits.checked(table["timeout"], f"{path}: timeout")
     return found
+
+
+def cost_of(given: Cost | str | None, where: str) -> Cost | None:
+    """Return the cost that a word names, in any case.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    if given is None or isinstance(given, Cost):
+        return given
+    if str(given).upper() not in Cost.__members__:
+        raise UsageError(f"{where} must be one of {', '.join(Cost.__members__)}")
+    return Cost[str(given).upper()]
 
 
 def words_of(given: Any) -> list[Any]:

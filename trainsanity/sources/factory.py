@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 from trainsanity.errors import UsageError
 from trainsanity.pipeline import Pipeline
 from trainsanity.sources.building import PipelineSpec
-from trainsanity.sources.config import failures_of, split
+from trainsanity.sources.config import failures_of, is_target, split
 from trainsanity.sources.script import Script
 
 T = TypeVar("T")
@@ -63,9 +63,12 @@ def sources_of(
     path, own = split(script)
     others = [target for target in targets if target != script]
     if len(targets) > 1:
+        alone = f"a script is judged alone, without {' '.join(others) or 'a second run of it'}; "
+        if any(map(is_target, others)):
+            raise UsageError(f"{alone}give each to trainsanity run in a call of its own")
         raise UsageError(
-            f"a script is judged alone, without {' '.join(others) or 'a second run of it'}; its "
-            f"own arguments go after --: trainsanity run {path} -- {' '.join(others) or 'ARGS'}"
+            f"{alone}its own arguments go after --: trainsanity run {path} -- "
+            f"{' '.join(others) or 'ARGS'}"
         )
     if not Path(path).exists():
         raise UsageError(f"there is no file {path!r} below {os.getcwd()}")
@@ -106,9 +109,13 @@ def spec_of(
             "builds the Trainer into a function and give pkg.module:function"
         )
     if not (module and colon and factory):
+        file = Path(f"{name.replace('.', os.sep)}.py")
+        nearly = ""
+        if not colon and file.is_file():
+            nearly = f"; trainsanity run {file} judges that file as a script"
         raise UsageError(
             f"{target!r} names no pipeline: give pkg.module:factory, a function that takes "
-            "nothing and returns a Trainer"
+            f"nothing and returns a Trainer{nearly}"
         )
 
     def build() -> Any:

@@ -19,8 +19,8 @@ from trainsanity.sources.loop_passes import Passes
 from trainsanity.sources.loop_tracks import Track
 
 NAMELESS = (
-    "the batches of this loop are no dictionaries with names: its rows and its collate_fn are not "
-    "judged"
+    "the rows of this loop's data loader, or its batches, are no dictionaries: its data and its "
+    "collate_fn are not judged"
 )
 
 

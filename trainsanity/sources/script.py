@@ -284,6 +284,7 @@ class Visit(Generic[T]):
 
     def _declared(self, pipeline: Pipeline) -> Pipeline:
         pipeline.id, pipeline.command = self.path, (self.path, *self.arguments)
+        pipeline.source = _line_in(self.path, sys._getframe(1))
         pipeline.library_warnings = self._heard
         if self._listener is not None:
             # What measurements provoke is not the script's.
@@ -313,6 +314,14 @@ class Visit(Generic[T]):
         if self._ends > 2:
             _raise_at_next_line(sys._getframe(2))
         return Judged(ENDED)
+
+
+def _line_in(path: str, frame: FrameType | None) -> tuple[str, int] | None:
+    """Return the script's file, and its line that is being executed; None after its end."""
+    file = os.path.abspath(path)
+    while frame is not None and frame.f_code.co_filename != file:
+        frame = frame.f_back
+    return None if frame is None else (file, frame.f_lineno)
 
 
 def _raise_at_next_line(frame: FrameType | None) -> None:

@@ -30,7 +30,7 @@ the wrong order differ by more than their noise as soon as there is any colour."
     rules_out="channels that are mixed",
 )
 def channels_are_planes(batch: Batch) -> Iterator[Measured | Finding]:
-    """Each channel of a picture is a plane of its own.
+    """Pictures of the batch have their channels first, as ``[B, 3, H, W]``.
 
     What it checks: pictures of three channels in the first step's batches, ``[B, 3, H, W]``:
     whether neighbours in a plane are neighbours in the picture.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     rules_out="labels",
 )
 def labels_aligned(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]:
-    """Labels lie beside their own row and token.
+    """Labels stay beside their own row and token.
 
     What it checks: a label per row against the row's label; labels per token against those that
     the row brings, place by place, also where they exclude a token from the loss; a language

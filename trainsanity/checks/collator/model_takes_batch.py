@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
+from trainsanity.measurements.batches.asked_of_inputs import asked_of_inputs
 from trainsanity.measurements.batches.batch import Batch, own_loss
 from trainsanity.measurements.batches.collating import Made
 from trainsanity.objectives.base import MULTI_LABEL, REGRESSION, SINGLE_LABEL
@@ -31,11 +32,12 @@ OWN = ("input_ids", "attention_mask", "labels")
     rules_out="lost columns",
 )
 def model_takes_batch(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]:
-    """Batch and model agree about keys, columns and labels.
+    """The model's forward takes the batch's keys, and the loss its labels.
 
     What it checks: the batch's keys against the parameters of the model's ``forward``, those of a
-    typed ``**kwargs`` included; the rows' columns that are among these parameters against the
-    batch; the labels' dtype and shape against the loss of the task.
+    typed ``**kwargs`` included; the rows' columns that are among these parameters, or that a
+    ``compute_loss`` of your own reads from its inputs, against the batch; the labels' dtype and
+    shape against the loss of the task.
 
     Why it matters: a model with ``**kwargs`` silently swallows a misspelt key, and without
     ``position_ids`` or ``token_type_ids`` it makes its own, which for packed texts or pairs are
@@ -49,7 +51,8 @@ def model_takes_batch(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | F
     Known false alarms: none known.  Keys are not judged where the Trainer has a ``compute_loss`` of
     its own, which may want more, nor where ``**kwargs`` is not typed.
 
-    References: huggingface/trl#3705 for positions that were lost on the way, and
+    References: huggingface/transformers#25054 for a weight of rows that compute_loss asked for,
+    huggingface/trl#3705 for positions that were lost on the way, and
     huggingface/transformers#47496 for wrong ones.
     """
     batch.require_made()
@@ -80,6 +83,7 @@ def model_takes_batch(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | F
             cause="the collator passes on some columns only",
             fix="pad these columns, too, and return them",
         )
+    yield from _unread(pipeline, made, rows[0])
     wrong = _wrong_labels(pipeline, made)
     if wrong:
         yield Finding(
@@ -140,6 +144,30 @@ def _as_default(values: Any) -> bool:
     if not isinstance(values, list):
         return False
     return not any(values) or values == list(range(len(values)))
+
+
+def _unread(pipeline: Pipeline, made: Made, row: Mapping[str, Any]) -> Iterator[Finding]:
+    """Yield columns of the data that the user's own loss asks for, and that the batch has not."""
+    trainer = pipeline.trainer
+    if trainer is None:
+        return
+    columns = {*(getattr(pipeline.train_dataset, "column_names", None) or ()), *row}
+    for key, method in asked_of_inputs(trainer).items():
+        if key in made or key not in columns or key in (trainer.label_names or ()):
+            continue
+        removed = key not in row and pipeline.args.remove_unused_columns
+        yield Finding(
+            f"{method} asks the batch for {key!r}, which the rows have and the batch has not",
+            observed=sorted(made),
+            expected=key,
+            where=f"{type(trainer).__name__}.{method}",
+            cause=f"the Trainer removes the column {key!r}, which the model's forward does not take"
+            if removed
+            else f"the collator does not return {key!r}",
+            fix="TrainingArguments(remove_unused_columns=False), and a collator that returns it"
+            if removed
+            else "return it from the collator",
+        )
 
 
 def _wrong_labels(pipeline: Pipeline, made: Made) -> str | None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def pad_to_multiple_of(
     pipeline: Pipeline, batch: Batch, padding: Padding
 ) -> Iterator[Measured | Finding]:
-    """Batches are padded to the smallest multiple that holds their longest row.
+    """Batches are padded to the next multiple of ``pad_to_multiple_of``.
 
     What it checks: each batch's width against ``pad_to_multiple_of`` of the collator.
 

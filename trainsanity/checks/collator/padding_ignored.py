@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from trainsanity.checks.collator._labels import _labelled, _per_token, label_column
 from trainsanity.engine.registry import check
+from trainsanity.engine.session import objective_of
 from trainsanity.fields import IDS
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Collating, Made
 from trainsanity.measurements.batches.strategies import Rows
 from trainsanity.objectives.base import IGNORED
 from trainsanity.repairs import repair
-from trainsanity.types import Finding, Measured
+from trainsanity.types import Finding, Measured, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -45,6 +46,9 @@ def padding_ignored(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Fin
     References: huggingface/transformers#32832; ``ignore_index`` of
     ``torch.nn.CrossEntropyLoss`` is -100.
     """
+    if not objective_of(pipeline).known:
+        # ELECTRA's own loss leaves out what the mask hides, whatever its label is.
+        raise Skip("which labels this loss counts is not known: loss.padding_is_not_predicted asks")
     collating = Collating(pipeline, batch, packing=True)
     column = label_column(collating)
 

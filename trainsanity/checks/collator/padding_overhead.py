@@ -27,7 +27,7 @@ run).  A width stretched by more than this cannot be paid back by alignment."""
 def padding_overhead(
     padding: Padding, economics: Economics, padding_times: PaddingTimes
 ) -> Iterator[Measured | Finding]:
-    """Padding costs less than it gains.
+    """The width that batches are padded to is worth its padding.
 
     What it checks: how much wider the batches are than their longest rows, against what that width
     can gain.

@@ -31,7 +31,7 @@ IMAGE = 4
     rules_out="pixels",
 )
 def pixels_are_normalised(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]:
-    """Pixels lie in the range to which the image processor brings them.
+    """Pixel values have the range that the image processor gives them.
 
     What it checks: the smallest and the largest pixel of the first step against the range that the
     pipeline's image processor makes of bytes from 0 to 255.

@@ -27,7 +27,7 @@ opens and closes them (``vision_start_token_id``, ``boi_token_id``) name tokens 
     rules_out="loss on placeholders",
 )
 def placeholders_are_ignored(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]:
-    """Tokens that stand for pictures or sounds are left out of the loss.
+    """Placeholder tokens of pictures and sounds are left out of the loss.
 
     What it checks: that no counted label of the first step is the token whose embedding the model
     replaces by features of a picture, a video or a sound (``config.image_token_id`` and the like).

@@ -28,7 +28,7 @@ ENOUGH = 32
 def spans_are_alike(
     pipeline: Pipeline, supervised: Supervised, chat_template: ChatTemplate
 ) -> Iterator[Measured | Finding]:
-    """Runs of targets begin behind one header and end with one closer.
+    """Trained spans start after the same header and end with the same token.
 
     What it checks: the token before each run of targets, the one that ends it, and the one that
     follows it, over the whole dataset where labels or masks are stored in it, else in 64 rows as

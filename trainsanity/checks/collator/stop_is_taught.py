@@ -39,7 +39,7 @@ def stop_is_taught(
     chat_template: ChatTemplate,
     special_tokens: SpecialTokens,
 ) -> Iterator[Measured | Finding]:
-    """A token that ends generation is a target at the end of answers.
+    """Answers are trained to end with EOS or the end-of-turn token.
 
     What it checks: whole rows of questions and answers, those of a tokenizer with a chat template
     among them: behind the answer, a token at which generation stops has a label that the loss

@@ -28,7 +28,7 @@ VARIED = 8
 
 @check("TS314", "collator.targets_fit_messages", needs=("tokenizer",), rules_out="loss mask")
 def targets_fit_messages(pipeline: Pipeline, answers: Answers) -> Iterator[Measured | Finding]:
-    """Targets begin and end where messages do, and belong to the roles that are to be trained.
+    """The trained tokens are whole messages of the roles that are to be trained.
 
     What it checks: the labels of conversations against the messages that the chat template's
     headers divide them into: no user's message is a target in part, no answer lacks its first or

@@ -19,7 +19,7 @@ ENOUGH = 8
     rules_out="tool calls",
 )
 def arguments_are_the_tools(calls: Calls) -> Iterator[Measured | Finding]:
-    """Calls of tools name their own arguments, and not those of other tools.
+    """Tool calls hold only the arguments of their own tool.
 
     What it checks: the calls in the rows as they are trained. It is a failure if every call names
     the same arguments, whichever tool it calls, and sets those of the other tools to None or null.

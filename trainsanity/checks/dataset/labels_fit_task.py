@@ -19,8 +19,13 @@ from trainsanity.objectives.base import (
 from trainsanity.types import Finding, Measured
 
 if TYPE_CHECKING:
+    from trainsanity.measurements.data.scan import Split
     from trainsanity.measurements.data.scan_labels import Labels
     from trainsanity.pipeline import Pipeline
+
+
+SHOWN = 40
+"""Characters of a label that a finding quotes."""
 
 
 @check("TS202", "dataset.labels_fit_task", needs=("train_dataset",), rules_out="labels", stops=True)
@@ -38,8 +43,9 @@ def labels_fit_task(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Findi
 
     How it is measured: exact, on the column's Arrow type and values.
 
-    How to fix: cast the column (``dataset.cast_column("label", Value("int64"))``), set
-    ``config.problem_type``, give each row as many labels as it has tokens.
+    How to fix: cast the column (``dataset.cast_column("label", Value("int64"))``; for names of
+    classes ``ClassLabel(names=...)``), set ``config.problem_type``, give each row as many labels as
+    it has tokens.
 
     Known false alarms: a collator that makes the labels anew from another column.
 
@@ -52,6 +58,9 @@ def labels_fit_task(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Findi
         if labels is None:
             continue
         types.append(f"{labels.type} in {split.name}")
+        if task == SINGLE_LABEL and (text := _first_text(labels)) is not None:
+            yield _names_of_classes(pipeline, split, labels, text)
+            continue
         for problem, places, expected in _misfits(pipeline, labels, task):
             more = f" ({len(places):,} rows do)" if len(places) > 1 else ""
             yield Finding(
@@ -67,6 +76,29 @@ def labels_fit_task(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Findi
             )
     found = ", ".join(types) or "in no column, the collator makes them"
     yield Measured(f"labels for {task}: {found}", types)
+
+
+def _first_text(labels: Labels) -> str | None:
+    """Return the first label if the column holds text."""
+    values = () if labels.source is None else labels.source.drop_null()[:1].to_pylist()
+    return next((value for value in values if isinstance(value, str)), None)
+
+
+def _names_of_classes(pipeline: Pipeline, split: Split, labels: Labels, text: str) -> Finding:
+    """Return the finding where classes are given by name."""
+    shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    size = getattr(pipeline.config, "num_labels", None)
+    numbers = f"0 to {size - 1}" if size else "whole numbers"
+    return Finding(
+        f"column {labels.column!r} of {split.name} holds text ({shown!r}); {SINGLE_LABEL} takes "
+        "the numbers of the classes",
+        observed=labels.type,
+        expected=numbers,
+        where=f"column {labels.column!r} of {split.name}",
+        cause="the names of the classes were not mapped to their numbers",
+        fix=f"map it to {numbers}: dataset.cast_column({labels.column!r}, "
+        "ClassLabel(names=names)), with the names in the order of config.id2label",
+    )
 
 
 def _misfits(pipeline: Pipeline, labels: Labels, task: str) -> Iterator[tuple[str, Any, str]]:

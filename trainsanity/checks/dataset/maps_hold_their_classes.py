@@ -39,7 +39,7 @@ a map of depths, and each lies between its neighbours."""
 def maps_hold_their_classes(
     pipeline: Pipeline, label_maps: LabelMaps
 ) -> Iterator[Measured | Finding]:
-    """Maps of labels hold the classes that were drawn, and no blend of them.
+    """Resized segmentation maps hold only the classes that were drawn.
 
     What it checks: the classes in the maps of rows from all over the dataset: that there is more
     than one, and that none is found only on borders between a lower and a higher class.

@@ -23,7 +23,7 @@ AXES = ((-1,), (-2,), (-1, -2))
     rules_out="maps that are not flipped",
 )
 def maps_turn_with_pictures(reread: Reread) -> Iterator[Measured | Finding]:
-    """A picture that is flipped at random has its map of labels flipped with it.
+    """Random flips of a picture also flip its segmentation map.
 
     What it checks: readings of one row of the training data that are mirror images of each other,
     and whether their maps are.

@@ -37,7 +37,7 @@ ITEM = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
     rules_out="batched map",
 )
 def rows_are_single_examples(pipeline: Pipeline) -> Iterator[Measured | Finding]:
-    """A row is one example, and not several written as Python's lists.
+    """A row is one example, not the Python lists of a whole batch.
 
     What it checks: whether rows, as text, hold lists of strings as Python prints them, two or more
     of one length in each row: the columns of several examples.

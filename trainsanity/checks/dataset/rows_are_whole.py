@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from trainsanity.checks._splits import rows_finding
 from trainsanity.engine.registry import check
-from trainsanity.fields import TOKENS
+from trainsanity.engine.session import Session
+from trainsanity.fields import MASK, TOKENS
 from trainsanity.measurements.data.scan import Scan
-from trainsanity.types import Finding, Measured
+from trainsanity.types import Finding, Measured, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -46,6 +47,7 @@ def rows_are_whole(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Findin
     added = tokenizer.num_special_tokens_to_add() if tokenizer is not None else 0
     special = {*tokenizer.all_special_ids} if tokenizer is not None else set()
     counts = {"null": 0, "empty": 0, "uneven": 0}
+    masked = _has_mask(pipeline)
     for split in scan.splits:
         for kind, places, problem, fix in (
             ("null", split.nulls, f"null, or have a null among their {held}",
@@ -56,7 +58,7 @@ def rows_are_whole(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Findin
              "drop the column: tokenizer.pad makes the mask"),
         ):  # fmt: skip
             counts[kind] += len(places)
-            if len(places):
+            if len(places) and (kind != "uneven" or masked):
                 first = int(places[0])
                 yield rows_finding(
                     split,
@@ -74,3 +76,12 @@ def rows_are_whole(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Findin
         counts,
         dict.fromkeys(counts, 0),
     )
+
+
+def _has_mask(pipeline: Pipeline) -> bool:
+    """Return whether the rows' masks get into the batch; also where that cannot be seen."""
+    try:
+        batch = Session.of(pipeline).measurements.get("batch")
+    except Skip:
+        return True
+    return any(MASK in name for micro in batch for name in micro.inputs)

@@ -19,7 +19,7 @@ MANY, FEW = 0.5, 0.05
     rules_out="open turns",
 )
 def rows_end_their_turn(endings: Endings) -> Iterator[Measured | Finding]:
-    """Answers end with their turn, and open no other one.
+    """Answers end with their own turn, without the header of another one.
 
     What it checks: that trained answers do not end with what ``add_generation_prompt=True`` writes:
     the header of another turn of the assistant.

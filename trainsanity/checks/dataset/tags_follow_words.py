@@ -66,7 +66,7 @@ class Tagged:
     rules_out="tags that are not aligned",
 )
 def tags_follow_words(pipeline: Pipeline) -> Iterator[Measured | Finding]:
-    """A tag stands at the tokens of its own word.
+    """Labels of tokens are those of the tokens' own words.
 
     What it checks: rows that have a list of words and a list of as many tags beside ids and labels:
     whether the labels are those tags by the word that a token belongs to.

@@ -14,7 +14,7 @@ from trainsanity.checks.gradient._scale import (
 from trainsanity.engine.registry import check
 from trainsanity.maths.regression import regress
 from trainsanity.measurements.step.steps import Recording, Step
-from trainsanity.types import Cost, Finding, Measured, Severity
+from trainsanity.types import Cost, Finding, Measured, Severity, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -60,6 +60,8 @@ def clipping(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fi
 
     References: torch.nn.utils.clip_grad_norm_.
     """
+    if recording.not_clipped_apart:
+        raise Skip(recording.not_clipped_apart)
     step = recording.first
     norm, after = step.norm_before_clip, step.norm_after_clip
     limit = pipeline.args.max_grad_norm or 0.0
@@ -114,7 +116,7 @@ def clipping(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fi
     if clipped and limit > 0 and all(share is not None and share < KEPT for share in shares):
         yield Finding(
             f"max_grad_norm {limit:g} keeps {shares[0]:.2%} of the gradient in step 1, and less "
-            f"than {KEPT:.0%} in all {len(shares)} recorded steps",
+            f"than {KEPT:.0%} in each of {len(shares)} recorded steps",
             observed=shares,
             expected=f"at least {KEPT:.0%}",
             where="max_grad_norm",

@@ -101,13 +101,7 @@ def _against_closed_form(
             observed=seen,
             expected=float(exact.norm()),
             where=where,
-            cause="it is frozen: requires_grad is False"
-            if frozen
-            else "it is trainable, but no backward pass reached it: the graph is cut behind it, or "
-            "another layer made the logits",
-            fix="set requires_grad on the head before the optimizer is built"
-            if frozen
-            else "look for a detach or no_grad between the head and the loss",
+            **_unreached(frozen=frozen, adapted=hasattr(pipeline.model, "peft_config")),
             repairs=(repair(f"{name}.requires_grad = True", "parameters_trainable", names=(name,)),)
             if frozen
             else (),
@@ -145,6 +139,27 @@ def _against_closed_form(
             repairs=(*count_ignored(pipeline), loss_divided(slope)) if names else (),
         )
     return seen, None
+
+
+def _unreached(*, frozen: bool, adapted: bool) -> dict[str, Any]:
+    """Return cause and fix for a head without a gradient."""
+    if frozen and adapted:
+        return {
+            "cause": "PEFT froze it with the base model: only the adapter is trained, and what "
+            "modules_to_save names",
+            "fix": 'LoraConfig(task_type="SEQ_CLS", ...), which keeps the head of a classifier '
+            "trainable, or name it in modules_to_save",
+        }
+    if frozen:
+        return {
+            "cause": "it is frozen: requires_grad is False",
+            "fix": "set requires_grad on the head before the optimizer is built",
+        }
+    return {
+        "cause": "it is trainable, but no backward pass reached it: the graph is cut behind it, or "
+        "another layer made the logits",
+        "fix": "look for a detach or no_grad between the head and the loss",
+    }
 
 
 def _rescaled(pipeline: Pipeline, recording: Recording, slope: float, names: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     rules_out="tokens after the end",
 )
 def none_after_the_end(pipeline: Pipeline, rollouts: Rollouts) -> Iterator[Measured | Finding]:
-    """A completion is trained up to its end, and nothing that follows.
+    """Tokens after the end of a completion are not trained.
 
     What it checks: in each generated completion, the tokens after its first EOS that
     completion_mask counts.

@@ -13,9 +13,9 @@ from trainsanity.checks.gradient._scale import (
 )
 from trainsanity.engine.registry import check
 from trainsanity.maths.regression import regress
-from trainsanity.maths.tolerances import within
+from trainsanity.maths.tolerances import MARGIN, within
 from trainsanity.measurements.step.confirmed import Confirmed
-from trainsanity.measurements.step.steps import Recording, reference
+from trainsanity.measurements.step.steps import Recording, Step, reference
 from trainsanity.types import Cost, Finding, Judges, Measured, Skip
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def norm_within_bounds(
         )
     if not any(parameter.trainable for parameter in recording.update.parameters):
         raise Skip("nothing is trainable, and no gradient has a norm")
-    eps = rounding_of_norms(step, pipeline)
+    eps = rounding_of_norms(step, pipeline) + _rounding_of_losses(pipeline, step)
     high = norm_at_most(step, reference(pipeline, step))
     if math.isinf(high) and all(math.isfinite(one.backward_loss) for one in step.micro_steps):
         raise Skip("the loss of a micro-batch is exactly 0, which does not tell its scale")
@@ -91,7 +91,7 @@ def norm_within_bounds(
             observed=norm,
             expected=bounds,
             where="step 1, before clipping",
-            factor=slope if scaled else norm / bounds["at_most" if above else "at_least"],
+            factor=slope if scaled else _over(norm, bounds["at_most" if above else "at_least"]),
             cause=_cause(scaled=scaled, above=above, slope=slope, against=against),
             fix="see the loss's scale first; then what else writes to .grad",
         )
@@ -101,7 +101,7 @@ def norm_within_bounds(
             f"the Trainer logs grad_norm {logged:.4f}; the gradients have the norm {norm:.4f}",
             observed=logged,
             expected=norm,
-            factor=logged / norm,
+            factor=_over(logged, norm),
             where="step 1",
             cause="what is logged is the norm after clipping"
             if after
@@ -112,6 +112,30 @@ def norm_within_bounds(
     yield Measured(
         f"total norm {norm:.3f}{log}, computed bounds {low:.3f} to {high:.3f}", norm, bounds
     )
+
+
+def _rounding_of_losses(pipeline: Pipeline, step: Step) -> float:
+    """Return what the rounding of logits makes of the losses, relative to them.
+
+    A cross entropy of l over C classes is a difference of numbers of about log C - log l: where the
+    model knows its rows, little is left of these, and their last place is much of it.
+    """
+    import torch
+
+    config = pipeline.config
+    classes = getattr(config, "vocab_size", None) or getattr(config, "num_labels", None) or 2
+    most = 0.0
+    for micro in step.micro_steps:
+        loss = float(micro.items.losses.mean()) if micro.items is not None else 0.0
+        if loss > 0:
+            size = math.log(classes) + abs(math.log(loss))
+            most = max(most, size / loss)
+    return MARGIN * float(torch.finfo(torch.float32).eps) * most
+
+
+def _over(norm: float, bound: float) -> float | None:
+    """Return the factor between two norms; None of nothing."""
+    return norm / bound if bound else None
 
 
 def _own_scale(pipeline: Pipeline, recording: Recording) -> float:

@@ -17,7 +17,7 @@ from trainsanity.types import Cost, Finding, Measured, Skip
     rules_out="gradient accumulation",
 )
 def starts_from_zero(recording: Recording) -> Iterator[Measured | Finding]:
-    """No optimizer step begins with the gradient of the one before.
+    """Gradients are zeroed before every optimizer step.
 
     What it checks: that the gradients which an optimizer step used are gone when the next step's
     first backward pass begins.

@@ -30,7 +30,7 @@ position off is one of other positions.  A last resort: any between 0 and 1 tell
     rules_out="metrics and the choice of the best checkpoint",
 )
 def metric_prefers_the_right(pipeline: Pipeline, scored: Scored) -> Iterator[Measured | Finding]:
-    """The metric that picks the best checkpoint prefers right predictions to wrong ones.
+    """``metric_for_best_model`` scores right predictions better than wrong ones.
 
     What it checks: ``evaluate()`` on a few rows of the evaluation data goes through and returns
     the metric that ``metric_for_best_model`` names; perfect predictions are better by it, under
@@ -62,6 +62,9 @@ def metric_prefers_the_right(pipeline: Pipeline, scored: Scored) -> Iterator[Mea
         # good
         (predictions == labels)[labels != -100].mean()
 
+    Of several labels a row, right logits close to 0 and close to 0.5 are scored, too: a metric that
+    is perfect around 0.5 alone has forgotten the sigmoid.
+
     Known false alarms: a metric on purpose of something else than the labels, such as the length
     of what is generated, under a direction that happens to prefer the wrong predictions.
 
@@ -78,6 +81,7 @@ def metric_prefers_the_right(pipeline: Pipeline, scored: Scored) -> Iterator[Mea
         if name is not None:
             yield from _direction(scored, args, name)
         yield from _positions(scored)
+        yield from _cut(scored)
         yield from _generated(scored, strategy(args) != "no")
     judged = {"perfect": scored.perfect, "wrong": scored.wrong}
     values = {which: _number(of.get(name or "")) for which, of in judged.items()}
@@ -182,6 +186,26 @@ def _direction(scored: Scored, args: Any, name: str) -> Iterator[Finding]:
             fix=f"greater_is_better={not greater}",
             repairs=(setting("args", "greater_is_better", not greater),),
         )
+
+
+def _cut(scored: Scored) -> Iterator[Finding]:
+    """Yield metrics that cut logits at 0.5, where they were to cut probabilities."""
+    for name, value in scored.perfect.items():
+        values = (value, scored.at_half.get(name), scored.at_zero.get(name))
+        right, at_half, at_zero = map(_number, values)
+        if _added(name) or right is None or at_half is None or at_zero is None:
+            continue
+        if at_half == right != at_zero:
+            yield Finding(
+                f"{name} is {right:.4g} for right logits around 0.5 and {at_zero:.4g} for right "
+                "logits around 0: it counts a label as found above a logit of 0.5",
+                observed=at_zero,
+                expected=right,
+                where="compute_metrics",
+                cause="predictions are logits, and are cut as if they were probabilities: 0.5 is a "
+                "probability of 62 %",
+                fix="cut at 0, or at 0.5 after a sigmoid: 1 / (1 + np.exp(-predictions)) > 0.5",
+            )
 
 
 def _positions(scored: Scored) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from trainsanity.types import Cost, Finding, Measured
 
 @check("TS920", "loop.teachers_are_quiet", cost=Cost.STEP, rules_out="noise of another model")
 def teachers_are_quiet(recording: Recording) -> Iterator[Measured | Finding]:
-    """A frozen model that is asked beside the trained one runs in eval mode.
+    """Reference and teacher models run in eval mode.
 
     What it checks: every other model that runs without a gradient in the recorded steps: whether
     dropout is on in it, and whether its weights stay the same.

@@ -66,7 +66,8 @@ def adds_up(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fin
             factor=seen.together / mean,
             where="compute_loss",
             cause="the loss is summed over rows",
-            fix='reduction="mean", or divide by num_items_in_batch where the Trainer gives it',
+            fix='reduction="mean"'
+            + ("" if pipeline.trainer is None else ", or divide by the num_items_in_batch it gets"),
         )
     elif outside and objective_of(pipeline).additive and pipeline.objective != CUSTOM:
         yield Finding(

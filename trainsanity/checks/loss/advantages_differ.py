@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     rules_out="rewards that are all equal",
 )
 def advantages_differ(pipeline: Pipeline, rollouts: Rollouts) -> Iterator[Measured | Finding]:
-    """Some completion is rewarded above the others of its group.
+    """Some completion of a prompt is rewarded above the others.
 
     What it checks: the advantages of the completions that the policy generates for the first batch
     of prompts, and whether any of these completions is counted by the loss at all; where all are 0

@@ -33,7 +33,7 @@ SAME = 1e-5
 def boxes_are_read_as_given(
     pipeline: Pipeline, recording: Recording
 ) -> Iterator[Measured | Finding]:
-    """Boxes of the batch lie in the picture as the loss reads them.
+    """Boxes have the format and the scale that the loss reads them in.
 
     What it checks: where the loss turns boxes of the batch from centre and size to corners, whether
     the corners lie between 0 and 1.

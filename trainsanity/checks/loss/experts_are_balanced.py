@@ -22,7 +22,7 @@ OF_EXPERTS = re.compile(r"(^|[._])(experts?|router|gate)([._]|$)")
 
 @check("TS533", "loss.experts_are_balanced", rules_out="auxiliary loss")
 def experts_are_balanced(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]:
-    """The loss that balances experts is computed where its weight is set.
+    """The auxiliary loss of the router is computed where its coefficient is set.
 
     What it checks: of a mixture of experts that is trained, ``router_aux_loss_coef`` against
     ``output_router_logits``, in the config and in the batch.

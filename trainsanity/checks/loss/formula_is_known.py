@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
 DECLARE = (
-    'if it is meant: objective = "custom" in [tool.trainsanity], or as an attribute of the '
-    "function that builds the Trainer"
+    'if it is meant: objective = "custom" in [tool.trainsanity], or as an attribute of your factory'
 )
 
 

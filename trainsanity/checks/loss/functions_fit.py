@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     rules_out="values that a loss function does not take",
 )
 def functions_fit(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Finding]:
-    """Torch's loss functions are given the kind of values that they are defined for.
+    """Loss functions of torch are given logits, log-probabilities or labels as each expects.
 
     What it checks: what the first steps gave to cross_entropy, nll_loss, kl_div, ctc_loss, the
     binary and the margin losses: logits, logarithms of probabilities, probabilities, signs, as each

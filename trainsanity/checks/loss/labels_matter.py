@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     rules_out="labels",
 )
 def labels_matter(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Finding]:
-    """The gradient depends on which row has which label.
+    """Labels that are swapped between rows give another gradient.
 
     What it checks: the gradient of the first micro-batch against its gradient with the labels
     exchanged among rows (tokens, for labels of tokens) that differ in them.

@@ -10,9 +10,11 @@ from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
 from trainsanity.maths.factors import Factor, explained
 from trainsanity.maths.tolerances import within
+from trainsanity.measurements.batches.batch import own_loss
 from trainsanity.measurements.step.bounds import logged_loss_rounding
 from trainsanity.measurements.step.confirmed import Confirmed
 from trainsanity.measurements.step.steps import Recording, Step, reference
+from trainsanity.pipeline import unwrapped
 from trainsanity.repairs import COUNT_IGNORED, loss_divided
 from trainsanity.types import Cost, Finding, Judges, Measured, Severity, Skip
 
@@ -134,6 +136,15 @@ def _explain(
         }
     names = factor.names(recording.facts(pipeline))
     custom = pipeline.trainer is None
+    if not names and _smoothed_unshifted(pipeline):
+        name = type(unwrapped(pipeline.model)).__name__
+        return {
+            "cause": "with label_smoothing_factor the Trainer computes the loss, and shifts labels "
+            f"for classes that it knows by name; {name} is none of these: each output is compared "
+            "with the token that it has just read, and not with the next one",
+            "fix": "leave out label_smoothing_factor, or call self.label_smoother(outputs, labels, "
+            "shift_labels=True) in compute_loss",
+        }
     if not names:
         returned = "train_step" if custom else "compute_loss"
         return {"cause": None, "fix": f"compare what {returned} returns with the plain mean"}
@@ -147,12 +158,18 @@ def _explain(
             "model's loss ignores that number and returns the micro-batch's mean"
         )
         fix = "model.accepts_loss_kwargs = False, before the Trainer is built"
+        if getattr(unwrapped(pipeline.model), "accepts_loss_kwargs", None) is False:
+            cause += "; model.accepts_loss_kwargs = False was set after the Trainer was built, "
+            cause += "which reads it only then"
+            fix = "set it on the model before Trainer(model, ...) is called"
     elif factor.value > 1 and custom:
         cause += ", which is not divided out"
         # What the loop logs may be all that is wrong: its gradient is judged by itself.
         divisor = recording.facts(pipeline).get("gradient_accumulation_steps")
         fix = (
-            f"loss = loss / {divisor} before backward(), and return the sum of these"
+            f"loss = loss / {divisor} before backward()"
+            # Of a script's own loop what it sends backward is all that is seen.
+            + ("" if pipeline.captured is not None else ", and return the sum of these")
             if accumulates and divisor
             else "divide the loss before backward(), and return the mean over the step"
         )
@@ -172,3 +189,14 @@ def _explain(
     divided = loss_divided(factor.value)
     repairs = (COUNT_IGNORED, divided) if counts and accumulates else (divided,)
     return {"cause": cause, "fix": fix, "candidates": tuple(names), "repairs": repairs}
+
+
+def _smoothed_unshifted(pipeline: Pipeline) -> bool:
+    """Return whether the Trainer smooths the labels of a language model that it does not know."""
+    from transformers.models.auto import modeling_auto
+
+    known = getattr(modeling_auto, "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", {}).values()
+    smoother = getattr(pipeline.trainer, "label_smoother", None)
+    name = type(unwrapped(pipeline.model)).__name__
+    own = own_loss(pipeline)
+    return smoother is not None and not own and objective_of(pipeline).shifts and name not in known

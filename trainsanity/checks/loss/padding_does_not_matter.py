@@ -20,7 +20,7 @@ from trainsanity.types import Cost, Finding, Measured, Skip
     rules_out="padding in the loss",
 )
 def padding_does_not_matter(policy: Policy) -> Iterator[Measured | Finding]:
-    """Which tokens stand in the padding does not matter to loss and gradient.
+    """Token ids at padded positions do not change loss and gradient.
 
     What it checks: loss and gradient of a language model's first micro-batch against those of the
     same batch with other token ids wherever its mask says padding.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     rules_out="old log-probabilities",
 )
 def ratio_is_one(pipeline: Pipeline, policy: Policy) -> Iterator[Measured | Finding]:
-    """Before the first update the policy's ratio to its old self is one.
+    """The importance ratio is 1 before the first update.
 
     What it checks: log-probabilities of the completions that were stored when they were generated
     (old_per_token_logps, old_logps) against those of the policy in the loss of step 1.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @check("TS513", "loss.reference_is_apart", rules_out="reference that moves")
 def reference_is_apart(pipeline: Pipeline) -> Iterator[Measured | Finding]:
-    """The reference shares no trainable tensor with the policy.
+    """The reference model shares no trainable tensor with the policy.
 
     What it checks: the memory of every parameter that is trained, or that the optimizer holds,
     against the parameters of each model that is called a reference; for an adapter of TRL's

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def reference_is_the_policy(
     pipeline: Pipeline, recording: Recording, policy: Policy
 ) -> Iterator[Measured | Finding]:
-    """Before the first step the reference says what the policy says.
+    """The reference model's log-probabilities equal the policy's before the first step.
 
     What it checks: the log-probabilities that the reference gives the tokens of the first
     micro-batch against the policy's, inside the user's own loss; and, where TRL's loss is a

@@ -23,7 +23,7 @@ SIZES = re.compile(
 
 @check("TS531", "loss.shapes_agree", cost=Cost.STEP, rules_out="broadcast targets")
 def shapes_agree(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Finding]:
-    """A loss of differences compares outputs with targets of the same shape.
+    """Regression losses compare outputs and targets of the same shape.
 
     What it checks: whether torch warned, while the first steps were taken, that a loss such as
     `mse_loss` was given outputs and targets of different sizes.

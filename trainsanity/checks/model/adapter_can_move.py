@@ -38,7 +38,7 @@ REASONS = {
 
 @check("TS431", "model.adapter_can_move", rules_out="adapter")
 def adapter_can_move(adapters: Adapters) -> Iterator[Measured | Finding]:
-    """An adapter can move.
+    """The adapter is active, trainable and not zero on both sides.
 
     What it checks: that PEFT's active adapters are trainable and take part in the forward with a
     factor that is not zero: not loaded for inference, not disabled, not merged, not scaled by 0,

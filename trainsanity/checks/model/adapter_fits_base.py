@@ -20,7 +20,7 @@ MISSING = "Found missing adapter keys while loading the checkpoint"
 
 @check("TS434", "model.adapter_fits_base", rules_out="adapter's base")
 def adapter_fits_base(pipeline: Pipeline, adapters: Adapters) -> Iterator[Measured | Finding]:
-    """A loaded adapter is loaded whole, and upon the base that it was trained for.
+    """A loaded adapter has all its weights, and the base model that it was trained for.
 
     What it checks: that PEFT did not warn of missing keys while the pipeline was built; and, where
     the adapter's configuration names another checkpoint than the model was loaded from, that the

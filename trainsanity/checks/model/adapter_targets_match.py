@@ -12,7 +12,7 @@ from trainsanity.types import Finding, Measured, Severity
 
 @check("TS433", "model.adapter_targets_match", rules_out="adapter targets")
 def adapter_targets_match(adapters: Adapters) -> Iterator[Measured | Finding]:
-    """Each entry of ``target_modules`` has a module that it names.
+    """Every entry of ``target_modules`` matches a module.
 
     What it checks: the names in an adapter's ``target_modules`` against those of the model's
     modules and parameters.

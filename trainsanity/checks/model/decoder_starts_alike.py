@@ -26,7 +26,7 @@ ROWS = 4
     rules_out="another start of the decoder",
 )
 def decoder_starts_alike(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]:
-    """The decoder begins in training with the token that generation begins with.
+    """The decoder is trained to start with ``decoder_start_token_id``.
 
     What it checks: the first of the decoder's inputs in the first step's batches against
     ``generation_config.decoder_start_token_id`` (``bos_token_id`` where that is not set), and the

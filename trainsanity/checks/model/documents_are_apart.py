@@ -12,7 +12,7 @@ from trainsanity.types import Cost, Finding, Measured, Severity
 
 @check("TS416", "model.documents_are_apart", cost=Cost.FORWARD, rules_out="packing")
 def documents_are_apart(packed: Packed) -> Iterator[Measured | Finding]:
-    """Documents in one row do not see each other.
+    """Documents packed into one row do not attend to each other.
 
     What it checks: other tokens in the first document of a packed row leave the outputs of the
     documents behind it as they were.

@@ -23,7 +23,7 @@ probabilities."""
 
 @check("TS401", "model.logits_finite", cost=Cost.FORWARD, rules_out="head initialisation")
 def logits_finite(pipeline: Pipeline, forward: Forward) -> Iterator[Measured | Finding]:
-    """Head weights and logits are finite, of a size that a softmax resolves, and no probabilities.
+    """Head weights and logits are finite, not too large, and no probabilities.
 
     What it checks: every weight of the head and every logit of the first optimizer step's rows.
 

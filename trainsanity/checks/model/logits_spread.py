@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     rules_out="head initialisation",
 )
 def logits_spread(pipeline: Pipeline, forward: Forward) -> Iterator[Measured | Finding]:
-    """The logits are as wide as the head and its inputs make them.
+    """The spread of the logits follows from the head's weights and inputs.
 
     What it checks: the standard deviation of each row's logits against head std x norm of the
     vector that the head read, for a freshly drawn head.

@@ -61,7 +61,8 @@ def mask_is_obeyed(probes: Probes) -> Iterator[Measured | Finding]:
             observed=hidden.greatest,
             expected=f"at most {hidden.allowed:.3g}",
             where=f"padding on the {probes.side}",
-            cause="the attention mask does not reach every layer, or positions are counted from ids"
+            cause="the attention mask does not reach every layer, is turned round (torch's "
+            "key_padding_mask is True at padding), or positions are counted from ids"
             if partly
             else "the attention mask is dropped: a mask of ones changes as much",
             fix="pass attention_mask to the model and on to every layer that mixes tokens",

@@ -22,7 +22,7 @@ from trainsanity.types import Abstain, Cost, Finding, Measured
     rules_out="merging",
 )
 def merged_equals_unmerged(merged: Merged) -> Iterator[Measured | Finding]:
-    """The model with its adapter merged says what it says with both.
+    """Merging the adapter does not change the logits.
 
     What it checks: the logits of two rows with the adapter beside its base, and merged into it.
 

@@ -11,7 +11,7 @@ from trainsanity.types import Finding, Measured, Severity
 
 @check("TS435", "model.new_tokens_are_trained", needs=("tokenizer",), rules_out="new tokens")
 def new_tokens_are_trained(new_tokens: NewTokens) -> Iterator[Measured | Finding]:
-    """Tokens that were added to the vocabulary have embeddings that are trained.
+    """Embeddings of tokens that were added to the vocabulary are trained.
 
     What it checks: that the tokens which the checkpoint's tokenizer does not have, and the first
     rows hold, have a row of the input embedding that is trained: the embedding itself, a copy in

@@ -18,7 +18,7 @@ from trainsanity.types import Cost, Finding, Measured, Severity
     rules_out="uninitialised memory",
 )
 def parameters_are_initialised(initialised: Initialised) -> Iterator[Measured | Finding]:
-    """Every parameter was given a value before training.
+    """No parameter is left uninitialised.
 
     What it checks: parameters with values that no initialiser gives (NaN, above a million, or
     nearly 0 and not 0); and new parameters of a model from ``from_pretrained`` that its own

@@ -20,7 +20,7 @@ NAMED = 3
     rules_out="parameters outside of the model",
 )
 def parts_are_registered(unregistered: Unregistered) -> Iterator[Measured | Finding]:
-    """All parameters that the forward uses are parameters of the model.
+    """Every trainable tensor that the forward uses is a registered parameter.
 
     What it checks: trainable parameters in lists and dictionaries of the model's modules, alone or
     in modules, that are not among ``model.parameters()``.

@@ -18,7 +18,7 @@ from trainsanity.types import Cost, Finding, Measured
     rules_out="positions",
 )
 def positions_are_the_models(positions: Positions) -> Iterator[Measured | Finding]:
-    """The batch's positions say of a document what the model's own do.
+    """Position ids of the batch give each document what the model's own would.
 
     What it checks: the model's output for one document with the ``position_ids`` of the batch, and
     without them, when the model counts by itself.

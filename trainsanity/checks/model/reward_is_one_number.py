@@ -17,7 +17,7 @@ from trainsanity.types import Cost, Finding, Measured
     rules_out="reward head",
 )
 def reward_is_one_number(exchanged: Exchanged) -> Iterator[Measured | Finding]:
-    """A reward model gives one number, or its numbers mean different things.
+    """A reward model has one output, or a loss that tells its outputs apart.
 
     What it checks: where rows hold a chosen and a rejected side and the model classifies, whether
     the loss tells the outputs of its head apart.

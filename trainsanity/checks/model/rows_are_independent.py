@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
-from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, within
+from trainsanity.maths.tolerances import within
 from trainsanity.measurements.model.companions import Companions
 from trainsanity.types import Cost, Finding, Measured
 
@@ -32,8 +32,9 @@ def rows_are_independent(companions: Companions) -> Iterator[Measured | Finding]
     How it is measured: in eval mode and float32 where that can be had, twice in one shape, so that
     the same kernels run: padding, width and number of rows stay, and only the neighbours are
     others. Allowed are four units in the last place of the dtype and the order of float32 sums, of
-    the largest output. The bound is not lifted by any measured noise, since a fault of this kind is
-    noise, too.
+    the largest output; beyond that four times what roundings make of a model of so many layers, by
+    what one unit in the last place of its weights makes. The bound is not lifted by any measured
+    noise, since a fault of this kind is noise, too.
 
     How to fix: reduce over positions, not over rows: (hidden * mask[..., None]).sum(1) /
     mask.sum(1, keepdim=True), and not mask.sum().
@@ -43,7 +44,7 @@ def rows_are_independent(companions: Companions) -> Iterator[Measured | Finding]
 
     References: huggingface/transformers#24265; read: mean pooling of sentence-transformers.
     """
-    allowed = (MARGIN * companions.eps + REDUCTIONS) * companions.size
+    allowed = companions.allowed
     # A NaN is the greatest, wherever it stands.
     row, worst = max(
         enumerate(companions.beside_copies), key=lambda one: (math.isnan(one[1]), one[1])

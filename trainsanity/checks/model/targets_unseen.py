@@ -28,7 +28,7 @@ DataCollatorForLanguageModeling."""
 
 @check("TS417", "model.targets_unseen", rules_out="a model that sees its targets")
 def targets_unseen(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]:
-    """No position is given the token that it is to predict.
+    """No input position holds the token that it is to predict.
 
     What it checks: for a model whose targets are tokens, whether the input at a position (of the
     decoder, if there is one) is the position's own target.

@@ -11,7 +11,7 @@ from trainsanity.types import Finding, Measured, Severity
 
 @check("TS436", "model.tied_weights_stay_tied", rules_out="tied weights")
 def tied_weights_stay_tied(tied_weights: TiedWeights) -> Iterator[Measured | Finding]:
-    """Weights that the config ties stay one tensor under an adapter.
+    """Tied embeddings stay tied under an adapter.
 
     What it checks: where `tie_word_embeddings` is set and an adapter is trained, that input and
     output embedding are not copied by `modules_to_save` each for itself, and that no adapter stands

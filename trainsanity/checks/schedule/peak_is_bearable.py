@@ -39,11 +39,11 @@ Chosen: the least that healthy pipelines of 40 steps showed is three times as mu
     "TS805",
     "schedule.peak_is_bearable",
     cost=Cost.STEP,
-    requires=("update.survives_rounding", "update.goes_downhill"),
+    requires=("gradient.not_zero", "update.survives_rounding", "update.goes_downhill"),
     rules_out="a learning rate that is off by orders of magnitude",
 )
 def peak_is_bearable(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Finding]:
-    """A step at the peak learning rate does not destroy the model, and the rates move it at all.
+    """A step at the peak learning rate changes the model, and does not destroy it.
 
     What it checks: the loss of the first micro-batch before the run and after a step at the peak
     rate; and what all rates of the schedule together can lower it by, to first order.

@@ -29,7 +29,7 @@ at half of it in their middle."""
 
 @check("TS804", "schedule.rates_are_meant", rules_out="rates that nobody set")
 def rates_are_meant(pipeline: Pipeline) -> Iterator[Measured | Finding]:
-    """An optimizer and a scheduler of your own use the rates that they were made with.
+    """Your own optimizer and scheduler use the rates that they were made with.
 
     What it checks: of a scheduler that you built, whether the function of ``LambdaLR`` returns
     factors, and whether it comes to its end when the run does; of an optimizer that you built,

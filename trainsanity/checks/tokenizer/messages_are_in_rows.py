@@ -15,7 +15,7 @@ MANY = 0.1
 
 @check("TS112", "tokenizer.messages_are_in_rows", needs=("tokenizer",), rules_out="lost messages")
 def messages_are_in_rows(rendered: Rendered) -> Iterator[Measured | Finding]:
-    """Each message stands in the row that was made of it.
+    """Every message of a conversation is in the row that the chat template made of it.
 
     What it checks: the content of each message of ``messages``, or of ``prompt`` and
     ``completion``, is in the row's tokens.

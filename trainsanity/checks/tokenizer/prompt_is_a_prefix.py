@@ -14,7 +14,7 @@ MANY, FEW = 0.5, 0.05
 
 @check("TS111", "tokenizer.prompt_is_a_prefix", needs=("tokenizer",), rules_out="chat template")
 def prompt_is_a_prefix(rendered: Rendered) -> Iterator[Measured | Finding]:
-    r"""Rows begin with the prompt that generation will be given.
+    r"""Training rows start with the generation prompt of their chat template.
 
     What it checks: ``apply_chat_template(prompt, add_generation_prompt=True)`` is the beginning of
     the row that is trained, for the last answer of each conversation; BOS, where the template

@@ -49,7 +49,7 @@ def decay_spares_norms(recording: Recording) -> Iterator[Measured | Finding]:
             cause=f"{recording.update.optimizer} decays all that it is given, by its default"
             if unchosen
             else "the optimizer's groups put them with the weights that are decayed",
-            fix="put norms and biases into a group with weight_decay=0, or let the Trainer group",
+            fix="put norms and biases into a group with weight_decay=0",
             repairs=(repair("the Trainer's own groups of weight decay", "norms_not_decayed"),),
             severity=Severity.WARNING if unchosen else Severity.FAILURE,
         )

@@ -26,7 +26,7 @@ word: below, it is the frozen embeddings of a model that is trained.  A last res
     rules_out="frozen parts",
 )
 def frozen_stays(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Finding]:
-    """Frozen modules give the same features after a step as before it.
+    """Frozen modules compute the same after a step as before it.
 
     What it checks: the buffers of modules without a trainable parameter, such as the running mean
     and variance of a batch norm, before and after the recorded steps; and whether dropout is on in

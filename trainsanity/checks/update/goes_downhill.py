@@ -49,7 +49,7 @@ def goes_downhill(recording: Recording) -> Iterator[Measured | Finding]:
     """
     trials = recording.update.trials
     if not trials:
-        raise Skip("the optimizer takes no step without evaluating its loss")
+        raise Skip(recording.update.no_trial)
     seen = {name: one for name, one in trials[-1].directions.items() if one.movement * one.gradient}
     if not seen:
         raise Skip("no parameter with a gradient moves")

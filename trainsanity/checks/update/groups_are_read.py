@@ -23,7 +23,7 @@ KNOWN = {"params", "param_names", "initial_lr", "swap", "name"}
 
 @check("TS710", "update.groups_are_read", rules_out="settings of groups that nobody reads")
 def groups_are_read(pipeline: Pipeline) -> Iterator[Measured | Finding]:
-    """Numbers in an optimizer's parameter groups are read by somebody.
+    """The optimizer's parameter groups have no settings that nothing reads.
 
     What it checks: the keys of the groups of an optimizer that you built, beside those that its
     class has a default for: whether the code of the optimizer, of the scheduler, of the Trainer or

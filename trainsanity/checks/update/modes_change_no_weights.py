@@ -16,7 +16,7 @@ from trainsanity.types import Cost, Finding, Measured
     rules_out="a train() of one's own",
 )
 def modes_change_no_weights(switching: Switching) -> Iterator[Measured | Finding]:
-    """Switching between training and evaluation changes no weights and freezes nothing for good.
+    """Switching between train and eval mode changes no weights and freezes nothing for good.
 
     What it checks: the values of all parameters before and after ``train()`` and ``eval()`` of a
     model that overrides them; and whether a parameter that is trainable in training is so again

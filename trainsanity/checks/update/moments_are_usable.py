@@ -19,7 +19,7 @@ with the usual 1e-8 the share is next to 0, and with 0.1 next to 1."""
 
 @check("TS711", "update.moments_are_usable", cost=Cost.STEP, rules_out="Adam's own settings")
 def moments_are_usable(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Finding]:
-    """Adam's epsilon is below the gradients, and its second mean is the longer one.
+    """Adam's epsilon is below the gradients, and beta2 above beta1.
 
     What it checks: ``eps`` of an optimizer with ``betas`` against the elements of the first step's
     gradient, and ``beta1`` against ``beta2``.

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.step.stepping import Stepping
-from trainsanity.types import Cost, Finding, Measured
+from trainsanity.types import Cost, Finding, Measured, Severity
 
 
 @check(
@@ -16,7 +16,7 @@ from trainsanity.types import Cost, Finding, Measured
     rules_out="steps of single micro-batches",
 )
 def one_step_is_taken(stepping: Stepping) -> Iterator[Measured | Finding]:
-    """A custom training loop steps its optimizer once for the micro-batches of a step.
+    """A custom training loop takes one optimizer step per accumulated batch.
 
     What it checks: how often the optimizer steps while ``train_step`` is given the micro-batches of
     one step, ``gradient_accumulation_steps`` of them.
@@ -26,7 +26,8 @@ def one_step_is_taken(stepping: Stepping) -> Iterator[Measured | Finding]:
     where ``accumulate`` is entered around the loop in place of inside it, most micro-batches train
     nothing.
 
-    How it is measured: exact, by a hook on the optimizer, in one call that is undone.
+    How it is measured: exact, by a hook on the optimizer, in one call that is undone. Where it
+    never steps and weights move all the same, something else steps them: a warning.
 
     How to fix: enter ``accelerator.accumulate(model)`` once for each micro-batch, and make the
     Accelerator with the ``gradient_accumulation_steps`` of the run::
@@ -42,7 +43,20 @@ def one_step_is_taken(stepping: Stepping) -> Iterator[Measured | Finding]:
     References: huggingface/diffusers#308, huggingface/accelerate#1211.
     """
     count, steps = stepping.micro_batches, stepping.steps
-    if steps != 1:
+    if not steps and stepping.moved:
+        yield Finding(
+            f"train_step is given {count} micro-batches, the weights move, and the optimizer of "
+            "the pipeline does not step",
+            observed=0,
+            expected=1,
+            where="train_step",
+            cause="something else steps: another optimizer than the pipeline was given, or one for "
+            "each weight within the backward pass",
+            fix="give the pipeline the optimizer that steps; nothing, if weights are stepped one "
+            "by one on purpose",
+            severity=Severity.WARNING,
+        )
+    elif steps != 1:
         every = steps == count > 1
         yield Finding(
             f"train_step is given the {count} micro-batches of one step, and the optimizer steps "
@@ -58,8 +72,8 @@ def one_step_is_taken(stepping: Stepping) -> Iterator[Measured | Finding]:
             else "accumulate() is entered around the loop and not once per micro-batch, or the "
             "steps are counted by something else than these micro-batches"
             if steps
-            else "accumulate() is entered once around the loop, or another optimizer is stepped "
-            "than the pipeline was given: the micro-batches do not add up to a step",
+            else "accumulate() is entered once around the loop: the micro-batches do not add up "
+            "to a step",
             fix="with accelerator.accumulate(model): around each micro-batch, and "
             "Accelerator(gradient_accumulation_steps=...) of the run; in plain torch call "
             "optimizer.step() after the last micro-batch",

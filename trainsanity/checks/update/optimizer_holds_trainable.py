@@ -53,7 +53,7 @@ def optimizer_holds_trainable(recording: Recording) -> Iterator[Measured | Findi
             if update.strangers
             else "its groups leave them out, or they were frozen or added when it was built",
             fix="build the optimizer after the last change to the model, with all trainable "
-            "parameters, or let the Trainer do it",
+            "parameters",
             repairs=(TRAINERS_OWN,),
         )
     held_count = len(trainable) - len(lost)

@@ -16,6 +16,10 @@ than keep it.  What is seen lies far on both sides (float32 0.99 and more, bfloa
 0.11 to 0.15 on an H100), so that no verdict there hangs on it."""
 
 
+FINEST = ("float32", "float64")
+"""Dtypes of weights for which no finer one is used in training."""
+
+
 @check(
     "TS702",
     "update.survives_rounding",
@@ -51,7 +55,7 @@ def survives_rounding(recording: Recording) -> Iterator[Measured | Finding]:
     """
     update = recording.update
     if not update.trials:
-        raise Skip("the optimizer takes no step without evaluating its loss")
+        raise Skip(update.no_trial)
     touched = sum(p.with_gradient for p in update.parameters)
     if not touched:
         raise Skip("no element has a gradient, so none could move")
@@ -71,7 +75,7 @@ def survives_rounding(recording: Recording) -> Iterator[Measured | Finding]:
     rates = [update.rate, *(trial.rate for trial in update.trials)]
     if not (share >= HALF and all(map(math.isfinite, rates))):
         coarse = min(shares, key=lambda dtype: shares[dtype]["moved"], default="none")
-        cause, fix = _explain(shares, coarse)
+        cause, fix = _explain(shares, coarse, update.rate)
         yield Finding(
             f"a step at the peak learning rate {update.rate:g} changes {share:.2%} of the "
             f"{touched:,} elements with a gradient ({parts})",
@@ -88,13 +92,20 @@ def survives_rounding(recording: Recording) -> Iterator[Measured | Finding]:
     )
 
 
-def _explain(shares: dict[str, dict[str, float]], coarse: str) -> tuple[str, str]:
+def _explain(shares: dict[str, dict[str, float]], coarse: str, rate: float) -> tuple[str, str]:
     """Return cause and fix, by whether the dtype alone predicts that elements stay."""
+    if rate == 0:
+        return "the learning rate is 0", "give a learning rate above 0"
     if coarse in shares and shares[coarse]["predicted"] >= HALF:
         return (
             f"the {coarse} weights would let {shares[coarse]['predicted']:.0%} of them move: the "
             "optimizer's updates are smaller than the rate, or something undoes them",
             "look at the optimizer's groups, their rates, and hooks on its step",
+        )
+    if coarse in FINEST:
+        return (
+            f"the rate is less than half a unit in the last place of most {coarse} weights",
+            "raise the learning rate",
         )
     return (
         f"the update is less than half a unit in the last place of most {coarse} weights",

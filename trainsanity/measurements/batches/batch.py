@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.engine.store import measurement
 from trainsanity.errors import UsageError
 from trainsanity.fields import IDS, MASK, flat_batch, sequences_of
-from trainsanity.isolation.collectives import rank
+from trainsanity.isolation.collectives import broadcast_from_zero, rank
 from trainsanity.isolation.fsdp import beside_model
+from trainsanity.isolation.shards import in_parts
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.isolation.workers import disable_workers
 from trainsanity.maths.alignment import Placement, placements
@@ -170,7 +171,7 @@ def batch(pipeline: Pipeline) -> Batch:
     if not calls:
         raise Skip("the data loader does not call the collator: which rows it reads is not seen")
     # The loader reads ahead: there may be more calls than batches.
-    pairs = list(zip(inputs, calls[: len(inputs)], strict=True))
+    pairs = shared(pipeline, list(zip(inputs, calls[: len(inputs)], strict=True)))
     if any(not isinstance(made, Mapping) for made in inputs):
         return _prompts(pipeline, [rows for _, rows in pairs])
     refuse_unlabelled(trainer, inputs[0], calls[0][0])
@@ -267,6 +268,29 @@ def _own_rows(rows: Iterator[Any], size: int, processes: int) -> Iterator[Any]:
     for number, row in enumerate(rows):
         if number // size % processes == rank() % processes:
             yield row
+
+
+def shared(pipeline: Pipeline, pairs: list[Any]) -> list[Any]:
+    """Return rank 0's batches on every process where each holds a part of the model.
+
+    A forward is a collective operation there: all have to ask the same questions, as many as the
+    rows give rise to.
+    """
+    if not in_parts(pipeline.model):
+        return pairs
+    import torch
+
+    shared = broadcast_from_zero(
+        [(_moved(made, torch.device("cpu")), rows) for made, rows in pairs]
+    )
+    device = pipeline.trainer.args.device
+    return [(_moved(made, device), rows) for made, rows in shared]
+
+
+def _moved(made: Any, device: Any) -> Any:
+    if not isinstance(made, Mapping):
+        return made
+    return {name: one.to(device) if hasattr(one, "to") else one for name, one in made.items()}
 
 
 def _rows(data: Any) -> Iterator[Any]:

@@ -12,7 +12,7 @@ from trainsanity.engine.session import Session, objective_of
 from trainsanity.errors import first_line
 from trainsanity.fields import IDS, flat_batch, sequences_of, several_a_row, with_targets
 from trainsanity.isolation.snapshot import preserved, restored
-from trainsanity.maths.alignment import Placement, packed, placements, unpacked
+from trainsanity.maths.alignment import Placement, packed, placements, told_apart, unpacked
 from trainsanity.measurements.batches.batch import Batch, MicroBatch, own_loss, quiet
 from trainsanity.measurements.batches.drawn import Drawn, holder_of, listed
 from trainsanity.measurements.batches.strategies import Case, Rows, smallest
@@ -199,7 +199,7 @@ class Collating:
         )
 
     def placed(self, rows: Sequence[Mapping[str, Any]], made: Made) -> list[Placement | None]:
-        """Return where each row lies; masked tokens are read from the labels."""
+        """Return where each row lies; masked and replaced tokens are read from the labels."""
         found = placements(rows, made)
         labels = made.get("labels")
         if all(found) or objective_of(self.pipeline).name == CAUSAL_LM or labels is None:
@@ -207,6 +207,9 @@ class Collating:
         ids = made["input_ids"]
         if getattr(labels, "shape", None) != ids.shape:
             return found
+        if {0} < {*map(int, labels.flatten().tolist())} <= {0, 1, IGNORED}:
+            # One label for each token, whether it was replaced, as ELECTRA is trained.
+            return told_apart(rows, ids.tolist(), labels.tolist())
         unmasked = ids.clone() if hasattr(ids, "clone") else ids.copy()
         unmasked[labels != IGNORED] = labels[labels != IGNORED]
         return placements(rows, {"input_ids": unmasked})

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
+from trainsanity.isolation.shards import in_parts
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.maths.alignment import packed
 from trainsanity.maths.tolerances import STANDARD_ERRORS
@@ -132,11 +133,14 @@ def padding_times(batch: Batch, padding: Padding, pipeline: Pipeline) -> Padding
     """Time forward and backward of the first micro-batch at each ``pad_to_multiple_of``.
 
     Raises:
-        Skip: the run's own does not fit without gradient checkpointing.
+        Skip: the run's own does not fit without gradient checkpointing, or the model is sharded.
     """
     settable = hasattr(pipeline.data_collator, "pad_to_multiple_of")
     if pipeline.device.type != "cuda" or not settable:
         return PaddingTimes()
+    if in_parts(pipeline.model):
+        raise Skip("how long a width takes is not measured on a model in parts: processes would "
+                   "have to stop at the same time")  # fmt: skip
     import torch
 
     return timed_settings(batch, padding, pipeline, torch.cuda.synchronize)

@@ -8,19 +8,27 @@ if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
 
-def label_prior(pipeline: Pipeline, size: int) -> Any:
-    """Label shares of the training set (``[C]`` float64); equal shares where it has no column."""
+def label_counts(pipeline: Pipeline, size: int) -> list[int] | None:
+    """Return how many training rows have each of ``size`` labels; None without such a column."""
     import numpy
-    import torch
 
-    equal = torch.full((size,), 1 / size, dtype=torch.float64)
     data = pipeline.train_dataset
     names = getattr(data, "column_names", None)
     column = pipeline.label_column(dict.fromkeys(names)) if names else None
     if column is None or not hasattr(data, "__len__"):
-        return equal
+        return None
     labels = numpy.asarray(data.with_format("numpy")[column][:])
-    if not numpy.issubdtype(labels.dtype, numpy.integer):
-        return equal
-    counts = numpy.bincount(labels[(labels >= 0) & (labels < size)], minlength=size)
-    return torch.from_numpy(counts / counts.sum()) if counts.sum() else equal
+    if not numpy.issubdtype(labels.dtype, numpy.integer) or labels.ndim != 1:
+        return None
+    counts: list[int] = numpy.bincount(
+        labels[(labels >= 0) & (labels < size)], minlength=size
+    ).tolist()
+    return counts
+
+
+def label_prior(pipeline: Pipeline, size: int) -> Any:
+    """Label shares of the training set (``[C]`` float64); equal shares where it has no column."""
+    import torch
+
+    counts = torch.tensor(label_counts(pipeline, size) or [1] * size, dtype=torch.float64)
+    return counts / counts.sum() if counts.sum() else torch.full_like(counts, 1 / size)

@@ -48,14 +48,14 @@ def attention(pipeline: Pipeline, probes: Probes) -> Attention:
         if name == own:
             continue
         with asked(pipeline, probes.precision.way):
-            if _switched(model, name, half=probes.dtype.itemsize == 2):
+            if switched(model, name, half=probes.dtype.itemsize == 2):
                 outputs[name] = ModelProbe(pipeline, probes.rows)(probes.inputs, probes.side)
     if not outputs:
         raise Skip(f"{type(model).__name__} has no implementation of attention beside {own}")
     return Attention(str(own), outputs)
 
 
-def _switched(model: Any, name: str, *, half: bool) -> bool:
+def switched(model: Any, name: str, *, half: bool) -> bool:
     """Switch the implementation; return whether the model took it."""
     flash = name.startswith("flash")
     if flash and not (half and _installed(name) and model.device.type == "cuda"):

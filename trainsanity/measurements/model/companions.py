@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
 from trainsanity.errors import first_line
+from trainsanity.isolation.fsdp import beside_model
 from trainsanity.isolation.snapshot import preserved
-from trainsanity.maths.tolerances import MARGIN, REDUCTIONS
-from trainsanity.measurements.batches.batch import prepared, quiet, record_collator
+from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, largest, within
+from trainsanity.measurements.batches.batch import prepared, quiet, record_collator, shared
 from trainsanity.measurements.model.forward import without_labels
 from trainsanity.measurements.model.raised import Asked, Precision, in_float32
 from trainsanity.types import Cost, Skip
@@ -43,6 +44,8 @@ class Companions:
             one.
         shapes: largest difference that the shape alone makes: a row alone and among copies of
             itself, without padding.
+        unit: what roundings make of the outputs, by one unit in the last place of the weights; 0
+            where the rows differ by so little that nobody asks.
         precision: in which dtype the model was asked.
         mask: name of the mask that the batch has; empty if it has none.
     """
@@ -52,6 +55,7 @@ class Companions:
     unpadded: dict[int, float] = field(default_factory=dict)
     masked: dict[int, float] = field(default_factory=dict)
     shapes: float = 0.0
+    unit: float = 0.0
     mask: str = ""
     precision: Precision | None = None
 
@@ -61,6 +65,11 @@ class Companions:
         import torch
 
         return math.nan if self.precision is None else float(torch.finfo(self.precision.dtype).eps)
+
+    @property
+    def allowed(self) -> float:
+        """Return the difference between neighbours that arithmetic explains."""
+        return largest(((MARGIN * self.eps + REDUCTIONS) * self.size, MARGIN * self.unit))
 
 
 @measurement(Cost.FORWARD)
@@ -81,6 +90,7 @@ def companions(pipeline: Pipeline) -> Companions:
         collated = next(iter(trainer.get_train_dataloader()), None)
         inputs = trainer._prepare_inputs(collated) if isinstance(collated, Mapping) else None
         rows = calls[0] if calls else []
+        [(inputs, rows)] = shared(pipeline, [(beside_model(pipeline, inputs), rows)])
     tensors = {name: v for name, v in (inputs or {}).items() if torch.is_tensor(v) and v.dim()}
     sizes = {len(value) for value in tensors.values()}
     if inputs is None or len(sizes) != 1:
@@ -121,6 +131,11 @@ def _compared(
     if whole.dim() == WIDE and len(rows) == size and "input_ids" not in asked:
         _without_padding(pipeline, found, whole, asked, rows)
     found.precision = way.precision
+    # Of many layers more than of one sum: what a unit of the weights does tells how much.
+    if not within(largest(beside), found.allowed):
+        with way.nudged() as possible:
+            moved = _first(pipeline, asked, size) if possible else whole
+        found.unit = way.roundings(float((moved - whole).abs().max()), found.size)
     return found
 
 

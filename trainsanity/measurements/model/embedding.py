@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
+from trainsanity.isolation.shards import is_sharded, made_in_parts, whole
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.model.forward import as_trained
 from trainsanity.measurements.model.placement import not_in_memory
@@ -15,6 +17,8 @@ from trainsanity.pipeline import unwrapped
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from trainsanity.pipeline import Pipeline
 
 
@@ -53,11 +57,14 @@ def embedding_gradient(pipeline: Pipeline, batch: Batch) -> EmbeddingGradient:
     weight = getattr(layer, "weight", None)
     if weight is None or not weight.requires_grad:
         raise Skip("the input embedding is frozen")
+    if made_in_parts(pipeline.model):
+        raise Skip("DeepSpeed made the model in parts, and differentiates it with its engine alone")
     if not weight.is_leaf:
         raise Skip("the input embedding is computed from other parameters, which have its gradient")
     with as_trained(pipeline), torch.enable_grad():
         if not weight.requires_grad:
             raise Skip("the model's own train() freezes the input embedding")
+        parameters = [*pipeline.model.parameters()]  # a forward may leave others in their places
         rows = probe_rows(pipeline, batch)
         inputs = rows.stacked(rows.longest, rows.side)
         probe_model = ModelProbe(pipeline, rows)
@@ -70,7 +77,7 @@ def embedding_gradient(pipeline: Pipeline, batch: Batch) -> EmbeddingGradient:
         kept = states[mask] if states.shape[:2] == mask.shape else states
         generator = torch.Generator().manual_seed(0)
         probe = torch.randn(kept.shape, generator=generator).to(kept)
-        (gradient,) = torch.autograd.grad((kept * probe).sum(), weight, allow_unused=True)
+        gradient = gradient_of((kept * probe).sum(), weight, parameters)
     ids = sorted({int(one) for row in rows.tokens for one in row[IDS]})
     if gradient is None:
         norms = dict.fromkeys(ids, 0.0)
@@ -80,6 +87,35 @@ def embedding_gradient(pipeline: Pipeline, batch: Batch) -> EmbeddingGradient:
         dense = found.to_dense() if found.is_sparse else found
         norms = dict(zip(ids, dense.double().norm(dim=-1).tolist(), strict=True))
     return EmbeddingGradient(norms, _special(pipeline, ids), rows.fill[IDS])
+
+
+def gradient_of(loss: Tensor, weight: Any, parameters: Sequence[Any]) -> Tensor | None:
+    """Return a weight's gradient, None if the loss does not depend on it; all others stay.
+
+    Args:
+        loss: is differentiated.
+        weight: one of the parameters.
+        parameters: of the model, as they were before its forward.
+
+    """
+    import torch
+
+    # An engine that shards has the forward use another tensor in the weight's place, and adds to
+    # the gradients of the parts, as a mean over processes.
+
+    if not is_sharded(weight):
+        own: Tensor | None = torch.autograd.grad(loss, weight, allow_unused=True)[0]
+        return own
+    before = [(p, p.grad) for p in parameters]
+    for p, _ in before:
+        p.grad = None
+    try:
+        loss.backward()
+        found: Tensor | None = None if weight.grad is None else whole(weight.grad)
+        return found
+    finally:
+        for p, gradient in before:
+            p.grad = gradient
 
 
 def _special(pipeline: Pipeline, ids: list[int]) -> dict[int, str]:

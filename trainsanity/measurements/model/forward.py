@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import Batch, quiet
 from trainsanity.measurements.batches.special_tokens import align_special_tokens
 from trainsanity.measurements.model.head import Pooled, find_head, watched
+from trainsanity.measurements.model.raiser import gathered
 from trainsanity.objectives.base import Objective, require_single_label
 from trainsanity.pipeline import unwrapped
 from trainsanity.types import Cost, Skip
@@ -147,15 +148,19 @@ def _shift(model: Any) -> Callable[..., Tensor] | None:
 
 
 @contextmanager
-def as_trained(pipeline: Pipeline, *, autocast: bool = True) -> Iterator[None]:
+def as_trained(
+    pipeline: Pipeline, *, autocast: bool = True, gathers: bool = True
+) -> Iterator[None]:
     """The model as ``train()`` would have it, for looking only.
 
     Special tokens aligned by the library's own code where it does that inside ``train()``, the
-    Trainer's autocast unless it is not wanted, eval mode, no gradients.
+    Trainer's autocast unless it is not wanted, eval mode, no gradients.  A model that is in parts
+    and has no engine yet is gathered, unless somebody else does.
     """
     import torch
 
-    with preserved(pipeline), quiet(pipeline), torch.no_grad():
+    whole = gathered(pipeline.model) if gathers else nullcontext()
+    with preserved(pipeline), quiet(pipeline), torch.no_grad(), whole:
         align_special_tokens(pipeline)
         pipeline.model.eval()
         trainer = pipeline.trainer

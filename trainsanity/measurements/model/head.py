@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import objective_of
+from trainsanity.isolation.shards import whole
 from trainsanity.maths.tolerances import REDUCTIONS
 from trainsanity.pipeline import active_adapters
 from trainsanity.types import Skip
@@ -82,7 +83,7 @@ def weight_values(head: Any) -> Tensor:
     """
     parametrisation = getattr(head, "parametrizations", None)
     if parametrisation is None:
-        own: Tensor = head.weight.detach()
+        own: Tensor = whole(head.weight).detach()
         return own
     modes = [(module, module.training) for module in parametrisation.modules()]
     parametrisation.eval()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
+from trainsanity.isolation.shards import in_parts
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.isolation.time_limit import deferred
 from trainsanity.measurements.batches.batch import Batch
@@ -62,6 +63,8 @@ def merged(pipeline: Pipeline, adapters: Adapters, batch: Batch) -> Merged:
     model = pipeline.model
     if (away := not_in_memory(model)) is not None:
         raise Skip(away)
+    if in_parts(model):
+        raise Skip("each process holds a part of the weights, and merging adds to whole ones")
     if not adapters.layers or not callable(getattr(model, "merge_adapter", None)):
         raise Skip("there is no layer whose adapter could be merged")
     layers = [m for m in model.modules() if is_tuner(m)]

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 WIDER = 64
 """Columns of padding added to ask for a larger multiple; the largest that collators are set to."""
 
+FEWER = 8
+"""The same for a model of few positions, which it does not tell."""
+
 COLUMNS = 256
 """Logits of a token that are kept: of a vocabulary, words in even steps."""
 
@@ -171,6 +174,8 @@ def _probed(pipeline: Pipeline, batch: Batch, asked: Asked) -> Probes:
         padded.append(ask(one.stacked(width, side), side, one))
         copied = rows.only(*[k] * len(rows.tokens))
         copies.append(ask(copied.stacked(one.longest, side), side, copied))
+    if own.logits[0].dim() == 1 and own.logits[0].shape != alone[0].logits[0].shape:
+        raise Skip("a row has one output for each row of the batch: it cannot be asked alone")
     altered = rows.with_last_changed()
     first = altered.only(0)
     refilled = rows.stacked(width, side, refill=True)
@@ -182,7 +187,7 @@ def _probed(pipeline: Pipeline, batch: Batch, asked: Asked) -> Probes:
         own=own,
         again=ask(inputs, side),
         cached=[ask({**inputs, "use_cache": on}, side) for on in cache],
-        wider=ask(rows.stacked(width + WIDER, side), side),
+        wider=_wider(ask, rows, width),
         elsewhere=_elsewhere(ask, rows, width),
         refilled=ask(refilled, side),
         unmasked=ask({**refilled, "attention_mask": _ones(refilled)}, side),
@@ -215,6 +220,14 @@ def _probed(pipeline: Pipeline, batch: Batch, asked: Asked) -> Probes:
         for k in unresponsive_rows(found):
             found.read_at[k] = last_influential_token(found, ask, k, width)
     return found
+
+
+def _wider(ask: ModelProbe, rows: Rows, width: int) -> Outputs:
+    """Return the rows' outputs with more padding, as much as the model has positions for."""
+    try:
+        return ask(rows.stacked(width + WIDER, rows.side), rows.side)
+    except Skip:
+        return ask(rows.stacked(width + FEWER, rows.side), rows.side)
 
 
 def _elsewhere(ask: ModelProbe, rows: Rows, width: int) -> dict[str, Outputs]:

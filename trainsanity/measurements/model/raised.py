@@ -7,13 +7,13 @@ is left, so that at most one block is there twice.
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from trainsanity.errors import first_line
-from trainsanity.isolation.shards import is_sharded
+from trainsanity.isolation.compiled import not_compiled
+from trainsanity.isolation.shards import computed_in_parts, engine_hooks_off, in_parts, is_sharded
 from trainsanity.maths.tolerances import shaken
 from trainsanity.measurements.model.forward import as_trained
 from trainsanity.measurements.model.placement import not_in_memory
@@ -113,6 +113,8 @@ def in_float32(pipeline: Pipeline, ask: Callable[[Asked], T]) -> T:
 
     why = cannot_be_raised(pipeline.model)
     ways: tuple[Way, ...] = () if why else ("blocks", "whole")
+    if in_parts(pipeline.model):  # whole, they may be larger than the device
+        ways = ways[:1]
     for way in ways:
         one: Asked | None = None
         try:
@@ -144,7 +146,7 @@ def asked(pipeline: Pipeline, way: Way, why: str = "") -> Iterator[Asked]:
         with as_trained(pipeline):
             yield Asked(way, why, True, _trained_dtype(pipeline))
         return
-    with as_trained(pipeline, autocast=False), contextlib.ExitStack() as stack:
+    with as_trained(pipeline, autocast=False, gathers=False), contextlib.ExitStack() as stack:
         raiser = Raiser(model, whole=way == "whole")
         mixed = getattr(getattr(pipeline.trainer, "accelerator", None), "mixed_precision", "no")
         one = Asked(way, "", True, torch.float32, raiser)
@@ -152,7 +154,8 @@ def asked(pipeline: Pipeline, way: Way, why: str = "") -> Iterator[Asked]:
         if pipeline.dtype.itemsize > SINGLE:
             one.lowest = pipeline.dtype
         stack.enter_context(torch.autocast(_kind(model), enabled=False))
-        for context in (_unwrapped_forward(model), _full_precision(), _not_compiled()):
+        contexts = (_unwrapped_forward(model), _full_precision(), not_compiled())
+        for context in (*contexts, engine_hooks_off(model)):
             stack.enter_context(context)
         stack.enter_context(raiser.raised())
         if not one.trained:
@@ -167,11 +170,12 @@ def cannot_be_raised(model: Any) -> str:
     if why := not_in_memory(model):
         return why
     tensors = [*model.parameters(), *model.buffers()]
-    if any(is_sharded(tensor) for tensor in tensors):
-        return "the weights are sharded over processes"
     if hasattr(model, "_fsdp_wrapped_module"):
         return "the weights are sharded over processes"
-    odd = next((one for one in tensors if type(one.detach()) is not torch.Tensor), None)
+    if computed_in_parts(model):
+        return "tensor parallelism computes with parts of the weights"
+    kept = (one for one in tensors if not is_sharded(one))
+    odd = next((one for one in kept if type(one.detach()) is not torch.Tensor), None)
     return f"weights of type {type(odd).__name__} are no plain tensors" if odd is not None else ""
 
 
@@ -258,17 +262,6 @@ def _switches() -> list[tuple[Any, str]]:
 def _reduced() -> bool:
     """Return whether the pipeline multiplies float32 in TF32."""
     return any(getattr(place, name) in (True, "tf32") for place, name in _switches())
-
-
-@contextlib.contextmanager
-def _not_compiled() -> Iterator[None]:
-    """Run what was compiled as it is written."""
-    stance = getattr(sys.modules.get("torch.compiler"), "set_stance", None)
-    if stance is None or "torch._dynamo" not in sys.modules:  # nothing can have been compiled
-        yield
-        return
-    with stance("force_eager"):
-        yield
 
 
 def _kind(model: Any) -> str:

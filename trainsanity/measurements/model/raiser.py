@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from trainsanity.isolation.shards import is_sharded, made_in_parts, shape_of, whole
 from trainsanity.isolation.time_limit import deferred
 
 if TYPE_CHECKING:
@@ -36,6 +37,11 @@ class Slot:
     name: str
     own: Any
     weight: bool
+
+    @property
+    def sharded(self) -> bool:
+        """Return whether this process holds only a part of it."""
+        return is_sharded(self.own)
 
     @property
     def lower(self) -> bool:
@@ -73,14 +79,23 @@ class Block:
 
 
 class Raiser:
-    """Holds float32 copies in the places of a model's weights."""
+    """Holds float32 copies in the places of a model's weights.
 
-    def __init__(self, model: Any, *, whole: bool = False) -> None:
+    A sharded weight is gathered, so that all processes have to enter a block.
+
+    Args:
+        model: whose weights they are.
+        whole: all at once, and not block by block.
+        raises: whether copies are float32; gathered alone if not.
+    """
+
+    def __init__(self, model: Any, *, whole: bool = False, raises: bool = True) -> None:
         self.repeated = (
             {} if whole else {module: _block(module.modules()) for module in repeated(model)}
         )
         inside = {id(one) for module in self.repeated for one in module.modules()}
         self.outside = _block(one for one in model.modules() if id(one) not in inside)
+        self.raises = raises
         self.copies: dict[int, Copy] = {}
         self.nudging = False
 
@@ -97,8 +112,10 @@ class Raiser:
     @property
     def longest(self) -> int:
         """Terms of the longest sum: the last dimension of the widest matrix."""
-        matrices = (slot.own for block in self.blocks for slot in block.slots if slot.weight)
-        return max((tensor.shape[-1] for tensor in matrices if tensor.dim() > 1), default=1)
+        matrices = (
+            shape_of(slot.own) for block in self.blocks for slot in block.slots if slot.weight
+        )
+        return max((shape[-1] for shape in matrices if len(shape) > 1), default=1)
 
     @contextlib.contextmanager
     def raised(self) -> Iterator[None]:
@@ -142,7 +159,8 @@ class Raiser:
         if block.depth > 1:
             return
         for slot in block.slots:
-            wanted = slot.lower or (self.nudging and slot.weight)
+            wanted = slot.lower if self.raises else False
+            wanted = wanted or slot.sharded or (self.nudging and slot.weight)
             if wanted and slot.holds(slot.own):
                 copy = self.copies.get(id(slot.own)) or self._copy(slot)
                 self.copies[id(slot.own)] = copy
@@ -176,12 +194,25 @@ class Raiser:
     def _copy(self, slot: Slot) -> Copy:
         import torch
 
-        own = slot.own.detach()
-        made = own.float() if slot.lower else own
+        own = whole(slot.own).detach()
+        made = own.float() if slot.lower and self.raises else own
         if not slot.weight:
             return Copy(made, made._version)
         moved = nudge(made) if self.nudging else made
         return Copy(torch.nn.Parameter(moved, requires_grad=False))
+
+
+@contextlib.contextmanager
+def gathered(model: Any) -> Iterator[None]:
+    """Have a model that DeepSpeed made in parts run without its engine, block by block.
+
+    FSDP2 gathers by itself.
+    """
+    if not made_in_parts(model):
+        yield
+        return
+    with Raiser(model, raises=False).raised():
+        yield
 
 
 def repeated(model: Any) -> list[Any]:

@@ -12,6 +12,7 @@ from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import Batch, quiet
 from trainsanity.measurements.batches.special_tokens import align_special_tokens
 from trainsanity.measurements.model.forward import predicting
+from trainsanity.measurements.model.raiser import gathered
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def unregistered(pipeline: Pipeline, batch: Batch) -> Unregistered:
     if not found:
         return seen
     names, tensors = zip(*found.values(), strict=True)
-    with preserved(pipeline), quiet(pipeline), torch.enable_grad():
+    whole = gathered(model)
+    with preserved(pipeline), quiet(pipeline), torch.enable_grad(), whole:
         align_special_tokens(pipeline)
         try:
             outputs = logits_of(model(**predicting(model, dict(next(iter(batch)).inputs))))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
+from trainsanity.isolation.shards import shape_of, whole
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS
 from trainsanity.measurements.model.key_mapping import KeyMapping, map_keys
 from trainsanity.measurements.model.origin import added_by_peft, checkpoint_folder, plain_name
@@ -127,12 +128,14 @@ def _compared(loaded: _Loaded, files: dict[str, Any], folder: str) -> WeightsFil
         part = files[mapping.found[name]].get_slice(mapping.found[name])
         shape = list(part.get_shape())
         first = 1 if id(parameter) in vocabulary else 0
-        if shape[first:] != list(parameter.shape)[first:]:
-            shapes[names[0]] = (list(parameter.shape), shape)
+        own = list(shape_of(parameter))
+        if shape[first:] != own[first:]:
+            shapes[names[0]] = (own, shape)
             continue
         compared += 1
-        share = _share_that_differs(parameter, part, shape)
-        if share and not _same_with_adapter(merged.get(id(parameter)), parameter, part):
+        values = whole(parameter)
+        share = _share_that_differs(values, part, shape)
+        if share and not _same_with_adapter(merged.get(id(parameter)), values, part):
             differ[names[0]] = share
     missing = {name: p for name, p in lost.items() if loaded.inside(name)}
     unexpected = _unexpected(loaded)

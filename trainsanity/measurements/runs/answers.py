@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 SURE = 10.0
 """A logit that makes its class certain beside zeros."""
 
+NEAR = 0.1
+"""How far logits lie on either side of a number at which a metric may cut them."""
+
 
 class Answers:
     """Makes predictions, in the form of those that the model made.
@@ -39,6 +42,20 @@ class Answers:
     def in_place(self, logits: Any, labels: Any) -> Any:
         """Return logits that at each position say the label of that position."""
         return self._each(logits, labels, lambda z, y: self._one(z, y, False, 0))
+
+    def around(self, centre: float, logits: Any, labels: Any) -> Any:
+        """Return logits of several labels a row that are a tenth above or below a number.
+
+        A metric that finds them perfect cuts logits there. None where a row has one label.
+        """
+
+        def near(z: Tensor, y: Tensor) -> Tensor | None:
+            binary = y.dim() == 2 and y.shape[1] > 1 and bool(((y == 0) | (y == 1)).all())
+            if not binary or z.shape != y.shape or not z.is_floating_point():
+                return None
+            return centre + (2 * y.to(z) - 1) * NEAR
+
+        return self._each(logits, labels, near)
 
     def wrong(self, logits: Any, labels: Any) -> Any:
         """Return logits that say something else than each label."""

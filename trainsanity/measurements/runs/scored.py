@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +28,9 @@ ROWS = 16
 
 GOLDEN = (5**0.5 - 1) / 2
 """Multiples of it are spread evenly between 0 and 1, and have no period."""
+
+HALF = 0.5
+"""Where probabilities are cut, and what a forgotten sigmoid leaves as the cut of logits."""
 
 Step = tuple[Any, Any, Any]
 
@@ -56,6 +60,8 @@ class Scored:
         wrong: for predictions that are labels of other items.
         padded: for the perfect ones, with as many columns of padding again.
         in_place: for a causal model that predicts at each position the token that stands there.
+        at_zero: of several labels a row, for logits that are just above and below 0.
+        at_half: the same around 0.5, which is where probabilities are cut.
         batches: one for each call of ``compute_loss``.
         training: names of modules that were in training mode while the model ran.
         draws: the loss of the first labelled batch, the same again with the same random numbers,
@@ -77,6 +83,8 @@ class Scored:
     wrong: dict[str, Any] = field(default_factory=dict)
     padded: dict[str, Any] = field(default_factory=dict)
     in_place: dict[str, Any] = field(default_factory=dict)
+    at_zero: dict[str, Any] = field(default_factory=dict)
+    at_half: dict[str, Any] = field(default_factory=dict)
     batches: list[EvaluatedBatch] = field(default_factory=list)
     training: tuple[str, ...] = ()
     draws: list[float] = field(default_factory=list)
@@ -232,6 +240,9 @@ def _take(pipeline: Pipeline, seen: Scored, answers: Answers) -> None:
     seen.padded = again(answers.perfect_and_padding, answers.padded)
     if answers.shifts:
         seen.in_place = again(answers.in_place)
+    seen.at_zero = again(functools.partial(answers.around, 0.0))
+    if seen.at_zero:
+        seen.at_half = again(functools.partial(answers.around, HALF))
 
 
 @contextmanager

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from trainsanity.engine.session import objective_of
+from trainsanity.isolation.collectives import all_gather
 from trainsanity.maths.tolerances import within
 from trainsanity.measurements.step.replay import as_in_training, output_again
 from trainsanity.measurements.step.steps import MicroStep, Recording
@@ -34,15 +36,46 @@ def added_loss(
     try:
         with as_in_training(pipeline, recording), torch.no_grad():
             for micro in micros:
+                if not micro.inputs:  # another process has it
+                    continue
                 for name, value in _beside(output_again(pipeline, micro)):
                     sums[name] = sums.get(name, 0.0) + value / len(micros)
     except (RuntimeError, IndexError, TypeError, ValueError):  # a model that takes no other call
-        return "", 0.0
+        sums = {}
+    if pipeline.other_processes:
+        parts = all_gather(sums)
+        sums = {name: sum(part.get(name, 0.0) for part in parts) for name in parts[0]}
     for name, value in sums.items():
         for setting, weight in _weights(getattr(pipeline.model, "config", None)):
             if value and within(abs(weight * value - rest), allowed):
                 return f"{weight:g} x {name} ({setting})" if setting else name, weight * value
     return "", 0.0
+
+
+def same_for_all_rows(
+    pipeline: Pipeline, recording: Recording, micro: MicroStep, rest: float, allowed: float
+) -> str:
+    """Return what the rest is if no row changes it: a penalty on the weights; else nothing.
+
+    Each row's loss by itself, as it was asked in ``recording.rearranged``, is its formula's and
+    that rest, whatever the row: AdaLoRA adds how far its factors are from orthogonal ones.
+    """
+    alone, labels = recording.rearranged.alone, micro.inputs.get("labels")
+    if micro.items is None or labels is None or len(alone) < 2:
+        return ""
+    task = objective_of(pipeline)
+    try:
+        sizes = [len(task.targets(labels[k : k + 1])) for k in range(len(labels))]
+    except (RuntimeError, IndexError, ValueError):
+        return ""
+    if sum(sizes) != len(micro.items.losses):
+        return ""
+    parts = micro.items.losses.split(sizes)[: len(alone)]
+    same = all(
+        len(part) and within(abs(own - float(part.mean()) - rest), allowed)
+        for own, part in zip(alone, parts, strict=False)
+    )
+    return "a term that is the same for all rows" if same else ""
 
 
 def _beside(output: Any) -> Iterator[tuple[str, float]]:

@@ -12,6 +12,7 @@ from trainsanity.maths.tolerances import LOG_DECIMALS, MARGIN, REDUCTIONS, STAND
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from trainsanity.measurements.model.items import Items
     from trainsanity.measurements.step.steps import MicroStep, Reference
     from trainsanity.objectives.base import Objective
 
@@ -47,9 +48,9 @@ def head_gradient_floor(
     """Measured rounding of a head gradient accumulated in ``dtype``: slope and cosine defects.
 
     The closed form is computed once more as the backward pass computes it: the residual and each
-    micro-batch's product rounded to the dtype that the head computed in (under autocast it is
-    coarser than the weights'), the sum rounded to ``dtype`` after each addition.  What that
-    differs from the exact form by is noise, not fault.
+    micro-batch's product in the dtype that the head computed in (under autocast it is coarser than
+    the weights'), the sum rounded to ``dtype`` after each addition.  What that differs from the
+    exact form by is noise, not fault.
 
     Returns:
         allowed ``(|slope - 1|, 1 - cosine)``, each :data:`MARGIN` times the measured defect plus
@@ -68,13 +69,30 @@ def head_gradient_floor(
         common = max(common, float(torch.finfo(items.dtype).eps) / 2)
         residual = task.residual(items.logits, items.targets)
         common = max(common, _of_what_is_learnt(residual))
-        part = (weight * residual).to(items.dtype)
+        part = (weight * _as_computed(task, items, residual)).to(items.dtype)
         product = (part.double().T @ items.vectors.double()).to(items.dtype).to(dtype)
         total = product if total is None else total + product
     if total is None:
         return REDUCTIONS, REDUCTIONS
     slope, cosine = regress(total, exact)
     return MARGIN * abs(slope - 1) + common + REDUCTIONS, MARGIN * (1 - cosine) + REDUCTIONS
+
+
+def _as_computed(task: Objective, items: Items, residual: Tensor) -> Tensor:
+    """Return the residual as a dtype coarser than float32 makes it, in float64.
+
+    There probabilities are exponentials of logarithms that are rounded themselves: in bfloat16 a
+    logarithm between 4 and 8 is off by up to 1/64, and so is the probability, by 1.6 %.
+    """
+    import torch
+
+    if torch.finfo(items.dtype).eps <= torch.finfo(torch.float32).eps:
+        return residual
+    assert items.logits is not None
+    z = items.logits.detach().to(items.dtype).requires_grad_()
+    with torch.enable_grad():
+        loss = task.item_losses(z, items.targets.to(z.device)).sum()
+    return torch.autograd.grad(loss, z)[0].to(residual.device).double()
 
 
 def _of_what_is_learnt(residual: Tensor) -> float:

@@ -11,7 +11,7 @@ from trainsanity.engine.store import measurement
 from trainsanity.maths.factors import NAMING, name_factor
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, within
 from trainsanity.measurements.model.items import with_prompt
-from trainsanity.measurements.step.added import added_loss
+from trainsanity.measurements.step.added import added_loss, same_for_all_rows
 from trainsanity.measurements.step.bounds import logged_loss_rounding
 from trainsanity.measurements.step.captured_loss import owner_in_captured
 from trainsanity.measurements.step.owners import of_a_library
@@ -173,7 +173,8 @@ def _allowed(recording: Recording, micros: list[MicroStep], size: float) -> floa
 def _of_the_library(pipeline: Pipeline, recording: Recording) -> Confirmed:
     """Look for what a library's model adds to the formula, in every micro-batch alike."""
     micros, losses = recording.first.micro_steps, recording.own.losses
-    found, sizes = set(), []
+    found: set[str] = set()
+    sizes: list[float] = []
     loss = expected = float("nan")
     for k, loss in enumerate(losses):
         same = micros[k :: len(losses)]
@@ -182,7 +183,12 @@ def _of_the_library(pipeline: Pipeline, recording: Recording) -> Confirmed:
         allowed = _allowed(recording, same, max(means))
         if within(abs(loss - expected), allowed):
             return Confirmed()
-        added, size = added_loss(pipeline, recording, same, loss - expected, allowed)
+        rest = loss - expected
+        added, size = added_loss(pipeline, recording, same, rest, allowed)
+        if not added and k == 0:
+            added, size = same_for_all_rows(pipeline, recording, same[0], rest, allowed), rest
+        elif not added and sizes and within(abs(rest - sizes[0]), allowed):
+            added, size = next(iter(found)), rest
         found.add(added)
         sizes.append(size)
     if len(found) != 1 or not (added := found.pop()):
@@ -255,11 +261,12 @@ def _recognised(
     import torch
 
     objective, batches = objective_of(pipeline), []
+    # Other processes' are not here; said before any forward, which all have to take together.
+    if any(micro.inputs.get("labels") is None for micro in micros):
+        return "", False
     with as_in_training(pipeline, recording), torch.no_grad():
         for micro in micros:
-            labels = micro.inputs.get("labels")
-            if labels is None:
-                return "", False
+            labels = micro.inputs["labels"]
             logits = logits_again(pipeline, micro)
             batches.append((logits, with_prompt(logits, labels.to(logits.device))))
     try:

@@ -11,6 +11,7 @@ from trainsanity.isolation.collectives import all_gather
 from trainsanity.isolation.fsdp import fsdp
 from trainsanity.isolation.overrides import own_evaluation
 from trainsanity.isolation.snapshot import preserved
+from trainsanity.isolation.zero import engine_dropped, zero_stage
 from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.batches.special_tokens import align_special_tokens
 from trainsanity.measurements.model.head import find_head, watched
@@ -69,6 +70,8 @@ def evaluation(pipeline: Pipeline, recording: Recording) -> Evaluation:
         raise Skip(f"no reference loss for {type(pipeline.model).__name__}")
     if fsdp(pipeline):
         raise Skip("FSDP2 shards model and optimizer together: evaluate() before train() raises")
+    if zero_stage(pipeline.trainer) in (0, 1, 2):
+        raise Skip("evaluate() before train() raises where DeepSpeed's ZeRO has no stage 3")
     rows = _rows(pipeline, recording)
     batches: list[MicroStep] = []
     training: dict[str, None] = {}
@@ -99,7 +102,8 @@ def _evaluate(
     # An evaluation of the user's own may do anything; what it leaves changed is for a run to tell.
     writes = callable(getattr(trainer.optimizer, "eval", None)) or bool(own_evaluation(trainer))
     with (
-        preserved(pipeline, weights=writes),
+        preserved(pipeline, weights=writes or zero_stage(trainer) is not None),
+        engine_dropped(pipeline),
         quiet(pipeline),
         watched(pipeline.model, head) as watch,
     ):

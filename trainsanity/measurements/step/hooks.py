@@ -13,6 +13,7 @@ from typing import Any
 
 from trainsanity.isolation.reachable import own_classes
 from trainsanity.isolation.rewind import Rewind
+from trainsanity.isolation.shards import of_engine
 
 KINDS = ("_forward_pre_hooks", "_forward_hooks")
 
@@ -47,7 +48,7 @@ def hooks_of(model: Any) -> dict[tuple[int, str, int], set[str]]:
 
 
 def added_hooks(model: Any, before: dict[tuple[int, str, int], set[str]]) -> list[AddedHook]:
-    """Return the hooks that were not there before."""
+    """Return the hooks that were not there before, but for those of an engine that shards."""
     return [
         AddedHook(
             module,
@@ -64,7 +65,7 @@ def added_hooks(model: Any, before: dict[tuple[int, str, int], set[str]]) -> lis
         for module in model.modules()
         for kind in KINDS
         for number, hook in getattr(module, kind).items()
-        if (id(module), kind, number) not in before
+        if (id(module), kind, number) not in before and not of_engine(hook)
     ]
 
 

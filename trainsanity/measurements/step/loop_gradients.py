@@ -66,7 +66,7 @@ class Gradients:
     def __init__(self, model: Any, head_name: str, optimizer: Any) -> None:
         self.taken: list[Taken] = []
         self._model, self._head = model, f"{head_name}.weight"
-        self._before = Reading()
+        self._before: Reading | None = None
         self._queued = self._clipped = False
         self._optimizer, self._begun, self._left = optimizer, False, False
         self._stack = contextlib.ExitStack()
@@ -86,8 +86,11 @@ class Gradients:
 
     def note(self) -> None:
         """Note the gradient of a step that the optimizer is about to take."""
-        self.taken.append(Taken(self._before, self._read(), self._clipped, self._left))
-        self._before, self._clipped = Reading(), False
+        stepped = self._read()
+        # A loop that writes its gradients itself, as by torch.autograd.grad, has no backward pass.
+        before = stepped if self._before is None else self._before
+        self.taken.append(Taken(before, stepped, self._clipped, self._left))
+        self._before, self._clipped = None, False
 
     def stepped(self) -> None:
         """Note that the optimizer has stepped."""

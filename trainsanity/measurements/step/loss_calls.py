@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.objectives.bounded_outputs import REGRESSIONS, Cosines, overlap
 from trainsanity.objectives.loss_arguments import JUDGES, over_the_batch
-from trainsanity.objectives.loss_places import AT_MOST, LossCall, place
+from trainsanity.objectives.loss_places import AT_MOST, TARGETS, LossCall, place
 from trainsanity.pipeline import unwrapped
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
+
+SQUARE = 512
+"""Rows of a batch whose scores with one another are kept, at the most."""
 
 BOXES = 4096
 """Boxes of a batch that are kept, at the most: tensors of other things are larger."""
@@ -64,6 +67,19 @@ def _caller() -> Any:
     while frame.f_globals.get("__name__") == __name__:
         frame = frame.f_back
     return frame
+
+
+def _keep(call: LossCall, given: dict[str, Any]) -> None:
+    """Note weights and targets of a cross entropy."""
+    target = given["target"]
+    if given["weight"] is not None:
+        call.weights = given["weight"].tolist()
+    if not call.items and not target.is_floating_point():
+        call.items = target.numel()
+        call.targets = target.detach().reshape(-1)[:TARGETS].tolist()
+        scores = given["input"].detach()
+        if scores.dim() == 2 and len(scores) == scores.shape[1] and len(scores) <= SQUARE:
+            call.scores = scores.float().tolist()
 
 
 def _compiled(pipeline: Pipeline) -> bool:
@@ -183,6 +199,8 @@ def _mode(rows: int) -> Any:
                 else [*JUDGES[name](bound.arguments)]
             )
             call.count += 1
+            if name == "cross_entropy":
+                _keep(call, bound.arguments)
             told = {one.cause for one in call.misfits}
             call.misfits += [one for one in found if one.cause not in told]
 

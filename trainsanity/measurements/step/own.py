@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from trainsanity.errors import first_line
 from trainsanity.isolation.collectives import all_gather
+from trainsanity.isolation.compiled import not_compiled
 from trainsanity.isolation.host_memory import to_device, to_host
 from trainsanity.isolation.random_states import global_random_states
 from trainsanity.isolation.snapshot import restored
@@ -24,6 +25,7 @@ from trainsanity.measurements.step.policy_passes import ask_policy
 from trainsanity.measurements.step.preference import ask_preference
 from trainsanity.measurements.step.rearranged import rearrange
 from trainsanity.measurements.step.sampling import sample
+from trainsanity.measurements.step.settings import ask_settings
 from trainsanity.measurements.step.unused import unused_parameters
 
 if TYPE_CHECKING:
@@ -151,12 +153,11 @@ def ask_again(trainer: Any, recording: Recording) -> Own:
     """Ask every micro-batch of the first step again, between its gradient and the optimizer.
 
     Gradients, random states and the Trainer's attributes are put back. All processes have to ask.
+    What is compiled runs as it is written: each batch of another shape would be compiled anew.
     """
     again = [micro.again for micro in recording.first.micro_steps if micro.again is not None]
     if not again or len(again) < len(recording.first.micro_steps):
         return Own(reason="a micro-batch of the first step was not kept")
-    if getattr(trainer, "is_deepspeed_enabled", False):
-        return Own(reason="DeepSpeed's backward pass cannot be asked without its step")
     model = trainer.model
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     originals = [p.grad for p in parameters.values() if p.grad is not None]
@@ -172,7 +173,7 @@ def ask_again(trainer: Any, recording: Recording) -> Own:
     columns: list[Tensor] = []
     recording.asking = True
     try:
-        with _one_step(trainer):
+        with _one_step(trainer), not_compiled():
             for ask in again:
                 for counted in (True, False) if trainer.args.world_size > 1 else (True,):
                     _zero(parameters)
@@ -194,13 +195,14 @@ def ask_again(trainer: Any, recording: Recording) -> Own:
             recording.preference = ask_preference(
                 trainer, again[0].inputs, recording.first.micro_steps[0].rows
             )
+
+            def loss_and_gradient() -> Tensor:
+                _zero(parameters)
+                loss, _ = again[0].take()
+                return _and(loss, _sampled(parameters, size))
+
+            recording.settings = ask_settings(trainer, loss_and_gradient)
             if trainer.args.world_size == 1:
-
-                def loss_and_gradient() -> Tensor:
-                    _zero(parameters)
-                    loss, _ = again[0].take()
-                    return _and(loss, _sampled(parameters, size))
-
                 without = {n: p for n, p in parameters.items() if grads[n] is None}
                 recording.unused = unused_parameters(without, loss_and_gradient)
     except Exception as error:

@@ -29,6 +29,29 @@ class Pulls:
     two_sided: bool = False
 
 
+@dataclass(frozen=True)
+class ModelCall:
+    """The first call of the model in training: what it was given, as it was given.
+
+    Attributes:
+        args, kwargs: its arguments; tensors are copies.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def values(self) -> list[Any]:
+        """All arguments, in order."""
+        return [*self.args, *self.kwargs.values()]
+
+    def with_value(self, old: Any, new: Any) -> ModelCall:
+        """Return the call with ``new`` in the place of the argument that is ``old``."""
+        return ModelCall(
+            tuple(new if value is old else value for value in self.args),
+            {name: new if value is old else value for name, value in self.kwargs.items()},
+        )
+
+
 @contextmanager
 def pulls_watched(model: Any, seen: Recording) -> Iterator[None]:
     """Note the norm of each position's gradient at the logits, in the first step alone."""
@@ -37,7 +60,13 @@ def pulls_watched(model: Any, seen: Recording) -> Iterator[None]:
     config = getattr(unwrapped(model), "config", None)
     seen.pulls.two_sided = bool(getattr(config, "is_encoder_decoder", False))
 
-    def at_end(_module: Any, _inputs: Any, output: Any) -> None:
+    def copied(value: Any) -> Any:
+        return value.detach().clone() if torch.is_tensor(value) else value
+
+    def at_end(_module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        if seen.model_call is None and not seen.asking and torch.is_grad_enabled():
+            named = {name: copied(value) for name, value in kwargs.items()}
+            seen.model_call = ModelCall(tuple(map(copied, args)), named)
         logits = output.get("logits") if isinstance(output, Mapping) else None
         if seen.asking or len(seen.steps) > 1 or not torch.is_tensor(logits):
             return
@@ -54,7 +83,7 @@ def pulls_watched(model: Any, seen: Recording) -> Iterator[None]:
 
         logits.register_hook(arrived)
 
-    handle = unwrapped(model).register_forward_hook(at_end)
+    handle = unwrapped(model).register_forward_hook(at_end, with_kwargs=True)
     try:
         yield
     finally:

@@ -22,12 +22,13 @@ from trainsanity.maths.tolerances import REDUCTIONS
 from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.model.head import head_or_none, watched
 from trainsanity.measurements.step.captured_loss import call_again, loss_again, trained_loss
+from trainsanity.measurements.step.checkpointing import checkpointed
 from trainsanity.measurements.step.hooks import ModuleState
 from trainsanity.measurements.step.modes import watched_modes
 from trainsanity.measurements.step.own import Own, loss_and_gradient, own_gradients
 from trainsanity.measurements.step.rearranged import Rearranged
 from trainsanity.measurements.step.record_trainer import note_rates, note_update
-from trainsanity.measurements.step.replay import checkpointed, fill_items
+from trainsanity.measurements.step.replay import fill_items
 from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.steps import NOT_AGAIN, MicroStep, Recording, Step
 from trainsanity.measurements.step.unused import unused_parameters

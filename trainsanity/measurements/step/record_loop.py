@@ -16,6 +16,7 @@ from trainsanity.isolation.snapshot import preserved, snapshot_bytes
 from trainsanity.measurements.batches.batch import Batch, drawn, quiet
 from trainsanity.measurements.model.head import head_or_none, watched
 from trainsanity.measurements.step.bounds import logged_loss_rounding
+from trainsanity.measurements.step.checkpointing import checkpointed
 from trainsanity.measurements.step.loop_gradients import Gradients, settle
 from trainsanity.measurements.step.loop_own import ask_loop_again
 from trainsanity.measurements.step.modes import watched_modes
@@ -29,7 +30,7 @@ from trainsanity.measurements.step.record_trainer import (
     note_rates,
     note_update,
 )
-from trainsanity.measurements.step.replay import checkpointed, fill_items
+from trainsanity.measurements.step.replay import fill_items
 from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.steps import (
     MicroStep,

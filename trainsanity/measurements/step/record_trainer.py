@@ -6,8 +6,7 @@ import dataclasses
 import gc
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import Session, objective_of
@@ -17,13 +16,15 @@ from trainsanity.isolation.collectives import all_gather, rank
 from trainsanity.isolation.fsdp import training_copy
 from trainsanity.isolation.hashing import hashes
 from trainsanity.isolation.random_states import torch_states
-from trainsanity.isolation.shards import is_sharded, whole
+from trainsanity.isolation.shards import is_sharded
 from trainsanity.isolation.snapshot import preserved, snapshot_bytes
 from trainsanity.isolation.temp_folders import scratch
+from trainsanity.isolation.zero import engine_dropped, zero_stage
 from trainsanity.measurements.batches.batch import quiet, record_collator, refuse_unlabelled
-from trainsanity.measurements.model.head import head_or_none, watched, weight_parameter
+from trainsanity.measurements.model.head import head_or_none, watched
 from trainsanity.measurements.step.alone import alone, resumed_as_meant
 from trainsanity.measurements.step.asked_again import TrainerAgain
+from trainsanity.measurements.step.checkpointing import checkpointed
 from trainsanity.measurements.step.hooks import added_hooks, hooks_of, state_of
 from trainsanity.measurements.step.modes import watched_modes
 from trainsanity.measurements.step.own import Own, ask_again
@@ -32,9 +33,15 @@ from trainsanity.measurements.step.peak import note_loss
 from trainsanity.measurements.step.policy_passes import references_of
 from trainsanity.measurements.step.pull import pulls_watched
 from trainsanity.measurements.step.rearranged import Rearranged
-from trainsanity.measurements.step.replay import checkpointed, fill_items
+from trainsanity.measurements.step.record_gradients import (
+    backward_recorded,
+    record_clipping,
+    take_gradients,
+)
+from trainsanity.measurements.step.record_zero import ZeroStep
+from trainsanity.measurements.step.replay import fill_items
+from trainsanity.measurements.step.reward_order import watch_rewards
 from trainsanity.measurements.step.rollouts import record_rollouts
-from trainsanity.measurements.step.sampling import norm_of, sample
 from trainsanity.measurements.step.schedule import curve_of
 from trainsanity.measurements.step.steps import (
     MicroStep,
@@ -48,8 +55,6 @@ from trainsanity.measurements.step.teachers import teachers_watched
 from trainsanity.measurements.step.update import before_step, frozen_state, rewritten, trial_steps
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from trainsanity.pipeline import Pipeline
 
 
@@ -86,6 +91,7 @@ def _record(pipeline: Pipeline, steps: int, *, own: bool) -> Recording:
     with (
         scratch() as folder,
         preserved(pipeline, weights=own),
+        engine_dropped(pipeline),
         quiet(pipeline),
         watched(pipeline.model, head) as watch,
     ):
@@ -97,12 +103,17 @@ def _record(pipeline: Pipeline, steps: int, *, own: bool) -> Recording:
         users = taking_part(trainer)
         output_dir = str(trainer.args.output_dir)
         watch_own = OwnCode(pipeline, seen, users)
-        last = _callback(seen, pipeline, steps, watch_own.after)
+        zero = None if zero_stage(trainer) is None else ZeroStep(trainer, seen, note_rates)
+        last = _callback(seen, pipeline, steps, watch_own.after, zero)
         alone(trainer, folder, last, first=watch_own.first(), users=users)
         _record_training_step(
             pipeline, seen, watch, collated=collated, present=present, begins=watch_own.begins
         )
-        _record_clipping(trainer, seen)
+        if zero is None:
+            record_clipping(trainer, seen)
+        else:
+            zero.watch_groups()
+        watch_rewards(trainer, lambda order: setattr(seen, "reward_order", order))
         record_rollouts(trainer, lambda made: seen.rollout.update(made if not seen.rollout else {}))
         if cuda:
             # Blocks that earlier measurements left in torch's pool do not fit the run's sizes.
@@ -131,7 +142,13 @@ def _record(pipeline: Pipeline, steps: int, *, own: bool) -> Recording:
     return seen
 
 
-def _callback(seen: Recording, pipeline: Pipeline, steps: int, after: Callable[[str], None]) -> Any:
+def _callback(
+    seen: Recording,
+    pipeline: Pipeline,
+    steps: int,
+    after: Callable[[str], None],
+    zero: ZeroStep | None,
+) -> Any:
     import torch
     from transformers import TrainerCallback
 
@@ -148,6 +165,8 @@ def _callback(seen: Recording, pipeline: Pipeline, steps: int, after: Callable[[
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             after("on_train_begin")
             frozen.update(frozen_state(model))
+            if zero is not None:
+                zero.watch()
 
         def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             after("on_epoch_begin")
@@ -162,6 +181,9 @@ def _callback(seen: Recording, pipeline: Pipeline, steps: int, after: Callable[[
             after("on_pre_optimizer_step")
             step = seen.steps[-1]
             seen.max_steps = state.max_steps
+            seen.curve = curve_of(kwargs.get("lr_scheduler"), args, state.max_steps)
+            if zero is not None:  # which has taken the step
+                return
             if step.norm_before_clip != step.norm_before_clip:  # nothing was clipped
                 take_gradients(seen, model)
             if math.isnan(step.norm_after_clip):
@@ -174,7 +196,6 @@ def _callback(seen: Recording, pipeline: Pipeline, steps: int, after: Callable[[
             note_update(seen, model, kwargs["optimizer"])
             step.learning_rate = kwargs["optimizer"].param_groups[0]["lr"]
             note_rates(seen, kwargs["optimizer"])
-            seen.curve = curve_of(kwargs.get("lr_scheduler"), args, state.max_steps)
 
         def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             after("on_optimizer_step")
@@ -185,6 +206,8 @@ def _callback(seen: Recording, pipeline: Pipeline, steps: int, after: Callable[[
                 parameter.changed_frozen = rewritten(parameter.name, frozen, now)
             warmup = args.get_warmup_steps(state.max_steps)
             note_held(pipeline, seen, f"after step {len(seen.steps)}")
+            if zero is not None:
+                return
 
             def at_peak() -> None:
                 # A warm-up's first rates move next to nothing.
@@ -336,65 +359,6 @@ def _leaves_the_loss_to_the_model(trainer: Any) -> bool:
 
     stock = type(trainer).compute_loss is Trainer.compute_loss
     return stock and trainer.label_smoother is None and trainer.compute_loss_func is None
-
-
-@contextmanager
-def backward_recorded(seen: Recording, model: Any, accelerator: Any) -> Iterator[None]:
-    """Norms of what each backward pass adds; leaf hooks see it before it is accumulated."""
-    import torch
-
-    squares: list[Tensor] = []
-    inside = [False]
-
-    def add(gradient: Tensor) -> None:
-        if inside[0]:
-            squares.append(norm_of(gradient.detach()).float() ** 2)
-
-    def recording(loss: Tensor, **kwargs: Any) -> None:
-        if seen.asking:
-            backward(loss, **kwargs)
-            return
-        micro = seen.steps[-1].micro_steps[-1]
-        micro.backward_loss = float(loss.detach())
-        inside[0] = True
-        try:
-            backward(loss, **kwargs)
-        finally:
-            inside[0] = False
-        if squares:
-            micro.gradient_norm = float(torch.stack(squares).sum().sqrt())
-        squares.clear()
-
-    backward: Callable[..., None] = accelerator.backward
-    accelerator.backward = recording
-    handles = [p.register_hook(add) for p in model.parameters() if p.requires_grad]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _record_clipping(trainer: Any, seen: Recording) -> None:
-    clip = trainer.accelerator.clip_grad_norm_
-
-    def recording(*args: Any, **kwargs: Any) -> Any:
-        take_gradients(seen, trainer.model)
-        return clip(*args, **kwargs)
-
-    trainer.accelerator.clip_grad_norm_ = recording
-
-
-def take_gradients(seen: Recording, model: Any) -> None:
-    """Read what has been accumulated for the step in progress."""
-    weight = weight_parameter(model.get_submodule(seen.head_name)) if seen.head_name else None
-    if weight is not None and weight.grad is not None:
-        seen.steps[-1].head_gradient = whole(weight.grad.detach()).cpu().clone()
-    seen.steps[-1].norm_before_clip = total_norm(model)
-    if len(seen.steps) == 1:
-        seen.gradients = {
-            name: sample(p.grad) for name, p in model.named_parameters() if p.grad is not None
-        }
 
 
 def gather(seen: Recording) -> None:

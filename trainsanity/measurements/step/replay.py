@@ -15,17 +15,21 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import objective_of
 from trainsanity.engine.store import measurement
+from trainsanity.fields import logits_of
 from trainsanity.isolation.collectives import all_gather
 from trainsanity.isolation.fsdp import beside_model
 from trainsanity.isolation.hashing import hashes
 from trainsanity.isolation.host_memory import to_device
 from trainsanity.isolation.random_states import set_torch_states
+from trainsanity.isolation.shards import computed_in_parts, in_parts, made_in_parts, resharded
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.batches.special_tokens import align_special_tokens
 from trainsanity.measurements.model.forward import outputs_without, predicting
 from trainsanity.measurements.model.head import Pooled
 from trainsanity.measurements.model.items import with_prompt
+from trainsanity.measurements.model.raiser import gathered
+from trainsanity.measurements.step.checkpointing import checkpointed_in
 from trainsanity.measurements.step.hooks import hooked
 from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.steps import MicroStep, Recording, item_weights
@@ -75,6 +79,11 @@ def replay(pipeline: Pipeline, recording: Recording) -> Replay:
         raise Skip(f"no reference loss for {type(pipeline.model).__name__}")
     if not micros or any("labels" not in micro.inputs for micro in micros):
         raise Skip("the micro-batches of the first step have no labels to be replayed with")
+    if made_in_parts(pipeline.model):
+        raise Skip("DeepSpeed made the model in parts, and differentiates it with its engine alone")
+    if computed_in_parts(pipeline.model):
+        raise Skip("tensor parallelism computes with parts of the weights: they have no gradient "
+                   "of their own")  # fmt: skip
     try:
         return _replay(pipeline, recording, micros)
     except torch.OutOfMemoryError as error:
@@ -96,27 +105,29 @@ def _replay(pipeline: Pipeline, recording: Recording, micros: list[MicroStep]) -
     rounded: dict[str, Tensor] = {}
     noise: dict[str, float] = {}
     checkpointing = None
-    parameters = {n: p for n, p in pipeline.model.named_parameters() if p.requires_grad}
+    dtypes = {name: p.dtype for name, p in pipeline.model.named_parameters()}
+    dtypes |= {one.name: one.dtype for one in recording.update.parameters if one.name in dtypes}
     with _as_wrapped(pipeline, recording), as_in_training(pipeline, recording):
         for micro, weight in zip(recording.first.micro_steps, weights, strict=True):
             if not micro.inputs:
                 continue
             saturated: list[float] = []
-            part = _gradients(pipeline, micro, weight, saturated=saturated)
+            part = _gradients(pipeline, micro, weight, dtypes, saturated=saturated)
             if micro is micros[0]:
-                noise = _differences(_gradients(pipeline, micro, weight, scale=ODD), part)
+                noise = _differences(_gradients(pipeline, micro, weight, dtypes, scale=ODD), part)
                 noise = {name: by + sum(saturated) for name, by in noise.items()}
                 if recording.checkpointing:
-                    with _switched(pipeline.model, recording.checkpointing):
-                        checkpointing = _differences(_gradients(pipeline, micro, weight), part)
+                    with checkpointed_in(pipeline.model, recording.checkpointing):
+                        again = _gradients(pipeline, micro, weight, dtypes)
+                        checkpointing = _differences(again, part)
             for name, gradient in part.items():
-                dtype = parameters[name].dtype
+                dtype = dtypes[name]
                 exact[name] = exact.get(name, 0) + gradient
                 rounded[name] = rounded.get(name, torch.zeros_like(gradient, dtype=dtype))
                 rounded[name] = rounded[name] + gradient.to(dtype)
     added = _differences({name: g.double() for name, g in rounded.items()}, exact)
     noise = {name: noise[name] + added[name] for name in noise}
-    if pipeline.other_processes:
+    if pipeline.other_processes and not in_parts(pipeline.model):
         _add_up(exact)
     return Replay(exact, noise, checkpointing)
 
@@ -159,6 +170,8 @@ def _gradients(
     pipeline: Pipeline,
     micro: MicroStep,
     weight: float,
+    dtypes: dict[str, Any],
+    *,
     scale: float | None = None,
     saturated: list[float] | None = None,
 ) -> dict[str, Tensor]:
@@ -170,10 +183,13 @@ def _gradients(
     """
     import torch
 
+    if in_parts(pipeline.model):
+        return _gradients_in_parts(pipeline, micro, weight, scale, saturated)
     # Leaves of their own: a hook on the model's parameters changes the Trainer's gradient, and
     # must not change the reference.
+    # An engine may have trained them in another dtype.
     leaves = {
-        name: p.detach().requires_grad_(p.requires_grad)
+        name: p.detach().to(dtypes.get(name)).requires_grad_(p.requires_grad)
         for name, p in pipeline.model.named_parameters()
     }
     by_parameter = {id(p): leaves[name] for name, p in pipeline.model.named_parameters()}
@@ -186,15 +202,7 @@ def _gradients(
             self.model = pipeline.model
 
         def forward(self) -> None:
-            task = objective_of(pipeline)
-            logits = logits_again(pipeline, micro)
-            labels = with_prompt(logits, micro.inputs["labels"].to(logits.device))
-            values, targets = task.items(logits, labels), task.targets(labels)
-            values = values if scale else values.float()
-            if saturated is not None:
-                values.register_hook(lambda g: saturated.append(_rounding(g, weight)))
-            losses = task.item_losses(values, targets)
-            (losses.sum() * (weight * (scale or 1.0))).backward()
+            _backward(pipeline, micro, weight, scale, saturated)
 
     # Each place once: in a module with two names torch would leave the leaf in place.
     swapped = {
@@ -209,6 +217,56 @@ def _gradients(
         for name, leaf in leaves.items()
         if leaf.grad is not None
     }
+
+
+def _backward(
+    pipeline: Pipeline,
+    micro: MicroStep,
+    weight: float,
+    scale: float | None,
+    saturated: list[float] | None,
+) -> None:
+    task = objective_of(pipeline)
+    logits = logits_again(pipeline, micro)
+    labels = with_prompt(logits, micro.inputs["labels"].to(logits.device))
+    values, targets = task.items(logits, labels), task.targets(labels)
+    if not values.requires_grad:
+        raise Skip("what is trained has no part in the logits, but in other outputs")
+    values = values if scale else values.float()
+    if saturated is not None:
+        values.register_hook(lambda g: saturated.append(_rounding(g, weight)))
+    losses = task.item_losses(values, targets)
+    (losses.sum() * (weight * (scale or 1.0))).backward()
+
+
+def _gradients_in_parts(
+    pipeline: Pipeline,
+    micro: MicroStep,
+    weight: float,
+    scale: float | None,
+    saturated: list[float] | None,
+) -> dict[str, Tensor]:
+    """As :func:`_gradients`, of the micro-batches that all processes ask for at the same time.
+
+    FSDP2 gathers the weights and takes a mean of the processes' gradients, of which the sum is
+    wanted.
+    """
+    model, processes = pipeline.model, pipeline.args.world_size
+    resharded(model)
+    parameters = dict(model.named_parameters())
+    before = [(p, p.grad) for p in parameters.values()]
+    for p, _ in before:
+        p.grad = None
+    try:
+        _backward(pipeline, micro, weight, scale, saturated)
+        return {
+            name: sample(p.grad).double() * processes / (scale or 1.0)
+            for name, p in parameters.items()
+            if p.grad is not None
+        }
+    finally:
+        for p, gradient in before:
+            p.grad = gradient
 
 
 def _rounding(gradient: Tensor, weight: float) -> float:
@@ -226,7 +284,7 @@ def logits_again(pipeline: Pipeline, micro: MicroStep) -> Tensor:
     Raises:
         Skip: the model returns none.
     """
-    logits: Tensor | None = getattr(output_again(pipeline, micro), "logits", None)
+    logits: Tensor | None = logits_of(output_again(pipeline, micro))
     if logits is None:
         raise Skip("the model returns no logits, also without labels")
     return logits
@@ -283,18 +341,6 @@ def _add_up(gradients: dict[str, Tensor]) -> None:
         gradients[name] = whole.cpu()
 
 
-SWITCHES = ("gradient_checkpointing", "_gradient_checkpointing_func")
-
-
-def checkpointed(model: Any) -> list[tuple[Any, Any]]:
-    """The modules that compute their activations again in the backward pass, each with how."""
-    return [
-        (module, getattr(module, SWITCHES[1], None))
-        for module in model.modules()
-        if getattr(module, SWITCHES[0], False)
-    ]
-
-
 @contextmanager
 def as_in_training(pipeline: Pipeline, recording: Recording) -> Iterator[None]:
     """The model as the first step had it, but for gradient checkpointing, which is off.
@@ -306,33 +352,14 @@ def as_in_training(pipeline: Pipeline, recording: Recording) -> Iterator[None]:
     with (
         preserved(pipeline, weights=bool(begun)),
         quiet(pipeline),
-        _switched(model, []),
+        checkpointed_in(model, []),
         hooked(recording.hooks),
+        gathered(model),
     ):
         align_special_tokens(pipeline)
         to_device([values for _, values in begun], [parameter for parameter, _ in begun])
         model.train()
         yield
-
-
-@contextmanager
-def _switched(model: Any, on: list[tuple[Any, Any]]) -> Iterator[None]:
-    """Gradient checkpointing in these modules, as each did it, and in no other."""
-    modules = [module for module in model.modules() if hasattr(module, SWITCHES[0])]
-    before = [{name: vars(m)[name] for name in SWITCHES if name in vars(m)} for m in modules]
-    try:
-        for module in modules:
-            module.gradient_checkpointing = False
-        for module, function in on:
-            module.gradient_checkpointing = True
-            if function is not None:
-                module._gradient_checkpointing_func = function
-        yield
-    finally:
-        for module, values in zip(modules, before, strict=True):
-            for name in SWITCHES:
-                vars(module).pop(name, None)
-            vars(module).update(values)
 
 
 @contextmanager

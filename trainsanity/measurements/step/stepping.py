@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trainsanity.engine.store import measurement
+from trainsanity.isolation.hashing import hashes
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import drawn, quiet
 from trainsanity.types import Cost, Skip
@@ -21,10 +22,12 @@ class Stepping:
     Attributes:
         micro_batches: how many it was given.
         steps: how often the optimizer stepped.
+        moved: the weights are others afterwards.
     """
 
     micro_batches: int
     steps: int
+    moved: bool = True
 
 
 @measurement(Cost.STEP)
@@ -41,10 +44,12 @@ def stepping(pipeline: Pipeline) -> Stepping:
     with preserved(pipeline, weights=True), quiet(pipeline):
         batch = next(drawn(pipeline, 1)).micro_batches
         pipeline.model.zero_grad()
+        before = hashes(pipeline.model.parameters())
         handle = optimizer.register_step_pre_hook(lambda *_: steps.append(None))
         try:
             pipeline.train_step([dict(given.inputs) for given in batch])
         finally:
             handle.remove()
             pipeline.model.zero_grad()
-    return Stepping(len(batch), len(steps))
+        moved = hashes(pipeline.model.parameters()) != before
+    return Stepping(len(batch), len(steps), moved)

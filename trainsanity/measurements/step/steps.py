@@ -18,9 +18,11 @@ from trainsanity.measurements.step.own import Again, Own
 from trainsanity.measurements.step.own_changes import OwnChanges
 from trainsanity.measurements.step.policy_passes import Policy
 from trainsanity.measurements.step.preference import Preference
-from trainsanity.measurements.step.pull import Pulls
+from trainsanity.measurements.step.pull import ModelCall, Pulls
 from trainsanity.measurements.step.rearranged import Rearranged
+from trainsanity.measurements.step.reward_order import RewardOrder
 from trainsanity.measurements.step.sampling import norm_of
+from trainsanity.measurements.step.settings import Setting
 from trainsanity.measurements.step.teachers import Teacher
 from trainsanity.measurements.step.update import Update
 from trainsanity.objectives.loss_places import LossCall
@@ -160,6 +162,7 @@ class Recording:
             before its first step, so that the gradient may be made of more than the loss's.
         clipped_late: the norm that a loop clips to after its optimizer has stepped; None if it
             clips before, or does not.
+        not_clipped_apart: why the gradient is not seen after it was clipped; empty if it is.
         not_comparable: why the gradients of a script's own loop are not held against those of its
             loss; empty if they are.
         out_of_memory: a second step did not fit, so only the first was recorded.
@@ -167,9 +170,11 @@ class Recording:
         seconds: of the steps alone.
         own: the first step's micro-batches, each asked again as a whole step.
         peak_loss: of the first of them after one step more, at the peak rate; NaN if not asked.
+        settings: those of the loss that are not at their defaults.
         rearranged: the first micro-batch, asked in other arrangements of its rows.
         policy: what policy and reference said of the first micro-batch's tokens.
         preference: the loss of compared answers where policy and reference differ.
+        reward_order: rewards of the first completions, asked again in another order.
         rollout: the first completions that a policy generated, with what was made of their rewards.
         modes: in which modes the model ran, and what moved in its frozen parts.
         own_code: what the user's own code did to gradients and weights.
@@ -177,6 +182,7 @@ class Recording:
             the values that it had there.
         teachers: other models that ran without a gradient while the steps were taken.
         pulls: from which positions of the logits the first step's gradient comes.
+        model_call: what the model was given first; None where it was not called.
         loss_calls: which of torch's loss functions were called, and what they were given.
         corners: boxes that the loss turned from centre and size to corners, or what looks so.
         asking: such a question is being asked; its passes are not the run's.
@@ -201,6 +207,7 @@ class Recording:
     sharded: int = 0
     composed: bool = False
     clipped_late: float | None = None
+    not_clipped_apart: str = ""
     not_comparable: str = ""
     out_of_memory: bool = False
     peak_bytes: int | None = None
@@ -211,15 +218,18 @@ class Recording:
     own: Own = field(default_factory=Own)
     peak_loss: float = float("nan")
     asking: bool = False
+    settings: list[Setting] = field(default_factory=list)
     rearranged: Rearranged = field(default_factory=Rearranged)
     policy: Policy = field(default_factory=Policy)
     preference: Preference = field(default_factory=Preference)
+    reward_order: RewardOrder | None = None
     rollout: dict[str, Any] = field(default_factory=dict)
     modes: Modes = field(default_factory=Modes)
     begun_with: list[tuple[Any, Any]] = field(default_factory=list)
     own_code: OwnChanges = field(default_factory=OwnChanges)
     teachers: list[Teacher] = field(default_factory=list)
     pulls: Pulls = field(default_factory=Pulls)
+    model_call: ModelCall | None = None
     loss_calls: list[LossCall] = field(default_factory=list)
     corners: list[Corners] = field(default_factory=list)
 

@@ -108,6 +108,7 @@ class Update:
         unchosen: each of its groups has the weight decay that its class has by default.
         strangers: elements of tensors that the optimizer holds and the model does not have.
         trials: in the order of their rates; the last one is the peak's.
+        no_trial: why none was made.
     """
 
     parameters: list[Parameter] = field(default_factory=list)
@@ -116,6 +117,7 @@ class Update:
     rate: float = float("nan")
     strangers: int = 0
     trials: list[Trial] = field(default_factory=list)
+    no_trial: str = "the optimizer takes no step without evaluating its loss"
 
 
 def frozen_state(model: Any) -> dict[str, Any]:
@@ -147,12 +149,7 @@ def before_step(model: Any, optimizer: Any) -> Update:
     decay = {id(p): group.get("weight_decay", 0.0) for group in inner.param_groups
              for p in group["params"]}  # fmt: skip
     own = {id(p) for p in model.parameters()}
-    norms = {
-        f"{name}.{key}".lstrip(".")
-        for name, module in model.named_modules()
-        if "norm" in type(module).__name__.lower()
-        for key, _ in module.named_parameters(recurse=False)
-    }
+    small = norms_and_biases(model)
     finite = _finite([None if p.grad is None else local(p.grad) for p in model.parameters()])
     if any(is_sharded(p) for p in model.parameters()):  # a NaN may be in another's part
         finite = [all(column) for column in zip(*all_gather(finite), strict=True)]
@@ -164,7 +161,7 @@ def before_step(model: Any, optimizer: Any) -> Update:
                 trainable=p.requires_grad,
                 held=id(p) in decay,
                 weight_decay=decay.get(id(p)),
-                is_norm_or_bias=name in norms or name.endswith("bias"),
+                is_norm_or_bias=name in small,
                 has_gradient=p.grad is not None,
                 finite=fine,
                 elements=p.numel(),
@@ -180,6 +177,17 @@ def before_step(model: Any, optimizer: Any) -> Update:
             p.numel() for group in inner.param_groups for p in group["params"] if id(p) not in own
         ),
     )
+
+
+def norms_and_biases(model: Any) -> set[str]:
+    """Return the names of the parameters of normalisations, and of all biases."""
+    return {
+        name
+        for module_name, module in model.named_modules()
+        for key, _ in module.named_parameters(recurse=False)
+        if (name := f"{module_name}.{key}".lstrip(".")).endswith("bias")
+        or "norm" in type(module).__name__.lower()
+    }
 
 
 def _largest(model: Any) -> list[float]:

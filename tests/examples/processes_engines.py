@@ -1,0 +1,129 @@
+"""Pipelines for two processes by the engines that shard: DeepSpeed ZeRO over gloo or NCCL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .processes import healthy, incident, rebuilt, sharded
+
+
+def zero(stage: int, build: Any = healthy, mixed: bool = False, **settings: Any) -> Any:
+    """As a user asks for it, by ``TrainingArguments(deepspeed=...)``."""
+    config = {
+        "zero_optimization": {"stage": stage},
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "bf16": {"enabled": mixed},
+    }
+    return rebuilt(build(**settings), deepspeed=config, bf16=mixed)
+
+
+def zero2() -> Any:
+    return zero(2)
+
+
+def zero3() -> Any:
+    return zero(3)
+
+
+def zero2_factor() -> Any:
+    from fixtures.faults.loss import multiplied_by_processes
+
+    return multiplied_by_processes(zero(2, gradient_accumulation_steps=3))
+
+
+def zero3_factor() -> Any:
+    from fixtures.faults.loss import multiplied_by_processes
+
+    return multiplied_by_processes(zero(3, gradient_accumulation_steps=3))
+
+
+def zero1() -> Any:
+    return zero(1)
+
+
+def zero2_incident() -> Any:
+    return zero(2, build=incident)
+
+
+def sharded_bfloat16() -> Any:
+    """FSDP2 over weights in bfloat16: what float32 is asked for has to be raised from parts."""
+    import torch
+
+    trainer = healthy()
+    trainer.model.to(torch.bfloat16)
+    return sharded(trainer)
+
+
+def sharded_mixed() -> Any:
+    """FSDP2 with float32 weights and bf16=True: accelerate gives the mixing to FSDP2."""
+    trainer = sharded(healthy(bf16=True))
+    trainer.accelerator.state.fsdp_plugin.set_mixed_precision("bf16")
+    return trainer
+
+
+def zero3_in_parts() -> Any:
+    """ZeRO-3 as most people have it: the model is made in parts, which deepspeed.zero.Init does."""
+    from transformers import AutoModelForSequenceClassification
+
+    trainer = zero(3)
+    # The arguments are there, so that transformers makes models in parts from now on.
+    weights = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    made: Any = AutoModelForSequenceClassification.from_config(trainer.model.config)
+    made.accepts_loss_kwargs = False
+    import deepspeed
+    import torch
+
+    for name, p in made.named_parameters():
+        with deepspeed.zero.GatheredParameters([p], modifier_rank=0), torch.no_grad():
+            if trainer.args.process_index == 0:
+                p.copy_(weights[name])
+    trainer.model = trainer.model_wrapped = made
+    return trainer
+
+
+def zero2_mixed() -> Any:
+    """DeepSpeed rounds the weights to bfloat16, and keeps float32 masters of these."""
+    return zero(2, mixed=True)
+
+
+def zero3_mixed() -> Any:
+    return zero(3, mixed=True)
+
+
+def compiled(backend: str = "aot_eager") -> Any:
+    """torch_compile, by a backend that needs no compiler for C."""
+    trainer = healthy(per_device_train_batch_size=2)
+    return rebuilt(trainer, torch_compile=True, torch_compile_backend=backend)
+
+
+def sharded_language() -> Any:
+    """A causal language model under FSDP2, the loss of which has more to ask about."""
+    from fixtures.controls.tasks import language_model
+
+    return sharded(language_model(healthy()))
+
+
+def sharded_lora() -> Any:
+    """LoRA under FSDP2: frozen weights and trained adapters lie in the same blocks."""
+    from fixtures.controls.pipelines import lora
+
+    return sharded(lora(healthy()))
+
+
+def tensor_parallel() -> Any:
+    """As a user asks for it, by ``from_pretrained(tp_plan="auto")``; both processes share rows."""
+    import shutil
+    import tempfile
+    import weakref
+
+    from transformers import AutoModelForSequenceClassification
+
+    built = healthy()
+    folder = tempfile.mkdtemp(prefix="trainsanity-")
+    built.model.save_pretrained(folder)
+    built.model = AutoModelForSequenceClassification.from_pretrained(folder, tp_plan="auto")
+    built.model.accepts_loss_kwargs = False
+    weakref.finalize(built, shutil.rmtree, folder, ignore_errors=True)
+    return rebuilt(built)

@@ -1,0 +1,72 @@
+"""TS535 loss.class_weights_fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from trainsanity.engine.registry import check
+from trainsanity.maths.class_weights import relation
+from trainsanity.measurements.data.label_prior import label_counts
+from trainsanity.measurements.step.steps import Recording
+from trainsanity.types import Cost, Finding, Measured, Skip
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+
+@check("TS535", "loss.class_weights_fit", cost=Cost.STEP, rules_out="weights of other classes")
+def class_weights_fit(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Finding]:
+    """Class weights that were computed from the classes' counts belong to these classes.
+
+    What it checks: the weights that ``cross_entropy`` is given against the counts of the training
+    labels.
+
+    Why it matters: weights that rise with frequency push the rare classes further out of sight,
+    which is what they were to prevent. ``Counter(labels).most_common()`` and
+    ``value_counts()`` are sorted by frequency and not by class: made into a tensor as they come,
+    each weight belongs to another class. Neither raises, and the loss goes down.
+
+    How it is measured: weights made of counts are powers of these, a line in logarithms. A failure
+    if they are a rising line (of two classes: if they are the counts themselves), or a falling one
+    only after weights and counts were each sorted, within a tenth. Weights of any other kind were
+    chosen, and are not judged.
+
+    How to fix: index by class, and give rare classes the larger weight::
+
+        # bad
+        counts = Counter(labels)
+        weights = torch.tensor([len(labels) / n for _, n in counts.most_common()])
+        # good
+        counts = torch.bincount(torch.tensor(labels), minlength=num_labels)
+        weights = counts.sum() / (num_labels * counts)
+
+    Known false alarms: none known.
+
+    References: declare-lab/MELD#51, PRBonn/lidar-bonnetal#48.
+    """
+    given = [call for call in recording.loss_calls if call.weights]
+    if not given:
+        raise Skip("cross_entropy is given no weights of classes")
+    told = ""
+    for call in given:
+        counts = label_counts(pipeline, len(call.weights))
+        if counts is None or not all(counts) or min(call.weights) <= 0:
+            raise Skip("the labels of the training rows cannot be counted, or a class has no row")
+        found = relation(call.weights, counts)
+        told = f"weights of {len(counts)} classes against their counts: {found}"
+        if found in ("with frequency", "of other classes"):
+            most = max(range(len(counts)), key=counts.__getitem__)
+            least = min(range(len(counts)), key=counts.__getitem__)
+            yield Finding(
+                f"class {most} has {counts[most]} rows and a weight of {call.weights[most]:.3g}, "
+                f"class {least} {counts[least]} rows and a weight of {call.weights[least]:.3g}",
+                observed=[round(weight, 6) for weight in call.weights],
+                where=call.where,
+                cause="the weights rise with the counts: frequent classes weigh more"
+                if found == "with frequency"
+                else "the weights are those of other classes: sorted alike, weights and counts fit",
+                fix="weights = counts.sum() / (num_labels * counts), with counts by class, as "
+                "torch.bincount(labels, minlength=num_labels) has them",
+            )
+    yield Measured(told)

@@ -1,0 +1,1 @@
+"""Checks of the speed stage, one module per invariant."""

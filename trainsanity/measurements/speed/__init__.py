@@ -1,0 +1,1 @@
+"""Measurements of what steps cost: settings, time, memory."""

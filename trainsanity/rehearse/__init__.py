@@ -1,0 +1,1 @@
+"""What a run will meet: the longest batches, a checkpoint, an evaluation, and its hours."""
