@@ -12,8 +12,8 @@ from trainsanity.isolation.collectives import all_gather
 from trainsanity.isolation.shards import whole
 from trainsanity.maths.regression import regress
 from trainsanity.maths.tolerances import REDUCTIONS
-from trainsanity.measurements.step.sampling import sample
-from trainsanity.measurements.step.steps import Recording, any_gradient, total_norm
+from trainsanity.measurements.step.sampling import any_gradient, sample, total_norm
+from trainsanity.measurements.step.steps import Recording
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,8 +16,7 @@ from trainsanity.isolation.host_memory import to_host
 from trainsanity.isolation.overrides import own_methods, own_modes
 from trainsanity.isolation.shards import is_sharded
 from trainsanity.measurements.step.own_changes import StepChange
-from trainsanity.measurements.step.sampling import sample
-from trainsanity.measurements.step.steps import total_norm
+from trainsanity.measurements.step.sampling import sample, total_norm
 
 if TYPE_CHECKING:
     from torch import Tensor

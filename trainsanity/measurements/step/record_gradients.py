@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.isolation.shards import whole
 from trainsanity.measurements.model.head import weight_parameter
-from trainsanity.measurements.step.sampling import norm_of, sample
-from trainsanity.measurements.step.steps import Recording, total_norm
+from trainsanity.measurements.step.sampling import norm_of, sample, total_norm
+from trainsanity.measurements.step.steps import Recording
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -31,7 +31,7 @@ from trainsanity.measurements.step.record_trainer import (
     note_update,
 )
 from trainsanity.measurements.step.replay import fill_items
-from trainsanity.measurements.step.sampling import sample
+from trainsanity.measurements.step.sampling import sample, total_norm
 from trainsanity.measurements.step.steps import (
     MicroStep,
     Recording,
@@ -39,7 +39,6 @@ from trainsanity.measurements.step.steps import (
     item_weights,
     random_state,
     set_random_state,
-    total_norm,
 )
 from trainsanity.measurements.step.teachers import teachers_watched
 from trainsanity.measurements.step.unused import unused_parameters

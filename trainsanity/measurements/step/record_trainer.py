@@ -42,14 +42,13 @@ from trainsanity.measurements.step.record_zero import ZeroStep
 from trainsanity.measurements.step.replay import fill_items
 from trainsanity.measurements.step.reward_order import watch_rewards
 from trainsanity.measurements.step.rollouts import record_rollouts
+from trainsanity.measurements.step.sampling import any_gradient, total_norm
 from trainsanity.measurements.step.schedule import curve_of
 from trainsanity.measurements.step.steps import (
     MicroStep,
     Recording,
     Step,
-    any_gradient,
     note_means,
-    total_norm,
 )
 from trainsanity.measurements.step.teachers import teachers_watched
 from trainsanity.measurements.step.update import before_step, frozen_state, rewritten, trial_steps

@@ -1,14 +1,10 @@
-"""A few elements of a gradient, spread over its rows and columns."""
+"""Gradients: their norms, and a few elements spread over rows and columns."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from trainsanity.isolation.shards import whole
-
-if TYPE_CHECKING:
-    pass
-
+from trainsanity.isolation.shards import local, whole
 
 SAMPLE = 1 << 16
 """Elements of a parameter whose gradients are kept: a thousand tensors make half a gigabyte in
@@ -35,3 +31,22 @@ def sample(tensor: Any) -> Any:
     while stride > 1 and math.gcd(stride, tensor.shape[-1]) > 1:
         stride -= 1
     return flat[::stride][:SAMPLE].cpu().clone()
+
+
+def any_gradient(optimizer: Any) -> bool:
+    """Return whether anything that an optimizer holds has a gradient that is not zero."""
+    return any(
+        bool(local(p.grad).any())
+        for group in optimizer.param_groups
+        for p in group["params"]
+        if p.grad is not None
+    )
+
+
+def total_norm(model: Any) -> float:
+    """The 2-norm over all gradients."""
+    import torch
+
+    norms = [whole(norm_of(p.grad)) for p in model.parameters() if p.grad is not None]
+    widest = torch.float64 if any(n.dtype == torch.float64 for n in norms) else torch.float32
+    return float(torch.stack([n.to(widest) for n in norms]).norm()) if norms else 0.0

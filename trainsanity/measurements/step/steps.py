@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import Session, objective_of
-from trainsanity.isolation.shards import local, whole
 from trainsanity.maths.factors import NAMING, name_factor
 from trainsanity.measurements.model.items import Items, items_of
 from trainsanity.measurements.step.hooks import AddedHook, ModuleState
@@ -21,7 +20,6 @@ from trainsanity.measurements.step.preference import Preference
 from trainsanity.measurements.step.pull import ModelCall, Pulls
 from trainsanity.measurements.step.rearranged import Rearranged
 from trainsanity.measurements.step.reward_order import RewardOrder
-from trainsanity.measurements.step.sampling import norm_of
 from trainsanity.measurements.step.settings import Setting
 from trainsanity.measurements.step.teachers import Teacher
 from trainsanity.measurements.step.update import Update
@@ -368,25 +366,6 @@ def item_weights(step: Step, sizes: list[int]) -> list[float]:
     if uncounted or step.by_means:
         return [1 / (len(sizes) * size) for size in sizes]
     return [1 / sum(sizes)] * len(sizes)
-
-
-def any_gradient(optimizer: Any) -> bool:
-    """Return whether anything that an optimizer holds has a gradient that is not zero."""
-    return any(
-        bool(local(p.grad).any())
-        for group in optimizer.param_groups
-        for p in group["params"]
-        if p.grad is not None
-    )
-
-
-def total_norm(model: Any) -> float:
-    """The 2-norm over all gradients."""
-    import torch
-
-    norms = [whole(norm_of(p.grad)) for p in model.parameters() if p.grad is not None]
-    widest = torch.float64 if any(n.dtype == torch.float64 for n in norms) else torch.float32
-    return float(torch.stack([n.to(widest) for n in norms]).norm()) if norms else 0.0
 
 
 def random_state() -> tuple[Any, Any]:
