@@ -11,6 +11,7 @@ from fixtures.faults import all_faults
 from tests import check_snapshots
 from tests.check_snapshots import FOLDER, STATUSES, WRITTEN_WITH, differences, entries, versions
 from trainsanity.engine.registry import registry
+from trainsanity.types import Cost
 
 
 def test_the_versions_are_public_ones(monkeypatch):
@@ -23,7 +24,9 @@ def test_every_check_is_compared_on_every_fault_that_it_catches():
         (name, fault.id)
         for fault in all_faults()
         for name in fault.caught_by or fault.warned_by
+        # Times are the machine's, and are asked in tests of their own.
         if fault.id not in entries(name)
+        and not (name.startswith("speed.") and registry().get(name).cost is Cost.RUN)
     ]
     assert not missing
 

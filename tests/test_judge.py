@@ -84,3 +84,14 @@ def test_the_public_names_are_shown_without_loading_them() -> None:
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("block", ["no_grad", "inference_mode"])
+def test_where_gradients_are_off_a_sentence_says_so(block: str, loud: Any) -> None:
+    import torch
+
+    with getattr(torch, block)():
+        with pytest.raises(UsageError, match=r"gradients are off here .* outside of that block"):
+            trainsanity.judge(loud, select="TS502,TS602")
+        assert trainsanity.judge(loud, select="TS401").good
+        assert not torch.is_grad_enabled()

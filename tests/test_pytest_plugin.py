@@ -151,6 +151,19 @@ def test_a_test_that_never_calls_its_check_fails(project):
     )
 
 
+def test_a_test_that_catches_the_failure_fails(project):
+    pytester = project("HEALTHY, select=['ACME501']")
+    pytester.makepyfile(
+        test_it=SANITY.format(arguments="LOUD, select=['ACME']").replace(
+            "    check(pipeline)", "    try: check(pipeline)\n    except Exception: pass"
+        )
+    )
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider")
+    result.assert_outcomes(passed=1, failed=1, skipped=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*The test catches what check(pipeline) raises; a failure that*"])
+
+
 def test_nothing_is_built_while_collecting(project):
     pytester = project("LOUD, 'pipelines:broken', 'no.such:module'")
     result = pytester.runpytest_inprocess("--collect-only", "-q")

@@ -186,6 +186,18 @@ def test_label_names(judged, trainer):
         assert message == "config.label2id is not the inverse of config.id2label: 'LABEL_3' differs"
         config.label2id = {**before[1], "LABEL_3": 2}
         assert "'LABEL_3' differs" in said(judged("TS203", rows()))[0]
+        # run_glue.py sets one of the two: no name is wrong, and predictions have none.
+        count = len(before[0])
+        config.label2id = {f"topic {k}": k for k in range(count)}
+        result = judged("TS203", rows())
+        assert result.status is Status.WARNING
+        assert "id2label has LABEL_0, LABEL_1, ..." in result.findings[0].headline
+        config.id2label, config.label2id = {k: f"t {k}" for k in range(count)}, before[1]
+        (finding,) = judged("TS203", rows()).findings
+        assert (finding.where, finding.severity) == ("model.config.label2id", Severity.WARNING)
+        # Names that are the numbers say what LABEL_0 says.
+        config.id2label, config.label2id = before[0], {str(k): k for k in range(count)}
+        assert judged("TS203", rows()).status is Status.PASS
         config.id2label, config.label2id = before
         names = ["a", "b", *"cdefgh"]
         train = rows().cast_column("label", ClassLabel(names=names))
@@ -258,11 +270,16 @@ def test_two_rows_that_were_not_cut_tell_what_the_others_lost(judged):
 def test_padding_without_a_mask(judged):
     padded = [[PAD] * (k % 3) + [7] * 5 + [PAD] * (2 - k % 3) for k in range(8)]
     result = judged("TS204", rows(padded))
-    assert said(result) == [
+    assert result.status is Status.WARNING
+    assert [finding.headline for finding in result.findings] == [
         "28.6% of the positions stored in train_dataset are padding, "
         "and the collator pads by itself"
     ]
     assert result.factor == pytest.approx(7 / 5)
+    # Rows of tensors, as a torch Dataset returns them, are rows.
+    assert (
+        judged("TS233", [{"input_ids": torch.tensor(row)} for row in padded]).status is Status.PASS
+    )
     # Inside a text it is no padding.
     assert judged("TS204", rows([[7, PAD, 8]] * 8)).status is Status.PASS
     (message,) = said(judged("TS106", rows([[7, PAD, 8]] * 3 + [[7, 8, 9]] * 5)))

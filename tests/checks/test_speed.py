@@ -54,6 +54,7 @@ def test_a_healthy_run_has_no_warning():
     assert draw(picture, "p-").startswith("<svg")
 
 
+@pytest.mark.corpus
 def test_what_is_slow_is_named_with_its_factor():
     """No workers and a slow collator, rows padded to 512, layers that are computed twice."""
     trainer = built(pad_to_multiple_of=512)

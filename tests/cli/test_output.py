@@ -8,6 +8,7 @@ import pytest
 
 from tests.reports import HEALTHY, INCIDENT
 from trainsanity.cli import output
+from trainsanity.errors import UsageError
 from trainsanity.report.screen import render
 
 
@@ -47,3 +48,23 @@ def test_progress_of_a_redirected_run_goes_to_stderr(
     told = capsys.readouterr()
     assert told.out == ""
     assert told.err == "trainsanity: 0 s: the first batch\n"
+
+
+def test_two_reports_do_not_share_a_file(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tmp_path.joinpath("link").symlink_to("x")
+    output.refuse_one_file_for_two({"--json": "-", "--html": "x", "--sarif": None})
+    output.refuse_one_file_for_two({"--json": "/dev/null", "--html": "/dev/null"})
+    for name in ("x", "./x", "link"):
+        with pytest.raises(UsageError, match=f"--html {name}: --json writes there"):
+            output.refuse_one_file_for_two({"--json": "x", "--html": name})
+
+
+@pytest.mark.parametrize("name", ["train.py", "pyproject.toml", "config.yaml"])
+def test_no_report_replaces_what_was_written_by_hand(tmp_path, name: str) -> None:
+    path = tmp_path / name
+    output.OutputFile("--json", str(path))  # there is none yet
+    path.write_text("mine")
+    with pytest.raises(UsageError, match="that is code or configuration, give another file"):
+        output.OutputFile("--json", str(path))
+    assert path.read_text() == "mine"

@@ -110,20 +110,3 @@ def sharded_lora() -> Any:
     from fixtures.controls.pipelines import lora
 
     return sharded(lora(healthy()))
-
-
-def tensor_parallel() -> Any:
-    """As a user asks for it, by ``from_pretrained(tp_plan="auto")``; both processes share rows."""
-    import shutil
-    import tempfile
-    import weakref
-
-    from transformers import AutoModelForSequenceClassification
-
-    built = healthy()
-    folder = tempfile.mkdtemp(prefix="trainsanity-")
-    built.model.save_pretrained(folder)
-    built.model = AutoModelForSequenceClassification.from_pretrained(folder, tp_plan="auto")
-    built.model.accepts_loss_kwargs = False
-    weakref.finalize(built, shutil.rmtree, folder, ignore_errors=True)
-    return rebuilt(built)

@@ -21,6 +21,9 @@ from trainsanity.report.text import render
 
 MICRO_BATCHES = HEALTHY["gradient_accumulation_steps"]
 STEPS = 2
+AT_THE_PEAK = 1
+"""The first micro-batch once more, after a step at the peak rate."""
+
 TRIALS = 2
 """Steps at the peak rate and in the middle of the warm-up, taken back."""
 ROWS = 4
@@ -62,7 +65,7 @@ def test_what_the_measurements_took_is_all_that_was_taken(judged):
     assert everything.forwards == len(calls)
     recorded = STEPS * MICRO_BATCHES
     assert report.passes["recording"] == Passes(
-        recorded + LAWS, recorded + LAWS_BACKWARD, STEPS + TRIALS
+        recorded + LAWS + AT_THE_PEAK, recorded + LAWS_BACKWARD, STEPS + TRIALS
     )
     # Once more each, and the first at another scale, which shows what rounding does.
     assert report.passes["replay"] == Passes(MICRO_BATCHES + 1, MICRO_BATCHES + 1)

@@ -23,7 +23,7 @@ from trainsanity.measurements.data.economics import (
     waste,
 )
 from trainsanity.pipeline import Pipeline
-from trainsanity.types import Finding
+from trainsanity.types import Finding, Severity
 
 
 @given(
@@ -155,6 +155,25 @@ def test_the_price_of_a_fixed_width_is_its_own():
     # What another multiple would cost is computed.
     other = replace(padding, multiple=None)
     assert _price(other, economics, 8, {}) == "+1.0 points of padding"
+
+
+def test_a_multiple_of_eight_is_no_waste_on_short_rows():
+    """LLaMA-Factory pads to a multiple of 8; 9 tokens are 16 then, and cannot be fewer."""
+    widths = {"waste": 0.5, "least_waste": 0.1, "table": {1: 0.1, 8: 0.5, 24: 0.7}}
+    table = widths["table"]
+    economics = Economics("8 rows", table, table, 0.0, by_length=False)
+
+    def findings(width, multiple):
+        found = Padding(multiple, [9], [width], **widths, stretch=width / 9, aligned=16 / 9)
+        said = list(padding_overhead(found, economics, PaddingTimes()))
+        return [one for one in said if isinstance(one, Finding)]
+
+    assert not findings(16, 8)
+    assert findings(24, 24)
+    stored = Padding(None, [9], [64], **widths, stretch=64 / 9, aligned=16 / 9, stored=True)
+    finding, _ = padding_overhead(stored, economics, PaddingTimes())
+    assert finding.severity is Severity.WARNING
+    assert finding.where == "the rows of the dataset"
 
 
 def test_nan_never_passes():

@@ -13,15 +13,14 @@ from trainsanity.engine.session import objective_of
 from trainsanity.maths.tolerances import REDUCTIONS
 from trainsanity.measurements.model.head import _pooled, same_direction
 from trainsanity.measurements.model.items import Items
-from trainsanity.measurements.step.record_trainer import backward_recorded
-from trainsanity.measurements.step.sampling import SAMPLE, sample
+from trainsanity.measurements.step.record_gradients import backward_recorded
+from trainsanity.measurements.step.sampling import SAMPLE, sample, total_norm
 from trainsanity.measurements.step.steps import (
     MicroStep,
     Recording,
     Step,
     item_weights,
     reference,
-    total_norm,
 )
 from trainsanity.pipeline import Pipeline
 from trainsanity.types import Skip

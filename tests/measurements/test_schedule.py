@@ -156,6 +156,22 @@ def test_a_schedule_may_be_a_list_with_an_end() -> None:
     assert "highest factor is 1" in result.message
 
 
+def test_a_schedule_may_be_an_object_that_counts_its_calls() -> None:
+    class Factor:
+        calls = 0
+
+        def __call__(self, step):
+            self.calls += 1
+            return 1 / (1 + step)
+
+    factor = Factor()
+    pipeline = own_scheduler(factor)
+    before = factor.calls
+    report = run(pipeline, registry().select(["schedule"]))
+    assert not [r for r in report.results if r.status in (Status.ERROR, Status.FAIL)]
+    assert factor.calls == before
+
+
 def test_a_scheduler_of_a_notebook_has_no_source_to_read() -> None:
     there = {"LambdaLR": torch.optim.lr_scheduler.LambdaLR, "__name__": "a_cell"}
     exec("class Own(LambdaLR): pass", there)

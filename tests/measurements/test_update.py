@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from trainsanity.measurements.step.update import _finite, can_move
+from trainsanity.measurements.step.update import _finite, before_step, can_move, trial_steps
 
 RATES = [0.0, 1e-40, 3e-8, 1e-5, 2.0**-17, 1e-3, 1.0, 1e30]
 
@@ -46,3 +46,27 @@ def test_a_gradient_is_finite_also_where_its_norm_is_not():
     assert _finite([None, torch.ones(2), large, *bad]) == [True, True, True, False, False]
     assert _finite([None]) == [True]
     assert _finite([]) == []
+
+
+@pytest.mark.parametrize("kind", ["SGD", "AdamW"])
+def test_a_gradient_of_rounding_is_told_from_a_rate_of_zero(kind):
+    """Attention over one position has such gradients, and a layer norm's ones do not move."""
+    model = torch.nn.ModuleDict({name: torch.nn.Linear(2, 2) for name in ("loud", "quiet", "zero")})
+    for name, layer in model.items():
+        torch.nn.init.ones_(layer.weight)
+        layer.weight.grad = torch.full((2, 2), 1e-17 if name == "quiet" else 1.0)
+    groups = [{"params": model[name].parameters(), "lr": 0.0 if name == "zero" else 0.01}
+              for name in model]  # fmt: skip
+    optimizer = getattr(torch.optim, kind)(groups, lr=0.01, weight_decay=0.0)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    gradients = {name: model[name].weight.grad for name in model}
+    update = before_step(model, optimizer)
+    trial_steps(update, model, optimizer, None, 0)
+    seen = {p.name.split(".")[0]: p for p in update.parameters if p.name.endswith("weight")}
+    assert {name: p.moved for name, p in seen.items()} == {"loud": 4, "quiet": 0, "zero": 0}
+    assert {name: p.answers for name, p in seen.items() if name != "loud"} == {
+        "quiet": True, "zero": False
+    }  # fmt: skip
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    assert all(model[name].weight.grad is gradient for name, gradient in gradients.items())
+    assert [group["lr"] for group in optimizer.param_groups] == [0.01, 0.01, 0.0]

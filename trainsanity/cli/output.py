@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -175,6 +175,31 @@ class Output:
             self._file.write(text)
 
 
+WRITTEN_BY_HAND = (".py", ".ipynb", ".sh", ".toml", ".yaml", ".yml", ".cfg", ".ini")
+"""Ends of the names of files that no report replaces."""
+
+
+def refuse_one_file_for_two(named: Mapping[str, str | None]) -> None:
+    """Refuse what would keep the last of two reports alone.
+
+    Args:
+        named: option to the name of its file.
+
+    Raises:
+        UsageError: two of them name one file.
+    """
+    taken: dict[str, str] = {}
+    for option, name in named.items():
+        if not name or (name == "-" and option == "--json"):
+            continue
+        place = os.path.realpath(name) if "\0" not in name else name
+        if os.path.exists(place) and not os.path.isfile(place):
+            continue  # a pipe or a device takes both
+        if place in taken:
+            raise UsageError(f"{option} {name}: {taken[place]} writes there, give another file")
+        taken[place] = option
+
+
 class OutputFile:
     """A file that an option names.  It appears whole at the end, or not at all.
 
@@ -198,8 +223,10 @@ class OutputFile:
             self._path = Path(name).resolve()
             if self._path.is_dir():
                 raise UsageError(f"{self._called}: that is a directory, give a file")
-            if self._path.suffix in (".py", ".ipynb") and self._path.exists():
-                raise UsageError(f"{self._called}: that is code, give another file")
+            if self._path.suffix in WRITTEN_BY_HAND and self._path.exists():
+                raise UsageError(
+                    f"{self._called}: that is code or configuration, give another file"
+                )
             if self._direct:
                 return
             if append and self._path.exists():

@@ -20,11 +20,13 @@ from trainsanity.cli.judging import (
     text_of,
     verdict_on,
 )
+from trainsanity.cli.leaving import exit_code_kept
 from trainsanity.cli.output import (
     Line,
     Output,
     OutputFile,
     progress,
+    refuse_one_file_for_two,
     stdout_is_stderr,
     style,
     write,
@@ -206,6 +208,14 @@ def run(  # noqa: PLR0917 - one parameter per option
     if baseline is not None:
         baseline = Baseline.read(baseline).path  # which is complained of before anything is built
     expected = Expected() if expecting else None
+    refuse_one_file_for_two(
+        {
+            "--json": json_file,
+            "--sarif": sarif_file,
+            "--html": html_file,
+            "--github-summary": summary_file,
+        }
+    )
     output = Output(json_file)
     sarif = None if sarif_file is None else OutputFile("--sarif", sarif_file)
     page = None if html_file is None else _page_file(html_file)
@@ -268,7 +278,8 @@ def _verdict(
         # Where several processes run, the others may have gone on to the next.
         alone = len(sources) == 1 or several_processes()
         judge_one = _judge if alone else _judge_or_say_why
-        judged.append(judge_one(source, options, shown))
+        with exit_code_kept():
+            judged.append(judge_one(source, options, shown))
         if rank():
             continue
         between = "\n" if len(judged) > 1 and options.form != "line" else ""

@@ -12,6 +12,7 @@ from trainsanity.cli.output import (
     Output,
     OutputFile,
     progress,
+    refuse_one_file_for_two,
     stdout_is_stderr,
     write_text,
 )
@@ -105,6 +106,7 @@ def show(  # noqa: PLR0917 - one parameter per option
     the first is predicted by nothing.
     """
     sources = sources_for(targets, arguments)
+    refuse_one_file_for_two({"--json": json_file, "--html": html_file})
     output = Output(json_file)
     if no_rows and html_file is not None:
         raise UsageError("--html: the page is made of rows, which --no-rows leaves out")

@@ -7,7 +7,7 @@ import gc
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from trainsanity.isolation.callbacks import left_out
 from trainsanity.isolation.fingerprint import guarded
 from trainsanity.isolation.out_of_memory import described, give_back, out_of_memory
 from trainsanity.isolation.time_limit import limited
-from trainsanity.types import Abstain, Blocked, Check, Result, Skip, Status
+from trainsanity.types import Abstain, Blocked, Check, Cost, Result, Skip, Status
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -208,6 +208,8 @@ def run(
         UsageError: the pipeline or the selection cannot be judged at all.
     """
     start = time.perf_counter()
+    checks = list(checks)
+    _refuse_without_gradients(pipeline, checks)
     runner = Runner(pipeline, expected_failures, timeout=timeout)
     session = runner.session
     results = []
@@ -234,6 +236,22 @@ def run(
         objective=session.recognition | _confirmation(session),
         library_warnings=tuple(pipeline.library_warnings),
     )
+
+
+def _refuse_without_gradients(pipeline: Pipeline, checks: Sequence[Check]) -> None:
+    """Refuse to take steps where autograd is off.  Turning it on would hide that training fails.
+
+    Raises:
+        UsageError: it is off, and a check asks for a gradient.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or torch.is_grad_enabled() or pipeline.trainer is None:
+        return
+    if any(check.cost >= Cost.BACKWARD for check in checks):
+        raise UsageError(
+            "gradients are off here (torch.no_grad, torch.inference_mode or set_grad_enabled), and "
+            "train() would fail as well: judge outside of that block, or turn them on"
+        )
 
 
 FROZEN_FROM_THE_START = 1000

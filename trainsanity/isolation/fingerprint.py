@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainsanity.isolation.files_written import written_files_named
 from trainsanity.isolation.hashing import Known, hashes
 from trainsanity.isolation.parts import (
     backend_settings,
@@ -17,6 +18,7 @@ from trainsanity.isolation.parts import (
     tokenizers,
     working_directory,
 )
+from trainsanity.isolation.process_settings import process_settings, signals_kept
 from trainsanity.isolation.random_states import random_hashes
 from trainsanity.isolation.shards import resharded
 from trainsanity.isolation.snapshot import put_back, reachable_state
@@ -42,9 +44,11 @@ def guarded(pipeline: Pipeline, who: str, known: Known) -> Iterator[None]:
     # Only our own code runs between two measurements, so the hashes after one serve as those before
     # the next.  After a measurement all are computed, because writing to ``.data`` is not counted.
     before = fingerprint(pipeline, known)
-    with put_back([reachable_state(pipeline), lambda: resharded(pipeline.model)]):
+    undo = [process_settings(), reachable_state(pipeline), lambda: resharded(pipeline.model)]
+    with signals_kept(), put_back(undo):
         try:
-            yield
+            with written_files_named(pipeline.unrestored):
+                yield
         except BaseException as error:
             changed = _changed(pipeline, before, who, known)
             if changed and isinstance(error, Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import ast
+import contextvars
 import copy
 import ctypes
 import functools
@@ -12,10 +13,13 @@ import itertools
 import multiprocessing.sharedctypes
 import operator
 import random
+import sqlite3
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+
+from trainsanity.isolation.reachable import is_own
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,6 +119,9 @@ def _table() -> list[tuple[Any, Callable[[Any, Budget], Noted]]]:
         (onward, _generator),
         (chained, lambda obj, _: Lost(lambda: True, "is an iterator that cannot be wound back")),
         (io.IOBase, _stream),
+        (contextvars.ContextVar, _context_variable),
+        (functools._lru_cache_wrapper, _cache),
+        (sqlite3.Connection, _database),
         ((ctypes._SimpleCData, ctypes.Array, ctypes.Structure), _c_data),
         (multiprocessing.sharedctypes.SynchronizedBase, lambda obj, _: _c_data(obj.get_obj(), _)),
     ]
@@ -151,12 +158,26 @@ def _tensor(tensor: Tensor, budget: Budget) -> Noted:
     return restore
 
 
+LEAF_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+
+
+def hooks_of(obj: Any) -> list[Any]:
+    """Return the hooks of a tensor, which no dictionary of attributes holds; none of other objects.
+
+    They are functions of the user's own, and count in a closure as any other.
+    """
+    import torch
+
+    if not isinstance(obj, torch.Tensor) or not obj.is_leaf:
+        return []
+    return [hook for kind in LEAF_HOOKS for hook in (getattr(obj, kind, None) or {}).values()]
+
+
 def _leaf(tensor: Tensor) -> Callable[[], None] | None:
     """Return what puts a leaf's hooks and its gradient flag back; None for other tensors."""
     if not tensor.is_leaf:
         return None
-    kinds = ("_backward_hooks", "_post_accumulate_grad_hooks")
-    hooks = [(kind, getattr(tensor, kind, None)) for kind in kinds]
+    hooks = [(kind, getattr(tensor, kind, None)) for kind in LEAF_HOOKS]
     held = [dict(found) if found else {} for _, found in hooks]
     trains = tensor.requires_grad
 
@@ -305,3 +326,46 @@ def _c_data(value: Any, _: Budget) -> Noted:
             ctypes.memmove(ctypes.addressof(value), held, len(held))
 
     return restore
+
+
+MISSING = object()
+"""What a variable without a value is noted as."""
+
+
+def _context_variable(variable: contextvars.ContextVar[Any], _: Budget) -> Noted:
+    held = variable.get(MISSING)
+    if held is MISSING:
+        try:
+            # Where nothing was ever set it has its default; nothing else can unset a variable.
+            held = contextvars.Context().run(variable.get)
+        except LookupError:
+            return Lost(lambda: variable.get(MISSING) is not MISSING, "was set")
+
+    def restore() -> None:
+        if variable.get(held) is not held:
+            variable.set(held)
+
+    return restore
+
+
+def _cache(function: Any, _: Budget) -> Noted:
+    """Note what ``functools.lru_cache`` keeps: an empty one can be emptied, and no other undone."""
+    if not is_own(getattr(function, "__module__", None) or "builtins"):
+        return None
+    held = function.cache_info()
+    if held.currsize:
+        return Lost(
+            lambda: function.cache_info().misses != held.misses,
+            "has kept more results, which cannot be taken out",
+        )
+
+    def restore() -> None:
+        if function.cache_info().currsize:
+            function.cache_clear()
+
+    return restore
+
+
+def _database(connection: sqlite3.Connection, _: Budget) -> Noted:
+    held = connection.total_changes
+    return Lost(lambda: connection.total_changes != held, "was written to")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import sys
 import types
@@ -65,7 +66,24 @@ def is_own(module: str) -> bool:
     if package in sys.stdlib_module_names or package in ("builtins", "trainsanity"):
         return False
     file = getattr(sys.modules.get(module) or sys.modules.get(package), "__file__", None) or ""
-    return "site-packages" not in file and "dist-packages" not in file
+    return (
+        "site-packages" not in file
+        and "dist-packages" not in file
+        and not _installed_beside(file, package)
+    )
+
+
+def _installed_beside(file: str, package: str) -> bool:
+    """Return whether pip put a package where it lies (``--target``), with what it notes of it."""
+    folder = file.rpartition(f"{os.sep}{package}{os.sep}")[0]
+    try:
+        names = os.listdir(folder) if folder else []
+    except OSError:
+        return False
+    return any(
+        name.endswith(".dist-info") and name.partition("-")[0].lower() == package.lower()
+        for name in names
+    )
 
 
 @functools.lru_cache(maxsize=4096)

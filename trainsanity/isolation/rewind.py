@@ -18,11 +18,13 @@ import collections
 import contextlib
 import functools
 import operator
+import threading
 import types
-from collections.abc import Callable, Iterable
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from trainsanity.isolation.kinds import Lost, iterator_types, note_for, wound_back
+from trainsanity.isolation.kinds import Lost, hooks_of, iterator_types, note_for, wound_back
 from trainsanity.isolation.reachable import (
     ATOMS,
     Path,
@@ -128,8 +130,12 @@ class Rewind:
         elif issubclass(cls, functools.partial):
             for held in (obj.func, obj.args, obj.keywords):
                 self._push(held, path, "")
+        elif issubclass(cls, WEAK):
+            self._push(obj.data, path, "")  # keys are references, which the dictionary holds
         elif (note := note_for(cls)) is not None:
             known = note(obj, self)
+            for hook in hooks_of(obj):
+                self._push(hook, path, "")
             if isinstance(known, Lost):
                 self._watched.append((path, known.changed, known.why))
             elif known is not None:
@@ -229,25 +235,43 @@ class Rewind:
             self._stack.append((value, (path, name)))
 
 
+@contextlib.contextmanager
+def rewound(**parts: Any) -> Iterator[None]:
+    """Put back at the end of the block what these objects hold: for a call of the user's own."""
+    noted = Rewind(parts.items(), set())
+    try:
+        yield
+    finally:
+        noted.restore()
+
+
 def _leads_on(values: Iterable[Any]) -> bool:
     """Return whether there is more than atoms; a vocabulary of 150,000 has nothing else."""
     return not ATOMS.issuperset(map(type, values))
 
 
-STATE = ("builtins", "collections", "ctypes", "itertools", "numpy", "random", "torch")
+WEAK = (weakref.WeakKeyDictionary, weakref.WeakValueDictionary, weakref.WeakSet)
+
+STATE = (
+    "_contextvars", "_thread", "_weakrefset", "array", "builtins", "collections", "ctypes",
+    "itertools", "numpy", "random", "sqlite3", "torch", "weakref",
+)  # fmt: skip
 """Packages whose objects may be a run's state where a function finds them among its globals."""
 
 
 def _is_state(value: Any) -> bool:
     """Return whether a global may be the run's: a container, a generator, or an own object."""
-    holder = value if isinstance(value, (type, types.FunctionType)) else type(value)
+    named = (type, types.FunctionType, functools._lru_cache_wrapper)
+    holder = value if isinstance(value, named) else type(value)
     module = getattr(holder, "__module__", "") or ""
     return module.partition(".")[0] in STATE or is_own(module)
 
 
 def _attributes(obj: Any) -> dict[str, Any] | None:
+    # What a thread keeps for itself is told by the method of its own class alone.
+    base: Any = threading.local if issubclass(type(obj), threading.local) else object
     try:
-        found = object.__getattribute__(obj, "__dict__")
+        found = base.__getattribute__(obj, "__dict__")
     except (AttributeError, TypeError):
         return None
     return found if isinstance(found, dict) else None

@@ -21,6 +21,7 @@ from trainsanity.isolation.parts import (
     tokenizers,
     working_directory,
 )
+from trainsanity.isolation.process_settings import process_settings, signals_kept
 from trainsanity.isolation.random_states import global_random_states
 from trainsanity.isolation.rewind import Rewind
 from trainsanity.isolation.shards import local, resharded
@@ -52,6 +53,7 @@ def preserved(pipeline: Pipeline, *, weights: bool = False) -> Iterator[None]:
     undo: list[Undo] = [
         global_random_states(),
         _surroundings(),
+        process_settings(),
         reachable_state(pipeline),
         *map(_backend, tokenizers(pipeline)),
         _accelerate_globals(),
@@ -62,7 +64,7 @@ def preserved(pipeline: Pipeline, *, weights: bool = False) -> Iterator[None]:
         undo.append(_tensors(optimizer_tensors(optimizer_and_scheduler(pipeline)[0])))
     undo.append(_tensors(pipeline.model.buffers()))
     undo.append(lambda: resharded(pipeline.model))
-    with put_back(undo):
+    with signals_kept(), put_back(undo):
         yield
 
 

@@ -85,18 +85,30 @@ def skip_without_gpu(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
-    """Fail a test that takes a check and never calls it: it would pass whatever the pipeline is.
+    """Fail a test that passes whatever the pipeline is: it never calls its check, or catches all.
 
     Raises:
-        CheckNotJudged: it did not call it.
+        CheckNotJudged: it did not call it, or caught that it ended in an error.
+        CheckFailure: it caught the failure.
     """
     yield
     pair = parameters_of(item)
-    if pair is not None and item.config.stash[STATE].result is None:
-        spec, bound = pair
+    if pair is None:
+        return
+    spec, bound = pair
+    result = item.config.stash[STATE].result
+    if result is None:
         raise CheckNotJudged(
             f"{bound} was not judged on {spec.id}: the test takes check and never calls it; write "
             "check(pipeline)"
+        )
+    if result.status in (Status.FAIL, Status.ERROR):
+        from trainsanity.pytest_plugin.results import failure_text
+
+        kind = CheckFailure if result.status is Status.FAIL else CheckNotJudged
+        raise kind(
+            f"{failure_text(result)}\n\nThe test catches what check(pipeline) raises; a failure "
+            "that is known belongs into expected_failures"
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
-from trainsanity.measurements.batches.batch import Batch, attended
+from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Collating, Made
 from trainsanity.measurements.batches.padding import Padding, round_up
 from trainsanity.measurements.batches.strategies import Rows
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     "TS303",
     "collator.pad_to_multiple_of",
     needs=("data_collator",),
-    requires=("collator.rows_recovered", "dataset.rows_unpadded"),
+    requires=("collator.rows_recovered",),
     rules_out="pad_to_multiple_of",
 )
 def pad_to_multiple_of(
@@ -33,8 +33,9 @@ def pad_to_multiple_of(
     Why it matters: a multiple that is not kept loses the tensor cores' fast path that it was set
     for; one that is overshot pays for padding twice.
 
-    How it is measured: exact.  Width = the longest row rounded up to the multiple (1 if none is
-    set); ``padding="max_length"`` rounds ``max_length`` up instead.  Beside the training batches,
+    How it is measured: exact.  Width = the longest row, with the padding that it is stored with
+    (dataset.rows_unpadded), rounded up to the multiple (1 if none is set);
+    ``padding="max_length"`` rounds ``max_length`` up instead.  Beside the training batches,
     Hypothesis cuts pieces from their rows, also some whose longest is a multiple already.
 
     How to fix: pass ``pad_to_multiple_of`` to the collator and leave padding to it.
@@ -54,13 +55,16 @@ def pad_to_multiple_of(
         return int(round_up(whole or longest, collator.pad_to_multiple_of or 1))
 
     def wrong(rows: Rows, made: Made) -> str | None:
-        longest = max(attended(row)[1] for row in rows)
+        longest = _longest(rows)
         width, right = made["input_ids"].shape[-1], least(longest)
         if width == right:
             return None
         return f"a batch is {width} wide; its longest row has {longest} tokens, {right} is enough"
 
-    expected = [least(longest) for longest in padding.longest]
+    expected = [
+        least(max(longest, _longest(micro.rows)))
+        for micro, longest in zip(batch, padding.longest, strict=True)
+    ]
     objection = collating.objection(wrong)
     if objection:
         yield Finding(
@@ -78,3 +82,7 @@ def pad_to_multiple_of(
         padding.widths,
         expected,
     )
+
+
+def _longest(rows: Rows) -> int:
+    return max(len(row["input_ids"]) for row in rows)

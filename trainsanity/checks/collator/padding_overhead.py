@@ -6,18 +6,14 @@ from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
 from trainsanity.maths.tolerances import within
-from trainsanity.measurements.batches.padding import Padding, PaddingTimes, round_up
+from trainsanity.measurements.batches.padding import USUAL_MULTIPLE, Padding, PaddingTimes, round_up
 from trainsanity.measurements.data.economics import Economics
-from trainsanity.types import Cost, Finding, Measured
+from trainsanity.types import Cost, Finding, Measured, Severity
 
 BEST_ALIGNMENT_GAIN = 1 / 0.65
 """The most that alignment has been seen to gain: Qwen3-4B geometry on an H100, batch 2, forward +
 backward with pad_to_multiple_of=8 took 0.65 of the time without (field measurement, medians of one
 run).  A width stretched by more than this cannot be paid back by alignment."""
-
-
-USUAL_MULTIPLE = 8
-"""The multiple that tensor cores want for 16-bit types (NVIDIA's guide), and the one advised."""
 
 
 @check(
@@ -47,7 +43,11 @@ def padding_overhead(
     the width, and by the noise of the clock: two measurements of one setting, or 4 standard errors
     of the medians where that is more.
     Elsewhere the stretch (positions / least positions) must stay below
-    1 / 0.65, the most that alignment has been seen to gain (see BEST_ALIGNMENT_GAIN).
+    1 / 0.65, the most that alignment has been seen to gain (see BEST_ALIGNMENT_GAIN), or below
+    what a multiple of 8 makes of these rows, where that is more: the hardware asks for it, and it
+    costs 7 positions at the most.  Rows that are stored at the width of the batches were tokenized
+    with ``padding="max_length"``, which is a choice, and transformers' own in its examples: a
+    warning says what it costs.
 
     What an epoch will waste is computed from the lengths of all rows: with batches drawn at random
     exactly, from the distribution of a batch's longest row; grouped by length as the Trainer's own
@@ -75,9 +75,10 @@ def padding_overhead(
         "by_length": _by_name(economics.grouped),
         "sorted": round(economics.least, 4),
     }
-    expected: dict[str, float] = {"stretch_below": BEST_ALIGNMENT_GAIN}
+    most = max(padding.aligned, BEST_ALIGNMENT_GAIN)
+    expected: dict[str, float] = {"stretch_below": most}
     ratio, noise, gain = 1.0, 0.0, ""
-    too_much = not padding.stretch <= BEST_ALIGNMENT_GAIN
+    too_much = not within(padding.stretch, most)
     if times := padding_times.seconds:
         ratio, noise = times[padding.multiple or 1] / times[1], padding_times.noise
         limit = (1 + (USUAL_MULTIPLE - 1) / padding.longest[0]) ** 2 + noise
@@ -92,10 +93,16 @@ def padding_overhead(
             f"would do{gain and gain + ' of no multiple'}",
             observed=numbers,
             expected=expected,
-            where=f"pad_to_multiple_of={padding.multiple}",
+            where="the rows of the dataset"
+            if padding.stored
+            else f"pad_to_multiple_of={padding.multiple}",
             factor=padding.stretch,
-            cause="the multiple, or a fixed width, is far beyond the rows' lengths",
-            fix="DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)",
+            cause='all rows are tokenized to one width, as padding="max_length" does'
+            if padding.stored
+            else "the multiple, or a fixed width, is far beyond the rows' lengths",
+            fix=("tokenize with padding=False, and " if padding.stored else "")
+            + "DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)",
+            severity=Severity.WARNING if padding.stored else Severity.FAILURE,
         )
     yield Measured(
         f"{_advice(padding, economics, times, noise)} ({_table(padding, economics)})",

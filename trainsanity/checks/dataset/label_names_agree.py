@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from trainsanity.engine.registry import check
 from trainsanity.measurements.data.scan import Scan
 from trainsanity.repairs import repair
-from trainsanity.types import Finding, Measured
+from trainsanity.types import Finding, Measured, Severity
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -27,7 +27,8 @@ def label_names_agree(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Fin
     another name; evaluation on such a split measures nothing.
 
     How it is measured: exact comparison of names.  Names that transformers makes up (``LABEL_0``
-    ...) say nothing and are compared with nothing.
+    ...) say nothing and are compared with nothing; where only one of the two tables has them,
+    predictions lose their names and no name is wrong: a warning.
 
     How to fix: ``from_pretrained(..., id2label=..., label2id=...)`` from
     ``dataset.features["label"].names``; build all splits with one ``ClassLabel``.
@@ -40,7 +41,27 @@ def label_names_agree(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Fin
     by_id = {int(k): str(v) for k, v in (getattr(config, "id2label", None) or {}).items()}
     by_name = {str(k): int(v) for k, v in (getattr(config, "label2id", None) or {}).items()}
     own = [by_id[k] for k in sorted(by_id)]
-    if {name: k for k, name in by_id.items()} != by_name:
+    named = sorted(by_name, key=by_name.__getitem__)
+    # One of the two was left as it was made up: it names nothing, and contradicts nothing.
+    unnamed = sorted(by_name.values()) == [*range(len(own))] and (_made_up(own) or _made_up(named))
+    if unnamed and own != named:
+        place, other = ("id2label", named) if _made_up(own) else ("label2id", own)
+        if other != [str(k) for k in range(len(other))]:
+            yield Finding(
+                f"config.{place} has LABEL_0, LABEL_1, ... where the other table has "
+                f"{', '.join(map(repr, other[:3]))}",
+                observed="LABEL_0",
+                expected=other[0],
+                where=f"model.config.{place}",
+                cause="only one of the two was set: predictions are reported without their names"
+                if place == "id2label"
+                else "only one of the two was set: names are not found by it",
+                fix="set both: id2label=dict(enumerate(names)), "
+                "label2id={name: k for k, name in enumerate(names)}",
+                severity=Severity.WARNING,
+                repairs=(repair("both tables have the names", "label_names", names=(*other,)),),
+            )
+    elif {name: k for k, name in by_id.items()} != by_name:
         strange = next((n for k, n in sorted(by_id.items()) if by_name.get(n) != k), own[:1])
         yield Finding(
             f"config.label2id is not the inverse of config.id2label: {strange!r} differs",
@@ -52,8 +73,7 @@ def label_names_agree(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Fin
             "label2id={name: k for k, name in enumerate(names)}",
             repairs=(repair("label2id = the inverse of id2label", "label_names", names=(*own,)),),
         )
-    made_up = own == [f"LABEL_{k}" for k in range(len(own))]
-    known = {} if made_up or not own else {"model.config": own}
+    known = {} if _made_up(own) or not own else {"model.config": own}
     for split in scan.splits:
         if split.labels is not None and split.labels.names is not None:
             known[split.name] = split.labels.names
@@ -80,3 +100,8 @@ def label_names_agree(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Fin
             )
     places = ", ".join(known) or "no place"
     yield Measured(f"{len(names or own)} labels, named by {places}", list(known))
+
+
+def _made_up(names: list[str]) -> bool:
+    """Return whether these are the names that transformers gives by itself."""
+    return names == [f"LABEL_{k}" for k in range(len(names))]

@@ -9,7 +9,7 @@ from trainsanity.checks._splits import rows_finding
 from trainsanity.engine.registry import check
 from trainsanity.fields import cut_of
 from trainsanity.measurements.data.scan import Scan
-from trainsanity.types import Finding, Measured
+from trainsanity.types import Finding, Measured, Severity
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -42,7 +42,7 @@ def lengths_within_limit(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | 
     How to fix: ``tokenizer(..., truncation=True, max_length=...)``.
 
     Known false alarms: a tokenizer whose ``model_max_length`` is below what its model can take; set
-    it.
+    it.  Of a model whose config names no positions, as T5's relative ones, it is a warning.
 
     References: read: tokenization_utils_base, "Token indices sequence length is longer than".
     """
@@ -53,6 +53,8 @@ def lengths_within_limit(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | 
     if kept and not scan.train.content.plain:
         # A collator that joins the columns cuts what is longer, as its setting says.
         limits = {name: limit for name, limit in limits.items() if limit < kept}
+    # Where the config names no positions (T5's are relative), the tokenizer's limit is advice.
+    advice = "model.config.max_position_embeddings" not in limits and not kept
     by, limit = min(limits.items(), key=lambda item: item[1], default=("no setting", None))
     for split in scan.splits:
         if limit is not None and split.longest > limit:
@@ -67,6 +69,9 @@ def lengths_within_limit(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | 
                 factor=split.longest / limit,
                 cause="the rows were tokenized without truncation, or for another model",
                 fix=f"tokenizer(..., truncation=True, max_length={limit})",
+                severity=Severity.WARNING
+                if advice and by == "tokenizer.model_max_length"
+                else Severity.FAILURE,
             )
     train = scan.train
     mean = int(train.sequences.sum(dtype="int64")) / len(train.rows)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
+from trainsanity.fields import plain_values
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.data.known_tokens import first_rows
@@ -63,7 +64,8 @@ def rows_are_single_examples(pipeline: Pipeline) -> Iterator[Measured | Finding]
 
     References: huggingface/trl#439.
     """
-    rows = [row["input_ids"] for row in first_rows(pipeline)[:ROWS] if row.get("input_ids")]
+    ids = [plain_values(row.get("input_ids")) for row in first_rows(pipeline)[:ROWS]]
+    rows = [row for row in ids if isinstance(row, list) and row]
     if not rows or not all(isinstance(token, int) for row in rows for token in row):
         raise Skip("the rows hold no token ids of one sequence")
     with preserved(pipeline), quiet(pipeline):

@@ -9,7 +9,7 @@ from trainsanity.engine.registry import check
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.data.scan import Scan, Split
-from trainsanity.types import Finding, Measured
+from trainsanity.types import Finding, Measured, Severity
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -30,8 +30,9 @@ def rows_unpadded(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding
     Why it matters: rows padded to the longest of all, or to ``max_length``, make every batch that
     wide; a collator that would pad to the longest of its few rows cannot undo it.
 
-    How it is measured: exact, over all rows.  Whether the collator pads is found by giving it two
-    rows of different lengths.
+    How it is measured: exact, over all rows; a warning, since what is trained is the same and only
+    the time is lost: transformers' own tutorials tokenize with ``padding="max_length"``.
+    Whether the collator pads is found by giving it two rows of different lengths.
 
     How to fix: tokenize with ``padding=False`` and leave padding to the collator.
 
@@ -54,6 +55,7 @@ def rows_unpadded(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding
             factor=positions / max(train.tokens, 1),
             cause='tokenized with padding=True or padding="max_length"',
             fix="tokenizer(..., padding=False): the collator pads to the longest of its rows",
+            severity=Severity.WARNING,
         )
     collator = {None: "", True: "; the collator can pad", False: "; the collator cannot pad"}[pads]
     yield Measured(

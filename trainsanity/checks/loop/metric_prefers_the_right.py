@@ -47,7 +47,8 @@ def metric_prefers_the_right(pipeline: Pipeline, scored: Scored) -> Iterator[Mea
     one (for each label another one of the batch), the perfect ones with as many positions of
     padding again, and those that are one position off.  Text is not generated: what a perfect
     model would generate stands in its place, and ``generation_max_length`` has to have room for
-    half of the targets.  Metrics are compared exactly, up to rounding.
+    half of the targets (a warning where the run does not evaluate by itself: ``evaluate()`` takes
+    ``max_length``, too).  Metrics are compared exactly, up to rounding.
 
     How to fix: say which direction is better, and leave padding out::
 
@@ -81,7 +82,7 @@ def metric_prefers_the_right(pipeline: Pipeline, scored: Scored) -> Iterator[Mea
             yield from _direction(scored, args, name)
         yield from _positions(scored)
         yield from _cut(scored)
-        yield from _generated(scored)
+        yield from _generated(scored, strategy(args) != "no")
     judged = {"perfect": scored.perfect, "wrong": scored.wrong}
     values = {which: _number(of.get(name or "")) for which, of in judged.items()}
     shown = ", ".join(f"{which} {v:.4g}" for which, v in values.items() if v is not None)
@@ -118,9 +119,10 @@ def _goes_through(scored: Scored) -> Finding:
 
 
 def _returns(scored: Scored, trainer: Any, name: str | None) -> Iterator[Finding]:
-    unlabelled = scored.labelled is False
+    # An evaluate() of the user's own may hold predictions against what the batch does not have.
+    unlabelled = scored.labelled is False and not scored.scored
     if unlabelled and evaluates(trainer):
-        uncalled = trainer.compute_metrics is not None and not scored.scored
+        uncalled = trainer.compute_metrics is not None
         yield Finding(
             "evaluate() returns no eval_loss"
             + (" and never calls compute_metrics" if uncalled else "")
@@ -238,7 +240,7 @@ def _positions(scored: Scored) -> Iterator[Finding]:
             )
 
 
-def _generated(scored: Scored) -> Iterator[Finding]:
+def _generated(scored: Scored, during: bool) -> Iterator[Finding]:
     cut = sum(length > scored.limit for length in scored.targets) if scored.limit else 0
     if 2 * cut > len(scored.targets):
         yield Finding(
@@ -250,6 +252,8 @@ def _generated(scored: Scored) -> Iterator[Finding]:
             cause="generation_max_length is not set, or shorter than the targets: max_length of "
             "the generation config (20 by default) holds",
             fix=f"generation_max_length={max(scored.targets) + 2}",
+            # evaluate() takes max_length as well, and here only the script itself calls it.
+            severity=Severity.FAILURE if during else Severity.WARNING,
         )
 
 

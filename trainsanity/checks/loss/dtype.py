@@ -53,9 +53,11 @@ def dtype(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Findi
     _, exponent = math.frexp(right.mean)
     half_unit = math.ldexp(torch.finfo(kind).eps, exponent) / 4
     word = objective_of(pipeline).item_word
-    error = float(losses.std()) / math.sqrt(len(losses)) if len(losses) > 1 else None
+    spread = float(losses.std()) if len(losses) > 1 else None
+    error = None if spread is None else spread / math.sqrt(len(losses))
     coarse = torch.finfo(kind).bits < 32
-    if coarse and (error is None or not error > 0):
+    # A new head gives all items about one loss: their spread is none that training would keep.
+    if coarse and (spread is None or spread <= half_unit):
         raise Abstain("all items have one loss: there is no spread to hold the rounding against")
     if coarse and error is not None and not within(half_unit, error):
         yield Finding(

@@ -10,7 +10,7 @@ from trainsanity.measurements.speed.figures import Clocked
 from trainsanity.types import Cost, Finding, Measured
 
 
-@check("TS006", "speed.attention_is_quick", cost=Cost.RUN)
+@check("TS006", "speed.attention_is_quick", cost=Cost.RUN, rules_out="slow attention")
 def attention_is_quick(clocked: Clocked) -> Iterator[Measured | Finding]:
     """No other implementation of attention makes the steps quicker.
 

@@ -10,7 +10,7 @@ from trainsanity.measurements.speed.loader import Loading
 from trainsanity.types import Cost, Finding, Measured
 
 
-@check("TS004", "speed.loader_keeps_up", cost=Cost.RUN)
+@check("TS004", "speed.loader_keeps_up", cost=Cost.RUN, rules_out="slow loading of rows")
 def loader_keeps_up(loading: Loading) -> Iterator[Measured | Finding]:
     """Steps do not wait for rows that workers could have ready.
 

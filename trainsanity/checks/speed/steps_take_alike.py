@@ -12,7 +12,7 @@ from trainsanity.measurements.speed.figures import Clocked
 from trainsanity.types import Cost, Finding, Measured, Severity
 
 
-@check("TS003", "speed.steps_take_alike", cost=Cost.RUN)
+@check("TS003", "speed.steps_take_alike", cost=Cost.RUN, rules_out="steps that get slower")
 def steps_take_alike(clocked: Clocked) -> Iterator[Measured | Finding]:
     """Steps take no longer from one to the next.
 

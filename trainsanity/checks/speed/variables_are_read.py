@@ -9,7 +9,7 @@ from trainsanity.measurements.speed.intent import ReadVariables
 from trainsanity.types import Finding, Measured, Severity
 
 
-@check("TS002", "speed.variables_are_read")
+@check("TS002", "speed.variables_are_read", rules_out="variables set too late")
 def variables_are_read(read_variables: ReadVariables) -> Iterator[Measured | Finding]:
     """Environment variables are set before the library that reads them is loaded.
 
@@ -44,7 +44,8 @@ def variables_are_read(read_variables: ReadVariables) -> Iterator[Measured | Fin
             )
     named = ", ".join(f"{one.name} {one.in_use}" for one in read)
     yield Measured(
-        f"variables that are read once, as their libraries have them: {named or 'none is set'}",
+        f"{len(read)} variables that are read once, as their libraries have them"
+        + (f": {named}" if named else ""),
         {one.name: one.in_use for one in read},
         {one.name: one.value for one in read},
     )

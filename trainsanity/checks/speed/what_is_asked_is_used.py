@@ -13,7 +13,7 @@ NATIVE_BFLOAT16 = (8, 0)
 arithmetic instructions); older devices take bfloat16 for storage and compute in float32."""
 
 
-@check("TS001", "speed.what_is_asked_is_used")
+@check("TS001", "speed.what_is_asked_is_used", rules_out="attention or dtype that is not in use")
 def what_is_asked_is_used(intent: Intent) -> Iterator[Measured | Finding]:
     """Attention and dtype that are asked for are those in use.
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.registry import check
-from trainsanity.measurements.batches.batch import Batch
+from trainsanity.isolation.snapshot import preserved
+from trainsanity.measurements.batches.batch import Batch, quiet
 from trainsanity.pipeline import unwrapped
 from trainsanity.types import Finding, Measured, Severity, Skip
 
@@ -55,7 +56,8 @@ def pairs_have_types(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Fi
     if kinds < 2 or TYPES not in inspect.signature(model.forward).parameters:
         raise Skip("the model has no two types of tokens")
     batch.require_ids()
-    separators = _separators(tokenizer)
+    with preserved(pipeline), quiet(pipeline):  # each call leaves its truncation in the tokenizer
+        separators = _separators(tokenizer)
     if not separators:
         raise Skip("the tokenizer gives a pair the types of one text")
     sep = tokenizer.sep_token_id

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
-from trainsanity.maths.tolerances import within
 from trainsanity.measurements.step.own_changes import OwnChanges
 from trainsanity.measurements.step.steps import Recording
-from trainsanity.measurements.step.update import Parameter, Update
 from trainsanity.types import Cost, Finding, Measured, Severity
 
 
@@ -45,7 +43,7 @@ def moves_the_right_ones(recording: Recording) -> Iterator[Measured | Finding]:
     thawed = [p.name for p in update.parameters if p.changed_frozen]
     # update.survives_rounding judges what its dtype alone holds in place.
     movable = [p for p in update.parameters if p.with_gradient and p.can_move]
-    stuck = [p.name for p in movable if not p.moved and not _rounding(update, p)]
+    stuck = [p.name for p in movable if not p.moved and not p.answers]
     for names, state, cause, fix in (
         (thawed, "frozen but changed", "something writes to weights outside the optimizer",
          "find what changes them: a callback, a hook, an in-place operation"),
@@ -70,19 +68,6 @@ def moves_the_right_ones(recording: Recording) -> Iterator[Measured | Finding]:
         moving,
         len(movable),
     )
-
-
-def _rounding(update: Update, parameter: Parameter) -> bool:
-    """Return whether a gradient is rounding alone, as of a bias ahead of a batch norm.
-
-    It moves no output, so that its gradient is 0 but for one unit in the last place of what was
-    added up, which is no larger than the largest gradient of all.  Optimizers that do not divide
-    by its size leave the parameter where it is.
-    """
-    import torch
-
-    most = max(p.largest for p in update.parameters)
-    return within(parameter.largest, float(torch.finfo(torch.float32).eps) * most)
 
 
 def _by_own_code(changes: OwnChanges, parameters: int) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ import copy
 import math
 import statistics
 import time
+from collections.abc import Sized
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 MULTIPLES = (1, 8, 16, 64)
 """Settings of ``pad_to_multiple_of`` that the table shows; 1 stands for none."""
+
+USUAL_MULTIPLE = 8
+"""The multiple that tensor cores want for 16-bit types (NVIDIA's guide), and the one advised."""
 
 REPEATS, LONG_ENOUGH = 3, 0.5
 """Rounds that are timed at the least, and seconds that a round's width is timed for in all: where a
@@ -58,7 +62,9 @@ class Padding:
         least_waste: the same if every micro-batch were padded to its longest row.
         stretch: padded tokens now / at the least.
         table: the waste for each of :data:`MULTIPLES`.
+        aligned: the stretch that :data:`USUAL_MULTIPLE` makes of these rows.
         packed: texts stand one behind the other, and nothing is padded.
+        stored: the dataset's rows are as wide as the batches: no collator chose that width.
     """
 
     multiple: int | None
@@ -68,7 +74,9 @@ class Padding:
     least_waste: float
     stretch: float
     table: dict[int, float]
+    aligned: float = 1.0
     packed: bool = False
+    stored: bool = False
 
 
 @measurement(Cost.STATIC)
@@ -95,7 +103,18 @@ def padding(batch: Batch, pipeline: Pipeline) -> Padding:
         table={
             m: 1 - tokens / _positions(micros, [round_up(n, m) for n in longest]) for m in MULTIPLES
         },
+        aligned=_positions(micros, [round_up(n, USUAL_MULTIPLE) for n in longest])
+        / _positions(micros, longest),
         packed=any(packs),
+        stored=all(_stored(micro) for micro in micros),
+    )
+
+
+def _stored(micro: MicroBatch) -> bool:
+    stored = [row.get("input_ids") for row in micro.rows]
+    return all(
+        isinstance(ids, Sized) and not isinstance(ids, str) and len(ids) == micro.width
+        for ids in stored
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
 from trainsanity.maths.tolerances import largest, logits_difference, most_noise
@@ -69,7 +69,9 @@ class Singles:
 def singles(pipeline: Pipeline, batch: Batch, forward: Forward) -> Singles:
     """Ask for a few rows alone, in the batch and among copies of themselves; in float32.
 
-    Where the model is trained in something else, the batches that hold the rows are asked again.
+    A row of tokens is collated by itself, without padding.  Sounds and features keep theirs: some
+    models take it in by design, and padding is asked about by itself.  Where the model is trained
+    in something else, the batches that hold the rows are asked again.
     """
     rows = [row for micro in batch for row in micro.rows]
     by_length = sorted(range(len(rows)), key=lambda i: len(rows[i].get("input_ids", ())))
@@ -87,8 +89,11 @@ def _compared(
     copies = len(batch.micro_batches[0].rows)
 
     def ask(chosen: list[int]) -> Tensor:
-        made = pipeline.data_collator([copy.deepcopy(rows[i]) for i in chosen])
-        output = pipeline.model(**without_labels(prepared(pipeline, made)))
+        made = _cut_out(batch, chosen)
+        if made is None:
+            own = pipeline.data_collator([copy.deepcopy(rows[i]) for i in chosen])
+            made = without_labels(prepared(pipeline, own))
+        output = pipeline.model(**made)
         logits: Tensor = output.logits.double().cpu()
         return logits
 
@@ -103,6 +108,25 @@ def _compared(
     batched = forward.logits[picked] if asked.trained else _batched(pipeline, batch, picked)
     unit = asked.roundings(effect, float(one.abs().max()))
     return Singles(picked, one, batched, noise, unit, asked.precision)
+
+
+def _cut_out(batch: Batch, chosen: list[int]) -> dict[str, Any] | None:
+    """Return copies of one row as it lies in its batch; None where the batch is one of tokens."""
+    import torch
+
+    first = 0
+    for micro in batch:
+        size, k = len(micro.rows), chosen[0] - first
+        if 0 <= k < size:
+            own = without_labels(micro.inputs)
+            if "input_ids" in own or not all(
+                torch.is_tensor(value) and value.dim() and len(value) == size
+                for value in own.values()
+            ):
+                return None
+            return {name: torch.stack([value[k]] * len(chosen)) for name, value in own.items()}
+        first += size
+    return None
 
 
 def _batched(pipeline: Pipeline, batch: Batch, picked: list[int]) -> Tensor:

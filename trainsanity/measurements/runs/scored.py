@@ -70,7 +70,8 @@ class Scored:
         labelled: whether ``prediction_step`` returned a loss or labels; None if it was not called.
         scored: how often ``compute_metrics`` was called.
         error: what the evaluation raised; empty if it went through.
-        ignored_breaks: it goes through where -100 is replaced by the id of the padding.
+        ignored_breaks: with perfect predictions it raises, too, and goes through where -100 is
+            replaced by the id of the padding.
         rows: how many were evaluated.
         shifts: whether the objective predicts the next token.
         limit: tokens after which generation stops; None where nothing is generated.
@@ -132,6 +133,8 @@ def scored(pipeline: Pipeline) -> Scored:
         if pipeline.config is not None:
             align_special_tokens(pipeline)  # as inside train(), where evaluation takes place
         trainer.callback_handler.callbacks = []
+        # As inside train(): a compute_loss of the user's own may read it.
+        trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
         trainer.optimizer = None  # one that is free of schedules would be told to evaluate
         trainer.args.output_dir = folder
         trainer.args.disable_tqdm = True
@@ -216,10 +219,15 @@ def _take(pipeline: Pipeline, seen: Scored, answers: Answers) -> None:
 
     if seen.error:
         fill = answers.fill
-        seen.ignored_breaks = any(ignored(part) for _, _, part in made) and bool(
-            again(
-                lambda logits, wanted: answers.perfect(logits, wanted, fill=fill),
-                answers.filled,
+        # An error that comes once, or of the model's own predictions, is none of the -100.
+        seen.ignored_breaks = (
+            any(ignored(part) for _, _, part in made)
+            and not again(answers.perfect)
+            and bool(
+                again(
+                    lambda logits, wanted: answers.perfect(logits, wanted, fill=fill),
+                    answers.filled,
+                )
             )
         )
         return

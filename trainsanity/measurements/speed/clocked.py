@@ -113,7 +113,7 @@ class _Watch:
         self.pipeline, self.trainer, self.seen = pipeline, pipeline.trainer, seen
         self.steps, self.warm, self.asks = steps, warm, asks
         self.clock = Clock(pipeline.trainer.args.device)
-        self.taken = 0
+        self.taken = self.in_step = 0
         self.begun = self.step_begun = time.perf_counter()
         self.fetched: list[float] = []
         self.last: MicroPass | None = None
@@ -153,8 +153,10 @@ class _Watch:
         self, step: Callable[..., Any], model: Any, inputs: Any, *rest: Any, **more: Any
     ) -> Any:
         clock, seen = self.clock, self.seen
-        # Every other one is timed as a whole, without a wait within it.
-        clock.apart = bool(len(seen.micros) % 2)
+        # Every other one is timed as a whole, without a wait within it; of the last ones of a step,
+        # whose gradients go to the other processes, every other, too.
+        clock.apart = bool((self.in_step + self.taken) % 2)
+        self.in_step += 1
         begin = clock.wait()
         before = dict(clock.parts)
         loss = step(model, inputs, *rest, **more)
@@ -214,7 +216,7 @@ class _Watch:
         now, seen, clock = self.clock.wait(), self.seen, self.clock
         if self.timed:
             seen.steps.append(now - self.step_begun)
-        self.taken += 1
+        self.taken, self.in_step = self.taken + 1, 0
         if self.taken <= self.warm and self.trainer.args.device.type == "cuda":
             import torch
 

@@ -111,6 +111,8 @@ def _evaluate(
         # As inside train(), where evaluation takes place.
         align_special_tokens(pipeline)
         trainer.callback_handler.callbacks = []
+        # As inside train(): a compute_loss of the user's own may read it.
+        trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
         trainer.compute_metrics = None
         trainer.args.dataloader_drop_last = False  # all of these few rows
         trainer.args.disable_tqdm = True

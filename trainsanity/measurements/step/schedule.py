@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
+from trainsanity.isolation.rewind import rewound
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
@@ -101,10 +102,11 @@ def _of_loop(pipeline: Pipeline) -> Schedule:
         raise Skip("this loop has no lr_scheduler whose rate depends on the step alone")
     factor, rate, done = scheduler.lr_lambdas[0], scheduler.base_lrs[0], scheduler.last_epoch
     steps = range(pipeline.optimizer_steps + 1)
-    curve = {k: float(rate * factor(done + k)) for k in steps}
     times, prepared = _steps_at_once(pipeline), None
-    if times > 1:
-        prepared = {k: float(rate * factor(done + times * k)) for k in steps}
+    with rewound(schedule=factor):
+        curve = {k: float(rate * factor(done + k)) for k in steps}
+        if times > 1:
+            prepared = {k: float(rate * factor(done + times * k)) for k in steps}
     return Schedule(0, 0, curve, per_process=prepared)
 
 
@@ -174,7 +176,8 @@ def curve_of(scheduler: Any, args: Any, max_steps: int) -> dict[int, float] | No
     steps = {*range(0, max_steps, stride), *range(min(100, max_steps)), max_steps - 1}
     steps |= {min(k, max_steps - 1) for k in (warmup // 2, warmup)}
     factor, rate = scheduler.lr_lambdas[0], scheduler.base_lrs[0]
-    return {k: float(rate * factor(k)) for k in sorted(steps)}
+    with rewound(schedule=factor):
+        return {k: float(rate * factor(k)) for k in sorted(steps)}
 
 
 def planned_steps(pipeline: Pipeline) -> int:

@@ -34,6 +34,8 @@ class Parameter:
         with_gradient: elements whose gradient is not zero.
         moved: those of them that changed in a step at the peak learning rate.
         can_move: those of them that an update as large as the rate would change in this dtype.
+        answers: whether it moves where its gradient is as large as the largest of all, asked
+            where its own moved nothing.
         changed_frozen: the weight changed although it is not trainable.
     """
 
@@ -50,6 +52,7 @@ class Parameter:
     with_gradient: int = 0
     moved: int = 0
     can_move: int = 0
+    answers: bool = False
     changed_frozen: bool = False
 
 
@@ -248,6 +251,45 @@ def trial_steps(
         update.trials.append(_trial(update, model, inner, [peak * share for peak in peaks], middle))
     update.trials.append(_trial(update, model, inner, peaks, None, stepped=at_peak))
     update.rate = update.trials[-1].rate
+    unmoved = [seen for seen in update.parameters if seen.can_move and not seen.moved]
+    if unmoved:
+        _ask_louder(unmoved, max(p.largest for p in update.parameters), model, inner, peaks)
+
+
+def _ask_louder(
+    unmoved: list[Parameter], size: float, model: Any, inner: Any, rates: list[float]
+) -> None:
+    """Note which of these move where each element of their gradient has this size, then undo it.
+
+    A gradient that is rounding, or next to it, moves nothing, and the optimizer is right.
+    """
+    import torch
+
+    tensors = dict(model.named_parameters())
+    before = {name: p.detach().clone() for name, p in tensors.items() if p.grad is not None}
+    own = {seen.name: tensors[seen.name].grad for seen in unmoved}
+    configured = [group["lr"] for group in inner.param_groups]
+    try:
+        for name, gradient in own.items():
+            tensors[name].grad = gradient.sign() * size
+        for group, rate in zip(inner.param_groups, rates, strict=True):
+            group["lr"] = rate
+        inner.step()
+        changed = [
+            local(tensors[seen.name].detach()) != local(before[seen.name]) for seen in unmoved
+        ]
+        counts = [[int(torch.count_nonzero(one))] for one in changed]
+    finally:
+        for group, rate in zip(inner.param_groups, configured, strict=True):
+            group["lr"] = rate
+        with torch.no_grad():
+            for name, old in before.items():
+                tensors[name].copy_(old)
+        for name, gradient in own.items():
+            tensors[name].grad = gradient
+    sharded = [is_sharded(tensors[seen.name]) for seen in unmoved]
+    for seen, (count,) in zip(unmoved, added(counts, sharded), strict=True):
+        seen.answers = count > 0
 
 
 def _trial(

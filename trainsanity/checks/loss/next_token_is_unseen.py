@@ -1,4 +1,4 @@
-"""TS423 model.next_token_is_unseen."""
+"""TS538 loss.next_token_is_unseen."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from trainsanity.types import Cost, Finding, Measured
 
 
 @check(
-    "TS423",
-    "model.next_token_is_unseen",
+    "TS538",
+    "loss.next_token_is_unseen",
     cost=Cost.STEP,
+    requires=("loss.finite",),
     explained_by=("model.causal",),
     rules_out="sight of what is predicted",
 )
