@@ -12,13 +12,9 @@ from trainsanity.fields import IDS
 from trainsanity.measurements.batches.batch import Batch, own_loss
 from trainsanity.measurements.batches.collating import Collating, Made
 from trainsanity.measurements.batches.strategies import Rows
-<<<<<<< HEAD
 from trainsanity.measurements.data.known_tokens import flat
-from trainsanity.objectives.base import IGNORED
-from trainsanity.pipeline import unwrapped
-=======
 from trainsanity.objectives.base import IGNORED, UNKNOWN
->>>>>>> main
+from trainsanity.pipeline import unwrapped
 from trainsanity.repairs import repair
 from trainsanity.types import Finding, Measured, Skip
 
@@ -55,14 +51,10 @@ def padding_ignored(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Fin
     References: huggingface/transformers#32832, huggingface/transformers#10145; ``ignore_index`` of
     ``torch.nn.CrossEntropyLoss`` is -100.
     """
-<<<<<<< HEAD
     if not all(micro.of_tokens for micro in batch):
         yield from _of_targets(pipeline, batch)
         return
-    if not objective_of(pipeline).known:
-=======
     if objective_of(pipeline).name == UNKNOWN:
->>>>>>> main
         # ELECTRA's own loss leaves out what the mask hides, whatever its label is.
         raise Skip("which labels this loss counts is not known: loss.padding_is_not_predicted asks")
     collating = Collating(pipeline, batch, packing=True)

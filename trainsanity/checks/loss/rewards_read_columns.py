@@ -1,4 +1,4 @@
-"""TS538 loss.rewards_read_columns."""
+"""TS539 loss.rewards_read_columns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trainsanity.types import Cost, Finding, Measured, Skip
 
 
 @check(
-    "TS538",
+    "TS539",
     "loss.rewards_read_columns",
     cost=Cost.STEP,
     rules_out="columns of the rewards",
