@@ -14,6 +14,7 @@ from trainsanity.measurements.batches.padding import PaddingTimes
 from trainsanity.measurements.model.companions import Companions
 from trainsanity.measurements.model.merging import Merged
 from trainsanity.measurements.model.packed import Packed
+from trainsanity.measurements.model.positions import Positions
 from trainsanity.measurements.model.raised import Precision
 
 # Collator
@@ -227,3 +228,9 @@ def with_losses(forward, mean):
     changed = replace(forward)
     vars(changed)["losses"] = forward.losses + (mean - forward.losses.mean())  # it is cached there
     return changed
+
+
+@case("model.positions_are_the_models")
+def other_positions(get, share):
+    same = Positions(1, 9, 0.0, 4.0, Precision("whole", torch.float32))
+    return {"positions": replace(same, difference=share * same.allowed)}

@@ -10,6 +10,7 @@ import torch
 from tests.checks.bounds import case, expected
 from trainsanity.checks.gradient.not_zero import FLOAT32
 from trainsanity.checks.loop import eval_loss_is_a_mean, evaluates_in_eval_mode
+from trainsanity.checks.schedule.peak_is_bearable import COIN, TWICE
 from trainsanity.engine.session import objective_of
 from trainsanity.maths.tolerances import (
     LOG_DECIMALS,
@@ -18,6 +19,7 @@ from trainsanity.maths.tolerances import (
     STANDARD_ERRORS,
     logits_difference,
 )
+from trainsanity.measurements.model.raised import Precision
 from trainsanity.measurements.runs.evaluated import Evaluated
 from trainsanity.measurements.runs.overfit import Overfit
 from trainsanity.measurements.runs.resume import Ended, Resumed
@@ -25,6 +27,7 @@ from trainsanity.measurements.runs.saved import Saved
 from trainsanity.measurements.runs.scored import EvaluatedBatch, Scored
 from trainsanity.measurements.runs.trace import Plan, Trace
 from trainsanity.measurements.step.bounds import head_gradient_floor, logged_loss_rounding
+from trainsanity.measurements.step.next_tokens import NextTokens
 from trainsanity.measurements.step.passes import Gap
 from trainsanity.measurements.step.policy_passes import Policy
 from trainsanity.measurements.step.steps import reference
@@ -86,6 +89,8 @@ def spread_of_a_coarse_loss(get, share):
     # bfloat16 has 8 significant bits: half a unit in the last place of a number in [4, 8).
     assert 4 < mean < 8
     half_unit = 2.0 ** (2 - 7) / 2
+    # Below half a unit the items have one loss, and nothing is said.
+    share = min(share, 0.9 * math.sqrt(len(losses)))
     narrower = half_unit / share / (losses.std() / math.sqrt(len(losses)))
     micros = [
         replace(
@@ -396,3 +401,16 @@ def loss_with_other_random_numbers(get, share):
 def loss_on_a_noisy_device(get, share):
     noise = 1e-3
     return {"scored": Scored(draws=[5.0, 5.0 + noise, 5.0 + share * MARGIN * noise], rows=6)}
+
+
+@case("loss.next_token_is_unseen")
+def sight_of_the_next_token(get, share):
+    blind = NextTokens(5, 0.0, 2.0, 4.0, Precision("whole", torch.float32))
+    return {"next_tokens": replace(blind, moved=share * blind.allowed)}
+
+
+@case("schedule.peak_is_bearable")
+def loss_behind_the_peak(get, share):
+    recording = get("recording")
+    before = max(recording.own.losses[0], COIN)
+    return {"recording": replace(recording, peak_loss=share * TWICE * before)}

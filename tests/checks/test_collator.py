@@ -74,6 +74,7 @@ WITHOUT_CASE = {
     "pictures_are_targets",
     "channels_by_reshape",
     "later_questions_trained",
+    "results_of_tools_learnt",
 }
 """Faults of settings and columns, of labels that are judged by the training rows themselves, whole
 conversations, and of pixels: no choice of rows makes them smaller."""
@@ -300,6 +301,7 @@ OF_CONVERSATIONS = dict.fromkeys(
         "collator.stop_is_taught",
         "collator.spans_are_alike",
         "collator.supervision_is_declared",
+        "collator.results_are_ignored",
     ),
     "documents are looked for where a causal language model is trained",
 )

@@ -164,6 +164,8 @@ def test_offloaded_weights_are_not_compared(trainer, folder):
         ("model.targets_unseen", "the targets are no tokens of the vocabulary"),
         ("model.decoder_starts_alike", "the model is no encoder-decoder"),
         ("model.reward_is_one_number", "the rows hold no chosen and rejected sides"),
+        ("model.adapter_begins_as_base", "the model has no LoRA"),
+        ("model.positions_are_the_models", "the batch has no position_ids beside its tokens"),
     ):
         assert by_status[Status.SKIP].pop(name) == why
     adapters = [name for name, why in by_status[Status.SKIP].items() if "no adapter" in why]

@@ -69,7 +69,7 @@ def norm_within_bounds(
         )
     if not any(parameter.trainable for parameter in recording.update.parameters):
         raise Skip("nothing is trainable, and no gradient has a norm")
-    eps = rounding_of_norms(step, pipeline) + _rounding_of_losses(pipeline, step)
+    eps = rounding_of_norms(step, pipeline)
     high = norm_at_most(step, reference(pipeline, step))
     if math.isinf(high) and all(math.isfinite(one.backward_loss) for one in step.micro_steps):
         raise Skip("the loss of a micro-batch is exactly 0, which does not tell its scale")
@@ -77,7 +77,8 @@ def norm_within_bounds(
     exact = exact_head_gradient(pipeline, recording, step)
     low = float(exact.norm()) if exact is not None else 0.0
     norm, logged = step.norm_before_clip, step.logged.get("grad_norm")
-    bounds = {"at_least": low * (1 - eps), "at_most": high * (1 + eps)}
+    known = _rounding_of_losses(pipeline, step)
+    bounds = {"at_least": low * (1 - eps), "at_most": high * (1 + eps + known)}
     if not (bounds["at_least"] <= norm and within(norm, bounds["at_most"])):
         above = norm > high
         slope = _own_scale(pipeline, recording)

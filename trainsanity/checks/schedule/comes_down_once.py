@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
 NOTHING = 1e-3
-"""Share of the peak below which a rate moves nothing beside what the peak has moved: a thousand
-steps are one of the peak's."""
+"""Share of the sum of all rates that is nothing beside the rest."""
 
 MOST = 0.5
 """Share of the run: where more than half of the steps learn nothing, the schedule was made for a
-shorter run. Linear and cosine schedules are below a thousandth for 2 % of it at the most."""
+shorter run. Of a linear schedule a thousandth of the sum is left for its last 3 %, of a cosine for
+its last 8 %."""
 
 NAMING = 0.02
 """Relative: how near a period comes to a quantity of the run, whose steps are rounded up."""
@@ -39,9 +39,9 @@ def comes_down_once(pipeline: Pipeline, own_schedule: OwnSchedule) -> Iterator[M
     ``ExponentialLR(gamma=0.9)`` is at nothing after a hundred steps.
 
     How it is measured: exact. A copy of the scheduler is stepped through the run with an optimizer
-    that holds one number. A failure if the rate is below a thousandth of its peak for more than
-    half of the steps, or if ``T_max`` is a quantity of the run (its epochs, or its steps over
-    accumulation) and not its steps. Any other swing is a warning.
+    that holds one number. A failure if the rates of more than half of the steps are together no
+    more than a thousandth of the sum of all, or if ``T_max`` is a quantity of the run (its epochs,
+    or its steps over accumulation) and not its steps. Any other swing is a warning.
 
     How to fix: count optimizer steps::
 
@@ -59,8 +59,8 @@ def comes_down_once(pipeline: Pipeline, own_schedule: OwnSchedule) -> Iterator[M
     dead = seen.dead_from(NOTHING)
     if dead is not None and dead < MOST * len(seen.rates):
         yield Finding(
-            f"from step {dead:,} of {steps:,} the rate is below a thousandth of its peak "
-            f"{seen.peak:.3g}: nothing is learnt in the rest",
+            f"the rates from step {dead:,} of {steps:,} on add up to a thousandth of the sum of "
+            f"all, and the peak is {seen.peak:.3g}: nothing is learnt in the rest",
             observed=dead,
             expected=f"more than {MOST * steps:,.0f}",
             where=seen.kind,

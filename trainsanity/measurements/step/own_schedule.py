@@ -54,9 +54,14 @@ class OwnSchedule:
         return sum(was and not now for was, now in itertools.pairwise(falls))
 
     def dead_from(self, share: float) -> int | None:
-        """Return the step from which the rate stays below this share of the peak."""
-        alive = [k for k, rate in enumerate(self.rates) if rate > share * self.peak]
-        return alive[-1] + 1 if alive and alive[-1] + 1 < len(self.rates) else None
+        """Return the step from which all rates together are at most this share of their sum."""
+        left = sum(self.rates)
+        bound = share * left
+        for step, rate in enumerate(self.rates):
+            if left <= bound:
+                return step
+            left -= rate
+        return None
 
 
 @measurement(Cost.STATIC)

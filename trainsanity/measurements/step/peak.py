@@ -26,6 +26,7 @@ def note_loss(trainer: Any, seen: Recording) -> None:
     if first is None or own.reason or not own.losses or engine:
         return
     undo, state = global_random_states(), state_of(trainer.model)
+    gradients = [(p, p.grad) for p in trainer.model.parameters()]
     seen.asking = True
     try:
         with _without_backward(trainer):
@@ -34,6 +35,8 @@ def note_loss(trainer: Any, seen: Recording) -> None:
         seen.peak_loss = math.nan
     finally:
         seen.asking = False
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
         state.put_back()
         undo()
 

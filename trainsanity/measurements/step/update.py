@@ -316,7 +316,6 @@ def _trial(
         for group, rate in zip(inner.param_groups, rates, strict=True):
             group["lr"] = rate
         inner.step()
-        stepped()
         for seen in judged:
             parameter = tensors[seen.name]
             directions[seen.name] = _direction(
@@ -328,6 +327,7 @@ def _trial(
             moved = touched & (p != old) & p.isfinite()
             whom = (touched, moved, touched & can_move(old, max(rates)))
             counts.append(torch.stack([torch.count_nonzero(one) for one in whom]))
+        stepped()  # what it calls of the user's may write to gradients
     finally:
         for group, rate in zip(inner.param_groups, configured, strict=True):
             group["lr"] = rate
