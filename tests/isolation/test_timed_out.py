@@ -18,6 +18,7 @@ from tests.sources.test_loop import looped
 from tests.untouched import untouched
 from trainsanity.engine.registry import registry
 from trainsanity.engine.runner import run
+from trainsanity.isolation import time_limit
 from trainsanity.pipeline import Pipeline
 from trainsanity.sources.building import PipelineSpec
 from trainsanity.types import Cost, Status
@@ -165,3 +166,21 @@ def test_the_process_that_a_run_is_resumed_in_ends_with_the_time(
         assert stopped(pipeline, registry().select(["TS902"]), seconds) == {"measurement 'resumed'"}
         assert os.listdir(tmp_path) == [os.path.basename(pipeline.args.output_dir)]
     assert psutil.Process().children(recursive=True) == []
+
+
+def test_a_timer_that_rings_as_the_time_is_over_is_not_set_again(monkeypatch):
+    """The signal comes while the limit is lifted: armed again, it would end the process."""
+    stock, rung = signal.setitimer, []
+
+    def ringing(which: int, seconds: float, interval: float = 0.0) -> Any:
+        before = stock(which, seconds, interval)
+        if not seconds and not rung:
+            rung.append(True)
+            now()
+        return before
+
+    monkeypatch.setattr(time_limit.signal, "setitimer", ringing)
+    with time_limit.limited(30.0, "a look"):
+        pass
+    assert rung
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)

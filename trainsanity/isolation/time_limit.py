@@ -84,7 +84,11 @@ def limited(seconds: float | None, who: str) -> Iterator[None]:
     # The frame of the block itself: below this generator is contextlib, below that the block's.
     block = id(sys._getframe(2))
 
+    over: list[None] = []
+
     def stop(_number: int, frame: FrameType | None) -> None:
+        if over:  # it rang while the limit was lifted: set again, it would find no handler
+            return
         if _deferring:
             _deferring[0] = True
         elif _in_context_manager(frame, block) and time.monotonic() < patient:
@@ -104,6 +108,7 @@ def limited(seconds: float | None, who: str) -> Iterator[None]:
             with _rearmed_if_swallowed():
                 yield
         finally:
+            over.append(None)
             signal.setitimer(signal.ITIMER_REAL, 0)
         if time.monotonic() - start > seconds:
             raise late
