@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.model.drawn_adapters import DrawnAdapters
-from trainsanity.types import Finding, Measured
+from trainsanity.types import Finding, Measured, Severity
 
 
 @check("TS442", "model.adapter_begins_as_base", rules_out="an adapter drawn at random")
@@ -32,6 +32,8 @@ def adapter_begins_as_base(drawn_adapters: DrawnAdapters) -> Iterator[Measured |
         # good
         LoraConfig(r=8)
 
+    A warning: such an adapter also stands in for one that was trained, where things are tried out.
+
     Known false alarms: none known. PiSSA and OLoRA take from the base what they begin with, and an
     adapter that was trained has other numbers.
 
@@ -48,6 +50,7 @@ def adapter_begins_as_base(drawn_adapters: DrawnAdapters) -> Iterator[Measured |
             where="lora_B of the active adapters",
             cause="init_lora_weights=False: both sides of the adapter are random",
             fix="init_lora_weights=True, which sets lora_B to 0",
+            severity=Severity.WARNING,
         )
     yield Measured(
         f"{seen.zeros:,} of {seen.elements:,} elements of lora_B are 0; times the root of the rank "
