@@ -370,6 +370,11 @@ def is_adapted(model: Any) -> bool:
     return hasattr(model, "get_base_model")
 
 
+def of_transformers(model: Any) -> bool:
+    """Return whether a model, without what PEFT puts around it, is one of transformers' own."""
+    return type(unwrapped(model)).__module__.startswith("transformers.")
+
+
 def class_name(model: Any) -> str:
     """Return the name of a model's class as its author knows it: FSDP2 makes one of its own."""
     own = (one for one in type(model).__mro__ if not one.__module__.startswith("torch.distributed"))

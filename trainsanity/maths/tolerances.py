@@ -109,6 +109,21 @@ def logits_difference(dtype: Any, noise: float, size: float, unit: float = 0.0) 
     return largest((MARGIN * explained, relative * size))
 
 
+def same_shape_difference(eps: float, size: float, unit: float = 0.0) -> float:
+    """Return the bound on the difference between two passes of one shape, by the same kernels.
+
+    Four units in the last place and the order of float32 sums, of the largest output; of many
+    layers four times what one unit in the last place of the weights does.
+
+    Args:
+        eps: unit in the last place of the dtype in which they were computed.
+        size: largest absolute value of what is compared.
+        unit: measured effect of one unit in the last place of the weights, see :func:`shaken`; 0
+            where it was not asked.
+    """
+    return largest(((MARGIN * eps + REDUCTIONS) * size, MARGIN * unit))
+
+
 def most_noise(dtype: Any, size: float, unit: float = 0.0) -> float:
     """Return how much another batch shape may change what a model computes that is right.
 

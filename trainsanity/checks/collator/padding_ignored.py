@@ -14,7 +14,7 @@ from trainsanity.measurements.batches.collating import Collating, Made
 from trainsanity.measurements.batches.strategies import Rows
 from trainsanity.measurements.data.known_tokens import flat
 from trainsanity.objectives.base import IGNORED, UNKNOWN
-from trainsanity.pipeline import unwrapped
+from trainsanity.pipeline import of_transformers
 from trainsanity.repairs import repair
 from trainsanity.types import Finding, Measured, Skip
 
@@ -100,7 +100,7 @@ def padding_ignored(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Fin
 
 def _of_targets(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]:
     """Judge targets beside other inputs than ids: they have a length and a padding of their own."""
-    if own_loss(pipeline) or not _of_transformers(pipeline):
+    if own_loss(pipeline) or not of_transformers(pipeline.model):
         raise Skip("the loss is the user's own, and may ignore another label than -100")
     padding: list[int] = []
     example = ""
@@ -142,9 +142,3 @@ def _outside(own: list[int], made: list[int]) -> list[int]:
     if made[:size] == own:
         return made[size:]
     return made[:-size] if made[-size:] == own else []
-
-
-def _of_transformers(pipeline: Pipeline) -> bool:
-    model = unwrapped(pipeline.model)
-    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # of peft
-    return type(model).__module__.startswith("transformers.")

@@ -32,7 +32,8 @@ def rows_are_whole(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Findin
     Why it matters: a null row stops the run when its batch comes.  An empty one does not: its
     logits are made of padding, or of the special tokens alone, and its label is noise.
 
-    How it is measured: exact, over all rows of training and evaluation data.
+    How it is measured: exact, over all rows of training and evaluation data. The length of a mask
+    counts where the batch has one.
 
     How to fix: ``dataset.filter(lambda row: len(row["input_ids"]) > n)``, with n the tokens that
     the tokenizer adds.

@@ -30,7 +30,8 @@ def next_token_is_unseen(next_tokens: NextTokens) -> Iterator[Measured | Finding
 
     How it is measured: the first call of the model in training is made again, as the step made it,
     in eval mode and in float32 where that can be had, once with another token in the middle of the
-    first row. Allowed are four units in the last place of the dtype and the order of float32 sums.
+    first row. Allowed are four units in the last place of the dtype and the order of float32 sums,
+    or four times what one unit in the last place of the weights makes.
 
     How to fix: give every layer a causal mask::
 

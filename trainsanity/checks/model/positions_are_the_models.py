@@ -28,10 +28,11 @@ def positions_are_the_models(positions: Positions) -> Iterator[Measured | Findin
     another place than in pretraining, and nothing raises. At inference, where nobody passes
     positions, the model sees others than it was trained with.
 
-    How it is measured: the longest run of attended tokens whose positions count up by one, alone
-    and without padding, in eval mode and float32 where that can be had. Allowed are four units in
-    the last place of the dtype and the order of float32 sums. Rotary positions are relative: where
-    they begin makes no difference, and none is told.
+    How it is measured: the longest run of attended tokens whose positions count up by one from the
+    begin of a document, alone and without padding, in eval mode and float32 where that can be had.
+    Allowed are four units in the last place of the dtype and the order of float32 sums, or four
+    times what one unit in the last place of the weights makes. Rotary positions are relative: where
+    they begin makes no difference beyond that.
 
     How to fix: leave ``position_ids`` out, or let the model count::
 
@@ -40,8 +41,8 @@ def positions_are_the_models(positions: Positions) -> Iterator[Measured | Findin
         # good
         batch["position_ids"] = create_position_ids_from_input_ids(input_ids, padding_idx)
 
-    Known false alarms: none known. Positions that jump on purpose, to train for longer texts, do
-    not count up and are not asked.
+    Known false alarms: none known. What stands behind a jump of positions, as they are made to
+    train for longer texts, is not asked.
 
     References: huggingface/sentence-transformers#3879, huggingface/transformers#10736.
     """

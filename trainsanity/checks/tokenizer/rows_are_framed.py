@@ -12,7 +12,7 @@ from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.data.scan import Scan, Split
 from trainsanity.objectives.base import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from trainsanity.pipeline import unwrapped
+from trainsanity.pipeline import of_transformers
 from trainsanity.types import Finding, Measured, Severity, Skip
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _of_cls(pipeline: Pipeline, train: Split, token: int, told: list[str]) -> It
         f"{count:,} of {len(train.rows):,} training rows begin with {_text(pipeline, token)}"
     )
     if count == 0 and len(train.rows):
-        own = not type(unwrapped(pipeline.model)).__module__.startswith("transformers.")
+        own = not of_transformers(pipeline.model)
         yield Finding(
             f"no training row begins with {_text(pipeline, token)}, which the tokenizer writes "
             "before a text and the head reads",

@@ -8,6 +8,8 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
+from trainsanity.isolation.overrides import LIBRARIES
+
 METHODS = {"get", "pop", "setdefault"}
 
 
@@ -20,7 +22,7 @@ def asked_of_inputs(trainer: Any) -> dict[str, str]:
     found: dict[str, str] = {}
     for method, place in (("compute_loss", 1), ("training_step", 1)):
         function = getattr(type(trainer), method, None)
-        if function is None or function.__module__.partition(".")[0] in ("transformers", "trl"):
+        if function is None or function.__module__.partition(".")[0] in LIBRARIES:
             continue
         try:
             names = list(inspect.signature(function).parameters)

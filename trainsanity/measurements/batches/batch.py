@@ -20,7 +20,7 @@ from trainsanity.isolation.snapshot import preserved
 from trainsanity.isolation.workers import disable_workers
 from trainsanity.maths.alignment import Placement, placements
 from trainsanity.measurements.batches.observed_collator import observed
-from trainsanity.pipeline import unwrapped
+from trainsanity.pipeline import of_transformers
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
@@ -337,7 +337,7 @@ def refuse_unlabelled(trainer: Any, made: Collection[str], columns: Iterable[str
     Raises:
         UsageError: it has none, and the stock ``compute_loss`` would have no loss.
     """
-    own_model = not type(unwrapped(trainer.model)).__module__.startswith("transformers.")
+    own_model = not of_transformers(trainer.model)
     names = ("labels", *(trainer.label_names or ()))
     # The Trainer looks for them in the signature of the model's forward.
     labelled = not trainer.label_names or any(name in made for name in names)

@@ -12,7 +12,13 @@ from trainsanity.engine.store import measurement
 from trainsanity.errors import first_line
 from trainsanity.isolation.fsdp import beside_model
 from trainsanity.isolation.snapshot import preserved
-from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, largest, within
+from trainsanity.maths.tolerances import (
+    MARGIN,
+    REDUCTIONS,
+    largest,
+    same_shape_difference,
+    within,
+)
 from trainsanity.measurements.batches.batch import prepared, quiet, record_collator, shared
 from trainsanity.measurements.model.forward import without_labels
 from trainsanity.measurements.model.raised import Asked, Precision, in_float32
@@ -69,7 +75,7 @@ class Companions:
     @property
     def allowed(self) -> float:
         """Return the difference between neighbours that arithmetic explains."""
-        return largest(((MARGIN * self.eps + REDUCTIONS) * self.size, MARGIN * self.unit))
+        return same_shape_difference(self.eps, self.size, self.unit)
 
 
 @measurement(Cost.FORWARD)

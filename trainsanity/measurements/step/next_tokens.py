@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
 from trainsanity.errors import first_line
 from trainsanity.fields import logits_of
-from trainsanity.maths.tolerances import MARGIN, REDUCTIONS
+from trainsanity.maths.tolerances import same_shape_difference, within
 from trainsanity.measurements.model.raised import Asked, Precision, in_float32
 from trainsanity.measurements.step.pull import ModelCall
 from trainsanity.measurements.step.steps import Recording
@@ -38,6 +38,8 @@ class NextTokens:
         behind: of those from it on.
         size: their largest absolute value.
         precision: in which dtype the model was asked.
+        unit: what roundings make of the outputs, by one unit in the last place of the weights; 0
+            where the difference is so small that nobody asks.
     """
 
     place: int
@@ -45,6 +47,7 @@ class NextTokens:
     behind: float
     size: float
     precision: Precision
+    unit: float = 0.0
 
     @property
     def allowed(self) -> float:
@@ -52,7 +55,7 @@ class NextTokens:
         import torch
 
         eps = float(torch.finfo(self.precision.dtype).eps)
-        return (MARGIN * eps + REDUCTIONS) * self.size
+        return same_shape_difference(eps, self.size, self.unit)
 
 
 @measurement(Cost.STEP)
@@ -117,13 +120,19 @@ def _asked(pipeline: Pipeline, call: ModelCall, ids: Tensor, asked: Asked) -> Ne
     if before.shape[:2] != ids.shape:
         raise Skip(f"the model's first output has the shape {tuple(before.shape)}")
     difference = (after - before)[0].abs()
-    return NextTokens(
+    found = NextTokens(
         place,
         float(difference[:place].max()),
         float(difference[place:].max()),
         float(before[0].abs().max()),
         asked.precision,
     )
+    if within(found.moved, found.allowed):
+        return found
+    with asked.nudged() as possible:
+        shaken = _outputs(pipeline, call) if possible else before
+    effect = float((shaken - before)[0].abs().max())
+    return replace(found, unit=asked.roundings(effect, found.size))
 
 
 def _outputs(pipeline: Pipeline, call: ModelCall) -> Tensor:

@@ -73,10 +73,9 @@ def own_schedule(pipeline: Pipeline) -> OwnSchedule:
     """
     import torch
 
-    trainer = pipeline.trainer
-    scheduler = pipeline.lr_scheduler if trainer is None else trainer.lr_scheduler
+    scheduler = getattr(pipeline.trainer, "lr_scheduler", None)
     scheduler = getattr(scheduler, "scheduler", scheduler)
-    if scheduler is None or trainer is None:
+    if scheduler is None:
         raise Skip("there is no scheduler of a user's own beside a Trainer that counts steps")
     if not isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler) or isinstance(
         scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau

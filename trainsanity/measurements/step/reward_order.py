@@ -69,11 +69,8 @@ def _in_reverse(trainer: Any, given: Sequence[Any]) -> RewardOrder:
     found = RewardOrder(completions=len(rows.prompts))
     readers = [names_read(function) for function in trainer.reward_funcs]
     for function, name in zip(trainer.reward_funcs, trainer.reward_func_names, strict=True):
-        if isinstance(function, type(trainer.model)) or hasattr(function, "parameters"):
+        if hasattr(function, "parameters") or inspect.iscoroutinefunction(function):
             continue
-        if inspect.iscoroutinefunction(function):
-            continue
-
         turned, again = rows.rewards(function, -1), rows.rewards(function, 1)
         if turned is None or again is None:
             continue
