@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
 COIN = math.log(2)
-"""Loss of a coin that is tossed between two answers: what no training should end above."""
+"""Loss of a coin that is tossed between two answers.  A model that knows its rows has less, and may
+lose some of it without being destroyed: growth counts from here."""
 
 HALF = 0.5
 """Share of the loss above which most of it is the distance of the targets' mean."""
@@ -74,9 +75,11 @@ def peak_is_bearable(pipeline: Pipeline, recording: Recording) -> Iterator[Measu
 
     References: huggingface/transformers#735, huggingface/transformers#1138.
     """
-    trials, own = recording.update.trials, recording.own
-    if not trials or not own.losses:
-        raise Skip(own.reason or "the optimizer takes no step without evaluating its loss")
+    own = recording.own
+    if not recording.update.trials:
+        raise Skip(recording.update.no_trial)
+    if not own.losses:
+        raise Skip(own.reason or "the first micro-batch was not asked again")
     before, after, rate = own.losses[0], recording.peak_loss, recording.update.rate
     told = ""
     if math.isfinite(before) and not math.isnan(after):

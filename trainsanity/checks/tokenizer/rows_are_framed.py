@@ -61,7 +61,8 @@ def rows_are_framed(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Findi
 
     Known false alarms: a checkpoint that was trained without CLS.
 
-    References: read: transformers.BertPooler, which takes hidden_states[:, 0].
+    References: microsoft/LMOps#123 for BOS in evaluation alone; read: transformers.BertPooler,
+    which takes hidden_states[:, 0].
     """
     scan.train.require_one_sequence()
     frame = _frame(pipeline)

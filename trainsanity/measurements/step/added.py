@@ -71,9 +71,11 @@ def same_for_all_rows(
     if sum(sizes) != len(micro.items.losses):
         return ""
     parts = micro.items.losses.split(sizes)[: len(alone)]
+    means = [float(part.mean()) for part in parts]
+    if within(max(means) - min(means), allowed):  # a factor would be the same for all, too
+        return ""
     same = all(
-        len(part) and within(abs(own - float(part.mean()) - rest), allowed)
-        for own, part in zip(alone, parts, strict=False)
+        within(abs(own - mean - rest), allowed) for own, mean in zip(alone, means, strict=False)
     )
     return "a term that is the same for all rows" if same else ""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -256,6 +257,30 @@ def trial_steps(
         _ask_louder(unmoved, max(p.largest for p in update.parameters), model, inner, peaks)
 
 
+@contextmanager
+def _taken_back(model: Any, inner: Any, rates: list[float]) -> Iterator[dict[str, Tensor]]:
+    """Give the optimizer's groups these rates in the block, and put weights and rates back.
+
+    Yields:
+        the weights that have a gradient, as they were.
+    """
+    import torch
+
+    configured = [group["lr"] for group in inner.param_groups]
+    tensors = dict(model.named_parameters())
+    before = {name: p.detach().clone() for name, p in tensors.items() if p.grad is not None}
+    try:
+        for group, rate in zip(inner.param_groups, rates, strict=True):
+            group["lr"] = rate
+        yield before
+    finally:
+        for group, rate in zip(inner.param_groups, configured, strict=True):
+            group["lr"] = rate
+        with torch.no_grad():
+            for name, old in before.items():
+                tensors[name].copy_(old)
+
+
 def _ask_louder(
     unmoved: list[Parameter], size: float, model: Any, inner: Any, rates: list[float]
 ) -> None:
@@ -266,27 +291,19 @@ def _ask_louder(
     import torch
 
     tensors = dict(model.named_parameters())
-    before = {name: p.detach().clone() for name, p in tensors.items() if p.grad is not None}
     own = {seen.name: tensors[seen.name].grad for seen in unmoved}
-    configured = [group["lr"] for group in inner.param_groups]
-    try:
-        for name, gradient in own.items():
-            tensors[name].grad = gradient.sign() * size
-        for group, rate in zip(inner.param_groups, rates, strict=True):
-            group["lr"] = rate
-        inner.step()
-        changed = [
-            local(tensors[seen.name].detach()) != local(before[seen.name]) for seen in unmoved
-        ]
-        counts = [[int(torch.count_nonzero(one))] for one in changed]
-    finally:
-        for group, rate in zip(inner.param_groups, configured, strict=True):
-            group["lr"] = rate
-        with torch.no_grad():
-            for name, old in before.items():
-                tensors[name].copy_(old)
-        for name, gradient in own.items():
-            tensors[name].grad = gradient
+    with _taken_back(model, inner, rates) as before:
+        try:
+            for name, gradient in own.items():
+                tensors[name].grad = gradient.sign() * size
+            inner.step()
+            changed = [
+                local(tensors[seen.name].detach()) != local(before[seen.name]) for seen in unmoved
+            ]
+            counts = [[int(torch.count_nonzero(one))] for one in changed]
+        finally:
+            for name, gradient in own.items():
+                tensors[name].grad = gradient
     sharded = [is_sharded(tensors[seen.name]) for seen in unmoved]
     for seen, (count,) in zip(unmoved, added(counts, sharded), strict=True):
         seen.answers = count > 0
@@ -303,18 +320,14 @@ def _trial(
 ) -> Trial:
     import torch
 
-    configured = [group["lr"] for group in inner.param_groups]
     tensors = dict(model.named_parameters())
-    before = {name: p.detach().clone() for name, p in tensors.items() if p.grad is not None}
-    judged = [seen for seen in update.parameters if seen.trainable and seen.name in before]
     counts: list[Tensor] = []
     directions: dict[str, Direction] = {}
     decay = {id(p): (rate, float(group.get("weight_decay") or 0.0))
              for group, rate in zip(inner.param_groups, rates, strict=True)
              for p in group["params"]}  # fmt: skip
-    try:
-        for group, rate in zip(inner.param_groups, rates, strict=True):
-            group["lr"] = rate
+    with _taken_back(model, inner, rates) as before:
+        judged = [seen for seen in update.parameters if seen.trainable and seen.name in before]
         inner.step()
         for seen in judged:
             parameter = tensors[seen.name]
@@ -322,18 +335,12 @@ def _trial(
                 parameter, before[seen.name], *decay.get(id(parameter), (0.0, 0.0))
             )
             p, old = local(parameter.detach()), local(before[seen.name])
-            touched = local(tensors[seen.name].grad) != 0
+            touched = local(parameter.grad) != 0
             # A weight that became NaN is lost, and has not learnt.
             moved = touched & (p != old) & p.isfinite()
             whom = (touched, moved, touched & can_move(old, max(rates)))
             counts.append(torch.stack([torch.count_nonzero(one) for one in whom]))
         stepped()  # what it calls of the user's may write to gradients
-    finally:
-        for group, rate in zip(inner.param_groups, configured, strict=True):
-            group["lr"] = rate
-        with torch.no_grad():
-            for name, old in before.items():
-                tensors[name].copy_(old)
     shares: dict[str, tuple[int, int, int]] = {}
     # One wait for the device.
     rows = torch.stack([row.to(counts[0].device) for row in counts]).tolist() if counts else []
