@@ -29,7 +29,7 @@ healthy pipelines: 0.76 to 1.13."""
 
 SHORT = 10.0
 """How many times the run falls short of the targets' mean before that is told: outputs grow faster
-than to first order, since the layers below them grow, too, and not by an order of magnitude."""
+than to first order, since the layers below them grow, too.  Chosen, and on the safe side of it."""
 
 FROZEN = 1e-4
 """Share of the loss that the whole run has to lower it by, to first order, to be called learning.
