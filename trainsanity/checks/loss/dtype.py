@@ -36,7 +36,6 @@ def dtype(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Findi
     standard error of the step's mean loss, computed from the items' own losses.  Rounding that is
     larger than the error is a warning: what is logged is coarse, and the weights move as before.
     float32 is what the library's own losses are computed in and always passes.
-    and always passes.
 
     How to fix: ``logits.float()`` before the loss.
 
