@@ -160,7 +160,9 @@ def _note_counts(seen: Recording) -> None:
         weights = item_weights(step, sizes)
         by_means = sum(w * total for w, total in zip(weights, sums, strict=True))
         allowed, logged = logged_loss_rounding(step.micro_steps), step.logged["loss"]
-        if abs(logged - sum(sums) / sum(sizes)) <= allowed < abs(logged - by_means):
+        # Both may lie within rounding where the micro-batches' counts are nearly alike.
+        off = abs(logged - sum(sums) / sum(sizes))
+        if off <= allowed and off < abs(logged - by_means):
             for micro in step.micro_steps:
                 micro.num_items_in_batch = float(sum(sizes))
 
