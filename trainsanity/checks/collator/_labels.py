@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import Session, objective_of
-from trainsanity.fields import with_targets
+from trainsanity.fields import plain_values, with_targets
 from trainsanity.maths.alignment import Placement, place
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Collating, Made
@@ -51,10 +51,19 @@ def _per_token(pipeline: Pipeline) -> bool:
 
 
 def label_column(collating: Collating) -> str | None:
-    """Return the key under which the sequences of the first step have their labels."""
+    """Return the key under which the sequences of the first step have their labels.
+
+    A number a row is no label of its tokens: that of another task, whose collator makes the
+    tokens' own.
+    """
     micro = collating.batch.micro_batches[0]
     rows, _ = collating.seen(micro)
-    return collating.pipeline.label_column(rows[0])
+    column = collating.pipeline.label_column(rows[0])
+    if column is not None and _per_token(collating.pipeline) and not isinstance(
+        plain_values(rows[0][column]), Sequence
+    ):  # fmt: skip
+        return None
+    return column
 
 
 def count_labelled(pipeline: Pipeline, batch: Batch) -> int:

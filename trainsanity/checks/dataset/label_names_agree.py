@@ -28,7 +28,8 @@ def label_names_agree(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Fin
 
     How it is measured: exact comparison of names.  Names that transformers makes up (``LABEL_0``
     ...) say nothing and are compared with nothing; where only one of the two tables has them,
-    predictions lose their names and no name is wrong: a warning.
+    predictions lose their names and no name is wrong: a warning, as where one of them is absent
+    (transformers 5 leaves ``label2id`` at None where ``id2label`` alone is given).
 
     How to fix: ``from_pretrained(..., id2label=..., label2id=...)`` from
     ``dataset.features["label"].names``; build all splits with one ``ClassLabel``.
@@ -44,7 +45,9 @@ def label_names_agree(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Fin
     named = sorted(by_name, key=by_name.__getitem__)
     # One of the two was left as it was made up: it names nothing, and contradicts nothing.
     unnamed = sorted(by_name.values()) == [*range(len(own))] and (_made_up(own) or _made_up(named))
-    if unnamed and own != named:
+    if bool(own) != bool(named) and not _made_up(own or named):
+        yield _one_table(own, named)
+    elif unnamed and own != named:
         place, other = ("id2label", named) if _made_up(own) else ("label2id", own)
         if other != [str(k) for k in range(len(other))]:
             yield Finding(
@@ -100,6 +103,23 @@ def label_names_agree(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Fin
             )
     places = ", ".join(known) or "no place"
     yield Measured(f"{len(names or own)} labels, named by {places}", list(known))
+
+
+def _one_table(own: list[str], named: list[str]) -> Finding:
+    """Return the warning that one of the two tables is absent."""
+    there, absent = ("id2label", "label2id") if own else ("label2id", "id2label")
+    return Finding(
+        f"config.{there} has {len(own or named)} names, and config.{absent} has none",
+        observed=0,
+        expected=len(own or named),
+        where=f"model.config.{absent}",
+        cause="only one of the two was set: "
+        + ("ids are not found by a name" if own else "predictions are reported without names"),
+        fix="set both: id2label=dict(enumerate(names)), "
+        "label2id={name: k for k, name in enumerate(names)}",
+        severity=Severity.WARNING,
+        repairs=(repair("both tables have the names", "label_names", names=(*(own or named),)),),
+    )
 
 
 def _made_up(names: list[str]) -> bool:

@@ -26,8 +26,9 @@ ENOUGH = 4
 def targets_end(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]:
     """The targets of an encoder-decoder end with the token that ends generation.
 
-    What it checks: the last label that is counted in each row of the first step, against the
-    tokens that end generation (``generation_config.eos_token_id``).
+    What it checks: the last two labels that are counted in each row of the first step, against
+    the tokens that end generation (``generation_config.eos_token_id``).  Two, since mBART puts the
+    code of the language behind the end.
 
     Why it matters: the model learns every word of the answers and never that they end: it goes on
     generating until ``max_length``.
@@ -54,7 +55,7 @@ def targets_end(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding
     ends = _ends(pipeline.model)
     if not ends:
         raise Skip("no token ends generation")
-    last: list[tuple[int, int]] = []
+    last: list[tuple[int, list[int]]] = []
     for micro in batch:
         labels = micro.inputs.get("labels")
         if not torch.is_tensor(labels) or labels.dim() != 2 or labels.is_floating_point():
@@ -62,10 +63,11 @@ def targets_end(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding
         for row in labels.tolist():
             counted = [y for y in row if y not in (IGNORED, _padding(pipeline, ends))]
             if counted:
-                last.append((len(counted), counted[-1]))
+                last.append((len(counted), counted[-2:]))
     longest = max((length for length, _ in last), default=0)
-    whole = [token for length, token in last if length < longest]
-    ended = sum(token in ends for _, token in last)
+    whole = [length for length, _ in last if length < longest]
+    # The code of a language may stand behind the end, as mBART's does: generation is over by then.
+    ended = sum(not ends.isdisjoint(tokens) for _, tokens in last)
     if not ended and len(whole) >= ENOUGH:
         yield Finding(
             f"none of {len(last)} targets ends with a token that stops generation (eos, id "

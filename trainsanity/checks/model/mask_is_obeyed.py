@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from trainsanity.checks.model._invariances import not_numbers
+from trainsanity.checks.model._invariances import (
+    mixes_by_design,
+    not_numbers,
+    padded_alike,
+    takes_no_mask,
+)
 from trainsanity.engine.registry import check
 from trainsanity.maths.tolerances import Difference, within
+from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.model.probes import Outputs, Probes, difference, relative
-from trainsanity.types import Cost, Finding, Measured
+from trainsanity.types import Cost, Finding, Measured, Severity
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
 
 
 @check(
@@ -18,7 +28,9 @@ from trainsanity.types import Cost, Finding, Measured
     requires=("model.eval_is_repeatable",),
     rules_out="attention mask",
 )
-def mask_is_obeyed(probes: Probes) -> Iterator[Measured | Finding]:
+def mask_is_obeyed(
+    pipeline: Pipeline, batch: Batch, probes: Probes
+) -> Iterator[Measured | Finding]:
     """Masked positions do not affect outputs.
 
     What it checks: other ids in the place of PAD, with the mask still 0 there, leave the state of
@@ -40,6 +52,10 @@ def mask_is_obeyed(probes: Probes) -> Iterator[Measured | Finding]:
     A model without a mask that passes over its pad id (``EmbeddingBag(padding_idx=)``) is no fault:
     there, more padding behind the texts changes nothing.
 
+    Two are a warning, since training and prediction see the same: a model whose forward takes no
+    mask (FNet), while all rows are padded to one width; and a model of transformers' own whose
+    convolutions reach over the end of a text (CANINE, ConvBERT), with a mask that attention obeys.
+
     Known false alarms: models that find their positions by the pad id and are padded on the left.
 
     References: jy-yuan/KIVI#46, huggingface/transformers#35352.
@@ -56,16 +72,26 @@ def mask_is_obeyed(probes: Probes) -> Iterator[Measured | Finding]:
         yield broken
     elif not hidden.explained and not _by_id(probes, hidden, shown):
         partly = not within(abs(hidden.greatest - shown.greatest), hidden.allowed)
+        convolution = mixes_by_design(pipeline) if partly else ""
+        maskless = takes_no_mask(pipeline) and padded_alike(pipeline, batch)
         yield Finding(
             f"other ids under mask 0, {place}, change {values}: {hidden}",
             observed=hidden.greatest,
             expected=f"at most {hidden.allowed:.3g}",
             where=f"padding on the {probes.side}",
-            cause="the attention mask does not reach every layer, is turned round (torch's "
+            cause=f"the convolution {convolution} reaches over the end of a text, as the model was "
+            "made: only attention obeys the mask"
+            if convolution
+            else "the model takes no attention mask: padding is a part of each text"
+            if maskless
+            else "the attention mask does not reach every layer, is turned round (torch's "
             "key_padding_mask is True at padding), or positions are counted from ids"
             if partly
             else "the attention mask is dropped: a mask of ones changes as much",
-            fix="pass attention_mask to the model and on to every layer that mixes tokens",
+            fix="pad to the same width wherever the model is used"
+            if convolution or maskless
+            else "pass attention_mask to the model and on to every layer that mixes tokens",
+            severity=Severity.WARNING if convolution or maskless else Severity.FAILURE,
         )
     yield Measured(
         f"{values} under other ids {place}: masked, {hidden}; under a mask of ones they differ by "

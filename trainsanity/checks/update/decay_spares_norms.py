@@ -26,14 +26,14 @@ def decay_spares_norms(recording: Recording) -> Iterator[Measured | Finding]:
     that costs quality without showing in the loss for a long time.
 
     How it is measured: exact, by the optimizer's groups.  A normalisation is a module whose class
-    says so in its name.  Where every group has the decay that the optimizer's class has by default
-    (0.01 for torch's AdamW), nobody chose it, and a decay that small moves a norm by its rate times
-    0.01 a step: that is a warning.
+    says so in its name.  A failure where other parameters are spared, since then somebody meant to
+    spare what is not spared here.  Decay for everything is a choice that people make (ResNets with
+    SGD, for one), or the optimizer's default: a warning.
 
     How to fix: leave the groups to the Trainer, or give norms and biases a group with
     ``weight_decay=0``.
 
-    Known false alarms: recipes that decay everything on purpose.
+    Known false alarms: recipes that spare some weights, and norms not.
 
     References: huggingface/transformers#35927.
     """
@@ -41,6 +41,9 @@ def decay_spares_norms(recording: Recording) -> Iterator[Measured | Finding]:
     decayed = [p.name for p in small if p.trainable and p.weight_decay]
     if decayed:
         unchosen = recording.update.unchosen
+        spares = any(
+            p.trainable and p.held and not p.weight_decay for p in recording.update.parameters
+        )
         yield Finding(
             f"weight decay is applied to {len(decayed)} norms and biases",
             observed=len(decayed),
@@ -48,9 +51,11 @@ def decay_spares_norms(recording: Recording) -> Iterator[Measured | Finding]:
             where=", ".join(decayed[:3]),
             cause=f"{recording.update.optimizer} decays all that it is given, by its default"
             if unchosen
-            else "the optimizer's groups put them with the weights that are decayed",
+            else "the optimizer's groups put them with the weights that are decayed"
+            if spares
+            else f"{recording.update.optimizer} has a weight decay for all that it is given",
             fix="put norms and biases into a group with weight_decay=0",
             repairs=(repair("the Trainer's own groups of weight decay", "norms_not_decayed"),),
-            severity=Severity.WARNING if unchosen else Severity.FAILURE,
+            severity=Severity.WARNING if unchosen or not spares else Severity.FAILURE,
         )
     yield Measured(f"{len(decayed)} of {len(small)} norms and biases are decayed", len(decayed), 0)

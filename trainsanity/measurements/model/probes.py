@@ -300,11 +300,13 @@ class ModelProbe:
         ids = inputs["input_ids"]
         spans = (rows or self.rows).spans(ids.shape[1], side)
         width = logits.shape[-1]
-        if logits.dim() == 3 and logits.shape[:2] == ids.shape:
+        sizes = (rows or self.rows).targets(tuple(logits.shape[:2])) if logits.dim() == 3 else []
+        # A decoder's width may be that of the ids by chance.
+        if logits.dim() == 3 and not sizes and logits.shape[:2] == ids.shape:
             kept = [logits[k, span][:, :: max(1, width // COLUMNS)] for k, span in enumerate(spans)]
         elif logits.dim() == 2 and len(logits) == len(ids):
             kept = list(logits)
-        elif logits.dim() == 3 and (sizes := (rows or self.rows).targets(logits.shape[:2])):
+        elif sizes:
             # A decoder answers at its own tokens, and these are all that its rows show.
             step = max(1, width // COLUMNS)
             answers = [_kept(logits[k, :size][:, ::step]) for k, size in enumerate(sizes)]
