@@ -140,3 +140,15 @@ def test_images_of_files_are_their_bytes() -> None:
 def test_rows_without_anything_to_compare() -> None:
     with pytest.raises(Skip, match="and no numbers or texts"):
         asked("scan", data([{"label": 0}]))
+
+
+def test_equal_rows_of_a_table_leak_with_their_label_alone() -> None:
+    def rows(*given: tuple[float, float, float]) -> Dataset:
+        return data([{"a": a, "b": b, "label": y} for a, b, y in given])
+
+    train = rows((0, 1, 2.5), (0, 1, 3.5), (1, 1, 0.5), (1, 0, 0.25))
+    other, same = rows((0, 1, 9.0), (1, 1, 7.5)), rows((0, 1, 3.5), (1, 1, 0.5), (0, 1, 8.0))
+    leak = asked("repeats", train, other).leaks["eval_dataset"]
+    assert (leak.rows, leak.first, leak.unlike) == (0, None, 2)
+    leak = asked("repeats", train, same).leaks["eval_dataset"]
+    assert (leak.rows, leak.first, leak.unlike) == (2, (0, 1), 1)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from trainsanity.engine.store import measurement
+from trainsanity.fields import NUMBERS
 from trainsanity.measurements.data.scan import Scan, Split
 from trainsanity.measurements.data.scan_labels import AT_ONCE
 from trainsanity.measurements.data.scan_rows import joined
@@ -22,10 +23,13 @@ class Leak:
     Attributes:
         rows: their number.
         first: the places of the first of them and of its twin in the training data, or None.
+        unlike: rows whose numbers are those of training rows that all have another label; rows of
+            token ids are counted whatever their labels.
     """
 
     rows: int
     first: tuple[int, int] | None
+    unlike: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,12 @@ def repeats(scan: Scan) -> Repeats:
     train, *evals = numpy.split(groups.reshape(-1), ends)
     within = _within(scan.train, places[0], train)
     leaks = {
-        split.name: _leak(places[0], train, where, part)
+        split.name: _alike(
+            _leak(places[0], train, where, part),
+            (scan.train, split),
+            (places[0], where),
+            (train, part),
+        )
         for split, where, part in zip(splits[1:], places[1:], evals, strict=True)
     }
     return Repeats(*within, leaks)
@@ -171,6 +180,32 @@ def _pair(places: Array, which: Array) -> tuple[int, int] | None:
     later = numpy.maximum(places[at], places[at + 1])
     best = int(numpy.argmin(later))
     return int(later[best]), int(min(places[at[best]], places[at[best] + 1]))
+
+
+def _alike(
+    leak: Leak,
+    splits: tuple[Split, Split],
+    places: tuple[Array, Array],
+    groups: tuple[Array, Array],
+) -> Leak:
+    """Return the leak among rows of numbers whose label is the same, too; others as they are.
+
+    A table of few categories has equal rows by nature.
+    """
+    import pyarrow
+
+    sources = [split.labels.source if split.labels is not None else None for split in splits]
+    if splits[1].content.role != NUMBERS or not leak.rows or None in sources:
+        return leak
+    taken = [one.take(pyarrow.array(at)) for one, at in zip(sources, places, strict=True)]
+    every = pyarrow.chunked_array([c for one in taken for c in one.cast(taken[0].type).chunks])
+    encoded = every.combine_chunks().dictionary_encode().indices.fill_null(-1)
+    codes = encoded.to_numpy(zero_copy_only=False).astype("int64") + 1
+    size, own = int(codes.max(initial=0)) + 1, len(groups[0])
+    found = _leak(
+        places[0], groups[0] * size + codes[:own], places[1], groups[1] * size + codes[own:]
+    )
+    return replace(found, unlike=leak.rows - found.rows)
 
 
 def _leak(train_places: Array, train: Array, places: Array, groups: Array) -> Leak:
