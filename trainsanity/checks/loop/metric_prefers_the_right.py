@@ -65,6 +65,10 @@ def metric_prefers_the_right(pipeline: Pipeline, scored: Scored) -> Iterator[Mea
     Of several labels a row, right logits close to 0 and close to 0.5 are scored, too: a metric that
     is perfect around 0.5 alone has forgotten the sigmoid.
 
+    Of classes, right logits are scored twice as large, too, in all rows and in the last row of each
+    batch: a metric that is the same for the first and another for the second looks at all rows at
+    once, as ``argmax`` without an axis does. Metrics that are 0, 1 or 100 for right ones are best.
+
     Known false alarms: a metric on purpose of something else than the labels, such as the length
     of what is generated, under a direction that happens to prefer the wrong predictions.
 
@@ -82,6 +86,7 @@ def metric_prefers_the_right(pipeline: Pipeline, scored: Scored) -> Iterator[Mea
             yield from _direction(scored, args, name)
         yield from _positions(scored)
         yield from _cut(scored)
+        yield from _mixed(scored)
         yield from _generated(scored, strategy(args) != "no")
     judged = {"perfect": scored.perfect, "wrong": scored.wrong}
     values = {which: _number(of.get(name or "")) for which, of in judged.items()}
@@ -205,6 +210,27 @@ def _cut(scored: Scored) -> Iterator[Finding]:
                 cause="predictions are logits, and are cut as if they were probabilities: 0.5 is a "
                 "probability of 62 %",
                 fix="cut at 0, or at 0.5 after a sigmoid: 1 / (1 + np.exp(-predictions)) > 0.5",
+            )
+
+
+def _mixed(scored: Scored) -> Iterator[Finding]:
+    """Yield metrics that are not best for right answers, and change with how sure one row is."""
+    for name, value in scored.perfect.items():
+        values = (value, scored.surer.get(name), scored.uneven.get(name))
+        right, surer, uneven = map(_number, values)
+        if _added(name) or right is None or surer is None or uneven is None:
+            continue
+        # A metric of probabilities follows how sure all rows are; one of classes does not.
+        best = any(_close(right, one) for one in (0.0, 1.0, 100.0))
+        if not best and _close(right, surer) and not _close(right, uneven):
+            yield Finding(
+                f"{name} of right predictions is {right:.4g}, and {uneven:.4g} where one row of "
+                "each batch is surer of the same right class",
+                observed=uneven,
+                expected=right,
+                where="compute_metrics",
+                cause="rows are mixed: argmax (or max) over all predictions, without an axis",
+                fix="predictions.argmax(-1): one class for each row",
             )
 
 

@@ -58,6 +58,8 @@ class Scored:
         metrics: for the model's own predictions.
         perfect: for predictions that are the labels; empty where nobody knows how to make them.
         wrong: for predictions that are labels of other items.
+        surer: for the perfect ones of a classifier, twice as large.
+        uneven: for the perfect ones, twice as large in the last row of each batch alone.
         padded: for the perfect ones, with as many columns of padding again.
         in_place: for a causal model that predicts at each position the token that stands there.
         at_zero: of several labels a row, for logits that are just above and below 0.
@@ -81,6 +83,8 @@ class Scored:
     metrics: dict[str, Any] = field(default_factory=dict)
     perfect: dict[str, Any] = field(default_factory=dict)
     wrong: dict[str, Any] = field(default_factory=dict)
+    surer: dict[str, Any] = field(default_factory=dict)
+    uneven: dict[str, Any] = field(default_factory=dict)
     padded: dict[str, Any] = field(default_factory=dict)
     in_place: dict[str, Any] = field(default_factory=dict)
     at_zero: dict[str, Any] = field(default_factory=dict)
@@ -237,6 +241,9 @@ def _take(pipeline: Pipeline, seen: Scored, answers: Answers) -> None:
     if not seen.perfect:
         return
     seen.wrong = again(answers.wrong)
+    seen.surer = again(answers.surer)
+    if seen.surer:
+        seen.uneven = again(answers.surer_at_the_end)
     seen.padded = again(answers.perfect_and_padding, answers.padded)
     if answers.shifts:
         seen.in_place = again(answers.in_place)

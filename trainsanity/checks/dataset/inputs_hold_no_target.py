@@ -1,0 +1,100 @@
+"""TS255 dataset.inputs_hold_no_target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.engine.registry import check
+from trainsanity.measurements.batches.batch import Batch
+from trainsanity.types import Finding, Measured, Skip
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TARGETS = ("labels", "label", "label_ids", "targets", "target", "y")
+"""Names under which a batch has its targets."""
+
+ENOUGH = 4
+"""Different targets from which on it is no chance that one place holds them all: of numbers with
+two digits, one in a hundred million."""
+
+
+@check(
+    "TS255",
+    "dataset.inputs_hold_no_target",
+    rules_out="targets among the inputs",
+)
+def inputs_hold_no_target(batch: Batch) -> Iterator[Measured | Finding]:
+    """No place of the inputs is the target itself, in every row.
+
+    What it checks: a target that is one number a row against each number of the row's inputs, by
+    its place from the front and from the end.
+
+    Why it matters: a window that ends with the value it is to foretell, or a table that kept the
+    column of its target, is learnt within minutes and says nothing of what is to come. The error is
+    wonderfully small until the model meets rows whose target nobody knows.
+
+    How it is measured: exact, on the batches of the first optimizer step. A failure where one
+    place of the inputs equals the target in every row, and the rows have four different targets or
+    more, which are no whole numbers all (classes, stars and counts recur).
+
+    How to fix: look at one row; a window's target is the value after its last::
+
+        # bad
+        x, y = series[i : i + n], series[i + n - 1]
+        # good
+        x, y = series[i : i + n], series[i + n]
+
+    Known false alarms: a model that is to copy a number, as exercises have it.
+
+    References: tensorflow/tensorflow#40343.
+    """
+    import torch
+
+    places: dict[tuple[str, int], int] = {}
+    targets: list[float] = []
+    for micro in batch:
+        name = next((name for name in TARGETS if name in micro.inputs), None)
+        target = micro.inputs.get(name or "")
+        if not torch.is_tensor(target) or not target.is_floating_point() or not len(target):
+            raise Skip("the targets are no fractions")
+        target = target.reshape(len(target), -1)
+        if target.shape[1] != 1:
+            raise Skip("a row has several targets")
+        targets += target[:, 0].tolist()
+        for key, value in micro.inputs.items():
+            if key != name and torch.is_tensor(value) and value.is_floating_point():
+                for place in _equal(value, target):
+                    places[key, place] = places.get((key, place), 0) + 1
+    if len(set(targets)) < ENOUGH or all(one == int(one) for one in targets):
+        raise Skip(f"the first step has fewer than {ENOUGH} different targets, or whole numbers")
+    copied = [where for where, count in places.items() if count == len(batch.micro_batches)]
+    if copied:
+        key, place = copied[0]
+        yield Finding(
+            f"the target of each of {len(targets)} rows is a number of its inputs: {key}[{place}]",
+            observed=targets[0],
+            expected="a number that the inputs do not hold",
+            where=f"{key}[{place}]",
+            cause="the window ends with its target, or the target's column is among the inputs",
+            fix="take the target from behind the window, and its column out of the inputs",
+        )
+    yield Measured(
+        f"{len(targets)} targets were compared with each number of their rows; {len(copied)} "
+        "places hold the target in every row",
+        len(copied),
+        0,
+    )
+
+
+def _equal(value: Tensor, target: Tensor) -> Iterator[int]:
+    """Yield places, counted from the end of a row too (below 0), that equal all targets."""
+    if value.dim() == 0 or len(value) != len(target):
+        return
+    flat: Any = value.reshape(len(value), -1).to(target)
+    same = (flat == target).all(0).nonzero().flatten().tolist()
+    width = flat.shape[1]
+    for place in same:
+        yield place
+        yield place - width

@@ -1,0 +1,77 @@
+"""Which rows of the training data one epoch of the Trainer's sampler can reach."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.engine.store import measurement
+from trainsanity.fields import is_indexable
+from trainsanity.measurements.runs.row_indices import INDEX, index_loader
+from trainsanity.types import Cost, Skip
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+AT_MOST = 20_000
+"""Rows that are drawn: a sampler that reaches a tenth of them is seen long before."""
+
+
+@dataclass(frozen=True)
+class Reached:
+    """The rows that a sampler draws.
+
+    Attributes:
+        rows: of the training data.
+        drawn: how many were drawn, at most an epoch of them.
+        distinct: how many different ones are among them.
+        weights: how many weights the sampler has; None if it has none.
+        sampler: its class.
+    """
+
+    rows: int
+    drawn: int
+    distinct: int
+    weights: int | None
+    sampler: str
+
+
+@measurement(Cost.STEP)
+def reached(pipeline: Pipeline) -> Reached:
+    """Draw rows from the Trainer's own data loader for an epoch; no row is read.
+
+    Raises:
+        Skip: there is no Trainer, or the rows have no indices.
+    """
+    data = pipeline.train_dataset
+    if pipeline.trainer is None:
+        raise Skip("a custom training loop chooses its rows itself")
+    if not is_indexable(data):
+        raise Skip("the rows are a stream: which there are is not known")
+    if pipeline.other_processes:
+        raise Skip("each process draws a part of the rows")
+    with index_loader(pipeline) as loader:
+        sampler = _innermost(getattr(loader, "batch_sampler", None))
+        weights = getattr(sampler, "weights", None)
+        drawn: list[int] = []
+        for batch in itertools.islice(loader, AT_MOST):
+            drawn += batch[INDEX].tolist()
+            if len(drawn) >= min(AT_MOST, len(data)):
+                break
+    return Reached(
+        len(data),
+        len(drawn),
+        len(set(drawn)),
+        len(weights) if hasattr(weights, "__len__") else None,
+        type(sampler).__name__,
+    )
+
+
+def _innermost(sampler: Any) -> Any:
+    """Return the sampler of rows inside those that make batches or shards of them."""
+    while True:
+        inner = getattr(sampler, "sampler", None) or getattr(sampler, "batch_sampler", None)
+        if inner is None or inner is sampler:
+            return sampler
+        sampler = inner
