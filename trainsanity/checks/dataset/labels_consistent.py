@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 from trainsanity.checks._splits import rows_finding
 from trainsanity.engine.registry import check
+from trainsanity.fields import NUMBERS
 from trainsanity.measurements.data.scan import Scan
 from trainsanity.measurements.data.scan_repeats import Repeats
-from trainsanity.types import Finding, Measured
+from trainsanity.types import Finding, Measured, Severity
 
 
 @check(
@@ -27,7 +28,9 @@ def labels_consistent(scan: Scan, repeats: Repeats) -> Iterator[Measured | Findi
     ceiling over the accuracy, and usually mark a join that went wrong, or two annotators.
 
     How it is measured: exact up to equal 128-bit hashes.  The count is the fewest rows that any
-    function of the ids must get wrong: for each text, the rows beside its most frequent label.
+    function of the ids must get wrong: for each text, the rows beside its most frequent label.  A
+    warning for rows of numbers, since a table of few categories has equal rows that are others, and
+    for labels that are fractions: ratings and prices of one thing differ.
 
     How to fix: look at the rows named; decide for a label, or drop both.
 
@@ -41,6 +44,7 @@ def labels_consistent(scan: Scan, repeats: Repeats) -> Iterator[Measured | Findi
         later, earlier = repeats.first_contradiction
         codes, values = train.labels.codes, train.labels.values
         assert codes is not None  # lists of labels are not compared
+        by_nature = train.content.role == NUMBERS or train.labels.kind == "float"
         first, second = (values[codes[k]] if codes[k] >= 0 else None for k in (earlier, later))
         yield rows_finding(
             train,
@@ -48,8 +52,11 @@ def labels_consistent(scan: Scan, repeats: Repeats) -> Iterator[Measured | Findi
             later,
             f"have the {train.word} of another and a different label: rows "
             f"{train.rows.number(earlier)} ({first}) and {train.rows.number(later)} ({second})",
-            cause="a join that went wrong, or two opinions on one text",
+            cause="equal rows that are others by nature, or measurements of one thing"
+            if by_nature
+            else "a join that went wrong, or two opinions on one text",
             fix="decide for one label, or drop both rows",
+            severity=Severity.WARNING if by_nature else Severity.FAILURE,
         )
     yield Measured(
         f"{repeats.contradictions:,} of {train.counted} have the {train.word} of another row and a "

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from trainsanity.checks._splits import rows_finding
 from trainsanity.engine.registry import check
+from trainsanity.fields import NUMBERS
 from trainsanity.measurements.data.scan import Scan
 from trainsanity.measurements.data.scan_repeats import Repeats
 from trainsanity.types import Finding, Measured, Severity
@@ -29,7 +30,8 @@ def no_duplicates(scan: Scan, repeats: Repeats) -> Iterator[Measured | Finding]:
     How it is measured: exact up to equal 128-bit hashes.  Rows that agree in length and in a few
     ids at fixed distances are hashed whole; rows with equal hashes are the same.  A failure where
     most copies follow one another as the rows do that they equal, which only a source that was
-    read twice does, or where every row is there twice; a warning otherwise: texts recur, and rare
+    read twice does, or where every row is there twice (but for tables of few categories, in which
+    equal rows have different labels); a warning otherwise: texts recur, and rare
     classes are repeated on purpose.
 
     How to fix: ``pandas.DataFrame.drop_duplicates`` on the texts, or look for a file that was read
@@ -43,8 +45,11 @@ def no_duplicates(scan: Scan, repeats: Repeats) -> Iterator[Measured | Finding]:
     train = scan.train
     if repeats.first_copy is not None:
         later, earlier = repeats.first_copy
-        # Most copies stand in the order of their originals, or every row has a copy.
-        twice = 2 * repeats.in_order > repeats.copies or 2 * repeats.copies >= len(train.rows)
+        # Most copies stand in the order of their originals, or every row has a copy; of a table of
+        # few categories most rows have one by nature, and labels that differ show that it is one.
+        by_nature = train.content.role == NUMBERS and repeats.contradictions > 0
+        every = 2 * repeats.copies >= len(train.rows) and not by_nature
+        twice = 2 * repeats.in_order > repeats.copies or every
         yield rows_finding(
             train,
             repeats.copies,

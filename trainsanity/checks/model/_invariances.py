@@ -93,5 +93,5 @@ def mixes_by_design(pipeline: Pipeline) -> str:
 
 
 def _mixes(convolution: Any) -> bool:
-    widest = max(convolution.kernel_size)
-    return widest > 1 and convolution.kernel_size != convolution.stride
+    widest: int = max(convolution.kernel_size)
+    return widest > 1 and tuple(convolution.kernel_size) != tuple(convolution.stride)

@@ -50,7 +50,7 @@ def running_statistics_last(pipeline: Pipeline) -> Iterator[Measured | Finding]:
         raise Skip("no normalisation of the model keeps running statistics")
     last = [name for name, one in norms.items() if (one.momentum or 0.0) >= LAST]
     if last:
-        momentum = norms[last[0]].momentum
+        momentum = norms[last[0]].momentum or 0.0
         yield Finding(
             f"{len(last)} of {len(norms)} batch norms have a momentum of {momentum:g}: their "
             "running statistics are those of the last batch",

@@ -45,14 +45,15 @@ def outside_spans(pipeline: Pipeline) -> OutsideSpans:
     found, places = OutsideSpans(), Counter[int]()
     with preserved(pipeline), quiet(pipeline):
         for number, row in spread_rows(pipeline.train_dataset):
-            start, end, ids = (row.get(name) for name in (STARTS, ENDS, IDS))
-            if not (_is_place(start) and _is_place(end)) or ids is None:
+            ids = row.get(IDS)
+            if not (_is_place(row.get(STARTS)) and _is_place(row.get(ENDS))) or ids is None:
                 continue
+            start, end = int(row[STARTS]), int(row[ENDS])
             found.rows += 1
-            if max(int(start), int(end)) >= len(ids):
+            if max(start, end) >= len(ids):
                 found.outside.append(number)
-                found.example = found.example or (int(start), int(end), len(ids))
-                places[int(start)] += 1
+                found.example = found.example or (start, end, len(ids))
+                places[start] += 1
     if not found.rows:
         raise Skip("no row has start_positions and end_positions beside its input_ids")
     found.same = len(places) == 1 and len(found.outside) > 1

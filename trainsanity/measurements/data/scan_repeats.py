@@ -195,9 +195,15 @@ def _alike(
     import pyarrow
 
     sources = [split.labels.source if split.labels is not None else None for split in splits]
-    if splits[1].content.role != NUMBERS or not leak.rows or None in sources:
+    if splits[1].content.role != NUMBERS or not leak.rows:
         return leak
-    taken = [one.take(pyarrow.array(at)) for one, at in zip(sources, places, strict=True)]
+    taken = [
+        one.take(pyarrow.array(at))
+        for one, at in zip(sources, places, strict=True)
+        if one is not None
+    ]
+    if len(taken) < len(sources):
+        return leak
     every = pyarrow.chunked_array([c for one in taken for c in one.cast(taken[0].type).chunks])
     encoded = every.combine_chunks().dictionary_encode().indices.fill_null(-1)
     codes = encoded.to_numpy(zero_copy_only=False).astype("int64") + 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,9 +22,6 @@ from trainsanity.maths.tolerances import (
 from trainsanity.measurements.batches.batch import prepared, quiet, record_collator, shared
 from trainsanity.measurements.model.forward import without_labels
 from trainsanity.measurements.model.raised import Asked, Precision, in_float32
-from trainsanity.measurements.step.pull import ModelCall
-from trainsanity.measurements.step.steps import Recording
-from trainsanity.pipeline import unwrapped
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
@@ -109,53 +105,21 @@ def companions(pipeline: Pipeline) -> Companions:
     if size < 2:
         raise Skip("a batch of one row has no other rows beside it")
     own = without_labels(dict(inputs))
-    return in_float32(pipeline, lambda way: _compared(pipeline, own, rows, size, way))
+    return in_float32(pipeline, lambda way: compared(pipeline, own, rows, size, way))
 
 
-@measurement(Cost.STEP)
-def called_companions(pipeline: Pipeline, recording: Recording) -> Companions:
-    """Ask the rows of a loop's first call of its model beside other rows.
-
-    Raises:
-        Skip: there is a Trainer, which ``companions`` asks; the model was not seen to be called, or
-            it is not plain which dimension of its arguments counts the rows.
-    """
-    if pipeline.trainer is not None:
-        raise Skip("a Trainer's batches are asked by model.rows_are_independent")
-    if recording.model_call is None:
-        raise Skip("the model was not called as a module")
-    asked = without_labels(_named(pipeline, recording.model_call))
-    size = len(recording.first.micro_steps[0].rows)
-    if size < 2:
-        raise Skip("a batch of one row has no other rows beside it")
-    if not all(_of_rows(value, size) for value in asked.values() if hasattr(value, "shape")):
-        raise Skip("the model's arguments do not all have an entry for each row, in front")
-    return in_float32(pipeline, lambda way: _compared(pipeline, asked, [], size, way))
-
-
-def _named(pipeline: Pipeline, call: ModelCall) -> dict[str, Any]:
-    """Return the arguments of a call by their names.
-
-    Raises:
-        Skip: some have none.
-    """
-    parameters = inspect.signature(unwrapped(pipeline.model).forward).parameters.values()
-    if any(one.kind is one.VAR_POSITIONAL for one in parameters):
-        raise Skip("the model's forward does not name its arguments")
-    names = [one.name for one in parameters]
-    return {**dict(zip(names, call.args, strict=False)), **call.kwargs}
-
-
-def _of_rows(value: Any, size: int) -> bool:
-    """Return whether a tensor counts rows in front and, as far as sizes tell, nowhere else."""
-    return not value.ndim or (
-        value.shape[0] == size and (value.ndim < WIDE or value.shape[1] != size)
-    )
-
-
-def _compared(
+def compared(
     pipeline: Pipeline, asked: dict[str, Any], rows: list[Any], size: int, way: Asked
 ) -> Companions:
+    """Return what the model says of rows beside others, by the arguments that it is called with.
+
+    Args:
+        pipeline: whose model.
+        asked: arguments by name.
+        rows: as the collator was given them; empty where padding is not asked about.
+        size: how many rows there are.
+        way: how the model is asked in float32.
+    """
     import torch
 
     try:
@@ -225,6 +189,8 @@ def _main_input(pipeline: Pipeline, asked: dict[str, Any]) -> str:
 
 
 def _takes_a_mask(pipeline: Pipeline) -> bool:
+    import inspect
+
     return "attention_mask" in inspect.signature(pipeline.model.forward).parameters
 
 

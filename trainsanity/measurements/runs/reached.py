@@ -57,10 +57,10 @@ def reached(pipeline: Pipeline) -> Reached:
         drawn: list[int] = []
         for batch in itertools.islice(loader, AT_MOST):
             drawn += batch[INDEX].tolist()
-            if len(drawn) >= min(AT_MOST, len(data)):
+            if len(drawn) >= min(AT_MOST, len(data or ())):
                 break
     return Reached(
-        len(data),
+        len(data or ()),
         len(drawn),
         len(set(drawn)),
         len(weights) if hasattr(weights, "__len__") else None,
