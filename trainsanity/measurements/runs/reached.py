@@ -44,7 +44,7 @@ def reached(pipeline: Pipeline) -> Reached:
     Raises:
         Skip: there is no Trainer, or the rows have no indices.
     """
-    data = pipeline.train_dataset
+    data: Any = pipeline.train_dataset
     if pipeline.trainer is None:
         raise Skip("a custom training loop chooses its rows itself")
     if not is_indexable(data):
@@ -57,10 +57,10 @@ def reached(pipeline: Pipeline) -> Reached:
         drawn: list[int] = []
         for batch in itertools.islice(loader, AT_MOST):
             drawn += batch[INDEX].tolist()
-            if len(drawn) >= min(AT_MOST, len(data or ())):
+            if len(drawn) >= min(AT_MOST, len(data)):
                 break
     return Reached(
-        len(data or ()),
+        len(data),
         len(drawn),
         len(set(drawn)),
         len(weights) if hasattr(weights, "__len__") else None,
