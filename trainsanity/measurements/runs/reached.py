@@ -53,7 +53,7 @@ def reached(pipeline: Pipeline) -> Reached:
         raise Skip("each process draws a part of the rows")
     with index_loader(pipeline) as loader:
         sampler = _innermost(getattr(loader, "batch_sampler", None))
-        weights = getattr(sampler, "weights", None)
+        weights: Any = getattr(sampler, "weights", None)
         drawn: list[int] = []
         for batch in itertools.islice(loader, AT_MOST):
             drawn += batch[INDEX].tolist()
