@@ -31,8 +31,8 @@ def sampler_reaches_the_rows(reached: Reached) -> Iterator[Measured | Finding]:
     these few falls, and the rest is never seen.
 
     How it is measured: the number of weights exactly, which is a failure where it is another one.
-    Of an epoch, 20,000 rows at most: each is drawn ten times and more on average, while nine of ten
-    are not drawn, is a warning. No row is read.
+    Of an epoch of less than 20,000 draws: that each drawn row is drawn ten times and more on
+    average, while nine of ten are never drawn, is a warning. No row is read.
 
     How to fix: a weight for each row::
 
@@ -45,7 +45,7 @@ def sampler_reaches_the_rows(reached: Reached) -> Iterator[Measured | Finding]:
 
     References: deep-voice/soundbay#49.
     """
-    few = reached.distinct * TIMES <= min(reached.drawn, reached.rows)
+    few = reached.whole and reached.distinct * TIMES <= min(reached.drawn, reached.rows)
     if reached.weights is not None and reached.weights != reached.rows:
         yield Finding(
             f"the sampler has {reached.weights:,} weights for {reached.rows:,} rows: an epoch "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,8 @@ class Reached:
 
     Attributes:
         rows: of the training data.
-        drawn: how many were drawn, at most an epoch of them.
+        drawn: how many were drawn.
+        whole: the epoch ended with them; samplers of policies repeat each row, one after another.
         distinct: how many different ones are among them.
         weights: how many weights the sampler has; None if it has none.
         sampler: its class.
@@ -32,6 +32,7 @@ class Reached:
 
     rows: int
     drawn: int
+    whole: bool
     distinct: int
     weights: int | None
     sampler: str
@@ -55,13 +56,14 @@ def reached(pipeline: Pipeline) -> Reached:
         sampler = _innermost(getattr(loader, "batch_sampler", None))
         weights: Any = getattr(sampler, "weights", None)
         drawn: list[int] = []
-        for batch in itertools.islice(loader, AT_MOST):
+        for batch in loader:
             drawn += batch[INDEX].tolist()
-            if len(drawn) >= min(AT_MOST, len(data)):
+            if len(drawn) >= AT_MOST:
                 break
     return Reached(
         len(data),
         len(drawn),
+        len(drawn) < AT_MOST,
         len(set(drawn)),
         len(weights) if hasattr(weights, "__len__") else None,
         type(sampler).__name__,
