@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.batches.batch import Batch
+from trainsanity.pipeline import unwrapped
 from trainsanity.types import Finding, Measured, Skip
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from trainsanity.pipeline import Pipeline
 
 TARGETS = ("labels", "label", "label_ids", "targets", "target", "y")
 """Names under which a batch has its targets."""
@@ -23,13 +27,14 @@ two digits, one in a hundred million."""
 @check(
     "TS255",
     "dataset.inputs_hold_no_target",
+    needs=("trainer",),
     rules_out="targets among the inputs",
 )
-def inputs_hold_no_target(batch: Batch) -> Iterator[Measured | Finding]:
+def inputs_hold_no_target(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]:
     """No place of the inputs is the target itself, in every row.
 
-    What it checks: a target that is one number a row against each number of the row's inputs, by
-    its place from the front and from the end.
+    What it checks: a target that is one number a row against each number of what the model's
+    forward takes of the row, by its place from the front and from the end.
 
     Why it matters: a window that ends with the value it is to foretell, or a table that kept the
     column of its target, is learnt within minutes and says nothing of what is to come. The error is
@@ -52,6 +57,8 @@ def inputs_hold_no_target(batch: Batch) -> Iterator[Measured | Finding]:
     """
     import torch
 
+    # A column that nobody reads may be the target's own.
+    taken = inspect.signature(unwrapped(pipeline.model).forward).parameters
     places: dict[tuple[str, int], int] = {}
     targets: list[float] = []
     for micro in batch:
@@ -64,7 +71,12 @@ def inputs_hold_no_target(batch: Batch) -> Iterator[Measured | Finding]:
             raise Skip("a row has several targets")
         targets += target[:, 0].tolist()
         for key, value in micro.inputs.items():
-            if key != name and torch.is_tensor(value) and value.is_floating_point():
+            if (
+                key != name
+                and key in taken
+                and torch.is_tensor(value)
+                and value.is_floating_point()
+            ):
                 for place in _equal(value, target):
                     places[key, place] = places.get((key, place), 0) + 1
     if len(set(targets)) < ENOUGH or all(one == int(one) for one in targets):

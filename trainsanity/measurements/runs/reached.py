@@ -26,7 +26,7 @@ class Reached:
         drawn: how many were drawn.
         whole: the epoch ended with them; samplers of policies repeat each row, one after another.
         distinct: how many different ones are among them.
-        weights: how many weights the sampler has; None if it has none.
+        weights: how many weights torch's ``WeightedRandomSampler`` has; None of another.
         sampler: its class.
     """
 
@@ -54,7 +54,7 @@ def reached(pipeline: Pipeline) -> Reached:
         raise Skip("each process draws a part of the rows")
     with index_loader(pipeline) as loader:
         sampler = _innermost(getattr(loader, "batch_sampler", None))
-        weights: Any = getattr(sampler, "weights", None)
+        weights = _weights(sampler)
         drawn: list[int] = []
         for batch in loader:
             drawn += batch[INDEX].tolist()
@@ -65,9 +65,19 @@ def reached(pipeline: Pipeline) -> Reached:
         len(drawn),
         len(drawn) < AT_MOST,
         len(set(drawn)),
-        len(weights) if hasattr(weights, "__len__") else None,
+        weights,
         type(sampler).__name__,
     )
+
+
+def _weights(sampler: Any) -> int | None:
+    """Return how many weights a sampler has that draws rows by them as torch's does."""
+    from torch.utils.data import WeightedRandomSampler
+
+    if not isinstance(sampler, WeightedRandomSampler):
+        return None
+    own = type(sampler).__iter__ is WeightedRandomSampler.__iter__
+    return len(sampler.weights) if own else None
 
 
 def _innermost(sampler: Any) -> Any:

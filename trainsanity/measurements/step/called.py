@@ -6,6 +6,8 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
+from trainsanity.isolation.snapshot import preserved
+from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.model.companions import WIDE, Companions, compared
 from trainsanity.measurements.model.forward import without_labels
 from trainsanity.measurements.model.raised import in_float32
@@ -36,7 +38,9 @@ def called_companions(pipeline: Pipeline, recording: Recording) -> Companions:
         raise Skip("a batch of one row has no other rows beside it")
     if not all(_of_rows(value, size) for value in asked.values() if hasattr(value, "shape")):
         raise Skip("the model's arguments do not all have an entry for each row, in front")
-    return in_float32(pipeline, lambda way: compared(pipeline, asked, [], size, way))
+    # A model may keep what it was asked last, a state or a queue.
+    with preserved(pipeline, weights=True), quiet(pipeline):
+        return in_float32(pipeline, lambda way: compared(pipeline, asked, [], size, way))
 
 
 def _named(pipeline: Pipeline, call: ModelCall) -> dict[str, Any]:

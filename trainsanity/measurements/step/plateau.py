@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -51,7 +52,8 @@ def plateau(pipeline: Pipeline) -> Plateau:
     elif given is not None or kind != KIND:
         raise Skip("the scheduler does not wait for a plateau")
     else:
-        mode = (getattr(args, "lr_scheduler_kwargs", None) or {}).get("mode", "min")
+        settings = getattr(args, "lr_scheduler_kwargs", None)
+        mode = settings.get("mode", "min") if isinstance(settings, Mapping) else "min"
     metric = args.metric_for_best_model or "loss"
     greater = bool(args.greater_is_better) if args.metric_for_best_model else False
     return Plateau(metric, mode, "max" if greater else "min")
