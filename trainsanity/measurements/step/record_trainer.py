@@ -191,7 +191,7 @@ def _callback(
                 if pipeline.quick:
                     seen.own, seen.rearranged = Own(reason=QUICK), Rearranged(reason=QUICK)
                 else:
-                    seen.own = ask_again(pipeline.trainer, seen)
+                    seen.own = ask_again(pipeline.trainer, seen, objective_of(pipeline))
             note_update(seen, model, kwargs["optimizer"])
             step.learning_rate = kwargs["optimizer"].param_groups[0]["lr"]
             note_rates(seen, kwargs["optimizer"])

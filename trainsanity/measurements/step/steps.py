@@ -13,6 +13,7 @@ from trainsanity.measurements.model.items import Items, items_of
 from trainsanity.measurements.step.hooks import AddedHook, ModuleState
 from trainsanity.measurements.step.loss_calls import Corners
 from trainsanity.measurements.step.modes import Modes
+from trainsanity.measurements.step.outputs_formula import OutputsFormula
 from trainsanity.measurements.step.own import Again, Own
 from trainsanity.measurements.step.own_changes import OwnChanges
 from trainsanity.measurements.step.policy_passes import Policy
@@ -172,6 +173,7 @@ class Recording:
         rearranged: the first micro-batch, asked in other arrangements of its rows.
         policy: what policy and reference said of the first micro-batch's tokens.
         preference: the loss of compared answers where policy and reference differ.
+        outputs: the first micro-batch's loss beside the formula of its passes' outputs.
         reward_order: rewards of the first completions, asked again in another order.
         rollout: the first completions that a policy generated, with what was made of their rewards.
         modes: in which modes the model ran, and what moved in its frozen parts.
@@ -220,6 +222,7 @@ class Recording:
     rearranged: Rearranged = field(default_factory=Rearranged)
     policy: Policy = field(default_factory=Policy)
     preference: Preference = field(default_factory=Preference)
+    outputs: OutputsFormula = field(default_factory=OutputsFormula)
     reward_order: RewardOrder | None = None
     rollout: dict[str, Any] = field(default_factory=dict)
     modes: Modes = field(default_factory=Modes)
