@@ -116,6 +116,12 @@ class Distillation(OfOutputs):
                 f"beta={beta:g} is the teacher's weight in the mixture",
                 lambda: each(kept, 1 - beta).mean(),
             )
+            if 0 < beta < 1:
+                yield (
+                    "the weights of student and teacher in the mixture are exchanged",
+                    f"the mixture is {1 - beta:g} student + {beta:g} teacher",
+                    lambda: _divergences(student[kept], teacher[kept], beta, 1 - beta).mean(),
+                )
         late = inputs["labels"] != IGNORED
         yield (
             "logits are not shifted: each position is counted where its own token is the answer's",
@@ -141,8 +147,17 @@ def _sides(calls: Sequence[Call], inputs: Mapping[str, Any]) -> tuple[Tensor, Te
     return student[:, :-1], teacher[:, :-1], labels[:, 1:] != IGNORED
 
 
-def _divergences(student: Tensor, teacher: Tensor, beta: float) -> Tensor:
-    """Return the divergence of each token, ``[M]``, in the dtype of the logits."""
+def _divergences(
+    student: Tensor, teacher: Tensor, beta: float, share: float | None = None
+) -> Tensor:
+    """Return the divergence of each token, ``[M]``, in the dtype of the logits.
+
+    Args:
+        student: its logits, ``[M, C]``.
+        teacher: the same of the teacher.
+        beta: weight of the divergence of the teacher.
+        share: of the teacher in the mixture; as ``beta`` if it is not given.
+    """
     import torch
 
     p, q = teacher.log_softmax(-1), student.log_softmax(-1)
@@ -154,5 +169,6 @@ def _divergences(student: Tensor, teacher: Tensor, beta: float) -> Tensor:
         return divergence(p, q)
     if beta == 1:
         return divergence(q, p)
-    mixture = torch.logaddexp(q + math.log1p(-beta), p + math.log(beta))
+    share = beta if share is None else share
+    mixture = torch.logaddexp(q + math.log1p(-share), p + math.log(share))
     return beta * divergence(p, mixture) + (1 - beta) * divergence(q, mixture)
