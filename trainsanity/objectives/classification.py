@@ -75,6 +75,7 @@ class MultipleChoice(CrossEntropy):
     name: ClassVar[str] = MULTIPLE_CHOICE
     item_word: ClassVar[str] = "questions"
     of_rows: ClassVar[bool] = True
+    of_choices: ClassVar[bool] = True
 
     @classmethod
     def matches(cls, pipeline: Pipeline) -> bool:

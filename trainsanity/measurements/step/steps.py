@@ -47,6 +47,7 @@ class MicroStep:
         num_items_in_batch: as the Trainer gave it to ``training_step``; None if it gave none.
         size: number of rows, on this process.
         rows: the rows that the collator was given for them; None if another collator made them.
+        packed: the same where the collator makes fewer rows of them than it was given.
         inputs: what the model was given, labels included.  First step only, to be asked again.
         random_state: torch's, at its start; see :func:`.torch_states`.  First step only.
         state: what the modules held at its start and a forward may change, as spectral norm's
@@ -64,6 +65,7 @@ class MicroStep:
     num_items_in_batch: float | None = None
     size: int = 0
     rows: list[dict[str, Any]] | None = None
+    packed: list[dict[str, Any]] | None = None
     inputs: dict[str, Any] = field(default_factory=dict)
     random_state: Any = None
     state: ModuleState | None = None
