@@ -1,14 +1,17 @@
-"""Token ids of the first step's batch, where rows hold texts and the collator tokenizes them."""
+"""Token ids of a micro-batch, where rows hold texts and the collator tokenizes them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trainsanity.engine.session import Session
+from trainsanity.fields import TEXT
+from trainsanity.isolation.snapshot import preserved
+from trainsanity.measurements.batches.batch import quiet
 
 if TYPE_CHECKING:
-    from trainsanity.measurements.batches.batch import Batch
+    from trainsanity.measurements.data.scan import Scan
     from trainsanity.pipeline import Pipeline
 
 IDS, MASK = "input_ids", "attention_mask"
@@ -20,7 +23,7 @@ class Collated:
 
     Attributes:
         name: of the tensor that holds them, such as ``anchor_input_ids``.
-        row: its place in the first step.
+        row: its place in the micro-batch.
         ids: those that the mask does not hide.
     """
 
@@ -29,24 +32,29 @@ class Collated:
     ids: list[int]
 
 
-def collated_ids(pipeline: Pipeline) -> list[Collated]:
-    """Return the texts of the first step as the collator tokenized them; none if it did not."""
+def collated_ids(pipeline: Pipeline, scan: Scan) -> list[Collated]:
+    """Return the texts of a micro-batch as the collator tokenized them; none if it did not.
+
+    What the collator raises is for the checks of the collator to tell.
+    """
     import torch
 
-    batch: Batch = Session.of(pipeline).measurements.get("batch")
-    found, first = [], 0
-    for micro in batch:
-        size = 0
-        for name, ids in micro.inputs.items():
-            if not (name.endswith(IDS) and torch.is_tensor(ids) and ids.dim() == 2):
-                continue
-            mask = micro.inputs.get(name.removesuffix(IDS) + MASK)
-            masked = torch.is_tensor(mask) and mask.shape == ids.shape
-            kept = mask.bool() if masked else torch.ones_like(ids, dtype=torch.bool)
-            size = max(size, len(ids))
-            found += [
-                Collated(name, first + k, row[here].tolist())
-                for k, (row, here) in enumerate(zip(ids.cpu(), kept.cpu(), strict=True))
-            ]
-        first += size
+    if scan.train.content.role != TEXT or pipeline.trainer is None:
+        return []
+    with preserved(pipeline), quiet(pipeline):
+        try:
+            batch = next(iter(pipeline.trainer.get_train_dataloader()), None)
+        except Exception:
+            return []
+    found: list[Collated] = []
+    for name, ids in batch.items() if isinstance(batch, Mapping) else ():
+        if not (str(name).endswith(IDS) and torch.is_tensor(ids) and ids.dim() == 2):
+            continue
+        mask = batch.get(str(name).removesuffix(IDS) + MASK)
+        masked = torch.is_tensor(mask) and mask.shape == ids.shape
+        kept = mask.bool() if masked else torch.ones_like(ids, dtype=torch.bool)
+        found += [
+            Collated(str(name), k, row[here].tolist())
+            for k, (row, here) in enumerate(zip(ids.cpu(), kept.cpu(), strict=True))
+        ]
     return found

@@ -25,7 +25,7 @@ def bos_once(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding]:
     """No text begins with BOS or CLS twice.
 
     What it checks: whether rows begin with BOS, or CLS, twice; of rows of texts, which the collator
-    tokenizes, those of the first step.
+    tokenizes, those of a micro-batch.
 
     Why it matters: a chat template writes BOS and the tokenizer adds another when it is given the
     rendered text.  The model has never seen a text begin so; generation with one BOS then is
@@ -46,7 +46,7 @@ def bos_once(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding]:
     try:
         scan.train.require_tokens()
     except Skip:
-        if not (texts := collated_ids(pipeline)):
+        if not (texts := collated_ids(pipeline, scan)):
             raise
         yield from _of_batch(pipeline, texts, starts)
         return
@@ -78,7 +78,7 @@ def bos_once(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding]:
 def _of_batch(
     pipeline: Pipeline, texts: list[Collated], starts: dict[str, int]
 ) -> Iterator[Measured | Finding]:
-    """Judge the texts of the first step as the collator tokenized them."""
+    """Judge the texts of a micro-batch as the collator tokenized them."""
     doubled = {
         name: [text for text in texts if text.ids[:2] == [start, start]]
         for name, start in starts.items()
@@ -87,7 +87,7 @@ def _of_batch(
         if found:
             token = pipeline.tokenizer.convert_ids_to_tokens(starts[name])
             yield Finding(
-                f"{len(found)} of {len(texts)} texts of the first step begin with {token!r} (id "
+                f"{len(found)} of {len(texts)} texts of a micro-batch begin with {token!r} (id "
                 f"{starts[name]}) twice",
                 observed=len(found),
                 expected=0,
@@ -96,4 +96,4 @@ def _of_batch(
                 fix="leave it out of the text",
             )
     count = sum(map(len, doubled.values()))
-    yield Measured(f"{count} of {len(texts)} texts of the first step begin twice", count, 0)
+    yield Measured(f"{count} of {len(texts)} texts of a micro-batch begin twice", count, 0)

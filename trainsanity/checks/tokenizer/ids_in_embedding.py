@@ -27,7 +27,7 @@ def ids_in_embedding(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Find
 
     What it checks: the lowest and highest id of all rows, for training and evaluation, against the
     number of rows of the model's input embedding; of rows of texts, which the collator tokenizes,
-    the ids of the first step.
+    the ids of a micro-batch.
 
     Why it matters: one id outside stops the run when its batch comes, hours in, with an index
     error or a device-side assert that names neither the row nor the id.
@@ -45,7 +45,7 @@ def ids_in_embedding(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Find
     try:
         scan.train.require_tokens()
     except Skip:
-        if not (texts := collated_ids(pipeline)):
+        if not (texts := collated_ids(pipeline, scan)):
             raise
         yield from _of_batch(texts, _embedding_rows(pipeline))
         return
@@ -84,7 +84,7 @@ def _of_batch(texts: list[Collated], size: int) -> Iterator[Measured | Finding]:
         outside = next((one for one in text.ids if not 0 <= one < size), None)
         if outside is not None:
             yield Finding(
-                f"row {text.row} of the first step has the id {outside}, the embedding has rows 0 "
+                f"row {text.row} of a micro-batch has the id {outside}, the embedding has rows 0 "
                 f"to {size - 1}",
                 observed=outside,
                 expected=f"0 to {size - 1}",
@@ -95,7 +95,7 @@ def _of_batch(texts: list[Collated], size: int) -> Iterator[Measured | Finding]:
             )
             break
     yield Measured(
-        f"ids of {len(texts)} texts of the first step lie between {low} and {high}; the embedding "
+        f"ids of {len(texts)} texts of a micro-batch lie between {low} and {high}; the embedding "
         f"has {size} rows",
         {"lowest": low, "highest": high},
         f"0 to {size - 1}",
