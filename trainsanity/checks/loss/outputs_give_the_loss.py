@@ -33,8 +33,8 @@ def outputs_give_the_loss(pipeline: Pipeline, recording: Recording) -> Iterator[
     What it checks: the loss of a micro-batch, and its gradient with respect to the model's outputs,
     against the formula of the objective: extractive question answering (start_logits and
     end_logits), semantic segmentation (maps of classes), CTC (letters of a sound),
-    sentence-transformers' MultipleNegativesRankingLoss, CosineSimilarityLoss and the reranker's
-    BinaryCrossEntropyLoss, and TRL's GKD (a teacher's distribution).
+    TRL's reward models and GKD (a teacher's distribution), and sentence-transformers'
+    MultipleNegativesRankingLoss, CosineSimilarityLoss and the reranker's BinaryCrossEntropyLoss.
 
     Why it matters: these losses have mistakes of their own, and none crashes: begin and end of a
     span added, padding that is counted as frames of a sound, ignored pixels in the divisor,
