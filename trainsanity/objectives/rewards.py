@@ -111,10 +111,11 @@ def _pairs(calls: Sequence[Call], inputs: Mapping[str, Any]) -> tuple[Tensor, Te
         raise Skip("the model does not give one number to each answer of as many pairs")
     chosen, rejected = rewards.chunk(2)
     margin = inputs.get("margin")
-    given = torch.is_tensor(margin) and margin.numel() == len(chosen)
-    if margin is not None and not given:
+    if margin is None:
+        return chosen, rejected, torch.zeros_like(chosen)
+    if not torch.is_tensor(margin) or margin.numel() != len(chosen):
         raise Skip("the batch has margins of another number than its pairs")
-    return chosen, rejected, margin.reshape(-1).to(chosen) if given else torch.zeros_like(chosen)
+    return chosen, rejected, margin.reshape(-1).to(chosen)
 
 
 def _losses(chosen: Tensor, rejected: Tensor, margin: Tensor, centre: float) -> Tensor:

@@ -47,12 +47,15 @@ def collated_ids(pipeline: Pipeline, scan: Scan) -> list[Collated]:
         except Exception:
             return []
     found: list[Collated] = []
-    for name, ids in batch.items() if isinstance(batch, Mapping) else ():
+    if not isinstance(batch, Mapping):
+        return found
+    for name, ids in batch.items():
         if not (str(name).endswith(IDS) and torch.is_tensor(ids) and ids.dim() == 2):
             continue
         mask = batch.get(str(name).removesuffix(IDS) + MASK)
-        masked = torch.is_tensor(mask) and mask.shape == ids.shape
-        kept = mask.bool() if masked else torch.ones_like(ids, dtype=torch.bool)
+        kept = torch.ones_like(ids, dtype=torch.bool)
+        if torch.is_tensor(mask) and mask.shape == ids.shape:
+            kept = mask.bool()
         found += [
             Collated(str(name), k, row[here].tolist())
             for k, (row, here) in enumerate(zip(ids.cpu(), kept.cpu(), strict=True))
