@@ -72,7 +72,7 @@ def outputs_give_the_loss(pipeline: Pipeline, recording: Recording) -> Iterator[
         yield from _differs(pipeline, recording, found)
     beside = (
         ""
-        if math.isnan(found.turned)
+        if found.turned is None
         else (f"; gradients with respect to the outputs differ by {found.turned:.2g} of the norm")
     )
     yield Measured(

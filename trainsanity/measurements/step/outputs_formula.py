@@ -39,7 +39,7 @@ class OutputsFormula:
         loss, expected: both values; NaN where nothing was asked.
         allowed: what rounding explains of their difference.
         turned: norm of the difference of the gradients with respect to the outputs, over the
-            formula's; NaN where the loss does not reach the outputs that are returned.
+            formula's; None where the loss does not reach the outputs that are returned.
         turn_allowed: what rounding explains of it.
         slope: the user's gradient along the formula's, over the formula's.
         mistakes: known wrong formulas with the loss's value and gradient, each with its fix.
@@ -51,7 +51,7 @@ class OutputsFormula:
     loss: float = math.nan
     expected: float = math.nan
     allowed: float = 0.0
-    turned: float = math.nan
+    turned: float | None = None
     turn_allowed: float = 0.0
     slope: float = math.nan
     mistakes: tuple[tuple[str, str], ...] = ()
@@ -61,10 +61,8 @@ class OutputsFormula:
     @property
     def agrees(self) -> bool:
         """Return whether rounding explains the difference in value and in gradient."""
-        turned = 0.0 if math.isnan(self.turned) else self.turned
-        return within(abs(self.loss - self.expected), self.allowed) and within(
-            turned, self.turn_allowed
-        )
+        along = self.turned is None or within(self.turned, self.turn_allowed)
+        return along and within(abs(self.loss - self.expected), self.allowed)
 
 
 def ask_outputs(trainer: Any, objective: Any, inputs: Any) -> OutputsFormula:
@@ -122,7 +120,7 @@ def _ask(
         unit = MARGIN * eps + REDUCTIONS
         found.loss, found.expected = mine.value, right.value
         found.allowed = MARGIN * abs(rough.value - right.value) + unit * max(1.0, abs(right.value))
-        found.turn_allowed = MARGIN * rough.turned(right) + MARGIN * unit
+        found.turn_allowed = MARGIN * (rough.turned(right) or 0.0) + MARGIN * unit
         found.turned, found.slope = mine.turned(right), mine.slope(right)
         if not math.isfinite(right.value):
             raise Skip(f"the formula gives {right.value} for this micro-batch")
@@ -132,7 +130,7 @@ def _ask(
         for name, fix, value in objective.mistakes(exact, inputs, settings):
             wrong = _Asked.of(value, exact)
             turned = mine.turned(wrong)
-            same = math.isnan(turned) or within(turned, found.turn_allowed)
+            same = turned is None or within(turned, found.turn_allowed)
             allowed = found.allowed * max(1.0, abs(wrong.value) / max(1.0, abs(right.value)))
             if same and within(abs(mine.value - wrong.value), allowed):
                 named.append((name, fix))
@@ -159,11 +157,11 @@ class _Asked:
             float(made.detach()), [None if pull is None else pull.double() for pull in pulls]
         )
 
-    def turned(self, right: _Asked) -> float:
-        """Return how far the gradient is from another's, over that; NaN if it reaches nothing."""
+    def turned(self, right: _Asked) -> float | None:
+        """Return how far the gradient is from another's, over that; None if it reaches nothing."""
         pairs = self._beside(right)
         if not pairs:
-            return math.nan
+            return None
         norm = math.sqrt(sum(float(there.square().sum()) for _, there in pairs))
         off = math.sqrt(sum(float((here - there).square().sum()) for here, there in pairs))
         return off / norm if norm else off
