@@ -9,10 +9,15 @@ import pytest
 import torch
 from datasets import Dataset
 from torch import nn
-from transformers import Trainer, set_seed
+from transformers import (
+    BertForMultipleChoice,
+    DataCollatorForMultipleChoice,
+    Trainer,
+    set_seed,
+)
 
 from fixtures.accumulation import arguments
-from fixtures.field import _pictures
+from fixtures.field import _encoders, _pictures
 from trainsanity import Pipeline
 from trainsanity.engine.registry import registry
 from trainsanity.engine.runner import run
@@ -78,6 +83,28 @@ def test_pictures_of_unequal_sizes_are_told_once():
     assert counts[Status.ERROR] == 1, told
     assert "equal size" in told[0].reason
     assert report.exit_code() == 3
+
+
+@pytest.mark.matrix
+def test_ragged_choices_are_told_by_the_collators_check():
+    tok = _encoders.words_tokenizer()
+    rows = []
+    for k, (text, _) in enumerate(_encoders.texts(64)):
+        count = 3 + k % 2  # transformers' collator takes the first row's number for all
+        rows.append({**tok([text] * count, [f"c{i}" for i in range(count)]), "labels": k % 3})
+    trainer = Trainer(
+        BertForMultipleChoice(_encoders.bert_config(tok)),
+        arguments(2),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tok,
+        data_collator=DataCollatorForMultipleChoice(tok),
+    )
+    report = run(Pipeline.from_trainer(trainer), registry().select())
+    failed = [result for result in report.results if result.status is Status.FAIL]
+    errors = [result for result in report.results if result.status is Status.ERROR]
+    assert [result.check.name for result in failed] == ["collator.rows_recovered"]
+    assert len(errors) <= 1
+    assert report.exit_code() == 1
 
 
 class Hollow(torch.utils.data.Dataset):
