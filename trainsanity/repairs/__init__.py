@@ -19,6 +19,7 @@ KINDS = {
     "attribute": "settings",
     "counts_not_taken": "settings",
     "label_names": "settings",
+    "neftune_off": "settings",
     "padding_unlabelled": "batches",
     "ends_labelled": "batches",
     "labels_as_ids": "batches",
@@ -26,6 +27,9 @@ KINDS = {
     "padding_filled": "batches",
     "trainers_own_optimizer": "training",
     "norms_not_decayed": "training",
+    "own_clip_left_out": "training",
+    "groups_completed": "loops",
+    "schedule_by_the_step": "loops",
     "loss_scaled": "training",
     "teachers_quiet": "modules",
     "dropout_off": "modules",
@@ -88,9 +92,30 @@ def count_ignored(pipeline: Pipeline) -> tuple[Repair, ...]:
     return (COUNT_IGNORED,) if passes else ()
 
 
-def loss_divided(by: float) -> Repair:
-    """Return the repair that divides each micro-batch's loss before its backward pass."""
-    return repair(f"loss / {by:g} before backward()", "loss_scaled", factor=1 / by)
+def trainers_own(pipeline: Pipeline) -> tuple[Repair, ...]:
+    """Return :data:`TRAINERS_OWN` where there is a Trainer; empty for a loop of the user's own."""
+    return () if pipeline.trainer is None else (TRAINERS_OWN,)
+
+
+def can_step_again(pipeline: Pipeline) -> bool:
+    """Return whether a loop of the user's own can be asked for steps with something changed."""
+    return pipeline.trainer is None and pipeline.captured is None
+
+
+def loss_divided(by: float, *, logged: bool = True, accumulated: bool = False) -> Repair:
+    """Return the repair that divides each micro-batch's loss before its backward pass.
+
+    Args:
+        by: what it is divided by.
+        logged: whether what is logged is divided as well.
+        accumulated: whether that is the number of micro-batches, or one by it.
+    """
+    scaled = f"loss / {by:g}" if by >= 1 else f"loss * {1 / by:g}"
+    words = f"{scaled} before backward()" + (", and in the log" if logged else "")
+    if accumulated:
+        power = -1 if by > 1 else 1
+        return repair(words, "loss_scaled", logged=logged, batches_to_the=power, factor=1 / by)
+    return repair(words, "loss_scaled", logged=logged, factor=1 / by)
 
 
 def applied(change: Repair, pipeline: Pipeline) -> AbstractContextManager[None]:

@@ -90,3 +90,13 @@ def label_names(pipeline: Pipeline, names: tuple[str, ...]) -> Iterator[None]:
     by_id = dict(enumerate(names))
     with changed(pipeline.config, id2label=by_id, label2id={n: k for k, n in by_id.items()}):
         yield
+
+
+@contextlib.contextmanager
+def neftune_off(pipeline: Pipeline) -> Iterator[None]:
+    """Add no noise to the embeddings: the Trainer has copied the setting when it was built."""
+    with contextlib.ExitStack() as stack:
+        for owner in (pipeline.args, pipeline.trainer):
+            if getattr(owner, "neftune_noise_alpha", None) is not None:
+                stack.enter_context(changed(owner, neftune_noise_alpha=None))
+        yield

@@ -9,7 +9,7 @@ from trainsanity.engine.registry import check
 from trainsanity.engine.session import Session
 from trainsanity.maths.factors import explained, name_factor
 from trainsanity.measurements.step.own_schedule import OwnSchedule
-from trainsanity.repairs import TRAINERS_OWN
+from trainsanity.repairs import trainers_own
 from trainsanity.types import Finding, Measured, Severity
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def comes_down_once(pipeline: Pipeline, own_schedule: OwnSchedule) -> Iterator[M
             cause="the schedule was made for fewer steps: it is stepped once for each optimizer "
             "step, and not once an epoch",
             fix="give it the number of optimizer steps, or a slower decay",
-            repairs=(TRAINERS_OWN,),
+            repairs=trainers_own(pipeline),
         )
     elif seen.period and seen.rises and seen.kind == "CosineAnnealingLR":
         facts = {**Session.of(pipeline).facts, "num_train_epochs": pipeline.args.num_train_epochs}
@@ -91,7 +91,7 @@ def comes_down_once(pipeline: Pipeline, own_schedule: OwnSchedule) -> Iterator[M
             "are meant",
             candidates=tuple(names),
             severity=Severity.FAILURE if epochs or names else Severity.WARNING,
-            repairs=(TRAINERS_OWN,),
+            repairs=trainers_own(pipeline),
         )
     yield Measured(
         f"{seen.kind}: rates from {max(seen.rates):.3g} to {min(seen.rates):.3g} over {steps:,} "

@@ -11,8 +11,8 @@ from trainsanity.checks.schedule._schedule import RELATIVE
 from trainsanity.engine.registry import check
 from trainsanity.measurements.step.schedule import Schedule
 from trainsanity.measurements.step.steps import Recording
-from trainsanity.repairs import TRAINERS_OWN
-from trainsanity.types import Cost, Finding, Measured, Severity
+from trainsanity.repairs import can_step_again, repair, trainers_own
+from trainsanity.types import Cost, Finding, Measured, Repair, Severity
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -100,7 +100,10 @@ def learning_rate_follows(
             where=f"step {k + 1}" + (f", parameter group {group + 1}" if len(groups) > 1 else ""),
             cause=cause,
             fix=fix,
-            repairs=(TRAINERS_OWN,),
+            repairs=_repairs(
+                pipeline,
+                paced=seen > 0 and any(_equal(seen, rate) for rate in scaled.curve.values()),
+            ),
             severity=Severity.WARNING if meant else Severity.FAILURE,
         )
     elif (unused := _unused(pipeline.args, schedule, recording)) is not None:
@@ -121,6 +124,18 @@ def learning_rate_follows(
     told = ", ".join(f"{rate:.3g} in step {k}" for k, rate in enumerate(groups[0][0], 1))
     also = f"; {len(bent)} of {len(curve)} points of the scheduler's curve differ" if curve else ""
     yield Measured(f"learning rate{several} {told}{also}", *groups[0])
+
+
+def _repairs(pipeline: Pipeline, *, paced: bool) -> tuple[Repair, ...]:
+    """Return what may mend it.
+
+    Args:
+        pipeline: a loop's own curve may be any, only its pace can be changed.
+        paced: the rate is one that the arguments give elsewhere: another pace would show it.
+    """
+    if can_step_again(pipeline) and pipeline.lr_scheduler is not None and paced:
+        return (repair("lr_scheduler.step() once per optimizer step", "schedule_by_the_step"),)
+    return trainers_own(pipeline)
 
 
 def _per_process(used: list[float], schedule: Schedule) -> bool:

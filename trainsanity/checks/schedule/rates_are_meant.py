@@ -11,7 +11,7 @@ from trainsanity.engine.session import Session
 from trainsanity.isolation.rewind import rewound
 from trainsanity.maths.factors import explained, name_factor
 from trainsanity.measurements.step.schedule import planned_steps
-from trainsanity.repairs import TRAINERS_OWN
+from trainsanity.repairs import trainers_own
 from trainsanity.types import Finding, Measured, Severity, Skip
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _scheduled(
             where="LambdaLR",
             cause="it returns a learning rate, and LambdaLR multiplies lr by what it returns",
             fix="return a factor: 1.0 is the whole of lr",
-            repairs=(TRAINERS_OWN,),
+            repairs=trainers_own(pipeline),
         )
         return told
     end = _end(function, highest, steps) if steps else None
@@ -138,7 +138,7 @@ def _scheduled(
             "steps",
             fix="give it the number of optimizer steps: batches / accumulation x epochs",
             candidates=tuple(names),
-            repairs=(TRAINERS_OWN,),
+            repairs=trainers_own(pipeline),
         )
     return f"{told}, and it comes to 0 at step {end:,} of {steps:,}"
 
