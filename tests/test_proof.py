@@ -167,6 +167,7 @@ ARGUMENTS = {
     "padding_filled": {"value": 3},
     "loss_scaled": {"factor": 0.5},
     "parameters_trainable": {"names": ("classifier.weight",)},
+    "callbacks_left_out": {"names": ("DefaultFlowCallback",)},
     "drawn_anew": {"names": ("classifier.weight", "classifier.bias")},
 }
 

@@ -7,6 +7,7 @@ import re
 
 from trainsanity.patches.places import Draft
 from trainsanity.patches.text import NoLine, SourceFile
+from trainsanity.repairs import LIBRARIES
 
 
 def set_keyword(draft: Draft, call: ast.Call, name: str, value: str) -> str:
@@ -63,7 +64,7 @@ def without_method(draft: Draft, kind: type, name: str) -> str | None:
         NoLine: the class that has it is a library's, or its file does not show it.
     """
     owner = next((one for one in kind.__mro__ if name in vars(one)), None)
-    if owner is None or owner.__module__.partition(".")[0] in ("transformers", "trl"):
+    if owner is None or owner.__module__.partition(".")[0] in LIBRARIES:
         return None
     code = getattr(vars(owner)[name], "__code__", None)
     if code is None:

@@ -10,7 +10,7 @@ from trainsanity.patches.calls import set_keyword, without_keyword, without_meth
 from trainsanity.patches.places import Draft, last_name, vars_of
 from trainsanity.patches.text import NoLine
 from trainsanity.pipeline import active_adapters, is_adapted
-from trainsanity.repairs.training import BUILDING
+from trainsanity.repairs import BUILDING
 from trainsanity.types import Repair
 
 Writer = Callable[..., str]
@@ -207,6 +207,15 @@ def _own_clip_left_out(draft: Draft) -> str:
     return f"{draft.file.name}:{found[0].lineno}"
 
 
+def _callbacks_left_out(draft: Draft, names: tuple[str, ...]) -> str:
+    draft.add(
+        f"for callback in list({draft.trainer}.callback_handler.callbacks):",
+        f"    if type(callback).__name__ in {tuple(names)!r}:",
+        f"        {draft.trainer}.remove_callback(callback)",
+    )
+    return draft.place
+
+
 def _loss_scaled(draft: Draft, **_: Any) -> str:
     raise NoLine("dividing the loss shows that its scale is wrong, not which line makes it so")
 
@@ -330,6 +339,7 @@ WRITERS: dict[str, Writer] = {
     "trainers_own_optimizer": _trainers_own_optimizer,
     "norms_not_decayed": _norms_not_decayed,
     "loss_scaled": _loss_scaled,
+    "callbacks_left_out": _callbacks_left_out,
     "own_clip_left_out": _own_clip_left_out,
     "neftune_off": _neftune_off,
     "teachers_quiet": _teachers_quiet,

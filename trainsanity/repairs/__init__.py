@@ -28,6 +28,7 @@ KINDS = {
     "trainers_own_optimizer": "training",
     "norms_not_decayed": "training",
     "own_clip_left_out": "training",
+    "callbacks_left_out": "training",
     "groups_completed": "loops",
     "schedule_by_the_step": "loops",
     "loss_scaled": "training",
@@ -51,7 +52,13 @@ class ChangesNothing(CannotApply):
 
 
 def repair(
-    words: str, kind: str, *, cause: str | None = None, fix: str | None = None, **arguments: Any
+    words: str,
+    kind: str,
+    *,
+    cause: str | None = None,
+    fix: str | None = None,
+    then: str | None = None,
+    **arguments: Any,
 ) -> Repair:
     """Return a repair as a value.
 
@@ -60,9 +67,10 @@ def repair(
         kind: of :data:`KINDS`.
         cause: as in :class:`~trainsanity.types.Repair`.
         fix: likewise.
+        then: likewise.
         arguments: what the function of that kind is given.
     """
-    return Repair(words, kind, tuple(arguments.items()), cause, fix)
+    return Repair(words, kind, tuple(arguments.items()), cause, fix, then)
 
 
 def setting(where: str, name: str, value: Any, **told: str) -> Repair:
@@ -82,7 +90,11 @@ def setting(where: str, name: str, value: Any, **told: str) -> Repair:
 COUNT_IGNORED = repair("model.accepts_loss_kwargs = False", "counts_not_taken")
 """The Trainer divides by the accumulation because the loss ignores its item count."""
 
-TRAINERS_OWN = repair("optimizer and schedule built by the Trainer", "trainers_own_optimizer")
+TRAINERS_OWN = repair(
+    "optimizer and schedule built by the Trainer",
+    "trainers_own_optimizer",
+    then="schedule.learning_rate_follows",
+)
 """Nothing of the user's own builds either."""
 
 
@@ -92,9 +104,27 @@ def count_ignored(pipeline: Pipeline) -> tuple[Repair, ...]:
     return (COUNT_IGNORED,) if passes else ()
 
 
+LIBRARIES = ("transformers", "trl")
+"""Packages whose Trainers build optimizer and schedule as their arguments say."""
+
+BUILDING = ("create_optimizer", "create_scheduler", "create_optimizer_and_scheduler")
+"""The methods by which a Trainer builds both."""
+
+
 def trainers_own(pipeline: Pipeline) -> tuple[Repair, ...]:
-    """Return :data:`TRAINERS_OWN` where there is a Trainer; empty for a loop of the user's own."""
-    return () if pipeline.trainer is None else (TRAINERS_OWN,)
+    """Return :data:`TRAINERS_OWN` where something else builds optimizer or schedule."""
+    trainer = pipeline.trainer
+    if trainer is None:
+        return ()
+    given = trainer.optimizer is not None or trainer.lr_scheduler is not None
+    return (TRAINERS_OWN,) if given or any(_overridden(trainer, one) for one in BUILDING) else ()
+
+
+def _overridden(trainer: Any, method: str) -> bool:
+    """Return whether a method is neither transformers' nor TRL's."""
+    owner = next((one for one in type(trainer).__mro__ if method in vars(one)), None)
+    module = "" if owner is None else owner.__module__.partition(".")[0]
+    return method in vars(trainer) or module not in LIBRARIES
 
 
 def can_step_again(pipeline: Pipeline) -> bool:

@@ -8,14 +8,11 @@ import types
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from trainsanity.repairs import CannotApply
+from trainsanity.repairs import BUILDING, CannotApply
 from trainsanity.repairs.settings import changed
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
-
-BUILDING = ("create_optimizer", "create_scheduler", "create_optimizer_and_scheduler")
-"""The methods by which a Trainer builds both."""
 
 
 @contextlib.contextmanager
@@ -141,3 +138,14 @@ def own_clip_left_out(pipeline: Pipeline) -> Iterator[None]:
         yield
     if not left:
         raise CannotApply("no call of torch.nn.utils.clip_grad_norm_ was seen")
+
+
+@contextlib.contextmanager
+def callbacks_left_out(pipeline: Pipeline, names: tuple[str, ...]) -> Iterator[None]:
+    """Leave out the callbacks whose classes have these names."""
+    handler = getattr(pipeline.trainer, "callback_handler", None)
+    if handler is None:
+        raise CannotApply("only a Trainer has callbacks")
+    kept = [one for one in handler.callbacks if type(one).__name__ not in names]
+    with changed(handler, callbacks=kept):
+        yield

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.checks.schedule._schedule import RELATIVE
 from trainsanity.engine.registry import check
+from trainsanity.isolation.callbacks import taking_part
 from trainsanity.measurements.step.schedule import Schedule
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.repairs import can_step_again, repair, trainers_own
@@ -135,7 +136,17 @@ def _repairs(pipeline: Pipeline, *, paced: bool) -> tuple[Repair, ...]:
     """
     if can_step_again(pipeline) and pipeline.lr_scheduler is not None and paced:
         return (repair("lr_scheduler.step() once per optimizer step", "schedule_by_the_step"),)
-    return trainers_own(pipeline)
+    own = [type(one).__name__ for one in taking_part(pipeline.trainer)]
+    if pipeline.trainer is None or not own:
+        return trainers_own(pipeline)
+    without = repair(
+        f"without {' and '.join(own)}",
+        "callbacks_left_out",
+        names=(*own,),
+        cause=f"a callback sets the rate, or steps the scheduler: {' or '.join(own)}",
+        fix="leave the rate to lr_scheduler, which the Trainer steps once per optimizer step",
+    )
+    return (*trainers_own(pipeline), without)
 
 
 def _per_process(used: list[float], schedule: Schedule) -> bool:
