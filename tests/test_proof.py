@@ -168,6 +168,7 @@ ARGUMENTS = {
     "loss_scaled": {"factor": 0.5},
     "parameters_trainable": {"names": ("classifier.weight",)},
     "callbacks_left_out": {"names": ("DefaultFlowCallback",)},
+    "schedule_stretched": {"factor": 2.0},
     "drawn_anew": {"names": ("classifier.weight", "classifier.bias")},
 }
 

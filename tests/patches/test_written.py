@@ -206,9 +206,9 @@ def test_libraries_are_not_the_users(tmp_path: Path) -> None:
     assert not is_users("<string>")
 
 
-LOOPS = {"groups_completed", "schedule_by_the_step"}
-"""Repairs of a loop of one's own, which has no line before ``train()``."""
+UNWRITTEN = {"groups_completed", "schedule_by_the_step"}
+"""Repairs of a loop's course: a loop has no ``train()``, and a call too many stands anywhere."""
 
 
 def test_every_repair_of_a_trainer_can_be_written() -> None:
-    assert set(WRITERS) == set(KINDS) - LOOPS
+    assert set(WRITERS) == set(KINDS) - UNWRITTEN

@@ -276,7 +276,7 @@ def _judged(finding: Finding, result: Result, report: Report, trial: _Trial) -> 
     turned = f"{len(green)} {'check turns' if len(green) == 1 else 'checks turn'} green"
     told = f"with {words} {became or 'it is gone'}; {turned}"
     if red:
-        sentence = f"{told}, but {', '.join(red)} red, which passed."
+        sentence = f"{told}, but {', '.join(red)} red, which did not fail."
         return replace(proof, status=Proved.UNPROVED, sentence=sentence)
     return replace(proof, status=Proved.PROVED, sentence=f"{told}, none red.")
 
@@ -288,7 +288,7 @@ def _judged_by_another(finding: Finding, report: Report, trial: _Trial, instead:
     told = f"with {words} the check does not apply, and {code} passes"
     proof = Proof(Proved.PROVED, "", words, finding.observed, None, green, red)
     if red:
-        sentence = f"{told}, but {', '.join(red)} red, which passed."
+        sentence = f"{told}, but {', '.join(red)} red, which did not fail."
         return replace(proof, status=Proved.UNPROVED, sentence=sentence)
     return replace(proof, sentence=f"{told}; none turns red.")
 

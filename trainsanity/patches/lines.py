@@ -43,6 +43,7 @@ def _attribute(draft: Draft, where: str, name: str, value: Any) -> str:
         "config": _config,
         "generation_config": lambda draft: f"{_model(draft)}.generation_config",
         "args": lambda draft: f"{draft.trainer}.args",
+        "lr_scheduler": lambda draft: f"{draft.trainer}.lr_scheduler",
         "tokenizer": _tokenizer,
     }[where](draft)
     draft.add(f"{owner}.{name} = {said}")
@@ -216,6 +217,16 @@ def _callbacks_left_out(draft: Draft, names: tuple[str, ...]) -> str:
     return draft.place
 
 
+def _schedule_stretched(draft: Draft, factor: float) -> str:
+    schedule = f"{draft.trainer}.lr_scheduler"
+    draft.add(
+        f"{schedule}.lr_lambdas = [",
+        f"    lambda step, own=own: own(round(step * {factor!r})) for own in {schedule}.lr_lambdas",
+        "]",
+    )
+    return draft.place
+
+
 def _loss_scaled(draft: Draft, **_: Any) -> str:
     raise NoLine("dividing the loss shows that its scale is wrong, not which line makes it so")
 
@@ -339,6 +350,7 @@ WRITERS: dict[str, Writer] = {
     "trainers_own_optimizer": _trainers_own_optimizer,
     "norms_not_decayed": _norms_not_decayed,
     "loss_scaled": _loss_scaled,
+    "schedule_stretched": _schedule_stretched,
     "callbacks_left_out": _callbacks_left_out,
     "own_clip_left_out": _own_clip_left_out,
     "neftune_off": _neftune_off,

@@ -31,6 +31,7 @@ KINDS = {
     "callbacks_left_out": "training",
     "groups_completed": "loops",
     "schedule_by_the_step": "loops",
+    "schedule_stretched": "loops",
     "loss_scaled": "training",
     "teachers_quiet": "modules",
     "dropout_off": "modules",
@@ -77,7 +78,8 @@ def setting(where: str, name: str, value: Any, **told: str) -> Repair:
     """Return the repair that sets an attribute.
 
     Args:
-        where: ``model``, ``config``, ``generation_config``, ``tokenizer`` or ``args``.
+        where: ``model``, ``config``, ``generation_config``, ``tokenizer``, ``args`` or
+            ``lr_scheduler``.
         name: of the attribute.
         value: its new value.
         told: ``cause`` and ``fix``, as in :class:`~trainsanity.types.Repair`.

@@ -1,4 +1,4 @@
-"""Repairs of a loop of the user's own: its optimizer's groups, and when its schedule moves on."""
+"""Repairs of a loop's course: what the optimizer holds, and when the schedule moves on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.repairs import CannotApply, ChangesNothing, can_step_again
-from trainsanity.repairs.settings import changed
+from trainsanity.repairs.settings import changed, schedule_of
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -57,4 +57,16 @@ def schedule_by_the_step(pipeline: Pipeline) -> Iterator[None]:
         return said
 
     with changed(pipeline, train_step=step):
+        yield
+
+
+@contextlib.contextmanager
+def schedule_stretched(pipeline: Pipeline, factor: float) -> Iterator[None]:
+    """Have a ``LambdaLR``'s functions run through their steps this many times as fast."""
+    schedule = schedule_of(pipeline)
+    functions = getattr(schedule, "lr_lambdas", None)
+    if functions is None:
+        raise CannotApply("the schedule is no LambdaLR of the user's")
+    faster = [lambda k, own=own: own(round(k * factor)) for own in functions]
+    with changed(schedule, lr_lambdas=faster):
         yield

@@ -39,6 +39,12 @@ def changed(owner: Any, **values: Any) -> Iterator[None]:
                 vars(owner)[name] = value
 
 
+def schedule_of(pipeline: Pipeline) -> Any:
+    """Return the schedule that the user built, without what accelerate puts around it; or None."""
+    held = pipeline.lr_scheduler if pipeline.trainer is None else pipeline.trainer.lr_scheduler
+    return getattr(held, "scheduler", held)
+
+
 @contextlib.contextmanager
 def attribute(pipeline: Pipeline, where: str, name: str, value: Any) -> Iterator[None]:
     """Set one attribute of a part of the pipeline."""
@@ -52,6 +58,7 @@ def attribute(pipeline: Pipeline, where: str, name: str, value: Any) -> Iterator
         "config": pipeline.config,
         "generation_config": getattr(model, "generation_config", None),
         "args": pipeline.args,
+        "lr_scheduler": schedule_of(pipeline),
     }[where]
     if owner is None:
         raise CannotApply(f"this pipeline has no {where}")

@@ -34,6 +34,9 @@ COUNTED = (
 )
 
 
+ONCE = repair("lr_scheduler.step() once per optimizer step", "schedule_by_the_step")
+
+
 @check(
     "TS802",
     "schedule.learning_rate_follows",
@@ -101,10 +104,7 @@ def learning_rate_follows(
             where=f"step {k + 1}" + (f", parameter group {group + 1}" if len(groups) > 1 else ""),
             cause=cause,
             fix=fix,
-            repairs=_repairs(
-                pipeline,
-                paced=seen > 0 and any(_equal(seen, rate) for rate in scaled.curve.values()),
-            ),
+            repairs=_repairs(pipeline, paced=seen > 0),
             severity=Severity.WARNING if meant else Severity.FAILURE,
         )
     elif (unused := _unused(pipeline.args, schedule, recording)) is not None:
@@ -132,13 +132,16 @@ def _repairs(pipeline: Pipeline, *, paced: bool) -> tuple[Repair, ...]:
 
     Args:
         pipeline: a loop's own curve may be any, only its pace can be changed.
-        paced: the rate is one that the arguments give elsewhere: another pace would show it.
+        paced: another pace would show: the rate is above 0.
     """
-    if can_step_again(pipeline) and pipeline.lr_scheduler is not None and paced:
-        return (repair("lr_scheduler.step() once per optimizer step", "schedule_by_the_step"),)
+    if can_step_again(pipeline):
+        return (ONCE,) if pipeline.lr_scheduler is not None and paced else ()
     own = [type(one).__name__ for one in taking_part(pipeline.trainer)]
-    if pipeline.trainer is None or not own:
-        return trainers_own(pipeline)
+    if pipeline.trainer is None:
+        return ()
+    pace = trainers_own(pipeline)
+    if not own:
+        return pace
     without = repair(
         f"without {' and '.join(own)}",
         "callbacks_left_out",
@@ -146,7 +149,7 @@ def _repairs(pipeline: Pipeline, *, paced: bool) -> tuple[Repair, ...]:
         cause=f"a callback sets the rate, or steps the scheduler: {' or '.join(own)}",
         fix="leave the rate to lr_scheduler, which the Trainer steps once per optimizer step",
     )
-    return (*trainers_own(pipeline), without)
+    return (*pace, without)
 
 
 def _per_process(used: list[float], schedule: Schedule) -> bool:
