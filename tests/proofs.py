@@ -16,7 +16,7 @@ import os
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -128,38 +128,75 @@ def subjects(family: str, *, healthy: bool) -> list[Subject]:
     return found
 
 
+def kept(row: dict[str, Any]) -> dict[str, Any]:
+    """Return what is recorded of a fault: what is red, and each finding that names a repair."""
+    if "rows" not in row:
+        return {"why": " ".join(map(str, (row.get("errors") or {}).values())) or NOT_JUDGED}
+    named = [
+        {"code": one["code"], **{key: one["proof"][key] for key in ("status", "sentence")}}
+        for one in row["rows"]
+        if one["repairs"]
+    ]
+    return {"red": row["red"], "named": named}
+
+
 def standing(row: dict[str, Any]) -> str:
     """Return what became of a fault: what the first of its failures that names a repair showed."""
-    if "rows" not in row:
+    if "named" not in row:
         return NOT_JUDGED
-    named = [one for one in row["rows"] if one["repairs"]]
-    return str(named[0]["proof"]["status"]) if named else NO_REPAIR
+    return str(row["named"][0]["status"]) if row["named"] else NO_REPAIR
 
 
-def table(record: dict[str, Any]) -> Iterator[str]:
-    """Yield the share that is proved, and a line for each fault that names a repair and is not."""
-    counts = Counter(standing(row) for row in record.values())
-    named = sum(counts[status] for status in Proved)
-    share = 100 * counts[Proved.PROVED] / named if named else 0.0
-    yield f"{named} of {len(record)} faults name a repair; {counts[Proved.PROVED]} are proved "
-    yield f"({share:.0f} %). "
-    yield ", ".join(f"{number} {status}" for status, number in counts.most_common()) + ".\n"
+def read() -> dict[str, dict[str, Any]]:
+    """Return what is recorded, of faults and of healthy pipelines, by name."""
+    nothing: dict[str, dict[str, Any]] = {"faults": {}, "healthy": {}}
+    return json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else nothing
+
+
+def _record(kind: str, name: str, row: dict[str, Any]) -> None:
+    document = read()
+    document[kind][name] = row
+    text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False)
+    RECORD.write_text(f"{text}\n", encoding="utf-8")
+
+
+def share(faults: dict[str, Any]) -> tuple[int, int]:
+    """Return how many faults have a proved cause, and how many name a repair."""
+    counts = Counter(standing(row) for row in faults.values())
+    return counts[Proved.PROVED], sum(counts[status] for status in Proved)
+
+
+def table(document: dict[str, dict[str, Any]]) -> str:
+    """Return the share that is proved, and the faults that name a repair which is not, in Markdown.
+
+    Args:
+        document: as :func:`read` returns it.
+    """
+    faults, healthy = document["faults"], document["healthy"]
+    proved_, named = share(faults)
+    counts = Counter(standing(row) for row in faults.values())
+    lines = [
+        f"Of {len(faults)} faults that were judged with `--prove-fix`, {named} name a repair; of "
+        f"{proved_} of these ({proved_ / max(named, 1):.0%}) it is proved. {counts[NO_REPAIR]} "
+        f"name none, {counts[NOT_JUDGED]} could not be judged. On {len(healthy)} healthy pipelines "
+        f"{sum(map(len, healthy.values()))} causes of a failure are claimed.",
+        "",
+        "| fault | became | what was seen |",
+        "|---|---|---|",
+    ]
     for status in (Proved.REFUTED, Proved.UNPROVED, Proved.UNTRIED):
-        for name, row in sorted(record.items()):
+        for name, row in sorted(faults.items()):
             if standing(row) == status:
-                first = next(one for one in row["rows"] if one["repairs"])
-                yield f"\n{status:10} {name}: {first['code']} {first['proof']['sentence']}"
-    yield "\n"
+                first = row["named"][0]
+                lines.append(f"| {name} | {status} | {first['code']}: {first['sentence']} |")
+    return "\n".join(lines)
 
 
 def _told(name: str, row: dict[str, Any]) -> None:
-    if "rows" not in row:
-        click.echo(f"{name}: {NOT_JUDGED} {json.dumps(row.get('errors'))}")
-        return
-    click.echo(f"{name}: {standing(row)}; red {', '.join(row['red']) or 'none'}")
-    for one in row["rows"]:
-        if one["repairs"]:
-            click.echo(f"    {one['code']} {one['proof']['status']}: {one['proof']['sentence']}")
+    said = row.get("why") or f"red {', '.join(row['red']) or 'none'}"
+    click.echo(f"{name}: {standing(row)}; {said}")
+    for one in row.get("named", ()):
+        click.echo(f"    {one['code']} {one['status']}: {one['sentence']}")
 
 
 def _judge_family(asked: argparse.Namespace, family: str, names: set[str]) -> int:
@@ -179,11 +216,12 @@ def _judge_family(asked: argparse.Namespace, family: str, names: set[str]) -> in
             claimed += len(claims)
             for claim in claims:
                 click.echo(f"    CLAIMED {claim}")
-        _told(one.name, row)
-        if asked.write:
-            kept = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
-            text = json.dumps({**kept, one.name: row}, indent=1, sort_keys=True)
-            RECORD.write_text(f"{text}\n", encoding="utf-8")
+        short = kept(row)
+        _told(one.name, short)
+        if asked.write and asked.controls:
+            _record("healthy", one.name, claims)
+        elif asked.write:
+            _record("faults", one.name, short)
     return claimed
 
 
@@ -210,7 +248,7 @@ def main() -> int:
     parser.add_argument("--table", action="store_true", help="judge nothing, print what is kept")
     asked = parser.parse_args()
     if asked.table:
-        click.echo("".join(table(json.loads(RECORD.read_text(encoding="utf-8")))), nl=False)
+        click.echo(table(read()))
         return 0
     names = set(asked.names)
     warnings.simplefilter("ignore")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -81,11 +81,35 @@ def proved(
             # What is tried after that would be tried on another pipeline.
             lost = f"{error}: nothing could be tried after that"
             trials[repair] = _Trial(repair, {}, lost)
+    refuted = {one for one in trials if _refuted(one, failed, report, trials)}
     results = tuple(
-        _with_proofs(result, report, trials) if result.status is Status.FAIL else result
+        _with_proofs(result, report, trials)
+        if result.status is Status.FAIL
+        else _untold(result, refuted)
         for result in report.results
     )
     return replace(report, results=results)
+
+
+def _refuted(
+    repair: Repair, failed: Sequence[Result], report: Report, trials: Mapping[Repair, _Trial]
+) -> bool:
+    """Return whether a repair mends none of the failures that name it."""
+    named = ((f, result) for result in failed for f in _failures(result) if repair in f.repairs)
+    return all(_judged(*one, report, trials[repair]).status is Proved.REFUTED for one in named)
+
+
+def _untold(result: Result, refuted: Collection[Repair]) -> Result:
+    """Return a result that another explains without causes that were refuted there."""
+    if result.status is not Status.BLOCKED:
+        return result
+    findings = tuple(
+        replace(finding, cause=None, fix=None, candidates=())
+        if finding.repairs and all(one in refuted for one in finding.repairs)
+        else finding
+        for finding in result.findings
+    )
+    return replace(result, findings=findings)
 
 
 def _repairs(failed: Sequence[Result]) -> list[Repair]:
