@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import os
 import re
 from pathlib import Path
@@ -18,8 +20,14 @@ hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, data
 hypothesis.settings.load_profile("ci")
 
 
+DURATIONS = Path(__file__).parent / ".ci" / "durations.json"
+"""What each test module costs, as `pytest -p tests.durations` wrote it."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Give each xdist worker one GPU and its share of the cores, before torch is imported."""
+    # Modules are handed out in the order below, not the one with the most tests first.
+    config.option.loadscopereorder = False
     worker = re.fullmatch(r"gw(\d+)", os.environ.get("PYTEST_XDIST_WORKER", ""))
     if not worker:
         return
@@ -43,8 +51,32 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     skip_without_gpu(item)
 
 
+def pytest_collection_finish() -> None:
+    """What imports and collection made stays: do not look through it for garbage, again and again.
+
+    There are a million objects, and each judged pipeline makes the collector look several times.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Order what several workers share, and select what ``-k`` means."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        _longest_first(items)
+    _checks_of_pipelines(config, items)
+
+
+def _longest_first(items: list[pytest.Item]) -> None:
+    """Order the modules so that no worker begins a long one when the others are about to end."""
+    if DURATIONS.exists():
+        costs = json.loads(DURATIONS.read_text(encoding="utf-8"))
+        unknown = {"seconds": 0.0}
+        items.sort(key=lambda one: -costs.get(one.nodeid.partition("::")[0], unknown)["seconds"])
+
+
+def _checks_of_pipelines(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With a stage, a check's name or its code alone, -k selects tests of pipelines only.
 
     That is what somebody types who debugs a pipeline.  Tests of the tool, a hundred of which have
