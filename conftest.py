@@ -58,6 +58,7 @@ def pytest_collection_finish() -> None:
     """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, *gc.get_threshold()[1:])  # young objects, too, less often
 
 
 @pytest.hookimpl(tryfirst=True)
