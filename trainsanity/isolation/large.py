@@ -28,11 +28,10 @@ class Copied:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it holds plain values alone, or tuples of them."""
+        """Whether it holds plain values alone, or tuples of them alone."""
         kinds = {*map(type, self._values)}
-        if tuple in kinds:
-            tuples = (one for one in self._values if type(one) is tuple)
-            kinds = kinds - {tuple} | {*map(type, itertools.chain.from_iterable(tuples))}
+        if kinds == {tuple}:
+            kinds = {*map(type, itertools.chain.from_iterable(self._values))}
         return kinds <= PLAIN
 
     def is_current(self) -> bool:
