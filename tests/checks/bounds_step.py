@@ -27,11 +27,11 @@ from trainsanity.measurements.runs.saved import Saved
 from trainsanity.measurements.runs.scored import EvaluatedBatch, Scored
 from trainsanity.measurements.runs.trace import Plan, Trace
 from trainsanity.measurements.step.bounds import head_gradient_floor, logged_loss_rounding
+from trainsanity.measurements.step.directions import Trial
 from trainsanity.measurements.step.next_tokens import NextTokens
 from trainsanity.measurements.step.passes import Gap
 from trainsanity.measurements.step.policy_passes import Policy
 from trainsanity.measurements.step.steps import reference
-from trainsanity.measurements.step.update import Trial
 
 # Loss
 

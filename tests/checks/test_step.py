@@ -22,9 +22,9 @@ from trainsanity.checks.schedule.peak_is_reached import peak_is_reached
 from trainsanity.engine.registry import registry
 from trainsanity.engine.session import Session
 from trainsanity.measurements.step.closed_form import parts_of_closed_form
+from trainsanity.measurements.step.directions import Trial
 from trainsanity.measurements.step.schedule import Schedule
 from trainsanity.measurements.step.steps import reference
-from trainsanity.measurements.step.update import Trial
 from trainsanity.pipeline import Pipeline
 from trainsanity.types import Finding, Measured, Severity
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import warnings
@@ -21,6 +22,9 @@ from fixtures.field import Case, Healthy
 from . import tool
 
 ROOT = Path(__file__).resolve().parents[2]
+
+FORKING = threading.Lock()
+"""Held while a thread forks: filelock refuses a fork while another one is under way."""
 
 LIMIT = 120.0
 """Seconds for one pipeline; the imports of torchrun's processes have as much again."""
@@ -58,7 +62,8 @@ def forked(call: Callable[[], dict[str, Any]], limit: float = LIMIT) -> dict[str
     with tempfile.TemporaryDirectory(prefix="field-") as folder:
         sys.stdout.flush()
         sys.stderr.flush()
-        child = os.fork()
+        with FORKING:
+            child = os.fork()
         if not child:
             _answer(call, Path(folder))
         ended = _waited(child, limit)
@@ -108,6 +113,7 @@ def _waited(child: int, limit: float) -> int | None:
 
 def _started(target: str, processes: int) -> dict[str, Any]:
     """Judge in several processes, over gloo on the CPU, as a user would start them."""
+    found = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     with tempfile.TemporaryDirectory(prefix="field-") as folder:
         path = Path(folder, "report.json")
         torchrun = ("torch.distributed.run", "--standalone", f"--nproc-per-node={processes}")
@@ -116,7 +122,7 @@ def _started(target: str, processes: int) -> dict[str, Any]:
             process = subprocess.Popen(
                 [*command, f"--json={path}"],
                 cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": folder},
+                env={**os.environ, "PYTHONPATH": found, "TMPDIR": folder},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

@@ -45,9 +45,9 @@ def padding_overhead(
     Elsewhere the stretch (positions / least positions) must stay below
     1 / 0.65, the most that alignment has been seen to gain (see BEST_ALIGNMENT_GAIN), or below
     what a multiple of 8 makes of these rows, where that is more: the hardware asks for it, and it
-    costs 7 positions at the most.  Rows that are stored at the width of the batches were tokenized
-    with ``padding="max_length"``, which is a choice, and transformers' own in its examples: a
-    warning says what it costs.
+    costs 7 positions at the most.  Padding costs time and changes no number, and
+    ``padding="max_length"`` is a choice that people make, transformers' examples among them: this
+    check warns, and fails no run.
 
     What an epoch will waste is computed from the lengths of all rows: with batches drawn at random
     exactly, from the distribution of a batch's longest row; grouped by length as the Trainer's own
@@ -102,7 +102,7 @@ def padding_overhead(
             else "the multiple, or a fixed width, is far beyond the rows' lengths",
             fix=("tokenize with padding=False, and " if padding.stored else "")
             + "DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)",
-            severity=Severity.WARNING if padding.stored else Severity.FAILURE,
+            severity=Severity.WARNING,
         )
     yield Measured(
         f"{_advice(padding, economics, times, noise)} ({_table(padding, economics)})",

@@ -10,7 +10,7 @@ from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
 from trainsanity.maths.tolerances import within
 from trainsanity.measurements.step.steps import Recording, reference
-from trainsanity.types import Abstain, Cost, Finding, Measured
+from trainsanity.types import Abstain, Cost, Finding, Measured, Severity
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -34,8 +34,8 @@ def dtype(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Findi
 
     How it is measured: half a unit in the last place of the loss, in its dtype, against the
     standard error of the step's mean loss, computed from the items' own losses.  Rounding that is
-    larger than the error is a failure.  float32 is what the library's own losses are computed in
-    and always passes.
+    larger than the error is a warning: what is logged is coarse, and the weights move as before.
+    float32 is what the library's own losses are computed in and always passes.
 
     How to fix: ``logits.float()`` before the loss.
 
@@ -69,6 +69,7 @@ def dtype(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Findi
             where="step 1",
             cause=f"the loss is computed from {name} logits, or cast to {name} afterwards",
             fix="compute it from logits.float()",
+            severity=Severity.WARNING,
         )
     known = "unknown" if error is None else f"{error:.2g}"
     yield Measured(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import Session
@@ -13,6 +13,7 @@ from trainsanity.measurements.step.bounds import logged_loss_rounding
 from trainsanity.measurements.step.confirmed import Confirmed
 from trainsanity.measurements.step.evaluation import Evaluation
 from trainsanity.measurements.step.steps import Recording
+from trainsanity.repairs import COUNT_IGNORED
 from trainsanity.types import Cost, Finding, Judges, Measured
 
 if TYPE_CHECKING:
@@ -69,10 +70,7 @@ def train_equals_eval(
             factor=factor.value,
             where="Trainer.evaluate",
             candidates=tuple(names),
-            cause=explained(factor.value, names)
-            if names
-            else "compute_loss or prediction_step returns something else than the batch's mean",
-            fix="return the batch's mean from compute_loss or prediction_step in evaluation",
+            **_cause(pipeline, recording, factor, names),
         )
     if evaluation.training:
         named = [name for name in evaluation.training if name] or ["the model itself"]
@@ -94,3 +92,28 @@ def train_equals_eval(
         observed,
         expected,
     )
+
+
+def _cause(
+    pipeline: Pipeline, recording: Recording, factor: Factor, names: list[str]
+) -> dict[str, Any]:
+    """Return cause and fix of a scaled evaluation."""
+    counts = recording.first.micro_steps[0].num_items_in_batch is not None
+    taken = getattr(pipeline.trainer, "model_accepts_loss_kwargs", False)
+    world = [name for name in names if name.startswith("world_size")]
+    if world and counts and taken:
+        # The Trainer multiplies by the number of processes, in evaluate() too, what it takes for a
+        # share of num_items_in_batch: Trainer.compute_loss under average_tokens_across_devices.
+        return {
+            "cause": f"{explained(factor.value, world)}: the Trainer multiplies by it a "
+            "loss that it takes for a share of num_items_in_batch, because forward takes **kwargs; "
+            "the model's loss ignores that number and is a mean already",
+            "fix": "model.accepts_loss_kwargs = False, before the Trainer is built",
+            "repairs": (COUNT_IGNORED,),
+        }
+    return {
+        "cause": explained(factor.value, names)
+        if names
+        else "compute_loss or prediction_step returns something else than the batch's mean",
+        "fix": "return the batch's mean from compute_loss or prediction_step in evaluation",
+    }

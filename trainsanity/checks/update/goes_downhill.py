@@ -6,9 +6,7 @@ import math
 from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
-from trainsanity.maths.tolerances import within
 from trainsanity.measurements.step.steps import Recording
-from trainsanity.measurements.step.update import Direction
 from trainsanity.types import Cost, Finding, Measured, Skip
 
 
@@ -31,8 +29,9 @@ def goes_downhill(recording: Recording) -> Iterator[Measured | Finding]:
 
     How it is measured: by the trial step of update.survives_rounding, over a sample of each tensor.
     The slope that weight decay makes by itself is taken off. A failure if what is left is positive
-    and the tensors that climb hold more than half of the squared gradient: momentum that an earlier
-    batch left behind may turn a tensor by chance, and not most of them.
+    and the tensors that climb hold more than half of the squared gradient. Momentum that an earlier
+    batch left behind may do that by chance: where the step climbs it is taken once more as the
+    optimizer's first, with no state.
 
     How to fix: leave ``maximize`` at False, and give a positive rate; a loss that is to grow is
     given a minus sign::
@@ -50,19 +49,12 @@ def goes_downhill(recording: Recording) -> Iterator[Measured | Finding]:
     trials = recording.update.trials
     if not trials:
         raise Skip(recording.update.no_trial)
-    seen = {name: one for name, one in trials[-1].directions.items() if one.movement * one.gradient}
+    last = trials[-1]
+    seen = [name for name, one in last.directions.items() if one.movement * one.gradient]
     if not seen:
         raise Skip("no parameter with a gradient moves")
-    slope = sum(_slope(one) for one in seen.values())
-    size = math.sqrt(
-        sum(one.gradient**2 for one in seen.values())
-        * sum(one.movement**2 for one in seen.values())
-    )
-    cosine = slope / size
-    climbing = [name for name, one in seen.items() if not within(_slope(one), 0.0)]
-    weight = sum(seen[name].gradient ** 2 for name in climbing)
-    whole = sum(one.gradient**2 for one in seen.values())
-    if not within(cosine, 0.0) and not within(weight, whole / 2):
+    cosine, climbing = last.cosine(), last.climbing()
+    if last.climbs() or math.isnan(cosine):
         yield Finding(
             f"a step at {recording.update.rate:g} moves {len(climbing)} of {len(seen)} parameters "
             f"along their gradient: it raises the loss (cosine {cosine:.3f})",
@@ -77,8 +69,3 @@ def goes_downhill(recording: Recording) -> Iterator[Measured | Finding]:
         cosine,
         "below 0",
     )
-
-
-def _slope(one: Direction) -> float:
-    """Return the slope of a parameter's movement without what weight decay makes."""
-    return one.slope - one.by_decay

@@ -24,6 +24,7 @@ class Items:
             which is too wide to keep.
         vectors: ``[M, H]``, what the head made them from; None if not found or not kept.
         dtype: in which the head computed.
+        device: type of the device that it computed on.
     """
 
     targets: Tensor
@@ -31,6 +32,7 @@ class Items:
     logits: Tensor | None
     vectors: Tensor | None
     dtype: Any
+    device: str = "cpu"
 
 
 def items_of(task: Objective, seen: Pooled, labels: Tensor) -> Items:
@@ -51,6 +53,7 @@ def items_of(task: Objective, seen: Pooled, labels: Tensor) -> Items:
         logits=logits.cpu() if keep else None,
         vectors=None if vectors is None else task.items(vectors, labels).cpu(),
         dtype=seen.dtype or seen.logits.dtype,
+        device=seen.logits.device.type,
     )
 
 

@@ -17,18 +17,23 @@ if TYPE_CHECKING:
     from trainsanity.objectives.base import Objective
 
 
-def logged_loss_rounding(micro_steps: Sequence[MicroStep]) -> float:
-    """Bound on what rounding makes of the logged loss of these micro-batches, in nats.
+def loss_rounding(micro_steps: Sequence[MicroStep]) -> float:
+    """Bound on what rounding makes of the mean loss of these micro-batches, in nats.
 
     Two roundings are counted.  The log-softmax of each example is rounded to the dtype that the
     head computed in, also under autocast, where only what follows runs in float32: the error of
     their mean is :data:`STANDARD_ERRORS` times rms / sqrt(N), with the rms measured by rounding the
     reference losses themselves.  The mean is rounded to the loss's own dtype: half a unit in the
-    last place, two where that is float32, in whose reductions the order is not fixed.
+    last place, two where that is float32, in whose reductions the order is not fixed.  On a CPU
+    torch sums the losses of a micro-batch in a dtype coarser than float32, too: each partial sum is
+    off by half a unit of its own at the most, 1 / sqrt(12) of a unit on average.
     """
     import torch
 
-    squares, count, size = 0.0, 0, 0.0
+    kind = micro_steps[0].loss_dtype
+    eps = float(torch.finfo(kind).eps)
+    coarse = eps > torch.finfo(torch.float32).eps
+    squares, sums, count, size = 0.0, 0.0, 0, 0.0
     for micro in micro_steps:
         assert micro.items is not None
         losses = micro.items.losses
@@ -36,10 +41,20 @@ def logged_loss_rounding(micro_steps: Sequence[MicroStep]) -> float:
         squares += float(((rounded - losses) ** 2).sum())
         size += float(losses.sum())
         count += len(losses)
-    eps = float(torch.finfo(micro_steps[0].loss_dtype).eps)
-    units = 0.5 if eps > torch.finfo(torch.float32).eps else 2
-    spread = STANDARD_ERRORS * math.sqrt(squares) / count
-    return spread + units * eps * abs(size / count) + LOG_DECIMALS
+        if coarse and micro.items.dtype == kind and micro.items.device == "cpu":
+            units_of_sums = torch.exp2(losses.cumsum(0)[1:].abs().log2().floor()) * eps
+            sums += float(units_of_sums.square().sum()) / 12
+    units = 0.5 if coarse else 2
+    spread = STANDARD_ERRORS * math.sqrt(squares + sums) / count
+    return spread + units * eps * abs(size / count)
+
+
+def logged_loss_rounding(micro_steps: Sequence[MicroStep]) -> float:
+    """Bound on what rounding makes of the logged loss of these micro-batches, in nats.
+
+    To :func:`loss_rounding` half a unit of the last decimal of a log is added.
+    """
+    return loss_rounding(micro_steps) + LOG_DECIMALS
 
 
 def head_gradient_floor(

@@ -12,7 +12,7 @@ from trainsanity.maths.factors import NAMING, name_factor
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, within
 from trainsanity.measurements.model.items import with_prompt
 from trainsanity.measurements.step.added import added_loss, same_for_all_rows
-from trainsanity.measurements.step.bounds import logged_loss_rounding
+from trainsanity.measurements.step.bounds import logged_loss_rounding, loss_rounding
 from trainsanity.measurements.step.captured_loss import owner_in_captured
 from trainsanity.measurements.step.owners import of_a_library
 from trainsanity.measurements.step.replay import as_in_training, logits_again
@@ -122,10 +122,13 @@ def confirmed(pipeline: Pipeline, recording: Recording) -> Confirmed:
         if logged is None or _by_a_factor(pipeline, recording, logged):
             return Confirmed(owner=owner)
         asked = [(logged, micros)]
-    for loss, same in asked:
-        found = _compared(pipeline, recording, owner, loss, same)
-        if not found.formula:
-            return found
+    all_found = [_compared(pipeline, recording, owner, loss, same) for loss, same in asked]
+    found = next((one for one in all_found if not one.formula), all_found[-1])
+    if found.mistake and any(one.mistake != found.mistake for one in all_found):
+        # One micro-batch has a mistake's value by chance; the others have not.
+        found = replace(found, mistake="", custom=True)
+    if not found.formula:
+        return found
     # That a loss has the formula's value says little where it is another one at the next draw.
     if math.isfinite(recording.rearranged.redrawn) and not found.scaled:
         return replace(
@@ -166,8 +169,10 @@ def _compared(
 
 
 def _allowed(recording: Recording, micros: list[MicroStep], size: float) -> float:
-    eps = recording.own.eps if recording.own.losses else 0.0
-    return logged_loss_rounding(micros) + (MARGIN * eps + REDUCTIONS) * abs(size)
+    if not recording.own.losses:
+        return logged_loss_rounding(micros) + REDUCTIONS * abs(size)
+    # These were not read from a log, which cuts decimals off.
+    return loss_rounding(micros) + (MARGIN * recording.own.eps + REDUCTIONS) * abs(size)
 
 
 def _of_the_library(pipeline: Pipeline, recording: Recording) -> Confirmed:

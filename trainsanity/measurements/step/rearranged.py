@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.errors import first_line
+from trainsanity.isolation.random_states import global_random_states, reseed
 from trainsanity.isolation.snapshot import restored
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, within
 from trainsanity.measurements.step.owners import own_class
@@ -117,16 +118,14 @@ def _ask_as_it_is(
     trainer: Any, inputs: Mapping[str, Any], found: Rearranged, *, redraw: bool
 ) -> None:
     """Ask the loss of the rows as they came, and whether other random numbers change it."""
-    import torch
-
-    state = torch.get_rng_state()
+    restore = global_random_states()
     found.loss = _loss(trainer, inputs)
     if redraw:
-        torch.set_rng_state(state)
+        restore()
         first, pull = _loss_and_pull(trainer, inputs)
         same = (MARGIN * found.eps + REDUCTIONS) * max(1.0, abs(first))
         for seed in range(REDRAWN):
-            torch.manual_seed(seed)
+            reseed(seed)
             again, other = _loss_and_pull(trainer, inputs)
             # A head that has learnt nothing gives all labels one loss, and other gradients.
             share = MARGIN * found.eps + REDUCTIONS
@@ -135,7 +134,7 @@ def _ask_as_it_is(
                 found.redrawn = again
                 found.drawn = "the loss draws random numbers of its own, which other rows change"
                 break
-    torch.set_rng_state(state)
+    restore()
 
 
 def _drawn(trainer: Any, inputs: Mapping[str, Any], loss: float) -> str:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.isolation.collectives import all_gather
 from trainsanity.isolation.shards import added, is_sharded, local
-from trainsanity.measurements.step.sampling import norm_of, sample
+from trainsanity.measurements.step.directions import Direction, Trial, direction_of
+from trainsanity.measurements.step.sampling import norm_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,47 +57,6 @@ class Parameter:
     can_move: int = 0
     answers: bool = False
     changed_frozen: bool = False
-
-
-@dataclass(frozen=True)
-class Direction:
-    """How one parameter moved in a trial step.
-
-    Attributes:
-        slope: sum over the elements of movement times gradient: what the step adds to the loss, to
-            first order.
-        gradient: 2-norm of the gradient.
-        movement: 2-norm of the movement.
-        by_decay: the part of the slope that decay alone makes, ``-rate * weight_decay * w``.
-    """
-
-    slope: float
-    gradient: float
-    movement: float
-    by_decay: float
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One more step of the optimizer with the same gradients, taken back.
-
-    Attributes:
-        step: of the schedule whose rate it was made at, counted from 0; None for the peak.
-        rate: that learning rate.
-        shares: by dtype, ``(elements with a gradient, those that moved, those that an update as
-            large as the rate would change in this dtype)``.
-        directions: of the parameters that the step was to move, by name.
-    """
-
-    step: int | None
-    rate: float
-    shares: dict[str, tuple[int, int, int]]
-    directions: dict[str, Direction] = field(default_factory=dict)
-
-    def moved(self) -> float:
-        """Share of all elements with a gradient that moved."""
-        touched = sum(row[0] for row in self.shares.values())
-        return sum(row[1] for row in self.shares.values()) / touched if touched else float("nan")
 
 
 @dataclass
@@ -250,7 +211,10 @@ def trial_steps(
     if middle and curve and peaks[0]:
         share = curve[middle] / peaks[0]
         update.trials.append(_trial(update, model, inner, [peak * share for peak in peaks], middle))
-    update.trials.append(_trial(update, model, inner, peaks, None, stepped=at_peak))
+    trial = _trial(update, model, inner, peaks, None, stepped=at_peak)
+    if trial.climbs():
+        trial = replace(trial, directions=_first_directions(trial, model, inner, peaks))
+    update.trials.append(trial)
     update.rate = update.trials[-1].rate
     unmoved = [seen for seen in update.parameters if seen.can_move and not seen.moved]
     if unmoved:
@@ -331,7 +295,7 @@ def _trial(
         inner.step()
         for seen in judged:
             parameter = tensors[seen.name]
-            directions[seen.name] = _direction(
+            directions[seen.name] = direction_of(
                 parameter, before[seen.name], *decay.get(id(parameter), (0.0, 0.0))
             )
             p, old = local(parameter.detach()), local(before[seen.name])
@@ -353,17 +317,29 @@ def _trial(
     return Trial(step, max(rates), shares, directions)
 
 
-def _direction(parameter: Any, before: Tensor, rate: float, weight_decay: float) -> Direction:
-    """Return how a parameter moved, from a sample of its elements scaled up to all of them."""
-    old, gradient = sample(before).double(), sample(parameter.grad).double()
-    movement = sample(parameter).double() - old
-    scale = parameter.numel() / max(1, len(old))
-    return Direction(
-        slope=float(movement @ gradient) * scale,
-        gradient=float(gradient.norm()) * math.sqrt(scale),
-        movement=float(movement.norm()) * math.sqrt(scale),
-        by_decay=-rate * weight_decay * float(old @ gradient) * scale,
-    )
+def _first_directions(trial: Trial, model: Any, inner: Any, rates: list[float]) -> dict[str, Any]:
+    """Return how the parameters of a trial move in an optimizer's first step, without momentum.
+
+    What earlier batches left in its moments may point elsewhere than this batch's gradient.
+    """
+    tensors, state = dict(model.named_parameters()), inner.state
+    decay = {id(p): (rate, float(group.get("weight_decay") or 0.0))
+             for group, rate in zip(inner.param_groups, rates, strict=True)
+             for p in group["params"]}  # fmt: skip
+    with _taken_back(model, inner, rates) as before:
+        try:
+            inner.state = defaultdict(dict)
+            inner.step()
+            return {
+                name: direction_of(
+                    tensors[name], before[name], *decay.get(id(tensors[name]), (0, 0))
+                )
+                for name in trial.directions
+            }
+        except (KeyError, AttributeError, RuntimeError):  # it fills its state when it is built
+            return trial.directions
+        finally:
+            inner.state = state
 
 
 def _wants_a_closure(optimizer: Any) -> bool:
