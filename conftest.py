@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 import re
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.durations import order_longest_first
 from trainsanity.pytest_plugin.running import skip_without_gpu
 
 pytest_plugins = ["pytester", "tests.plugin_project"]
@@ -18,10 +18,6 @@ pytest_plugins = ["pytester", "tests.plugin_project"]
 # The same examples everywhere, whatever the machine's speed and past: a failure can be repeated.
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("ci")
-
-
-DURATIONS = Path(__file__).parent / ".ci" / "durations.json"
-"""What each test module costs, as `pytest -p tests.durations` wrote it."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -65,16 +61,8 @@ def pytest_collection_finish() -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Order what several workers share, and select what ``-k`` means."""
     if "PYTEST_XDIST_WORKER" in os.environ:
-        _longest_first(items)
+        order_longest_first(items)
     _checks_of_pipelines(config, items)
-
-
-def _longest_first(items: list[pytest.Item]) -> None:
-    """Order the modules so that no worker begins a long one when the others are about to end."""
-    if DURATIONS.exists():
-        costs = json.loads(DURATIONS.read_text(encoding="utf-8"))
-        unknown = {"seconds": 0.0}
-        items.sort(key=lambda one: -costs.get(one.nodeid.partition("::")[0], unknown)["seconds"])
 
 
 def _checks_of_pipelines(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -4,7 +4,8 @@ The scores come from .ci/score.json and .ci/mutation.json, which `tox -e score` 
 `tox -e mutation` write; the field's verdicts from fixtures/field, which `tox -e field` writes; the
 kinds of pipelines from tests/coverage; the GPU figures from .ci/measured.jsonl, which
 `pytest -m gpu -n0` writes where there is a GPU and TRAINSANITY_RECORD names it; the benchmarks'
-from .ci/benchmarks.json, which is what `python tests/benchmarks/run.py --json` wrote.
+from .ci/benchmarks.json, which is what `python tests/benchmarks/run.py --json` wrote; what test
+modules cost from .ci/durations.json, which `pytest -p tests.durations` writes.
 """
 
 from __future__ import annotations
@@ -303,6 +304,40 @@ def coverage() -> str:
     return "\n".join(lines)
 
 
+SHORT = 5.0
+"""Seconds of a test module that has a row of its own."""
+
+
+def durations() -> str:
+    """Return what the test modules cost, the longest first, beside what they did before."""
+    known = json.loads((HERE / "durations.json").read_text(encoding="utf-8"))
+    long = {
+        module: told
+        for module, told in known.items()
+        if max(told["seconds"], told.get("before") or 0) >= SHORT
+    }
+    rest = [told for module, told in known.items() if module not in long]
+    rows = [
+        (f"`{module}`", told["tests"], told.get("before"), told["seconds"])
+        for module, told in sorted(long.items(), key=lambda item: -item[1]["seconds"])
+    ]
+    for name, some in ((f"{len(rest)} others", rest), ("**all**", [*known.values()])):
+        rows.append(
+            (
+                name,
+                sum(told["tests"] for told in some),
+                sum(told.get("before") or 0 for told in some),
+                sum(told["seconds"] for told in some),
+            )
+        )
+    lines = ["| module | tests | before | seconds |", "|---|---:|---:|---:|"]
+    for name, tests, before, seconds in rows:
+        lines.append(
+            f"| {name} | {tests} | {'' if before is None else round(before)} | {seconds:.0f} |"
+        )
+    return "\n".join(lines)
+
+
 BLOCKS = {
     "checks": checks,
     "score": score,
@@ -311,6 +346,7 @@ BLOCKS = {
     "coverage": coverage,
     "mutation": mutation,
     "benchmarks": benchmarks,
+    "durations": durations,
     "measured": measured,
     "measurements": measurements,
 }

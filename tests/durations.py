@@ -31,6 +31,14 @@ def spent() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
+def order_longest_first(items: list[pytest.Item]) -> None:
+    """Order modules by what was written, so that no worker begins a long one as others end."""
+    if WRITTEN.exists():
+        known = json.loads(WRITTEN.read_text(encoding="utf-8"))
+        seconds = {module: told["seconds"] for module, told in known.items()}
+        items.sort(key=lambda item: -seconds.get(item.nodeid.partition("::")[0], 0.0))
+
+
 def pytest_runtest_logstart() -> None:
     """Begin to count for a test."""
     global _spent  # noqa: PLW0603
