@@ -311,31 +311,30 @@ SHORT = 5.0
 def durations() -> str:
     """Return what the test modules cost, the longest first, beside what they did before."""
     known = json.loads((HERE / "durations.json").read_text(encoding="utf-8"))
-    long = {
-        module: told
-        for module, told in known.items()
-        if max(told["seconds"], told.get("before") or 0) >= SHORT
-    }
-    rest = [told for module, told in known.items() if module not in long]
-    rows = [
-        (f"`{module}`", told["tests"], told.get("before"), told["seconds"])
-        for module, told in sorted(long.items(), key=lambda item: -item[1]["seconds"])
-    ]
-    for name, some in ((f"{len(rest)} others", rest), ("**all**", [*known.values()])):
-        rows.append(
-            (
-                name,
-                sum(told["tests"] for told in some),
-                sum(told.get("before") or 0 for told in some),
-                sum(told["seconds"] for told in some),
-            )
-        )
-    lines = ["| module | tests | before | seconds |", "|---|---:|---:|---:|"]
-    for name, tests, before, seconds in rows:
-        lines.append(
-            f"| {name} | {tests} | {'' if before is None else round(before)} | {seconds:.0f} |"
-        )
-    return "\n".join(lines)
+
+    def cost(told: dict[str, Any]) -> float:
+        return float(told.get("seconds", told.get("before", 0.0)))
+
+    def row(name: str, some: list[dict[str, Any]]) -> str:
+        sums = [
+            f"{sum(told.get(key, 0) for told in some):.0f}"
+            if any(key in told for told in some)
+            else ""
+            for key in ("tests", "before", "seconds")
+        ]
+        return f"| {name} | {' | '.join(sums)} |"
+
+    ordered = sorted(known.items(), key=lambda item: -cost(item[1]))
+    long = [(module, told) for module, told in ordered if cost(told) >= SHORT]
+    rest = [told for _, told in ordered if cost(told) < SHORT]
+    return "\n".join(
+        [
+            "| module | tests | before | seconds |",
+            "|---|---:|---:|---:|",
+            *(row(f"`{module}`", [told]) for module, told in long),
+            row(f"{len(rest)} others", rest),
+        ]
+    )
 
 
 BLOCKS = {

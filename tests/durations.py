@@ -35,7 +35,9 @@ def order_longest_first(items: list[pytest.Item]) -> None:
     """Order modules by what was written, so that no worker begins a long one as others end."""
     if WRITTEN.exists():
         known = json.loads(WRITTEN.read_text(encoding="utf-8"))
-        seconds = {module: told["seconds"] for module, told in known.items()}
+        seconds = {
+            module: told.get("seconds", told.get("before", 0.0)) for module, told in known.items()
+        }
         items.sort(key=lambda item: -seconds.get(item.nodeid.partition("::")[0], 0.0))
 
 
