@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from fixtures.faults import healthy
 from trainsanity.engine.session import Session
 from trainsanity.measurements.batches.strategies import EXAMPLES, Case, cases, per_token, smallest
@@ -130,18 +128,3 @@ def test_a_search_begins_with_the_cases_that_are_drawn_for_all_checks():
 
         smallest(asked.strategy(asked.settings), broken)
         assert tried[:stop] == asked.cases[:stop]
-
-
-def test_no_number_is_taken_from_the_source_of_loaded_modules(monkeypatch):
-    """Else each project would have cases of its own, and each process would read every module."""
-    from hypothesis import strategies
-    from hypothesis.internal.conjecture import providers
-
-    if not hasattr(providers, "_get_local_constants"):
-        pytest.skip("this hypothesis reads no modules")
-    read = []
-    monkeypatch.setattr(providers, "_get_local_constants", lambda: read.append(True))
-    kept = providers.CONSTANTS_CACHE
-    assert smallest(strategies.integers(0, 10**6), lambda number: None) is None
-    assert read == []
-    assert providers.CONSTANTS_CACHE is kept

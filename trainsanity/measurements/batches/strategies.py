@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -187,7 +186,7 @@ def smallest(
             found.append((example, objection))
             raise Broken
 
-    with _nothing_written(), _nothing_read(), with_reporter(lambda _line: None):
+    with _nothing_written(), with_reporter(lambda _line: None):
         try:
             probe()
         # A stateful collator may not fail a second time: once is enough.
@@ -208,28 +207,3 @@ def _nothing_written() -> Iterator[None]:
             yield
         finally:
             configuration.set_hypothesis_home_dir(before)
-
-
-@contextmanager
-def _nothing_read() -> Iterator[None]:
-    """Keep Hypothesis from the source of the modules that are loaded.
-
-    It draws some of the numbers that stand there, so that each project has cases of its own, and
-    parses hundreds of files for them: two seconds of every process that judges a collator.  There
-    is no public way to tell it not to; older versions do not do it.
-    """
-    import hypothesis  # noqa: F401 - and what it loads
-
-    providers: Any = sys.modules.get("hypothesis.internal.conjecture.providers")
-    if not hasattr(providers, "_get_local_constants"):
-        yield
-        return
-    others = {"_get_local_constants": providers.Constants, "CONSTANTS_CACHE": {}}
-    before = {name: getattr(providers, name) for name in others}
-    for name, value in others.items():
-        setattr(providers, name, value)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(providers, name, value)
