@@ -286,6 +286,13 @@ def fresh() -> str:
     )
 
 
+def proofs() -> str:
+    """Return which causes are proved by their repair, and which are not."""
+    from tests import proofs
+
+    return f"`python -m tests.proofs`. {proofs.table(proofs.read())}"
+
+
 def coverage() -> str:
     """Return how many checks reach a verdict on each kind of pipeline."""
     from tests.coverage import table
@@ -342,6 +349,7 @@ BLOCKS = {
     "score": score,
     "field": field,
     "fresh": fresh,
+    "proofs": proofs,
     "coverage": coverage,
     "mutation": mutation,
     "benchmarks": benchmarks,
