@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from fixtures.controls import OF_SEVERAL_PROCESSES, all_controls
@@ -94,7 +96,9 @@ checks that skip, and those that others stand for: each takes a good part of a m
         for name in RUNS
     ],
 )
-def test_control_runs(name):
+def test_control_runs(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
     settings, skips, left_out = RUNS[name]
     control = CONTROLS[name]
     spec = PipelineSpec(
@@ -119,3 +123,6 @@ def test_control_runs(name):
     assert set(by_status) == skips, by_status
     assert all(status == "skip" for status, *_ in by_status.values())
     assert all(check.cost is Cost.RUN for check in checks)
+    output = pipeline.args.output_dir
+    assert os.listdir(output) == []
+    assert os.listdir(tmp_path) == [os.path.basename(output)]
