@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from trainsanity.objectives.base import IGNORED
+from trainsanity.repairs.batches import COUNTED
+
 
 def other_padding(inputs: Mapping[str, Any]) -> tuple[dict[str, Any] | None, int]:
     """Return the batch with other token ids where its masks say padding, and how many there are."""
@@ -38,3 +41,16 @@ def _masks(name: str) -> tuple[str, ...]:
             stem = name.removesuffix(ending)
             return f"{stem}attention_mask", f"{stem}mask"
     return ()
+
+
+def labelled_padding(inputs: Mapping[str, Any]) -> int:
+    """Return how many targets of a batch lie where its attention mask is 0."""
+    import torch
+
+    mask = inputs.get("attention_mask")
+    said = {name: inputs.get(name) for name in ("labels", *COUNTED)}
+    return sum(
+        int(((mask == 0) & (one != (IGNORED if name == "labels" else 0))).sum())
+        for name, one in said.items()
+        if torch.is_tensor(one) and torch.is_tensor(mask) and one.shape == mask.shape
+    )

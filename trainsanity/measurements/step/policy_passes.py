@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.errors import first_line
 from trainsanity.isolation.snapshot import restored
-from trainsanity.measurements.batches.other_padding import other_padding
+from trainsanity.measurements.batches.other_padding import labelled_padding, other_padding
 from trainsanity.measurements.step.passes import Gap, Pass, gap_between, inner, passes_seen
 from trainsanity.measurements.step.rearranged import layers_in_eval
 from trainsanity.objectives.preference import (
@@ -54,6 +54,7 @@ class Policy:
             not asked, or is zero.  Where policy and reference are the same a preference loss is a
             constant, and only this shows.
         padded: how many positions are padding.
+        labelled: how many of them have a label that the loss counts.
         eps: unit in the last place of the coarsest dtype in use.
         reason: why nothing was asked; empty if it was.
     """
@@ -68,6 +69,7 @@ class Policy:
     padding: tuple[float, float] = (math.nan, math.nan)
     pulled: float | None = None
     padded: int = 0
+    labelled: int = 0
     eps: float = math.nan
     reason: str = ""
 
@@ -174,6 +176,7 @@ def compare(
     """
     stored = [name for name in inputs if STORED.search(name) and "KL" not in name]
     changed, found.padded = other_padding(inputs) if _is_causal(policy) else (None, 0)
+    found.labelled = labelled_padding(inputs)
     if not (named or switched or stored or changed):
         return
     ask, gradient = asker.ask, asker.gradient

@@ -94,7 +94,7 @@ def rearrange(
             _ask_as_it_is(trainer, inputs, found, redraw=bool(own))
             order = None if found.drawn else turned(size)
             if order is not None:
-                found.turned = _loss(trainer, _picked(inputs, size, order))
+                found.turned = _loss(trainer, picked(inputs, size, order))
                 allowed = (MARGIN * eps + REDUCTIONS) * max(1.0, abs(found.loss))
                 if not within(abs(found.turned - found.loss), allowed):
                     found.drawn = _drawn(trainer, inputs, found.loss)
@@ -171,14 +171,14 @@ def _ask_alone(trainer: Any, inputs: Any, size: int, found: Rearranged) -> None:
         some = list(range(min(count, ROWS)))
         both = [0, count] if pairs else [0]
         try:
-            alone = [_loss(trainer, _picked(inputs, size, [k + far for far in both])) for k in some]
+            alone = [_loss(trainer, picked(inputs, size, [k + far for far in both])) for k in some]
         except (RuntimeError, ValueError, IndexError):  # half a pair is no batch
             if pairs:
                 raise
             continue
         if len(alone) > 1:
             together = [k + far for far in both for k in some]
-            found.together, found.alone = _loss(trainer, _picked(inputs, size, together)), alone
+            found.together, found.alone = _loss(trainer, picked(inputs, size, together)), alone
         return
 
 
@@ -236,7 +236,8 @@ def _label_names(trainer: Any) -> tuple[str, ...]:
     return (*(getattr(trainer, "label_names", None) or ()), "labels", "label", "label_ids")
 
 
-def _picked(inputs: Mapping[str, Any], size: int, order: list[int]) -> dict[str, Any]:
+def picked(inputs: Mapping[str, Any], size: int, order: list[int]) -> dict[str, Any]:
+    """Return these rows of a batch; what has no row for each stays."""
     import torch
 
     return {
