@@ -94,7 +94,7 @@ def inputs_hold_no_target(pipeline: Pipeline, batch: Batch) -> Iterator[Measured
         )
     yield Measured(
         f"{len(targets)} targets were compared with each number of their rows; {len(copied)} "
-        "places hold the target in every row",
+        "places of a row are its target",
         len(copied),
         0,
     )
