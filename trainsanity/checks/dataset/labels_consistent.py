@@ -26,7 +26,8 @@ def labels_consistent(scan: Scan, repeats: Repeats) -> Iterator[Measured | Findi
     Why it matters: no model can be right on both.  The rows put a floor under the loss and a
     ceiling over the accuracy, and usually mark a join that went wrong, or two annotators.
 
-    How it is measured: exact up to equal 128-bit hashes.  The count is the fewest rows that any
+    How it is measured: exact up to equal 128-bit hashes, of ids and of what the model is given
+    beside them, as a picture.  The count is the fewest rows that any
     function of the ids must get wrong: for each text, the rows beside its most frequent label.
 
     How to fix: look at the rows named; decide for a label, or drop both.
