@@ -341,6 +341,14 @@ def own_loss(pipeline: Pipeline) -> bool:
     return trainer is None or _overridden(trainer) or _makes_its_loss(trainer)
 
 
+def labels_reach_model(pipeline: Pipeline) -> bool:
+    """Return whether the model is given labels, as far as is known without a step."""
+    if pipeline.captured is not None:
+        made = pipeline.captured.first.passes
+        return any(one.call is None or "labels" in one.call.kwargs for one in made)
+    return not own_loss(pipeline)
+
+
 def _overridden(trainer: Any) -> bool:
     from transformers import Trainer
 
