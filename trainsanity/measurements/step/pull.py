@@ -21,6 +21,9 @@ CLEAR = 0.4
 """Share of a position's gradient, by absolute values, that its largest element has where one token
 is held against all others: a logarithm of a softmax gives exactly a half, smoothing takes some."""
 
+EVEN = 0.99
+"""Ratio of the two largest elements of opposite sign from which they do not tell the target."""
+
 LOOK_AHEAD = 2
 """Places on, up to which the named token is looked for: a shift that is made twice."""
 
@@ -47,20 +50,18 @@ class Aims:
         own, following, second: how many outputs are held against the token that is given at their
             own place, at the next, and at the one after, and against neither of the other two.
         clear: outputs of which the gradient names one token, and where these three tokens differ.
-        loss: mean over some of them of -log of the named token's probability.
-        chance: the same for tokens that other outputs are held against.
+        losses: of some of them, -log of the named token's probability.
+        chances: the same for tokens that other outputs are held against.
         classes: of the logits.
-        looked_at: how many those means are over.
     """
 
     own: int = 0
     following: int = 0
     second: int = 0
     clear: int = 0
-    loss: float = 0.0
-    chance: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    chances: list[float] = field(default_factory=list)
     classes: int = 0
-    looked_at: int = 0
 
     @property
     def ahead(self) -> int | None:
@@ -72,10 +73,17 @@ class Aims:
 
     def note(self, logits: Tensor, gradient: Tensor, ids: Tensor) -> None:
         """Take in one pass: ``[B, T, C]``, the gradient there, and the ids that were given."""
-        sizes = gradient.detach().float().abs()
-        largest, named = sizes.max(-1)
-        clear = (largest > 0) & (largest >= CLEAR * sizes.sum(-1))
-        del sizes
+        slopes = gradient.detach().float()
+        up, raised = (-slopes).max(-1)
+        down, lowered = slopes.max(-1)
+        largest = up.maximum(down)
+        clear = (largest > 0) & (largest >= CLEAR * slopes.abs().sum(-1))
+        del slopes
+        # Where the model is sure of one wrong token, that one and the target weigh the same: the
+        # target is the one that is raised, unless it is pushed down.
+        even = up.minimum(down) >= EVEN * largest
+        named = raised.where((up > down) | even, lowered)
+        clear &= ~even | (named == ids.roll(-1, 1))
         if ids.shape[1] > LOOK_AHEAD:
             windows = [ids[:, k : ids.shape[1] - LOOK_AHEAD + k] for k in range(LOOK_AHEAD + 1)]
             inside = named[:, :-LOOK_AHEAD]
@@ -86,16 +94,12 @@ class Aims:
             self.own, self.following = self.own + own, self.following + following
             self.second += second
         rows, targets = logits.detach()[clear][:LOOKED_AT].float(), named[clear][:LOOKED_AT]
-        count = len(targets)
-        if count > 1:
+        if len(targets) > 1:
             losses = -rows.log_softmax(-1)
-            other = targets.roll(count // 2)
-            sums = (float(losses.gather(1, one[:, None]).sum()) for one in (targets, other))
-            before, self.looked_at = self.looked_at, self.looked_at + count
-            means = [(m * before + new) / self.looked_at
-                     for m, new in zip((self.loss, self.chance), sums, strict=True)]  # fmt: skip
-            self.loss, self.chance = means
-            self.classes = max(self.classes, int(rows.shape[1]))
+            others = targets.roll(len(targets) // 2)
+            self.losses += losses.gather(1, targets[:, None])[:, 0].tolist()
+            self.chances += losses.gather(1, others[:, None])[:, 0].tolist()
+            self.classes = int(rows.shape[1])
 
 
 @dataclass
