@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.errors import first_line
 from trainsanity.isolation.snapshot import restored
-from trainsanity.measurements.batches.other_padding import other_padding
+from trainsanity.measurements.batches.other_padding import more_padding, other_padding
 from trainsanity.measurements.step.passes import Gap, Pass, gap_between, inner, passes_seen
 from trainsanity.measurements.step.rearranged import layers_in_eval
 from trainsanity.objectives.preference import (
@@ -54,6 +54,7 @@ class Policy:
             not asked, or is zero.  Where policy and reference are the same a preference loss is a
             constant, and only this shows.
         padded: how many positions are padding.
+        widened: the other padding is more of the same, and no other ids.
         eps: unit in the last place of the coarsest dtype in use.
         reason: why nothing was asked; empty if it was.
     """
@@ -68,6 +69,7 @@ class Policy:
     padding: tuple[float, float] = (math.nan, math.nan)
     pulled: float | None = None
     padded: int = 0
+    widened: bool = False
     eps: float = math.nan
     reason: str = ""
 
@@ -173,7 +175,9 @@ def compare(
         switched: whether a pass of the policy without gradient is its reference.
     """
     stored = [name for name in inputs if STORED.search(name) and "KL" not in name]
-    changed, found.padded = other_padding(inputs) if _is_causal(policy) else (None, 0)
+    found.widened = not _is_causal(policy)
+    change = more_padding if found.widened else other_padding
+    changed, found.padded = change(inputs)
     if not (named or switched or stored or changed):
         return
     ask, gradient = asker.ask, asker.gradient
@@ -181,6 +185,7 @@ def compare(
         quiet, loss = ask(inputs, seed=0, evaluating=True)
         if changed is not None:
             found.padding = (loss, ask(changed, seed=0, evaluating=True)[1])
+        if changed is not None and not found.widened:
             before, after = gradient(dict(inputs)).double(), gradient(dict(changed)).double()
             if (norm := float(before.norm())) != 0:
                 found.pulled = float((after - before).norm()) / norm
