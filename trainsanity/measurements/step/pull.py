@@ -24,8 +24,8 @@ is held against all others: a logarithm of a softmax gives exactly a half, smoot
 EVEN = 0.99
 """Ratio of the two largest elements of opposite sign from which they do not tell the target."""
 
-LOOK_AHEAD = 2
-"""Places on, up to which the named token is looked for: a shift that is made twice."""
+LOOK_AHEAD = 3
+"""Places on, up to which tokens are looked at: one beyond those of a shift that is made twice."""
 
 LOOKED_AT = 512
 """Positions of a pass whose logits are looked at: of large vocabularies they take much room."""
@@ -86,11 +86,13 @@ class Aims:
         clear &= ~even | (named == ids.roll(-1, 1))
         if ids.shape[1] > LOOK_AHEAD:
             windows = [ids[:, k : ids.shape[1] - LOOK_AHEAD + k] for k in range(LOOK_AHEAD + 1)]
+            here, after, then, behind = windows
             inside = named[:, :-LOOK_AHEAD]
-            apart = (windows[0] != windows[1]) & (windows[1] != windows[2])
-            apart &= (windows[0] != windows[2]) & clear[:, :-LOOK_AHEAD]
+            # Two alike are mostly padding: what a row's last outputs are held against is not given.
+            apart = (here != after) & (after != then) & (here != then) & (then != behind)
+            apart &= clear[:, :-LOOK_AHEAD]
             self.clear += int(apart.sum())
-            own, following, second = (int(((inside == one) & apart).sum()) for one in windows)
+            own, following, second = (int(((inside == x) & apart).sum()) for x in windows[:3])
             self.own, self.following = self.own + own, self.following + following
             self.second += second
         rows, targets = logits.detach()[clear][:LOOKED_AT].float(), named[clear][:LOOKED_AT]
