@@ -71,15 +71,8 @@ def padding_does_not_matter(policy: Policy) -> Iterator[Measured | Finding]:
                 fix="read each row at its last real token: "
                 "values.gather(1, mask.sum(1, keepdim=True) - 1)",
             )
-        yield Measured(
-            f"{policy.padded} more positions of padding change the loss by {loss:.3g}, from "
-            f"{before:.6g}",
-            after,
-            before,
-        )
-        return
     # A gradient that cancels has rounding of its own size.
-    if not (within(loss, part * max(1.0, abs(before))) and within(moved, MARGIN * part)):
+    elif not (within(loss, part * max(1.0, abs(before))) and within(moved, MARGIN * part)):
         yield Finding(
             f"other token ids under the padding change the loss by {loss:.3g} and the gradient by "
             f"{moved:.2%} of itself: padding is counted",
@@ -91,9 +84,10 @@ def padding_does_not_matter(policy: Policy) -> Iterator[Measured | Finding]:
             "times a mask that is 0 there",
             repairs=(repair("labels[attention_mask == 0] = -100", "padding_unlabelled"),),
         )
+    change = f"{policy.padded} more" if policy.widened else f"other token ids under {policy.padded}"
+    pulled = "" if policy.widened else f" and the gradient by {moved:.2g} of itself"
     yield Measured(
-        f"other token ids under {policy.padded} positions of padding change the loss by {loss:.3g} "
-        f"and the gradient by {moved:.2g} of itself",
-        moved,
-        0.0,
+        f"{change} positions of padding change the loss by {loss:.3g}{pulled}",
+        after if policy.widened else moved,
+        before if policy.widened else 0.0,
     )

@@ -56,7 +56,7 @@ def predicts_the_next_token(aimed: Aimed) -> Iterator[Measured | Finding]:
     aims, asked = aimed.aims, aimed.asked
     if asked is not None and not within(asked.moved, asked.allowed):
         raise Skip("outputs are held against their own tokens by a model that looks at both sides")
-    if asked is not None and asked.at > asked.allowed:
+    if asked is not None and not within(asked.at, asked.allowed):
         yield Finding(
             f"{aims.own} of {aims.clear} outputs are held against the token that is given at their "
             "own place: the model learns to repeat its input",

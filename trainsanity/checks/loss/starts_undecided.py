@@ -63,7 +63,8 @@ def starts_undecided(aimed: Aimed) -> Iterator[Measured | Finding]:
     loss, gain = statistics.fmean(aims.losses), statistics.fmean(gains)
     error = statistics.stdev(gains) / math.sqrt(len(gains))
     even = math.log(aims.classes)
-    if gain <= STANDARD_ERRORS * error and not within(loss, TWICE * even):
+    informed = within(STANDARD_ERRORS * error, gain)
+    if not informed and not within(loss, TWICE * even):
         yield Finding(
             f"the first loss is {loss:.2f} a token and log {aims.classes} is {even:.2f}, while "
             f"the model tells its targets from others by {gain:.2f} +- {error:.2f}: it knows "

@@ -59,8 +59,8 @@ def stored_policy_is_used(policy: Policy) -> Iterator[Measured | Finding]:
             fix=f"take them from the batch: (logps - batch[{name!r}]).exp()",
         )
     yield Measured(
-        f"the batch brings {', '.join(policy.brought)}; the loss makes do without "
-        f"{len(policy.unread)} of these by a ratio of the policy to itself",
+        f"the batch brings {', '.join(policy.brought)}; in place of {len(policy.unread)} of these "
+        "the loss takes the policy itself",
         len(policy.unread),
         0,
     )
