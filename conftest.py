@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.durations import order_longest_first
 from trainsanity.pytest_plugin.running import skip_without_gpu
 
 pytest_plugins = ["pytester", "tests.plugin_project"]
@@ -20,6 +22,8 @@ hypothesis.settings.load_profile("ci")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Give each xdist worker one GPU and its share of the cores, before torch is imported."""
+    # Modules are handed out in the order below, not the one with the most tests first.
+    config.option.loadscopereorder = False
     worker = re.fullmatch(r"gw(\d+)", os.environ.get("PYTEST_XDIST_WORKER", ""))
     if not worker:
         return
@@ -43,8 +47,25 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     skip_without_gpu(item)
 
 
+def pytest_collection_finish() -> None:
+    """What imports and collection made stays: do not look through it for garbage, again and again.
+
+    There are a million objects, and each judged pipeline makes the collector look several times.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, *gc.get_threshold()[1:])  # young objects, too, less often
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Order what several workers share, and select what ``-k`` means."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        order_longest_first(items)
+    _checks_of_pipelines(config, items)
+
+
+def _checks_of_pipelines(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With a stage, a check's name or its code alone, -k selects tests of pipelines only.
 
     That is what somebody types who debugs a pipeline.  Tests of the tool, a hundred of which have

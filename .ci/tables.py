@@ -4,7 +4,8 @@ The scores come from .ci/score.json and .ci/mutation.json, which `tox -e score` 
 `tox -e mutation` write; the field's verdicts from fixtures/field, which `tox -e field` writes; the
 kinds of pipelines from tests/coverage; the GPU figures from .ci/measured.jsonl, which
 `pytest -m gpu -n0` writes where there is a GPU and TRAINSANITY_RECORD names it; the benchmarks'
-from .ci/benchmarks.json, which is what `python tests/benchmarks/run.py --json` wrote.
+from .ci/benchmarks.json, which is what `python tests/benchmarks/run.py --json` wrote; what test
+modules cost from .ci/durations.json, which `pytest -p tests.durations` writes.
 """
 
 from __future__ import annotations
@@ -285,6 +286,13 @@ def fresh() -> str:
     )
 
 
+def proofs() -> str:
+    """Return which causes are proved by their repair, and which are not."""
+    from tests import proofs
+
+    return f"`python -m tests.proofs`. {proofs.table(proofs.read())}"
+
+
 def coverage() -> str:
     """Return how many checks reach a verdict on each kind of pipeline."""
     from tests.coverage import table
@@ -303,14 +311,49 @@ def coverage() -> str:
     return "\n".join(lines)
 
 
+SHORT = 5.0
+"""Seconds of a test module that has a row of its own."""
+
+
+def durations() -> str:
+    """Return what the test modules cost, the longest first, beside what they did before."""
+    known = json.loads((HERE / "durations.json").read_text(encoding="utf-8"))
+
+    def cost(told: dict[str, Any]) -> float:
+        return float(told.get("seconds", told.get("before", 0.0)))
+
+    def row(name: str, some: list[dict[str, Any]]) -> str:
+        sums = [
+            f"{sum(told.get(key, 0) for told in some):.0f}"
+            if any(key in told for told in some)
+            else ""
+            for key in ("tests", "before", "seconds")
+        ]
+        return f"| {name} | {' | '.join(sums)} |"
+
+    ordered = sorted(known.items(), key=lambda item: -cost(item[1]))
+    long = [(module, told) for module, told in ordered if cost(told) >= SHORT]
+    rest = [told for _, told in ordered if cost(told) < SHORT]
+    return "\n".join(
+        [
+            "| module | tests | before | seconds |",
+            "|---|---:|---:|---:|",
+            *(row(f"`{module}`", [told]) for module, told in long),
+            row(f"{len(rest)} others", rest),
+        ]
+    )
+
+
 BLOCKS = {
     "checks": checks,
     "score": score,
     "field": field,
     "fresh": fresh,
+    "proofs": proofs,
     "coverage": coverage,
     "mutation": mutation,
     "benchmarks": benchmarks,
+    "durations": durations,
     "measured": measured,
     "measurements": measurements,
 }

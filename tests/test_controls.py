@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from fixtures.controls import OF_SEVERAL_PROCESSES, all_controls
 from fixtures.controls.factories import CHEAP
 from tests.check_snapshots import assert_statuses
 from tests.untouched import untouched
+from trainsanity.engine.proof import proved
 from trainsanity.engine.registry import registry
 from trainsanity.engine.runner import run
 from trainsanity.sources.building import PipelineSpec
@@ -49,6 +52,8 @@ def test_control_lives(control):
     assert by_status[Status.XFAIL] == set(control.accepted), not_passed
     assert not by_status[Status.ERROR] | by_status[Status.XPASS], not_passed
     if not revealed:
+        # Nothing fails, so that no cause is claimed, and no repair is tried.
+        assert proved(pipeline, report) is report
         assert not by_status[Status.BLOCKED], not_passed
         assert_statuses(control.id, report.results)
 
@@ -91,7 +96,9 @@ checks that skip, and those that others stand for: each takes a good part of a m
         for name in RUNS
     ],
 )
-def test_control_runs(name):
+def test_control_runs(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
     settings, skips, left_out = RUNS[name]
     control = CONTROLS[name]
     spec = PipelineSpec(
@@ -116,3 +123,6 @@ def test_control_runs(name):
     assert set(by_status) == skips, by_status
     assert all(status == "skip" for status, *_ in by_status.values())
     assert all(check.cost is Cost.RUN for check in checks)
+    output = pipeline.args.output_dir
+    assert os.listdir(output) == []
+    assert os.listdir(tmp_path) == [os.path.basename(output)]

@@ -17,7 +17,10 @@ ROOT = Path(__file__).parents[1]
 TIMES = 16
 
 
-@pytest.mark.parametrize("factory", ["cli_factories:healthy", "cli_factories:loud"])
+@pytest.mark.parametrize(
+    "factory",
+    ["cli_factories:healthy", pytest.param("cli_factories:loud", marks=pytest.mark.matrix)],
+)
 def test_ctrl_c_at_any_moment_leaves_everything_as_it_was(factory: str) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "tests.examples.interrupted", factory, str(TIMES)],

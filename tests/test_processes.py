@@ -119,7 +119,7 @@ def test_the_runs_that_several_processes_can_take_together():
 
 
 def test_accelerate_launch_is_another_way_in():
-    (report,), process = reported([example("healthy")], launcher=ACCELERATE)
+    (report,), process = reported([example("healthy")], "--select=loss", launcher=ACCELERATE)
     assert process.returncode == 0, process.stderr
     assert report["facts"]["world_size"] == 2
     assert names(report, "fail", "error", "blocked") == set()
@@ -145,7 +145,7 @@ def test_the_factor_is_seen_through_fsdp2(reports):
 
 
 def test_what_one_process_sees_counts_for_both():
-    (report,), process = reported([example("one_rank_is_nan")])
+    (report,), process = reported([example("one_rank_is_nan")], "--select=loss.finite")
     assert process.returncode == 1
     finite = by_name(report)["loss.finite"]
     assert finite["status"] == "fail"
@@ -153,7 +153,8 @@ def test_what_one_process_sees_counts_for_both():
 
 
 def test_a_process_that_raises_is_named_and_holds_nobody_up(tmp_path: Path) -> None:
-    ended = started([example("one_rank_raises")], f"--json={tmp_path / 'report.json'}")
+    options = "--select=loss.finite", f"--json={tmp_path / 'report.json'}"
+    ended = started([example("one_rank_raises")], *options)
     assert ended.returncode != 0
     said = next(line for line in ended.stderr.splitlines() if "trainsanity: error" in line)
     assert "process 1 failed and the others wait for it" in said
@@ -162,7 +163,8 @@ def test_a_process_that_raises_is_named_and_holds_nobody_up(tmp_path: Path) -> N
 
 
 def test_a_process_that_dies_is_named_and_holds_nobody_up(tmp_path: Path) -> None:
-    ended = started([example("one_rank_dies")], f"--json={tmp_path / 'report.json'}")
+    options = "--select=loss.finite", f"--json={tmp_path / 'report.json'}"
+    ended = started([example("one_rank_dies")], *options)
     assert ended.returncode != 0
     # torchrun's own words: it ends the others.
     assert "Signal 9 (SIGKILL)" in ended.stderr

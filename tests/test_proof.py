@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 import sys
 from dataclasses import replace
 from importlib import import_module
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.proofs import CLAIM, WRONG, read, share
 from trainsanity.engine import proof
 from trainsanity.engine.proof import proved, shape
 from trainsanity.engine.registry import registry
@@ -26,6 +28,9 @@ from trainsanity.repairs import (
     repair,
     setting,
 )
+from trainsanity.report import sarif, screen, text
+from trainsanity.report.github import summary
+from trainsanity.report.json import dumps
 from trainsanity.types import Check, Finding, Proved, Result, Severity, Status
 
 sys.path.insert(0, str(Path(__file__).parent / "examples"))
@@ -33,7 +38,6 @@ import cli_factories
 
 LOSS = ["loss.matches_reference", "loss.logged_is_a_mean", "gradient.step_is_the_weighted_sum",
         "gradient.head_closed_form", "loss.initial_is_uninformed"]  # fmt: skip
-CLAIM = "a cause that was planted"
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +84,37 @@ def test_a_refuted_cause_is_not_told(broken) -> None:
     assert not any(
         f.cause == CLAIM for r in answered.results if r.status is Status.FAIL for f in r.findings
     )
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda one: one.words)
+def test_ten_planted_causes_are_not_printed(broken, wrong) -> None:
+    pipeline, report = broken
+    answered = proved(pipeline, with_repairs(report, wrong, cause=CLAIM, fix=CLAIM))
+    assert first(answered).proof.status is Proved.REFUTED
+    pages = [screen.render(answered), text.render(answered), dumps([answered])]
+    pages += [summary([answered]), sarif.dumps([answered])]
+    assert all("refuted" in page for page in pages[:3])
+    assert not any(CLAIM in page for page in pages)
+
+
+@pytest.mark.matrix
+def test_planted_in_ten_faults_none_is_told() -> None:
+    ids = ["mask_all_ones", "padded_with_zero", "padding_supervised", "head_frozen", "head_nan",
+           "focal_loss_not_divided", "warmup_outlasts_run", "config_pad_differs",
+           "optimizer_before_the_head", "everything_decays"]  # fmt: skip
+    command = [sys.executable, "-m", "tests.proofs", "--planted", *ids]
+    root = Path(__file__).parents[1]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(": refuted; ") == len(ids), done.stdout
+
+
+def test_the_recorded_share_is_what_is_wanted() -> None:
+    document = read()
+    mended, named = share(document["faults"])
+    assert named >= 50
+    assert mended >= 0.8 * named
+    assert not any(document["healthy"].values())
 
 
 def test_of_several_the_proved_one_is_told(broken) -> None:
@@ -167,6 +202,8 @@ ARGUMENTS = {
     "padding_filled": {"value": 3},
     "loss_scaled": {"factor": 0.5},
     "parameters_trainable": {"names": ("classifier.weight",)},
+    "callbacks_left_out": {"names": ("DefaultFlowCallback",)},
+    "schedule_stretched": {"factor": 2.0},
     "drawn_anew": {"names": ("classifier.weight", "classifier.bias")},
 }
 

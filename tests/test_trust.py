@@ -76,12 +76,18 @@ def test_nothing_is_unpickled_and_no_remote_code_is_trusted() -> None:
             assert path == Path("trainsanity/sources/script.py"), where
 
 
-def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+IMPATIENT = "import time\ntime.sleep = lambda seconds: None\n"
+"""Who asks the hub again and again, a minute in all, does it at once."""
+
+
+def run(
+    folder: Path, *arguments: str, before: str = "", **environment: str
+) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "examples"), str(folder)])
     unset = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
     inherited = {name: value for name, value in os.environ.items() if name not in unset}
     return subprocess.run(
-        [sys.executable, "-c", HOOK, *arguments],
+        [sys.executable, "-c", before + HOOK, *arguments],
         cwd=folder,
         env={**inherited, "PYTHONPATH": path, **environment},
         capture_output=True,
@@ -126,7 +132,7 @@ def test_who_names_a_hub_id_asks_the_hub_and_offline_is_honoured(tmp_path: Path)
     assert "CONNECTS" not in result.stderr
     sentence = result.stderr.splitlines()[-1]
     assert sentence.startswith("trainsanity: error: hub_pipeline:build raised OSError: ")
-    result = run(tmp_path, "run", "hub_pipeline:build", HF_HOME=cache)
+    result = run(tmp_path, "run", "hub_pipeline:build", before=IMPATIENT, HF_HOME=cache)
     assert result.returncode == 2
     assert "CONNECTS" in result.stderr, "the hook sees no connection"
 

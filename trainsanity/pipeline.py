@@ -339,10 +339,15 @@ def _refuse_what_can_be_read_once(stream: Any) -> None:
 def embedding_rows(model: Any) -> int | None:
     """Return how many ids the input embedding has rows for; None if the model does not show one.
 
+    A model that is made of others, as sentence-transformers' are, has that of the first that does.
     PEFT's layers stand around the embedding and do not tell its size.
     """
+    inner = unwrapped(model)
+    if not hasattr(inner, "get_input_embeddings"):
+        parts = inner.modules() if hasattr(inner, "modules") else ()
+        inner = next((one for one in parts if hasattr(one, "get_input_embeddings")), inner)
     try:
-        layer = unwrapped(model).get_input_embeddings()
+        layer = inner.get_input_embeddings()
     except (AttributeError, NotImplementedError):
         return None
     seen: set[int] = set()

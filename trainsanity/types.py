@@ -128,6 +128,8 @@ class Repair:
         arguments: what that function is given, by name.
         cause: the finding's cause where this repair is the one that is proved; None keeps it.
         fix: likewise.
+        then: the check that judges what the repair puts in the place of what was wrong, where the
+            finding's own check does not apply to that.
     """
 
     words: str
@@ -135,6 +137,7 @@ class Repair:
     arguments: tuple[tuple[str, Any], ...] = ()
     cause: str | None = None
     fix: str | None = None
+    then: str | None = None
 
     def __hash__(self) -> int:
         """Return a hash that does not ask for hashable arguments."""

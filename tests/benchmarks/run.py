@@ -52,6 +52,13 @@ def gate(found: dict[str, Any]) -> Iterator[Row]:
            "at most 2")  # fmt: skip
 
 
+def prove(found: dict[str, Any]) -> Iterator[Row]:
+    """`run --prove-fix` on the incident beside `run`."""
+    yield ("run --prove-fix on the tiny incident", f"{found['proved_seconds']} s",
+           f"run {found['seconds']} s", f"{found['processor_ratio']} times its processor time",
+           "at most 2")  # fmt: skip
+
+
 def callback(found: dict[str, Any]) -> Iterator[Row]:
     """`SanityCallback` beside the step that it watches."""
     yield ("SanityCallback in a step", f"{found['inside_ms']:.2f} ms",
@@ -85,6 +92,7 @@ ROWS: dict[str, Callable[[Any], Iterator[Row]]] = {
     "scan": scan,
     "scan_roles": scan_roles,
     "gate": gate,
+    "prove": prove,
     "callback": callback,
     "diagnose": diagnose,
     "collect": collect,

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -257,28 +256,3 @@ def test_progress_and_colour_only_for_a_terminal(
     assert "\x1b[" in terminal.stdout
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b[" not in call(*arguments).stdout
-
-
-# --- the incident --------------------------------------------------------------------------------
-
-
-def test_the_incident_as_a_user_runs_it(launch: Launch) -> None:
-    pytest.importorskip("tiktoken")
-    result = launch("run", "fixtures.pipelines.tiny_qwen3:incident", "--json", "-")
-    document = json.loads(result.stdout)
-    by_code = {row["code"]: row for row in document["results"]}
-    if tuple(int(part) for part in version("transformers").split(".")[:2]) < (4, 54):
-        assert result.returncode == 0, result.stderr
-        assert by_code["TS502"]["status"] == "pass"
-        return
-    assert result.returncode == 1, result.stderr
-    summary = document["summary"]
-    assert summary["first_broken_stage"] == "loss"
-    assert (summary["fail"], summary["error"]) == (1, 0)
-    assert by_code["TS502"]["factor"] == pytest.approx(12, rel=1e-3)
-    assert "gradient_accumulation_steps = 12" in by_code["TS502"]["cause"]
-    assert "accepts_loss_kwargs = False" in by_code["TS502"]["fix"]
-    assert summary["acquitted"].keys() >= {
-        "PAD / EOS", "pad_to_multiple_of", "attention mask", "head initialisation", "labels"
-    }  # fmt: skip
-    assert "not sane. First broken stage: loss" in result.stderr

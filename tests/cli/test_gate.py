@@ -80,8 +80,8 @@ def test_a_proof_stands_in_every_report(call: Call, tmp_path: Path) -> None:
     files = ("--json", "r.json", "--github-summary", "r.md", "--github-annotations")
     result = call(*LOUD, "--prove-fix", *files)
     assert result.exit_code == 1
-    assert "proof     proved: with loss / 3 before backward() " in result.stdout
-    assert "proof: proved: with loss / 3 before backward() " in result.stdout  # the annotation
+    assert "proof     proved: with loss / 3 before backward(), and in the log " in result.stdout
+    assert "proof: proved: with loss / 3 before backward(), and" in result.stdout  # annotated
     document = json.loads((tmp_path / "r.json").read_text())
     jsonschema.validate(document, schema())
     proof = document["results"][0]["findings"][0]["proof"]

@@ -123,6 +123,9 @@ def one_rank_is_nan() -> Any:
 
 def one_rank_raises() -> Any:
     """The second process runs into an error in the middle of a step."""
+    from trainsanity.engine import processes
+
+    processes.PATIENCE = 5.0  # the first is in a collective operation, however long one waits
     trainer = tiny_qwen3.repaired(**SETTINGS)
     compute_loss = trainer.compute_loss
 

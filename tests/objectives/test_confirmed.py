@@ -5,13 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fixtures.accumulation import BUILDERS
+from fixtures.accumulation import BUILDERS as TASKS
 from fixtures.faults import subclassed
+from fixtures.outputs import multiple_choice
 from trainsanity import Pipeline
 from trainsanity.engine.registry import registry
 from trainsanity.engine.runner import run
 from trainsanity.engine.session import objective_of
 from trainsanity.objectives.base import SINGLE_LABEL, TOKENS
+from trainsanity.objectives.classification import MULTIPLE_CHOICE
 from trainsanity.objectives.masked_lm import MASKED_LM, SEQ2SEQ
 from trainsanity.types import Status
 
@@ -21,7 +23,9 @@ OBJECTIVES = {
     "bart": SEQ2SEQ,
     "image_classification": SINGLE_LABEL,
     "token_classification": TOKENS,
+    "multiple_choice": MULTIPLE_CHOICE,
 }
+BUILDERS = {**TASKS, "multiple_choice": multiple_choice}
 
 
 def judged(trainer):

@@ -35,9 +35,18 @@ SPEC = PipelineSpec(
 # What its settings cost on this machine is no question of sanity.
 LEFT_OUT = ["loop.survives_killed_save", "speed"]
 
+RUNS = [check.name for check in registry().all() if check.cost is Cost.RUN]
+"""Each trains this model for several steps, most of a minute together; `tox -e pretrained` asks."""
 
-@trainsanity.parametrize_with_checks(SPEC, ignore=LEFT_OUT, max_cost=Cost.RUN)
+
+@trainsanity.parametrize_with_checks(SPEC, ignore=LEFT_OUT)
 def test_sanity(pipeline, check):
+    check(pipeline)
+
+
+@pytest.mark.matrix
+@trainsanity.parametrize_with_checks(SPEC, select=RUNS, ignore=LEFT_OUT, max_cost=Cost.RUN)
+def test_runs(pipeline, check):
     check(pipeline)
 
 

@@ -177,7 +177,7 @@ class _ChildVisit(Visit["Verdict"]):
         declare(pipeline, self.call["declared"])
         options = Options(**self.call["options"])
         judged = judge(pipeline, options, self.call["expected_failures"], self.handover.progress)
-        return verdict_on([judged], options, text_of(judged[0], options))
+        return verdict_on([judged], options, text_of(judged.report, options))
 
     def _end(self) -> NoReturn:
         for stream in (sys.stdout, sys.stderr):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trainsanity.cli.gate import Baseline, entries_of
 from trainsanity.engine.progress import connected
@@ -13,6 +13,7 @@ from trainsanity.engine.registry import registry
 from trainsanity.engine.report import Policy, Report
 from trainsanity.engine.runner import run as run_checks
 from trainsanity.errors import ExitCode
+from trainsanity.patches import Patch, patch_of
 from trainsanity.report import screen
 from trainsanity.report.github import summary as markdown
 from trainsanity.report.github import workflow_commands
@@ -25,7 +26,13 @@ from trainsanity.report.text import render as in_full
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
-Judged = tuple[Report, Sequence[Picture]]
+
+class Judged(NamedTuple):
+    """What is known of one pipeline when it is gone."""
+
+    report: Report
+    pictures: Sequence[Picture] = ()
+    patch: Patch | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,7 @@ class Options:
         fail_fast: stop after the first failure.
         strict, warnings_as_errors: as in :class:`Policy`.
         prove_fix: try the repairs that failures name.
+        patch: folder that a patch of the proved ones begins at; None if none is wanted.
         baseline: path of an earlier JSON report, whose failures are known; None for none.
         no_rows: keep out of all reports what may come from rows.
         form: ``screen``, ``full`` or ``line``.
@@ -55,6 +63,7 @@ class Options:
     strict: bool = False
     warnings_as_errors: bool = False
     prove_fix: bool = False
+    patch: str | None = None
     baseline: str | None = None
     no_rows: bool = False
     form: str = "screen"
@@ -86,6 +95,7 @@ class Verdict:
     summary: str | None = None
     sarif: str | None = None
     expected: Mapping[str, Mapping[str, str]] | None = None
+    patches: Sequence[Mapping[str, Any]] = ()
 
 
 def judge(
@@ -94,7 +104,7 @@ def judge(
     expected_failures: Mapping[str, str],
     show: Callable[[str], None],
 ) -> Judged:
-    """Return the report on a pipeline, and its pictures.
+    """Return the report on a pipeline, its pictures, and its patch.
 
     Args:
         pipeline: what is judged.
@@ -113,14 +123,20 @@ def judge(
         options.timeout,
         fail_fast=options.fail_fast,
     )
-    if options.prove_fix:
+    patch = None
+    if options.prove_fix or options.patch is not None:
         report = proved(pipeline, report, show, options.timeout)
+    if options.patch is not None:
+        # Made while the script is in its call of train(): its frames tell the lines.
+        patch = patch_of(pipeline, report, options.patch)
     report = replace(report, policy=options.policy)
     if options.baseline is not None:
         report = Baseline.read(options.baseline).applied(report)
     # Collected while the pipeline is alive: what they show is not in the report.
     pictures: Sequence[Picture] = pictures_of(pipeline) if options.html else ()
-    return (without_rows(report), ()) if options.no_rows else (report, pictures)
+    if options.no_rows:
+        return Judged(without_rows(report), (), patch)
+    return Judged(report, pictures, patch)
 
 
 def text_of(report: Report, options: Options) -> str:
@@ -133,12 +149,12 @@ def text_of(report: Report, options: Options) -> str:
 
 def verdict_on(judged: Sequence[Judged], options: Options, text: str = "") -> Verdict:
     """Return what is to be written of these reports beside their text."""
-    reports = [report for report, _ in judged]
+    reports = [one.report for one in judged]
     page = None
     if options.html:
         from trainsanity.report import html
 
-        page = html.render(list(judged), debug=options.debug)
+        page = html.render([(one.report, one.pictures) for one in judged], debug=options.debug)
     lines = workflow_commands(reports) if options.annotations else ()
     return Verdict(
         ExitCode.worst(report.exit_code() for report in reports),
@@ -149,4 +165,5 @@ def verdict_on(judged: Sequence[Judged], options: Options, text: str = "") -> Ve
         markdown(reports) if options.summary else None,
         as_sarif(reports) if options.sarif else None,
         entries_of(reports) if options.expected else None,
+        [asdict(one.patch) for one in judged if one.patch is not None],
     )

@@ -31,6 +31,7 @@ from trainsanity.cli.output import (
     style,
     write,
 )
+from trainsanity.cli.patching import PatchFile
 from trainsanity.cli.targets import TargetCommand, sources_for
 from trainsanity.engine.registry import registry, takes_no_step_twice
 from trainsanity.engine.report import Report
@@ -126,6 +127,13 @@ from trainsanity.types import Check, Cost
     "again, and the pipeline is put back; a cause that this refutes is not told.",
 )
 @click.option(
+    "--patch",
+    "patch_file",
+    metavar="FILE",
+    help="Write the proved repairs as a diff of your script or factory, for 'git apply' or "
+    "'patch -p1'; implies --prove-fix. Your files stay as they are.",
+)
+@click.option(
     "--write-expected",
     "expecting",
     is_flag=True,
@@ -173,6 +181,7 @@ def run(  # noqa: PLR0917 - one parameter per option
     summary_file: str | None,
     annotated: bool | None,
     prove_fix: bool,
+    patch_file: str | None,
     expecting: bool,
     baseline: str | None,
     quick: bool,
@@ -214,6 +223,7 @@ def run(  # noqa: PLR0917 - one parameter per option
             "--sarif": sarif_file,
             "--html": html_file,
             "--github-summary": summary_file,
+            "--patch": patch_file,
         }
     )
     output = Output(json_file)
@@ -222,6 +232,7 @@ def run(  # noqa: PLR0917 - one parameter per option
     summary = (
         None if summary_file is None else OutputFile("--github-summary", summary_file, append=True)
     )
+    patch = None if patch_file is None else PatchFile(patch_file)
     if annotated is None:
         annotated = os.environ.get("GITHUB_ACTIONS") == "true"
     width, color = style(output.text)
@@ -243,6 +254,7 @@ def run(  # noqa: PLR0917 - one parameter per option
         summary=summary is not None,
         sarif=sarif is not None,
         prove_fix=prove_fix,
+        patch=None if patch is None else patch.folder,
         baseline=baseline,
         expected=expecting,
     )
@@ -252,6 +264,8 @@ def run(  # noqa: PLR0917 - one parameter per option
     write(output.text, verdict.annotations)
     if expected is not None and verdict.expected is not None:
         write(output.text, expected.write(verdict.expected))
+    if patch is not None:
+        write(output.text, patch.write(verdict.patches))
     if verdict.json is not None:
         output.json(verdict.json)
     if page is not None and verdict.html is not None:
@@ -283,11 +297,11 @@ def _verdict(
         if rank():
             continue
         between = "\n" if len(judged) > 1 and options.form != "line" else ""
-        write(output.text, between + text_of(judged[-1][0], options))
+        write(output.text, between + text_of(judged[-1].report, options))
     verdict = verdict_on(judged, options)
     if len(judged) > 1 and not rank():
         between = "" if options.form == "line" else "\n"
-        write(output.text, f"{between}{screen.total([report for report, _ in judged])}\n")
+        write(output.text, f"{between}{screen.total([one.report for one in judged])}\n")
     return verdict
 
 
@@ -346,7 +360,7 @@ def _judge_or_say_why(source: Source, options: Options, shown: bool | None) -> J
         return _judge(source, options, shown)
     except UsageError as error:
         unjudged = Report.of_unjudged(source.id, str(error), len(registry().all()))
-        return replace(unjudged, policy=options.policy), ()
+        return Judged(replace(unjudged, policy=options.policy))
 
 
 def _page_file(name: str) -> OutputFile:

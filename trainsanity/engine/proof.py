@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from trainsanity.isolation.fingerprint import StateChanged, guarded
 from trainsanity.isolation.out_of_memory import give_back, out_of_memory
 from trainsanity.isolation.random_states import global_random_states
 from trainsanity.repairs import CannotApply, ChangesNothing, applied
-from trainsanity.types import Check, Finding, Proof, Proved, Repair, Result, Severity, Status
+from trainsanity.types import Check, Cost, Finding, Proof, Proved, Repair, Result, Severity, Status
 
 if TYPE_CHECKING:
     from trainsanity.engine.report import Report
@@ -81,11 +81,35 @@ def proved(
             # What is tried after that would be tried on another pipeline.
             lost = f"{error}: nothing could be tried after that"
             trials[repair] = _Trial(repair, {}, lost)
+    refuted = {one for one in trials if _refuted(one, failed, report, trials)}
     results = tuple(
-        _with_proofs(result, report, trials) if result.status is Status.FAIL else result
+        _with_proofs(result, report, trials)
+        if result.status is Status.FAIL
+        else _untold(result, refuted)
         for result in report.results
     )
     return replace(report, results=results)
+
+
+def _refuted(
+    repair: Repair, failed: Sequence[Result], report: Report, trials: Mapping[Repair, _Trial]
+) -> bool:
+    """Return whether a repair mends none of the failures that name it."""
+    named = ((f, result) for result in failed for f in _failures(result) if repair in f.repairs)
+    return all(_judged(*one, report, trials[repair]).status is Proved.REFUTED for one in named)
+
+
+def _untold(result: Result, refuted: Collection[Repair]) -> Result:
+    """Return a result that another explains without causes that were refuted there."""
+    if result.status is not Status.BLOCKED:
+        return result
+    findings = tuple(
+        replace(finding, cause=None, fix=None, candidates=())
+        if finding.repairs and all(one in refuted for one in finding.repairs)
+        else finding
+        for finding in result.findings
+    )
+    return replace(result, findings=findings)
 
 
 def _repairs(failed: Sequence[Result]) -> list[Repair]:
@@ -119,6 +143,9 @@ def _tried(pipeline: Pipeline, report: Report, repair: Repair, timeout: float | 
     Raises:
         StateChanged: it could not be put back.
     """
+    if pipeline.captured is not None and _needs_steps(report, repair):
+        why = "a script's own loop has run and cannot be asked again with it"
+        return _Trial(repair, {}, why)
     try:
         with (
             guarded(pipeline, f"the repair {repair.words!r}", {}),
@@ -140,6 +167,12 @@ def _tried(pipeline: Pipeline, report: Report, repair: Repair, timeout: float | 
             give_back(error)
         plain = str(error) if isinstance(error, UsageError) else first_line(error)
         return _Trial(repair, {}, f"it could not be tried ({type(error).__name__}: {plain})")
+
+
+def _needs_steps(report: Report, repair: Repair) -> bool:
+    """Return whether a check that names the repair looks at recorded steps."""
+    named = (r for r in report.results if any(repair in f.repairs for f in r.findings))
+    return any(result.check.cost >= Cost.STEP for result in named)
 
 
 @contextlib.contextmanager
@@ -168,7 +201,7 @@ def _asked(report: Report, repair: Repair) -> list[Check]:
     return [
         result.check
         for result in report.results
-        if result.check in behind or result.check.cost <= most
+        if result.check in behind or result.check.cost <= most or result.check.name == repair.then
     ]
 
 
@@ -246,6 +279,9 @@ def _judged(finding: Finding, result: Result, report: Report, trial: _Trial) -> 
     if trial.why or result.check.name not in trial.results:
         return Proof(Proved.UNTRIED, f"{words}: {trial.why or 'not judged with it'}", words)
     new = trial.results[result.check.name]
+    instead = trial.results.get(trial.repair.then or "")
+    if new.status is Status.SKIP and instead is not None and instead.status in GOOD:
+        return _judged_by_another(finding, report, trial, instead)
     if new.status not in (*GOOD, Status.FAIL) and not new.findings:
         sentence = f"with {words} the check has no verdict: {new.reason}"
         return Proof(Proved.UNTRIED, sentence, words, finding.observed)
@@ -264,13 +300,28 @@ def _judged(finding: Finding, result: Result, report: Report, trial: _Trial) -> 
     turned = f"{len(green)} {'check turns' if len(green) == 1 else 'checks turn'} green"
     told = f"with {words} {became or 'it is gone'}; {turned}"
     if red:
-        sentence = f"{told}, but {', '.join(red)} red, which passed."
+        sentence = f"{told}, but {', '.join(red)} red, which did not fail."
         return replace(proof, status=Proved.UNPROVED, sentence=sentence)
     return replace(proof, status=Proved.PROVED, sentence=f"{told}, none red.")
 
 
+def _judged_by_another(finding: Finding, report: Report, trial: _Trial, instead: Result) -> Proof:
+    """Return the proof where a check does not apply to what the repair puts in its place."""
+    words, code = trial.repair.words, instead.check.code
+    green, red = _turned(report, trial)
+    told = f"with {words} the check does not apply, and {code} passes"
+    proof = Proof(Proved.PROVED, "", words, finding.observed, None, green, red)
+    if red:
+        sentence = f"{told}, but {', '.join(red)} red, which did not fail."
+        return replace(proof, status=Proved.UNPROVED, sentence=sentence)
+    return replace(proof, sentence=f"{told}; none turns red.")
+
+
 def _turned(report: Report, trial: _Trial) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the codes of the checks that turned green, and of those that turned red."""
+    """Return the codes of the checks that turned green, and of those that turned red.
+
+    One that did not apply and fails with the repair has turned red as well.
+    """
     green, red = [], []
     for before in report.results:
         after = trial.results.get(before.check.name)
@@ -278,7 +329,7 @@ def _turned(report: Report, trial: _Trial) -> tuple[tuple[str, ...], tuple[str, 
             continue
         if before.status in BROKEN and after.status in GOOD:
             green.append(before.check.code)
-        elif before.status in GOOD and after.status in (Status.FAIL, Status.ERROR):
+        elif before.status in (*GOOD, Status.SKIP) and after.status in (Status.FAIL, Status.ERROR):
             red.append(before.check.code)
     return tuple(green), tuple(red)
 

@@ -60,6 +60,8 @@ class Runner:
         self.results: dict[str, Result] = {}
         self._broken: dict[str, str] = {}
         """Measurements that raised, and the check that met the error first."""
+        self._told: dict[str, str] = {}
+        """Exceptions of measurements in words, and the check that told each."""
         self._judging: set[str] = set()
         self._searching = False
 
@@ -144,6 +146,13 @@ class Runner:
             stopped_by = self._stopped_by()
             self._broken[error.name] = (stopped_by or check).name
             if stopped_by is None:
+                # What a collator or a model raises is told once, whoever calls it.
+                same = f"{type(error.error).__name__}: {error.error}"
+                told_by = self._told.setdefault(same, check.name)
+                if told_by != check.name:
+                    self._broken[error.name] = told_by
+                    blocked = ended(Status.BLOCKED, str(error), _traceback(error))
+                    return replace(blocked, blocked_by=told_by)
                 return ended(Status.ERROR, str(error), _traceback(error))
             return self._stopped(check, stopped_by, error)
         except (Exception, SystemExit) as error:

@@ -56,6 +56,16 @@ def global_random_states() -> Callable[[], None]:
     return restore
 
 
+def reseed(seed: int) -> None:
+    """Begin the random numbers of Python, numpy and torch anew."""
+    import numpy
+    import torch
+
+    random.seed(seed)
+    numpy.random.seed(seed)
+    torch.manual_seed(seed)
+
+
 def random_hashes() -> dict[str, str]:
     """Return a hash of each of the process's random states, by library."""
     import xxhash

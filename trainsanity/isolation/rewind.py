@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from trainsanity.isolation.kinds import Lost, hooks_of, iterator_types, note_for, wound_back
+from trainsanity.isolation.large import Copied, Large
 from trainsanity.isolation.reachable import (
     ATOMS,
     Path,
@@ -38,7 +39,8 @@ from trainsanity.isolation.reachable import (
 
 MANY = 10_000
 """Elements of a container that are looked into; of a larger one the elements are noted alone, since
-a walk through a million rows would take longer than the measurement that it guards."""
+a walk through a million rows would take longer than the measurement that it guards.  Words and
+numbers alone are copied once, see :mod:`.large`."""
 
 ENOUGH = 300_000
 """Objects of one walk, as many as a second is enough for."""
@@ -52,6 +54,7 @@ class Rewind:
         elsewhere: ids of tensors whose values somebody else puts back.
         room: bytes of tensors and arrays that may be copied.
         apart: objects that are not looked into.
+        large: copies of large containers from earlier walks.
     """
 
     def __init__(
@@ -60,8 +63,11 @@ class Rewind:
         elsewhere: set[int],
         room: int = 1 << 31,
         apart: Iterable[Any] = (),
+        large: Large | None = None,
     ) -> None:
         self._elsewhere, self.room = elsewhere, room
+        self._large = Large() if large is None else large
+        self._copied: list[Copied] = []
         self._restorers: list[Callable[[], None]] = []
         self._dicts: list[tuple[dict[Any, Any], dict[Any, Any], bool]] = []
         self._lists: list[tuple[Any, list[Any]]] = []
@@ -89,6 +95,10 @@ class Rewind:
         for sequence, elements in self._lists:
             if len(sequence) != len(elements) or not all(map(operator.is_, sequence, elements)):
                 _attempt(functools.partial(_reload, sequence, elements), errors)
+        for one in self._copied:
+            if not one.is_current():
+                put = _reload if isinstance(one.container, list) else _refill
+                _attempt(functools.partial(put, one.container, one.copy), errors)
         for container in self._empty:
             if container:
                 container.clear()
@@ -118,7 +128,9 @@ class Rewind:
     def _contents(self, obj: Any, path: Path) -> None:
         """Note what an object holds besides attributes."""
         cls: Any = type(obj)
-        if issubclass(cls, dict):
+        if cls in (list, dict) and len(obj) > MANY and (copied := self._large.copied(obj)):
+            self._copied.append(copied)
+        elif issubclass(cls, dict):
             self._dict(obj, path)
         elif issubclass(cls, (list, collections.deque)):
             self._lists.append((obj, list(obj)))
@@ -305,7 +317,7 @@ def _base(mapping: dict[Any, Any]) -> Any:
     return collections.OrderedDict if isinstance(mapping, collections.OrderedDict) else dict
 
 
-def _refill(mapping: dict[Any, Any], held: dict[Any, Any], attributes: bool) -> None:
+def _refill(mapping: dict[Any, Any], held: dict[Any, Any], attributes: bool = False) -> None:
     base = _base(mapping)
     if attributes:
         # Never all gone, even for a moment: other threads may look at the object.

@@ -8,10 +8,12 @@ import copy
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.isolation.host_memory import room_for, to_device, to_host
+from trainsanity.isolation.large import Large
 from trainsanity.isolation.overrides import written_by_modes
 from trainsanity.isolation.parts import (
     backend_settings,
@@ -129,6 +131,10 @@ def _surroundings() -> Undo:
     return restore
 
 
+_large: weakref.WeakKeyDictionary[Any, Large] = weakref.WeakKeyDictionary()
+"""Copies of each pipeline's vocabulary and the like, from one walk to the next."""
+
+
 def reachable_state(pipeline: Pipeline) -> Undo:
     """Return the undo step of all that the pipeline's parts hold, besides the model's tensors.
 
@@ -154,7 +160,9 @@ def reachable_state(pipeline: Pipeline) -> Undo:
     for k, part in enumerate(getattr(optimizer, "parts", ()), 1):
         parts[f"optimizer {k}"] = part
     # The last is walked first, and so names what it holds.
-    noted = Rewind(reversed(parts.items()), {id(tensor) for tensor in tensors})
+    elsewhere = {id(tensor) for tensor in tensors}
+    large = _large.setdefault(pipeline, Large())
+    noted = Rewind(reversed(parts.items()), elsewhere, large=large)
 
     def restore() -> None:
         for sentence in noted.restore():

@@ -49,6 +49,8 @@ class Objective:
         shifts: whether position t predicts the label at t + 1.
         beside_inputs: whether labels of tokens lie beside the model's input tokens.
         of_words: whether the classes are the words of the vocabulary.
+        of_choices: whether the classes are choices of the row, each with a pass of its own, and the
+            head has one output whatever ``num_labels`` is.
         known: whether the reference loss is known.
         additive: whether the loss of a batch is a mean over its rows.
         by_trainer: whether it is known by the Trainer's class, before the model's class is asked.
@@ -61,6 +63,7 @@ class Objective:
     shifts: ClassVar[bool] = False
     beside_inputs: ClassVar[bool] = True
     of_words: ClassVar[bool] = False
+    of_choices: ClassVar[bool] = False
     known: ClassVar[bool] = False
     additive: ClassVar[bool] = True
     by_trainer: ClassVar[bool] = False

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
 
+MULTIPLE_CHOICE = "multiple_choice"
+
 HEADS = ("ForSequenceClassification", "ForImageClassification", "ForAudioClassification")
 """Heads whose loss transformers chooses by ``problem_type``, whatever the rows hold."""
 
@@ -63,6 +65,22 @@ class SingleLabel(CrossEntropy):
     def matches(cls, pipeline: Pipeline) -> bool:
         """Return whether the head classifies rows by one label."""
         return problem_type(pipeline) == SINGLE_LABEL
+
+
+@objective
+@dataclass(frozen=True)
+class MultipleChoice(CrossEntropy):
+    """One of several endings of a row, each with a score of its own."""
+
+    name: ClassVar[str] = MULTIPLE_CHOICE
+    item_word: ClassVar[str] = "questions"
+    of_rows: ClassVar[bool] = True
+    of_choices: ClassVar[bool] = True
+
+    @classmethod
+    def matches(cls, pipeline: Pipeline) -> bool:
+        """Return whether the head scores the choices of a row."""
+        return "ForMultipleChoice" in head_classes(pipeline)
 
 
 @objective

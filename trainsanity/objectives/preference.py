@@ -1,4 +1,4 @@
-"""Preferences, rewarded policies and distillation: language models without labels of their own.
+"""Preferences and rewarded policies: language models without labels of their own.
 
 None has a reference loss here.  They are told apart from next-token prediction, which their model's
 class would suggest, and the laws judge them.
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 PREFERENCE = "preference"
 POLICY = "policy"
-DISTILLATION = "distillation"
 
 PREFERENCE_TRAINERS = (
     "DPOTrainer",
@@ -35,7 +34,6 @@ POLICY_TRAINERS = (
     "XPOTrainer",
     "NashMDTrainer",
 )
-DISTILLATION_TRAINERS = ("GKDTrainer", "GOLDTrainer", "DistillationTrainer", "MiniLLMTrainer")
 
 
 def of_classes(trainer: Any, names: tuple[str, ...]) -> bool:
@@ -84,18 +82,3 @@ class Policy(Objective):
     def matches(cls, pipeline: Pipeline) -> bool:
         """Return whether TRL's Trainer rewards completions."""
         return of_classes(pipeline.trainer, POLICY_TRAINERS)
-
-
-@objective
-@dataclass(frozen=True)
-class Distillation(Objective):
-    """The distribution of a teacher, token by token."""
-
-    name: ClassVar[str] = DISTILLATION
-    item_word: ClassVar[str] = "tokens"
-    by_trainer: ClassVar[bool] = True
-
-    @classmethod
-    def matches(cls, pipeline: Pipeline) -> bool:
-        """Return whether TRL's Trainer follows a teacher."""
-        return of_classes(pipeline.trainer, DISTILLATION_TRAINERS)

@@ -16,18 +16,25 @@ if TYPE_CHECKING:
 
 IGNORED = -100
 
+COUNTED = ("completion_mask", "assistant_masks", "loss_mask")
+"""Names under which collators say which tokens are targets."""
+
 Change = Callable[[list[Any], Any], None]
 """Changes a batch in place; is given the rows that it was made of, too."""
 
 
 @contextlib.contextmanager
 def padding_unlabelled(pipeline: Pipeline) -> Iterator[None]:
-    """Ignore labels where the attention mask is 0."""
+    """Ignore labels, and count no targets, where the attention mask is 0."""
 
     def change(_: list[Any], batch: Any) -> None:
         labels, mask = batch.get("labels"), batch.get("attention_mask")
         if labels is not None and mask is not None and labels.shape == mask.shape:
             batch["labels"] = labels.masked_fill(mask == 0, IGNORED)
+        for name in COUNTED:
+            counted = batch.get(name)
+            if counted is not None and mask is not None and counted.shape == mask.shape:
+                batch[name] = counted.masked_fill(mask == 0, 0)
 
     with _mended(pipeline, change):
         yield

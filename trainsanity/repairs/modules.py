@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.pipeline import active_adapters
-from trainsanity.repairs import CannotApply, ChangesNothing
+from trainsanity.repairs import CannotApply, ChangesNothing, can_step_again
+from trainsanity.repairs.loops import groups_completed
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -78,14 +79,18 @@ def _trainable(pipeline: Pipeline, chosen: Callable[[str], bool]) -> Iterator[No
     ]
     if not frozen:
         raise ChangesNothing("these parameters are trainable already")
-    for p in frozen:
-        p.requires_grad_(True)
-    try:
-        yield
-    finally:
+    with contextlib.ExitStack() as stack:
         for p in frozen:
-            p.requires_grad_(False)
-            p.grad = None
+            p.requires_grad_(True)
+        try:
+            if can_step_again(pipeline):  # a Trainer builds its optimizer after that
+                with contextlib.suppress(ChangesNothing):
+                    stack.enter_context(groups_completed(pipeline))
+            yield
+        finally:
+            for p in frozen:
+                p.requires_grad_(False)
+                p.grad = None
 
 
 @contextlib.contextmanager
@@ -100,20 +105,22 @@ def frozen_in_eval(pipeline: Pipeline) -> Iterator[None]:
     ]
     if not frozen:
         raise ChangesNothing("no module of the model is frozen as a whole")
-    before = [module.training for module in frozen]
+    parts = {part: part.training for module in frozen for part in module.modules()}
 
     def stay(module: Any) -> Callable[..., Any]:
         return lambda mode=True: module
 
+    for part in parts:  # a layer without parameters, too: nobody asks it any more
+        part.training = False
     for module in frozen:
-        module.training = False
         vars(module)["train"] = stay(module)
     try:
         yield
     finally:
-        for module, training in zip(frozen, before, strict=True):
+        for module in frozen:
             vars(module).pop("train", None)
-            module.training = training
+        for part, training in parts.items():
+            part.training = training
 
 
 @contextlib.contextmanager

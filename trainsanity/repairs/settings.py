@@ -39,6 +39,12 @@ def changed(owner: Any, **values: Any) -> Iterator[None]:
                 vars(owner)[name] = value
 
 
+def schedule_of(pipeline: Pipeline) -> Any:
+    """Return the schedule that the user built, without what accelerate puts around it; or None."""
+    held = pipeline.lr_scheduler if pipeline.trainer is None else pipeline.trainer.lr_scheduler
+    return getattr(held, "scheduler", held)
+
+
 @contextlib.contextmanager
 def attribute(pipeline: Pipeline, where: str, name: str, value: Any) -> Iterator[None]:
     """Set one attribute of a part of the pipeline."""
@@ -52,6 +58,7 @@ def attribute(pipeline: Pipeline, where: str, name: str, value: Any) -> Iterator
         "config": pipeline.config,
         "generation_config": getattr(model, "generation_config", None),
         "args": pipeline.args,
+        "lr_scheduler": schedule_of(pipeline),
     }[where]
     if owner is None:
         raise CannotApply(f"this pipeline has no {where}")
@@ -89,4 +96,14 @@ def label_names(pipeline: Pipeline, names: tuple[str, ...]) -> Iterator[None]:
         raise CannotApply("the model has no config")
     by_id = dict(enumerate(names))
     with changed(pipeline.config, id2label=by_id, label2id={n: k for k, n in by_id.items()}):
+        yield
+
+
+@contextlib.contextmanager
+def neftune_off(pipeline: Pipeline) -> Iterator[None]:
+    """Add no noise to the embeddings: the Trainer has copied the setting when it was built."""
+    with contextlib.ExitStack() as stack:
+        for owner in (pipeline.args, pipeline.trainer):
+            if getattr(owner, "neftune_noise_alpha", None) is not None:
+                stack.enter_context(changed(owner, neftune_noise_alpha=None))
         yield

@@ -12,7 +12,7 @@ from trainsanity.maths.alignment import Placement, place
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Collating, Made
 from trainsanity.measurements.batches.strategies import Rows
-from trainsanity.objectives.base import IGNORED, MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from trainsanity.objectives.base import IGNORED
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -43,7 +43,7 @@ def _per_token(pipeline: Pipeline) -> bool:
     """Return whether the task has a label for each token rather than some for each row."""
     objective = objective_of(pipeline)
     if objective.known:
-        return objective.name not in (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
+        return not objective.of_rows
     # Nobody knows the loss: a label a row is a number, or a vector of floats.
     batch = Session.of(pipeline).measurements.get("batch")
     labels = batch.micro_batches[0].inputs.get("labels")

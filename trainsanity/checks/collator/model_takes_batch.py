@@ -192,7 +192,9 @@ def _wrong_labels(pipeline: Pipeline, made: Made) -> str | None:
     if labels.is_floating_point() != floating:
         wanted = "floating point" if floating else "integers"
         return f"{task.name} wants {wanted}, they are {str(labels.dtype).removeprefix('torch.')}"
-    if task.name == SINGLE_LABEL:
+    if task.of_choices:  # each of which is a row of tokens
+        size = len(labels) if len(labels) and rows % len(labels) == 0 else rows
+    elif task.name == SINGLE_LABEL:
         size = rows
     elif floating:
         size = rows * outputs

@@ -71,7 +71,17 @@ def clipping(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fi
     sound = math.isfinite(norm) and not math.isnan(limit)
     clipped = sound and abs(after - expected) <= eps * expected
     undeclared = pipeline.trainer is None and not limit
-    if not clipped:
+    if math.isinf(norm) and after == 0:
+        yield Finding(
+            "the gradient's norm is infinite, and the clip makes zeros of all gradients",
+            observed=norm,
+            expected="a finite norm",
+            where="step 1, before clipping",
+            cause="single gradients are so large that their squares overflow",
+            fix="find the micro-batch and its rows with torch.autograd.detect_anomaly; a CTC loss "
+            "of targets that are longer than their input does this",
+        )
+    elif not clipped:
         yield Finding(
             f"the gradient's norm is {after:.4f} when the optimizer steps; "
             f"max_grad_norm {limit:g} makes it {expected:.4f}",

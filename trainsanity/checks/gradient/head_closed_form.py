@@ -16,7 +16,7 @@ from trainsanity.measurements.step.closed_form import closed_form, parts_of_clos
 from trainsanity.measurements.step.confirmed import Confirmed
 from trainsanity.measurements.step.steps import Recording, reference
 from trainsanity.repairs import count_ignored, loss_divided, repair
-from trainsanity.types import Blocked, Cost, Finding, Judges, Measured, Skip
+from trainsanity.types import Blocked, Cost, Finding, Judges, Measured, Repair, Skip
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 
 ZEROED, HELD = "gradient.starts_from_zero", "update.optimizer_holds_trainable"
+
+
+CLIPPED_ONCE = repair("clipping left to max_grad_norm", "own_clip_left_out")
 
 
 @check(
@@ -136,7 +139,7 @@ def _against_closed_form(
             if names
             else "the loss, or the gradient, is scaled by no known quantity of the run",
             fix=_rescaled(pipeline, recording, slope, names),
-            repairs=(*count_ignored(pipeline), loss_divided(slope)) if names else (),
+            repairs=_repairs(pipeline, recording, slope, names),
         )
     return seen, None
 
@@ -160,6 +163,20 @@ def _unreached(*, frozen: bool, adapted: bool) -> dict[str, Any]:
         "another layer made the logits",
         "fix": "look for a detach or no_grad between the head and the loss",
     }
+
+
+def _repairs(
+    pipeline: Pipeline, recording: Recording, slope: float, names: Sequence[str]
+) -> tuple[Repair, ...]:
+    """Return what may bring the gradient back to its scale; what is logged is right."""
+    if recording.clipped_before(pipeline, slope):
+        return (CLIPPED_ONCE,) if pipeline.trainer is not None else ()
+    if not names:
+        return ()
+    counted = any("gradient_accumulation_steps" in name for name in names)
+    accumulated = pipeline.trainer is None and counted
+    divided = loss_divided(slope, logged=False, accumulated=accumulated)
+    return (*count_ignored(pipeline), divided)
 
 
 def _rescaled(pipeline: Pipeline, recording: Recording, slope: float, names: Sequence[str]) -> str:

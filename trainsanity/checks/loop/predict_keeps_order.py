@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.runs.read_in_evaluation import ReadInEvaluation
 from trainsanity.types import Cost, Finding, Measured, Severity
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
 
 
 @check(
@@ -17,7 +21,9 @@ from trainsanity.types import Cost, Finding, Measured, Severity
     needs=("trainer", "eval_dataset"),
     rules_out="order of predictions",
 )
-def predict_keeps_order(read_in_evaluation: ReadInEvaluation) -> Iterator[Measured | Finding]:
+def predict_keeps_order(
+    pipeline: Pipeline, read_in_evaluation: ReadInEvaluation
+) -> Iterator[Measured | Finding]:
     """``predict()`` and ``evaluate()`` read every row once, and ``predict()`` in order.
 
     What it checks: which rows the data loaders of ``predict()`` and ``evaluate()`` read.
@@ -41,7 +47,8 @@ def predict_keeps_order(read_in_evaluation: ReadInEvaluation) -> Iterator[Measur
         trainer.args.dataloader_drop_last = False
         predictions = trainer.predict(rows).predictions
 
-    Known false alarms: predictions that are never put beside rows.
+    Known false alarms: predictions that are never put beside rows. With ``prediction_loss_only``
+    there are none, as in sentence-transformers' Trainers, and their order is not judged.
 
     References: fastai/fastai#975, thuml/Autoformer#104; ``Trainer._get_eval_sampler``.
     """
@@ -78,7 +85,10 @@ def predict_keeps_order(read_in_evaluation: ReadInEvaluation) -> Iterator[Measur
                 severity=Severity.WARNING,
             )
             break
-    if len(set(seen.predicted)) == len(seen.predicted) and seen.predicted != sorted(seen.predicted):
+    # With prediction_loss_only there are no predictions to be put beside rows: a mean has no order.
+    nothing = getattr(pipeline.args, "prediction_loss_only", False)
+    once = len(set(seen.predicted)) == len(seen.predicted)
+    if once and not nothing and seen.predicted != sorted(seen.predicted):
         yield Finding(
             f"predict() reads its rows in another order than that of the dataset: "
             f"{', '.join(map(str, seen.predicted[:6]))}, ...",

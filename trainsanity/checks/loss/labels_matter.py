@@ -10,7 +10,7 @@ from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS
 from trainsanity.measurements.step.steps import Recording
-from trainsanity.objectives.preference import DISTILLATION
+from trainsanity.objectives.distillation import DISTILLATION
 from trainsanity.types import Cost, Finding, Measured, Skip
 
 if TYPE_CHECKING:

@@ -11,6 +11,8 @@ from trainsanity.measurements.step.policy_passes import Policy
 from trainsanity.repairs import repair
 from trainsanity.types import Cost, Finding, Measured, Skip
 
+UNLABELLED = repair("labels[attention_mask == 0] = -100", "padding_unlabelled")
+
 
 @check(
     "TS517",
@@ -82,7 +84,7 @@ def padding_does_not_matter(policy: Policy) -> Iterator[Measured | Finding]:
             cause="the padding is among the targets, or in the sum of log-probabilities",
             fix="mask the padding: labels of -100 where attention_mask is 0, and log-probabilities "
             "times a mask that is 0 there",
-            repairs=(repair("labels[attention_mask == 0] = -100", "padding_unlabelled"),),
+            repairs=(UNLABELLED,) if policy.labelled else (),
         )
     change = f"{policy.padded} more" if policy.widened else f"other token ids under {policy.padded}"
     pulled = "" if policy.widened else f" and the gradient by {moved:.2g} of itself"

@@ -19,6 +19,8 @@ from trainsanity.types import Cost, Finding, Measured, Severity, Skip
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
+NEFTUNE_OFF = repair("neftune_noise_alpha = None", "neftune_off")
+
 
 @check(
     "TS512",
@@ -128,8 +130,9 @@ def _apart(pipeline: Pipeline, policy: Policy, name: str, gap: Gap, quiet: Gap) 
             fix="turn the noise off where the reference is asked: disable_dropout=True, "
             "ref_model.eval(), and no neftune_noise_alpha beside an adapter",
             repairs=(
+                *((NEFTUNE_OFF,) if neftune(pipeline) else ()),
                 repair("ref_model.eval()", "teachers_quiet"),
-                repair("dropout off", "dropout_off"),
+                *((repair("dropout off", "dropout_off"),) if dropouts(pipeline) else ()),
             ),
         )
     if alike:

@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
+from trainsanity.engine.session import Session, objective_of
 from trainsanity.maths.tolerances import MARGIN
+from trainsanity.measurements.model.companions import Companions
 from trainsanity.measurements.model.forward import Forward
 from trainsanity.measurements.model.head import weight_values
+from trainsanity.objectives.base import SINGLE_LABEL
 from trainsanity.repairs import repair
 from trainsanity.types import Cost, Finding, Measured, Repair
 
@@ -22,10 +25,12 @@ probabilities."""
 
 
 @check("TS401", "model.logits_finite", cost=Cost.FORWARD, rules_out="head initialisation")
-def logits_finite(pipeline: Pipeline, forward: Forward) -> Iterator[Measured | Finding]:
+def logits_finite(pipeline: Pipeline) -> Iterator[Measured | Finding]:
     """Head weights and logits are finite, not too large, and no probabilities.
 
-    What it checks: every weight of the head and every logit of the first optimizer step's rows.
+    What it checks: every weight of the head and every logit of the first optimizer step's rows. For
+    other models than classifiers of rows: the model's first output for a few rows of the first
+    micro-batch, which may be minus infinity where it marks what cannot occur, and no more is asked.
 
     Why it matters: one NaN makes the loss NaN, and the Trainer's ``logging_nan_inf_filter`` logs a
     plausible number in its place.  Cross entropy takes a softmax of what it is given: of C
@@ -47,6 +52,10 @@ def logits_finite(pipeline: Pipeline, forward: Forward) -> Iterator[Measured | F
     References: huggingface/transformers#46002, huggingface/transformers#28244;
     torch.nn.CrossEntropyLoss, which takes logits.
     """
+    if objective_of(pipeline).name != SINGLE_LABEL:
+        yield from _first_outputs(Session.of(pipeline).measurements.get("companions"))
+        return
+    forward: Forward = Session.of(pipeline).measurements.get("forward")
     weight = weight_values(pipeline.model.get_submodule(forward.head_name))
     if weight.is_meta:  # offloaded: the logits show it
         weight = weight.new_zeros(0, device="cpu")
@@ -100,6 +109,25 @@ def logits_finite(pipeline: Pipeline, forward: Forward) -> Iterator[Measured | F
         "are probabilities",
         seen,
         {"head_weights": 0, "logits": 0},
+    )
+
+
+def _first_outputs(seen: Companions) -> Iterator[Measured | Finding]:
+    """Hold the numbers of a model's first output against being none."""
+    if seen.no_numbers:
+        yield Finding(
+            f"{seen.no_numbers:,} of {seen.outputs:,} outputs for the first rows are no finite "
+            "numbers",
+            observed=seen.no_numbers,
+            expected=0,
+            where="the model's first output, in evaluation mode",
+            cause="an overflow, or a weight that was never initialised",
+            fix="run the forward with torch.autograd.detect_anomaly, or in float32",
+        )
+    yield Measured(
+        f"{seen.no_numbers:,} of {seen.outputs:,} outputs for the first rows are no finite numbers",
+        seen.no_numbers,
+        0,
     )
 
 

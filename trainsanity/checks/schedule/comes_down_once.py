@@ -9,8 +9,9 @@ from trainsanity.engine.registry import check
 from trainsanity.engine.session import Session
 from trainsanity.maths.factors import explained, name_factor
 from trainsanity.measurements.step.own_schedule import OwnSchedule
-from trainsanity.repairs import TRAINERS_OWN
-from trainsanity.types import Finding, Measured, Severity
+from trainsanity.repairs import setting, trainers_own
+from trainsanity.repairs.settings import schedule_of
+from trainsanity.types import Finding, Measured, Repair, Severity
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -67,7 +68,7 @@ def comes_down_once(pipeline: Pipeline, own_schedule: OwnSchedule) -> Iterator[M
             cause="the schedule was made for fewer steps: it is stepped once for each optimizer "
             "step, and not once an epoch",
             fix="give it the number of optimizer steps, or a slower decay",
-            repairs=(TRAINERS_OWN,),
+            repairs=(*_slower(pipeline, steps), *trainers_own(pipeline)),
         )
     elif seen.period and seen.rises and seen.kind == "CosineAnnealingLR":
         facts = {**Session.of(pipeline).facts, "num_train_epochs": pipeline.args.num_train_epochs}
@@ -91,10 +92,18 @@ def comes_down_once(pipeline: Pipeline, own_schedule: OwnSchedule) -> Iterator[M
             "are meant",
             candidates=tuple(names),
             severity=Severity.FAILURE if epochs or names else Severity.WARNING,
-            repairs=(TRAINERS_OWN,),
+            repairs=(setting("lr_scheduler", "T_max", steps), *trainers_own(pipeline)),
         )
     yield Measured(
         f"{seen.kind}: rates from {max(seen.rates):.3g} to {min(seen.rates):.3g} over {steps:,} "
         f"steps, turning upwards {seen.rises} times",
         {"peak": seen.peak, "end": seen.rates[-1], "rises": seen.rises},
     )
+
+
+def _slower(pipeline: Pipeline, steps: int) -> tuple[Repair, ...]:
+    """Return the repair of an exponential decay that was meant for epochs."""
+    epochs, gamma = pipeline.args.num_train_epochs, getattr(schedule_of(pipeline), "gamma", None)
+    if not gamma or type(schedule_of(pipeline)).__name__ != "ExponentialLR":
+        return ()
+    return (setting("lr_scheduler", "gamma", gamma ** (float(epochs) / steps)),)

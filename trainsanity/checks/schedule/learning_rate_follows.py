@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.checks.schedule._schedule import RELATIVE
 from trainsanity.engine.registry import check
+from trainsanity.isolation.callbacks import taking_part
 from trainsanity.measurements.step.schedule import Schedule
 from trainsanity.measurements.step.steps import Recording
-from trainsanity.repairs import TRAINERS_OWN
-from trainsanity.types import Cost, Finding, Measured, Severity
+from trainsanity.repairs import can_step_again, repair, trainers_own
+from trainsanity.types import Cost, Finding, Measured, Repair, Severity
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -31,6 +32,9 @@ COUNTED = (
     "batches: the curve is right at its end, and for warm-up steps counted in batches",
     "count the scheduler's steps, warm-up included, in what it is stepped by",
 )
+
+
+ONCE = repair("lr_scheduler.step() once per optimizer step", "schedule_by_the_step")
 
 
 @check(
@@ -100,7 +104,7 @@ def learning_rate_follows(
             where=f"step {k + 1}" + (f", parameter group {group + 1}" if len(groups) > 1 else ""),
             cause=cause,
             fix=fix,
-            repairs=(TRAINERS_OWN,),
+            repairs=_repairs(pipeline, paced=seen > 0),
             severity=Severity.WARNING if meant else Severity.FAILURE,
         )
     elif (unused := _unused(pipeline.args, schedule, recording)) is not None:
@@ -121,6 +125,31 @@ def learning_rate_follows(
     told = ", ".join(f"{rate:.3g} in step {k}" for k, rate in enumerate(groups[0][0], 1))
     also = f"; {len(bent)} of {len(curve)} points of the scheduler's curve differ" if curve else ""
     yield Measured(f"learning rate{several} {told}{also}", *groups[0])
+
+
+def _repairs(pipeline: Pipeline, *, paced: bool) -> tuple[Repair, ...]:
+    """Return what may mend it.
+
+    Args:
+        pipeline: a loop's own curve may be any, only its pace can be changed.
+        paced: another pace would show: the rate is above 0.
+    """
+    if can_step_again(pipeline):
+        return (ONCE,) if pipeline.lr_scheduler is not None and paced else ()
+    own = [type(one).__name__ for one in taking_part(pipeline.trainer)]
+    if pipeline.trainer is None:
+        return ()
+    pace = trainers_own(pipeline)
+    if not own:
+        return pace
+    without = repair(
+        f"without {' and '.join(own)}",
+        "callbacks_left_out",
+        names=(*own,),
+        cause=f"a callback sets the rate, or steps the scheduler: {' or '.join(own)}",
+        fix="leave the rate to lr_scheduler, which the Trainer steps once per optimizer step",
+    )
+    return (*pace, without)
 
 
 def _per_process(used: list[float], schedule: Schedule) -> bool:

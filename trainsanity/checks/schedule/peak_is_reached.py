@@ -69,7 +69,7 @@ def peak_is_reached(pipeline: Pipeline, schedule: Schedule) -> Iterator[Measured
             fix="lower warmup_steps below the number of optimizer steps"
             if inside
             else "read the schedule's own arguments, lr_scheduler_kwargs",
-            repairs=(setting("args", "warmup_steps", 0),) if inside else (),
+            repairs=(setting("args", "warmup_steps", 0),) if inside and schedule.max_steps else (),
         )
     shown = [k for k in EARLY if k - 1 in schedule.curve and peak]
     shares = {str(k): schedule.curve[k - 1] / peak for k in shown}

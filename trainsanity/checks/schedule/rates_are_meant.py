@@ -11,8 +11,8 @@ from trainsanity.engine.session import Session
 from trainsanity.isolation.rewind import rewound
 from trainsanity.maths.factors import explained, name_factor
 from trainsanity.measurements.step.schedule import planned_steps
-from trainsanity.repairs import TRAINERS_OWN
-from trainsanity.types import Finding, Measured, Severity, Skip
+from trainsanity.repairs import repair, trainers_own
+from trainsanity.types import Finding, Measured, Repair, Severity, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -110,7 +110,7 @@ def _scheduled(
             where="LambdaLR",
             cause="it returns a learning rate, and LambdaLR multiplies lr by what it returns",
             fix="return a factor: 1.0 is the whole of lr",
-            repairs=(TRAINERS_OWN,),
+            repairs=trainers_own(pipeline),
         )
         return told
     end = _end(function, highest, steps) if steps else None
@@ -138,9 +138,15 @@ def _scheduled(
             "steps",
             fix="give it the number of optimizer steps: batches / accumulation x epochs",
             candidates=tuple(names),
-            repairs=(TRAINERS_OWN,),
+            repairs=(_stretched(ratio), *trainers_own(pipeline)),
         )
     return f"{told}, and it comes to 0 at step {end:,} of {steps:,}"
+
+
+def _stretched(ratio: float) -> Repair:
+    """Return the repair of a schedule that was made for another number of steps."""
+    words = f"the schedule {'sped up' if ratio > 1 else 'slowed down'} by {max(ratio, 1 / ratio):g}"
+    return repair(words, "schedule_stretched", factor=ratio)
 
 
 def _factors(function: Any, count: int, begin: int = 0) -> Iterator[float]:

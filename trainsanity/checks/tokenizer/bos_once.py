@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from trainsanity.checks._splits import rows_finding, tally
+from trainsanity.checks.tokenizer._collated_ids import Collated, collated_ids
 from trainsanity.engine.registry import check
 from trainsanity.measurements.data.scan import Scan
-from trainsanity.types import Finding, Measured
+from trainsanity.types import Finding, Measured, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 def bos_once(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding]:
     """No text begins with BOS or CLS twice.
 
-    What it checks: whether rows begin with BOS, or CLS, twice.
+    What it checks: whether rows begin with BOS, or CLS, twice; of rows of texts, which the collator
+    tokenizes, those of a micro-batch.
 
     Why it matters: a chat template writes BOS and the tokenizer adds another when it is given the
     rendered text.  The model has never seen a text begin so; generation with one BOS then is
@@ -38,10 +40,16 @@ def bos_once(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding]:
 
     References: OpenRLHF/OpenRLHF#393.
     """
-    scan.train.require_tokens()
     tokenizer = pipeline.tokenizer
     ids = {name: getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "cls")}
     starts = {name: int(start) for name, start in ids.items() if start is not None}
+    try:
+        scan.train.require_tokens()
+    except Skip:
+        if not (texts := collated_ids(pipeline, scan)):
+            raise
+        yield from _of_batch(pipeline, texts, starts)
+        return
     for split in scan.splits:
         for name, start in starts.items():
             found = split.special[start]
@@ -65,3 +73,27 @@ def bos_once(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding]:
         sum(doubled),
         0,
     )
+
+
+def _of_batch(
+    pipeline: Pipeline, texts: list[Collated], starts: dict[str, int]
+) -> Iterator[Measured | Finding]:
+    """Judge the texts of a micro-batch as the collator tokenized them."""
+    doubled = {
+        name: [text for text in texts if text.ids[:2] == [start, start]]
+        for name, start in starts.items()
+    }
+    for name, found in doubled.items():
+        if found:
+            token = pipeline.tokenizer.convert_ids_to_tokens(starts[name])
+            yield Finding(
+                f"{len(found)} of {len(texts)} texts of a micro-batch begin with {token!r} (id "
+                f"{starts[name]}) twice",
+                observed=len(found),
+                expected=0,
+                where=f"{found[0].name}, row {found[0].row}",
+                cause=f"the text brings {name.upper()}, and the tokenizer adds it",
+                fix="leave it out of the text",
+            )
+    count = sum(map(len, doubled.values()))
+    yield Measured(f"{count} of {len(texts)} texts of a micro-batch begin twice", count, 0)

@@ -64,7 +64,7 @@ def padding_side(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findin
             where="the first step's batches",
             cause="the collator pads by itself, or the rows were padded before the side was set",
             fix=f"tokenizer.padding_side = {other!r}, or let tokenizer.pad do the padding",
-            repairs=(setting("tokenizer", "padding_side", other),),
+            repairs=() if sides[side] else (setting("tokenizer", "padding_side", other),),
         )
     yield Measured(
         f"{sides['left']} of {rows} rows of the first step are padded on the left, "

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.repairs import repair
 from trainsanity.types import Cost, Finding, Measured, Severity
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+GROUPED = repair("the Trainer's own groups of weight decay", "norms_not_decayed")
 
 
 @check(
@@ -16,7 +22,7 @@ from trainsanity.types import Cost, Finding, Measured, Severity
     cost=Cost.STEP,
     rules_out="optimizer",
 )
-def decay_spares_norms(recording: Recording) -> Iterator[Measured | Finding]:
+def decay_spares_norms(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Finding]:
     """Weight decay leaves out norms and biases.
 
     What it checks: the ``weight_decay`` of the groups that hold parameters of normalisation layers
@@ -50,7 +56,7 @@ def decay_spares_norms(recording: Recording) -> Iterator[Measured | Finding]:
             if unchosen
             else "the optimizer's groups put them with the weights that are decayed",
             fix="put norms and biases into a group with weight_decay=0",
-            repairs=(repair("the Trainer's own groups of weight decay", "norms_not_decayed"),),
+            repairs=(GROUPED,) if pipeline.trainer is not None else (),
             severity=Severity.WARNING if unchosen else Severity.FAILURE,
         )
     yield Measured(f"{len(decayed)} of {len(small)} norms and biases are decayed", len(decayed), 0)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.step.steps import Recording
-from trainsanity.repairs import TRAINERS_OWN
+from trainsanity.repairs import can_step_again, repair, trainers_own
 from trainsanity.types import Cost, Finding, Measured
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+COMPLETED = repair("the optimizer holds what is trainable in the model", "groups_completed")
 
 
 @check(
@@ -16,7 +22,9 @@ from trainsanity.types import Cost, Finding, Measured
     cost=Cost.STEP,
     rules_out="optimizer",
 )
-def optimizer_holds_trainable(recording: Recording) -> Iterator[Measured | Finding]:
+def optimizer_holds_trainable(
+    pipeline: Pipeline, recording: Recording
+) -> Iterator[Measured | Finding]:
     """The optimizer holds exactly the trainable parameters.
 
     What it checks: the tensors in the optimizer's groups against the model's parameters with
@@ -54,7 +62,7 @@ def optimizer_holds_trainable(recording: Recording) -> Iterator[Measured | Findi
             else "its groups leave them out, or they were frozen or added when it was built",
             fix="build the optimizer after the last change to the model, with all trainable "
             "parameters",
-            repairs=(TRAINERS_OWN,),
+            repairs=(COMPLETED,) if can_step_again(pipeline) else trainers_own(pipeline),
         )
     held_count = len(trainable) - len(lost)
     yield Measured(

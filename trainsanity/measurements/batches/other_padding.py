@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from trainsanity.objectives.base import IGNORED
+from trainsanity.repairs.batches import COUNTED
+
 MORE = 4
 """Columns of padding that are added: a row's neighbour is often so much longer."""
 
@@ -76,3 +79,16 @@ def _masks(name: str) -> tuple[str, ...]:
             stem = name.removesuffix(ending)
             return f"{stem}attention_mask", f"{stem}mask"
     return ()
+
+
+def labelled_padding(inputs: Mapping[str, Any]) -> int:
+    """Return how many targets of a batch lie where its attention mask is 0."""
+    import torch
+
+    mask = inputs.get("attention_mask")
+    said = {name: inputs.get(name) for name in ("labels", *COUNTED)}
+    return sum(
+        int(((mask == 0) & (one != (IGNORED if name == "labels" else 0))).sum())
+        for name, one in said.items()
+        if torch.is_tensor(one) and torch.is_tensor(mask) and one.shape == mask.shape
+    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.engine.session import objective_of
 from trainsanity.engine.store import measurement
 from trainsanity.measurements.batches.batch import Batch, MicroBatch
-from trainsanity.objectives.base import CAUSAL_LM, IGNORED, MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from trainsanity.objectives.base import CAUSAL_LM, IGNORED, MULTI_LABEL, REGRESSION
 from trainsanity.types import Cost
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def supervision(pipeline: Pipeline, batch: Batch) -> Supervision:
     batch.require_ids()  # the rows may be texts: the batch alone is read
     micro = batch.micro_batches[0]
     labels = micro.inputs.get("labels")
-    a_row = objective_of(pipeline).name in (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
+    a_row = objective_of(pipeline).of_rows
     if labels is None or labels.ndim < 2 or a_row:
         given = [None] * len(micro.inputs["input_ids"]) if labels is None else labels.tolist()
         rows = [

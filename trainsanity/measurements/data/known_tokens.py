@@ -79,7 +79,8 @@ def known_tokens(pipeline: Pipeline) -> KnownTokens:
     if tokenizer is None or not hasattr(tokenizer, "unk_token_id"):
         raise Skip("the pipeline has no tokenizer")
     unknown = tokenizer.unk_token_id
-    others = {tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id}
+    pad = tokenizer.pad_token_id  # looked up once: a tokenizer computes it anew each time
+    others = {pad, tokenizer.eos_token_id, tokenizer.bos_token_id}
     if unknown in others:
         unknown = None  # one token with two meanings cannot be counted
     mask = getattr(tokenizer, "mask_token_id", None)
@@ -93,7 +94,7 @@ def known_tokens(pipeline: Pipeline) -> KnownTokens:
             continue
         seen.rows += 1
         attended = flat(row.get("attention_mask")) or [1] * len(ids)
-        kept = [i for i, m in zip(ids, attended, strict=False) if m and i != tokenizer.pad_token_id]
+        kept = [i for i, m in zip(ids, attended, strict=False) if m and i != pad]
         seen.inputs += len(kept)
         unknown_here = sum(i == unknown for i in kept)
         seen.unknown_inputs += unknown_here
@@ -101,7 +102,7 @@ def known_tokens(pipeline: Pipeline) -> KnownTokens:
             seen.by_row.append((len(kept), unknown_here))
             seen.begun += next((i for i in kept if i not in special), None) == unknown
         if as_tokens and labels:
-            counted = [y for y in labels if y not in (IGNORED, tokenizer.pad_token_id)]
+            counted = [y for y in labels if y not in (IGNORED, pad)]
             seen.targets += len(counted)
             seen.unknown_targets += sum(y == unknown for y in counted)
         if mask is not None and len(ids) == len(labels):

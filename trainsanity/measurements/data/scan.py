@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -222,6 +222,11 @@ def _split(pipeline: Pipeline, name: str, dataset: Any) -> Split:
     rows = rows_of(name, dataset)
     columns = list(rows.table.column_names)
     if not len(rows):
+        if isinstance(dataset, Sized) and len(dataset):
+            raise UsageError(
+                f"{name} has {len(dataset)} rows, and they hold nothing: return a dictionary with "
+                "the model's inputs for each"
+            )
         raise UsageError(f"{name} is empty: pass rows, or None")
     label = pipeline.label_column(dict.fromkeys(columns))
     content = content_of(pipeline, rows.table.schema, label)

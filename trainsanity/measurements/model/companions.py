@@ -42,6 +42,9 @@ class Companions:
 
     Attributes:
         size: largest absolute value of the outputs.
+        no_numbers: how many of the outputs are NaN or infinite; those of minus infinity apart,
+            which mark outputs that cannot occur.
+        outputs: how many there are.
         beside_copies: by row, the greatest difference between a row in its batch and the same
             tensors in a batch of copies of it: one shape, other neighbours.
         unpadded: by row that is padded in its batch, the difference between the row there and the
@@ -64,6 +67,8 @@ class Companions:
     unit: float = 0.0
     mask: str = ""
     precision: Precision | None = None
+    no_numbers: int = 0
+    outputs: int = 0
 
     @property
     def eps(self) -> float:
@@ -118,6 +123,10 @@ def _compared(
     except (TypeError, ValueError) as error:
         # chosen_input_ids and the like: the loss makes of them what the model is given.
         raise Skip(f"the model does not take the batch as it is: {first_line(error)}") from error
+    no_numbers = int((whole.isnan() | (whole == math.inf)).sum())
+    if no_numbers:  # which says all that there is to say
+        return Companions(math.nan, [math.nan], no_numbers=no_numbers, outputs=whole.numel(),
+                          precision=way.precision)  # fmt: skip
     chosen = range(min(ROWS, size))
     beside = [
         float((_first(pipeline, _copies(asked, k, size), size)[k] - whole[k]).abs().max())
@@ -132,6 +141,7 @@ def _compared(
         float(whole.abs().max()),
         beside,
         mask=next((name for name, v in asked.items() if "mask" in name and hasattr(v, "dim")), ""),
+        outputs=whole.numel(),
     )
     # Token models are asked about padding in more ways by the probes.
     if whole.dim() == WIDE and len(rows) == size and "input_ids" not in asked:

@@ -386,5 +386,5 @@ def _promised(pipeline: Pipeline) -> int | None:
         return getattr(config, "vocab_size", None)
     # Every config has a num_labels, also that of a masked language model.
     objective = objective_of(pipeline)
-    counted = objective.known and not objective.of_words
+    counted = objective.known and not objective.of_words and not objective.of_choices
     return getattr(config, "num_labels", None) if counted else None

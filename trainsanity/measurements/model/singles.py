@@ -93,6 +93,8 @@ def _compared(
         if made is None:
             own = pipeline.data_collator([copy.deepcopy(rows[i]) for i in chosen])
             made = without_labels(prepared(pipeline, own))
+            # A collator that replaces tokens at random gives the model another row each time.
+            made = _as_in_its_batch(batch, chosen, made) or made
         output = pipeline.model(**made)
         logits: Tensor = output.logits.double().cpu()
         return logits
@@ -110,23 +112,49 @@ def _compared(
     return Singles(picked, one, batched, noise, unit, asked.precision)
 
 
+def _as_in_its_batch(
+    batch: Batch, chosen: list[int], made: dict[str, Any]
+) -> dict[str, Any] | None:
+    """Return copies of a row's attended columns in its batch, where ``made`` has other tokens."""
+    import torch
+
+    micro, k = _place(batch, chosen[0])
+    own = without_labels(micro.inputs)
+    ids, mask = own.get("input_ids"), own.get("attention_mask")
+    tokens, attended = made.get("input_ids"), made.get("attention_mask")
+    if ids is None or tokens is None or mask is None or attended is None:
+        return None
+    if not ids.dim() == tokens.dim() == mask.dim() == attended.dim() == 2:
+        return None
+    keep = mask[k].bool()
+    if torch.equal(tokens[0][attended[0].bool()], ids[k][keep]):
+        return None
+    if not all(torch.is_tensor(one) and one.shape[:2] == ids.shape for one in own.values()):
+        return None
+    return {name: torch.stack([one[k][keep]] * len(chosen)) for name, one in own.items()}
+
+
+def _place(batch: Batch, row: int) -> tuple[Any, int]:
+    """Return the micro-batch that a row lies in, and its place there."""
+    first = 0
+    for micro in batch:
+        if row < first + len(micro.rows):
+            return micro, row - first
+        first += len(micro.rows)
+    raise IndexError(row)
+
+
 def _cut_out(batch: Batch, chosen: list[int]) -> dict[str, Any] | None:
     """Return copies of one row as it lies in its batch; None where the batch is one of tokens."""
     import torch
 
-    first = 0
-    for micro in batch:
-        size, k = len(micro.rows), chosen[0] - first
-        if 0 <= k < size:
-            own = without_labels(micro.inputs)
-            if "input_ids" in own or not all(
-                torch.is_tensor(value) and value.dim() and len(value) == size
-                for value in own.values()
-            ):
-                return None
-            return {name: torch.stack([value[k]] * len(chosen)) for name, value in own.items()}
-        first += size
-    return None
+    micro, k = _place(batch, chosen[0])
+    own, size = without_labels(micro.inputs), len(micro.rows)
+    if "input_ids" in own or not all(
+        torch.is_tensor(value) and value.dim() and len(value) == size for value in own.values()
+    ):
+        return None
+    return {name: torch.stack([value[k]] * len(chosen)) for name, value in own.items()}
 
 
 def _batched(pipeline: Pipeline, batch: Batch, picked: list[int]) -> Tensor:

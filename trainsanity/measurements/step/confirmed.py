@@ -15,11 +15,13 @@ from trainsanity.measurements.step.added import added_loss, same_for_all_rows
 from trainsanity.measurements.step.bounds import logged_loss_rounding, loss_rounding
 from trainsanity.measurements.step.captured_loss import owner_in_captured
 from trainsanity.measurements.step.owners import of_a_library
+from trainsanity.measurements.step.rearranged import layers_in_eval, picked, rows_of
 from trainsanity.measurements.step.replay import as_in_training, logits_again
 from trainsanity.measurements.step.steps import MicroStep, Recording, reference
 from trainsanity.objectives.base import CUSTOM
 from trainsanity.objectives.wrong_formulas import (
     NOT_SHIFTED,
+    WRONG,
     mean_of_row_means,
     mean_over,
     recognised,
@@ -272,6 +274,34 @@ def _named(function: Any) -> str:
     return f"{module}.{name}"
 
 
+def _of_rows_alone(
+    pipeline: Pipeline, recording: Recording, micro: MicroStep, mistake: str
+) -> bool:
+    """Return whether the losses of single rows have the mistake's value, too, or were not asked.
+
+    At the start all losses lie near the logarithm of the number of classes, and one value of a
+    mistake is soon met by chance.
+    """
+    import torch
+
+    seen, trainer = recording.rearranged, pipeline.trainer
+    size, first = rows_of(micro.inputs), micro is recording.first.micro_steps[0]
+    if trainer is None or size is None or seen.drawn or not first:
+        return True
+    if not all(map(math.isfinite, seen.alone)):
+        return True
+    with as_in_training(pipeline, recording), layers_in_eval(trainer), torch.no_grad():
+        for k, loss in enumerate(seen.alone):
+            row = replace(micro, inputs=picked(micro.inputs, size, [k]))
+            logits = logits_again(pipeline, row)
+            labels = with_prompt(logits, row.inputs["labels"].to(logits.device))
+            allowed = (MARGIN * seen.eps + REDUCTIONS) * max(1.0, abs(loss))
+            value = mean_over(WRONG[mistake], objective_of(pipeline), [(logits, labels)])
+            if value is not None and not within(abs(value - loss), allowed):
+                return False
+    return True
+
+
 def _recognised(
     pipeline: Pipeline,
     recording: Recording,
@@ -295,6 +325,9 @@ def _recognised(
         rows = mean_over(mean_of_row_means, objective, batches)
         if rows is not None and abs(rows - loss) <= allowed:
             return "", True
-        return recognised(objective, batches, loss, allowed), False
+        mistake = recognised(objective, batches, loss, allowed)
+        if mistake and not _of_rows_alone(pipeline, recording, micros[0], mistake):
+            mistake = ""
+        return mistake, False
     except (RuntimeError, IndexError):  # shapes that a formula does not expect
         return "", False

@@ -126,7 +126,7 @@ def _evaluate(
 def _rows(pipeline: Pipeline, recording: Recording) -> list[dict[str, Any]]:
     """Rows of the first step; the same on every process, and a whole number of batches there."""
     micros = recording.first.micro_steps
-    own = [row for micro in micros for row in micro.rows or ()]
+    own = [row for micro in micros for row in micro.rows or micro.packed or ()]
     # From all processes in turn; from one process the first rows.
     rows = [row for several in zip(*all_gather(own), strict=False) for row in several][:ROWS]
     if pipeline.other_processes:

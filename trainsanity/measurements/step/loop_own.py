@@ -14,14 +14,18 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.errors import first_line
+from trainsanity.isolation.random_states import random_hashes, reseed
 from trainsanity.isolation.snapshot import preserved
-from trainsanity.maths.tolerances import REDUCTIONS
+from trainsanity.maths.tolerances import MARGIN, REDUCTIONS
 from trainsanity.measurements.batches.batch import drawn, quiet
 from trainsanity.measurements.step.loop_gradients import Gradients, before_the_clip
 from trainsanity.measurements.step.own import AT_MOST, ELEMENTS, Own, sampled_of, solve
+from trainsanity.measurements.step.rearranged import REDRAWN
 from trainsanity.measurements.step.steps import Recording, set_random_state
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from trainsanity.pipeline import Pipeline
 
 MICRO_BATCHES = 64
@@ -50,7 +54,7 @@ def ask_loop_again(pipeline: Pipeline, seen: Recording, begun: Any) -> Own:
     try:
         for place, micro in enumerate(micros):
             state = micro.random_state if place else begun
-            loss, samples, part = _alone(pipeline, seen, place, state)
+            loss, samples, part, _ = _alone(pipeline, seen, place, state)
             own.losses.append(loss)
             own.items.append(None)
             columns.append(sampled_of(samples, parameters, size))
@@ -61,6 +65,55 @@ def ask_loop_again(pipeline: Pipeline, seen: Recording, begun: Any) -> Own:
     solve(own, columns, sampled_of(seen.gradients, parameters, size))
     _settle_the_divisor(own, seen, parts)
     return own
+
+
+def redrawn_in_loop(pipeline: Pipeline, seen: Recording, begun: Any) -> float:
+    """Return the first micro-batch's loss with other random numbers, if it is another; else NaN.
+
+    Layers are in eval mode wherever they are called, so that what is drawn is the loop's own.
+    """
+    if not seen.own.losses:
+        return math.nan
+    with contextlib.suppress(Exception), _layers_in_eval(pipeline.model):
+        first, pull, draws = _drawing(pipeline, seen, begun)
+        if not draws:
+            return math.nan
+        # A head that has learnt nothing gives all labels one loss, and other gradients.
+        share = MARGIN * seen.own.eps + REDUCTIONS
+        for seed in range(REDRAWN):
+            again, other, _ = _drawing(pipeline, seen, begun, seed)
+            apart = float((other - pull).norm()) > share * float(pull.norm())
+            if apart or abs(again - first) > share * max(1.0, abs(first)):
+                return again
+    return math.nan
+
+
+def _drawing(
+    pipeline: Pipeline, seen: Recording, state: Any, seed: int | None = None
+) -> tuple[float, Tensor, bool]:
+    """Return loss and gradient of the first micro-batch, and whether random numbers were drawn."""
+    import torch
+
+    with preserved(pipeline):
+        loss, samples, _, draws = _alone(pipeline, seen, 0, state, seed)
+    return loss, torch.cat([one.double().flatten() for one in samples.values()]), draws
+
+
+@contextlib.contextmanager
+def _layers_in_eval(model: Any) -> Iterator[None]:
+    def to_eval(module: Any, _inputs: Any) -> None:
+        module.training = False
+
+    below = [module for module in model.modules() if module is not model]
+    flags = [module.training for module in below]
+    handles = [module.register_forward_pre_hook(to_eval) for module in below]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, training in zip(below, flags, strict=True):
+            module.training = training
 
 
 def _settle_the_divisor(own: Own, seen: Recording, parts: list[float]) -> None:
@@ -91,9 +144,14 @@ def _near(value: float, expected: float) -> bool:
 
 
 def _alone(
-    pipeline: Pipeline, seen: Recording, place: int, state: Any
-) -> tuple[float, dict[str, Any], float]:
-    """Return loss and gradient of one micro-batch as a step, and its share of the model's loss."""
+    pipeline: Pipeline, seen: Recording, place: int, state: Any, seed: int | None = None
+) -> tuple[float, dict[str, Any], float, bool]:
+    """Ask one micro-batch as a step, with the random numbers of a state or of a seed.
+
+    Returns:
+        its loss, its gradient, its share of the model's loss, and whether random numbers were
+        drawn.
+    """
     step = pipeline.train_step
     assert step is not None
     optimizer = getattr(pipeline.optimizer, "optimizer", pipeline.optimizer)
@@ -108,14 +166,18 @@ def _alone(
         handle = optimizer.register_step_pre_hook(lambda *_: gradients.note())
         try:
             set_random_state(state)
+            if seed is not None:
+                reseed(seed)
+            before = random_hashes()
             loss = float(step([dict(given.inputs)]))
+            draws = before != random_hashes()
         finally:
             handle.remove()
             pipeline.model.zero_grad()
         (taken,) = gradients.taken
     clip = pipeline.args.max_grad_norm
     part = roots.starts[0] / roots.losses[0] if roots.usable else math.nan
-    return loss, before_the_clip(taken, clip).samples, part
+    return loss, before_the_clip(taken, clip).samples, part, draws
 
 
 class _Roots:

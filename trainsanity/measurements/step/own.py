@@ -21,6 +21,7 @@ from trainsanity.isolation.host_memory import to_device, to_host
 from trainsanity.isolation.random_states import global_random_states
 from trainsanity.isolation.snapshot import restored
 from trainsanity.measurements.step.hooks import state_of
+from trainsanity.measurements.step.outputs_formula import ask_outputs
 from trainsanity.measurements.step.policy_passes import ask_policy
 from trainsanity.measurements.step.preference import ask_preference
 from trainsanity.measurements.step.rearranged import rearrange
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from trainsanity.measurements.step.steps import Recording
+    from trainsanity.objectives.base import Objective
 
 ELEMENTS = 4096
 """Elements of each parameter's gradient that are compared.  A large model has hundreds of tensors:
@@ -149,7 +151,7 @@ class Own:
         return self.condition < 1 / math.sqrt(self.eps)
 
 
-def ask_again(trainer: Any, recording: Recording) -> Own:
+def ask_again(trainer: Any, recording: Recording, objective: Objective) -> Own:
     """Ask every micro-batch of the first step again, between its gradient and the optimizer.
 
     Gradients, random states and the Trainer's attributes are put back. All processes have to ask.
@@ -195,6 +197,7 @@ def ask_again(trainer: Any, recording: Recording) -> Own:
             recording.preference = ask_preference(
                 trainer, again[0].inputs, recording.first.micro_steps[0].rows
             )
+            recording.outputs = ask_outputs(trainer, objective, again[0].inputs)
 
             def loss_and_gradient() -> Tensor:
                 _zero(parameters)

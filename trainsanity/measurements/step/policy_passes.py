@@ -18,7 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.errors import first_line
 from trainsanity.isolation.snapshot import restored
-from trainsanity.measurements.batches.other_padding import more_padding, other_padding
+from trainsanity.measurements.batches.other_padding import (
+    labelled_padding,
+    more_padding,
+    other_padding,
+)
 from trainsanity.measurements.step.passes import Gap, Pass, gap_between, inner, passes_seen
 from trainsanity.measurements.step.rearranged import layers_in_eval
 from trainsanity.objectives.preference import (
@@ -66,6 +70,7 @@ class Policy:
             constant, and only this shows.
         padded: how many positions are padding.
         widened: the other padding is more of the same, and no other ids.
+        labelled: how many of them have a label that the loss counts.
         eps: unit in the last place of the coarsest dtype in use.
         reason: why nothing was asked; empty if it was.
     """
@@ -83,6 +88,7 @@ class Policy:
     pulled: float | None = None
     padded: int = 0
     widened: bool = False
+    labelled: int = 0
     eps: float = math.nan
     reason: str = ""
 
@@ -191,6 +197,7 @@ def compare(
     found.widened = not _is_causal(policy)
     change = more_padding if found.widened else other_padding
     changed, found.padded = change(inputs)
+    found.labelled = labelled_padding(inputs)
     if not (named or switched or stored or changed):
         return
     ask, gradient = asker.ask, asker.gradient

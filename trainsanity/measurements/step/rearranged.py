@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.errors import first_line
+from trainsanity.isolation.random_states import global_random_states, reseed
 from trainsanity.isolation.snapshot import restored
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, within
 from trainsanity.measurements.step.owners import own_class
@@ -93,7 +94,7 @@ def rearrange(
             _ask_as_it_is(trainer, inputs, found, redraw=bool(own))
             order = None if found.drawn else turned(size)
             if order is not None:
-                found.turned = _loss(trainer, _picked(inputs, size, order))
+                found.turned = _loss(trainer, picked(inputs, size, order))
                 allowed = (MARGIN * eps + REDUCTIONS) * max(1.0, abs(found.loss))
                 if not within(abs(found.turned - found.loss), allowed):
                     found.drawn = _drawn(trainer, inputs, found.loss)
@@ -117,16 +118,14 @@ def _ask_as_it_is(
     trainer: Any, inputs: Mapping[str, Any], found: Rearranged, *, redraw: bool
 ) -> None:
     """Ask the loss of the rows as they came, and whether other random numbers change it."""
-    import torch
-
-    state = torch.get_rng_state()
+    restore = global_random_states()
     found.loss = _loss(trainer, inputs)
     if redraw:
-        torch.set_rng_state(state)
+        restore()
         first, pull = _loss_and_pull(trainer, inputs)
         same = (MARGIN * found.eps + REDUCTIONS) * max(1.0, abs(first))
         for seed in range(REDRAWN):
-            torch.manual_seed(seed)
+            reseed(seed)
             again, other = _loss_and_pull(trainer, inputs)
             # A head that has learnt nothing gives all labels one loss, and other gradients.
             share = MARGIN * found.eps + REDUCTIONS
@@ -135,7 +134,7 @@ def _ask_as_it_is(
                 found.redrawn = again
                 found.drawn = "the loss draws random numbers of its own, which other rows change"
                 break
-    torch.set_rng_state(state)
+    restore()
 
 
 def _drawn(trainer: Any, inputs: Mapping[str, Any], loss: float) -> str:
@@ -172,14 +171,14 @@ def _ask_alone(trainer: Any, inputs: Any, size: int, found: Rearranged) -> None:
         some = list(range(min(count, ROWS)))
         both = [0, count] if pairs else [0]
         try:
-            alone = [_loss(trainer, _picked(inputs, size, [k + far for far in both])) for k in some]
+            alone = [_loss(trainer, picked(inputs, size, [k + far for far in both])) for k in some]
         except (RuntimeError, ValueError, IndexError):  # half a pair is no batch
             if pairs:
                 raise
             continue
         if len(alone) > 1:
             together = [k + far for far in both for k in some]
-            found.together, found.alone = _loss(trainer, _picked(inputs, size, together)), alone
+            found.together, found.alone = _loss(trainer, picked(inputs, size, together)), alone
         return
 
 
@@ -237,7 +236,8 @@ def _label_names(trainer: Any) -> tuple[str, ...]:
     return (*(getattr(trainer, "label_names", None) or ()), "labels", "label", "label_ids")
 
 
-def _picked(inputs: Mapping[str, Any], size: int, order: list[int]) -> dict[str, Any]:
+def picked(inputs: Mapping[str, Any], size: int, order: list[int]) -> dict[str, Any]:
+    """Return these rows of a batch; what has no row for each stays."""
     import torch
 
     return {

@@ -19,7 +19,7 @@ from trainsanity.measurements.step.allocation import allocations_counted
 from trainsanity.measurements.step.bounds import logged_loss_rounding
 from trainsanity.measurements.step.checkpointing import checkpointed
 from trainsanity.measurements.step.loop_gradients import Gradients, settle
-from trainsanity.measurements.step.loop_own import ask_loop_again
+from trainsanity.measurements.step.loop_own import ask_loop_again, redrawn_in_loop
 from trainsanity.measurements.step.modes import watched_modes
 from trainsanity.measurements.step.policy_passes import references_of
 from trainsanity.measurements.step.pull import pulls_watched
@@ -117,6 +117,7 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
     _note_counts(seen)
     _note_unused(pipeline, seen)
     seen.own = ask_loop_again(pipeline, seen, begun)
+    seen.rearranged.redrawn = redrawn_in_loop(pipeline, seen, begun)
     return seen
 
 
@@ -161,7 +162,9 @@ def _note_counts(seen: Recording) -> None:
         weights = item_weights(step, sizes)
         by_means = sum(w * total for w, total in zip(weights, sums, strict=True))
         allowed, logged = logged_loss_rounding(step.micro_steps), step.logged["loss"]
-        if abs(logged - sum(sums) / sum(sizes)) <= allowed < abs(logged - by_means):
+        # Both may lie within rounding where the micro-batches' counts are nearly alike.
+        off = abs(logged - sum(sums) / sum(sizes))
+        if off <= allowed and off < abs(logged - by_means):
             for micro in step.micro_steps:
                 micro.num_items_in_batch = float(sum(sizes))
 

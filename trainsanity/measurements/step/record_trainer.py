@@ -193,7 +193,7 @@ def _callback(
                 if pipeline.quick:
                     seen.own, seen.rearranged = Own(reason=QUICK), Rearranged(reason=QUICK)
                 else:
-                    seen.own = ask_again(pipeline.trainer, seen)
+                    seen.own = ask_again(pipeline.trainer, seen, objective_of(pipeline))
             note_update(seen, model, kwargs["optimizer"])
             step.learning_rate = kwargs["optimizer"].param_groups[0]["lr"]
             note_rates(seen, kwargs["optimizer"])
@@ -313,7 +313,10 @@ def _record_training_step(
         size = next((len(value) for value in inputs.values() if torch.is_tensor(value)), 0)
         micro = MicroStep(items, size)
         rows = next(calls, None)
-        micro.rows = rows if rows is not None and len(rows) == size else None
+        if rows is not None and len(rows) == size:
+            micro.rows = rows
+        elif rows is not None and len(rows) > size > 0:
+            micro.packed = rows
         labels, names = inputs.get("labels"), set(inputs)
         labels = labels.detach().clone() if torch.is_tensor(labels) else None
         if len(seen.steps) == 1:
@@ -368,9 +371,10 @@ def gather(seen: Recording) -> None:
         seen.held[moment] = all_gather(own_hashes)
     for step in seen.steps:
         # What only the own process can ask again stays here.
-        own = [dataclasses.replace(micro, inputs={}, random_state=None, rows=None, again=None,
-                                   state=None)
-               for micro in step.micro_steps]  # fmt: skip
+        apart: dict[str, Any] = {"inputs": {}} | dict.fromkeys(
+            ("random_state", "rows", "packed", "again", "state")
+        )
+        own = [dataclasses.replace(micro, **apart) for micro in step.micro_steps]
         micros = [
             (number, step.micro_steps[k] if number == rank() else micro)
             for number, gathered in enumerate(all_gather(own))

@@ -13,6 +13,7 @@ from trainsanity.measurements.model.items import Items, items_of
 from trainsanity.measurements.step.hooks import AddedHook, ModuleState
 from trainsanity.measurements.step.loss_calls import Corners
 from trainsanity.measurements.step.modes import Modes
+from trainsanity.measurements.step.outputs_formula import OutputsFormula
 from trainsanity.measurements.step.own import Again, Own
 from trainsanity.measurements.step.own_changes import OwnChanges
 from trainsanity.measurements.step.policy_passes import Policy
@@ -46,6 +47,7 @@ class MicroStep:
         num_items_in_batch: as the Trainer gave it to ``training_step``; None if it gave none.
         size: number of rows, on this process.
         rows: the rows that the collator was given for them; None if another collator made them.
+        packed: the same where the collator makes fewer rows of them than it was given.
         inputs: what the model was given, labels included.  First step only, to be asked again.
         random_state: torch's, at its start; see :func:`.torch_states`.  First step only.
         state: what the modules held at its start and a forward may change, as spectral norm's
@@ -63,6 +65,7 @@ class MicroStep:
     num_items_in_batch: float | None = None
     size: int = 0
     rows: list[dict[str, Any]] | None = None
+    packed: list[dict[str, Any]] | None = None
     inputs: dict[str, Any] = field(default_factory=dict)
     random_state: Any = None
     state: ModuleState | None = None
@@ -172,6 +175,7 @@ class Recording:
         rearranged: the first micro-batch, asked in other arrangements of its rows.
         policy: what policy and reference said of the first micro-batch's tokens.
         preference: the loss of compared answers where policy and reference differ.
+        outputs: the first micro-batch's loss beside the formula of its passes' outputs.
         reward_order: rewards of the first completions, asked again in another order.
         rollout: the first completions that a policy generated, with what was made of their rewards.
         modes: in which modes the model ran, and what moved in its frozen parts.
@@ -221,6 +225,7 @@ class Recording:
     rearranged: Rearranged = field(default_factory=Rearranged)
     policy: Policy = field(default_factory=Policy)
     preference: Preference = field(default_factory=Preference)
+    outputs: OutputsFormula = field(default_factory=OutputsFormula)
     reward_order: RewardOrder | None = None
     rollout: dict[str, Any] = field(default_factory=dict)
     modes: Modes = field(default_factory=Modes)
