@@ -1,4 +1,4 @@
-"""TS542 loss.predicts_the_next_token."""
+"""TS546 loss.predicts_the_next_token."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainsanity.types import Cost, Finding, Measured, Skip
 
 
 @check(
-    "TS542",
+    "TS546",
     "loss.predicts_the_next_token",
     cost=Cost.STEP,
     requires=("loss.finite", "collator.labels_aligned"),
