@@ -133,6 +133,10 @@ def test_the_factor_is_accumulation_times_processes(reports):
     loss = by_name(reports["incident"])["loss.matches_reference"]
     assert loss["factor"] == pytest.approx(4, rel=1e-3)
     assert "gradient_accumulation_steps x world_size = 2 x 2" in loss["cause"]
+    evaluated = by_name(reports["incident"])["loss.train_equals_eval"]
+    assert evaluated["factor"] == pytest.approx(2, rel=1e-3)
+    assert "forward takes **kwargs" in evaluated["cause"]
+    assert "accepts_loss_kwargs = False" in evaluated["fix"]
 
 
 def test_the_factor_is_seen_through_fsdp2(reports):

@@ -14,7 +14,8 @@ from fixtures.controls.factories import CHEAP
 from fixtures.faults import healthy
 from trainsanity.engine.session import Session
 from trainsanity.maths.tolerances import STANDARD_ERRORS
-from trainsanity.measurements.batches.padding import MULTIPLES, REPEATS, noise, timed_settings
+from trainsanity.measurements.batches import padding as padding_module
+from trainsanity.measurements.batches.padding import REPEATS, TIMED, noise, timed_settings
 from trainsanity.pipeline import Pipeline
 from trainsanity.types import Skip
 
@@ -66,8 +67,8 @@ def test_each_setting_is_timed_at_its_width():
     hook.remove()
     widths = [passed.get() for _ in range(passed.qsize())]
     longest = max(len(row["input_ids"]) for row in batch.micro_batches[0].rows)
-    settings = {m: -(-longest // m) * m for m in (*MULTIPLES, 32)}
-    assert list(seen.seconds) == [1, 8, 16, 64, 32]
+    settings = {m: -(-longest // m) * m for m in (*TIMED, 32)}
+    assert list(seen.seconds) == [1, 8, 32]
     assert all(seconds > 0 for seconds in seen.seconds.values())
     # The widest first; then rounds of every width and of the narrowest once more.
     rounds = [*sorted({*settings.values()}), longest]
@@ -83,8 +84,9 @@ def test_each_setting_is_timed_at_its_width():
 
 
 @pytest.mark.parametrize("beyond", [0, 1])
-def test_a_width_that_does_not_fit_is_left_out_unless_it_is_the_runs_own(beyond):
+def test_a_width_that_does_not_fit_is_left_out_unless_it_is_the_runs_own(beyond, monkeypatch):
     """On the CPU, where memory is made up."""
+    monkeypatch.setattr(padding_module, "TIMED", (1, 8, 64))
     trainer = healthy(**CHEAP, pad_to_multiple_of=32)
     pipeline = Pipeline.from_trainer(trainer)
     batch, padding = (Session.of(pipeline).measurements.get(name) for name in ("batch", "padding"))
@@ -100,7 +102,7 @@ def test_a_width_that_does_not_fit_is_left_out_unless_it_is_the_runs_own(beyond)
     try:
         if beyond:
             seen = timed_settings(batch, padding, pipeline, lambda: None)
-            assert list(seen.seconds) == [1, 8, 16, 32]
+            assert list(seen.seconds) == [1, 8, 32]
         else:
             rows = len(batch.micro_batches[0].rows)
             with pytest.raises(Skip, match=f"{rows} x {own} tokens do not fit on the device"):

@@ -70,3 +70,26 @@ def test_a_gradient_of_rounding_is_told_from_a_rate_of_zero(kind):
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
     assert all(model[name].weight.grad is gradient for name, gradient in gradients.items())
     assert [group["lr"] for group in optimizer.param_groups] == [0.01, 0.01, 0.0]
+
+
+@pytest.mark.parametrize("kind", ["SGD", "AdamW"])
+@pytest.mark.parametrize("maximize", [False, True])
+def test_a_step_against_old_momentum_is_no_ascent(kind, maximize):
+    """Momentum of an earlier batch points elsewhere; an optimizer that maximises always climbs."""
+    model = torch.nn.Linear(3, 3)
+    options = {"momentum": 0.9} if kind == "SGD" else {"weight_decay": 0.0}
+    optimizer = getattr(torch.optim, kind)(
+        model.parameters(), lr=0.01, maximize=maximize, **options
+    )
+    # The batch before was larger, and its descent climbs on this one.
+    for size in (1.0 if maximize else -1.0, 0.05):
+        for p in model.parameters():
+            p.grad = torch.full_like(p, size)
+        if abs(size) == 1:
+            optimizer.step()
+    update = before_step(model, optimizer)
+    weights, state = model.weight.clone(), optimizer.state[model.weight]
+    trial_steps(update, model, optimizer, None, 0)
+    assert update.trials[-1].climbs() == maximize
+    assert torch.equal(model.weight, weights)
+    assert optimizer.state[model.weight] is state

@@ -42,9 +42,9 @@ def rows_recovered(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Find
     numbers may be changed, and not exchanged.
 
     A collator that adds tokens between those of a row and loses none, as fill-in-the-middle does,
-    is a warning.
+    is a warning; so is one that replaces a few tokens, others when it is asked again.
 
-    Known false alarms: a collator that changes ids on purpose, other than by masking.
+    Known false alarms: a collator that changes ids on purpose and alike each time.
 
     References: modelscope/ms-swift#6961 for tails that were cut.
     """
@@ -63,6 +63,13 @@ def rows_recovered(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Find
             f"the collator lays rows out anew: {objection}",
             cause="it adds tokens between those of the row, and loses none: fill-in-the-middle and "
             "prompts that are drawn do so",
+            fix="nothing, if that is meant; otherwise keep rows as they are",
+            severity=Severity.WARNING,
+        )
+    elif objection and collating.replaces_at_random():
+        yield Finding(
+            f"the collator replaces tokens: {objection}",
+            cause="it draws tokens to replace, others each time: word dropout and noise do so",
             fix="nothing, if that is meant; otherwise keep rows as they are",
             severity=Severity.WARNING,
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.engine.session import Session, objective_of
 from trainsanity.errors import first_line
 from trainsanity.fields import IDS, flat_batch, sequences_of, several_a_row, with_targets
+from trainsanity.isolation.random_states import reseed
 from trainsanity.isolation.snapshot import preserved, restored
 from trainsanity.maths.alignment import Placement, packed, placements, told_apart, unpacked
 from trainsanity.measurements.batches.batch import Batch, MicroBatch, own_loss, quiet
@@ -84,6 +85,28 @@ class Collating:
                         if not own <= came_out or own == came_out:
                             return False
         return changed > 0
+
+    def replaces_at_random(self) -> bool:
+        """Return whether rows of the first step come out with other tokens, others each time.
+
+        Most tokens of a row have to stay, at their places; which do not is the collator's draw.
+        """
+        changed = False
+        for micro in self.batch:
+            for rows, made in self.parts(micro):
+                places = _changed_places(rows, made[IDS].tolist())
+                if places is None:
+                    return False
+                if not any(places):
+                    continue
+                changed = True
+                with preserved(self.pipeline), quiet(self.pipeline):
+                    reseed(0)
+                    again = self.collator(copy.deepcopy(micro.sources))
+                others = _changed_places(rows, again[IDS].tolist()) if IDS in again else None
+                if others is None or others == places:
+                    return False
+        return changed
 
     def objection(self, wrong: Wrong) -> str | None:
         """Return what is wrong in the training batch, and the smallest rows that show it."""
@@ -207,7 +230,8 @@ class Collating:
         ids = made["input_ids"]
         if getattr(labels, "shape", None) != ids.shape:
             return found
-        if {0} < {*map(int, labels.flatten().tolist())} <= {0, 1, IGNORED}:
+        told = {*map(int, labels.flatten().tolist())} - {IGNORED}
+        if told and told <= {0, 1}:
             # One label for each token, whether it was replaced, as ELECTRA is trained.
             return told_apart(rows, ids.tolist(), labels.tolist())
         unmasked = ids.clone() if hasattr(ids, "clone") else ids.copy()
@@ -228,3 +252,22 @@ class Collating:
             finally:
                 for name, value in before.items():
                     setattr(holders[name], name, value)
+
+
+def _changed_places(rows: Rows, padded: list[list[int]]) -> list[set[int]] | None:
+    """Return by row where it came out with other tokens; None where it is not the row any more."""
+    if len(rows) != len(padded):
+        return None
+    found = []
+    for row, out in zip(rows, padded, strict=True):
+        own = list(row[IDS])
+        ways = [
+            {k for k, (a, b) in enumerate(zip(own, out[start:], strict=False)) if a != b}
+            for start in {0, len(out) - len(own)}
+            if start >= 0
+        ]
+        best = min(ways, key=len, default=None)
+        if best is None or 2 * len(best) > len(own):
+            return None
+        found.append(best)
+    return found

@@ -29,6 +29,9 @@ MULTIPLES = (1, 8, 16, 64)
 USUAL_MULTIPLE = 8
 """The multiple that tensor cores want for 16-bit types (NVIDIA's guide), and the one advised."""
 
+TIMED = (1, USUAL_MULTIPLE)
+"""Settings that are timed beside the run's own: each costs three steps of the model."""
+
 REPEATS, LONG_ENOUGH = 3, 0.5
 """Rounds that are timed at the least, and seconds that a round's width is timed for in all: where a
 pass takes milliseconds the clock is noisy, and more of them cost nothing.  No measurement: half a
@@ -152,7 +155,7 @@ def timed_settings(
     """Time the same, where ``synchronize`` waits until the device has finished."""
     rows = batch.micro_batches[0].sources
     # The key 0 is a second measurement of 1, taken in the same rounds.
-    settings = {0: 1, **{m: m for m in (*MULTIPLES, padding.multiple or 1)}}
+    settings = {0: 1, **{m: m for m in (*TIMED, padding.multiple or 1)}}
     with preserved(pipeline), quiet(pipeline):
         from trainsanity.measurements.batches.special_tokens import align_special_tokens
 
