@@ -14,6 +14,9 @@ from trainsanity.objectives.base import IGNORED, Objective
 if TYPE_CHECKING:
     from torch import Tensor
 
+NOT_SHIFTED = "labels are not shifted: each position is to predict its own token"
+"""Right where the labels are the next tokens already."""
+
 Formula = Callable[[Objective, "Tensor", "Tensor"], "float | None"]
 
 
@@ -145,7 +148,7 @@ WRONG: dict[str, Formula] = {
         padding_counted_after_the_shift
     ),
     "the items are counted before the shift": counted_before_the_shift,
-    "labels are not shifted: each position is to predict its own token": not_shifted,
+    NOT_SHIFTED: not_shifted,
     "labels are shifted twice: each position is to predict the token after the next": shifted_twice,
     "labels are shifted that lie beside their outputs already: each position is to predict the "
     "token after the next": shifted_once,

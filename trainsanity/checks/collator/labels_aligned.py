@@ -15,7 +15,7 @@ from trainsanity.checks.collator._labels import (
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
 from trainsanity.fields import plain_values
-from trainsanity.measurements.batches.batch import Batch
+from trainsanity.measurements.batches.batch import Batch, labels_reach_model
 from trainsanity.measurements.batches.collating import Collating, Made
 from trainsanity.measurements.batches.strategies import Rows
 from trainsanity.objectives.base import CAUSAL_LM, IGNORED
@@ -45,11 +45,14 @@ def labels_aligned(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Find
     How it is measured: exact, on the first optimizer step's batches and on pieces of their rows
     that Hypothesis cuts and that keep their labels, shrunk to the smallest failure.
 
+    Labels that are the next tokens already are as they should be where the model is not given them
+    and the loss is one of your own; loss.predicts_the_next_token looks at what that makes of them.
+
     How to fix: carry labels through the collator beside ``input_ids``; give language models
     ``labels = input_ids``, unshifted, and instruction masks to a collator that keeps them
     (``DataCollatorForSeq2Seq``).
 
-    Known false alarms: a language model whose own loss does not shift (MBart,
+    Known false alarms: a language model which is given labels and does not shift them (MBart,
     huggingface/transformers#27517), or one that is taught other tokens than it reads.
 
     References: huggingface/transformers#47394, #44642 and #32944 for labels shifted twice; #26357
@@ -59,13 +62,16 @@ def labels_aligned(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Find
     collating = Collating(pipeline, batch, packing=True, tokens=_per_token(pipeline))
     column = label_column(collating)
     language = objective_of(pipeline).name == CAUSAL_LM
+    shifts = labels_reach_model(pipeline)
 
     def wrong(rows: Rows, made: Made) -> str | None:
         if "labels" not in made:
             return None  # collator.model_takes_batch judges that
         if not _per_token(pipeline):
             return _wrong_rows(rows, made, column)
-        found = (_wrong_token(one, language) for one in _labelled(collating, rows, made, column))
+        found = (
+            _wrong_token(one, language, shifts) for one in _labelled(collating, rows, made, column)
+        )
         return next(filter(None, found), None)
 
     objection = collating.objection(wrong)
@@ -98,8 +104,11 @@ def _wrong_rows(rows: Rows, made: Made, column: str | None) -> str | None:
     return None
 
 
-def _wrong_token(one: Labelled, language: bool) -> str | None:
+def _wrong_token(one: Labelled, language: bool, shifts: bool = True) -> str | None:
     ids = list(one.row["input_ids"])
+    if language and not shifts and one.own is None and (len(ids) < 2 or _shifted(ids, one.got)):
+        return None  # loss.predicts_the_next_token sees what becomes of them
+    language &= shifts or one.own is None
     for t, label in enumerate(one.got):
         if label == IGNORED:
             continue  # collator.targets_kept judges what is lost

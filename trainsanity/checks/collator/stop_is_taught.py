@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 MOST = 0.5
 """Share of rows without a stop from which the model rather goes on than stops."""
 
+SHORT, AGAIN = 4, 8
+"""Tokens of a class's name, at the most, and how often each comes on average, at the least.
+Chosen: four classes show so among 32 rows, and answers that are written do not come again."""
+
 CUT_MOST, CUT_SOME = 2 / 3, 0.1
 """Shares of rows that lose their end to max_length, from which this is a failure and a warning."""
 
@@ -70,7 +74,9 @@ def stop_is_taught(
 
     Known false alarms: inference that stops by a string or by stop_token_ids of its own; texts
     without an end by intent beside a tokenizer that has a chat template.  Some rows without a stop
-    among others are a warning: a conversation may end with a question.
+    among others are a warning: a conversation may end with a question.  So are answers that are
+    classes, a single token or a few short ones that come again and again: which is likelier may be
+    all that is asked of the model.
 
     References: huggingface/trl#931, huggingface/trl#5988, huggingface/transformers#34209,
     hiyouga/LlamaFactory#7454, tatsu-lab/stanford_alpaca#126, unslothai/unsloth#3019.
@@ -114,7 +120,9 @@ def stop_is_taught(
             where=f"row {missing[0].row} of those drawn",
             cause=cause,
             fix=fix,
-            severity=Severity.FAILURE if len(missing) > MOST * len(whole) else Severity.WARNING,
+            severity=Severity.FAILURE
+            if len(missing) > MOST * len(whole) and not _of_a_set(missing, stops)
+            else Severity.WARNING,
         )
     yield Measured(
         f"{len(whole) - len(missing)} of {len(whole)} whole rows have a target that ends "
@@ -129,6 +137,21 @@ def _owed(pipeline: Pipeline, documents: Documents) -> bool:
     if getattr(pipeline.tokenizer, "chat_template", None):
         return True
     return any(_is_conversation(one.raw) or _partly(one) for one in documents.found)
+
+
+def _of_a_set(rows: Sequence[Document], stops: Collection[int]) -> bool:
+    """Return whether answers are single tokens, or a few short ones that come again and again.
+
+    They are classes: what is read is which of them is likelier, and nothing is written after it.
+    Where a stop stands behind them, it was meant to be taught.
+    """
+    if any(token in stops for one in rows for token in one.ids[one.counted[-1] + 1 :]):
+        return False
+    answers = [tuple(one.labels[t] for t in one.counted) for one in rows]
+    several = [one for one in answers if len(one) > 1]
+    return not several or (
+        max(map(len, several)) <= SHORT and len(set(answers)) * AGAIN <= len(answers)
+    )
 
 
 def _is_conversation(raw: Mapping[str, Any]) -> bool:

@@ -80,7 +80,8 @@ def targets_fit_messages(pipeline: Pipeline, answers: Answers) -> Iterator[Measu
     else:
         yield from _of_users(answers, pipeline)
     yield from _of_answers(answers.roles)
-    yield from _of_headers(answers.headed)
+    left = getattr(pipeline.tokenizer, "padding_side", "") == "left"
+    yield from _of_headers(answers.headed, left=left)
     shares = {
         name: round(role.counted / role.tokens, 4)
         for name, role in sorted(answers.roles.items())
@@ -198,7 +199,7 @@ def _of_answers(roles: Mapping[str, Role]) -> Iterator[Finding]:
         )
 
 
-def _of_headers(headed: Headed) -> Iterator[Finding]:
+def _of_headers(headed: Headed, *, left: bool) -> Iterator[Finding]:
     if headed.offset:
         yield Finding(
             f"all {headed.runs} runs of targets begin {headed.offset} token(s) behind "
@@ -219,8 +220,14 @@ def _of_headers(headed: Headed) -> Iterator[Finding]:
             observed=headed.elsewhere,
             expected=0,
             where=headed.header,
-            cause="the answers' offsets do not add up: those of packed samples have to count all "
+            cause="rows are padded on the left, and the prompt's length is counted from the first "
+            "column: as many of its tokens are trained as the row has padding"
+            if left
+            else "the answers' offsets do not add up: those of packed samples have to count all "
             "tokens before them",
-            fix="make the labels of each sample before samples are packed",
+            fix="count from the first token that attention_mask shows, or make the labels of each "
+            "row before it is padded"
+            if left
+            else "make the labels of each sample before samples are packed",
             severity=Severity.FAILURE if share >= MANY else Severity.WARNING,
         )

@@ -28,9 +28,10 @@ def eval_is_unseen(scan: Scan, repeats: Repeats) -> Iterator[Measured | Finding]
     checkpoint then prefer the run that overfits most.
 
     How it is measured: exact up to equal 128-bit hashes, every evaluation split against all
-    training rows.  Without evaluation data nothing can leak, and the check passes.  A warning where
-    rows with the same numbers have different labels: then a table of few categories, or with many
-    gaps, has equal rows by nature.
+    training rows.  Rows with a picture, a sound or other numbers beside their ids are equal where
+    these are equal, too.  Without evaluation data nothing can leak, and the check passes.  A
+    warning where rows with the same numbers have different labels: then a table of few categories,
+    or with many gaps, has equal rows by nature.
 
     How to fix: drop duplicates first and split then; split by group where texts have near twins.
 

@@ -27,10 +27,11 @@ def labels_consistent(scan: Scan, repeats: Repeats) -> Iterator[Measured | Findi
     Why it matters: no model can be right on both.  The rows put a floor under the loss and a
     ceiling over the accuracy, and usually mark a join that went wrong, or two annotators.
 
-    How it is measured: exact up to equal 128-bit hashes.  The count is the fewest rows that any
-    function of the ids must get wrong: for each text, the rows beside its most frequent label.  A
-    warning for rows of numbers, since a table of few categories has equal rows that are others, and
-    for labels that are fractions: ratings and prices of one thing differ.
+    How it is measured: exact up to equal 128-bit hashes, of ids and of what the model is given
+    beside them, as a picture.  The count is the fewest rows that any function of the ids must get
+    wrong: for each text, the rows beside its most frequent label.  A warning for rows of numbers,
+    since a table of few categories has equal rows that are others, and for labels that are
+    fractions: ratings and prices of one thing differ.
 
     How to fix: look at the rows named; decide for a label, or drop both.
 

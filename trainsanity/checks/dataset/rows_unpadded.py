@@ -25,7 +25,8 @@ def rows_unpadded(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding
     """Rows are stored unpadded if the collator pads.
 
     What it checks: stored positions that the rows' own mask hides (without a mask: PAD up to an end
-    of the row), where the collator can pad rows of different lengths by itself.
+    of the row, but for a single EOS that is PAD as well), where the collator can pad rows of
+    different lengths by itself.
 
     Why it matters: rows padded to the longest of all, or to ``max_length``, make every batch that
     wide; a collator that would pad to the longest of its few rows cannot undo it.
@@ -44,7 +45,7 @@ def rows_unpadded(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding
     train = scan.train
     train.require_tokens()
     positions = int(train.widths.sum(dtype="int64"))
-    pads = _pads(pipeline, train) if train.padding else None
+    pads = _pads(pipeline, train) if train.padding and not _ends(pipeline, train) else None
     if pads:
         yield Finding(
             f"{train.padding:.1%} of the positions stored in {train.name} are padding, "
@@ -62,6 +63,14 @@ def rows_unpadded(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding
         f"{train.counted} hold {train.tokens:,} tokens in {positions:,} positions{collator}",
         positions,
         train.tokens,
+    )
+
+
+def _ends(pipeline: Pipeline, train: Split) -> bool:
+    """Return whether what looks like padding is the one EOS of each text, which is PAD as well."""
+    pad, eos = (getattr(pipeline.tokenizer, f"{name}_token_id", None) for name in ("pad", "eos"))
+    return (
+        pad == eos and train.content.mask is None and int((train.widths - train.lengths).max()) < 2
     )
 
 

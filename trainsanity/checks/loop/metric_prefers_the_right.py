@@ -62,6 +62,10 @@ def metric_prefers_the_right(pipeline: Pipeline, scored: Scored) -> Iterator[Mea
         # good
         (predictions == labels)[labels != -100].mean()
 
+    Where a ``prediction_step`` of your own lets a decoder generate, it is given the labels' own
+    tokens behind the prompt, then those of other rows, and both without the prompt: a metric has to
+    tell them apart with it as well.
+
     Of several labels a row, right logits close to 0 and close to 0.5 are scored, too: a metric that
     is perfect around 0.5 alone has forgotten the sigmoid.
 
@@ -88,6 +92,7 @@ def metric_prefers_the_right(pipeline: Pipeline, scored: Scored) -> Iterator[Mea
         yield from _cut(scored)
         yield from _mixed(scored)
         yield from _generated(scored, strategy(args) != "no")
+        yield from _with_prompt(scored)
     judged = {"perfect": scored.perfect, "wrong": scored.wrong}
     values = {which: _number(of.get(name or "")) for which, of in judged.items()}
     shown = ", ".join(f"{which} {v:.4g}" for which, v in values.items() if v is not None)
@@ -281,6 +286,28 @@ def _generated(scored: Scored, during: bool) -> Iterator[Finding]:
             # evaluate() takes max_length as well, and here only the script itself calls it.
             severity=Severity.FAILURE if during else Severity.WARNING,
         )
+
+
+def _with_prompt(scored: Scored) -> Iterator[Finding]:
+    """Yield metrics that tell right answers from wrong ones only where the prompt is left out."""
+    written = scored.written
+    for name in written.right:
+        values = (of.get(name) for of in (written.right, written.wrong, written.bare,
+                                          written.bare_wrong))  # fmt: skip
+        right, wrong, bare, bare_wrong = map(_number, values)
+        if _added(name) or right is None or wrong is None or bare is None or bare_wrong is None:
+            continue
+        if abs(right - wrong) < SHIFTED_WINS * abs(bare - bare_wrong):
+            yield Finding(
+                f"{name} of answers that are the labels is {right:.4g} and of other rows' answers "
+                f"{wrong:.4g}, as generate() returns them, behind the prompt; without the prompt "
+                f"it is {bare:.4g} and {bare_wrong:.4g}: the prompt stays in the prediction",
+                observed={"right": right, "wrong": wrong},
+                expected={"right": bare, "wrong": bare_wrong},
+                where="prediction_step",
+                cause="a decoder's generate() returns the prompt before what it wrote",
+                fix="written[:, inputs['input_ids'].shape[1]:] before it is compared",
+            )
 
 
 def _number(value: Any) -> float | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
-from trainsanity.measurements.step.confirmed import Confirmed
+from trainsanity.measurements.step.confirmed import SHIFTED, Confirmed
 from trainsanity.objectives.base import CUSTOM
 from trainsanity.types import Cost, Finding, Measured, Severity, Skip
 
@@ -70,6 +70,8 @@ def formula_is_known(pipeline: Pipeline, confirmed: Confirmed) -> Iterator[Measu
         raise Skip(
             "the micro-batch did not make logits from labelled rows in one pass of the model"
         )
+    if confirmed.shifted:
+        raise Skip(SHIFTED)
     if confirmed.scaled:
         raise Skip("the formula times a quantity of the run, which loss.matches_reference judges")
     if confirmed.mistake:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from trainsanity.engine.registry import check
 from trainsanity.maths.tolerances import MARGIN, within
 from trainsanity.measurements.model.merging import Merged
-from trainsanity.types import Abstain, Cost, Finding, Measured
+from trainsanity.types import Abstain, Cost, Finding, Measured, Severity
 
 
 @check(
@@ -34,6 +34,10 @@ def merged_equals_unmerged(merged: Merged) -> Iterator[Measured | Finding]:
     merges into anything; `merge_adapter()` is called; afterwards all is put back. The bound is four
     times what the rounding of a merged weight makes of the logits: each weight is changed by its
     last place and the rows are asked once more.
+
+    Where layers of one kind share a weight and each has an adapter of its own, as with PEFT's
+    ``layer_replication``, training is as it ought to be, and the finding is a warning: it is told
+    before somebody merges.
 
     How to fix: take the adapter off tied weights, or untie them; mend `get_delta_weight`.
 
@@ -64,7 +68,10 @@ def merged_equals_unmerged(merged: Merged) -> Iterator[Measured | Finding]:
             cause="the adapter stands on a weight that is shared with another layer, or its "
             "forward is not what is merged",
             fix="leave tied embeddings out of target_modules (or load the model with "
-            "tie_word_embeddings=False), and compare the adapter's forward with its delta weight",
+            "tie_word_embeddings=False), and compare the adapter's forward with its delta weight"
+            if not merged.replicated
+            else "keep the adapter apart from its base; do not merge it",
+            severity=Severity.WARNING if merged.replicated else Severity.FAILURE,
         )
     yield Measured(
         f"merging the adapter changes logits by up to {merged.change:.3g}; rounding by up to "

@@ -18,7 +18,8 @@ def messages_are_in_rows(rendered: Rendered) -> Iterator[Measured | Finding]:
     """Every message of a conversation is in the row that the chat template made of it.
 
     What it checks: the content of each message of ``messages``, or of ``prompt`` and
-    ``completion``, is in the row's tokens.
+    ``completion``, is in the row's tokens; so is the reasoning that the last answer brings under a
+    key of its own, as ``reasoning_content`` or ``thinking``, unless the template reads that key.
 
     Why it matters: a template without a branch for a role drops its messages: the system prompt
     that the answers were written under is in no row.  One that strips earlier reasoning, as
@@ -44,7 +45,8 @@ def messages_are_in_rows(rendered: Rendered) -> Iterator[Measured | Finding]:
     Known false alarms: a template that rewrites contents by intent.  Where fewer than one in ten
     messages of a role is not found it is a warning.
 
-    References: SUSTech-IDEA/SUS-Chat#3, fw-ai/cookbook#386, NVIDIA-NeMo/Megatron-Bridge#4072.
+    References: SUSTech-IDEA/SUS-Chat#3, fw-ai/cookbook#386, NVIDIA-NeMo/Megatron-Bridge#4072,
+    jingyaogong/minimind#737.
     """
     if rendered.by_ids or not rendered.messages:
         raise Skip("the rows no longer have the messages that they were made of")
@@ -77,6 +79,19 @@ def messages_are_in_rows(rendered: Rendered) -> Iterator[Measured | Finding]:
             "the reasoning",
             severity=_severity(len(thoughts), total),
         )
+    for key, rows in rendered.unread.items():
+        yield Finding(
+            f"{len(rows)} of {rendered.reasons} last answers bring their reasoning under {key!r}, "
+            "which is not in their row: the chat template does not read that key",
+            observed=len(rows),
+            expected=0,
+            where=f"row {rows[0]} of those drawn",
+            cause="the template is of a model that does not reason, or looks for it under another "
+            "key: the model learns to answer without it",
+            fix=f"use a template that writes message[{key!r}], or drop the key from the messages "
+            "if answers are to be given without reasoning",
+            severity=_severity(len(rows), rendered.reasons),
+        )
     if rendered.without_tools:
         count, total = len(rendered.without_tools), len(rendered.tools)
         yield Finding(
@@ -102,7 +117,10 @@ def messages_are_in_rows(rendered: Rendered) -> Iterator[Measured | Finding]:
     yield Measured(
         f"{len(rendered.missing)} of {total} messages are not in their rows as a whole, "
         f"{len(lost)} of them with all they say{tools}",
-        len(lost) + len(thoughts) + len(rendered.without_tools),
+        len(lost)
+        + len(thoughts)
+        + len(rendered.without_tools)
+        + sum(map(len, rendered.unread.values())),
         0,
     )
 

@@ -32,20 +32,24 @@ def pad_is_not_eos(pipeline: Pipeline, shared_pad: SharedPad) -> Iterator[Measur
     id means that the end of a text is never learnt; heads that pool at the last token that is not
     PAD read one token too early in every text that ends with EOS.  Where no row holds EOS and no
     label is EOS, nothing of that happens in this run, and the finding is a warning: it begins to
-    matter when somebody adds EOS to the rows.  It is a warning, too, where answers are compared or
-    rewarded: masks of completions are made by position, and gradient.none_after_the_end looks.
+    matter when somebody adds EOS to the rows.  It is a warning, too, where the collator goes by the
+    rows' lengths, so that each EOS of theirs is attended and a target; what is left of the harm is
+    that an embedding whose ``padding_idx`` is that id gives it no gradient.  And where answers are
+    compared or rewarded: masks of completions are made by position, and
+    gradient.none_after_the_end looks.
 
     How it is measured: an exact comparison of two ids.  EOS is counted in all rows of training and
     evaluation data, at attended places, and in their labels if these are tokens.  In rows without a
-    mask EOS at an end counts as text: it cannot be told from padding.  The finding is a failure
-    where the rows cannot be read.
+    mask EOS at an end counts as text: it cannot be told from padding.  For a language model 64 rows
+    are collated, and the batches' masks and labels are read where the rows have EOS.  The finding
+    is a failure where the rows cannot be read.
 
     How to fix: give PAD a token that occurs in no text, one that the vocabulary has spare (a
     reserved or fill-in-the-middle token) before adding a new one, and set
     ``model.config.pad_token_id`` to it.
 
-    Known false alarms: rows that hold EOS, and a collator and a model that go by the attention mask
-    alone.  Name the check in expected_failures with that reason.
+    Known false alarms: rows that hold EOS and are classified by a model that goes by the attention
+    mask alone.  Name the check in expected_failures with that reason.
 
     References: huggingface/transformers#23530, huggingface/trl#976.
     """
@@ -54,16 +58,22 @@ def pad_is_not_eos(pipeline: Pipeline, shared_pad: SharedPad) -> Iterator[Measur
     if pad is None:
         raise Skip("the tokenizer has no PAD")
     if pad == eos:
+        said = f"an end of text cannot be told from padding; {shared_pad.held}"
+        if apart := shared_pad.told_apart:
+            said = f"in all {apart:,} collated rows that hold it, it is attended and a target"
+        if shared_pad.frozen and not shared_pad.harmless:
+            said += "; its embedding gets no gradient, for padding_idx is that id"
         yield Finding(
-            f"PAD and EOS are the same token {tokenizer.eos_token!r} (id {eos}): "
-            f"an end of text cannot be told from padding; {shared_pad.held}",
+            f"PAD and EOS are the same token {tokenizer.eos_token!r} (id {eos}): {said}",
             observed=pad,
             expected=f"an id other than {eos}",
             cause="the checkpoint has no PAD of its own, and EOS was taken for it",
             fix="set tokenizer.pad_token to a token that no text contains, "
             "and model.config.pad_token_id to its id",
             severity=Severity.WARNING
-            if shared_pad.harmless or objective_of(pipeline).name in (PREFERENCE, POLICY)
+            if shared_pad.harmless
+            or shared_pad.told_apart
+            or objective_of(pipeline).name in (PREFERENCE, POLICY)
             else Severity.FAILURE,
         )
     yield Measured(f"PAD is {pad}, EOS is {eos}", {"pad_token_id": pad, "eos_token_id": eos})

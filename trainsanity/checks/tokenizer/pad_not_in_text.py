@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from trainsanity.checks._splits import rows_finding, tally
 from trainsanity.engine.registry import check
 from trainsanity.measurements.data.scan import Scan
+from trainsanity.measurements.data.shared_pad import SharedPad
 from trainsanity.types import Finding, Measured, Skip
 
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     requires=("tokenizer.pad_is_not_eos",),
     rules_out="PAD / EOS",
 )
-def pad_not_in_text(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding]:
+def pad_not_in_text(
+    pipeline: Pipeline, scan: Scan, shared_pad: SharedPad
+) -> Iterator[Measured | Finding]:
     """No text contains PAD.
 
     What it checks: PAD at attended places of the rows, for training and evaluation.
@@ -47,6 +50,8 @@ def pad_not_in_text(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Findi
     pad = pipeline.tokenizer.pad_token_id
     if pad is None:
         raise Skip("the tokenizer has no PAD")
+    if shared_pad.told_apart:
+        raise Skip("PAD is EOS, and the collator tells the ends of texts from padding")
     for split in scan.splits:
         found = split.special[pad]
         if found.first_row is not None:

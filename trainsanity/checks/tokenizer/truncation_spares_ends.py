@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.registry import check
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import quiet
-from trainsanity.measurements.data.scan import Scan
+from trainsanity.measurements.data.scan import Scan, Split
 from trainsanity.types import Finding, Measured, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
+
+
+SOURCE = "overflow_to_sample_mapping"
+"""Column in which a tokenizer says of which text a window is."""
+
+LOOKED_AT = 1_000
+"""Rows that are held against their neighbours, at the most."""
+
+MOST = 0.5
+"""Share of them that has to go on in another row: the last window of a text may have been dropped
+where it is short."""
+
+FEW = 4
+"""Rows that may share a single token with their neighbour by chance, and more."""
 
 
 @check(
@@ -35,7 +50,8 @@ def truncation_spares_ends(pipeline: Pipeline, scan: Scan) -> Iterator[Measured 
 
     How it is measured: exact, on the first and last attended id of each row of the training data.
     What all shorter rows share is the expectation; an ordinary token that they share by chance is
-    none.
+    none.  Rows that go on in the row beside them, overlapping with it as windows of one long text
+    do, lose nothing.
 
     How to fix: let the tokenizer truncate (it keeps room for its own special tokens), or truncate
     the content before the template is applied.
@@ -63,6 +79,9 @@ def truncation_spares_ends(pipeline: Pipeline, scan: Scan) -> Iterator[Measured 
             continue
         token = pipeline.tokenizer.convert_ids_to_tokens(shared)
         lost = capped & (ids != shared)
+        if lost.any() and (windows := _windows(train, lost, at_end=side == "end")):
+            found.append(f"{windows} rows of the greatest length overlap with the row beside them")
+            continue
         found.append(
             f"{int(shorter.sum()):,} shorter rows {side} with {token!r}, "
             f"{int((capped & ~lost).sum()):,} of {int(capped.sum()):,} longest ones do"
@@ -82,6 +101,59 @@ def truncation_spares_ends(pipeline: Pipeline, scan: Scan) -> Iterator[Measured 
                 "or let the tokenizer do it: tokenizer(text, truncation=True, max_length=...)",
             )
     yield Measured("; ".join([share, *found]), round(float(capped.mean()), 6))
+
+
+def _windows(train: Split, lost: Any, *, at_end: bool) -> int:
+    """Return how many of some rows go on in the row beside them; 0 unless nearly all do.
+
+    A long text that is cut into windows loses nothing: each but its last ends where another row
+    takes the text up, with so many tokens of overlap or, by ``overflow_to_sample_mapping``, none.
+    """
+    import numpy
+
+    places = numpy.flatnonzero(lost)[:LOOKED_AT]
+    others = places + (1 if at_end else -1)
+    inside = (others >= 0) & (others < len(train.rows))
+    places, others = places[inside], others[inside]
+    if not len(places):
+        return 0
+    if SOURCE in train.rows.table.column_names:
+        made = train.rows.read(numpy.union1d(places, others))
+        source = dict(zip(numpy.union1d(places, others).tolist(), made, strict=True))
+        same = sum(
+            source[a][SOURCE] == source[b][SOURCE]
+            for a, b in zip(places.tolist(), others.tolist(), strict=True)
+        )
+        return same if same >= MOST * len(places) else 0
+    rows = _ids_of(train, numpy.union1d(places, others))
+    pairs = [
+        (rows[a], rows[b]) if at_end else (rows[b], rows[a])
+        for a, b in zip(places.tolist(), others.tolist(), strict=True)
+        if a in rows and b in rows
+    ]
+    overlaps = Counter(size for pair in pairs for size in _overlaps(*pair))
+    if not overlaps:
+        return 0
+    size, count = overlaps.most_common(1)[0]
+    # One token that two texts share by chance is no overlap.
+    enough = count >= MOST * len(places) and (size > 1 or count > FEW)
+    return count if enough else 0
+
+
+def _ids_of(train: Split, places: Any) -> dict[int, list[int]]:
+    """Return the attended ids of rows by their places."""
+    made = {}
+    for where, block in train.blocks(places):
+        begins, spans, _ = block.extents
+        for place, begin, span in zip(where.tolist(), begins, spans, strict=True):
+            made[place] = block.ids.values[begin : begin + span].tolist()
+    return made
+
+
+def _overlaps(one: list[int], other: list[int]) -> list[int]:
+    """Return the sizes in which a row's end is the beginning of another, none of them whole."""
+    most = min(len(one), len(other))
+    return [size for size in range(1, most) if one[-size:] == other[:size]]
 
 
 def _wrapped(pipeline: Pipeline) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -317,9 +318,35 @@ def prepared(pipeline: Pipeline, made: Any) -> dict[str, Any]:
     }
 
 
+def _makes_its_loss(trainer: Any) -> bool:
+    """Return whether ``training_step`` is one of its own that asks no ``compute_loss``.
+
+    A policy that answers prompts while it trains is given no labels, and needs none.
+    """
+    for cls in type(trainer).__mro__:
+        if "training_step" not in vars(cls):
+            continue
+        step = inspect.unwrap(vars(cls)["training_step"])
+        names = getattr(getattr(step, "__code__", None), "co_names", ())
+        if cls.__module__.partition(".")[0] == "transformers" or "compute_loss" in names:
+            return False
+        if "training_step" not in names:  # else it asks the one that it overrides
+            return True
+    return False
+
+
 def own_loss(pipeline: Pipeline) -> bool:
     """Return whether ``compute_loss`` is not the stock Trainer's; True for a custom loop."""
-    return pipeline.trainer is None or _overridden(pipeline.trainer)
+    trainer = pipeline.trainer
+    return trainer is None or _overridden(trainer) or _makes_its_loss(trainer)
+
+
+def labels_reach_model(pipeline: Pipeline) -> bool:
+    """Return whether the model is given labels, as far as is known without a step."""
+    if pipeline.captured is not None:
+        made = pipeline.captured.first.passes
+        return any(one.call is None or "labels" in one.call.kwargs for one in made)
+    return not own_loss(pipeline)
 
 
 def _overridden(trainer: Any) -> bool:
@@ -341,7 +368,7 @@ def refuse_unlabelled(trainer: Any, made: Collection[str], columns: Iterable[str
     names = ("labels", *(trainer.label_names or ()))
     # The Trainer looks for them in the signature of the model's forward.
     labelled = not trainer.label_names or any(name in made for name in names)
-    if _overridden(trainer) or labelled or own_model:
+    if _overridden(trainer) or _makes_its_loss(trainer) or labelled or own_model:
         return
     raise UsageError(
         f"the batch has no labels (the collator is given rows with {', '.join(sorted(columns))}): "

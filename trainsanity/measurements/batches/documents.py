@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import objective_of
@@ -16,7 +16,12 @@ from trainsanity.engine.store import measurement
 from trainsanity.errors import first_line
 from trainsanity.fields import is_indexable
 from trainsanity.isolation.snapshot import preserved
-from trainsanity.measurements.batches.batch import drawn, quiet, record_collator
+from trainsanity.measurements.batches.batch import (
+    drawn,
+    labels_reach_model,
+    quiet,
+    record_collator,
+)
 from trainsanity.objectives.base import CAUSAL_LM, IGNORED
 from trainsanity.types import Cost, Skip
 
@@ -70,7 +75,7 @@ class Documents:
         limit: tokens that a row may have; None if the arguments do not say.
         inputs: the first batch, as the collator returned it.
         spans: for each of its rows, where each document begins and ends.
-        shifted: the labels are those of the next place already.
+        shifted: the labels are those of the next place already, and the model is given them.
     """
 
     found: list[Document]
@@ -130,15 +135,31 @@ def documents(pipeline: Pipeline) -> Documents:
     limit = _limit(pipeline)
     longest = max((len(ids) for _, ids, _, _ in found), default=0)
     bound = 0 if _wrapped(pipeline) else min(limit or longest, longest)
+    made = [Document(row, ids, labels, raw, len(ids) >= bound) for row, ids, labels, raw in found]
+    shifted = _shifted(found)
+    if shifted and not labels_reach_model(pipeline):
+        # A loss of the user's own takes them so: what follows is asked of labels beside their ids.
+        made, shifted = [_beside_ids(one) for one in made], False
     return Documents(
-        [Document(row, ids, labels, raw, len(ids) >= bound) for row, ids, labels, raw in found],
+        made,
         count,
         apart,
         limit,
         micros[0][0],
         spans_of_first,
-        _shifted(found),
+        shifted,
     )
+
+
+def _beside_ids(one: Document) -> Document:
+    """Return a document whose labels are the next tokens with each beside its own token.
+
+    The last label is of a token that the model is not given.
+    """
+    last = one.labels[-1]
+    if last == IGNORED:
+        return replace(one, labels=[IGNORED, *one.labels[:-1]])
+    return replace(one, ids=[*one.ids, last], labels=[IGNORED, *one.labels])
 
 
 def _drawn(pipeline: Pipeline) -> tuple[list[Micro], list[Mapping[str, Any]]]:

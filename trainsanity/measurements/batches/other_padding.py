@@ -8,6 +8,9 @@ from typing import Any
 from trainsanity.objectives.base import IGNORED
 from trainsanity.repairs.batches import COUNTED
 
+MORE = 4
+"""Columns of padding that are added: a row's neighbour is often so much longer."""
+
 
 def other_padding(inputs: Mapping[str, Any]) -> tuple[dict[str, Any] | None, int]:
     """Return the batch with other token ids where its masks say padding, and how many there are."""
@@ -31,6 +34,41 @@ def other_padding(inputs: Mapping[str, Any]) -> tuple[dict[str, Any] | None, int
         new = torch.where(new == ids, real.roll(1)[0].expand_as(ids), new)
         changed[name] = torch.where(hidden, new, ids)
         count += int(hidden.sum())
+    return (changed, count) if count else (None, 0)
+
+
+def more_padding(inputs: Mapping[str, Any]) -> tuple[dict[str, Any] | None, int]:
+    """Return the batch with columns of padding added on the right, and the positions these have.
+
+    Asked of batches of several sequences a row, each with ids and a mask under names of its own,
+    that are padded on the right: as the longest row would stand beside a longer one.  None where
+    another tensor of the same width might mean anything.
+    """
+    import torch
+
+    changed, count = dict(inputs), 0
+    for name, ids in inputs.items():
+        of_mask = next((other for other in _masks(name) if other in inputs), None)
+        mask = inputs[of_mask] if of_mask is not None else None
+        if not (torch.is_tensor(ids) and torch.is_tensor(mask)) or name == "input_ids":
+            continue
+        if ids.dim() != 2 or ids.shape != mask.shape or ids.is_floating_point():
+            continue
+        hidden = mask == 0
+        if not bool(hidden.any()) or bool(hidden[:, 0].any()):
+            continue  # no padding, or on the left, where it moves absolute positions
+        if bool((hidden[:, :-1] & ~hidden[:, 1:]).any()):
+            continue
+        pad = ids[hidden][0]
+        changed[name] = torch.cat([ids, pad.expand(len(ids), MORE)], 1)
+        changed[str(of_mask)] = torch.cat([mask, mask.new_zeros(len(ids), MORE)], 1)
+        count += len(ids) * MORE
+    widths = {changed[n].shape[1] - MORE for n in inputs if changed[n] is not inputs[n]}
+    others = [
+        v for n, v in inputs.items() if changed[n] is v and torch.is_tensor(v) and v.dim() > 1
+    ]
+    if any(widths & {*value.shape[1:]} for value in others):
+        return None, 0
     return (changed, count) if count else (None, 0)
 
 

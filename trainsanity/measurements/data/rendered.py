@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 UNCHECKED = ("tool", "function", "ipython", "observation")
 """Roles whose contents templates write as JSON."""
 
+REASONS = ("reasoning_content", "reasoning", "thinking", "thought", "thoughts")
+"""Keys of a message under which chat templates look for what was thought before it was said."""
+
 _SPACE = re.compile(r"\s+")
 _THOUGHT = re.compile(r"^.*</[^<>\s]+>|^.*◁/think▷", re.DOTALL)
 
@@ -67,6 +70,9 @@ class Rendered:
         bos: the token that the template begins with; empty if with none.
         begun: rows that begin with one of the template's headers, BOS aside.
         without_bos: of those, the rows that do not begin with it.
+        reasons: last answers that bring their reasoning under a key of its own.
+        unread: of those whose reasoning is not in the row, by the key: one that the template does
+            not read.
     """
 
     prompts: int = 0
@@ -82,6 +88,8 @@ class Rendered:
     bos: str = ""
     begun: int = 0
     without_bos: list[int] = field(default_factory=list)
+    reasons: int = 0
+    unread: dict[str, list[int]] = field(default_factory=dict)
 
 
 @measurement(Cost.STATIC)
@@ -103,6 +111,7 @@ def rendered(pipeline: Pipeline, documents: Documents, chat_template: ChatTempla
                 look.prompt(one, talk)
                 look.contents(one, talk)
                 look.tools(one, talk)
+                look.reasons(one, talk)
             found = look.found
             if found.messages and len(found.missing) == found.messages.total():
                 raise Skip("the rows hold no message of their column: they are made otherwise")
@@ -186,6 +195,18 @@ class _Look:
                 own = answers[number] if role == ASSISTANT and number < len(answers) else None
                 trained = own is None or any(own.start <= t < own.stop for t in one.counted)
                 self.found.missing.append(Missing(one.row, role, content[:40], thought, trained))
+
+    def reasons(self, one: Document, talk: Sequence[Mapping[str, Any]]) -> None:
+        """Look for the reasoning of the last answer, which is not stripped as earlier ones are."""
+        last = talk[-1]
+        key = next((key for key in REASONS if _texts(last.get(key))), None)
+        if last["role"] != ASSISTANT or key is None:
+            return
+        self.found = replace(self.found, reasons=self.found.reasons + 1)
+        row, template = self.text(one.ids), str(self.tokenizer.chat_template)
+        read = any(mark in template for mark in (f".{key}", f"'{key}'", f'"{key}"'))
+        if not read and not any(self.again(text) in row for text in _texts(last[key])):
+            self.found.unread.setdefault(key, []).append(one.row)
 
     def tools(self, one: Document, talk: Sequence[Mapping[str, Any]]) -> None:
         """Look for the tools that a row brings: by their names, and by what the template writes."""

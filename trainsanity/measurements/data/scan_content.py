@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.fields import (
     BESIDE_IDS,
     IDS,
+    MASK,
     NUMBERS,
     PIXELS,
     PLAIN,
@@ -54,6 +55,29 @@ def content_of(pipeline: Pipeline, schema: Any, label: str | None) -> Content | 
     if texts := [name for name, kind in others.items() if kind == "text"]:
         return Content(TEXT, tuple(texts))
     return Content(NUMBERS, tuple(numbers)) if numbers else None
+
+
+def beside_ids(pipeline: Pipeline, schema: Any, label: str | None) -> list[str]:
+    """Return what a row holds beside its one column of ids that makes it another row.
+
+    Pictures, sounds and other lists of floats, the files that they lie in, and numbers that the
+    model's forward takes, as the boxes of words; not what is made of the ids.
+    """
+    if IDS not in schema.names:
+        return []
+    takes = inspect.signature(unwrapped(pipeline.model).forward).parameters
+    found = []
+    for field in schema:
+        name, kind = field.name, _leaf(field.type)
+        if name in (IDS, MASK, "labels", label, *BESIDE_IDS):
+            continue
+        numbers = kind.endswith(("integers", "floats"))
+        is_list = getattr(field.type, "num_fields", 0) or hasattr(field.type, "storage_type")
+        files = kind == "text" and role_of(name) != NUMBERS
+        floats = kind == "floats" and is_list
+        if kind == "image" or files or floats or (numbers and name in takes):
+            found.append(name)
+    return found
 
 
 def _leaf(kind: Any) -> str:

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 from trainsanity.engine.store import measurement
 from trainsanity.fields import NUMBERS
 from trainsanity.measurements.data.scan import Scan, Split
+from trainsanity.measurements.data.scan_content import beside_ids, innermost
 from trainsanity.measurements.data.scan_labels import AT_ONCE
 from trainsanity.measurements.data.scan_rows import joined
 from trainsanity.types import Cost
 
 if TYPE_CHECKING:
     from trainsanity.measurements.data.scan_rows import Array
+    from trainsanity.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Leak:
 
 @dataclass(frozen=True)
 class Repeats:
-    """Rows with the same ids, padding aside.
+    """Rows with the same ids, padding aside, and the same pictures or numbers beside them.
 
     Attributes:
         copies: training rows that equal an earlier one, label included.
@@ -55,14 +57,17 @@ class Repeats:
 
 
 @measurement(Cost.STATIC)
-def repeats(scan: Scan) -> Repeats:
-    """Compare all rows by signature, and those that agree by a 128-bit hash of all their ids."""
+def repeats(pipeline: Pipeline, scan: Scan) -> Repeats:
+    """Compare all rows by signature, and those that agree by a 128-bit hash of all their ids.
+
+    A picture beside the ids is part of the row: one question may be asked of many.
+    """
     import numpy
 
     splits = scan.splits
     places = _candidates(splits)
     hashes = numpy.concatenate(
-        [_hashes(split, where) for split, where in zip(splits, places, strict=True)]
+        [_hashes(pipeline, split, where) for split, where in zip(splits, places, strict=True)]
     )
     _, groups = numpy.unique(hashes, return_inverse=True)
     ends = numpy.cumsum([len(where) for where in places])[:-1]
@@ -108,7 +113,7 @@ def _those(near: Array, keys: Array) -> Array:
     return joined([at + numpy.flatnonzero(near[keys[at : at + AT_ONCE]]) for at in parts])
 
 
-def _hashes(split: Split, places: Array) -> Array:
+def _hashes(pipeline: Pipeline, split: Split, places: Array) -> Array:
     """A 128-bit hash of each row's attended ids, in the order of the places."""
     import numpy
     from xxhash import xxh3_128_digest
@@ -127,7 +132,23 @@ def _hashes(split: Split, places: Array) -> Array:
             ]
         )
         hashes[numpy.searchsorted(places, where)] = numpy.frombuffer(digests, dtype="V16")
+    schema, label = split.rows.table.schema, split.labels.column if split.labels else None
+    if columns := beside_ids(pipeline, schema, label):
+        _add_others(hashes, split, places, columns)
     return hashes
+
+
+def _add_others(hashes: Array, split: Split, places: Array, columns: list[str]) -> None:
+    """Make the hashes those of the ids and of what stands in these columns, the latter by bits."""
+    import numpy
+    from xxhash import xxh3_128_digest
+
+    for where, batch in split.rows.blocks(columns, places):
+        parts = [innermost(batch.column(name), f"{name} of {split.name}") for name in columns]
+        for k, at in enumerate(numpy.searchsorted(places, where).tolist()):
+            held = [part.values[part.offsets[k] : part.offsets[k + 1]].tobytes() for part in parts]
+            digest = xxh3_128_digest(b"".join([hashes[at].tobytes(), *held]))
+            hashes[at] = numpy.frombuffer(digest, dtype="V16")[0]
 
 
 def _within(

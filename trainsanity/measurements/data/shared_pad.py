@@ -9,9 +9,11 @@ from trainsanity.engine.session import Session, objective_of
 from trainsanity.engine.store import measurement
 from trainsanity.measurements.data.scan_rows import lists
 from trainsanity.objectives.base import UNKNOWN
+from trainsanity.pipeline import unwrapped
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
+    from trainsanity.measurements.batches.documents import Documents
     from trainsanity.measurements.data.scan import Scan, Split
     from trainsanity.pipeline import Pipeline
 
@@ -24,11 +26,17 @@ class SharedPad:
         rows: rows of all datasets that hold EOS; None if PAD is not EOS, or they cannot be read.
         targets: labels of these rows that are EOS; None in the same cases.
         why: the reason why the rows cannot be read; empty if they can.
+        told_apart: rows of a language model that hold EOS, as the user's collator makes them: each
+            has its own EOS attended and as a target, so that neither mask nor labels were made by
+            the id; 0 if one has not, or none was seen.
+        frozen: the input embedding gives EOS no gradient, because its ``padding_idx`` is that id.
     """
 
     rows: int | None = None
     targets: int | None = None
     why: str = ""
+    told_apart: int = 0
+    frozen: bool = False
 
     @property
     def harmless(self) -> bool:
@@ -61,7 +69,41 @@ def shared_pad(pipeline: Pipeline) -> SharedPad:
     return SharedPad(
         sum(_rows_with(split, int(eos)) for split in scan.splits),
         sum(_targets(split, int(eos)) for split in scan.splits) if of_tokens else 0,
+        told_apart=_told_apart(pipeline, int(eos)),
+        frozen=_frozen(pipeline, int(eos)),
     )
+
+
+def _told_apart(pipeline: Pipeline, eos: int) -> int:
+    """Return in how many rows EOS is attended and a target; 0 if it is not in one that holds it."""
+    try:
+        documents: Documents = Session.of(pipeline).measurements.get("documents")
+    except Skip:
+        return 0
+    holding = [one for one in documents.found if eos in one.ids[1:]]
+    # A label that is shifted already stands one place before its token.
+    if not holding or any(eos not in one.labels for one in holding):
+        return 0
+    ids, mask = documents.inputs["input_ids"], documents.inputs.get("attention_mask")
+    if mask is not None and mask.shape == ids.shape:
+        for r, spans in enumerate(documents.spans):
+            own = [t for start, stop in spans for t in range(start, stop)]
+            if bool((mask[r, own] == 0).any()):
+                return 0
+    return len(holding)
+
+
+def _frozen(pipeline: Pipeline, eos: int) -> bool:
+    """Return whether the input embedding, one that is no head as well, leaves EOS as it is."""
+    model = unwrapped(pipeline.model)
+    try:
+        table, head = model.get_input_embeddings(), model.get_output_embeddings()
+    except (AttributeError, NotImplementedError):
+        return False
+    weight = getattr(table, "weight", None)
+    if weight is None or not weight.requires_grad or getattr(head, "weight", None) is weight:
+        return False
+    return getattr(table, "padding_idx", None) == eos
 
 
 def _rows_with(split: Split, eos: int) -> int:

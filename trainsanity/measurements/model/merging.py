@@ -43,12 +43,15 @@ class Merged:
             rounding of a merged weight does.
         moved: by how much the adapter changes a logit, with weights drawn at random for this.
         largest: the largest logit.
+        replicated: layers of one kind share a base weight and have an adapter each, which only
+            their own forward can keep apart.
     """
 
     change: float
     noise: float
     moved: float
     largest: float
+    replicated: bool = False
 
 
 @measurement(Cost.FORWARD)
@@ -109,7 +112,18 @@ def merged(pipeline: Pipeline, adapters: Adapters, batch: Batch) -> Merged:
         apart(rounded, together),
         apart(both, before),
         float(both.abs().max()),
+        _replicated(layers),
     )
+
+
+def _replicated(layers: list[Any]) -> bool:
+    """Return whether a base weight belongs to several layers of one kind, none an embedding."""
+    kinds: dict[int, list[type]] = {}
+    for layer in layers:
+        if (weight := base_weight(layer)) is not None:
+            kinds.setdefault(weight.data_ptr(), []).append(type(layer))
+    shared = [owners for owners in kinds.values() if len(owners) > 1]
+    return bool(shared) and all(len({*owners}) == 1 for owners in shared)
 
 
 NOTED = ("merged_adapters", "_caches")

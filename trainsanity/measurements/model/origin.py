@@ -51,6 +51,9 @@ def origin(pipeline: Pipeline) -> Origin:
     for name, parameter in base.named_parameters(remove_duplicate=False):
         inside.setdefault(id(parameter), []).append(name)
     resting = _resting(model, added) if adapted else set()
+    if known:
+        known |= {name for one in inside.values() for name in one if _is_of_a_part(name, known)}
+        known |= _of_other_parts(base)
     new = []
     for name, parameter in model.named_parameters():
         if ".original_module." in name:  # PEFT keeps it beside the copy that is trained
@@ -105,6 +108,49 @@ def adapter_of(name: str, adapters: Collection[str], added: set[str]) -> str | N
         if kind in kinds and adapter in adapters:
             return adapter
     return None
+
+
+def _is_of_a_part(name: str, known: set[str]) -> bool:
+    """Return whether a name is one of the checkpoint's below an attribute of one's own.
+
+    ``language.model.embed_tokens.weight``: the checkpoint's model is a part of another one.
+    """
+    _, _, rest = name.partition(".")
+    while "." in rest:
+        if rest in known:
+            return True
+        _, _, rest = rest.partition(".")
+    return False
+
+
+def _of_other_parts(base: Any) -> set[str]:
+    """Return the names of parameters in parts that were loaded from somewhere else.
+
+    A part with a ``config`` that names a checkpoint of its own, or one that holds a norm which was
+    trained: nothing draws the weights of a norm, or what it has counted.
+    """
+    own = getattr(getattr(base, "config", None), "_name_or_path", "")
+    found: set[str] = set()
+    for name, part in base.named_modules():
+        if not name:
+            continue
+        source = getattr(getattr(part, "config", None), "_name_or_path", "")
+        elsewhere = bool(source) and source != own
+        if elsewhere or ("." not in name and _was_trained(part)):
+            found.update(f"{name}.{one}" for one, _ in part.named_parameters())
+    return found
+
+
+def _was_trained(part: Any) -> bool:
+    """Return whether a norm inside has weights that differ, or has counted batches."""
+    for module in part.modules():
+        weight = getattr(module, "weight", None)
+        if "Norm" not in type(module).__name__ or weight is None or weight.dim() != 1:
+            continue
+        counted = getattr(module, "num_batches_tracked", None)
+        if (counted is not None and int(counted) > 0) or bool((weight != weight[0]).any()):
+            return True
+    return False
 
 
 def _is_new_head(name: str, known: set[str], prefix: str) -> bool:

@@ -18,6 +18,7 @@ from trainsanity.isolation.temp_folders import scratch
 from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.batches.special_tokens import align_special_tokens
 from trainsanity.measurements.runs.answers import Answers, ignored
+from trainsanity.measurements.runs.oracle import Written, ask_oracle
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ class Scored:
         shifts: whether the objective predicts the next token.
         limit: tokens after which generation stops; None where nothing is generated.
         targets: lengths of the labels where something is generated.
+        writes: a decoder generates in the user's own ``prediction_step``.
+        written: metrics of answers put into the place of what it generates.
     """
 
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -101,6 +104,8 @@ class Scored:
     shifts: bool = False
     limit: int | None = None
     targets: list[int] = field(default_factory=list)
+    writes: bool = False
+    written: Written = field(default_factory=Written)
 
 
 @measurement(Cost.STEP)
@@ -237,6 +242,9 @@ def _take(pipeline: Pipeline, seen: Scored, answers: Answers) -> None:
         return
     if trainer.compute_metrics is None:
         return
+    if seen.writes:
+        put_back()
+        seen.written = ask_oracle(trainer, answers, trainer.evaluate)
     seen.perfect = again(answers.perfect)
     if not seen.perfect:
         return
@@ -260,6 +268,7 @@ def _recorded(trainer: Any, seen: Scored, made: list[Step], answers: Answers) ->
     step, loss_of, metrics = trainer.prediction_step, trainer.compute_loss, trainer.compute_metrics
     # Generating costs a forward for each token, and what comes out is not what is judged.
     generate = getattr(trainer.model, "generate", None)
+    config = getattr(trainer.model, "config", None)
     generates = bool(getattr(trainer.args, "predict_with_generate", False)) and generate
     given: dict[str, Any] = {}
 
@@ -299,6 +308,13 @@ def _recorded(trainer: Any, seen: Scored, made: list[Step], answers: Answers) ->
     if generates:
         seen.limit = _limit(trainer)
         trainer.model.generate = lambda *_, **__: answers.generated(given)
+    elif generate is not None and not getattr(config, "is_encoder_decoder", False):
+
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            seen.writes = True
+            return generate(*args, **kwargs)
+
+        trainer.model.generate = noted
     try:
         yield
     finally:
@@ -306,8 +322,7 @@ def _recorded(trainer: Any, seen: Scored, made: list[Step], answers: Answers) ->
         for name in ("prediction_step", "compute_loss"):
             vars(trainer).pop(name, None)
         trainer.compute_metrics = metrics
-        if generates:
-            vars(trainer.model).pop("generate", None)
+        vars(trainer.model).pop("generate", None)
 
 
 @contextmanager

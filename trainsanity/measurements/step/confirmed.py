@@ -19,7 +19,13 @@ from trainsanity.measurements.step.rearranged import layers_in_eval, picked, row
 from trainsanity.measurements.step.replay import as_in_training, logits_again
 from trainsanity.measurements.step.steps import MicroStep, Recording, reference
 from trainsanity.objectives.base import CUSTOM
-from trainsanity.objectives.wrong_formulas import WRONG, mean_of_row_means, mean_over, recognised
+from trainsanity.objectives.wrong_formulas import (
+    NOT_SHIFTED,
+    WRONG,
+    mean_of_row_means,
+    mean_over,
+    recognised,
+)
 from trainsanity.types import Blocked, Cost, Skip
 
 if TYPE_CHECKING:
@@ -30,6 +36,12 @@ PLAIN = ("nll", "chunked_nll")
 
 COARSEST = 1e-2
 """Relative; with a wider tolerance a loss of its own would soon be a quantity of the run."""
+
+
+SHIFTED = (
+    "the labels are the next tokens already, and the loss takes them as they are: the laws and "
+    "loss.predicts_the_next_token judge it"
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +61,7 @@ class Confirmed:
         redrawn: the loss with other random numbers, where it draws some of its own; else NaN.
         added: what the model's own forward adds to the formula, such as the loss that balances
             experts, with its weight; empty if nothing.
+        shifted: it is the formula for labels that are the next tokens already.
         times: how often the step counts what is added, where that is once a micro-batch while the
             formula's part is a mean over all of them; else 1.
     """
@@ -65,6 +78,7 @@ class Confirmed:
     redrawn: float = float("nan")
     added: str = ""
     times: int = 1
+    shifted: bool = False
 
     @property
     def words(self) -> str:
@@ -93,6 +107,8 @@ class Confirmed:
                 f"the loss is the formula and {self.added}, which the model itself adds: "
                 "loss.formula_is_known holds both against it, and the laws judge the rest"
             )
+        if self.shifted:
+            raise Skip(SHIFTED)
         if self.mistake or (self.declared and self.custom):
             raise Blocked(f"{self.owner} is not the formula", by="loss.formula_is_known")
         if self.custom or self.rows:
@@ -155,6 +171,8 @@ def _compared(
     if added:
         return Confirmed(False, owner, loss=loss, expected=expected, added=added)
     mistake, rows = _recognised(pipeline, recording, micros, loss, allowed)
+    if mistake == NOT_SHIFTED and recording.pulls.aims.ahead == 1:
+        return Confirmed(False, owner, loss=loss, expected=expected, shifted=True)
     if not mistake and not rows and _scaled(recording.facts(pipeline), loss, expected, allowed):
         return Confirmed(owner=owner, scaled=True, loss=loss, expected=expected)
     return Confirmed(

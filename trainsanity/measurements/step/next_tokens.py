@@ -10,7 +10,7 @@ from trainsanity.errors import first_line
 from trainsanity.fields import logits_of
 from trainsanity.maths.tolerances import same_shape_difference, within
 from trainsanity.measurements.model.raised import Asked, Precision, in_float32
-from trainsanity.measurements.step.pull import ModelCall
+from trainsanity.measurements.step.pull import FEW, Aims, ModelCall, given_ids
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.objectives.base import IGNORED
 from trainsanity.types import Cost, Skip
@@ -36,6 +36,7 @@ class NextTokens:
         place: of the token.
         moved: greatest difference of the outputs that precede it.
         behind: of those from it on.
+        at: of those at its place.
         size: their largest absolute value.
         precision: in which dtype the model was asked.
         unit: what roundings make of the outputs, by one unit in the last place of the weights; 0
@@ -48,6 +49,7 @@ class NextTokens:
     size: float
     precision: Precision
     unit: float = 0.0
+    at: float = 0.0
 
     @property
     def allowed(self) -> float:
@@ -88,6 +90,37 @@ def next_tokens(pipeline: Pipeline, recording: Recording) -> NextTokens:
     return in_float32(pipeline, lambda asked: _asked(pipeline, call, found, asked))
 
 
+@dataclass(frozen=True)
+class Aimed:
+    """Where the tokens stand that the outputs are held against.
+
+    Attributes:
+        aims: as the first step's gradient shows them.
+        asked: what a change of one token does to the outputs; None where nobody had to ask.
+    """
+
+    aims: Aims
+    asked: NextTokens | None = None
+
+
+@measurement(Cost.STEP)
+def aimed(pipeline: Pipeline, recording: Recording) -> Aimed:
+    """Look which token each output of a decoder is held against, and whether it is one that it saw.
+
+    Raises:
+        Skip: the gradient at the logits does not name tokens of the input.
+    """
+    aims, call = recording.pulls.aims, recording.model_call
+    if call is None or aims.clear < FEW:
+        raise Skip("the gradient at the model's outputs names no tokens of its input")
+    if aims.ahead != 0:
+        return Aimed(aims)
+    ids = given_ids(call.values())
+    if ids is None or ids.shape[1] < LONG:
+        raise Skip("the model's first call has no token ids")
+    return Aimed(aims, in_float32(pipeline, lambda asked: _asked(pipeline, call, ids, asked)))
+
+
 def _predicted(recording: Recording, ids: Tensor) -> bool:
     """Return whether a cross entropy's targets are the tokens that follow each of these."""
     import torch
@@ -126,6 +159,7 @@ def _asked(pipeline: Pipeline, call: ModelCall, ids: Tensor, asked: Asked) -> Ne
         float(difference[place:].max()),
         float(before[0].abs().max()),
         asked.precision,
+        at=float(difference[place].max()),
     )
     if within(found.moved, found.allowed):
         return found

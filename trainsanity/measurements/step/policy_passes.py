@@ -18,7 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.errors import first_line
 from trainsanity.isolation.snapshot import restored
-from trainsanity.measurements.batches.other_padding import labelled_padding, other_padding
+from trainsanity.measurements.batches.other_padding import (
+    labelled_padding,
+    more_padding,
+    other_padding,
+)
 from trainsanity.measurements.step.passes import Gap, Pass, gap_between, inner, passes_seen
 from trainsanity.measurements.step.rearranged import layers_in_eval
 from trainsanity.objectives.preference import (
@@ -36,6 +40,14 @@ STORED = re.compile(r"(^|_)(old|ref|reference)_.*log_?p", re.IGNORECASE)
 """Names under which a prepared batch keeps log-probabilities that were computed before."""
 
 
+SMALL = 0.02
+"""Standard deviation that a matrix of zeros is changed by: that of a new layer."""
+
+SAME = 1e-4
+"""Part of a loss that it may change by, and still be a ratio of 1 times the advantages: ``exp`` of
+a difference that is 0 is exactly 1, so this is rounding alone."""
+
+
 @dataclass
 class Policy:
     """Policy and reference at the weights that the pipeline came with.
@@ -49,11 +61,15 @@ class Policy:
         restless: the same of the policy.
         stored: by name, between the policy and what the batch brings along for the same tokens,
             in training mode and with every layer in eval mode.
+        brought: names of all log-probabilities that the batch brings along.
+        unread: of those what the loss does not read, which has another gradient than zero and keeps
+            its value when the policy's weights change: the policy is compared with itself.
         padding: the loss as it is, and with other token ids under the padding.
         pulled: norm of the change that these make to the gradient, relative to it; None if it was
             not asked, or is zero.  Where policy and reference are the same a preference loss is a
             constant, and only this shows.
         padded: how many positions are padding.
+        widened: the other padding is more of the same, and no other ids.
         labelled: how many of them have a label that the loss counts.
         eps: unit in the last place of the coarsest dtype in use.
         reason: why nothing was asked; empty if it was.
@@ -66,9 +82,12 @@ class Policy:
     noise: Gap = field(default_factory=Gap)
     restless: Gap = field(default_factory=Gap)
     stored: dict[str, tuple[Gap, Gap]] = field(default_factory=dict)
+    brought: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
     padding: tuple[float, float] = (math.nan, math.nan)
     pulled: float | None = None
     padded: int = 0
+    widened: bool = False
     labelled: int = 0
     eps: float = math.nan
     reason: str = ""
@@ -175,7 +194,9 @@ def compare(
         switched: whether a pass of the policy without gradient is its reference.
     """
     stored = [name for name in inputs if STORED.search(name) and "KL" not in name]
-    changed, found.padded = other_padding(inputs) if _is_causal(policy) else (None, 0)
+    found.widened = not _is_causal(policy)
+    change = more_padding if found.widened else other_padding
+    changed, found.padded = change(inputs)
     found.labelled = labelled_padding(inputs)
     if not (named or switched or stored or changed):
         return
@@ -184,6 +205,7 @@ def compare(
         quiet, loss = ask(inputs, seed=0, evaluating=True)
         if changed is not None:
             found.padding = (loss, ask(changed, seed=0, evaluating=True)[1])
+        if changed is not None and not found.widened:
             before, after = gradient(dict(inputs)).double(), gradient(dict(changed)).double()
             if (norm := float(before.norm())) != 0:
                 found.pulled = float((after - before).norm()) / norm
@@ -191,6 +213,8 @@ def compare(
             return
         train, _ = ask(inputs, seed=0, evaluating=False)
         again, _ = ask(inputs, seed=1, evaluating=False)
+        found.brought = stored
+        found.unread = _unread(policy, stored, inputs, loss, asker)
     except Exception as error:
         found.reason = f"asked again it raised {type(error).__name__}: {first_line(error)}"
         return
@@ -216,6 +240,34 @@ def compare(
         gaps = [_to_stored(seen, policy, name, inputs) for seen in (train, quiet)]
         if not math.isnan(gaps[0].size):
             found.stored[name] = (gaps[0], gaps[1])
+
+
+def _unread(
+    policy: Any, stored: list[str], inputs: Mapping[str, Any], loss: float, asker: Asker
+) -> list[str]:
+    """Return stored log-probabilities that the loss makes do without, by a ratio to itself."""
+    import torch
+
+    def asked(given: Mapping[str, Any]) -> float:
+        return asker.ask(given, seed=0, evaluating=True)[1]
+
+    tensors = [name for name in stored if torch.is_tensor(inputs[name])]
+    unread = [name for name in tensors if asked({**inputs, name: inputs[name] - 1.0}) == loss]
+    trained = [p for p in policy.parameters() if p.requires_grad and p.dim() > 1]
+    if not unread or not trained or not float(asker.gradient(dict(inputs)).norm()) > 0:
+        return []
+    weight, draw = trained[-1], torch.Generator().manual_seed(0)
+    before = weight.detach().clone()
+    noise = torch.randn(weight.shape, generator=draw).to(weight)
+    try:
+        with torch.no_grad():
+            weight.add_(noise * (float(before.float().std()) or SMALL))
+        elsewhere = asked(inputs)
+    finally:
+        with torch.no_grad():
+            weight.copy_(before)
+    # The sum of advantages is rounded alike; a ratio that is not 1 changes by the noise's size.
+    return unread if abs(elsewhere - loss) <= SAME * max(1.0, abs(loss)) else []
 
 
 def _is_causal(policy: Any) -> bool:

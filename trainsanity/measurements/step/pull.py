@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from trainsanity.fields import logits_of
 from trainsanity.objectives.base import IGNORED
 from trainsanity.pipeline import unwrapped
 
@@ -16,6 +17,93 @@ if TYPE_CHECKING:
     from trainsanity.measurements.step.steps import MicroStep, Recording
 
 
+CLEAR = 0.4
+"""Share of a position's gradient, by absolute values, that its largest element has where one token
+is held against all others: a logarithm of a softmax gives exactly a half, smoothing takes some."""
+
+EVEN = 0.99
+"""Ratio of the two largest elements of opposite sign from which they do not tell the target."""
+
+LOOK_AHEAD = 3
+"""Places on, up to which tokens are looked at: one beyond those of a shift that is made twice."""
+
+LOOKED_AT = 512
+"""Positions of a pass whose logits are looked at: of large vocabularies they take much room."""
+
+
+AGREE = 0.95
+"""Share of the outputs that have to name the token at one and the same distance."""
+
+FEW = 8
+"""Outputs whose target is named, from which on their places say something."""
+
+
+@dataclass
+class Aims:
+    """Which token each output is held against, read off the gradient at the logits.
+
+    The derivative of the logarithm of a probability has one sign at the token itself and the other
+    at all others: whatever loss is made of such logarithms, weighted or compared with a reference,
+    names its targets so.
+
+    Attributes:
+        own, following, second: how many outputs are held against the token that is given at their
+            own place, at the next, and at the one after, and against neither of the other two.
+        clear: outputs of which the gradient names one token, and where these three tokens differ.
+        losses: of some of them, -log of the named token's probability.
+        chances: the same for tokens that other outputs are held against.
+        classes: of the logits.
+    """
+
+    own: int = 0
+    following: int = 0
+    second: int = 0
+    clear: int = 0
+    losses: list[float] = field(default_factory=list)
+    chances: list[float] = field(default_factory=list)
+    classes: int = 0
+
+    @property
+    def ahead(self) -> int | None:
+        """Return how many places on the tokens stand that outputs are held against; or None."""
+        if self.clear < FEW:
+            return None
+        counts = (self.own, self.following, self.second)
+        return next((k for k, one in enumerate(counts) if one >= AGREE * self.clear), None)
+
+    def note(self, logits: Tensor, gradient: Tensor, ids: Tensor) -> None:
+        """Take in one pass: ``[B, T, C]``, the gradient there, and the ids that were given."""
+        slopes = gradient.detach().float()
+        up, raised = (-slopes).max(-1)
+        down, lowered = slopes.max(-1)
+        largest = up.maximum(down)
+        clear = (largest > 0) & (largest >= CLEAR * slopes.abs().sum(-1))
+        del slopes
+        # Where the model is sure of one wrong token, that one and the target weigh the same: the
+        # target is the one that is raised, unless it is pushed down.
+        even = up.minimum(down) >= EVEN * largest
+        named = raised.where((up > down) | even, lowered)
+        clear &= ~even | (named == ids.roll(-1, 1))
+        if ids.shape[1] > LOOK_AHEAD:
+            windows = [ids[:, k : ids.shape[1] - LOOK_AHEAD + k] for k in range(LOOK_AHEAD + 1)]
+            here, after, then, behind = windows
+            inside = named[:, :-LOOK_AHEAD]
+            # Two alike are mostly padding: what a row's last outputs are held against is not given.
+            apart = (here != after) & (after != then) & (here != then) & (then != behind)
+            apart &= clear[:, :-LOOK_AHEAD]
+            self.clear += int(apart.sum())
+            own, following, second = (int(((inside == x) & apart).sum()) for x in windows[:3])
+            self.own, self.following = self.own + own, self.following + following
+            self.second += second
+        rows, targets = logits.detach()[clear][:LOOKED_AT].float(), named[clear][:LOOKED_AT]
+        if len(targets) > 1:
+            losses = -rows.log_softmax(-1)
+            others = targets.roll(len(targets) // 2)
+            self.losses += losses.gather(1, targets[:, None])[:, 0].tolist()
+            self.chances += losses.gather(1, others[:, None])[:, 0].tolist()
+            self.classes = int(rows.shape[1])
+
+
 @dataclass
 class Pulls:
     """Gradients of the logits in the first step.
@@ -23,10 +111,12 @@ class Pulls:
     Attributes:
         norms: for each pass of the model with one row of logits a token, ``[B, T]`` on the CPU.
         two_sided: the model has an encoder and a decoder.
+        aims: which tokens the outputs of all these passes are held against.
     """
 
     norms: list[Tensor] = field(default_factory=list)
     two_sided: bool = False
+    aims: Aims = field(default_factory=Aims)
 
 
 @dataclass(frozen=True)
@@ -67,10 +157,11 @@ def pulls_watched(model: Any, seen: Recording) -> Iterator[None]:
         if seen.model_call is None and not seen.asking and torch.is_grad_enabled():
             named = {name: copied(value) for name, value in kwargs.items()}
             seen.model_call = ModelCall(tuple(map(copied, args)), named)
-        logits = output.get("logits") if isinstance(output, Mapping) else None
-        if seen.asking or len(seen.steps) > 1 or not torch.is_tensor(logits):
+        if seen.asking or len(seen.steps) > 1:
             return
-        if logits.dim() != 3 or not logits.requires_grad:
+        watch_aims(output, args, kwargs)
+        logits = output.get("logits") if isinstance(output, Mapping) else None
+        if not torch.is_tensor(logits) or logits.dim() != 3 or not logits.requires_grad:
             return
         place = len(seen.pulls.norms)
         # Where no gradient arrives nothing is pulled.
@@ -83,11 +174,41 @@ def pulls_watched(model: Any, seen: Recording) -> Iterator[None]:
 
         logits.register_hook(arrived)
 
+    def watch_aims(output: Any, args: Any, kwargs: Any) -> None:
+        logits, ids = logits_of(output), given_ids([*args, *kwargs.values()])
+        if seen.pulls.two_sided or not torch.is_tensor(logits) or ids is None:
+            return
+        if logits.dim() != 3 or not logits.requires_grad or logits.shape[:2] != ids.shape:
+            return
+        kept, given = logits.detach(), ids.detach().clone()
+
+        def arrived(gradient: Tensor) -> None:
+            if not seen.asking:
+                seen.pulls.aims.note(kept, gradient, given)
+
+        logits.register_hook(arrived)
+
     handle = unwrapped(model).register_forward_hook(at_end, with_kwargs=True)
     try:
         yield
     finally:
         handle.remove()
+
+
+def given_ids(values: Iterable[Any]) -> Tensor | None:
+    """Return the token ids among a model's arguments: the first two-dimensional ones beyond 0, 1.
+
+    A mask is made of zeros and ones; positions begin with 0 in every row.
+    """
+    import torch
+
+    for value in values:
+        if not torch.is_tensor(value) or value.dim() != 2 or value.is_floating_point():
+            continue
+        counted = value.dtype != torch.bool and int(value.max()) > 1
+        if counted and not bool((value == torch.arange(value.shape[1]).to(value)).all()):
+            return value
+    return None
 
 
 def at_padding(micro: MicroStep, norms: Tensor, *, two_sided: bool) -> tuple[Tensor, str] | None:

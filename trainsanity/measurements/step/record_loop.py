@@ -15,6 +15,7 @@ from trainsanity.isolation.random_states import torch_states
 from trainsanity.isolation.snapshot import preserved, snapshot_bytes
 from trainsanity.measurements.batches.batch import Batch, drawn, quiet
 from trainsanity.measurements.model.head import head_or_none, watched
+from trainsanity.measurements.step.allocation import allocations_counted
 from trainsanity.measurements.step.bounds import logged_loss_rounding
 from trainsanity.measurements.step.checkpointing import checkpointed
 from trainsanity.measurements.step.loop_gradients import Gradients, settle
@@ -84,6 +85,7 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
             with (
                 watched_modes(model, seen),
                 pulls_watched(model, seen),
+                allocations_counted(model, seen),
                 teachers_watched(model, seen, references_of(None, pipeline.train_step).values()),
                 Gradients(model, seen.head_name, optimizer) as gradients,
                 _hooked(pipeline, seen, steps, gradients) as states,

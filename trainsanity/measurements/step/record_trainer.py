@@ -22,6 +22,7 @@ from trainsanity.isolation.temp_folders import scratch
 from trainsanity.isolation.zero import engine_dropped, zero_stage
 from trainsanity.measurements.batches.batch import quiet, record_collator, refuse_unlabelled
 from trainsanity.measurements.model.head import head_or_none, watched
+from trainsanity.measurements.step.allocation import allocations_counted
 from trainsanity.measurements.step.alone import alone, resumed_as_meant
 from trainsanity.measurements.step.asked_again import TrainerAgain
 from trainsanity.measurements.step.checkpointing import checkpointed
@@ -125,6 +126,7 @@ def _record(pipeline: Pipeline, steps: int, *, own: bool) -> Recording:
                 resumed_as_meant(output_dir, folder),
                 watched_modes(pipeline.model, seen),
                 pulls_watched(pipeline.model, seen),
+                allocations_counted(pipeline.model, seen),
                 teachers_watched(pipeline.model, seen, references_of(trainer, None).values()),
                 backward_recorded(seen, pipeline.model, trainer.accelerator),
             ):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import functools
 import inspect
 import math
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import CodeType, FunctionType
 from typing import Any
 
 SCORES = "_calculate_rewards"
@@ -20,6 +24,10 @@ NAMES = 8
 """Names of one function that are tried.  Chosen: reward functions read two or three."""
 
 
+DEPTH = 3
+"""Functions of the user's own that a reward function may call through to the one with the words."""
+
+
 @dataclass
 class RewardOrder:
     """Rewards of one batch of completions, in two orders.
@@ -31,12 +39,15 @@ class RewardOrder:
         completions: how many there were.
         unread: of functions that gave all completions one reward, the name that they read and no
             row has, and the column that makes their rewards differ when it comes under that name.
+        unseen: of such functions, special tokens of the tokenizer that stand in their code, and
+            make them pay more as soon as completions hold them, which are decoded without.
     """
 
     asked: list[str] = field(default_factory=list)
     strayed: dict[str, int] = field(default_factory=dict)
     completions: int = 0
     unread: dict[str, tuple[str, str]] = field(default_factory=dict)
+    unseen: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def watch_rewards(trainer: Any, note: Callable[[RewardOrder], None]) -> None:
@@ -83,6 +94,8 @@ def _in_reverse(trainer: Any, given: Sequence[Any]) -> RewardOrder:
             others = set().union(*readers)
             if unread := rows.unread(function, others):
                 found.unread[name] = unread
+            elif unseen := rows.unseen(function):
+                found.unseen[name] = unseen
     return found
 
 
@@ -101,12 +114,15 @@ class _Scored:
         names = [key for key in rows[0] if key not in ("prompt", "completion", "completion_ids")]
         return {key: [row[key] for row in rows] for key in names}
 
-    def rewards(self, function: Any, step: int, **more: list[Any]) -> list[float] | None:
+    def rewards(
+        self, function: Any, step: int, completions: list[Any] | None = None, **more: list[Any]
+    ) -> list[float] | None:
         """Return the rewards, in the order of the completions; None where it cannot be asked."""
+        given = self.completions if completions is None else completions
         try:
             made = function(
                 prompts=self.prompts[::step],
-                completions=self.completions[::step],
+                completions=copy.deepcopy(given[::step]),
                 completion_ids=self.ids[::step],
                 **self.columns(step),
                 trainer_state=self.trainer.state,
@@ -136,6 +152,95 @@ class _Scored:
                 if made is not None and _differ(made):
                     return name, column
         return None
+
+    def unseen(self, function: Any) -> tuple[str, ...]:
+        """Return special tokens that the function looks for, and that decoding leaves out.
+
+        Args:
+            function: gives every completion the same reward.
+        """
+        tokens = [token for token in special_tokens(self.trainer) if token]
+        texts = [_text(one) for one in self.completions]
+        if any(token in text for token in tokens for text in texts):
+            return ()  # they are decoded with them
+        code = "\n".join(texts_read(function)).replace("\\", "")
+        named = sorted((token for token in tokens if token in code), key=code.index)
+        if not named:
+            return ()
+        for between in ("", "\n"):
+            for last in (True, False):  # <a>text</a>text, and without the text behind it
+                changed = [
+                    one if k % 2 == 0 else _with_text(one, _tagged(named, text, between, last))
+                    for k, (one, text) in enumerate(zip(self.completions, texts, strict=True))
+                ]
+                made = self.rewards(function, 1, changed)
+                # One that pays less for them is on its guard against tags that nobody wanted.
+                if made is not None and max(made[1::2]) > made[0]:
+                    return tuple(named)
+        return ()
+
+
+def _tagged(tokens: Sequence[str], text: str, between: str, last: bool) -> str:
+    parts = [part for token in tokens for part in (token, text)]
+    return between.join(parts if last else parts[:-1])
+
+
+def special_tokens(trainer: Any) -> list[str]:
+    """Return the tokens that decoding without special tokens leaves out."""
+    tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
+    known = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    return [str(token) for token in known if getattr(token, "special", False)]
+
+
+def _text(completion: Any) -> str:
+    if isinstance(completion, str):
+        return completion
+    parts = [one.get("content") for one in completion if isinstance(one, Mapping)]
+    return "".join(part for part in parts if isinstance(part, str))
+
+
+def _with_text(completion: Any, text: str) -> Any:
+    """Return a completion, plain or of messages, whose text is another."""
+    if isinstance(completion, str):
+        return text
+    return [
+        *({**one, "content": ""} for one in completion[:-1]),
+        {**completion[-1], "content": text},
+    ]
+
+
+def texts_read(function: Any) -> list[str]:
+    """Return the words in a function's code, in patterns that it names, and in what it calls."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    function = inspect.unwrap(function)
+    if not hasattr(function, "__code__"):
+        function = inspect.getattr_static(type(function), "__call__", None)
+    seen: set[Any] = set()
+    found: list[str] = []
+
+    def read(value: Any, depth: int) -> None:
+        if isinstance(value, str):
+            found.append(value)
+        elif isinstance(value, re.Pattern):
+            read(value.pattern, depth)
+        elif isinstance(value, tuple | list | set | frozenset):
+            for one in value:
+                read(one, depth)
+        elif isinstance(value, CodeType):
+            for one in value.co_consts:
+                read(one, depth)
+        elif isinstance(value, FunctionType) and value not in seen and depth:
+            seen.add(value)
+            read(value.__code__, depth)
+            for name in value.__code__.co_names:
+                read(value.__globals__.get(name), depth - 1)
+            for cell in value.__closure__ or ():
+                with contextlib.suppress(ValueError):  # not assigned yet
+                    read(cell.cell_contents, depth - 1)
+
+    read(getattr(function, "__func__", function), DEPTH)
+    return found
 
 
 def names_read(function: Any) -> list[str]:

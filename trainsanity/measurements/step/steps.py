@@ -184,6 +184,7 @@ class Recording:
             the values that it had there.
         teachers: other models that ran without a gradient while the steps were taken.
         pulls: from which positions of the logits the first step's gradient comes.
+        allocations: how often an adapter that moves its ranks was told to; None if there is none.
         model_call: what the model was given first; None where it was not called.
         loss_calls: which of torch's loss functions were called, and what they were given.
         corners: boxes that the loss turned from centre and size to corners, or what looks so.
@@ -232,6 +233,7 @@ class Recording:
     own_code: OwnChanges = field(default_factory=OwnChanges)
     teachers: list[Teacher] = field(default_factory=list)
     pulls: Pulls = field(default_factory=Pulls)
+    allocations: int | None = None
     model_call: ModelCall | None = None
     loss_calls: list[LossCall] = field(default_factory=list)
     corners: list[Corners] = field(default_factory=list)
