@@ -189,9 +189,10 @@ def smallest(
     with _nothing_written(), with_reporter(lambda _line: None):
         try:
             probe()
-        # A stateful collator may not fail a second time: once is enough.
+        # A stateful collator may not fail a second time: once is enough.  Old versions of Hypothesis
+        # also take their own draws for flaky, and end a search that has found nothing yet.
         except (Broken, Flaky):
-            return found[-1]
+            return found[-1] if found else None
     return None
 
 
