@@ -189,8 +189,8 @@ def smallest(
     with _nothing_written(), with_reporter(lambda _line: None):
         try:
             probe()
-        # A stateful collator may not fail a second time: once is enough.  Old versions of Hypothesis
-        # also take their own draws for flaky, and end a search that has found nothing yet.
+        # A stateful collator may not fail a second time: once is enough.  An old Hypothesis also
+        # takes its own draws for flaky, and ends a search that has found nothing yet.
         except (Broken, Flaky):
             return found[-1] if found else None
     return None
