@@ -105,6 +105,8 @@ def test_the_runs_that_several_processes_can_take_together():
     assert "gathered by the Trainer" in alone.pop("loop.predict_keeps_order")
     for name in ("loop.load_is_whole", "loop.tokenizer_is_saved"):
         assert "saving by several processes" in alone.pop(name)
+    assert "budget of ranks" in alone.pop("loop.ranks_are_allocated")
+    assert alone.pop("loop.sampler_reaches_the_rows")
     # These start processes of their own, ask in which order one reads, or judge a metric.
     assert set(alone) == {
         "loop.resume_equals_straight",

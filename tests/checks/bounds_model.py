@@ -174,6 +174,12 @@ def one_row_beside_others(get, share):
     return {"companions": Companions(4.0, [0.0, share * ROUNDED * 4.0], precision=SINGLE)}
 
 
+@case("model.rows_stay_apart")
+def one_row_of_a_loop_beside_others(get, share):
+    compared = Companions(4.0, [0.0, share * ROUNDED * 4.0], precision=SINGLE)
+    return {"called_companions": compared}
+
+
 def without_padding(shapes, by):
     return {"companions": Companions(4.0, [0.0], {0: 0.0, 1: by}, shapes=shapes, precision=SINGLE)}
 

@@ -259,7 +259,7 @@ def test_contradictions_between_labels_from_any_number_on(judged, low):
 
 
 def test_two_rows_that_were_not_cut_tell_what_the_others_lost(judged):
-    cut = [[k, k + 1, k + 2, k + 3] for k in range(6)]
+    cut = [[*range(4 * k + 10, 4 * k + 14)] for k in range(6)]
     (message,) = said(judged("TS108", rows([*cut, [1, 2, EOS], [3, EOS]])))
     assert message.startswith("6 of 6 rows of the greatest length 4 do not end with '<|im_end|>'")
     assert judged("TS108", rows([*cut, [1, 2, 3], [2, 3]])).status is Status.PASS

@@ -350,6 +350,7 @@ def test_a_custom_training_loop_has_no_trainer_to_run():
         Status.SKIP,
         "this pipeline has no other processes",
     )
+    assert by_name.pop("loop.ranks_are_allocated").status is Status.SKIP
     rest = by_name.values()
     assert {r.status for r in rest} == {Status.SKIP}
     assert all(r.reason.startswith("this pipeline has no trainer") for r in rest)

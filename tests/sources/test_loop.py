@@ -259,8 +259,9 @@ def test_a_loop_that_never_steps_is_told_so():
 
 def test_a_loop_that_raises_is_an_error_and_is_taken_back():
     results = judged(looped(broken_in_the_second))
-    assert names(results, "error") == {"loss.finite"}
-    assert "raised ValueError: the second step" in results["loss.finite"].reason
+    # One exception is told once, by the check that first asks for the loop's steps.
+    [told] = names(results, "error")
+    assert "raised ValueError: the second step" in results[told].reason
 
 
 @pytest.mark.parametrize(

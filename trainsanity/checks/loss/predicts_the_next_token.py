@@ -14,8 +14,8 @@ from trainsanity.types import Cost, Finding, Measured, Skip
     "TS546",
     "loss.predicts_the_next_token",
     cost=Cost.STEP,
-    requires=("loss.finite", "collator.labels_aligned"),
-    explained_by=("model.causal",),
+    requires=("loss.finite",),
+    explained_by=("collator.labels_aligned", "model.causal"),
     rules_out="shift of the targets",
 )
 def predicts_the_next_token(aimed: Aimed) -> Iterator[Measured | Finding]:

@@ -100,12 +100,13 @@ def _cause(
     """Return cause and fix of a scaled evaluation."""
     counts = recording.first.micro_steps[0].num_items_in_batch is not None
     taken = getattr(pipeline.trainer, "model_accepts_loss_kwargs", False)
-    world = [name for name in names if name.startswith("world_size")]
-    if world and counts and taken:
+    world = Session.of(pipeline).facts.get("world_size") or 1
+    by_processes = world > 1 and abs(factor.value / world - 1) <= factor.tolerance
+    if by_processes and counts and taken:
         # The Trainer multiplies by the number of processes, in evaluate() too, what it takes for a
         # share of num_items_in_batch: Trainer.compute_loss under average_tokens_across_devices.
         return {
-            "cause": f"{explained(factor.value, world)}: the Trainer multiplies by it a "
+            "cause": f"{factor.value:.2f} is world_size = {world}: the Trainer multiplies by it a "
             "loss that it takes for a share of num_items_in_batch, because forward takes **kwargs; "
             "the model's loss ignores that number and is a mean already",
             "fix": "model.accepts_loss_kwargs = False, before the Trainer is built",

@@ -147,6 +147,8 @@ def _was_trained(part: Any) -> bool:
         weight = getattr(module, "weight", None)
         if "Norm" not in type(module).__name__ or weight is None or weight.dim() != 1:
             continue
+        if weight.is_meta:  # offloaded: what is in it is not here
+            continue
         counted = getattr(module, "num_batches_tracked", None)
         if (counted is not None and int(counted) > 0) or bool((weight != weight[0]).any()):
             return True
