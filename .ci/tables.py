@@ -293,6 +293,14 @@ def proofs() -> str:
     return f"`python -m tests.proofs`. {proofs.table(proofs.read())}"
 
 
+def seeds() -> str:
+    """Return how often a healthy pipeline was red under other seeds."""
+    from tests import seeds
+
+    told = json.loads(seeds.RECORD.read_text(encoding="utf-8"))
+    return f"`python -m tests.seeds`, {told['date']}. {told['note']}\n\n{seeds.table(told)}"
+
+
 def coverage() -> str:
     """Return how many checks reach a verdict on each kind of pipeline."""
     from tests.coverage import table
@@ -350,6 +358,7 @@ BLOCKS = {
     "field": field,
     "fresh": fresh,
     "proofs": proofs,
+    "seeds": seeds,
     "coverage": coverage,
     "mutation": mutation,
     "benchmarks": benchmarks,

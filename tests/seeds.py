@@ -4,7 +4,8 @@
 ``fixtures/controls`` and each healthy pipeline of ``fixtures/field`` under seeds 1 to 20, each in a
 process forked from one that has loaded everything, and writes a line of JSON for each as it ends.
 ``--part K/N`` takes every N-th, for several machines.  ``--table FILE...`` prints the observed
-rate of false reds with its interval, and what was red.
+rate of false reds with its interval, and what was red; with ``--write`` the counts are kept in
+``.ci/seeds.json``, from which the evidence page has its table.
 
 A seed moves the random numbers that weights are drawn from, the training data (a corpus of other
 texts and lengths where it is that of ``fixtures/corpus.py``, the order of the rows elsewhere) and
@@ -14,6 +15,7 @@ the arguments' own seed, by which the rows are shuffled.
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import math
 import os
@@ -37,6 +39,8 @@ LIMIT = 600.0
 
 LEVEL = 1.96
 """Normal quantile of a 95 % interval."""
+
+RECORD = Path(__file__).resolve().parents[1] / ".ci" / "seeds.json"
 
 RED = ("fail", "error", "xpass")
 """Statuses that a healthy pipeline must not have."""
@@ -159,9 +163,14 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("seeds.jsonl"), help="lines are added")
     parser.add_argument("--list", action="store_true", help="print the names and stop")
     parser.add_argument("--table", nargs="+", type=Path, metavar="FILE")
+    parser.add_argument("--write", metavar="NOTE", help="keep the counts, with the date and a note")
     asked = parser.parse_args()
     if asked.table:
-        _tell(table([json.loads(line) for file in asked.table for line in file.open()]))
+        rows = [json.loads(line) for file in asked.table for line in file.open()]
+        _tell(table(counted(rows)))
+        if asked.write is not None:
+            kept = {"date": f"{datetime.date.today()}", "note": asked.write, **counted(rows)}
+            RECORD.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
         return 0
     return _judge_all(parser, asked)
 
@@ -207,26 +216,37 @@ def _judge_all(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> in
     with ThreadPoolExecutor(asked.jobs) as pool:
         for _ in pool.map(one, pairs):
             pass
-    _tell(table(_read(asked.out)))
+    _tell(table(counted(_read(asked.out))))
     return int(bool(bad))
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Return the observed rate of false reds with its interval, as Markdown."""
+def counted(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return how many pipelines and seeds were judged, and what was red how often."""
     latest = {(row["name"], row["seed"]): row for row in rows}
     red = [row for row in latest.values() if row["red"]]
-    low, high = interval(len(red), len(latest))
+    by_check = Counter((check, row["name"]) for row in red for check in row["red"])
+    return {
+        "pipelines": len({name for name, _ in latest}),
+        "seeds": len({seed for _, seed in latest}),
+        "judged": len(latest),
+        "red": len(red),
+        "by_check": [[check, name, count] for (check, name), count in by_check.most_common()],
+    }
+
+
+def table(counts: dict[str, Any]) -> str:
+    """Return the observed rate of false reds with its interval, as Markdown."""
+    judged, red = counts["judged"], counts["red"]
+    low, high = interval(red, judged)
     lines = [
         "| healthy pipelines | seeds | judged | red | rate | 95 % interval |",
         "|---|---|---|---|---|---|",
-        f"| {len({name for name, _ in latest})} | {len({seed for _, seed in latest})} "
-        f"| {len(latest)} | {len(red)} | {len(red) / max(len(latest), 1):.2%} "
-        f"| {low:.2%} to {high:.2%} |",
+        f"| {counts['pipelines']} | {counts['seeds']} | {judged} | {red} "
+        f"| {red / max(judged, 1):.2%} | {low:.2%} to {high:.2%} |",
     ]
-    by_check = Counter((name, row["name"]) for row in red for name in row["red"])
-    if by_check:
+    if counts["by_check"]:
         lines += ["", "| check | pipeline | seeds that are red |", "|---|---|---|"]
-        lines += [f"| {check} | {name} | {n} |" for (check, name), n in by_check.most_common()]
+        lines += [f"| {check} | {name} | {count} |" for check, name, count in counts["by_check"]]
     return "\n".join(lines)
 
 

@@ -58,6 +58,6 @@ def test_the_table_counts_the_last_judgement_of_each():
         {"name": "b", "seed": 1, "red": red},
         {"name": "b", "seed": 2, "red": red},
     ]
-    made = seeds.table(rows)
+    made = seeds.table(seeds.counted(rows))
     assert "| 2 | 2 | 3 | 2 | 66.67% |" in made
     assert "| model.causal | b | 2 |" in made
