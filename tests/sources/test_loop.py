@@ -257,6 +257,40 @@ def test_a_loop_that_never_steps_is_told_so():
     assert "never steps" in results["update.one_step_is_taken"].findings[0].headline
 
 
+def test_a_loss_that_is_the_formula_by_a_draw_is_asked_again():
+    """Mixup whose share is 1 in the first step: numpy draws it, and no layer does."""
+    import numpy
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    def step(model: Any, optimizer: Any, scheduler: Any) -> Any:
+        def train_step(micro_batches: list[Any]) -> float:
+            total = 0.0
+            for micro_batch in micro_batches:
+                labels = micro_batch.pop("labels")
+                logits = model(**micro_batch).logits
+                share = 1.0 if numpy.random.rand() > 0.5 else 0.3
+                own, other = (cross_entropy(logits, one) for one in (labels, labels.flip(0)))
+                loss = (share * own + (1 - share) * other) / len(micro_batches)
+                loss.backward()
+                total += loss.item()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+            return total
+
+        return train_step
+
+    pipeline = looped(step)
+    numpy.random.seed(88)  # its first numbers are above a half
+    report = run(pipeline, registry().select(["loss", "gradient"]))
+    results = {result.check.name: result for result in report.results}
+    assert names(results, "fail") == names(results, "error") == set()
+    [finding] = results["loss.formula_is_known"].findings
+    assert "draws random numbers of its own" in finding.headline
+
+
 def test_a_loop_that_raises_is_an_error_and_is_taken_back():
     results = judged(looped(broken_in_the_second))
     # One exception is told once, by the check that first asks for the loop's steps.
