@@ -38,6 +38,8 @@ class Evaluation:
         training: names of modules that were in training mode while the model ran.
         uncounted: items of each row that the loss sums over and the Trainer does not count; see
             ``Step.counted``.
+        together: processes whose batches count as one: the Trainer divides by the items of all of
+            them, and multiplies by their number.
     """
 
     loss: float
@@ -45,15 +47,21 @@ class Evaluation:
     rows: int
     training: tuple[str, ...] = ()
     uncounted: int = 0
+    together: int = 1
 
     @property
     def reference(self) -> float:
         """The batches' means over their items, each weighed by its rows, as the Trainer does."""
-        weighed = [
-            micro.size * float(losses.sum()) / (len(losses) - self.uncounted * micro.size)
-            for micro in self.batches
-            if micro.items and len(losses := micro.items.losses)
-        ]
+        each = len(self.batches) // self.together
+        weighed = []
+        for k in range(each):
+            # The batches of one process lie one behind the other.
+            same = [micro for micro in self.batches[k::each] if micro.items]
+            losses = [micro.items.losses for micro in same if micro.items]
+            size = sum(micro.size for micro in same)
+            count = sum(map(len, losses)) - self.uncounted * size
+            if count:
+                weighed.append(size * sum(float(one.sum()) for one in losses) / count)
         return sum(weighed) / sum(micro.size for micro in self.batches)
 
 
@@ -80,10 +88,23 @@ def evaluation(pipeline: Pipeline, recording: Recording) -> Evaluation:
         raise Skip("evaluate() did not make logits from labelled rows in one pass of the model")
     if "eval_loss" not in metrics:
         raise Skip("evaluate() returned no eval_loss")
-    batches = [micro for own in all_gather(batches) for micro in own]
+    by_process = all_gather(batches)
+    together = len(by_process) if _counted_together(pipeline, batches) else 1
+    batches = [micro for own in by_process for micro in own]
     rows_seen = sum(micro.size for micro in batches)
     uncounted = int(recording.first.counted is not None)
-    return Evaluation(float(metrics["eval_loss"]), batches, rows_seen, tuple(training), uncounted)
+    return Evaluation(
+        float(metrics["eval_loss"]), batches, rows_seen, tuple(training), uncounted, together
+    )
+
+
+def _counted_together(pipeline: Pipeline, batches: list[MicroStep]) -> bool:
+    """Return whether the Trainer gave the loss the number of items of all processes."""
+    return bool(
+        getattr(pipeline.args, "average_tokens_across_devices", False)
+        and pipeline.other_processes
+        and all(micro.num_items_in_batch is not None for micro in batches)
+    )
 
 
 def _evaluate(
@@ -169,3 +190,13 @@ def _record_prediction_step(pipeline: Pipeline, watch: Any, batches: list[MicroS
         return returned
 
     pipeline.trainer.prediction_step = recording
+    if pipeline.other_processes is None:
+        return
+    compute_loss = pipeline.trainer.compute_loss
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        if batches and (count := kwargs.get("num_items_in_batch")) is not None:
+            batches[-1].num_items_in_batch = float(count)
+        return compute_loss(*args, **kwargs)
+
+    pipeline.trainer.compute_loss = counting
