@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
@@ -46,9 +45,7 @@ def rows_are_independent(companions: Companions) -> Iterator[Measured | Finding]
     """
     allowed = companions.allowed
     # A NaN is the greatest, wherever it stands.
-    row, worst = max(
-        enumerate(companions.beside_copies), key=lambda one: (math.isnan(one[1]), one[1])
-    )
+    row, worst = companions.most_moved
     if not within(worst, allowed):
         yield Finding(
             f"row {row} of the first batch has another output with other rows beside it: greatest "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
@@ -45,9 +44,7 @@ def rows_stay_apart(called_companions: Companions) -> Iterator[Measured | Findin
     References: graykode/nlp-tutorial#38.
     """
     allowed = called_companions.allowed
-    row, worst = max(
-        enumerate(called_companions.beside_copies), key=lambda one: (math.isnan(one[1]), one[1])
-    )
+    row, worst = called_companions.most_moved
     if not within(worst, allowed):
         yield Finding(
             f"row {row} of the first batch has another output with other rows beside it: greatest "

@@ -78,6 +78,12 @@ class Companions:
         return math.nan if self.precision is None else float(torch.finfo(self.precision.dtype).eps)
 
     @property
+    def most_moved(self) -> tuple[int, float]:
+        """Return the row that differs most from itself among copies, and by how much; NaN first."""
+        rows = enumerate(self.beside_copies)
+        return max(rows, key=lambda one: (math.isnan(one[1]), one[1]))
+
+    @property
     def allowed(self) -> float:
         """Return the difference between neighbours that arithmetic explains."""
         return same_shape_difference(self.eps, self.size, self.unit)

@@ -287,9 +287,7 @@ def _trial(
     tensors = dict(model.named_parameters())
     counts: list[Tensor] = []
     directions: dict[str, Direction] = {}
-    decay = {id(p): (rate, float(group.get("weight_decay") or 0.0))
-             for group, rate in zip(inner.param_groups, rates, strict=True)
-             for p in group["params"]}  # fmt: skip
+    decay = _decays(inner, rates)
     with _taken_back(model, inner, rates) as before:
         judged = [seen for seen in update.parameters if seen.trainable and seen.name in before]
         inner.step()
@@ -317,15 +315,22 @@ def _trial(
     return Trial(step, max(rates), shares, directions)
 
 
+def _decays(inner: Any, rates: list[float]) -> dict[int, tuple[float, float]]:
+    """Return rate and weight decay of each parameter, by its id."""
+    return {
+        id(p): (rate, float(group.get("weight_decay") or 0.0))
+        for group, rate in zip(inner.param_groups, rates, strict=True)
+        for p in group["params"]
+    }
+
+
 def _first_directions(trial: Trial, model: Any, inner: Any, rates: list[float]) -> dict[str, Any]:
     """Return how the parameters of a trial move in an optimizer's first step, without momentum.
 
     What earlier batches left in its moments may point elsewhere than this batch's gradient.
     """
     tensors, state = dict(model.named_parameters()), inner.state
-    decay = {id(p): (rate, float(group.get("weight_decay") or 0.0))
-             for group, rate in zip(inner.param_groups, rates, strict=True)
-             for p in group["params"]}  # fmt: skip
+    decay = _decays(inner, rates)
     with _taken_back(model, inner, rates) as before:
         try:
             inner.state = defaultdict(dict)
