@@ -91,6 +91,11 @@ def test_bare_torch_is_green(how: str) -> None:
 # --- planted -------------------------------------------------------------------------------------
 
 
+def test_a_schedule_of_another_optimizer_is_named() -> None:
+    report = judged("classify.py", "apart")
+    assert names(report, "fail", "error") == {"schedule.drives_the_optimizer"}
+
+
 @pytest.mark.parametrize("fault", RED)
 def test_a_fault_in_an_accelerate_loop_is_named(fault: str) -> None:
     report = judged("classify.py", fault)

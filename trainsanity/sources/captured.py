@@ -133,12 +133,15 @@ class Captured:
         scheduler_calls: how often the scheduler was stepped between the first two; None where
             it was not seen, or is given its position.
         length: of the training ``DataLoader``, in batches; None if it has none.
+        stray: a scheduler that was stepped between the first two steps while none of the
+            optimizer's own was, of another optimizer of the same parameters, which never steps.
     """
 
     steps: list[CapturedStep] = field(default_factory=list)
     before: int = 0
     scheduler_calls: int | None = None
     length: int | None = None
+    stray: Any = None
 
     @property
     def first(self) -> CapturedStep:

@@ -16,7 +16,7 @@ from trainsanity.isolation.shards import is_sharded
 from trainsanity.pipeline import LoopArguments, Pipeline
 from trainsanity.sources.captured import Captured
 from trainsanity.sources.loop_passes import Passes
-from trainsanity.sources.loop_tracks import Track
+from trainsanity.sources.loop_tracks import Track, driven_by
 
 NAMELESS = (
     "the rows of this loop's data loader, or its batches, are no dictionaries: its data and its "
@@ -96,6 +96,8 @@ def pipeline_of(
     if beside:
         optimizer = Optimizers([optimizer, *(other.optimizer for other in beside)])
     captured.scheduler_calls = track.scheduler_calls
+    if track.stray is not None and driven_by(track.stray) not in [o.optimizer for o in others]:
+        captured.stray = track.stray
     data, collator, rows = _data(passes.loader)
     captured.length = _length(passes.loader)
     notes = [*_notes(captured, track, len(others) - len(beside), skipped)]

@@ -32,6 +32,8 @@ class Track:
         scheduler: the one that was stepped most between the first two; None without one.
         state, rates: the scheduler's and the optimizer's, as the first step began.
         scheduler_calls: steps of the scheduler between the first two.
+        stray: a scheduler that was stepped between them instead of one of its own, for another
+            optimizer of the same parameters; None without one.
     """
 
     def __init__(self, optimizer: Any) -> None:
@@ -47,8 +49,10 @@ class Track:
         self.state: dict[str, Any] | None = None
         self.rates: list[float] = []
         self.scheduler_calls: int | None = None
+        self.stray: Any = None
         self._since = 0
         self._zeroed = True
+        self._others: dict[Any, int] = {}
         self._schedulers: list[tuple[Any, int, dict[str, Any]]] = []
 
     @property
@@ -110,21 +114,33 @@ class Track:
     def _first(self, step: CapturedStep, passes: Passes) -> None:
         step.weights, self.steps = _weights(self.model), [step]
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self._others = dict(passes.schedulers)
         self._schedulers = [
             (one, calls, copy.deepcopy(one.state_dict()))
             for one, calls in passes.schedulers.items()
-            if getattr(one.optimizer, "optimizer", one.optimizer) is self.optimizer
+            if driven_by(one) is self.optimizer
         ]
 
     def _find_scheduler(self, passes: Passes) -> None:
         stepped = [
             (passes.schedulers[one] - before, one, state) for one, before, state in self._schedulers
         ]
+        if not any(calls for calls, *_ in stepped):
+            self._find_stray(passes)
         if not stepped:
             return
         calls, self.scheduler, self.state = max(stepped, key=lambda found: found[0])
         if self.scheduler not in passes.placed:
             self.scheduler_calls = calls
+
+    def _find_stray(self, passes: Passes) -> None:
+        """Find what is stepped for an optimizer of the same parameters."""
+        for one, calls in passes.schedulers.items():
+            other = driven_by(one)
+            held = {id(p) for group in other.param_groups for p in group["params"]}
+            since = calls - self._others.get(one, calls)
+            if since and other is not self.optimizer and held & self.parameters:
+                self.stray = one
 
     def _window(self, passes: Passes) -> list[Backward]:
         """Return the backward passes since the step before that went through what is trained."""
@@ -150,6 +166,11 @@ class Track:
         step.gradients = {name: {**at_clip, **copies}[id(p)] for name, p in held.items()}
         step.norm_after = norm_of(p.grad for p in held.values())
         step.rates = [group["lr"] for group in self.optimizer.param_groups]
+
+
+def driven_by(scheduler: Any) -> Any:
+    """Return the optimizer that a scheduler sets rates in; accelerate may wrap it."""
+    return getattr(scheduler.optimizer, "optimizer", scheduler.optimizer)
 
 
 def elements_of(optimizer: Any) -> int:

@@ -1,6 +1,6 @@
 """Fine-tunes a tiny model in an accelerate loop; the arguments are what is wrong with it.
 
-python classify.py [zero] [schedule] [undivided] [head]
+python classify.py [zero] [schedule] [undivided] [head] [apart]
 """
 
 import sys
@@ -54,7 +54,8 @@ loader = DataLoader(Dataset.from_list(rows), batch_size=5, shuffle=True, collate
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
 if "head" in SAID:
     model.score = torch.nn.Linear(32, LABELS, bias=False)
-schedule = get_scheduler("linear", optimizer, num_warmup_steps=4, num_training_steps=40)
+scheduled = torch.optim.AdamW(model.parameters(), lr=1e-3) if "apart" in SAID else optimizer
+schedule = get_scheduler("linear", scheduled, num_warmup_steps=4, num_training_steps=40)
 steps = 1 if "undivided" in SAID else ACCUMULATION
 accelerator = Accelerator(cpu=True, gradient_accumulation_steps=steps)
 model, optimizer, loader = accelerator.prepare(model, optimizer, loader)

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.registry import check
+from trainsanity.engine.session import Session
 from trainsanity.measurements.batches.batch import Batch
+from trainsanity.measurements.data.told_targets import ToldTargets
 from trainsanity.pipeline import unwrapped
 from trainsanity.types import Finding, Measured, Skip
 
@@ -27,14 +29,14 @@ two digits, one in a hundred million."""
 @check(
     "TS255",
     "dataset.inputs_hold_no_target",
-    needs=("trainer",),
     rules_out="targets among the inputs",
 )
 def inputs_hold_no_target(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]:
     """No place of the inputs is the target itself, in every row.
 
     What it checks: a target that is one number a row against each number of what the model's
-    forward takes of the row, by its place from the front and from the end.
+    forward takes of the row, by its place from the front and from the end. In a table also whether
+    one column alone tells every row's class, or is the target on another scale.
 
     Why it matters: a window that ends with the value it is to foretell, or a table that kept the
     column of its target, is learnt within minutes and says nothing of what is to come. The error is
@@ -42,7 +44,11 @@ def inputs_hold_no_target(pipeline: Pipeline, batch: Batch) -> Iterator[Measured
 
     How it is measured: exact, on the batches of the first optimizer step. A failure where one
     place of the inputs equals the target in every row, and the rows have four different targets or
-    more, which are no whole numbers all (classes, stars and counts recur).
+    more, which are no whole numbers all (classes, stars and counts recur). Of a table all rows are
+    read: a column tells the classes where each of its values goes with one class and each class
+    with one value, and a number where a straight line leads from it to the target, within what
+    float32 rounds. Where more than half of the columns do, the task itself is as plain as that, and
+    it passes.
 
     How to fix: look at one row; a window's target is the value after its last::
 
@@ -50,12 +56,69 @@ def inputs_hold_no_target(pipeline: Pipeline, batch: Batch) -> Iterator[Measured
         x, y = series[i : i + n], series[i + n - 1]
         # good
         x, y = series[i : i + n], series[i + n]
+        # bad
+        x = table[table.columns]
+        # good
+        x = table.drop(columns=["target"])
 
     Known false alarms: a model that is to copy a number, as exercises have it.
 
-    References: tensorflow/tensorflow#40343.
+    References: tensorflow/tensorflow#40343,
+    https://zeupark.github.io/2025/05/26/overfitting-debug-log.html.
     """
+    table = _table(pipeline)
+    if table is not None and (finding := _column(table)):
+        yield finding
+        yield Measured(
+            f"{len(table.told)} of {table.columns} columns of {table.rows:,} rows tell the target",
+            len(table.told),
+            0,
+        )
+        return
+    try:
+        yield from _places(pipeline, batch)
+    except Skip:
+        if table is None:
+            raise
+        yield Measured(
+            f"{len(table.told)} of {table.columns} columns of {table.rows:,} rows tell the target",
+            len(table.told),
+            None,
+        )
+
+
+def _table(pipeline: Pipeline) -> ToldTargets | None:
+    """Return what the columns of the training data tell; None where it is no table."""
+    try:
+        found: ToldTargets = Session.of(pipeline).measurements.get("told_targets")
+    except Skip:
+        return None
+    return found
+
+
+def _column(table: ToldTargets) -> Finding | None:
+    """Return the finding that a column gives the target away."""
+    if not table.told or 2 * len(table.told) > table.columns or table.columns < 2:
+        return None
+    column = table.told[0]
+    what = f"which of {table.classes} classes" if table.classes else "which number"
+    return Finding(
+        f"column {column} of the inputs tells the target of each of {table.rows:,} rows: {what} "
+        "it is follows from this column alone",
+        observed=len(table.told),
+        expected=0,
+        where=f"column {column} of {table.split}",
+        cause="the target's own column is among the inputs, scaled or renamed",
+        fix="take the target out of the columns before they become inputs",
+    )
+
+
+def _places(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]:
+    """Compare each number of the first step's inputs with the targets."""
     import torch
+
+    if pipeline.trainer is None:
+        raise Skip("this pipeline has no trainer")
 
     # A column that nobody reads may be the target's own.
     taken = inspect.signature(unwrapped(pipeline.model).forward).parameters

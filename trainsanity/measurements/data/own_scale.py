@@ -65,7 +65,7 @@ def _scale(train: Split, split: Split) -> OwnScale | None:
     # A table's numbers are in a few columns; what has an axis of time or place is no table.
     if split.content.role != NUMBERS or split.rows.sample or not FEWEST <= len(split.rows) <= ROWS:
         return None
-    values = _numbers(split)
+    values = numbers_of(split)
     if values is None:
         return None
     varied = [k for k, column in enumerate(values.T) if len(numpy.unique(column)) >= VALUES]
@@ -73,7 +73,7 @@ def _scale(train: Split, split: Split) -> OwnScale | None:
         return None
     chosen = values[:, varied]
     apart = [numpy.abs(chosen.std(0, ddof=ddof) - 1).max() for ddof in (0, 1)]
-    own = _numbers(train) if len(train.rows) == len(split.rows) else None
+    own = numbers_of(train) if len(train.rows) == len(split.rows) else None
     return OwnScale(
         split.name,
         len(values),
@@ -84,7 +84,7 @@ def _scale(train: Split, split: Split) -> OwnScale | None:
     )
 
 
-def _numbers(split: Split) -> Array | None:
+def numbers_of(split: Split) -> Array | None:
     """Return the fractions of all rows, ``[n, columns]``; None if rows differ in how many."""
     import numpy
     import pyarrow

@@ -23,6 +23,7 @@ from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.model.head import head_or_none, watched
 from trainsanity.measurements.step.captured_loss import call_again, loss_again, trained_loss
 from trainsanity.measurements.step.checkpointing import checkpointed
+from trainsanity.measurements.step.driven import driven
 from trainsanity.measurements.step.hooks import ModuleState
 from trainsanity.measurements.step.modes import watched_modes
 from trainsanity.measurements.step.own import Own, loss_and_gradient, own_gradients
@@ -90,6 +91,7 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
                 note_rates(seen, optimizer)
                 seen.steps[-1].rates = [*taken.rates, *seen.steps[-1].rates[len(taken.rates) :]]
                 seen.steps[-1].learning_rate = taken.rates[0]
+        seen.driven = driven(optimizer, captured.stray or pipeline.lr_scheduler)
         now = frozen_state(model)
         for parameter in seen.update.parameters:
             parameter.changed_frozen = rewritten(parameter.name, frozen, now)

@@ -18,6 +18,7 @@ from trainsanity.measurements.model.head import head_or_none, watched
 from trainsanity.measurements.step.allocation import allocations_counted
 from trainsanity.measurements.step.bounds import logged_loss_rounding
 from trainsanity.measurements.step.checkpointing import checkpointed
+from trainsanity.measurements.step.driven import driven
 from trainsanity.measurements.step.loop_gradients import Gradients, settle
 from trainsanity.measurements.step.loop_own import ask_loop_again, redrawn_in_loop
 from trainsanity.measurements.step.modes import watched_modes
@@ -257,6 +258,7 @@ def _hooked(
         note_update(seen, model, optimizer)
         step.learning_rate = optimizer.param_groups[0]["lr"]
         note_rates(seen, optimizer)
+        seen.driven = driven(optimizer, pipeline.lr_scheduler)
 
     def after(*_: Any) -> None:
         gradients.stepped()

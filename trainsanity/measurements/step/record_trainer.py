@@ -26,6 +26,7 @@ from trainsanity.measurements.step.allocation import allocations_counted
 from trainsanity.measurements.step.alone import alone, resumed_as_meant
 from trainsanity.measurements.step.asked_again import TrainerAgain
 from trainsanity.measurements.step.checkpointing import checkpointed
+from trainsanity.measurements.step.driven import driven
 from trainsanity.measurements.step.hooks import added_hooks, hooks_of, state_of
 from trainsanity.measurements.step.modes import watched_modes
 from trainsanity.measurements.step.own import Own, ask_again
@@ -197,6 +198,7 @@ def _callback(
             note_update(seen, model, kwargs["optimizer"])
             step.learning_rate = kwargs["optimizer"].param_groups[0]["lr"]
             note_rates(seen, kwargs["optimizer"])
+            seen.driven = driven(kwargs["optimizer"], kwargs.get("lr_scheduler"))
 
         def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             after("on_optimizer_step")

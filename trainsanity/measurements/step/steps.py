@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.engine.session import Session, objective_of
 from trainsanity.maths.factors import NAMING, name_factor
 from trainsanity.measurements.model.items import Items, items_of
+from trainsanity.measurements.step.driven import Driven
 from trainsanity.measurements.step.hooks import AddedHook, ModuleState
 from trainsanity.measurements.step.loss_calls import Corners
 from trainsanity.measurements.step.modes import Modes
@@ -147,6 +148,7 @@ class Recording:
         next_rates: the same for each parameter group.
         peaks: the rate that each group was built with.
         optimizer: the name of its class.
+        driven: whether the scheduler that is stepped sets its rates; None without a scheduler.
         curve: learning rates of the scheduler in use, by step counted from 0; None if it has none
             that depends on the step alone.
         max_steps: optimizer steps that the Trainer plans; 0 if nobody does.
@@ -200,6 +202,7 @@ class Recording:
     next_rates: list[float] = field(default_factory=list)
     peaks: list[float] = field(default_factory=list)
     optimizer: str = ""
+    driven: Driven | None = None
     curve: dict[int, float] | None = None
     max_steps: int = 0
     update: Update = field(default_factory=Update)

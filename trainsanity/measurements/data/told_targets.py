@@ -1,0 +1,107 @@
+"""Columns of a table that tell the target of every row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from trainsanity.engine.store import measurement
+from trainsanity.fields import NUMBERS
+from trainsanity.measurements.data.own_scale import ROWS, numbers_of
+from trainsanity.measurements.data.scan import Scan, Split
+from trainsanity.types import Cost, Skip
+
+if TYPE_CHECKING:
+    from trainsanity.measurements.data.scan_rows import Array
+
+FEWEST = 32
+"""Rows of a table that is looked at: two classes of a coin agree with another once in 2**31."""
+
+RECURS = 8
+"""Rows that the second most frequent class has, at the least; a class of a few rows may go with
+anything."""
+
+DIFFERENT = 10
+"""Targets from which on they are measured numbers, and a column may be them on another scale."""
+
+ROUNDING = 1e-5
+"""Share of the targets' range: what float32 (6e-8) leaves of a number a hundred times the range."""
+
+
+@dataclass(frozen=True)
+class ToldTargets:
+    """Columns against the targets.
+
+    Attributes:
+        split: name of the dataset.
+        rows: their number.
+        columns: columns that are not constant.
+        told: numbers of those by which every target is known.
+        classes: targets are classes, so many; 0 for measured numbers.
+    """
+
+    split: str
+    rows: int
+    columns: int
+    told: tuple[int, ...]
+    classes: int
+
+
+@measurement(Cost.STATIC)
+def told_targets(scan: Scan) -> ToldTargets:
+    """Compare each column of a table with the targets of all rows.
+
+    Of classes a column tells all where each of its values goes with one class and each class with
+    one value; of measured numbers where the targets are the column, moved and stretched.
+
+    Raises:
+        Skip: the rows are no table of numbers with one target each, or few.
+    """
+    import numpy
+
+    split = scan.train
+    if split.content.role != NUMBERS or not FEWEST <= len(split.rows) <= ROWS:
+        raise Skip("the rows are no table of numbers, or few")
+    values, targets = numbers_of(split), _targets(split)
+    if values is None or targets is None or len(values) != len(targets):
+        raise Skip("the rows are no table of numbers with one target each")
+    varied = [k for k, column in enumerate(values.T) if column.min() < column.max()]
+    _, codes, counts = numpy.unique(targets, return_inverse=True, return_counts=True)
+    few = len(counts) <= len(targets) // RECURS
+    classes = len(counts) if few and len(counts) > 1 and sorted(counts)[-2] >= RECURS else 0
+    if not classes and len(counts) < DIFFERENT:
+        raise Skip("the targets are few, or all alike")
+    told = [
+        k
+        for k in varied
+        if (classes and _by_value(values[:, k], codes, classes))
+        or (len(counts) >= DIFFERENT and _on_a_scale(values[:, k], targets))
+    ]
+    return ToldTargets(split.name, len(values), len(varied), tuple(told), classes)
+
+
+def _targets(split: Split) -> Array | None:
+    import numpy
+
+    labels = split.labels
+    if labels is None or labels.source is None or labels.kind not in ("integer", "float"):
+        return None
+    if len(labels.nulls):
+        return None
+    made = numpy.asarray(labels.source.to_numpy(), dtype=numpy.float64)
+    return made if numpy.isfinite(made).all() else None
+
+
+def _by_value(column: Array, codes: Array, classes: int) -> bool:
+    import numpy
+
+    different, places = numpy.unique(column, return_inverse=True)
+    return len(different) == classes == len(numpy.unique(places * classes + codes))
+
+
+def _on_a_scale(column: Array, targets: Array) -> bool:
+    """Return whether the targets are the column times one number plus another."""
+    low, high = int(column.argmin()), int(column.argmax())
+    slope = (targets[high] - targets[low]) / (column[high] - column[low])
+    off = abs(targets - (targets[low] + slope * (column - column[low]))).max()
+    return bool(off <= ROUNDING * (targets.max() - targets.min()))
