@@ -169,7 +169,8 @@ def probe_rows(pipeline: Pipeline, batch: Batch) -> Rows:
     chosen = sorted({0, len(found) // 2, len(found) - 1})
     rows = [_row(pipeline, *found[k], limit) for k, limit in zip(chosen, LENGTHS, strict=False)]
     tokenizer = pipeline.tokenizer
-    fill.setdefault(IDS, _pad(pipeline))
+    if IDS not in fill:
+        fill[IDS] = _pad(pipeline)
     special = {fill[IDS], *(getattr(tokenizer, "all_special_ids", None) or ())}
     tokens, whole = [one for one, _ in rows], [rest for _, rest in rows]
     return Rows(

@@ -32,7 +32,7 @@ def called_companions(pipeline: Pipeline, recording: Recording) -> Companions:
         raise Skip("a Trainer's batches are asked by model.rows_are_independent")
     if recording.model_call is None:
         raise Skip("the model was not called as a module")
-    asked = without_labels(_named(pipeline, recording.model_call))
+    asked = without_labels(named_call(pipeline, recording.model_call))
     size = len(recording.first.micro_steps[0].rows or ())
     if size < 2:
         raise Skip("a batch of one row has no other rows beside it")
@@ -43,7 +43,7 @@ def called_companions(pipeline: Pipeline, recording: Recording) -> Companions:
         return in_float32(pipeline, lambda way: compared(pipeline, asked, [], size, way))
 
 
-def _named(pipeline: Pipeline, call: ModelCall) -> dict[str, Any]:
+def named_call(pipeline: Pipeline, call: ModelCall) -> dict[str, Any]:
     """Return the arguments of a call by their names.
 
     Raises:
