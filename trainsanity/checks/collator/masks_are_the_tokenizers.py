@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
-from trainsanity.measurements.batches.masks import Masks
+from trainsanity.measurements.data.masks import Masks
 from trainsanity.types import Finding, Measured, Severity, Skip
 
 ENOUGH = 8

@@ -27,7 +27,8 @@ def functions_fit(pipeline: Pipeline, recording: Recording) -> Iterator[Measured
     binary and the margin losses: logits, logarithms of probabilities, probabilities, signs, as each
     function's documentation asks for. For mse_loss, l1_loss, smooth_l1_loss and huber_loss: whether
     outputs of a sigmoid, a softmax, a tanh or a cosine can reach the targets. For overlaps (Dice,
-    IoU), which torch has no function for: whether they are made of logits.
+    IoU), which torch has no function for: whether they are made of logits. For scores that are
+    cosines: whether the number that they are multiplied by leaves anything to be learnt.
 
     Why it matters: they are all tensors of the same shape, so nothing raises. A softmax before
     cross entropy keeps the loss above a floor, probabilities in place of logarithms make a
@@ -44,7 +45,10 @@ def functions_fit(pipeline: Pipeline, recording: Recording) -> Iterator[Measured
     times a mask of zeros and ones, divided by a sum of the same outputs, with nothing but sums,
     scalings and interpolations between. A normalize or softmax of your own over outputs with one
     row for each of the batch is looked at, too: along axis 0 it makes each row depend on the
-    others. A compiled model is not looked at.
+    others. Scores are cosines where they are a product of vectors of length 1 that were seen to be
+    made, times one number k; with n candidates the loss is at least log(1 + (n - 1) exp(-k n /
+    (n - 1))), which is a failure above 90 % of log n unless a temperature is trained. A compiled
+    model is not looked at.
 
     How to fix: give cross_entropy and the functions "with_logits" what comes before the activation,
     nll_loss, kl_div and ctc_loss the log_softmax.
@@ -61,7 +65,7 @@ def functions_fit(pipeline: Pipeline, recording: Recording) -> Iterator[Measured
     one.
 
     References: lansinuote/Huggingface_Toturials#6, microsoft/ProDA#20, open-mmlab/mmpretrain#783,
-    huggingface/sentence-transformers#1095, milesial/Pytorch-UNet#271;
+    huggingface/sentence-transformers#1095, lightonai/pylate#115, milesial/Pytorch-UNet#271;
     read: torch.nn.functional.
     """
     calls = recording.loss_calls

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
 from trainsanity.fields import IDS, MASK
-from trainsanity.measurements.batches.masks import FRAME
+from trainsanity.measurements.data.masks import FRAME
 from trainsanity.measurements.data.scan import Scan, Split
 from trainsanity.types import Cost, Skip
 
@@ -54,7 +53,8 @@ def beginnings(pipeline: Pipeline, scan: Scan) -> list[Beginning]:
         raise Skip("the pipeline has no tokenizer")
     if not scan.evals:
         raise Skip("there is no evaluation data")
-    frame = {getattr(tokenizer, name, None) for name in FRAME} - {None}
+    ids = (getattr(tokenizer, name, None) for name in FRAME)
+    frame = {int(one) for one in ids if one is not None}
     return [_beginning(split, frame, tokenizer) for split in scan.splits]
 
 
@@ -87,7 +87,7 @@ def _behind(ids: list[int], frame: set[int]) -> list[int]:
     return ids[next((k for k, one in enumerate(ids) if one not in frame), len(ids)) :]
 
 
-def _shared(rows: Sequence[Sequence[int]]) -> tuple[int, ...]:
+def _shared(rows: list[list[int]]) -> tuple[int, ...]:
     if not rows:
         return ()
     low, high = min(rows), max(rows)

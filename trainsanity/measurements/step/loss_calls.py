@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.objectives.bounded_outputs import REGRESSIONS, Cosines, overlap
-from trainsanity.objectives.loss_arguments import JUDGES, over_the_batch
+from trainsanity.objectives.cosine_scores import CosineScores
+from trainsanity.objectives.loss_arguments import JUDGES, Misfit, over_the_batch
 from trainsanity.objectives.loss_places import AT_MOST, TARGETS, LossCall, place
 from trainsanity.pipeline import unwrapped
 
@@ -117,6 +118,7 @@ def _mode(rows: int) -> Any:
         def __init__(self, seen: list[LossCall], corners: list[Corners]) -> None:
             super().__init__()
             self.cosines = Cosines()
+            self.cosine_scores = CosineScores()
             self.corners = corners
             self.places: dict[tuple[str, str], LossCall] = {}
             self.seen = seen
@@ -144,9 +146,12 @@ def _mode(rows: int) -> Any:
         def _after(self, func: Any, args: Any, result: Any) -> None:
             if func is functional.cosine_similarity:
                 self.cosines.note(self.cosines.cosines, result)
+                self.cosine_scores.note_cosines(result)
             elif func is functional.normalize:
                 self.cosines.note(self.cosines.units, result)
+                self.cosine_scores.note_units(result)
             elif func in ratios:
+                self.cosine_scores.note_units(result)
                 self._look_at_ratio(*args)
             elif func in joined:
                 self._keep_corners(result)
@@ -159,6 +164,15 @@ def _mode(rows: int) -> Any:
                     self.places["overlap", where] = call
                     self.seen.append(call)
 
+        def _look_at_scores(self, scores: Any) -> None:
+            """Look at a log_softmax of one's own over candidates."""
+            misfit = self.cosine_scores.misfit(scores)
+            where, library = place(_caller())
+            if misfit is not None and not library and ("log_softmax", where) not in self.places:
+                call = LossCall("log_softmax", where, 1, [misfit])
+                self.places["log_softmax", where] = call
+                self.seen.append(call)
+
         def _keep_corners(self, result: Any) -> None:
             boxes = result.dim() > 1 and result.shape[-1] == 4 and result.is_floating_point()
             if not boxes or result.requires_grad or not 0 < result.numel() <= BOXES * 4:
@@ -170,6 +184,8 @@ def _mode(rows: int) -> Any:
         def _look_along(self, func: Any, args: Any, kwargs: Any) -> None:
             name, index, default = along[func]
             dim = kwargs.get("dim", args[index] if len(args) > index else default)
+            if name == "log_softmax" and dim in (1, -1):
+                self._look_at_scores(args[0])
             if dim not in (0, -2) or not args[0].requires_grad:
                 return
             where, library = place(_caller())
@@ -193,11 +209,14 @@ def _mode(rows: int) -> Any:
                 return
             bound = signatures[func].bind(*args, **kwargs)
             bound.apply_defaults()
-            found = (
+            found: list[Misfit] = (
                 [*REGRESSIONS[name](bound.arguments, self.cosines)]
                 if name in REGRESSIONS
                 else [*JUDGES[name](bound.arguments)]
             )
+            if name == "cross_entropy":
+                misfit = self.cosine_scores.misfit(bound.arguments["input"])
+                found += [misfit] if misfit is not None else []
             call.count += 1
             if name == "cross_entropy":
                 _keep(call, bound.arguments)

@@ -57,7 +57,8 @@ def masks(pipeline: Pipeline, batch: Batch) -> Masks:
     mask = getattr(tokenizer, "mask_token_id", None)
     if mask is None:
         raise Skip("the pipeline has no tokenizer with a mask token")
-    frame = {getattr(tokenizer, name, None) for name in FRAME} - {None}
+    known = (getattr(tokenizer, name, None) for name in FRAME)
+    frame = {int(one) for one in known if one is not None}
     seen = Masks(int(mask))
     for micro in batch:
         ids, labels = micro.inputs.get("input_ids"), micro.inputs.get("labels")
