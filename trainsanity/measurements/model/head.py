@@ -189,7 +189,8 @@ def _pooled(logits: Tensor, given: Tensor, made: Tensor, mask: Tensor | None) ->
     if logits.dim() == 3 and made.shape == logits.shape:  # one row of logits for each token
         same = bool((made == logits).all())
         return Pooled(logits, given if same else None, None, dtype=made.dtype)
-    if logits.dim() != 2 or made.shape[0] != logits.shape[0]:
+    # A score of two texts is no output of a layer for a row or a word.
+    if logits.dim() != 2 or (len(made), made.shape[-1]) != tuple(logits.shape):
         return Pooled(logits, None, None)
     one_vector = made.dim() == 2
     positions = made[:, None, :] if one_vector else made
