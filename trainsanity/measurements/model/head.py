@@ -138,15 +138,19 @@ def watched(model: Any, head: Any) -> Iterator[Watch]:
         model: what is called.
         head: the linear layer that makes its logits; None if there is none.
     """
+    import torch
+
     watch, calls = Watch(), []
 
     def at_head(_module: Any, inputs: Any, output: Any) -> None:
-        calls.append((inputs[0].detach(), output.detach()))
+        if inputs and torch.is_tensor(inputs[0]) and torch.is_tensor(output):
+            calls.append((inputs[0].detach(), output.detach()))
 
     def at_end(_module: Any, _inputs: Any, named: dict[str, Any], output: Any) -> None:
         found = output.get("logits") if isinstance(output, dict) else None
         watch.lossless = isinstance(output, dict) and output.get("loss") is None
-        if found is None:  # a fused loss never makes them
+        # A fused loss never makes them, and several heads may return several.
+        if not torch.is_tensor(found):
             watch.passes.append(None)
             calls.clear()
             return
