@@ -38,11 +38,11 @@ def eval_classes_are_trained(pipeline: Pipeline, scan: Scan) -> Iterator[Measure
     classes to the evaluation. The head learns to never say them, and the score is that of another
     question.
 
-    How it is measured: exact, on the label columns. A failure where more than half of an evaluation
-    set's rows are of classes that no training row has, and a random split would leave a class of so
-    many rows to one side less than once in a million times. A warning where only one of the two
-    holds, and where the training data is a stream of which the beginning was read. A few rows of
-    rare classes pass.
+    How it is measured: exact, on the label columns, where a random split would leave a class of so
+    many rows to one side less than once in a million times; rows of rare classes pass. A failure
+    where more than half of an evaluation set's rows are of classes that no training row has; a
+    warning where fewer are, and where the training data is a stream of which the beginning was
+    read.
 
     How to fix: shuffle before splitting, by class where there are rare ones::
 
@@ -73,10 +73,8 @@ def eval_classes_are_trained(pipeline: Pipeline, scan: Scan) -> Iterator[Measure
         new = {label: n for label, n in counts.items() if label not in train.counts}
         new.pop(IGNORED, None)
         unseen.append(sum(new.values()))
-        mostly = 2 * unseen[-1] > len(split.rows)
-        by_chance = bool(new) and _by_chance(scan, split, new)
-        if mostly or (new and not by_chance):
-            yield _finding(scan, split, new, mostly=mostly, by_chance=by_chance)
+        if new and not _by_chance(scan, split, new):
+            yield _finding(scan, split, new)
     yield Measured(
         f"rows of classes beside the {len(train.counts)} of the training data: "
         + tally((split for split, _ in held_out), unseen),
@@ -85,22 +83,18 @@ def eval_classes_are_trained(pipeline: Pipeline, scan: Scan) -> Iterator[Measure
     )
 
 
-def _finding(
-    scan: Scan, split: Split, new: Mapping[int, int], *, mostly: bool, by_chance: bool
-) -> Finding:
+def _finding(scan: Scan, split: Split, new: Mapping[int, int]) -> Finding:
     assert split.labels is not None
     labels, rows = sorted(new), sum(new.values())
     named = ", ".join(map(str, labels[:5])) + (" ..." if len(labels) > 5 else "")
-    wrong = mostly and not by_chance and not scan.train.rows.sample
+    wrong = 2 * rows > len(split.rows) and not scan.train.rows.sample
     return rows_finding(
         split,
         rows,
         split.labels.first(labels[0]),
         f"have a class that no training row has: {named}",
         expected=0,
-        cause="classes are so rare that all of their rows fell to one side"
-        if by_chance
-        else "a file that is sorted by class was split without being shuffled",
+        cause="a file that is sorted by class was split without being shuffled",
         fix='shuffle before splitting, or train_test_split(..., stratify_by_column="label")',
         severity=Severity.FAILURE if wrong else Severity.WARNING,
     )
