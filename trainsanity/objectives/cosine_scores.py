@@ -92,10 +92,12 @@ class CosineScores:
         shown = scores.float() > HIDDEN
         for cosines in itertools.chain(found, (a.float() @ b.float().T for a, b in sides)):
             given, plain = scores.float()[shown], cosines.float()[shown]
-            if not given.numel() or float(plain.std()) <= ROUNDING:
+            # Before anything is learnt cosines may all be near 1: their spread is what tells.
+            eps, spread = 4 * _eps(scores), float(plain.std()) if plain.numel() > 1 else 0.0
+            if spread <= 8 * eps:
                 continue
             factor = float((given @ plain) / (plain @ plain))
-            allowed = abs(factor) * max(ROUNDING, 4 * _eps(scores))
+            allowed = abs(factor) * max(eps, min(ROUNDING, spread / 16))
             if factor and float((given - factor * plain).abs().max()) <= allowed:
                 return factor
         return None

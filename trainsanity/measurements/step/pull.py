@@ -219,7 +219,9 @@ def pulls_watched(model: Any, seen: Recording) -> Iterator[None]:
                 return
             if kept.shape[:2] == given.shape:
                 seen.pulls.aims.note(kept, gradient, given)
-            seen.pulls.rises.append(Rises.of(gradient, given))
+            # Tags of tokens are logits of each token, too, and name none of them.
+            if int(given.max()) < kept.shape[-1]:
+                seen.pulls.rises.append(Rises.of(gradient, given))
 
         logits.register_hook(arrived)
 
