@@ -69,22 +69,31 @@ def inputs_hold_no_target(pipeline: Pipeline, batch: Batch) -> Iterator[Measured
     table = _table(pipeline)
     if table is not None and (finding := _column(table)):
         yield finding
-        yield Measured(
-            f"{len(table.told)} of {table.columns} columns of {table.rows:,} rows tell the target",
-            len(table.told),
-            0,
-        )
-        return
-    try:
-        yield from _places(pipeline, batch)
-    except Skip:
-        if table is None:
-            raise
-        yield Measured(
-            f"{len(table.told)} of {table.columns} columns of {table.rows:,} rows tell the target",
-            len(table.told),
-            None,
-        )
+        compared, held = table.rows, len(table.told)
+    else:
+        try:
+            compared, places = _places(pipeline, batch)
+        except Skip:
+            if table is None:
+                raise
+            compared, places = table.rows, []
+        held = len(places)
+        if places:
+            key, place = places[0]
+            yield Finding(
+                f"the target of each of {compared} rows is a number of its inputs: {key}[{place}]",
+                observed=held,
+                expected=0,
+                where=f"{key}[{place}]",
+                cause="the window ends with its target, or the target's column is among the inputs",
+                fix="take the target from behind the window, and its column out of the inputs",
+            )
+    yield Measured(
+        f"{compared:,} targets were compared with each number of their rows; {held} places of a "
+        "row are the target, or tell it",
+        held,
+        0,
+    )
 
 
 def _table(pipeline: Pipeline) -> ToldTargets | None:
@@ -108,13 +117,18 @@ def _column(table: ToldTargets) -> Finding | None:
         observed=len(table.told),
         expected=0,
         where=f"column {column} of {table.split}",
-        cause="the target's own column is among the inputs, scaled or renamed",
-        fix="take the target out of the columns before they become inputs",
+        cause="the target's own column is among the inputs, as it is or on another scale, or a window "
+        "ends with its target",
+        fix="take the target out of the columns before they become inputs, or from behind the window",
     )
 
 
-def _places(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]:
-    """Compare each number of the first step's inputs with the targets."""
+def _places(pipeline: Pipeline, batch: Batch) -> tuple[int, list[tuple[str, int]]]:
+    """Return how many targets the first step has, and which places of its inputs are all of them.
+
+    Raises:
+        Skip: there is no Trainer, the targets are no fractions of one a row, or few.
+    """
     import torch
 
     if pipeline.trainer is None:
@@ -144,23 +158,9 @@ def _places(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]:
                     places[key, place] = places.get((key, place), 0) + 1
     if len(set(targets)) < ENOUGH or all(one == int(one) for one in targets):
         raise Skip(f"the first step has fewer than {ENOUGH} different targets, or whole numbers")
-    copied = [where for where, count in places.items() if count == len(batch.micro_batches)]
-    if copied:
-        key, place = copied[0]
-        yield Finding(
-            f"the target of each of {len(targets)} rows is a number of its inputs: {key}[{place}]",
-            observed=targets[0],
-            expected="a number that the inputs do not hold",
-            where=f"{key}[{place}]",
-            cause="the window ends with its target, or the target's column is among the inputs",
-            fix="take the target from behind the window, and its column out of the inputs",
-        )
-    yield Measured(
-        f"{len(targets)} targets were compared with each number of their rows; {len(copied)} "
-        "places of a row are its target",
-        len(copied),
-        0,
-    )
+    return len(targets), [
+        where for where, count in places.items() if count == len(batch.micro_batches)
+    ]
 
 
 def _equal(value: Tensor, target: Tensor) -> Iterator[int]:
