@@ -117,9 +117,10 @@ def _column(table: ToldTargets) -> Finding | None:
         observed=len(table.told),
         expected=0,
         where=f"column {column} of {table.split}",
-        cause="the target's own column is among the inputs, as it is or on another scale, or a window "
-        "ends with its target",
-        fix="take the target out of the columns before they become inputs, or from behind the window",
+        cause="the target's own column is among the inputs, as it is or on another scale, or a "
+        "window ends with its target",
+        fix="take the target out of the columns before they become inputs, or from behind the "
+        "window",
     )
 
 
