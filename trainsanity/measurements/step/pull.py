@@ -211,11 +211,40 @@ def given_ids(values: Iterable[Any]) -> Tensor | None:
     return None
 
 
-def at_padding(micro: MicroStep, norms: Tensor, *, two_sided: bool) -> tuple[Tensor, str] | None:
-    """Return which positions' outputs nothing is learnt from, ``[B, T]``, and what names them.
+@dataclass(frozen=True)
+class Hidden:
+    """Positions of a pass that nothing is to be learnt from.
+
+    Attributes:
+        places: which, ``[B, T]``.
+        source: what names them.
+        labelled: how many of them have the padding's id for a label: behind the end of a target.
+    """
+
+    places: Tensor
+    source: str
+    labelled: int = 0
+
+
+def at_padding(
+    micro: MicroStep,
+    norms: Tensor,
+    *,
+    two_sided: bool,
+    ends: frozenset[int] = frozenset(),
+    pad: int | None = None,
+) -> Hidden | None:
+    """Return which positions' outputs nothing is learnt from, and what names them.
 
     A decoder's are those behind its last label; other models' those that the mask hides, but for
     the last one on the left, which predicts the first token.  None where nothing names them.
+
+    Args:
+        micro: whose inputs have labels and a mask.
+        norms: of the gradient at each position.
+        two_sided: the model has an encoder and a decoder.
+        ends: tokens that end a decoder's target.
+        pad: the padding's id: behind such an end it is no target, whatever its label says.
     """
     import torch
 
@@ -224,8 +253,12 @@ def at_padding(micro: MicroStep, norms: Tensor, *, two_sided: bool) -> tuple[Ten
         if not torch.is_tensor(labels) or labels.shape != norms.shape:
             return None
         counted = (labels != IGNORED).cpu()
+        padded = _behind_the_end(labels.cpu(), ends, pad)
+        counted &= ~padded
         behind = counted.flip(1).cumsum(1).flip(1) == 0
-        return behind & counted.any(1, keepdim=True), "labels"
+        stored = int(padded.sum())
+        source = "the padding's id, behind the end of a target," if stored else "labels"
+        return Hidden(behind & counted.any(1, keepdim=True), source, stored)
     if not torch.is_tensor(mask) or mask.shape != norms.shape:
         return None
     hidden = (mask == 0).cpu()
@@ -233,4 +266,28 @@ def at_padding(micro: MicroStep, norms: Tensor, *, two_sided: bool) -> tuple[Ten
         # Labels that are counted under a hidden token are the collator's affair.
         hidden &= (labels == IGNORED).cpu()
     hidden[:, :-1] &= hidden[:, 1:].clone()
-    return hidden, "attention_mask"
+    return Hidden(hidden, "attention_mask")
+
+
+def _behind_the_end(labels: Tensor, ends: frozenset[int], pad: int | None) -> Tensor:
+    """Return where labels are padding that was left in: a run of its id behind a target's end.
+
+    Of a padding that ends texts as well the first one is the end itself. mBART has the code of the
+    language between the end and the padding.
+    """
+    import torch
+
+    found = torch.zeros(labels.shape, dtype=torch.bool)
+    if pad is None or not ends or labels.is_floating_point():
+        return found
+    for number, row in enumerate(labels.tolist()):
+        last = len(row)
+        while last and row[last - 1] == IGNORED:
+            last -= 1
+        first = last
+        while first and row[first - 1] == pad:
+            first -= 1
+        first += pad in ends and first < last
+        if not ends.isdisjoint(row[max(0, first - 2) : first]):
+            found[number, first:last] = True
+    return found
