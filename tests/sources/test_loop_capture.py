@@ -115,6 +115,25 @@ def test_a_fault_with_a_scaler_or_a_closure_is_named(how: str, fault: str) -> No
     assert names(report, "fail", "error") == {RED[fault]}
 
 
+LANGUAGE = {
+    "unmasked": "loss.next_token_is_unseen",
+    "unshifted": "loss.predicts_the_next_token",
+    "undivided": "loss.logged_is_a_mean",
+}
+
+
+def test_a_model_that_returns_logits_and_loss_is_judged_without_a_data_loader() -> None:
+    report = judged("language.py")
+    assert_green(report)
+    assert {*LANGUAGE.values(), SUM} <= names(report, "pass")
+    assert "over 4 micro-batches" in result(report, SUM).message
+
+
+@pytest.mark.parametrize("fault", LANGUAGE)
+def test_a_fault_of_a_language_model_is_named(fault: str) -> None:
+    assert names(judged("language.py", fault), "fail", "warning", "error") == {LANGUAGE[fault]}
+
+
 def test_what_a_fault_says() -> None:
     zero = result(judged("images.py", "zero"), ZERO).findings[0]
     assert "still there as step 2 begins" in zero.headline

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -53,6 +53,7 @@ class Aims:
         losses: of some of them, -log of the named token's probability.
         chances: the same for tokens that other outputs are held against.
         classes: of the logits.
+        shape: of the token ids.
     """
 
     own: int = 0
@@ -62,6 +63,7 @@ class Aims:
     losses: list[float] = field(default_factory=list)
     chances: list[float] = field(default_factory=list)
     classes: int = 0
+    shape: tuple[int, ...] = ()
 
     @property
     def ahead(self) -> int | None:
@@ -159,7 +161,8 @@ def pulls_watched(model: Any, seen: Recording) -> Iterator[None]:
             seen.model_call = ModelCall(tuple(map(copied, args)), named)
         if seen.asking or len(seen.steps) > 1:
             return
-        watch_aims(output, args, kwargs)
+        if not seen.pulls.two_sided:
+            watch_aims(seen.pulls, output, [*args, *kwargs.values()], lambda: not seen.asking)
         logits = output.get("logits") if isinstance(output, Mapping) else None
         if not torch.is_tensor(logits) or logits.dim() != 3 or not logits.requires_grad:
             return
@@ -174,20 +177,6 @@ def pulls_watched(model: Any, seen: Recording) -> Iterator[None]:
 
         logits.register_hook(arrived)
 
-    def watch_aims(output: Any, args: Any, kwargs: Any) -> None:
-        logits, ids = logits_of(output), given_ids([*args, *kwargs.values()])
-        if seen.pulls.two_sided or not torch.is_tensor(logits) or ids is None:
-            return
-        if logits.dim() != 3 or not logits.requires_grad or logits.shape[:2] != ids.shape:
-            return
-        kept, given = logits.detach(), ids.detach().clone()
-
-        def arrived(gradient: Tensor) -> None:
-            if not seen.asking:
-                seen.pulls.aims.note(kept, gradient, given)
-
-        logits.register_hook(arrived)
-
     handle = unwrapped(model).register_forward_hook(at_end, with_kwargs=True)
     try:
         yield
@@ -195,15 +184,47 @@ def pulls_watched(model: Any, seen: Recording) -> Iterator[None]:
         handle.remove()
 
 
-def given_ids(values: Iterable[Any]) -> Tensor | None:
-    """Return the token ids among a model's arguments: the first two-dimensional ones beyond 0, 1.
+def watch_aims(
+    pulls: Pulls, output: Any, given: Iterable[Any], wanted: Callable[[], bool] = lambda: True
+) -> None:
+    """Note which tokens an output is held against, as soon as a gradient arrives there.
 
-    A mask is made of zeros and ones; positions begin with 0 in every row.
+    Args:
+        pulls: where it is noted.
+        output: what the model returned.
+        given: the model's arguments.
+        wanted: whether the gradient that arrives is the step's own.
+    """
+    import torch
+
+    logits = logits_of(output)
+    if not torch.is_tensor(logits) or logits.dim() != 3 or not logits.requires_grad:
+        return
+    ids = given_ids(given, logits.shape[:2])
+    if ids is None:
+        return
+    kept, copied = logits.detach(), ids.detach().clone()
+    pulls.aims.shape = tuple(ids.shape)
+
+    def arrived(gradient: Tensor) -> None:
+        if wanted():
+            pulls.aims.note(kept, gradient, copied)
+
+    logits.register_hook(arrived)
+
+
+def given_ids(values: Iterable[Any], shape: Sequence[int]) -> Tensor | None:
+    """Return the token ids of a shape among a model's arguments: the first ones beyond 0, 1.
+
+    A mask is made of zeros and ones; positions begin with 0 in every row.  An encoder's tokens
+    mostly have another shape than those of the decoder, whose outputs these are.
     """
     import torch
 
     for value in values:
-        if not torch.is_tensor(value) or value.dim() != 2 or value.is_floating_point():
+        if not torch.is_tensor(value) or tuple(value.shape) != tuple(shape):
+            continue
+        if value.is_floating_point():
             continue
         counted = value.dtype != torch.bool and int(value.max()) > 1
         if counted and not bool((value == torch.arange(value.shape[1]).to(value)).all()):
