@@ -134,6 +134,25 @@ def test_a_fault_of_a_language_model_is_named(fault: str) -> None:
     assert names(judged("language.py", fault), "fail", "warning", "error") == {LANGUAGE[fault]}
 
 
+APART = "model.rows_stay_apart"
+
+
+def test_rows_of_a_loop_are_asked_beside_others() -> None:
+    report = judged("series.py")
+    assert_green(report)
+    assert APART in names(report, "pass")
+
+
+def test_a_recurrent_layer_that_takes_rows_for_time_is_named() -> None:
+    assert names(judged("series.py", "mixed"), "fail", "warning", "error") == {APART}
+
+
+def test_time_in_front_is_no_row() -> None:
+    report = judged("series.py", "time_first")
+    assert_green(report)
+    assert "an entry for each row, in front" in result(report, APART).reason
+
+
 def test_what_a_fault_says() -> None:
     zero = result(judged("images.py", "zero"), ZERO).findings[0]
     assert "still there as step 2 begins" in zero.headline

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.report.json import json_value
-from trainsanity.types import RAN, Check, Cost, Finding, Result, Severity, Status
+from trainsanity.types import NOTHING, RAN, Check, Cost, Finding, Result, Severity, Status
 
 if TYPE_CHECKING:
     from trainsanity.engine.report import Report
@@ -63,7 +63,9 @@ def _not_judged_because(report: Report) -> str:
     reasons = Counter(
         " ".join(result.reason.split()) for result in report.judging if result.status not in RAN
     )
-    reason = max(reasons, key=lambda text: reasons[text])
+    # What the pipeline is not made of is known; what else is missing tells more.
+    telling = [text for text in reasons if not text.startswith(NOTHING)] or list(reasons)
+    reason = max(telling, key=lambda text: reasons[text])
     if len(reason) > REASON_LENGTH:
         reason = f"{reason[:REASON_LENGTH]}..."
     more = f"; {counted(len(reasons) - 1, 'other reason')}" if len(reasons) > 1 else ""

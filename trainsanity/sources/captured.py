@@ -133,12 +133,16 @@ class Captured:
         scheduler_calls: how often the scheduler was stepped between the first two; None where
             it was not seen, or is given its position.
         length: of the training ``DataLoader``, in batches; None if it has none.
+        rows: of one of its batches; None without one, or where it does not say.
+        other_models: how many more optimizers the script steps, of other models.
     """
 
     steps: list[CapturedStep] = field(default_factory=list)
     before: int = 0
     scheduler_calls: int | None = None
     length: int | None = None
+    rows: int | None = None
+    other_models: int = 0
 
     @property
     def first(self) -> CapturedStep:

@@ -97,8 +97,9 @@ def pipeline_of(
         optimizer = Optimizers([optimizer, *(other.optimizer for other in beside)])
     captured.scheduler_calls = track.scheduler_calls
     data, collator, rows = _data(passes.loader)
-    captured.length = _length(passes.loader)
-    notes = [*_notes(captured, track, len(others) - len(beside), skipped)]
+    captured.length, captured.rows = _length(passes.loader), rows
+    captured.other_models = len(others) - len(beside)
+    notes = [*_notes(captured, track, captured.other_models, skipped)]
     if passes.loader is not None and data is None:
         notes.append(NAMELESS)
     group = optimizer.param_groups[0]
