@@ -153,6 +153,18 @@ def test_time_in_front_is_no_row() -> None:
     assert "an entry for each row, in front" in result(report, APART).reason
 
 
+def test_a_target_among_the_columns_of_a_loop_is_named() -> None:
+    inside = "dataset.inputs_hold_no_target"
+    assert_green(judged("table.py"))
+    assert inside in names(judged("table.py"), "pass")
+    report = judged("table.py", "target")
+    assert names(report, "fail", "warning", "error") == {inside}
+    assert "argument 1[4]" in result(report, inside).findings[0].headline
+    assert names(judged("table.py", "scaled"), "fail", "warning", "error") == {inside}
+    assert str(result(judged("table.py", "scaled"), inside).status) == "warning"
+    assert_green(judged("table.py", "exercise"))
+
+
 def test_what_a_fault_says() -> None:
     zero = result(judged("images.py", "zero"), ZERO).findings[0]
     assert "still there as step 2 begins" in zero.headline

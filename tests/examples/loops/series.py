@@ -30,9 +30,8 @@ class Model(nn.Module):
 model = Model()
 optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 for inputs, labels in DataLoader(TensorDataset(series, targets), batch_size=8, shuffle=True):
-    loss = F.cross_entropy(
-        model(inputs.transpose(0, 1) if "time_first" in SAID else inputs), labels
-    )
+    given = inputs.transpose(0, 1) if "time_first" in SAID else inputs
+    loss = F.cross_entropy(model(given), labels)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
