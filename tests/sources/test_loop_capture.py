@@ -241,6 +241,11 @@ def test_tensors_of_no_module_are_refused() -> None:
         judged("odd.py", "by_hand")
 
 
+def test_an_optimizer_without_a_gradient_is_refused_for_that() -> None:
+    with pytest.raises(UsageError, match="no backward pass reaches the tensors .* Adam steps"):
+        judged("odd.py", "detached_maker")
+
+
 def test_a_script_without_a_step_says_so(tmp_path_factory: pytest.TempPathFactory) -> None:
     script = tmp_path_factory.mktemp("script") / "idle.py"
     script.write_text("import torch\n")

@@ -79,6 +79,13 @@ def pipeline_of(
             )
     model = track.model
     if model is None:
+        kind, held = type(track.optimizer).__name__, track.optimizer.param_groups
+        if all(p.grad is None for group in held for p in group["params"]):
+            raise UsageError(
+                f"no backward pass reaches the tensors that this script's {kind} steps: none of "
+                "them has a gradient, and nothing of them is trained; look for a detach(), an "
+                ".item() or a no_grad() between them and the loss"
+            )
         raise UsageError(
             "the tensors that this script's optimizer steps belong to no torch.nn.Module that was "
             "called: give them to a module, and call it, to have the training loop judged"
