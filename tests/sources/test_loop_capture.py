@@ -242,7 +242,7 @@ def test_tensors_of_no_module_are_refused() -> None:
 
 
 def test_an_optimizer_without_a_gradient_is_refused_for_that() -> None:
-    with pytest.raises(UsageError, match="no backward pass reaches the tensors .* Adam steps"):
+    with pytest.raises(UsageError, match=r"no backward pass reaches the tensors .* Adam steps"):
         judged("odd.py", "detached_maker")
 
 
