@@ -165,6 +165,14 @@ def test_a_target_among_the_columns_of_a_loop_is_named() -> None:
     assert_green(judged("table.py", "exercise"))
 
 
+def test_a_loop_that_leaves_its_model_in_eval_mode_is_a_warning() -> None:
+    assert_green(judged("dropping.py"))
+    report = judged("dropping.py", "left")
+    assert names(report, "fail", "error") == set()
+    assert names(report, "warning") == {"loop.trains_in_train_mode"}
+    assert "dropping.py:33" in result(report, "loop.trains_in_train_mode").findings[0].headline
+
+
 def test_what_a_fault_says() -> None:
     zero = result(judged("images.py", "zero"), ZERO).findings[0]
     assert "still there as step 2 begins" in zero.headline

@@ -135,6 +135,8 @@ class Captured:
         length: of the training ``DataLoader``, in batches; None if it has none.
         rows: of one of its batches; None without one, or where it does not say.
         other_models: how many more optimizers the script steps, of other models.
+        left_in_eval: the line of the loop after which the model stays in eval mode, as its source
+            tells; empty where nothing tells.
     """
 
     steps: list[CapturedStep] = field(default_factory=list)
@@ -143,6 +145,7 @@ class Captured:
     length: int | None = None
     rows: int | None = None
     other_models: int = 0
+    left_in_eval: str = ""
 
     @property
     def first(self) -> CapturedStep:
