@@ -51,11 +51,14 @@ def verdict(report: Report) -> str:
 
 
 def not_judged(report: Report) -> str:
-    """Return what was not judged of the training step; empty if something was."""
+    """Return what was not held against a computed value; empty if something was.
+
+    Other checks may have looked at loss and gradient all the same: that they are finite, say.
+    """
     kinds = report.not_judged
     if len(kinds) > 1:
-        return f"neither {' nor '.join(kinds)} was judged"
-    return f"the {kinds[0]} was not judged" if kinds else ""
+        return f"neither {' nor '.join(kinds)} was compared with a computed value"
+    return f"the {kinds[0]} was not compared with a computed value" if kinds else ""
 
 
 def _not_judged_because(report: Report) -> str:
