@@ -107,6 +107,33 @@ class Aims:
 
 
 @dataclass
+class Rises:
+    """How many of each row's tokens one pass's gradient makes likelier, and how many less likely.
+
+    Attributes:
+        ids: ``[B, T]``, what the pass was given, on the CPU.
+        raised, lowered: ``[B]``, tokens of each row whose probability goes up, or down, when a step
+            is taken against the gradient.
+    """
+
+    ids: Tensor
+    raised: Tensor
+    lowered: Tensor
+
+    @classmethod
+    def of(cls, gradient: Tensor, ids: Tensor) -> Rises:
+        """Read them off the gradient at the logits of the last ``T`` or fewer positions."""
+        width = gradient.shape[1]
+        slopes = gradient.detach().float()[:, :-1]
+        following = ids[:, ids.shape[1] - width + 1 :, None]
+        own = slopes.gather(-1, following)[..., 0]
+        # Of log(softmax) the token's own slope is as large as all others together.
+        named = own.abs() >= CLEAR * slopes.abs().sum(-1)
+        raised, lowered = (named & (own < 0)).sum(1), (named & (own > 0)).sum(1)
+        return cls(ids.cpu(), raised.cpu(), lowered.cpu())
+
+
+@dataclass
 class Pulls:
     """Gradients of the logits in the first step.
 
@@ -114,11 +141,13 @@ class Pulls:
         norms: for each pass of the model with one row of logits a token, ``[B, T]`` on the CPU.
         two_sided: the model has an encoder and a decoder.
         aims: which tokens the outputs of all these passes are held against.
+        rises: for each pass with logits for its last tokens at least, what becomes likelier.
     """
 
     norms: list[Tensor] = field(default_factory=list)
     two_sided: bool = False
     aims: Aims = field(default_factory=Aims)
+    rises: list[Rises] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -200,31 +229,50 @@ def watch_aims(
     logits = logits_of(output)
     if not torch.is_tensor(logits) or logits.dim() != 3 or not logits.requires_grad:
         return
-    ids = given_ids(given, logits.shape[:2])
-    if ids is None:
+    values = list(given)
+    ids = given_ids(values, logits.shape[:2])
+    exact = ids is not None
+    # Of a prompt and its answer some ask for the answer's logits alone.
+    ids = ids if ids is not None else given_ids(values, logits.shape[:2], longer=True)
+    if ids is None or not logits.shape[1]:
         return
     kept, copied = logits.detach(), ids.detach().clone()
-    pulls.aims.shape = tuple(ids.shape)
+    if exact:
+        pulls.aims.shape = tuple(ids.shape)
+    # Scores of classes name no tokens.
+    words = logits.shape[1] > 1 and int(ids.max()) < logits.shape[2]
 
     def arrived(gradient: Tensor) -> None:
-        if wanted():
+        if not wanted():
+            return
+        if exact:
             pulls.aims.note(kept, gradient, copied)
+        if words:
+            pulls.rises.append(Rises.of(gradient, copied))
 
     logits.register_hook(arrived)
 
 
-def given_ids(values: Iterable[Any], shape: Sequence[int]) -> Tensor | None:
+def given_ids(
+    values: Iterable[Any], shape: Sequence[int], *, longer: bool = False
+) -> Tensor | None:
     """Return the token ids of a shape among a model's arguments: the first ones beyond 0, 1.
 
     A mask is made of zeros and ones; positions begin with 0 in every row.  An encoder's tokens
     mostly have another shape than those of the decoder, whose outputs these are.
+
+    Args:
+        values: the arguments.
+        shape: rows and tokens.
+        longer: rows of more tokens will do.
     """
     import torch
 
     for value in values:
-        if not torch.is_tensor(value) or tuple(value.shape) != tuple(shape):
+        if not torch.is_tensor(value) or value.dim() != 2 or value.is_floating_point():
             continue
-        if value.is_floating_point():
+        fits = longer and len(value) == shape[0] and value.shape[1] >= shape[1]
+        if tuple(value.shape) != tuple(shape) and not fits:
             continue
         counted = value.dtype != torch.bool and int(value.max()) > 1
         if counted and not bool((value == torch.arange(value.shape[1]).to(value)).all()):
