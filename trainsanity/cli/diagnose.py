@@ -41,7 +41,7 @@ _COUNT = click.IntRange(min=1, max=_MOST)
 _RATE = _Rate(min=0, max=_MOST)
 
 
-def _known(name: str, type_: click.ParamType, help_: str) -> Callable[[_F], _F]:
+def _known(name: str, type_: click.ParamType[Any], help_: str) -> Callable[[_F], _F]:
     metavar = "N" if type_ is _COUNT else "X"
     return click.option(name, cls=_Option, type=type_, metavar=metavar, help=help_)
 

@@ -123,11 +123,9 @@ class PipelineSpec:
             ) from error
         except BaseException as error:
             # Where no line of the function was reached, the call itself is what it refuses.
-            place = place_of(error)
-            where, ask = f" in {place}" if place else "", "; it has to run without arguments"
+            more = place_of(error) or "; it has to run without arguments and return a Trainer"
             raise UsageError(
-                f"{self.id} raised {type(error).__name__}{where}: {first_line(error)}"
-                f"{'' if place else f'{ask} and return a Trainer'}"
+                f"{self.id} raised {type(error).__name__}: {first_line(error)}{more}"
             ) from error
         if not isinstance(built, Pipeline):
             from transformers import Trainer

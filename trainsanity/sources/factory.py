@@ -166,13 +166,11 @@ def _factory(module: str, factory: str) -> Any:
                 f"there is no module {module!r} below {here} or in this environment; "
                 "run from the project's root, or install it"
             ) from error
-        place = f" in {place}" if (place := place_of(error)) else ""
-        raise UsageError(f"importing {module!r} failed{place}: {error}") from error
+        raise UsageError(f"importing {module!r} failed: {error}{place_of(error)}") from error
     except (Exception, SystemExit) as error:
         # A module that calls sys.exit() would otherwise end this process, perhaps with code 0.
-        place = f" in {place}" if (place := place_of(error)) else ""
         raise UsageError(
-            f"importing {module!r} failed{place}: {type(error).__name__}: {error}"
+            f"importing {module!r} failed: {type(error).__name__}: {error}{place_of(error)}"
         ) from error
     build = getattr(found, factory, None)
     if build is None:

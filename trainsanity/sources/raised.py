@@ -9,7 +9,7 @@ from trainsanity.isolation.reachable import is_own
 
 
 def place_of(error: BaseException) -> str:
-    """Return the innermost line of the user's own code, as in "train.py line 31".
+    """Return the innermost line of the user's own code, as in " (train.py line 31)".
 
     Empty where the error passed none: the call itself was wrong, or a library was imported.
     """
@@ -22,4 +22,4 @@ def place_of(error: BaseException) -> str:
         return ""
     file, line = own[-1]
     inside = os.path.relpath(file)
-    return f"{file if inside.startswith(os.pardir) else inside} line {line}"
+    return f" ({file if inside.startswith(os.pardir) else inside} line {line})"
