@@ -17,7 +17,13 @@ pytestmark = pytest.mark.distributed
 
 FAULTS = {fault.id: fault for fault in all_faults() if fault.processes == 2}
 
-HEALTHY = ("healthy", "other_heads", "sharded_healthy", "sharded_and_loaded_by_one")
+HEALTHY = (
+    "healthy",
+    "evaluated_by_all",
+    "other_heads",
+    "sharded_healthy",
+    "sharded_and_loaded_by_one",
+)
 
 
 def example(name: str) -> str:
@@ -86,7 +92,10 @@ def test_runs_are_judged_by_all_processes_together():
     targets = [f"fixtures.field.processes_healthy:{name}" for name in healthy]
     # evaluate() divides by the tokens of both processes' batches, which differ.
     counted = "fixtures.field.processes_data:tokens_averaged_per_process_ok"
+    targets.append(example("evaluated_by_super"))
     *green, red = reported([*targets, counted, summed], timeout=600)[0]
+    told = by_name(green[-2])["loop.ranks_evaluate_together"]
+    assert (told["status"], "the library's own" in told["reason"]) == ("skip", True)
     assert by_name(green[-1])["loss.train_equals_eval"]["status"] == "pass"
     for report in green:
         assert names(report, "fail", "error", "blocked", "abstain") == set()
@@ -109,6 +118,7 @@ def test_the_runs_that_several_processes_can_take_together():
     for name in ("loop.load_is_whole", "loop.tokenizer_is_saved"):
         assert "saving by several processes" in alone.pop(name)
     assert "budget of ranks" in alone.pop("loop.ranks_are_allocated")
+    assert "the library's own" in alone.pop("loop.ranks_evaluate_together")
     assert alone.pop("loop.sampler_reaches_the_rows")
     # These start processes of their own, ask in which order one reads, or judge a metric.
     assert set(alone) == {

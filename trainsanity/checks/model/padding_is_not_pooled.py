@@ -34,13 +34,15 @@ def padding_is_not_pooled(companions: Companions) -> Iterator[Measured | Finding
     than four units in the last place of the dtype times the square root of a thousand sums, of the
     largest output: noise that a fault makes cannot lift the bound. Where the batch has no mask and
     the model takes one, it is asked once more with a mask over the padding: if that mends it, the
-    mask is what is missing.
+    mask is what is missing. A group or instance normalisation over time is looked at by itself:
+    where it is given the same for the row's own positions and makes something else of them, no
+    mask could help.
 
     How to fix: let the feature extractor or tokenizer return the mask
     (return_attention_mask=True) and pass it to the model.
 
-    Known false alarms: models with group normalisation over time (wav2vec2-base) were trained
-    without a mask and differ with one, too: a warning.
+    Known false alarms: models with group normalisation over time (wav2vec2-base) differ with a
+    mask and without one: a warning.
 
     References: huggingface/transformers#24265; read: Wav2Vec2Model.forward on attention_mask.
     """
@@ -56,7 +58,8 @@ def padding_is_not_pooled(companions: Companions) -> Iterator[Measured | Finding
     if not within(worst, allowed):
         mended = companions.masked.get(row)
         by_mask = mended is not None and within(mended, allowed)
-        stock = mended is not None and not by_mask
+        layer = companions.normed.get(row, "")
+        stock = bool(layer) or (mended is not None and not by_mask)
         yield Finding(
             f"row {row} of the first batch has another output without its padding: greatest "
             f"difference {worst:.3g}, up to {allowed:.2g} allowed"
@@ -66,12 +69,18 @@ def padding_is_not_pooled(companions: Companions) -> Iterator[Measured | Finding
             where=f"row {row} of the first micro-batch",
             cause="the batch has no attention mask, and the padding is pooled"
             if by_mask
+            else f"{layer} normalises over a row's positions, padding among them, and no mask "
+            "reaches it"
+            if layer
             else "padding is pooled although the batch has a mask"
             if companions.mask
             else "the model takes padding in, and a mask does not help",
             fix="return_attention_mask=True in the feature extractor or tokenizer, and pass the "
             "mask to the model"
             if by_mask
+            else "bring rows of one length together (group_by_length), and evaluate as the model "
+            "will be used: alone, or padded like this"
+            if layer
             else "use the mask where positions are averaged, or bring rows of one length together",
             severity=Severity.WARNING if stock else Severity.FAILURE,
         )

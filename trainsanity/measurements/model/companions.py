@@ -51,6 +51,9 @@ class Companions:
             row collated alone; empty where rows are not padded, or outputs are no vectors.
         masked: the same with a mask over the padding, where the batch has none and the model takes
             one.
+        normed: by row, the layer that normalises over a row's positions and so takes its padding
+            in: what it is given for the row's own positions is the same with and without padding,
+            and what it makes of them is not. No mask reaches such a layer.
         shapes: largest difference that the shape alone makes: a row alone and among copies of
             itself, without padding.
         unit: what roundings make of the outputs, by one unit in the last place of the weights; 0
@@ -63,6 +66,7 @@ class Companions:
     beside_copies: list[float]
     unpadded: dict[int, float] = field(default_factory=dict)
     masked: dict[int, float] = field(default_factory=dict)
+    normed: dict[int, str] = field(default_factory=dict)
     shapes: float = 0.0
     unit: float = 0.0
     mask: str = ""
@@ -115,8 +119,19 @@ def companions(pipeline: Pipeline) -> Companions:
     size = sizes.pop()
     if size < 2:
         raise Skip("a batch of one row has no other rows beside it")
-    own = without_labels(dict(inputs))
-    return in_float32(pipeline, lambda way: compared(pipeline, own, rows, size, way))
+    labelled = dict(inputs)
+    own = without_labels(labelled)
+
+    def ask(way: Asked) -> Companions:
+        try:
+            return compared(pipeline, own, rows, size, way)
+        except Skip:
+            if len(own) == len(labelled):
+                raise
+            # Some make the loss in any case: a row's own labels change nothing for the others.
+            return compared(pipeline, labelled, [], size, way)
+
+    return in_float32(pipeline, ask)
 
 
 def compared(
@@ -135,7 +150,9 @@ def compared(
 
     try:
         whole = _first(pipeline, asked, size)
-    except (TypeError, ValueError) as error:
+    except Skip:
+        raise
+    except Exception as error:
         # chosen_input_ids and the like: the loss makes of them what the model is given.
         raise Skip(f"the model does not take the batch as it is: {first_line(error)}") from error
     no_numbers = int((whole.isnan() | (whole == math.inf)).sum())
@@ -185,6 +202,8 @@ def _without_padding(
         single = without_labels(prepared(pipeline, made))
         length = single[main].shape[-1]
         alone = _first(pipeline, single, 1)[0]
+        if length < width:
+            found.normed.update(_normalised(pipeline, asked, single, k))
         again = pipeline.data_collator([copy.deepcopy(rows[k])] * len(whole))
         copies = _first(pipeline, without_labels(prepared(pipeline, again)), len(whole))[0]
         shapes = max(shapes, float((alone - copies).abs().max()))
@@ -197,6 +216,51 @@ def _without_padding(
             masked = _first(pipeline, {**asked, "attention_mask": mask}, len(whole))[k]
             found.masked[k] = float((alone - masked).abs().max())
     found.shapes = shapes
+
+
+def _normalised(
+    pipeline: Pipeline, asked: dict[str, Any], single: dict[str, Any], k: int
+) -> dict[int, str]:
+    """Return row k's first layer of normalisation over positions that takes its padding in."""
+    from torch import nn
+
+    kinds = (nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d)
+    layers = [name for name, m in pipeline.model.named_modules() if isinstance(m, kinds)]
+    if not layers:
+        return {}
+    beside = _seen_by(pipeline, layers, asked, k)
+    alone = _seen_by(pipeline, layers, single, 0)
+    for name in layers:
+        if name not in beside or name not in alone:
+            continue
+        # A convolution before it may see the end of the row: the half before that is compared.
+        half = max(1, alone[name][0].shape[-1] // 2)
+        pairs = zip(alone[name], beside[name], strict=True)
+        given, made = ((one[..., :half] - two[..., :half]).abs().max() for one, two in pairs)
+        if float(given) <= MARGIN * REDUCTIONS * float(alone[name][0].abs().max()) < float(made):
+            return {k: name}
+    return {}
+
+
+def _seen_by(
+    pipeline: Pipeline, layers: list[str], inputs: dict[str, Any], k: int
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return input and output of each layer for row k, by the layer's name."""
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def note(name: str) -> Any:
+        def hook(_: Any, given: tuple[Tensor, ...], made: Tensor) -> None:
+            seen.setdefault(name, (given[0][k], made[k]))
+
+        return hook
+
+    hooks = [pipeline.model.get_submodule(n).register_forward_hook(note(n)) for n in layers]
+    try:
+        pipeline.model(**inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
 
 
 def _main_input(pipeline: Pipeline, asked: dict[str, Any]) -> str:
