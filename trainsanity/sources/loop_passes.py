@@ -268,12 +268,16 @@ def _named(output: Any) -> list[tuple[Any, Tensor]]:
 def _loss_in(named: list[tuple[Any, Tensor]], output: Any) -> tuple[Any, float]:
     """Return where a loss lies in an output, and its value; NaN if there is none.
 
-    It is called ``loss``, or it is the first thing returned, and a single number.
+    It is called ``loss``, or it is the first thing returned, or the only single number: models that
+    return ``logits, loss`` are common.  What it is multiplied by is looked at later, in all passes,
+    so that a temperature is not taken for a loss.
     """
     scalars = [(key, value) for key, value in named if value.numel() == 1 and value.requires_grad]
     for key, value in scalars:
         if key in {"loss", 0} or (key is None and value.dim() == 0):
             return ("" if key is None else key), float(value.detach())
+    if len(scalars) == 1 and scalars[0][0] is not None and not scalars[0][1].dim():
+        return scalars[0][0], float(scalars[0][1].detach())
     return None, float("nan")
 
 

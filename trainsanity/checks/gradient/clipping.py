@@ -92,7 +92,7 @@ def clipping(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fi
             cause="the loop changes gradients between its backward pass and the optimizer's step, "
             "and was given no max_grad_norm"
             if undeclared
-            else "clip_grad_norm_ was given other parameters, or was not called",
+            else "clip_grad_norm_ was given other parameters, or was called too late or never",
             fix=_undeclared(pipeline)
             if undeclared
             else "clip all trainable parameters once, after the last backward of the step",

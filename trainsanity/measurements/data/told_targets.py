@@ -1,4 +1,4 @@
-"""Columns of a table that tell the target of every row."""
+"""Columns of a table that tell the class of every row."""
 
 from __future__ import annotations
 
@@ -21,12 +21,6 @@ RECURS = 8
 """Rows that the second most frequent class has, at the least; a class of a few rows may go with
 anything."""
 
-DIFFERENT = 10
-"""Targets from which on they are measured numbers, and a column may be them on another scale."""
-
-ROUNDING = 1e-5
-"""Share of the targets' range: what float32 (6e-8) leaves of a number a hundred times the range."""
-
 
 @dataclass(frozen=True)
 class ToldTargets:
@@ -36,8 +30,8 @@ class ToldTargets:
         split: name of the dataset.
         rows: their number.
         columns: columns that are not constant.
-        told: numbers of those by which every target is known.
-        classes: targets are classes, so many; 0 for measured numbers.
+        told: numbers of those by which every row's class is known.
+        classes: how many there are.
     """
 
     split: str
@@ -51,8 +45,7 @@ class ToldTargets:
 def told_targets(scan: Scan) -> ToldTargets:
     """Compare each column of a table with the targets of all rows.
 
-    Of classes a column tells all where each of its values goes with one class and each class with
-    one value; of measured numbers where the targets are the column, moved and stretched.
+    A column tells all where each of its values goes with one class and each class with one value.
 
     Raises:
         Skip: the rows are no table of numbers with one target each, or few.
@@ -69,14 +62,9 @@ def told_targets(scan: Scan) -> ToldTargets:
     _, codes, counts = numpy.unique(targets, return_inverse=True, return_counts=True)
     few = len(counts) <= len(targets) // RECURS
     classes = len(counts) if few and len(counts) > 1 and sorted(counts)[-2] >= RECURS else 0
-    if not classes and len(counts) < DIFFERENT:
-        raise Skip("the targets are few, or all alike")
-    told = [
-        k
-        for k in varied
-        if (classes and _by_value(values[:, k], codes, classes))
-        or (len(counts) >= DIFFERENT and _on_a_scale(values[:, k], targets))
-    ]
+    if not classes:
+        raise Skip("the targets are no classes of many rows each")
+    told = [k for k in varied if _by_value(values[:, k], codes, classes)]
     return ToldTargets(split.name, len(values), len(varied), tuple(told), classes)
 
 
@@ -97,11 +85,3 @@ def _by_value(column: Array, codes: Array, classes: int) -> bool:
 
     different, places = numpy.unique(column, return_inverse=True)
     return len(different) == classes == len(numpy.unique(places * classes + codes))
-
-
-def _on_a_scale(column: Array, targets: Array) -> bool:
-    """Return whether the targets are the column times one number plus another."""
-    low, high = int(column.argmin()), int(column.argmax())
-    slope = (targets[high] - targets[low]) / (column[high] - column[low])
-    off = abs(targets - (targets[low] + slope * (column - column[low]))).max()
-    return bool(off <= ROUNDING * (targets.max() - targets.min()))

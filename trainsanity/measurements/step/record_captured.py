@@ -21,12 +21,13 @@ from trainsanity.isolation.snapshot import preserved, snapshot_bytes
 from trainsanity.maths.tolerances import REDUCTIONS
 from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.model.head import head_or_none, watched
-from trainsanity.measurements.step.captured_loss import call_again, loss_again, trained_loss
+from trainsanity.measurements.step.captured_loss import call_again, loss_of, trained_loss
 from trainsanity.measurements.step.checkpointing import checkpointed
 from trainsanity.measurements.step.driven import driven
 from trainsanity.measurements.step.hooks import ModuleState
 from trainsanity.measurements.step.modes import watched_modes
 from trainsanity.measurements.step.own import Own, loss_and_gradient, own_gradients
+from trainsanity.measurements.step.pull import ModelCall, watch_aims
 from trainsanity.measurements.step.rearranged import Rearranged
 from trainsanity.measurements.step.record_trainer import note_rates, note_update
 from trainsanity.measurements.step.replay import fill_items
@@ -101,6 +102,9 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
     seen.restore_seconds = time.perf_counter() - begin
     for one in (call for made in captured.first.passes for call in made.losses):
         _add(seen.loss_calls, one)
+    first = captured.first.passes[0].call
+    if first is not None and _is_whole(model, first.module):
+        seen.model_call = ModelCall(first.args, first.kwargs)
     seen.clipped_late = captured.steps[-1].clipped_late
     if len(captured.first.passes) > 1 and not captured.accumulates:
         seen.not_comparable = NOT_ACCUMULATED
@@ -256,7 +260,10 @@ def _own(pipeline: Pipeline, captured: Captured, seen: Recording, stale: set[str
     times = factor if len(passes) == 1 else 1.0
 
     def ask(made: Backward) -> float:
-        loss = loss_again(made, kind) * times
+        output = call_again(made)
+        assert made.call is not None
+        watch_aims(seen.pulls, output, [*made.call.args, *made.call.kwargs.values()])
+        loss = loss_of(made, kind, output) * times
         loss.backward()
         return float(loss.detach())
 
