@@ -245,9 +245,7 @@ def compare(
     others = [module for module in named.values() if module is not policy]
     if others and not switched and found.gap.size > 0:
         with contextlib.suppress(Exception):  # a loss that takes no made-up logits
-            found.role = role_of(
-                lambda: ask(inputs, seed=0, evaluating=True)[1], policy, others
-            )
+            found.role = role_of(lambda: ask(inputs, seed=0, evaluating=True)[1], policy, others)
     for name in stored:
         gaps = [_to_stored(seen, policy, name, inputs) for seen in (train, quiet)]
         if not math.isnan(gaps[0].size):
