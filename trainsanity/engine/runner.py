@@ -230,11 +230,18 @@ def run(
                 break
     every = runner.checks.all()
     asked = {result.check.name for result in results}
+    notes = _notes(session)
+    if len(results) < len(checks):
+        notes = [
+            *notes,
+            f"stopped at {results[-1].check.code}, the first that went wrong: "
+            f"the {len(checks) - len(results)} checks behind it were not asked",
+        ]
     return Report(
         pipeline.id,
         tuple(results),
         len(every),
-        session.environment | {"notes": _notes(session)},
+        session.environment | {"notes": notes},
         session.facts | _cost_of_looking(session),
         time.perf_counter() - start,
         dict(session.measurements.seconds),

@@ -18,6 +18,7 @@ from trainsanity.measurements.batches.documents import (
     CONVERSATION_COLUMNS,
     Document,
     Documents,
+    in_training_order,
 )
 from trainsanity.measurements.data.special_tokens import SpecialTokens
 from trainsanity.objectives.base import IGNORED
@@ -102,7 +103,7 @@ def stop_is_taught(
             "that ends generation",
             observed=len(lost),
             expected=0,
-            where=f"row {lost[0].row} of those drawn",
+            where=in_training_order(lost[0].row),
             cause=f"max_length={documents.limit} is shorter than the conversations",
             fix="raise max_length, or leave out the rows that are longer",
             severity=Severity.FAILURE if lost_share >= CUT_MOST else Severity.WARNING,
@@ -121,7 +122,7 @@ def stop_is_taught(
             f"{names}; the last of these rows ends with {judge.ending(missing[-1])!r})",
             observed=len(missing),
             expected=0,
-            where=f"row {missing[0].row} of those drawn",
+            where=in_training_order(missing[0].row),
             cause=cause,
             fix=fix,
             severity=Severity.FAILURE

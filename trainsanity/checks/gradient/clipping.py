@@ -98,7 +98,7 @@ def clipping(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fi
             expected=expected,
             factor=after / expected if expected else None,
             where="step 1, after clipping",
-            cause="clip_grad_norm_ was given other parameters, or was not called",
+            cause="clip_grad_norm_ was given other parameters, or was called too late or never",
             fix="clip all trainable parameters once, after the last backward of the step",
         )
     elif not clipped and not _limits(recording):

@@ -197,7 +197,9 @@ class Collating:
                 self.elsewhere = f"{found[0]}: {found[1]}"
                 alone = {name: [value] for name, value in own.items()}
                 found = self._smallest(drawn.strategy(alone), broken)
-        return None if found is None else f"smallest case ({found[0]}): {found[1]}"
+        return (
+            None if found is None else f"the smallest batch that shows it ({found[0]}): {found[1]}"
+        )
 
     def _first(self, cases: Iterable[Case], broken: Broken) -> tuple[Case, str] | None:
         with self._asked(broken) as objection:
