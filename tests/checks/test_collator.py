@@ -271,7 +271,7 @@ def test_packed_rows_are_found_one_behind_the_other_and_have_no_mask_to_judge():
     assert recovered.status is Status.PASS
     assert recovered.message.startswith(f"{rows} of {rows} rows of the first step come out whole")
     assert mask.status is Status.SKIP
-    assert mask.reason == f"the collator packs {size} rows into 1: there is no padding"
+    assert mask.reason == f"the collator packs {size} rows into 1: none stands alone"
 
 
 def masked_language_model(**settings):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.isolation.host_memory import to_host
 from trainsanity.isolation.random_states import torch_states
+from trainsanity.maths.norms import norm_of_all
 from trainsanity.objectives.loss_arguments import JUDGES
 from trainsanity.objectives.loss_places import AT_MOST, LossCall, place
 from trainsanity.sources.captured import Backward, Call, Formula
@@ -153,7 +154,7 @@ class Passes:
             yield
         finally:
             self.inside = False
-        self.made[-1].norm = norm_of(
+        self.made[-1].norm = norm_of_all(
             p.grad for module in self.made[-1].modules for p in module.parameters()
         )
 
@@ -300,17 +301,3 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     import torch
 
     return bool(torch.equal(one.detach().reshape(-1).float(), other.reshape(-1).float()))
-
-
-def norm_of(gradients: Any) -> float:
-    """Return the 2-norm over all gradients that there are."""
-    import torch
-
-    norms = [
-        torch.linalg.vector_norm(g.detach(), dtype=torch.float32)
-        for g in gradients
-        if g is not None
-    ]
-    if not norms:
-        return 0.0
-    return float(torch.linalg.vector_norm(torch.stack([n.to(norms[0].device) for n in norms])))

@@ -116,8 +116,10 @@ class Gradients:
         self._before = self._read()
 
     def _at_clip(self) -> None:
-        # A clip of some other model's gradients in between changes nothing here.
-        self._before, self._clipped = self._read(), True
+        # A clip of some other model's gradients in between changes nothing here.  Of clips that
+        # follow each other, of a part each, the first finds what no clip has changed.
+        if not self._clipped:
+            self._before, self._clipped = self._read(), True
 
     def _read(self) -> Reading:
         held = {name: p for name, p in self._model.named_parameters() if p.grad is not None}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.fields import logits_of
+from trainsanity.maths.norms import norm_of
 from trainsanity.objectives.base import IGNORED
 from trainsanity.pipeline import unwrapped
 
@@ -201,7 +202,7 @@ def pulls_watched(model: Any, seen: Recording) -> Iterator[None]:
 
         def arrived(gradient: Tensor) -> None:
             if not seen.asking:
-                norms = torch.linalg.vector_norm(gradient.detach(), dim=-1, dtype=torch.float32)
+                norms = norm_of(gradient.detach(), dim=-1)
                 seen.pulls.norms[place] = norms.cpu()
 
         logits.register_hook(arrived)

@@ -18,6 +18,7 @@ from trainsanity.engine.session import objective_of
 from trainsanity.errors import first_line
 from trainsanity.isolation.host_memory import to_device
 from trainsanity.isolation.snapshot import preserved, snapshot_bytes
+from trainsanity.maths.norms import norm_of_all
 from trainsanity.maths.tolerances import REDUCTIONS
 from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.model.head import head_or_none, watched
@@ -165,10 +166,7 @@ def _step(pipeline: Pipeline, seen: Recording, taken: CapturedStep, watch: Any) 
 
 
 def _norm(taken: CapturedStep) -> float:
-    import torch
-
-    norms = [torch.linalg.vector_norm(one, dtype=torch.float32) for one in taken.gradients.values()]
-    return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
+    return norm_of_all(taken.gradients.values())
 
 
 def _kept(taken: CapturedStep) -> float:
