@@ -99,6 +99,9 @@ class Step:
         logged: the log line of this step.
         head_gradient: ``[C, H]`` on the CPU, accumulated over the step, before clipping.
         norm_before_clip, norm_after_clip: total gradient norms, computed from the gradients.
+        clip_given: how many tensors torch was given to clip after the last backward pass, and how
+            many of them had a gradient; of several clips the one that was given the most. None
+            where torch was not asked, or the Trainer asks.
         learning_rate: what the optimizer used (first parameter group).
         rates: the same for each of its groups.
         left: gradients of the step before were still there as its first backward pass began; None
@@ -116,6 +119,7 @@ class Step:
     head_gradient: Any = None
     norm_before_clip: float = float("nan")
     norm_after_clip: float = float("nan")
+    clip_given: tuple[int, int] | None = None
     learning_rate: float = float("nan")
     rates: list[float] = field(default_factory=list)
     left: bool | None = None
