@@ -13,7 +13,7 @@ LEAST = 8
 by chance in a tenth of the runs at most, and both sets have to be."""
 
 NEARLY_ALL = 0.95
-"""Share of rows that are masked in one way: a few lose their question, or their answer, to a cut."""
+"""Share of rows that are masked in one way: a few lose their question or answer to a cut."""
 
 
 @check("TS320", "collator.evaluation_is_masked_alike", rules_out="evaluation")

@@ -103,10 +103,9 @@ def _rows(pipeline: Pipeline, data: Any) -> list[Row]:
 
 
 def _of_batch(pipeline: Pipeline, batch: Any) -> list[Row]:
-    ids, labels = (
-        batch.get(name) if isinstance(batch, Mapping) else None for name in ("input_ids", "labels")
-    )
-    if ids is None or getattr(ids, "shape", 0) != getattr(labels, "shape", 1) or ids.dim() != 2:
+    given = batch if isinstance(batch, Mapping) else {}
+    ids, labels = given.get("input_ids"), given.get("labels")
+    if ids is None or labels is None or ids.shape != labels.shape or ids.dim() != 2:
         raise Skip("evaluation batches have no label beside each token")
     mask = batch.get("attention_mask")
     pad = getattr(pipeline.tokenizer, "pad_token_id", None)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.engine.session import Session, objective_of
 from trainsanity.maths.factors import NAMING, name_factor
 from trainsanity.measurements.model.items import Items, items_of
+from trainsanity.measurements.step.guided import Guided
 from trainsanity.measurements.step.hooks import AddedHook, ModuleState
 from trainsanity.measurements.step.loss_calls import Corners
 from trainsanity.measurements.step.modes import Modes
@@ -187,6 +188,8 @@ class Recording:
         begun_with: parameters that the user's own code wrote to before the first step, each with
             the values that it had there.
         teachers: other models that ran without a gradient while the steps were taken.
+        beside: one of them, or a reference, said something of each token.
+        guided: how the first step's gradient answers to what that model says.
         pulls: from which positions of the logits the first step's gradient comes.
         allocations: how often an adapter that moves its ranks was told to; None if there is none.
         model_call: what the model was given first; None where it was not called.
@@ -236,6 +239,8 @@ class Recording:
     begun_with: list[tuple[Any, Any]] = field(default_factory=list)
     own_code: OwnChanges = field(default_factory=OwnChanges)
     teachers: list[Teacher] = field(default_factory=list)
+    beside: bool = False
+    guided: Guided = field(default_factory=Guided)
     pulls: Pulls = field(default_factory=Pulls)
     allocations: int | None = None
     model_call: ModelCall | None = None
