@@ -88,7 +88,7 @@ def follows_its_teacher(recording: Recording) -> Iterator[Measured | Finding]:
         )
     told = ", ".join("several" if one is None else f"{one:+d}" for one in seen.places)
     yield Measured(
-        f"outputs that hear of a position of {seen.name} stand beside it by {told or 'nothing'}; "
+        f"outputs that hear of a position of {seen.name} stand beside it by {told or '-'}; "
         f"{seen.nearer} of {heard} outputs go the way of it with advantages of 0",
         {"places": seen.places, "nearer": seen.nearer, "farther": seen.farther},
     )
