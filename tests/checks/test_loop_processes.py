@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from fixtures.controls import all_controls
 from fixtures.controls.factories import CHEAP
 from fixtures.faults import healthy
+from trainsanity.checks.loop.ranks_evaluate_together import ranks_evaluate_together
 from trainsanity.checks.loop.ranks_hold_equal_weights import ranks_hold_equal_weights
 from trainsanity.checks.loop.ranks_share_the_data import ranks_share_the_data
 from trainsanity.engine.session import Session
+from trainsanity.measurements.runs.evaluated_together import EvaluatedTogether
 from trainsanity.measurements.runs.shares import PEEK, Shares
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.pipeline import Pipeline
 from trainsanity.testing import run_one
-from trainsanity.types import Finding, Skip, Status
+from trainsanity.types import Finding, Severity, Skip, Status
 
 CONTROLS = {control.id: control for control in all_controls()}
 
@@ -120,3 +124,48 @@ def test_one_process_says_that_it_is_alone():
     result = run_one("loop.ranks_hold_equal_weights", Pipeline.from_trainer(healthy(**CHEAP)))
     assert result.status is Status.SKIP
     assert result.reason == "this pipeline has no other processes"
+
+
+def test_a_second_epoch_in_the_order_of_the_first():
+    shares = Shares([12, 12], True, [[0, 2, 4], [1, 3, 5]], 4, True, [3, 3])
+    finding = list(ranks_share_the_data(shares))[-2]
+    assert finding.headline == (
+        "a second epoch begins with the 3 rows of the first in the same order, though the sampler "
+        "shuffles: it is not told the epoch"
+    )
+
+
+def judged_evaluation(*together, alone=1.0, one_more=1.0, other=3.0, repeated=0.3):
+    seen = EvaluatedTogether("eval_loss", 9, alone, one_more, other, [*together], repeated)
+    *findings, measured = ranks_evaluate_together(seen)
+    assert measured.expected == pytest.approx(1.2)  # (9 x 1 + 3) / 10
+    return [(f.severity, f.factor, f.cause.partition(":")[0]) for f in findings]
+
+
+def test_rows_that_processes_evaluate():
+    assert judged_evaluation(1.2, 1.2) == []
+    assert judged_evaluation(1.2) == []  # the first alone returns something
+    assert judged_evaluation() == []
+    # Ten rows filled up to eighteen: 1 + 2 / 18.
+    repeats = "rows that were repeated to fill up the last round are counted"
+    [light] = judged_evaluation(1 + 2 / 18, 1 + 2 / 18)
+    assert light == (Severity.FAILURE, pytest.approx(10 / 18), repeats)
+    [few] = judged_evaluation(1 + 2 / 18, 1 + 2 / 18, repeated=0.001)
+    assert few == (Severity.WARNING, pytest.approx(10 / 18), repeats)
+    [heavy] = judged_evaluation(2.0, 2.0)  # the mean of a full batch and of the row alone
+    unequal = "the means of batches of unequal size are averaged"
+    assert heavy == (Severity.WARNING, pytest.approx(5), unequal)
+    [(severity, _, cause)] = judged_evaluation(1.0, 1.4)
+    assert (severity, cause) == (
+        Severity.FAILURE,
+        "each process evaluates its own share of the rows, and nothing is gathered",
+    )
+
+
+def test_what_shapes_and_rounding_make_of_an_evaluation_is_allowed():
+    assert judged_evaluation(1.21, 1.21, one_more=1.003) == []
+    exact = EvaluatedTogether("eval_loss", 9, 1.0, 1.0, 3.0, [], 0.0)
+    assert 1e-4 < exact.allowed < 1.3e-4  # all of them are rounded to four digits
+    assert replace(exact, other=3.00001).allowed < 3e-5
+    assert exact.told_apart
+    assert not replace(exact, other=1.01).told_apart

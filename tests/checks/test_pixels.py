@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from trainsanity.checks.collator.pixels_are_normalised import pixels_are_normalised
+from trainsanity.checks.dataset.eval_pixels_are_alike import eval_pixels_are_alike
 from trainsanity.measurements.batches.batch import Batch, MicroBatch
+from trainsanity.measurements.data.eval_pixels import Pixels, _colours
 from trainsanity.types import Finding, Measured, Skip
 
 USUAL = {
@@ -65,3 +67,31 @@ def test_where_nothing_is_known() -> None:
     pipeline: Any = SimpleNamespace(trainer=SimpleNamespace(processing_class=None))
     with pytest.raises(Skip, match="no image processor"):
         list(pixels_are_normalised(pipeline, Batch([])))
+
+
+def coloured(*colours: tuple[float, float]) -> list[str]:
+    """What is said of evaluation pictures with these means, beside red ones in training."""
+    train = Pixels("train_dataset", -1, 1, 0.5, ((0.4, 0.01), (0.0, 0.01), (-0.4, 0.01)))
+    held = Pixels("eval_dataset", -1, 1, 0.5, colours)
+    return [
+        one.headline for one in eval_pixels_are_alike([train, held]) if isinstance(one, Finding)
+    ]
+
+
+def test_red_and_blue_are_exchanged() -> None:
+    said = "red and blue of eval_dataset are blue and red of the training pictures"
+    assert coloured((-0.39, 0.01), (0.01, 0.01), (0.41, 0.01)) == [said]
+    assert coloured((0.4, 0.01), (0.0, 0.01), (-0.4, 0.01)) == []
+    # Other pictures, and too few to tell.
+    assert coloured((-0.4, 0.01), (0.2, 0.01), (0.4, 0.01)) == []
+    assert coloured((-0.4, 0.2), (0.0, 0.2), (0.4, 0.2)) == []
+    assert coloured() == []
+
+
+def test_the_mean_of_each_channel_and_its_error() -> None:
+    pictures = torch.stack([torch.full((3, 2, 2), float(k)) for k in range(4)])
+    for laid_out in (pictures, pictures.movedim(1, -1)):
+        for mean, error in _colours(laid_out):
+            assert mean == 1.5
+            assert error == pytest.approx((5 / 3) ** 0.5 / 2)
+    assert _colours(pictures[:, :1]) == ()

@@ -49,6 +49,27 @@ def cheap() -> Any:
     return healthy(per_device_train_batch_size=2)
 
 
+def evaluated_by_all() -> Any:
+    """An evaluation of its own that knows of the rows which fill up the last round."""
+    from fixtures.faults.loop_ranks import evaluated
+
+    return evaluated(healthy(), lambda self, each: self.accelerator.gather_for_metrics(each))
+
+
+def evaluated_by_super() -> Any:
+    """An ``evaluate`` of its own that adds a number to what the Trainer's returns."""
+    from fixtures.faults import subclassed
+
+    trainer = healthy(per_device_train_batch_size=2)
+    theirs = type(trainer)
+
+    def evaluate(self: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
+        metrics = theirs.evaluate(self, *args, **kwargs)
+        return {**metrics, "eval_perplexity": 2.718281828 ** metrics["eval_loss"]}
+
+    return subclassed(trainer, evaluate=evaluate)
+
+
 def incident() -> Any:
     return tiny_qwen3.incident(**SETTINGS)
 

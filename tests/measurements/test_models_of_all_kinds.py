@@ -41,6 +41,8 @@ def test_a_decoder_is_given_the_targets_before_each_unless_the_batch_has_them() 
     assert torch.equal(model(**inputs).logits, whole)
     given = {"input_ids": ids, "decoder_input_ids": ids, "labels": labels}
     assert predicting(model, given)["decoder_input_ids"] is ids
+    # Labels of classes are no targets of a decoder.
+    assert set(predicting(model, {"input_ids": ids, "labels": torch.tensor([1])})) == {"input_ids"}
     # Others have no decoder.
     assert set(predicting(bert(), {"input_ids": ids, "labels": labels})) == {"input_ids"}
 

@@ -222,6 +222,7 @@ def test_logits_for_each_token():
         (MADE[None], MADE[None]),
         (MADE[:1, 0], MADE),
         (MADE[0, 0], MADE),
+        (torch.ones(2, 3), MADE),  # scores of each row with each other row
     ],
 )
 def test_logits_of_another_shape_come_from_somewhere_else(logits, made):

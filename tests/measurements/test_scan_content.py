@@ -152,3 +152,12 @@ def test_equal_rows_of_a_table_leak_with_their_label_alone() -> None:
     assert (leak.rows, leak.first, leak.unlike) == (0, None, 2)
     leak = asked("repeats", train, same).leaks["eval_dataset"]
     assert (leak.rows, leak.first, leak.unlike) == (2, (0, 1), 1)
+
+
+def test_one_graph_whose_nodes_are_divided_is_no_leak() -> None:
+    def graph(*labels: int) -> Dataset:
+        return data([{"features": [[0.5, 1.0], [0.25, 2.0]], "labels": list(labels)}])
+
+    for labels, apart in (((-100, 1), True), ((1, 1), False)):
+        leak = asked("repeats", graph(0, -100), graph(*labels)).leaks["eval_dataset"]
+        assert (leak.rows, leak.apart) == (1, apart)

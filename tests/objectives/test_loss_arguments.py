@@ -227,3 +227,24 @@ def test_calls_by_keyword_and_of_plain_numbers_are_left_to_torch():
         assert torch.equal(torch.softmax(input=values, dim=0), values.softmax(0))
         with pytest.raises(ValueError, match="Expected input batch_size"):
             F.cross_entropy(values, CLASSES[:3])
+
+
+def over_rows(*sizes: int) -> list:
+    """What is said of a softmax along axis 0 of so many vectors, one call after the other."""
+    found: list = []
+
+    class Unseen:
+        model = None
+        args = type("Args", (), {"train_batch_size": 4})
+
+    with loss_calls_seen(Unseen(), found):
+        for size in sizes:
+            torch.ones(size, 1, requires_grad=True).neg().softmax(0)
+    return [misfit.headline for call in found for misfit in call.misfits]
+
+
+def test_axis_0_is_that_of_the_rows_only_if_it_always_is():
+    (said,) = over_rows(4, 4)
+    assert said.startswith("softmax is taken of outputs of shape [4, 1] along axis 0")
+    # Bags of instances, one of which has as many as there are rows.
+    assert over_rows(4, 3, 5) == over_rows(3, 4) == []

@@ -42,12 +42,15 @@ def eval_is_unseen(
     training rows.  Rows with a picture, a sound or other numbers beside their ids are equal where
     these are equal, too.  Without evaluation data nothing can leak, and the check passes.  A
     warning where rows with the same numbers have different labels: then a table of few categories,
-    or with many gaps, has equal rows by nature.  The first 16 tokens of up to 256 evaluation rows
-    are looked for in the training rows, 4 million tokens of them at the most; a hit counts if all
-    is alike from there to the training row's end.  A common beginning, as a system prompt, is at
-    the same place and none; nor is a run of less than 8 different tokens, or one that more than a
-    twentieth of the training rows hold.  It is a failure from a tenth of the rows on, a warning
-    from three: where a text is split in the middle, a window or two lie over the cut.
+    or with many gaps, has equal rows by nature.  One row in both is none where its labels count
+    at other places: a graph some of whose nodes are trained on and others evaluated.
+
+    Of windows the first 16 tokens of up to 256 evaluation rows are looked for in the training rows,
+    4 million tokens of them at the most; a hit counts if all is alike from there to the training
+    row's end.  A common beginning, as a system prompt, is at the same place and none; nor is a run
+    of less than 8 different tokens, or one that more than a twentieth of the training rows hold.
+    It is a failure from a tenth of the rows on, a warning from three: where a text is split in the
+    middle, a window or two lie over the cut.
 
     How to fix: drop duplicates first and split then; split by group where texts have near twins,
     and texts before they are cut into windows::
@@ -65,7 +68,7 @@ def eval_is_unseen(
     """
     for split in scan.evals:
         leak = repeats.leaks[split.name]
-        if leak.first is not None:
+        if leak.first is not None and not leak.apart:
             place, twin = leak.first
             numbers = split.content.role == NUMBERS
             by_nature = numbers and (leak.unlike > 0 or repeats.contradictions > 0)

@@ -16,6 +16,11 @@ FAR = 20.0
 what is between 0 and 1, and 50 times and more what is normalised."""
 
 
+SWAPPED, SAME = 6.0, 3.0
+"""Standard errors. Means of sixteen pictures of one kind lie six apart in two channels less than
+once in a million times, and more than three apart less than once in a hundred."""
+
+
 @check(
     "TS258",
     "dataset.eval_pixels_are_alike",
@@ -33,7 +38,9 @@ def eval_pixels_are_alike(eval_pixels: list[Pixels]) -> Iterator[Measured | Find
 
     How it is measured: normalised pictures have values on both sides of 0. A failure where a tenth
     of the values of one are below 0 and none of the other's are, or where one range is more than 20
-    times the other, as bytes beside fractions are.
+    times the other, as bytes beside fractions are. Where red and blue of the two are far apart
+    (six standard errors of sixteen pictures), and red of one is blue of the other in both ways
+    (within three), the channels are in another order: OpenCV reads BGR.
 
     How to fix: the same transform for both, without what is drawn at random::
 
@@ -41,7 +48,7 @@ def eval_pixels_are_alike(eval_pixels: list[Pixels]) -> Iterator[Measured | Find
 
     Known false alarms: evaluation pictures without one pixel darker than the mean.
 
-    References: JeasunLok/ResNet-pytorch#1.
+    References: JeasunLok/ResNet-pytorch#1, avilash/pytorch-siamese-triplet#9.
     """
     train, *evals = eval_pixels
     for one in evals:
@@ -60,8 +67,29 @@ def eval_pixels_are_alike(eval_pixels: list[Pixels]) -> Iterator[Measured | Find
                 else "one of the two transforms does not rescale bytes to fractions",
                 fix="use the same preprocessing for both; only what is drawn at random is left out",
             )
+        if _swapped(train, one):
+            yield Finding(
+                f"red and blue of {one.name} are blue and red of the training pictures",
+                observed=[round(mean, 4) for mean, _ in one.colours],
+                expected=[round(mean, 4) for mean, _ in train.colours],
+                where=one.name,
+                cause="the pictures of one of them are read in the order blue, green, red, as "
+                "OpenCV does, and those of the other as red, green, blue",
+                fix="cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), or one reader for both",
+            )
     told = "; ".join(
         f"{one.name} {one.lowest:.3g} to {one.highest:.3g}, {one.negative:.0%} below 0"
         for one in eval_pixels
     )
     yield Measured(f"pixels of {len(eval_pixels)} data sets: {told}", None)
+
+
+def _swapped(train: Pixels, held: Pixels) -> bool:
+    """Return whether red and blue are far apart, and each is the other's other one."""
+    if not train.colours or not held.colours:
+        return False
+    red, green, blue = range(3)
+    far = min(train.apart(one, held, one) for one in (red, blue))
+    pairs = ((red, blue), (blue, red), (green, green))
+    near = max(train.apart(one, held, other) for one, other in pairs)
+    return far > SWAPPED and near < SAME

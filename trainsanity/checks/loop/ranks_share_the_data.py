@@ -23,13 +23,15 @@ It is near 0 for a divided stream and 1 for an undivided one; a few repeated tex
     rules_out=TOGETHER,
 )
 def ranks_share_the_data(shares: Shares) -> Iterator[Measured | Finding]:
-    """The processes share out the data: each row is read by exactly one of them.
+    """The processes share out the data, each row to one of them, anew in each epoch.
 
-    What it checks: which rows each process's data loader reads in the first epoch.
+    What it checks: which rows each process's data loader reads in the first epoch, and whether a
+    shuffled second one begins in the same order.
 
     Why it matters: processes that all read the same rows cost many machines and train like one, and
     an epoch is as many times too long.  If rows are divided twice, by hand and by the loader, some
-    are never trained on.
+    are never trained on.  A sampler that is not told the epoch shuffles by the same seed each time,
+    so that every batch has the same rows in all epochs.
 
     How it is measured: every process iterates over its loader, with a dataset that returns indices
     in place of rows, so that no row is read and nothing is collated.  Each index must be read by
@@ -37,14 +39,19 @@ def ranks_share_the_data(shares: Shares) -> Iterator[Measured | Finding]:
     ``even_batches``, that many may come twice; with ``dataloader_drop_last`` the rows of one round
     may be missing.  If the processes hold different datasets, as a few rows of each show, every
     process must read all of its own.  The first batches of a stream are read, and no more than half
-    of a process's rows may be read by process 0, too.
+    of a process's rows may be read by process 0, too.  Then the loader is told of the second epoch,
+    as the Trainer does where it has ``set_epoch``, and eight batches are read: if torch's shuffling
+    sampler gives them as in the first epoch, and chance would less than once in a million, that is
+    a failure.
 
     How to fix: let ``get_train_dataloader`` end in ``self.accelerator.prepare(...)``; divide by
-    hand (``split_dataset_by_node``, ``shard``) or by the loader, and not by both.
+    hand (``split_dataset_by_node``, ``shard``) or by the loader, and not by both.  A loader of
+    your own with a ``DistributedSampler`` has to pass ``set_epoch`` on to it.
 
     Known false alarms: a stream in which texts are repeated on purpose.
 
-    References: huggingface/datasets#5360, #3423; ``accelerate.data_loader.BatchSamplerShard``.
+    References: huggingface/datasets#5360, #3423; ``accelerate.data_loader.BatchSamplerShard``;
+    ``torch.utils.data.DistributedSampler.set_epoch``.
     """
     if shares.stream:
         message, observed, expected, findings = _stream(shares)
@@ -53,6 +60,18 @@ def ranks_share_the_data(shares: Shares) -> Iterator[Measured | Finding]:
     else:
         message, observed, expected, findings = _datasets(shares)
     yield from findings
+    if shares.repeats and all(shares.repeats):
+        yield Finding(
+            f"a second epoch begins with the {shares.repeats[0]} rows of the first in the same "
+            "order, though the sampler shuffles: it is not told the epoch",
+            observed=shares.repeats[0],
+            expected=0,
+            where="get_train_dataloader",
+            cause="DistributedSampler shuffles by seed + epoch, and the loader has no set_epoch "
+            "that the Trainer could call",
+            fix="return self.accelerator.prepare(DataLoader(...)), or give the loader a set_epoch "
+            "that calls the sampler's",
+        )
     yield Measured(message, observed, expected)
 
 

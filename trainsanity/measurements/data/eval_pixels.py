@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,10 @@ IMAGE = 4
 """Dimensions of a batch of images, at the least."""
 
 
+CHANNELS = 3
+"""Red, green and blue."""
+
+
 @dataclass(frozen=True)
 class Pixels:
     """Values of a few pictures.
@@ -33,12 +38,21 @@ class Pixels:
         name: of the data.
         lowest, highest: of all values.
         negative: share of values below 0.
+        colours: mean of each of three channels over the pictures, and its standard error; empty
+            where there are not three.
     """
 
     name: str
     lowest: float
     highest: float
     negative: float
+    colours: tuple[tuple[float, float], ...] = ()
+
+    def apart(self, channel: int, other: Pixels, theirs: int) -> float:
+        """Return how far a channel's mean is from one of the other's, in standard errors."""
+        (mean, error), (their_mean, their_error) = self.colours[channel], other.colours[theirs]
+        both = math.hypot(error, their_error)
+        return abs(mean - their_mean) / both if both else math.inf
 
 
 @measurement(Cost.STATIC)
@@ -73,4 +87,23 @@ def _pixels(pipeline: Pipeline, name: str, data: Any) -> Pixels:
     if not values:
         raise Skip("a batch has no pixels")
     one = values[0]
-    return Pixels(name, float(one.min()), float(one.max()), float((one < 0).float().mean()))
+    return Pixels(
+        name,
+        float(one.min()),
+        float(one.max()),
+        float((one < 0).float().mean()),
+        _colours(one),
+    )
+
+
+def _colours(pictures: Tensor) -> tuple[tuple[float, float], ...]:
+    """Return mean and standard error of each channel over ``[B, 3, H, W]`` or ``[B, H, W, 3]``."""
+    if pictures.ndim != IMAGE:
+        return ()
+    if pictures.shape[1] != CHANNELS:
+        pictures = pictures.movedim(-1, 1)
+    if pictures.shape[1] != CHANNELS:
+        return ()
+    means = pictures.double().mean((2, 3))
+    errors = means.std(0) / len(means) ** 0.5
+    return tuple(zip(means.mean(0).tolist(), errors.tolist(), strict=True))

@@ -27,11 +27,14 @@ class Leak:
         first: the places of the first of them and of its twin in the training data, or None.
         unlike: rows whose numbers are those of training rows that all have another label; rows of
             token ids are counted whatever their labels.
+        apart: whether the first of them and its twin have labels at other places of the same row:
+            nodes of one graph, pixels of one map.
     """
 
     rows: int
     first: tuple[int, int] | None
     unlike: int = 0
+    apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -216,8 +219,11 @@ def _alike(
     import pyarrow
 
     sources = [split.labels.source if split.labels is not None else None for split in splits]
-    if splits[1].content.role != NUMBERS or not leak.rows:
+    if splits[1].content.role != NUMBERS or leak.first is None:
         return leak
+    counted = [_counted(one, at) for one, at in zip(splits, reversed(leak.first), strict=True)]
+    if all(counted) and not set.intersection(*counted):
+        return replace(leak, apart=True)
     taken = [
         one.take(pyarrow.array(at))
         for one, at in zip(sources, places, strict=True)
@@ -233,6 +239,18 @@ def _alike(
         places[0], groups[0] * size + codes[:own], places[1], groups[1] * size + codes[own:]
     )
     return replace(found, unlike=leak.rows - found.rows)
+
+
+def _counted(split: Split, place: int) -> set[int]:
+    """Return the places of a row's labels that are not -100; none where it has no list of them."""
+    import numpy
+
+    names = [name for name in ("labels", "label") if name in split.rows.table.schema.names]
+    for _, batch in split.rows.blocks(names[:1], numpy.array([place])) if names else ():
+        row = batch.column(0)[0].as_py()
+        values = numpy.asarray(row if isinstance(row, list) else []).reshape(-1)
+        return {int(at) for at in numpy.flatnonzero(values != -100)}
+    return set()
 
 
 def _leak(train_places: Array, train: Array, places: Array, groups: Array) -> Leak:

@@ -119,8 +119,19 @@ def companions(pipeline: Pipeline) -> Companions:
     size = sizes.pop()
     if size < 2:
         raise Skip("a batch of one row has no other rows beside it")
-    own = without_labels(dict(inputs))
-    return in_float32(pipeline, lambda way: compared(pipeline, own, rows, size, way))
+    labelled = dict(inputs)
+    own = without_labels(labelled)
+
+    def ask(way: Asked) -> Companions:
+        try:
+            return compared(pipeline, own, rows, size, way)
+        except Skip:
+            if len(own) == len(labelled):
+                raise
+            # Some make the loss in any case: a row's own labels change nothing for the others.
+            return compared(pipeline, labelled, [], size, way)
+
+    return in_float32(pipeline, ask)
 
 
 def compared(
@@ -139,7 +150,9 @@ def compared(
 
     try:
         whole = _first(pipeline, asked, size)
-    except (TypeError, ValueError) as error:
+    except Skip:
+        raise
+    except Exception as error:
         # chosen_input_ids and the like: the loss makes of them what the model is given.
         raise Skip(f"the model does not take the batch as it is: {first_line(error)}") from error
     no_numbers = int((whole.isnan() | (whole == math.inf)).sum())

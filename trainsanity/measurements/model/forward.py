@@ -123,7 +123,8 @@ def predicting(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     inner = unwrapped(model)
     make = getattr(inner, "prepare_decoder_input_ids_from_labels", None) or _shift(inner)
     given = any(found.get(name) is not None for name in DECODER_INPUTS)
-    if callable(make) and not given and torch.is_tensor(labels):
+    # Labels of classes have no positions: a decoder is not shown them.
+    if callable(make) and not given and torch.is_tensor(labels) and labels.dim() > 1:
         found["decoder_input_ids"] = make(labels=labels)
     return found
 

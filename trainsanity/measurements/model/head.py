@@ -138,15 +138,19 @@ def watched(model: Any, head: Any) -> Iterator[Watch]:
         model: what is called.
         head: the linear layer that makes its logits; None if there is none.
     """
+    import torch
+
     watch, calls = Watch(), []
 
     def at_head(_module: Any, inputs: Any, output: Any) -> None:
-        calls.append((inputs[0].detach(), output.detach()))
+        if inputs and torch.is_tensor(inputs[0]) and torch.is_tensor(output):
+            calls.append((inputs[0].detach(), output.detach()))
 
     def at_end(_module: Any, _inputs: Any, named: dict[str, Any], output: Any) -> None:
         found = output.get("logits") if isinstance(output, dict) else None
         watch.lossless = isinstance(output, dict) and output.get("loss") is None
-        if found is None:  # a fused loss never makes them
+        # A fused loss never makes them, and several heads may return several.
+        if not torch.is_tensor(found):
             watch.passes.append(None)
             calls.clear()
             return
@@ -189,7 +193,8 @@ def _pooled(logits: Tensor, given: Tensor, made: Tensor, mask: Tensor | None) ->
     if logits.dim() == 3 and made.shape == logits.shape:  # one row of logits for each token
         same = bool((made == logits).all())
         return Pooled(logits, given if same else None, None, dtype=made.dtype)
-    if logits.dim() != 2 or made.shape[0] != logits.shape[0]:
+    # A score of two texts is no output of a layer for a row or a word.
+    if logits.dim() != 2 or (len(made), made.shape[-1]) != tuple(logits.shape):
         return Pooled(logits, None, None)
     one_vector = made.dim() == 2
     positions = made[:, None, :] if one_vector else made

@@ -292,7 +292,9 @@ def _recorded(trainer: Any, seen: Scored, made: list[Step], answers: Answers) ->
         labels = inputs.get("labels") if isinstance(inputs, Mapping) else None
         labels = labels.clone() if torch.is_tensor(labels) else None
         values = inputs.values() if isinstance(inputs, Mapping) else ()
-        rows = next((len(value) for value in values if torch.is_tensor(value) and value.dim()), 0)
+        # Labels first: of words, instances or nodes in one line there are more than of rows.
+        tensors = [one for one in (labels, *values) if torch.is_tensor(one) and one.dim()]
+        rows = len(tensors[0]) if tensors else 0
         asks = labels is not None and not seen.draws and not torch.is_grad_enabled()
         if asks:
             seen.draws = _draws(lambda: loss_of(model, copy.copy(inputs), *args, **kwargs))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,10 @@ SAMPLE = 16
 """Rows by which datasets are compared: in a part of a dataset, rows have other indices."""
 
 
+CHANCE = 1e-6
+"""What is less likely than this, for orders that are drawn anew, is no chance."""
+
+
 @dataclass(frozen=True)
 class Shares:
     """The rows that each process reads.
@@ -37,6 +42,8 @@ class Shares:
         read: for each process, the indices in the first epoch, or hashes of a stream's first rows.
         batch: rows that all processes together read for one micro-batch.
         drops_last: whether a last batch that is not full is left out.
+        repeats: how many rows each process reads first in a second epoch, where the sampler
+            shuffles and they come as in the first epoch; 0 where they do not.
     """
 
     rows: list[int]
@@ -44,6 +51,7 @@ class Shares:
     read: list[list[int]] = field(repr=False)
     batch: int
     drops_last: bool
+    repeats: list[int] = field(default_factory=list)
 
     @property
     def stream(self) -> bool:
@@ -73,13 +81,34 @@ def shares(pipeline: Pipeline) -> Shares:
             indices += batch_of_indices[INDEX].tolist()
             if pipeline.progress is not None:
                 pipeline.progress(len(indices), len(data) // args.world_size, "rows read")
+        if hasattr(loader, "set_epoch"):  # as the Trainer does before the next one
+            loader.set_epoch(1)
+        batches = itertools.islice(loader, PEEK)
+        again = [index for made in batches for index in made[INDEX].tolist()]
     return Shares(
         [rows for rows, _ in known],
         all(one == known[0] for one in known),
         all_gather(indices),
         batch,
         drops_last,
+        all_gather(_repeated(loader, indices, again)),
     )
+
+
+def _repeated(loader: Any, first: list[int], again: list[int]) -> int:
+    """Return the length of the second order where it is the first one's and the sampler shuffles.
+
+    A sampler that sorts, by length or into a curriculum, may be meant to do so each time.
+    """
+    from torch.utils.data import DistributedSampler, RandomSampler
+
+    sampler = loader
+    while inner := getattr(sampler, "batch_sampler", None) or getattr(sampler, "sampler", None):
+        sampler = inner
+    known = isinstance(sampler, (DistributedSampler, RandomSampler))
+    chance = 1 / math.perm(len(first), len(again))
+    same = first[: len(again)] == again and chance < CHANCE
+    return len(again) if known and getattr(sampler, "shuffle", True) and same else 0
 
 
 def _sample(data: Any) -> list[int]:

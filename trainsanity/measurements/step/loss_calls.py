@@ -175,10 +175,14 @@ def _mode(rows: int) -> Any:
             where, library = place(_caller())
             if library:
                 return
-            found = list(over_the_batch(name, args[0], dim, rows))
-            if found and (name, where) not in self.places:
-                call = self.places[name, where] = LossCall(name, where, 1, found)
+            call = self.places.get((name, where))
+            if call is None:
+                call = self.places[name, where] = LossCall(name, where, 1, [])
                 self.seen.append(call)
+                call.misfits += over_the_batch(name, args[0], dim, rows)
+            elif call.misfits and not [*over_the_batch(name, args[0], dim, rows)]:
+                # What has as many rows only now and then is something else: words, instances.
+                call.misfits.clear()
 
         def _look(self, func: Any, args: Any, kwargs: Any) -> None:
             name = functions[func]

@@ -105,6 +105,33 @@ class Aims:
 
 
 @dataclass
+class Rises:
+    """How many of each row's tokens one pass's gradient makes likelier, and how many less likely.
+
+    Attributes:
+        ids: ``[B, T]``, what the pass was given, on the CPU.
+        raised, lowered: ``[B]``, tokens of each row whose probability goes up, or down, when a step
+            is taken against the gradient.
+    """
+
+    ids: Tensor
+    raised: Tensor
+    lowered: Tensor
+
+    @classmethod
+    def of(cls, gradient: Tensor, ids: Tensor) -> Rises:
+        """Read them off the gradient at the logits of the last ``T`` or fewer positions."""
+        width = gradient.shape[1]
+        slopes = gradient.detach().float()[:, :-1]
+        following = ids[:, ids.shape[1] - width + 1 :, None]
+        own = slopes.gather(-1, following)[..., 0]
+        # Of log(softmax) the token's own slope is as large as all others together.
+        named = own.abs() >= CLEAR * slopes.abs().sum(-1)
+        raised, lowered = (named & (own < 0)).sum(1), (named & (own > 0)).sum(1)
+        return cls(ids.cpu(), raised.cpu(), lowered.cpu())
+
+
+@dataclass
 class Pulls:
     """Gradients of the logits in the first step.
 
@@ -112,11 +139,13 @@ class Pulls:
         norms: for each pass of the model with one row of logits a token, ``[B, T]`` on the CPU.
         two_sided: the model has an encoder and a decoder.
         aims: which tokens the outputs of all these passes are held against.
+        rises: for each pass with logits for its last tokens at least, what becomes likelier.
     """
 
     norms: list[Tensor] = field(default_factory=list)
     two_sided: bool = False
     aims: Aims = field(default_factory=Aims)
+    rises: list[Rises] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -178,13 +207,19 @@ def pulls_watched(model: Any, seen: Recording) -> Iterator[None]:
         logits, ids = logits_of(output), given_ids([*args, *kwargs.values()])
         if seen.pulls.two_sided or not torch.is_tensor(logits) or ids is None:
             return
-        if logits.dim() != 3 or not logits.requires_grad or logits.shape[:2] != ids.shape:
+        if logits.dim() != 3 or not logits.requires_grad or len(logits) != len(ids):
+            return
+        # Of a prompt and its answer some ask for the answer's logits alone.
+        if not 1 < logits.shape[1] <= ids.shape[1]:
             return
         kept, given = logits.detach(), ids.detach().clone()
 
         def arrived(gradient: Tensor) -> None:
-            if not seen.asking:
+            if seen.asking:
+                return
+            if kept.shape[:2] == given.shape:
                 seen.pulls.aims.note(kept, gradient, given)
+            seen.pulls.rises.append(Rises.of(gradient, given))
 
         logits.register_hook(arrived)
 

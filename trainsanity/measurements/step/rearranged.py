@@ -103,15 +103,30 @@ def rearrange(
                 _ask_alone(trainer, inputs, size, found)
         found.label = next((name for name in _label_names(trainer) if name in inputs), "")
         found.repeats = bool(found.label) and _repeats(inputs[found.label], inputs)
-        if found.label and (swapped := exchanged(inputs[found.label])) is not None:
-            before = gradient(dict(inputs)).double()
-            after = gradient({**inputs, found.label: swapped}).double()
-            norm = float(before.norm())
-            if norm > 0 and math.isfinite(norm):
-                found.relabelled = float((after - before).norm()) / norm
+        others = exchanged(inputs[found.label]) if found.label else []
+        if others:
+            found.relabelled = _relabelled(inputs, found.label, others, gradient, eps)
     except Exception as error:
         found.reason = f"asked again it raised {type(error).__name__}: {first_line(error)}"
     return found
+
+
+def _relabelled(
+    inputs: Mapping[str, Any],
+    label: str,
+    others: list[Any],
+    gradient: Callable[[dict[str, Any]], Tensor],
+    eps: float,
+) -> float:
+    """Return the relative change of the gradient by the first labels that change it, if any do."""
+    before, change = gradient(dict(inputs)).double(), math.nan
+    norm = float(before.norm())
+    for swapped in others if norm > 0 and math.isfinite(norm) else ():
+        after = gradient({**inputs, label: swapped}).double()
+        change = float((after - before).norm()) / norm
+        if not within(change, MARGIN * eps + REDUCTIONS):
+            break
+    return change
 
 
 def _ask_as_it_is(
@@ -215,21 +230,33 @@ def _repeats(labels: Any, inputs: Mapping[str, Any]) -> bool:
     return bool((labels == ids)[counted].all())
 
 
-def exchanged(labels: Any) -> Any:
-    """Return the labels in reverse order of rows; None if that changes nothing."""
+def exchanged(labels: Any) -> list[Any]:
+    """Return the labels in other orders of rows, each of which changes some.
+
+    In reverse, turned by one, and the first one exchanged with the nearest that differs: a loss
+    that only asks which rows have the same label, as one of triplets does, gives one or two of
+    these what it gave before, and not all of them unless no two rows share a label.
+    """
     import torch
 
     if not torch.is_tensor(labels) or not labels.dim() or len(labels) < 2:
-        return None
-    swapped = labels.flip(0)
+        return []
     # Labels of tokens move only among those that are counted, or the mask would change, too.
     if labels.dim() == 2 and not labels.is_floating_point():
         counted = labels != -100
         if int(counted.sum()) < 2:
-            return None
+            return []
         swapped = labels.clone()
         swapped[counted] = labels[counted].flip(0)
-    return None if bool((swapped == labels).all()) else swapped
+        found = [swapped]
+    else:
+        found = [labels.flip(0), labels.roll(1, 0)]
+        apart = (labels != labels[:1]).reshape(len(labels), -1).any(1).nonzero()
+        if len(apart):
+            order = torch.arange(len(labels), device=labels.device)
+            order[0], order[apart[0, 0]] = apart[0, 0], 0
+            found.append(labels[order])
+    return [one for one in found if not bool((one == labels).all())]
 
 
 def _label_names(trainer: Any) -> tuple[str, ...]:
