@@ -318,8 +318,7 @@ def _recorded(trainer: Any, seen: Scored, made: list[Step], answers: Answers) ->
 
         def noted(*args: Any, **kwargs: Any) -> Any:
             seen.writes = True
-            rows, padded = ends_of_prompts(args, kwargs, answers.pad)
-            seen.prompted, seen.behind_padding = seen.prompted + rows, seen.behind_padding + padded
+            _note_prompts(seen, *ends_of_prompts(args, kwargs, answers.pad))
             return generate(*args, **kwargs)
 
         trainer.model.generate = noted
@@ -360,6 +359,10 @@ def _draws(ask: Callable[[], Any]) -> list[float]:
         torch.rand(1)  # what draws a fixed number of times would else begin anew
     put_back()
     return losses
+
+
+def _note_prompts(seen: Scored, rows: int, padded: int) -> None:
+    seen.prompted, seen.behind_padding = seen.prompted + rows, seen.behind_padding + padded
 
 
 def ends_of_prompts(args: Any, kwargs: Mapping[str, Any], pad: int | None) -> tuple[int, int]:
