@@ -62,6 +62,7 @@ def test_a_pipeline_is_one_line(loud: Any) -> None:
     ("given", "options", "says"),
     [
         (3, {}, r"a transformers\.Trainer, or a Pipeline, and not of type int: give the Trainer"),
+        (len, {}, r"not of type builtin_function_or_method: .*, as in judge\(len\(\)\)"),
         (
             None,
             {"max_cost": "lots"},

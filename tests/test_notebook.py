@@ -53,6 +53,8 @@ def test_check_judges_a_trainer_and_registers_with_a_code(factories: Any) -> Non
     assert [str(result.status) for result in report.results].count("fail") == 1
     assert str(report.results[-1].status) == "fail"
     assert {check.code for check in report.unasked} >= {"TS518", "TS608"}
+    code = report.results[-1].check.code
+    assert f"NOTE: stopped at {code}, the first that went wrong" in str(report)
     shown = Elements(html_of(report))
     assert shown.open == []
     assert shown.names <= {"div", "strong", "code", "em", "details", "summary", "pre"}

@@ -134,8 +134,10 @@ def test_a_step_that_no_check_judged_is_red(unjudged):
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
         [
-            "healthy: incomplete: neither loss nor gradient was judged: there is no reference",
-            "  Neither loss nor gradient was judged, and that is no success: exit code 1.",
+            "healthy: incomplete: neither loss nor gradient was compared with a computed value: "
+            "there is no reference",
+            "  Neither loss nor gradient was compared with a computed value, and that is no "
+            "success: exit code 1.",
         ]
     )
 

@@ -206,7 +206,10 @@ def test_a_warning_beside_a_failure_is_named_as_one() -> None:
 
 
 def test_what_was_not_judged_is_the_headline() -> None:
-    sentence = f"incomplete: neither loss nor gradient was judged: {UNKNOWN}; 1 other reason"
+    sentence = (
+        "incomplete: neither loss nor gradient was compared with a computed value: "
+        f"{UNKNOWN}; 1 other reason"
+    )
     assert verdict(NOT_JUDGED) == sentence
     text = render(NOT_JUDGED, width=120)
     assert text.startswith(f"{TARGET}: {sentence}\n2 of 5 checks ran: 2 passed. Without a verdict:")
@@ -217,7 +220,9 @@ def test_what_was_not_judged_is_the_headline() -> None:
 def test_one_number_that_was_judged_is_enough_and_a_log_has_none() -> None:
     skipped = ended(LOSS, Status.SKIP, UNKNOWN)
     alone = report(passed(PAD), skipped)
-    assert verdict(alone) == f"incomplete: the loss was not judged: {UNKNOWN}"
+    assert (
+        verdict(alone) == f"incomplete: the loss was not compared with a computed value: {UNKNOWN}"
+    )
     assert report(skipped, passed(HEAD)).exit_code() == 0
     # No check that takes a step was selected: --max-cost FORWARD.
     assert report(passed(PAD), ended(UNINFORMED, Status.SKIP, "not here")).exit_code() == 0
@@ -226,9 +231,9 @@ def test_one_number_that_was_judged_is_enough_and_a_log_has_none() -> None:
 
 def test_a_long_reason_is_cut_in_the_headline() -> None:
     told = report(passed(PAD), ended(LOSS, Status.SKIP, "two\nlines " + "x" * 300))
-    assert "judged: two lines xxx" in verdict(told)
+    assert "value: two lines xxx" in verdict(told)
     assert verdict(told).endswith("xxx...")
-    assert len(verdict(told)) < 220
+    assert len(verdict(told)) < 230
 
 
 def test_every_failure_is_told_in_full_and_an_earlier_stage_first() -> None:

@@ -26,9 +26,10 @@ from tests.reports import (
 )
 from tests.stored import stored
 from trainsanity import Finding, Result, Status
+from trainsanity.isolation.library_warnings import LibraryWarning
 from trainsanity.report.screen import LINES, line, render, total
 from trainsanity.report.words import verdict
-from trainsanity.types import Check, Cost
+from trainsanity.types import Check, Cost, Judges
 
 SCREENS = ("healthy", "one_failure", "five_failures", "string_labels")
 
@@ -97,6 +98,44 @@ def test_data_cannot_steer_the_terminal() -> None:
     text = render(report(failed(LOSS, nasty)))
     assert not any(sign in text for sign in ("\x1b", "\u202e", "\x07", "\x9b"))
     assert r"\x1b[2J\u202eevil" in text
+
+
+def test_warnings_of_libraries_are_quoted_where_they_are_few() -> None:
+    table = (
+        "Bert LOAD REPORT from: base/bert Key | Status | -----+------+- head.bias | MISSING | "
+        "cls.{0, 1}.weight | UNEXPECTED | head.weight | MISSING | Notes: - MISSING: those params"
+    )
+    loaded = LibraryWarning("transformers", table, "log")
+    odd = LibraryWarning("torch", "two shapes were broadcast", "UserWarning")
+    text = render(replace(HEALTHY, library_warnings=(loaded, odd)))
+    assert (
+        "transformers loaded base/bert: missing head.bias, head.weight; unexpected cls.{0, "
+        "1}.weight\n"
+        "torch warned: two shapes were broadcast\n"
+    ) in text
+    text = render(replace(HEALTHY, library_warnings=(loaded, odd, replace(odd, text="more"))))
+    assert "The libraries gave 3 warnings: see -v." in text
+
+
+def test_a_check_that_was_asked_for_by_name_says_why_it_has_no_verdict() -> None:
+    told = report(ended(LOSS, Status.SKIP, "no row of the first batch holds two documents"))
+    assert f"{LOSS.code} {LOSS.name}: no row of the first batch holds two documents" in render(told)
+    many = [Check(f"TS{501 + k}", f"loss.number_{k}", says_nothing) for k in range(9)]
+    text = render(report(*(ended(one, Status.SKIP, "not here") for one in many)))
+    assert "not here" not in text
+    assert "9 do not apply" in text
+
+
+def test_what_the_step_waits_for_is_named_by_the_verdict() -> None:
+    step = Check("TS709", "update.one_step", says_nothing, cost=Cost.STEP)
+    between = Check("TS503", "loss.finite", says_nothing, cost=Cost.STEP)
+    last = Check("TS502", "loss.matches", says_nothing, cost=Cost.STEP, judges=Judges.LOSS)
+    told = report(
+        warned(step),
+        replace(ended(between, Status.BLOCKED, "waits"), blocked_by=step.name),
+        replace(ended(last, Status.BLOCKED, "TS503 comes first"), blocked_by=between.name),
+    )
+    assert "the loss was not judged: TS709 update.one_step comes first" in verdict(told)
 
 
 def test_several_pipelines_end_with_their_number() -> None:

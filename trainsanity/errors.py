@@ -35,8 +35,8 @@ EXIT_CODES = {
     ExitCode.FAILED: "a check failed, an accepted failure passed, or there was a warning that "
     "--strict or --warnings-as-errors counts as a failure",
     ExitCode.USAGE: "the call or its input was wrong",
-    ExitCode.INCOMPLETE: "incomplete: an error, nothing ran, neither loss nor gradient was judged, "
-    "or, with --strict, anything skipped, blocked or abstained",
+    ExitCode.INCOMPLETE: "incomplete: an error, nothing ran, neither loss nor gradient was "
+    "compared with a computed value, or, with --strict, anything skipped, blocked or abstained",
     ExitCode.INTERRUPTED: "interrupted",
     ExitCode.TERMINATED: "terminated",
 }

@@ -112,6 +112,11 @@ class Pipeline:
         how = "a loop" if self.trainer is None else type(self.trainer).__name__
         return f"<Pipeline {self.id}: {class_name(self.model)}, {how}>"
 
+    @property
+    def own_loop(self) -> Any:
+        """What takes the steps of a loop of one's own, or what was seen of it; None without one."""
+        return self.train_step if self.train_step is not None else self.captured
+
     def __post_init__(self) -> None:
         for name in DECLARED:
             if (value := getattr(self, name)) is not None:

@@ -69,6 +69,9 @@ class Status(StrEnum):
     ERROR = "error"
 
 
+NOTHING = "this pipeline has no "
+"""Begins the reason of a check that asks for a part which is not there."""
+
 RAN = frozenset({Status.PASS, Status.WARNING, Status.FAIL, Status.XFAIL, Status.XPASS})
 """The statuses of checks that reached a verdict."""
 

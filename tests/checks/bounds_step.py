@@ -21,6 +21,7 @@ from trainsanity.maths.tolerances import (
 )
 from trainsanity.measurements.model.raised import Precision
 from trainsanity.measurements.runs.evaluated import Evaluated
+from trainsanity.measurements.runs.evaluated_together import EvaluatedTogether
 from trainsanity.measurements.runs.overfit import Overfit
 from trainsanity.measurements.runs.resume import Ended, Resumed
 from trainsanity.measurements.runs.saved import Saved
@@ -414,3 +415,10 @@ def loss_behind_the_peak(get, share):
     recording = get("recording")
     before = max(recording.own.losses[0], COIN)
     return {"recording": replace(recording, peak_loss=share * TWICE * before)}
+
+
+@case("loop.ranks_evaluate_together")
+def evaluation_of_several_processes(get, share):
+    seen = EvaluatedTogether("eval_loss", 9, 1.0, 1.0, 3.0, [], repeated=0.5)
+    below = seen.expected - share * seen.allowed
+    return {"evaluated_together": replace(seen, together=[below, below])}

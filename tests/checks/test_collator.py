@@ -26,9 +26,9 @@ A, B, END, PAD = "{A}", "{B}", 151_645, 151_643
 """The first two tokens of the longest row of the first batch, and the special ones."""
 
 SMALLEST = {
-    "mask_all_ones": f"(input_ids [[{A}]], {OWN}): row 0 has 1 tokens in 8 positions and a mask "
+    "mask_all_ones": f"(input_ids [[{A}]], {OWN}): row 0 has 1 token in 8 positions and a mask "
     "with 8 ones: [1, 1, 1, 1, 1, 1, 1, 1]",
-    "mask_from_eos": f"(input_ids [[{A}]], {OWN}): row 0 has 1 tokens in 8 positions and a mask "
+    "mask_from_eos": f"(input_ids [[{A}]], {OWN}): row 0 has 1 token in 8 positions and a mask "
     "with 0 ones",
     "tail_truncated": f"(rows of 129 tokens, {OWN}): row 0 ",
     "rows_sorted": f"(input_ids [[{A}], [{A}, {B}]], {OWN}): row 1 [{A}, {B}] of 2 tokens came out",
@@ -96,12 +96,15 @@ def test_the_failure_shows_the_smallest_case(name):
     assert {result.status for result in results} == {Status.FAIL}
     case = SMALLEST[name].replace(A, str(first)).replace(B, str(second))
     # What the training batch itself shows needs no case.
-    assert any(f"smallest case {case}" in result.findings[0].headline for result in results)
+    assert any(
+        f"the smallest batch that shows it {case}" in result.findings[0].headline
+        for result in results
+    )
 
 
 def test_labels_that_moved_are_shown_with_two_rows():
     result = run_one("TS305", PipelineSpec("moved", FAULTS["labels_moved"].build).make())
-    smallest = result.findings[0].headline.partition("smallest case")[2]
+    smallest = result.findings[0].headline.partition("the smallest batch that shows it")[2]
     assert re.search(r"labels \[(\d+), (\d+)\] came out as \[\2, \1\]$", smallest)
 
 
@@ -268,7 +271,7 @@ def test_packed_rows_are_found_one_behind_the_other_and_have_no_mask_to_judge():
     assert recovered.status is Status.PASS
     assert recovered.message.startswith(f"{rows} of {rows} rows of the first step come out whole")
     assert mask.status is Status.SKIP
-    assert mask.reason == f"the collator packs {size} rows into 1: there is no padding"
+    assert mask.reason == f"the collator packs {size} rows into 1: none stands alone"
 
 
 def masked_language_model(**settings):

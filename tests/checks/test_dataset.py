@@ -222,7 +222,7 @@ def test_what_repeats_is_named_by_its_number_in_the_dataset(judged):
     )
     (message,) = said(judged("TS209", rows(), {"late": rows([[9], [3, 4, 5]])}))
     assert message == (
-        "1 of 2 rows in eval_dataset['late'] are in train_dataset, too: row 1 is its row 3"
+        "1 of 2 rows in eval_dataset['late'] are in train_dataset, too: row 1 is row 3 there"
     )
 
 

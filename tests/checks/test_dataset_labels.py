@@ -142,19 +142,19 @@ def test_a_collator_that_refuses_other_rows(trainer):
 @pytest.mark.parametrize(
     ("change", "status", "says"),
     [
-        (lambda row: {}, Status.WARNING, "0 rows hold it, 0 labels are it"),
+        (lambda row: {}, Status.WARNING, "it stands in 0 rows, and is a label 0 times"),
         (
             lambda row: {"input_ids": [*row["input_ids"], EOS],
                          "attention_mask": [*row["attention_mask"], 1]},
             Status.FAIL,
-            "300 rows hold it, 0 labels are it",
+            "it stands in 300 rows, and is a label 0 times",
         ),
         # Stored padding, as the mask says.
         (
             lambda row: {"input_ids": [*row["input_ids"], EOS],
                          "attention_mask": [*row["attention_mask"], 0]},
             Status.WARNING,
-            "0 rows hold it, 0 labels are it",
+            "it stands in 0 rows, and is a label 0 times",
         ),
     ],
 )  # fmt: skip
@@ -175,7 +175,7 @@ def test_without_a_mask_an_eos_at_the_end_is_text():
     trainer.eval_dataset = None
     result = run_one("TS102", Pipeline.from_trainer(trainer))
     assert result.status is Status.FAIL
-    assert "8 rows hold it" in result.findings[0].headline
+    assert "it stands in 8 rows" in result.findings[0].headline
 
 
 def test_an_eos_among_the_targets_of_a_language_model():
@@ -186,7 +186,7 @@ def test_an_eos_among_the_targets_of_a_language_model():
     trainer.train_dataset = Dataset.from_list(rows)
     result = run_one("TS102", PipelineSpec("eos", lambda: trainer).make())
     assert result.status is Status.FAIL
-    assert "0 rows hold it, 8 labels are it" in result.findings[0].headline
+    assert "it stands in 0 rows, and is a label 8 times" in result.findings[0].headline
 
 
 def test_rows_that_cannot_be_read_leave_it_a_failure():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from types import SimpleNamespace
 
@@ -51,8 +52,8 @@ def loaded(trainer, folder, auto=AutoModelForSequenceClassification, **more):
     return onto(trainer, auto.from_pretrained(folder, **more))
 
 
-def said(result):
-    assert result.status is Status.FAIL, result
+def said(result, status=Status.FAIL):
+    assert result.status is status, result
     (finding,) = result.findings
     return finding.headline
 
@@ -104,9 +105,67 @@ def test_a_narrower_model_than_the_checkpoint(trainer, folder):
 
 
 def test_a_shallower_model_leaves_tensors_over(trainer, folder):
-    model = loaded(trainer, folder, num_hidden_layers=1)
-    message = said(judged(WEIGHTS, model))
-    assert message.startswith("11 tensors of the base model are in the file and not in the model: ")
+    result = judged(WEIGHTS, loaded(trainer, folder, num_hidden_layers=1))
+    assert said(result, Status.WARNING) == (
+        "layers of the file that are left out: 1 (model.layers.1)"
+    )
+
+
+def with_layers(trainer, folder, *which):
+    model = loaded(trainer, folder).model
+    layers = model.model.layers
+    model.model.layers = torch.nn.ModuleList([copy.deepcopy(layers[k]) for k in which])
+    return onto(trainer, model)
+
+
+ELSEWHERE = "layers that are the file's at another number"
+
+
+@pytest.mark.parametrize(
+    ("which", "status", "told"),
+    [
+        ((1,), Status.WARNING, f"{ELSEWHERE}: 1 (model.layers.0 is its 1); layers of the file that "
+                               "are left out: 1 (model.layers.0)"),
+        ((0, 1, 1), Status.WARNING, f"{ELSEWHERE}: 1 (model.layers.2 is its 1)"),
+        ((1, 0), Status.FAIL, f"{ELSEWHERE}: 2 (model.layers.0 is its 1)"),
+    ],
+)  # fmt: skip
+def test_layers_that_are_the_files_elsewhere(trainer, folder, which, status, told):
+    assert said(judged(WEIGHTS, with_layers(trainer, folder, *which)), status) == told
+
+
+def test_a_cut_layer_beside_one_that_is_drawn_anew(trainer, folder):
+    broken = with_layers(trainer, folder, 1)
+    broken.model.model.layers[0].mlp.up_proj.weight.data.normal_(0, 0.02)
+    result = judged(WEIGHTS, broken)
+    assert result.status is Status.FAIL
+    assert "differ from the file: " in result.findings[0].headline
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_weights_that_were_set_to_zero(trainer, folder, whole):
+    pruned = loaded(trainer, folder)
+    weight = pruned.model.model.layers[0].mlp.up_proj.weight.data
+    weight[:, :: 1 if whole else 2] = 0
+    assert judged(WEIGHTS, pruned).status is (Status.FAIL if whole else Status.WARNING)
+
+
+def test_weights_under_a_mask_keep_their_names(trainer, folder):
+    from torch.nn.utils import prune
+
+    masked = loaded(trainer, folder)
+    prune.l1_unstructured(masked.model.model.layers[0].mlp.up_proj, "weight", 0.5)
+    assert judged(WEIGHTS, masked).status is Status.PASS
+
+
+def test_an_embedding_with_some_of_the_files_rows(trainer, folder):
+    small = loaded(trainer, folder)
+    rows = small.model.get_input_embeddings().weight.data.clone()
+    small.model.resize_token_embeddings(len(rows) - 3)
+    small.model.get_input_embeddings().weight.data.copy_(rows[3:])
+    assert said(judged(WEIGHTS, small), Status.WARNING).endswith(
+        "for rows that are left out: model.embed_tokens.weight"
+    )
 
 
 def test_a_deeper_model_misses_tensors(trainer, folder):
@@ -157,9 +216,7 @@ def test_offloaded_weights_are_not_compared(trainer, folder):
     assert "the probes ask about its padding" in by_status[Status.SKIP].pop(
         "model.padding_is_not_pooled"
     )
-    assert by_status[Status.SKIP].pop("model.rows_stay_apart") == (
-        "this pipeline has no train step"
-    )
+    assert by_status[Status.SKIP].pop("model.rows_stay_apart") == ("this pipeline has no own loop")
     assert by_status[Status.SKIP].pop("model.running_statistics_last") == (
         "no normalisation of the model keeps running statistics"
     )

@@ -56,6 +56,12 @@ def test_explain_prints_the_page(call: Call, word: str) -> None:
     assert registry().get("TS502").page in result.stdout
 
 
+def test_list_of_some(call: Call) -> None:
+    lines = call("list", "speed", "TS80").stdout.splitlines()
+    assert {line.split()[2] for line in lines} == {"speed", "schedule"}
+    assert len(lines) == sum(one.stage in ("speed", "schedule") for one in registry().all())
+
+
 def test_explain_several(call: Call) -> None:
     out = call("explain", "TS101", "loss").stdout
     for code in ("TS101", "TS501", "TS502"):

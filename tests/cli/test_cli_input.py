@@ -35,7 +35,7 @@ Complaint = Callable[..., str]
         ),
         pytest.param(
             ["cli_factories:raises"],
-            "cli_factories:raises raised ValueError: the weights are",
+            "cli_factories:raises raised ValueError: the weights are (/",
             id="raises",
         ),
         pytest.param(

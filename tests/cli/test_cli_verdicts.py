@@ -118,8 +118,8 @@ def test_a_step_that_no_check_judged_is_incomplete(call: Call, tmp_path: Path) -
     result = call(*RUN, "ACME5,ACME6,TS201", "--json", "r.json")
     assert result.exit_code == 3
     assert result.stdout.startswith(
-        "cli_factories:healthy: incomplete: neither loss nor gradient was judged: the task has no "
-        "reference\n"
+        "cli_factories:healthy: incomplete: neither loss nor gradient was compared with a computed "
+        "value: the task has no reference\n"
     )
     summary = json.loads((tmp_path / "r.json").read_text())["summary"]
     assert (summary["not_judged"], summary["exit_code"]) == (["loss", "gradient"], 3)

@@ -54,6 +54,17 @@ def test_a_run_that_diverges(losses: list[float]) -> None:
     assert "little movement" not in result.message
 
 
+def test_a_run_that_had_diverged_before_its_first_entry() -> None:
+    losses = noisy(lambda k: 250.0 - 2 * k)
+    result = judged(log_of(losses, learning_rate=9.4))
+    assert result.status is Status.WARNING
+    (finding,) = result.findings
+    assert "at a learning rate of up to 9.4: even of 1,000,000 classes" in finding.headline
+    # A sum over tokens may be so large, and at the rates of Adam nothing is said of it.
+    assert judged(log_of(losses, learning_rate=1.0)).status is Status.PASS
+    assert judged(log_of(losses, learning_rate=9.4), num_labels=1).status is Status.PASS
+
+
 def test_few_classes_tell_sooner() -> None:
     losses = noisy(lambda k: 1.4 if k < 12 else 4.0)
     assert judged(log_of(losses)).status is Status.WARNING

@@ -18,6 +18,7 @@ from trainsanity.isolation.host_memory import (
     to_device,
     to_host,
 )
+from trainsanity.isolation.kinds import _equal_bits
 from trainsanity.types import Skip
 
 SIZES = [0, 1, 7, 8, 63, 8 * ROW - 1, 8 * ROW, 8 * ROW + 1, 8 * (3 * ROW + 5) + 3]
@@ -142,3 +143,10 @@ def test_what_host_memory_has_no_room_for_is_skipped_with_its_size():
     needed, free = map(float, re.findall(r"([\d.]+) GiB", str(refused.value).replace(",", "")))
     assert needed == pytest.approx(2 * everything / 2**30, abs=0.06)
     assert 0 < free < everything / 2**30
+
+
+def test_a_column_with_gaps_is_compared_bit_by_bit():
+    table = torch.randn(8, 4)
+    column = table[:, :1]
+    assert _equal_bits(column, table[:, :1].clone())
+    assert not _equal_bits(column, table[:, 1:2])

@@ -46,8 +46,40 @@ def test_spec_builds_late_and_carries_the_expected_failures(here: Path) -> None:
     spec = spec_of("late_pipeline:factory", {"loss.matches_reference": "known"})
     assert spec.id == "late_pipeline:factory"
     assert spec.expected_failures == {"loss.matches_reference": "known"}
-    with pytest.raises(UsageError, match="importing 'late_pipeline' failed: RuntimeError: imp"):
+    with pytest.raises(
+        UsageError, match=r"failed: RuntimeError: imported too early \(late_pipeline\.py line 1\)"
+    ):
         spec.make()
+
+
+def test_an_error_is_told_with_its_line(here: Path) -> None:
+    (here / "m_helper.py").write_text("def load():\n    return weights\n")
+    (here / "m_raises.py").write_text(
+        "import json\nfrom m_helper import load\n\ndef own():\n    load()\n\n"
+        "def librarys():\n    json.loads('{')\n\ndef wants(model):\n    pass\n"
+    )
+    for name, said in (
+        (
+            "own",
+            "m_raises:own raised NameError: name 'weights' is not defined (m_helper.py line 2)",
+        ),
+        # A library's line tells nobody what to change.
+        ("librarys", "(char 1) (m_raises.py line 8)"),
+        ("wants", "argument: 'model'; it has to run without arguments and return a Trainer"),
+    ):
+        with pytest.raises(UsageError, match=re.escape(said)):
+            spec_of(f"m_raises:{name}").make()
+
+
+def test_a_script_with_a_functions_name_is_answered_with_the_call(here: Path) -> None:
+    (here / "jobs").mkdir()
+    (here / "jobs" / "train.py").write_text("")
+    (here / "jobs" / "my-train.py").write_text("")
+    said = "`trainsanity run jobs.train:build` calls its function"
+    with pytest.raises(UsageError, match=re.escape(said)):
+        spec_of("./jobs/train.py:build")
+    with pytest.raises(UsageError, match="or put what builds the Trainer into a function"):
+        spec_of("jobs/my-train.py:build")
 
 
 def test_module_in_the_current_directory_is_found(here: Path) -> None:
@@ -62,9 +94,13 @@ def test_module_in_the_current_directory_is_found(here: Path) -> None:
     [
         ("", "no_such_module:f", "there is no module 'no_such_module' below"),
         ("", "no_such_package.deep.module:f", "there is no module 'no_such_package.deep.module'"),
-        ("import no_such_dependency", "m_dependency:f", "importing 'm_dependency' failed: No mod"),
+        (
+            "import no_such_dependency",
+            "m_dependency:f",
+            "failed: No module named 'no_such_dependency' (m_dependency.py line 1)",
+        ),
         ("def f(:", "m_syntax:f", "importing 'm_syntax' failed: SyntaxError"),
-        ("import sys; sys.exit(0)", "m_exit:f", "importing 'm_exit' failed: SystemExit: 0"),
+        ("import sys; sys.exit(0)", "m_exit:f", "failed: SystemExit: 0 (m_exit.py line 1)"),
         (
             "from os import getcwd\ndef one(): pass\ndef two(): pass",
             "m_names:f",

@@ -115,6 +115,64 @@ def test_a_fault_with_a_scaler_or_a_closure_is_named(how: str, fault: str) -> No
     assert names(report, "fail", "error") == {RED[fault]}
 
 
+LANGUAGE = {
+    "unmasked": "loss.next_token_is_unseen",
+    "unshifted": "loss.predicts_the_next_token",
+    "undivided": "loss.logged_is_a_mean",
+}
+
+
+def test_a_model_that_returns_logits_and_loss_is_judged_without_a_data_loader() -> None:
+    report = judged("language.py")
+    assert_green(report)
+    assert {*LANGUAGE.values(), SUM} <= names(report, "pass")
+    assert "over 4 micro-batches" in result(report, SUM).message
+
+
+@pytest.mark.parametrize("fault", LANGUAGE)
+def test_a_fault_of_a_language_model_is_named(fault: str) -> None:
+    assert names(judged("language.py", fault), "fail", "warning", "error") == {LANGUAGE[fault]}
+
+
+APART = "model.rows_stay_apart"
+
+
+def test_rows_of_a_loop_are_asked_beside_others() -> None:
+    report = judged("series.py")
+    assert_green(report)
+    assert APART in names(report, "pass")
+
+
+def test_a_recurrent_layer_that_takes_rows_for_time_is_named() -> None:
+    assert names(judged("series.py", "mixed"), "fail", "warning", "error") == {APART}
+
+
+def test_time_in_front_is_no_row() -> None:
+    report = judged("series.py", "time_first")
+    assert_green(report)
+    assert "an entry for each row, in front" in result(report, APART).reason
+
+
+def test_a_target_among_the_columns_of_a_loop_is_named() -> None:
+    inside = "dataset.inputs_hold_no_target"
+    assert_green(judged("table.py"))
+    assert inside in names(judged("table.py"), "pass")
+    report = judged("table.py", "target")
+    assert names(report, "fail", "warning", "error") == {inside}
+    assert "argument 1[4]" in result(report, inside).findings[0].headline
+    assert names(judged("table.py", "scaled"), "fail", "warning", "error") == {inside}
+    assert str(result(judged("table.py", "scaled"), inside).status) == "warning"
+    assert_green(judged("table.py", "exercise"))
+
+
+def test_a_loop_that_leaves_its_model_in_eval_mode_is_a_warning() -> None:
+    assert_green(judged("dropping.py"))
+    report = judged("dropping.py", "left")
+    assert names(report, "fail", "error") == set()
+    assert names(report, "warning") == {"loop.trains_in_train_mode"}
+    assert "dropping.py:33" in result(report, "loop.trains_in_train_mode").findings[0].headline
+
+
 def test_what_a_fault_says() -> None:
     zero = result(judged("images.py", "zero"), ZERO).findings[0]
     assert "still there as step 2 begins" in zero.headline
@@ -189,6 +247,11 @@ def test_the_larger_model_is_judged() -> None:
 def test_tensors_of_no_module_are_refused() -> None:
     with pytest.raises(UsageError, match="belong to no torch"):
         judged("odd.py", "by_hand")
+
+
+def test_an_optimizer_without_a_gradient_is_refused_for_that() -> None:
+    with pytest.raises(UsageError, match=r"no backward pass reaches the tensors .* Adam steps"):
+        judged("odd.py", "detached_maker")
 
 
 def test_a_script_without_a_step_says_so(tmp_path_factory: pytest.TempPathFactory) -> None:

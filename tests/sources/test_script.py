@@ -280,6 +280,7 @@ def test_an_interrupted_script(write: Callable[[str], str], undone: None) -> Non
     ("arguments", "said"),
     [
         (["nowhere.py"], "there is no file 'nowhere.py' below /"),
+        (["foldr.py"], "; did you mean 'folder.py'?"),
         (["folder.py"], "folder.py cannot be read: Is a directory"),
         (["x.py", "--epochs", "3"], "own arguments go after --: trainsanity run x.py -- --epochs"),
         (["x.py", "lr=3", "n=1"], "without lr=3 n=1; its own arguments go after --: trainsanity"),

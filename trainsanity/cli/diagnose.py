@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
@@ -14,7 +15,16 @@ from trainsanity.errors import ExitCode, UsageError
 from trainsanity.report.json import dumps
 
 _MOST = 10**9
-_COUNT = click.IntRange(min=1, max=_MOST)
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class _Option(click.Option):
+    """An option whose help does not tell the range: nobody comes near its bounds."""
+
+    def get_help_extra(self, ctx: click.Context) -> Any:
+        """Return what stands behind the help, without the range."""
+        return {key: value for key, value in super().get_help_extra(ctx).items() if key != "range"}
 
 
 class _Rate(click.FloatRange):
@@ -27,7 +37,13 @@ class _Rate(click.FloatRange):
         return number
 
 
+_COUNT = click.IntRange(min=1, max=_MOST)
 _RATE = _Rate(min=0, max=_MOST)
+
+
+def _known(name: str, type_: click.ParamType[Any], help_: str) -> Callable[[_F], _F]:
+    metavar = "N" if type_ is _COUNT else "X"
+    return click.option(name, cls=_Option, type=type_, metavar=metavar, help=help_)
 
 
 @click.command(
@@ -37,15 +53,15 @@ _RATE = _Rate(min=0, max=_MOST)
     "log holds nothing that could be judged.",
 )
 @click.argument("log")
-@click.option("--num-labels", type=_COUNT, help="Classes of the head.")
-@click.option("--hidden-size", type=_COUNT, help="Width of the model, for the head's first loss.")
-@click.option("--per-device-train-batch-size", type=_COUNT, help="Rows of a micro-batch.")
-@click.option("--gradient-accumulation-steps", type=_COUNT, help="Micro-batches of a step.")
-@click.option("--world-size", type=_COUNT, help="Processes.")
-@click.option("--learning-rate", type=_RATE, help="Its peak.")
-@click.option("--warmup-steps", type=_RATE, help="Steps, or below 1 a share of all steps.")
-@click.option("--max-steps", type=_COUNT, help="Optimizer steps of the run.")
-@click.option("--max-grad-norm", type=_RATE, help="[default: the Trainer's, 1.0]")
+@_known("--num-labels", _COUNT, "Classes of the head.")
+@_known("--hidden-size", _COUNT, "Width of the model, for the head's first loss.")
+@_known("--per-device-train-batch-size", _COUNT, "Rows of a micro-batch.")
+@_known("--gradient-accumulation-steps", _COUNT, "Micro-batches of a step.")
+@_known("--world-size", _COUNT, "Processes.")
+@_known("--learning-rate", _RATE, "Its peak.")
+@_known("--warmup-steps", _RATE, "Steps, or below 1 a share of all steps.")
+@_known("--max-steps", _COUNT, "Optimizer steps of the run.")
+@_known("--max-grad-norm", _RATE, "[default: the Trainer's, 1.0]")
 @click.option("--lr-scheduler-type", metavar="NAME", help="[default: the Trainer's, linear]")
 @click.option(
     "--json", "json_file", metavar="FILE", help="Write the JSON report; '-' is stdout, and the "

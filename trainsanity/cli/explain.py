@@ -14,7 +14,10 @@ from trainsanity.report.pages import page, reference
 @click.argument("checks", metavar="[CHECK]...", nargs=-1)
 @click.option("--all", "every", is_flag=True, help="Write all pages as one Markdown document.")
 def explain(checks: tuple[str, ...], every: bool, debug: bool) -> None:
-    """Print the page of each CHECK: what it checks, why, how, a real failure and how to fix it."""
+    """Print a check's page: what, why, how, a failure, its fix.
+
+    CHECK is a code, a name, or a stage for all of its checks, as in 'trainsanity explain TS502'.
+    """
     if every and checks:
         raise UsageError(f"--all means every check: leave {' '.join(checks)} out")
     if not (every or checks):

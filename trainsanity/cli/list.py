@@ -6,16 +6,21 @@ from typing import Any
 
 import click
 
-from trainsanity.cli.base import Command
+from trainsanity.cli.base import Command, words
 from trainsanity.cli.output import Output
 from trainsanity.engine.registry import registry
 from trainsanity.report.json import encode
 
 
 @click.command("list", cls=Command)
+@click.argument("checks", metavar="[CHECKS]...", nargs=-1)
 @click.option("--json", "json_file", metavar="FILE", help="Write a list of objects instead.")
-def list_(json_file: str | None, debug: bool) -> None:
-    """Show all checks: code, name, stage, cost, title."""
+def list_(checks: tuple[str, ...], json_file: str | None, debug: bool) -> None:
+    """Show checks: code, name, stage, cost, title.
+
+    CHECKS are stages, names, codes or beginnings of codes, as in 'trainsanity list collator TS5';
+    without any, all are shown.
+    """
     rows: list[dict[str, Any]] = [
         {
             "code": check.code,
@@ -25,7 +30,7 @@ def list_(json_file: str | None, debug: bool) -> None:
             "judges": check.judges and str(check.judges),
             "title": check.title.replace("``", "`"),
         }
-        for check in registry().all()
+        for check in (registry().select(words("CHECKS", checks)) if checks else registry().all())
     ]
     if json_file is not None:
         Output(json_file).json(encode(rows))

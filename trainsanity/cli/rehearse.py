@@ -27,7 +27,7 @@ from trainsanity.sources.factory import Source
 def rehearse(
     targets: tuple[str, ...], json_file: str | None, debug: bool, arguments: tuple[str, ...]
 ) -> int:
-    """Rehearse a run: will it end, in how many hours, and in how much memory?
+    """Say whether a run will end, when, and in how much memory.
 
     TARGET is what 'trainsanity run' takes: pkg.module:factory, or a training script with its
     ARGUMENTs after --.  The real step is taken on the longest batch that the run's sampler and

@@ -27,6 +27,10 @@ RESOLVED = 0.1
 """Share of the loss that its noise may hide if it is to be said that it stands still.  A last
 resort: a fall that is smaller is no news, and a noise that hides a larger one tells nothing."""
 
+RATE = 1.0
+"""Rates above are none that AdamW or SGD trains a transformer with; optimizers that find their own
+scale (Prodigy, D-Adaptation) are given 1.  A last resort."""
+
 Mean = tuple[float, float]
 """Mean of some losses, with its standard error."""
 
@@ -59,6 +63,7 @@ def moves(case: Case) -> Iterator[Measured | Finding]:
         or _untaught(case, path, progress, after, where)
         or _rising(case, path, before, after)
         or _above_the_first(case, after)
+        or _high_from_the_start(case)
         or (_standing(case, path, progress, (before, after), where) if still else None)
     )
     if found is not None:
@@ -117,6 +122,25 @@ def _diverged(case: Case, after: Mean, tail: int) -> Finding | None:
         fix="lower learning_rate by factors of 10 until the loss falls; "
         + case.rerun_command("TS502", "TS6", "TS8")
         + " judges step 1: the scale of the gradient and the rate",
+    )
+
+
+def _high_from_the_start(case: Case) -> Finding | None:
+    """Return the finding if a run that had diverged before its first entry may be in the log."""
+    ceiling, lowest = math.log(MOST_CLASSES), case.log.losses[0]
+    rate = case.learning_rate or max((e.learning_rate or 0.0 for e in case.log.kept), default=0.0)
+    if case.num_labels is not None or lowest <= ceiling or rate <= RATE:
+        return None
+    return Finding(
+        f"no logged loss is below {lowest:.4g}, at a learning rate of up to {rate:g}: even of "
+        f"{MOST_CLASSES:,} classes a cross entropy that knows nothing is {ceiling:.4g}",
+        observed=lowest,
+        expected=f"at most {ceiling:.4g}, if it is a cross entropy",
+        where=case.where(case.log.first[0]),
+        cause="if it is a cross entropy, the run diverged before its first entry",
+        fix="lower learning_rate by factors of 10 until the loss falls; --num-labels 1 says that "
+        "this is a regression, whose loss has the scale of its labels",
+        severity=Severity.WARNING,
     )
 
 

@@ -158,7 +158,10 @@ def peak(case: Case) -> Answer:
         )
     comes = f"; the warm-up ends at step {warmup}" if warmup else ""
     share = (last.learning_rate or 0.0) / given
-    yield Measured(f"{case.where(last)} is at {share:.2%} of the peak {given:g}{comes}", share)
+    reached = f"the highest rate is {top:g}, at {case.where(highest)}; " * (highest is not last)
+    yield Measured(
+        f"{reached}{case.where(last)} is at {share:.2%} of the peak {given:g}{comes}", share
+    )
 
 
 def follows(case: Case) -> Answer:

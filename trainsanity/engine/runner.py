@@ -22,7 +22,7 @@ from trainsanity.isolation.callbacks import left_out
 from trainsanity.isolation.fingerprint import guarded
 from trainsanity.isolation.out_of_memory import described, give_back, out_of_memory
 from trainsanity.isolation.time_limit import limited
-from trainsanity.types import Abstain, Blocked, Check, Cost, Result, Skip, Status
+from trainsanity.types import NOTHING, Abstain, Blocked, Check, Cost, Result, Skip, Status
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -116,7 +116,7 @@ class Runner:
         missing = [need for need in check.needs if getattr(self.pipeline, need, None) is None]
         if missing:
             words = " and no ".join(need.replace("_", " ") for need in missing)
-            return ended(Status.SKIP, f"this pipeline has no {words}")
+            return ended(Status.SKIP, f"{NOTHING}{words}")
         try:
             looks = {name: self.measurements.get(name) for name in check.inputs}
             # Only a check that holds the pipeline itself can change it.
@@ -230,11 +230,18 @@ def run(
                 break
     every = runner.checks.all()
     asked = {result.check.name for result in results}
+    notes = _notes(session)
+    if len(results) < len(checks):
+        notes = [
+            *notes,
+            f"stopped at {results[-1].check.code}, the first that went wrong: "
+            f"the {len(checks) - len(results)} checks behind it were not asked",
+        ]
     return Report(
         pipeline.id,
         tuple(results),
         len(every),
-        session.environment | {"notes": _notes(session)},
+        session.environment | {"notes": notes},
         session.facts | _cost_of_looking(session),
         time.perf_counter() - start,
         dict(session.measurements.seconds),

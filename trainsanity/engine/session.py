@@ -130,7 +130,7 @@ def check_declared(objective: object, where: str) -> None:
 def _recognised(pipeline: Pipeline, objective: Objective) -> str:
     """Return what an objective was recognised by, in words."""
     if objective.name == UNKNOWN:
-        return "no class of Trainer or model tells another"
+        return "neither Trainer nor model names one: judged by what holds for any loss"
     if objective.name == CUSTOM:
         return "declared by the user"
     package = type(objective).__module__.partition(".")[0]

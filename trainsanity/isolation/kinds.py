@@ -203,7 +203,8 @@ def _pointer(tensor: Tensor) -> int | None:
 def _equal_bits(one: Tensor, other: Tensor) -> bool:
     import torch
 
-    flat = one.detach().reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8)
+    # A column of a table stays a view with gaps where it is made flat, and has no bytes in a row.
+    flat = [x.detach().reshape(-1).contiguous().view(torch.uint8) for x in (one, other)]
     return bool(torch.equal(*flat)) if one.numel() else True
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,6 +20,9 @@ LIBRARIES = ("torch", "transformers", "peft", "trl", "accelerate")
 
 LONGEST = 500
 """Characters of a warning that are kept: some list every parameter."""
+
+COLOURS = re.compile("\x1b\\[[0-9;]*m")
+"""What a library writes for a terminal's colours."""
 
 ONCE = ("transformers.utils.logging", "accelerate.logging")
 """Modules with a ``warning_once`` that keeps what it said for the process."""
@@ -66,7 +70,8 @@ class Listener:
         library = module.partition(".")[0]
         if self.paused or library not in LIBRARIES:
             return
-        one = LibraryWarning(library, " ".join(str(text).split())[:LONGEST], category)
+        plain = " ".join(COLOURS.sub("", str(text)).split())
+        one = LibraryWarning(library, plain[:LONGEST], category)
         if one.text and one not in self.heard:
             self.heard.append(one)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any
 
 
@@ -85,22 +85,94 @@ def told_apart(
 
 
 def packed(rows: Sequence[Mapping[str, Any]], batch: Mapping[str, Any]) -> bool:
-    """Return whether the rows stand one behind the other in fewer rows than they were."""
+    """Return whether all tokens of all rows are there, in another number of rows."""
+    return laid_out(rows, batch) is not None
+
+
+def laid_out(
+    rows: Sequence[Mapping[str, Any]], batch: Mapping[str, Any], *, reordered: bool = False
+) -> list[list[int]] | None:
+    """Return where the tokens of each row are among the flattened ``input_ids``.
+
+    Rows that are joined may be cut where a block ends; else each is whole, behind another one, with
+    padding or separators between them, and in any order.  By the attention mask a row may come out
+    as several, too.
+
+    Args:
+        rows: with ``input_ids``.
+        batch: what they were made into.
+        reordered: look for as many rows as there were, too, if they are not in their places.
+
+    Returns:
+        None where the batch has as many rows as it was made of, or lacks a token.
+    """
     padded = batch["input_ids"].tolist()
-    if len(padded) >= len(rows):
-        return False
-    tokens = list(chain.from_iterable(row["input_ids"] for row in rows))
-    return list(chain.from_iterable(padded))[: len(tokens)] == tokens
+    if len(padded) == len(rows):
+        if not reordered or all(placements(rows, batch)):
+            return None
+        return _whole([list(row["input_ids"]) for row in rows], padded)
+    sequences = [list(row["input_ids"]) for row in rows]
+    tokens = [*chain.from_iterable(sequences)]
+    flat = [*chain.from_iterable(padded)]
+    mask: Any = batch.get("attention_mask")
+    fewer = len(padded) < len(rows)
+    if fewer and flat[: len(tokens)] == tokens:
+        return _in_turn(sequences, range(len(tokens)))
+    if getattr(mask, "shape", None) == batch["input_ids"].shape:
+        shown = [k for k, seen in enumerate(mask.reshape(-1).tolist()) if seen]
+        if [flat[k] for k in shown] == tokens:
+            return _in_turn(sequences, shown)
+    return _whole(sequences, padded) if fewer else None
+
+
+def _in_turn(sequences: Sequence[Sequence[int]], places: Sequence[int]) -> list[list[int]]:
+    found, at = [], 0
+    for one in sequences:
+        found.append([*places[at : at + len(one)]])
+        at += len(one)
+    return found
+
+
+def _whole(
+    sequences: Sequence[Sequence[int]], padded: Sequence[Sequence[int]]
+) -> list[list[int]] | None:
+    """Find each sequence whole, none over another; the longest first, which fit at fewer places."""
+    found: list[list[int]] = [[] for _ in sequences]
+    free = [[True] * len(row) for row in padded]
+    starts = [*accumulate((len(row) for row in padded), initial=0)]
+    for i in sorted(range(len(sequences)), key=lambda i: -len(sequences[i])):
+        own, size = list(sequences[i]), len(sequences[i])
+        place = next(
+            (
+                (k, at)
+                for k, row in enumerate(padded)
+                for at in range(len(row) - size + 1)
+                if free[k][at] and row[at : at + size] == own and all(free[k][at : at + size])
+            ),
+            None,
+        )
+        if place is None or not size:
+            return None
+        k, at = place
+        free[k][at : at + size] = [False] * size
+        found[i] = [*range(starts[k] + at, starts[k] + at + size)]
+    return found
 
 
 def unpacked(
-    rows: Sequence[Mapping[str, Any]], batch: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]], batch: Mapping[str, Any], *, reordered: bool = False
 ) -> list[tuple[list[Any], Mapping[str, Any]]]:
-    """Return rows that stand one behind the other each with its own part of the batch.
+    """Return rows that do not stand alone each with its own part of the batch.
 
     Rows that do not come back as one pair.  What goes by token is cut; the rest is left out.
+
+    Args:
+        rows: as in :func:`laid_out`, with ``batch`` and ``reordered``.
+        batch: see there.
+        reordered: see there.
     """
-    if not packed(rows, batch):
+    places = laid_out(rows, batch, reordered=reordered)
+    if places is None:
         return [([*rows], batch)]
     shape = batch["input_ids"].shape
     flat = {
@@ -108,10 +180,7 @@ def unpacked(
         for name, value in batch.items()
         if getattr(value, "shape", None) == shape
     }
-    parts: list[tuple[list[Any], Mapping[str, Any]]] = []
-    at = 0
-    for row in rows:
-        end = at + len(row["input_ids"])
-        parts.append(([row], {name: value[None, at:end] for name, value in flat.items()}))
-        at = end
-    return parts
+    return [
+        ([row], {name: value[where][None] for name, value in flat.items()})
+        for row, where in zip(rows, places, strict=True)
+    ]

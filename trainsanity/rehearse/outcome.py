@@ -13,12 +13,22 @@ from trainsanity.errors import ExitCode, UsageError
 from trainsanity.maths.tolerances import STANDARD_ERRORS
 from trainsanity.measurements.speed.rehearsal import Batch, Checkpoint, Rehearsal
 from trainsanity.measurements.speed.whole_run import EvaluationCost, WholeRun
+from trainsanity.report.words import counted
 from trainsanity.types import Abstain, Blocked, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
-GIB = 2**30
+GIB, MIB = 2**30, 2**20
+
+MINUTE = 60
+"""Seconds of a minute, and minutes of an hour."""
+
+TENS = 10
+"""From here on two digits need no decimals."""
+
+DAY = 24
+"""Hours above which nobody asks for the minutes."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +83,8 @@ class Outcome:
             return f"the run will not end: {', '.join(ill)}"
         if self.exit_code is ExitCode.INCOMPLETE:
             return "not rehearsed: the longest batch is not known"
-        hours = f", about {sum(self.hours.values()):.3g} hours" if self.hours else ""
-        return f"the longest batch fits{hours}"
+        took = f", about {_duration(3600 * sum(self.hours.values()))}" if self.hours else ""
+        return f"the longest batch fits{took}"
 
 
 def rehearse(pipeline: Pipeline, show: Callable[[str], None]) -> Outcome:
@@ -125,11 +135,11 @@ def _batches(outcome: Outcome, seen: Rehearsal) -> None:
         outcome.lines.append(Line("memory", _failing(fails, fits, seen.each), ill=True))
     if fits is not None:
         first, *again = fits.peaks
-        then = f", then {_gib(max(again))}" if again else ""
+        then = f", then {_size(max(again))}" if again else ""
         outcome.lines.append(Line(
             "longest batch" if fails is None else "longest that fits",
-            f"{_named(fits)}: at the most {_gib(first)} in its first step{then}, {seen.counted}, "
-            f"of {_gib(available)}; {fits.seconds:.3g} s a micro-batch ({seen.words})",
+            f"{_named(fits)}: at the most {_size(first)} in its first step{then}, {seen.counted}, "
+            f"of {_size(available)}; {_duration(fits.seconds)} a micro-batch ({seen.words})",
         ))  # fmt: skip
 
 
@@ -163,15 +173,15 @@ def _of_evaluation(cost: EvaluationCost, available: int) -> list[Line]:
     if not cost.fits:
         return [Line(where, f"its longest batch (longest row {cost.longest} tokens) runs out of "
                      f"memory{': ' + cost.asked if cost.asked else ''}", ill=True)]  # fmt: skip
-    peak = f"; longest batch (longest row {cost.longest} tokens): {_gib(cost.peak)} at the most"
-    lines = [Line(where, f"{cost.batches:,} batches of {cost.seconds:.3g} s"
+    peak = f"; longest batch (longest row {cost.longest} tokens): {_size(cost.peak)} at the most"
+    lines = [Line(where, f"{cost.batches:,} batches of {_duration(cost.seconds)}"
                   + (peak if cost.peak else ""))]  # fmt: skip
     if cost.kept:
         beyond = available > 0 and cost.peak + cost.kept > available
         full = "; there is no room for that: eval_accumulation_steps moves them to host memory"
         lines.append(Line(
             f"predictions on {cost.name}",
-            f"about {_gib(cost.kept)} of them stay on the device until the evaluation ends "
+            f"about {_size(cost.kept)} of them stay on the device until the evaluation ends "
             f"(an estimate: the longest batch's, for all rows){full if beyond else ''}",
             ill=beyond,
         ))  # fmt: skip
@@ -192,12 +202,12 @@ def _hours(outcome: Outcome, run: WholeRun, seen: Rehearsal | None) -> None:
     written = seen.checkpoint.seconds if seen is not None and seen.checkpoint else math.nan
     if run.saves and not math.isnan(written):
         outcome.hours["saving"] = run.saves * written / 3600
-    parts = ", ".join(f"{name} {hours:.3g} h" for name, hours in outcome.hours.items())
+    parts = ", ".join(f"{name} {_duration(3600 * hours)}" for name, hours in outcome.hours.items())
     outcome.lines.append(Line(
         "time",
-        f"{parts}: {usual.max_steps:,} steps of {usual.seconds:.3g} s (± {outcome.spread:.0%} by "
-        f"the {len(usual.steps)} that were timed), {run.evaluations} evaluations, {run.saves} "
-        "checkpoints",
+        f"{parts}: {usual.max_steps:,} steps of {_duration(usual.seconds)} (± {outcome.spread:.0%} "
+        f"by the {len(usual.steps)} that were timed), {counted(run.evaluations, 'evaluation')}, "
+        f"{counted(run.saves, 'checkpoint')}",
     ))  # fmt: skip
     outcome.values |= {
         "max_steps": usual.max_steps,
@@ -214,13 +224,13 @@ def _checkpoint(outcome: Outcome, found: Checkpoint | None, run: WholeRun | None
         return
     count = run.kept if run is not None and run.kept else 1
     needed = found.size * count
-    took = f", {found.seconds:.3g} s to write" if not math.isnan(found.seconds) else ""
+    took = f", {_duration(found.seconds)} to write" if not math.isnan(found.seconds) else ""
     full = found.free > 0 and needed > found.free
     by = f"; the disk is full at checkpoint {found.free // max(found.size, 1) + 1}" if full else ""
     outcome.lines.append(Line(
         "checkpoints",
-        f"{_gib(found.size)} each{took}, {count} at once: {_gib(needed)} of {_gib(found.free)} free"
-        f"{by}{'; ' + found.words if found.words else ''}",
+        f"{_size(found.size)} each{took}, {count} at once: {_size(needed)} of "
+        f"{_size(found.free)} free{by}{'; ' + found.words if found.words else ''}",
         ill=full,
     ))  # fmt: skip
     outcome.values["checkpoint"] = {**vars(found), "at_once": count}
@@ -230,5 +240,18 @@ def _as_values(batch: Batch) -> dict[str, Any]:
     return {**vars(batch), "shape": list(batch.shape)}
 
 
-def _gib(count: float) -> str:
-    return f"{count / GIB:.3g} GiB"
+def _size(count: float) -> str:
+    unit, name = (GIB, "GiB") if count >= GIB else (MIB, "MiB")
+    return f"{count / unit:.3g} {name}"
+
+
+def _duration(seconds: float) -> str:
+    """Return a time in the unit in which people would say it: "12 ms", "3.4 s", "5 h 20 min"."""
+    if seconds < MINUTE:
+        number, unit = (seconds, "s") if seconds >= 1 else (1000 * seconds, "ms")
+        return f"{number:.0f} {unit}" if number >= TENS else f"{number:.2g} {unit}"
+    minutes = round(seconds / MINUTE)
+    if minutes < MINUTE:
+        return f"{minutes} min"
+    hours, rest = divmod(minutes, MINUTE)
+    return f"{hours:,} h {rest} min" if hours < DAY else f"{hours:,} h"

@@ -14,6 +14,9 @@ from trainsanity.report.words import clean, pairs
 SCHEMA = 1
 """Rises when a key changes its meaning or goes; new keys may come without that."""
 
+SHOWN = ("precision", "attention", "memory", "loader", "threads")
+"""Settings that change time and memory; the JSON has the others, too."""
+
 
 def render(outcome: Outcome, *, width: int = 100, color: bool = False) -> str:
     """Return the outcome as text, the verdict first."""
@@ -26,7 +29,8 @@ def render(outcome: Outcome, *, width: int = 100, color: bool = False) -> str:
     fields(out, [("not known", clean(sentence)) for sentence in outcome.unknown])
     settings = outcome.environment.get("settings", {})
     device = str(outcome.environment.get("device", ""))
-    fields(out, [("device", clean(device)), *((n, pairs(v)) for n, v in settings.items())])
+    shown = [(name, pairs(settings[name])) for name in SHOWN if name in settings]
+    fields(out, [("device", clean(device)), *shown])
     return text_of(out)
 
 

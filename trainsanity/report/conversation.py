@@ -80,7 +80,7 @@ def heading_of(row: Conversation, shown: Conversations) -> str:
     if shown.apart and len(row.sequences) > 1:
         parts.append(f"{len(row.sequences)} documents, told apart by {shown.apart}")
     if row.cut and len(shown.rows) > 1:
-        parts.append("as long as rows are here: an end may be cut off")
+        parts.append("as long as rows get: its end may be cut off")
     return "; ".join(parts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, overload
@@ -103,9 +104,11 @@ def judge(
         from transformers import Trainer
 
         if not isinstance(trainer, Trainer):
+            called = inspect.isroutine(trainer)
+            hint = f", as in judge({trainer.__name__}())" if called else ""
             raise UsageError(
                 "what is judged is a transformers.Trainer, or a Pipeline, and not of type "
-                f"{type(trainer).__name__}: give the Trainer that you would call train() on"
+                f"{type(trainer).__name__}: give the Trainer that you would call train() on{hint}"
             )
         pipeline = from_trainer(trainer)
         # There is no target to name it by.

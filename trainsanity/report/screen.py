@@ -27,6 +27,8 @@ from trainsanity.report.words import (
     left_out,
     proof,
     rerun,
+    root_of,
+    said,
     verdict,
     with_status,
 )
@@ -39,6 +41,9 @@ LINES = 40
 """Lines that a report may take: a terminal of 100 columns on half of a laptop's screen has as many,
 and the prompt below it.  Verdict, stages and what is left out come first, so that the first failure
 is whole; what does not fit is counted, and the whole report has it."""
+
+HEARD = 2
+"""Warnings of libraries that are quoted where there is room; of more their number is told."""
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
@@ -121,6 +126,8 @@ _DETAILS = (
     _Detail(shown=99),
     _Detail(shown=99, others=("fix",)),
     _Detail(shown=6, others=("fix",), cut=110, lines=LINES),
+    _Detail(shown=5, others=("fix",), cut=110, lines=LINES),
+    _Detail(shown=4, others=("fix",), cut=110, lines=LINES),
     _Detail(shown=3, others=("fix",), cut=110, lines=LINES),
     _Detail(shown=2, others=("fix",), cut=80, lines=LINES),
     _Detail(shown=1, others=("fix",), cut=80, lines=LINES),
@@ -139,7 +146,6 @@ class _Screen:
         self.detail = detail
         self.results = sorted(report.results, key=lambda r: r.check.order)
         self.first = True
-        self._url: str | None = None
 
     def write(self, *, debug: bool) -> None:
         self._verdict()
@@ -152,7 +158,8 @@ class _Screen:
         if self.results:
             self.out.print()
             self._stages()
-        for sentence in filter(None, [left_out(self.report), *self._heard(), *self._notes()]):
+        told = [left_out(self.report), *self._unfit(), *self._heard(), *self._notes()]
+        for sentence in filter(None, told):
             self.out.print(Text(clean(sentence)))
         if self.results:
             self._more()
@@ -193,13 +200,15 @@ class _Screen:
         told: set[tuple[str, str]] = set()
         for finding in findings[: self.detail.findings]:
             indented(self.out, Text(self._cut(clean(headline(finding, result))), style="bold"))
-            self._url = page_url(result.check) if finding is result.findings[0] else None
             # Findings of one check often have one cause and one fix.
             new = [field for field in self._fields(finding) if field not in told]
             told.update(new)
             fields(self.out, new)
         if rest := len(findings[self.detail.findings :]):
             indented(self.out, Text(f"and {counted(rest, 'other finding')}"))
+        # Behind the last finding: it is the check's, and whoever reads on reads all of them there.
+        if findings and self.first and (url := page_url(check)):
+            fields(self.out, [("page", url)])
 
     def _fields(self, finding: Finding) -> Iterator[tuple[str, str]]:
         named = {
@@ -213,7 +222,6 @@ class _Screen:
             ),
             "fix": finding.fix,
             "proof": proof(finding),
-            "page": self._url,
         }
         wanted = [*named] if self.first else ["where", *self.detail.others, "proof"]
         for label in wanted:
@@ -258,11 +266,21 @@ class _Screen:
             text = textwrap.fill(" · ".join(words), self.out.width).replace(NO_BREAK, " ")
             self.out.print(Text(text))
 
+    def _unfit(self) -> Iterator[str]:
+        """Yield why checks that were asked for by name have no verdict; of many, their number."""
+        if len(self.results) <= NAMED:
+            for status in (Status.SKIP, Status.ABSTAIN):
+                for result in with_status(self.results, status):
+                    yield self._cut(f"{result.check.code} {result.check.name}: {result.reason}")
+
     def _heard(self) -> Iterator[str]:
         # Which checks found it as computed is for the whole report.
         if known := "; ".join(filter(None, self.report.objective.values())):
             yield self._cut(f"Objective: {known}.")
-        if told := [one for one in self.report.library_warnings if one.spoken]:
+        told = [one for one in self.report.library_warnings if one.spoken]
+        if self.detail.stages and len(told) <= HEARD:
+            yield from (self._cut(f"{one.library} {said(one)}") for one in told)
+        elif told:
             where = "-v" if self.report.command else "library_warnings"
             yield f"The libraries gave {counted(len(told), 'warning')}: see {where}."
 
@@ -330,18 +348,14 @@ def _grouped(
     by_name = {result.check.name: result for result in every}
     groups: dict[str, list[Check]] = {}
     for result in results:
-        cause = result
-        seen = {cause.check.name}
-        while (name := cause.blocked_by) in by_name and name not in seen:
-            cause = by_name[name]
-            seen.add(name)
+        cause = root_of(result, by_name)
         # A check that was not selected has no result here.
         name = cause.check.code if cause is not result else str(cause.blocked_by)
         groups.setdefault(name, []).append(result.check)
     yield from groups.items()
 
 
-def _stage(stage: str, results: Iterable[Result]) -> tuple[str, str] | None:
+def _stage(stage: str, results: Sequence[Result]) -> tuple[str, str] | None:
     """Return a stage with how its checks ended: "✓ 11", "✗ 1, ✓ 10"; None without a verdict."""
     counts = Counter(r.status for r in results if r.check.stage == stage)
     signs = (
@@ -352,6 +366,10 @@ def _stage(stage: str, results: Iterable[Result]) -> tuple[str, str] | None:
     parts = [f"{sign} {number}" for sign, number in signs if number]
     if errors := counts[Status.ERROR]:
         parts.append(counted(errors, "error"))
-    if blocked := counts[Status.BLOCKED]:
-        parts.append(f"{blocked} not judged")
+    # Those with findings were judged: they show the factor of an earlier failure.
+    own = [r for r in results if r.check.stage == stage]
+    if same := len(explained(own)):
+        parts.append(f"{same} explained")
+    if waiting := counts[Status.BLOCKED] - same:
+        parts.append(f"{waiting} not judged")
     return (stage, "  ".join(parts)) if parts else None

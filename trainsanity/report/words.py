@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.report.json import json_value
-from trainsanity.types import RAN, Check, Cost, Finding, Result, Severity, Status
+from trainsanity.types import NOTHING, RAN, Check, Cost, Finding, Result, Severity, Status
 
 if TYPE_CHECKING:
     from trainsanity.engine.report import Report
+    from trainsanity.isolation.library_warnings import LibraryWarning
 
 VALUE_LENGTH = 200
 """Longest observed or expected value that is printed; the JSON report has the whole one."""
@@ -51,23 +53,45 @@ def verdict(report: Report) -> str:
 
 
 def not_judged(report: Report) -> str:
-    """Return what was not judged of the training step; empty if something was."""
+    """Return what was not held against a computed value; empty if something was.
+
+    Other checks may have looked at loss and gradient all the same: that they are finite, say.
+    """
     kinds = report.not_judged
     if len(kinds) > 1:
-        return f"neither {' nor '.join(kinds)} was judged"
-    return f"the {kinds[0]} was not judged" if kinds else ""
+        return f"neither {' nor '.join(kinds)} was compared with a computed value"
+    return f"the {kinds[0]} was not compared with a computed value" if kinds else ""
 
 
 def _not_judged_because(report: Report) -> str:
     """Return what was not judged, with the reason that most of the checks give."""
     reasons = Counter(
-        " ".join(result.reason.split()) for result in report.judging if result.status not in RAN
+        _why(result, report.results) for result in report.judging if result.status not in RAN
     )
-    reason = max(reasons, key=lambda text: reasons[text])
+    # What the pipeline is not made of is known; what else is missing tells more.
+    telling = [text for text in reasons if not text.startswith(NOTHING)] or list(reasons)
+    reason = max(telling, key=lambda text: reasons[text])
     if len(reason) > REASON_LENGTH:
         reason = f"{reason[:REASON_LENGTH]}..."
     more = f"; {counted(len(reasons) - 1, 'other reason')}" if len(reasons) > 1 else ""
     return f"{not_judged(report)}: {reason}{more}"
+
+
+def _why(result: Result, every: Iterable[Result]) -> str:
+    """Return a result's reason; of one that waits, what stands at the beginning of its queue."""
+    first = root_of(result, {one.check.name: one for one in every})
+    if first is result:
+        return " ".join(result.reason.split())
+    return f"{first.check.code} {first.check.name} comes first"
+
+
+def root_of(result: Result, by_name: Mapping[str, Result]) -> Result:
+    """Return the result that a blocked one waits for, however many stand between."""
+    seen = {result.check.name}
+    while (name := result.blocked_by) in by_name and name not in seen:
+        seen.add(str(name))
+        result = by_name[str(name)]
+    return result
 
 
 def counted(number: int, noun: str) -> str:
@@ -278,10 +302,27 @@ WARNED = 5
 def library_warnings(report: Report) -> list[tuple[str, str]]:
     """Return what the libraries warned of, shortly; nothing that is about old names alone."""
     told = [one for one in report.library_warnings if one.spoken]
-    rows = [(one.library, clean(_short(one.text))) for one in told[:WARNED]]
+    rows = [(one.library, clean(_short(said(one)))) for one in told[:WARNED]]
     if len(told) > WARNED:
         rows.append(("", f"{len(told) - WARNED} more in the JSON report"))
     return rows
+
+
+LOADED = re.compile(r"LOAD REPORT\S* from: (\S+)")
+RULE = re.compile(r"[-+]{4,}")
+LEFT_OVER = re.compile(r"([^|]+?) +\| (MISSING|UNEXPECTED|MISMATCH)")
+
+
+def said(one: LibraryWarning) -> str:
+    """Return what a library warned of; of transformers' table of a load, the names."""
+    if not (loaded := LOADED.search(one.text)):
+        return f"warned: {one.text}"
+    named: dict[str, list[str]] = {}
+    for name, status in LEFT_OVER.findall(RULE.split(one.text[loaded.end() :])[-1]):
+        named.setdefault(status.lower(), []).append(name.strip())
+    # What the checkpoint does not have was drawn at random; its order is a set's.
+    parts = "; ".join(f"{status} {', '.join(sorted(n))}" for status, n in sorted(named.items()))
+    return f"loaded {loaded[1]}: {parts or 'see its report on stderr'}"
 
 
 def value_text(value: Any) -> str:

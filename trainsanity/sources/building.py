@@ -16,6 +16,7 @@ from trainsanity.isolation.library_warnings import LibraryWarning, listening, lo
 from trainsanity.isolation.time_limit import TimedOut, limited
 from trainsanity.pipeline import DECLARED, Pipeline, refuse_undeclarable
 from trainsanity.sources.patching import MODULE, NewFolders, patched
+from trainsanity.sources.raised import place_of
 
 T = TypeVar("T")
 
@@ -121,9 +122,10 @@ class PipelineSpec:
                 f"them after --: trainsanity run {(self.command or (self.id,))[0]} -- ARGUMENTS"
             ) from error
         except BaseException as error:
+            # Where no line of the function was reached, the call itself is what it refuses.
+            more = place_of(error) or "; it has to run without arguments and return a Trainer"
             raise UsageError(
-                f"{self.id} raised {type(error).__name__}: {first_line(error)}; "
-                "it has to run without arguments and return a Trainer"
+                f"{self.id} raised {type(error).__name__}: {first_line(error)}{more}"
             ) from error
         if not isinstance(built, Pipeline):
             from transformers import Trainer

@@ -135,12 +135,19 @@ class Captured:
         scheduler_calls: how often the scheduler was stepped between the first two; None where
             it was not seen, or is given its position.
         length: of the training ``DataLoader``, in batches; None if it has none.
+        rows: of one of its batches; None without one, or where it does not say.
+        other_models: how many more optimizers the script steps, of other models.
+        left_in_eval: the line of the loop after which the model stays in eval mode, as its source
+            tells; empty where nothing tells.
     """
 
     steps: list[CapturedStep] = field(default_factory=list)
     before: int = 0
     scheduler_calls: int | None = None
     length: int | None = None
+    rows: int | None = None
+    other_models: int = 0
+    left_in_eval: str = ""
 
     @property
     def first(self) -> CapturedStep:
@@ -149,7 +156,13 @@ class Captured:
 
     @property
     def accumulates(self) -> bool:
-        """Whether each backward pass of a step is one batch of the training data."""
+        """Whether each backward pass of a step is one batch of the training data.
+
+        Without a data loader it is where all passes of a step are given other tokens: adversaries
+        and sharpness-aware steps are given the same again.
+        """
+        if not any(step.batches for step in self.steps):
+            return all(map(_other_tokens, self.steps))
         # Some loaders fetch a batch ahead of the first.
         first, others = self.first, self.steps[1:]
         return (
@@ -157,3 +170,19 @@ class Captured:
             and all(len(step.passes) == step.batches for step in others)
             and first.batches - len(first.passes) in (0, 1)
         )
+
+
+def _other_tokens(step: CapturedStep) -> bool:
+    """Return whether each backward pass of a step is of token ids of its own, of one shape."""
+    import torch
+
+    ids: list[Any] = []
+    for one in step.passes:
+        given = [] if one.call is None else [*one.call.args, *one.call.kwargs.values()]
+        found = [x for x in given if torch.is_tensor(x) and x.dtype in (torch.int32, torch.int64)]
+        if not found or found[0].dim() < 2:
+            return False
+        if any(x.shape != found[0].shape or torch.equal(x, found[0]) for x in ids):
+            return False
+        ids.append(found[0])
+    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
@@ -13,6 +14,7 @@ from trainsanity.errors import UsageError
 from trainsanity.pipeline import Pipeline
 from trainsanity.sources.building import PipelineSpec
 from trainsanity.sources.config import failures_of, is_target, split
+from trainsanity.sources.raised import place_of
 from trainsanity.sources.script import Script
 
 T = TypeVar("T")
@@ -71,7 +73,7 @@ def sources_of(
             f"{' '.join(others) or 'ARGS'}"
         )
     if not Path(path).exists():
-        raise UsageError(f"there is no file {path!r} below {os.getcwd()}")
+        raise UsageError(f"there is no file {path!r} below {os.getcwd()}{_nearly(path)}")
     expected = failures_of(expected_failures, script, path)
     return [Script(path, (*own, *arguments), expected, declared or {}, name=script)]
 
@@ -105,8 +107,8 @@ def spec_of(
     module, colon, factory = name.partition(":")
     if module.endswith(".py"):
         raise UsageError(
-            f"{target!r} is a script: `trainsanity run {module}` judges it as it is; or put what "
-            "builds the Trainer into a function and give pkg.module:function"
+            f"{target!r} is a script: `trainsanity run {module}` judges it as it is; "
+            f"{_as_module(module, factory)}"
         )
     if not (module and colon and factory):
         file = Path(f"{name.replace('.', os.sep)}.py")
@@ -133,6 +135,25 @@ def spec_of(
     )
 
 
+def _as_module(file: str, factory: str) -> str:
+    """Return how a function of a file is given; where there is no such module, what one needs."""
+    parts = Path(os.path.normpath(file)).with_suffix("").parts
+    if factory and Path(file).is_file() and all(part.isidentifier() for part in parts):
+        return f"`trainsanity run {'.'.join(parts)}:{factory}` calls its function"
+    return "or put what builds the Trainer into a function and give pkg.module:function"
+
+
+def _nearly(path: str) -> str:
+    """Return the scripts beside a path that does not exist whose names are nearly its own."""
+    folder = Path(path).parent
+    try:
+        names = [one.name for one in folder.glob("*.py")]
+    except OSError:
+        return ""
+    close = difflib.get_close_matches(Path(path).name, names, 1)
+    return f"; did you mean {os.path.join(os.path.dirname(path), close[0])!r}?" if close else ""
+
+
 def _factory(module: str, factory: str) -> Any:
     here = os.getcwd()
     if here not in sys.path:
@@ -145,10 +166,12 @@ def _factory(module: str, factory: str) -> Any:
                 f"there is no module {module!r} below {here} or in this environment; "
                 "run from the project's root, or install it"
             ) from error
-        raise UsageError(f"importing {module!r} failed: {error}") from error
+        raise UsageError(f"importing {module!r} failed: {error}{place_of(error)}") from error
     except (Exception, SystemExit) as error:
         # A module that calls sys.exit() would otherwise end this process, perhaps with code 0.
-        raise UsageError(f"importing {module!r} failed: {type(error).__name__}: {error}") from error
+        raise UsageError(
+            f"importing {module!r} failed: {type(error).__name__}: {error}{place_of(error)}"
+        ) from error
     build = getattr(found, factory, None)
     if build is None:
         public = [

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.objectives.loss_arguments import JUDGES
 from trainsanity.sources.captured import Captured
+from trainsanity.sources.loop_modes import left_in_eval
 from trainsanity.sources.loop_passes import Passes
 from trainsanity.sources.loop_tracks import Track, elements_of
 from trainsanity.sources.patching import TRAINER, Undo, patched, when_imported
@@ -295,6 +296,8 @@ class LoopCapture:
 
         self._over = True
         captured = Captured(track.steps, before=int(track.dropped))
+        if track.model is not None:
+            captured.left_in_eval = left_in_eval(sys._getframe(1), track.model)
         others = [other for other in self._tracks.values() if other is not track]
         return self._judge(
             lambda: pipeline_of(captured, track, others, self._passes, self._skipped)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.isolation.host_memory import to_host
 from trainsanity.isolation.random_states import torch_states
+from trainsanity.maths.norms import norm_of_all
 from trainsanity.objectives.loss_arguments import JUDGES
 from trainsanity.objectives.loss_places import AT_MOST, LossCall, place
 from trainsanity.sources.captured import Backward, Call, Formula
@@ -154,7 +155,7 @@ class Passes:
             yield
         finally:
             self.inside = False
-        self.made[-1].norm = norm_of(
+        self.made[-1].norm = norm_of_all(
             p.grad for module in self.made[-1].modules for p in module.parameters()
         )
 
@@ -271,12 +272,16 @@ def _named(output: Any) -> list[tuple[Any, Tensor]]:
 def _loss_in(named: list[tuple[Any, Tensor]], output: Any) -> tuple[Any, float]:
     """Return where a loss lies in an output, and its value; NaN if there is none.
 
-    It is called ``loss``, or it is the first thing returned, and a single number.
+    It is called ``loss``, or it is the first thing returned, or the only single number: models that
+    return ``logits, loss`` are common.  What it is multiplied by is looked at later, in all passes,
+    so that a temperature is not taken for a loss.
     """
     scalars = [(key, value) for key, value in named if value.numel() == 1 and value.requires_grad]
     for key, value in scalars:
         if key in {"loss", 0} or (key is None and value.dim() == 0):
             return ("" if key is None else key), float(value.detach())
+    if len(scalars) == 1 and scalars[0][0] is not None and not scalars[0][1].dim():
+        return scalars[0][0], float(scalars[0][1].detach())
     return None, float("nan")
 
 
@@ -299,17 +304,3 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     import torch
 
     return bool(torch.equal(one.detach().reshape(-1).float(), other.reshape(-1).float()))
-
-
-def norm_of(gradients: Any) -> float:
-    """Return the 2-norm over all gradients that there are."""
-    import torch
-
-    norms = [
-        torch.linalg.vector_norm(g.detach(), dtype=torch.float32)
-        for g in gradients
-        if g is not None
-    ]
-    if not norms:
-        return 0.0
-    return float(torch.linalg.vector_norm(torch.stack([n.to(norms[0].device) for n in norms])))

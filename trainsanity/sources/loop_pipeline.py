@@ -79,6 +79,13 @@ def pipeline_of(
             )
     model = track.model
     if model is None:
+        kind, held = type(track.optimizer).__name__, track.optimizer.param_groups
+        if all(p.grad is None for group in held for p in group["params"]):
+            raise UsageError(
+                f"no backward pass reaches the tensors that this script's {kind} steps: none of "
+                "them has a gradient, and nothing of them is trained; look for a detach(), an "
+                ".item() or a no_grad() between them and the loss"
+            )
         raise UsageError(
             "the tensors that this script's optimizer steps belong to no torch.nn.Module that was "
             "called: give them to a module, and call it, to have the training loop judged"
@@ -97,8 +104,9 @@ def pipeline_of(
         optimizer = Optimizers([optimizer, *(other.optimizer for other in beside)])
     captured.scheduler_calls = track.scheduler_calls
     data, collator, rows = _data(passes.loader)
-    captured.length = _length(passes.loader)
-    notes = [*_notes(captured, track, len(others) - len(beside), skipped)]
+    captured.length, captured.rows = _length(passes.loader), rows
+    captured.other_models = len(others) - len(beside)
+    notes = [*_notes(captured, track, captured.other_models, skipped)]
     if passes.loader is not None and data is None:
         notes.append(NAMELESS)
     group = optimizer.param_groups[0]

@@ -7,8 +7,9 @@ import gc
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.isolation.host_memory import to_host
+from trainsanity.maths.norms import norm_of_all
 from trainsanity.sources.captured import Backward, CapturedStep
-from trainsanity.sources.loop_passes import Passes, norm_of
+from trainsanity.sources.loop_passes import Passes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -149,7 +150,7 @@ class Track:
         missing = [p for p in held.values() if id(p) not in at_clip]
         copies = dict(zip(map(id, missing), to_host([p.grad for p in missing]), strict=True))
         step.gradients = {name: {**at_clip, **copies}[id(p)] for name, p in held.items()}
-        step.norm_after = norm_of(p.grad for p in held.values())
+        step.norm_after = norm_of_all(p.grad for p in held.values())
         step.rates = [group["lr"] for group in self.optimizer.param_groups]
 
 

@@ -39,6 +39,21 @@ def adversaries():
                 theirs.step()
 
 
+def detached_maker():
+    """A fault: what the generator makes is detached from its loss, so that it is never trained."""
+    judge, maker = net(1), net(12, width=64)
+    ours = torch.optim.SGD(judge.parameters(), lr=1e-3)
+    theirs = torch.optim.Adam(maker.parameters(), lr=1e-3)
+    for _ in range(30):
+        made, ones, zeros = maker(torch.randn(8, 12)), torch.ones(8, 1), torch.zeros(8, 1)
+        theirs.zero_grad()
+        F.binary_cross_entropy_with_logits(judge(made.detach()), ones).backward()
+        theirs.step()
+        ours.zero_grad()
+        F.binary_cross_entropy_with_logits(judge(made.detach()), zeros).backward()
+        ours.step()
+
+
 def two_optimizers():
     """Matrices and vectors of one model have an optimizer each."""
     model = net()

@@ -88,7 +88,8 @@ def _wrong_mask(collating: Collating, rows: Rows, made: Made) -> str | None:
         if masks[i] != expected:
             shown = f": {masks[i]}" if len(expected) <= 12 else ""
             return (
-                f"row {i} has {where.length} tokens in {where.width} positions "
+                f"row {i} has {where.length} token{'s' * (where.length != 1)} in {where.width} "
+                f"positions "
                 f"and a mask with {sum(masks[i])} ones{shown}"
             )
     return None

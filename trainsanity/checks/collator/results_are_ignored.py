@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
+from trainsanity.measurements.batches.documents import in_training_order
 from trainsanity.measurements.batches.tool_results import ToolResults
 from trainsanity.types import Finding, Measured, Severity
 
@@ -52,7 +53,7 @@ def results_are_ignored(tool_results: ToolResults) -> Iterator[Measured | Findin
             f"{found.counted} of {found.tokens} of its tokens: {found.example[:120]!r}",
             observed=len(found.learnt),
             expected=0,
-            where=f"row {found.learnt[0]} of those drawn",
+            where=in_training_order(found.learnt[0]),
             cause="the result stands in the assistant's message, and all of that is trained",
             fix="labels of -100 from the result's opening to its closing tag, or a message of the "
             "role tool",

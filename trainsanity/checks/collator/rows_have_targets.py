@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import Session
-from trainsanity.measurements.batches.documents import Documents
+from trainsanity.measurements.batches.documents import Documents, in_training_order
 from trainsanity.types import Finding, Measured, Severity, Skip
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def rows_have_targets(pipeline: Pipeline, documents: Documents) -> Iterator[Meas
             "nothing to learn",
             observed=len(whole),
             expected=0,
-            where=f"row {whole[0].row} of those drawn",
+            where=in_training_order(whole[0].row),
             cause="the collator did not find the response key, or the mask leaves nothing over",
             fix="compare the ids of the response key with those in the text around it",
         )
@@ -68,7 +68,7 @@ def rows_have_targets(pipeline: Pipeline, documents: Documents) -> Iterator[Meas
             f"{len(lost)} of {len(asked)} rows are cut and have no target: every label is -100",
             observed=len(lost),
             expected=0,
-            where=f"row {lost[0].row} of those drawn",
+            where=in_training_order(lost[0].row),
             cause="the prompt fills max_length, and truncation takes all of the answer",
             fix="raise max_length, or leave these rows out",
             severity=Severity.WARNING,

@@ -37,12 +37,13 @@ def rows_recovered(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Find
 
     How to fix: keep order and length in the collator; truncate when tokenizing.
 
-    Rows that are packed are looked for one behind the other; the sides of a pair and the choices
-    of a row each by themselves, cut at the collator's own ``max_length``.  Pixels, audio and
-    numbers may be changed, and not exchanged.
+    Rows that are packed are looked for one behind the other, or whole in any of the fewer rows that
+    came out; the sides of a pair and the choices of a row each by themselves, cut at the
+    collator's own ``max_length``.  Pixels, audio and numbers may be changed, and not exchanged.
 
     A collator that adds tokens between those of a row and loses none, as fill-in-the-middle does,
-    is a warning; so is one that replaces a few tokens, others when it is asked again.
+    is a warning; so is one that replaces a few tokens, or takes a part of each row, others when it
+    is asked again.
 
     Known false alarms: a collator that changes ids on purpose and alike each time.
 
@@ -71,6 +72,14 @@ def rows_recovered(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Find
             f"the collator replaces tokens: {objection}",
             cause="it draws tokens to replace, others each time: word dropout and noise do so",
             fix="nothing, if that is meant; otherwise keep rows as they are",
+            severity=Severity.WARNING,
+        )
+    elif objection and collating.takes_parts():
+        yield Finding(
+            f"the collator takes a part of each row: {objection}",
+            cause="it draws which tokens of a row it takes, others each time: windows that are "
+            "drawn anew do so",
+            fix="nothing, if that is meant; otherwise keep rows whole",
             severity=Severity.WARNING,
         )
     elif objection:

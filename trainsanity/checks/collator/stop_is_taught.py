@@ -9,6 +9,7 @@ from trainsanity.engine.registry import check
 from trainsanity.measurements.batches.answers import runs
 from trainsanity.measurements.batches.chat_template import (
     ASSISTANT,
+    USER,
     ChatTemplate,
     Message,
     messages_in,
@@ -17,6 +18,7 @@ from trainsanity.measurements.batches.documents import (
     CONVERSATION_COLUMNS,
     Document,
     Documents,
+    in_training_order,
 )
 from trainsanity.measurements.data.special_tokens import SpecialTokens
 from trainsanity.objectives.base import IGNORED
@@ -72,6 +74,9 @@ def stop_is_taught(
         rows = [tokenizer(question + answer + tokenizer.eos_token) for question, answer in data]
         model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
 
+    A model that is to play the user owes the same behind the user's messages, where these are all
+    that is trained.
+
     Known false alarms: inference that stops by a string or by stop_token_ids of its own; texts
     without an end by intent beside a tokenizer that has a chat template.  Some rows without a stop
     among others are a warning: a conversation may end with a question.  So are answers that are
@@ -98,7 +103,7 @@ def stop_is_taught(
             "that ends generation",
             observed=len(lost),
             expected=0,
-            where=f"row {lost[0].row} of those drawn",
+            where=in_training_order(lost[0].row),
             cause=f"max_length={documents.limit} is shorter than the conversations",
             fix="raise max_length, or leave out the rows that are longer",
             severity=Severity.FAILURE if lost_share >= CUT_MOST else Severity.WARNING,
@@ -117,7 +122,7 @@ def stop_is_taught(
             f"{names}; the last of these rows ends with {judge.ending(missing[-1])!r})",
             observed=len(missing),
             expected=0,
-            where=f"row {missing[0].row} of those drawn",
+            where=in_training_order(missing[0].row),
             cause=cause,
             fix=fix,
             severity=Severity.FAILURE
@@ -194,6 +199,8 @@ class _Judge:
         tail = self.tail(one.ids, len(one.ids)) - 1
         if answered and self.stops_in(one, tail, len(one.ids)):
             return True
+        if self.asks(one, messages):
+            return True
         if any(message.role == ASSISTANT for message in messages):
             # Where a turn has no end of its own, the next header may be what generation stops at.
             return any(
@@ -204,6 +211,17 @@ class _Judge:
         return _partly(one) and any(
             self.stops_in(one, max(start, self.tail(one.ids, stop) - 1), stop)
             for start, stop in runs(one.labels)
+        )
+
+    def asks(self, one: Document, messages: Sequence[Message]) -> bool:
+        """Return whether the targets are the user's messages alone, each with its end."""
+        own = [message for message in messages if message.role == USER]
+        inside = {t for message in own for t in range(message.header, message.end + 1)}
+        said = [m for m in own if any(one.labels[t] != IGNORED for t in range(m.start, m.stop))]
+        return (
+            bool(said)
+            and inside.issuperset(one.counted)
+            and all(self.stops_in(one, message.stop - 1, message.end + 1) for message in said)
         )
 
     def messages(self, one: Document) -> list[Message]:

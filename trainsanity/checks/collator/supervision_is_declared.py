@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.batches.declared import ASSISTANT_ALONE, EVERYTHING, Declared
+from trainsanity.measurements.batches.documents import in_training_order
 from trainsanity.types import Finding, Measured
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def supervision_is_declared(pipeline: Pipeline, declared: Declared) -> Iterator[
             f"{part.example!r} (in {part.rows} of {declared.rows} rows)",
             observed=part.broken,
             expected=0,
-            where=f"row {part.row} of those drawn",
+            where=None if part.row is None else in_training_order(part.row),
             cause=_cause(pipeline, declared.supervise, part.wanted),
             fix="look at the rows with `trainsanity show`, and change the mask or the declaration",
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.batches.answers import Answers, Headed, Role
-from trainsanity.measurements.batches.chat_template import ASSISTANT
+from trainsanity.measurements.batches.chat_template import ASSISTANT, USER
 from trainsanity.types import Finding, Measured, Severity
 
 if TYPE_CHECKING:
@@ -56,9 +56,10 @@ def targets_fit_messages(pipeline: Pipeline, answers: Answers) -> Iterator[Measu
                                       return_assistant_tokens_mask=True)  # {% generation %}
 
     Known false alarms: a part of users' messages that is trained on purpose.  Where the evidence is
-    a count (some messages of a role are trained and others not, or stored labels train every token
-    of a conversation) it is a warning: people do so by choice. It is a failure where transformers
-    warned that an assistant mask was asked of a template without markers: then it was none.
+    a count (some messages of a role are trained and others not, the user's alone are, or stored
+    labels train every token of a conversation) it is a warning: people do so by choice. It is a
+    failure where transformers warned that an assistant mask was asked of a template without
+    markers: then it was none.
 
     References: NVIDIA-NeMo/Automodel#3024, huggingface/trl#3781, tloen/alpaca-lora#306,
     OpenRLHF/OpenRLHF#781, huggingface/trl#1592, NVIDIA-NeMo/Megatron-Bridge#3359,
@@ -75,7 +76,9 @@ def targets_fit_messages(pipeline: Pipeline, answers: Answers) -> Iterator[Measu
             "as unused",
             fix="let the collator keep the rows' labels, or turn the mask into labels yourself",
         )
-    if answers.later > MANY * answers.asked_again:
+    if _asks(answers.roles):
+        yield _of_questions(answers.roles)
+    elif answers.later > MANY * answers.asked_again:
         yield _of_later(answers)
     else:
         yield from _of_users(answers, pipeline)
@@ -93,6 +96,34 @@ def targets_fit_messages(pipeline: Pipeline, answers: Answers) -> Iterator[Measu
         f"targets: {told or f'{answers.headed.runs} runs in headless rows'}; left out by "
         f"{contracts}; {len(answers.broken)} of these contracts broken",
         shares or answers.headed.runs,
+    )
+
+
+def _asks(roles: Mapping[str, Role]) -> bool:
+    """Return whether the user's messages are trained, whole ones alone, and no answer is."""
+    user, assistant = roles.get(USER), roles.get(ASSISTANT)
+    return (
+        user is not None
+        and assistant is not None
+        and bool(assistant.tokens)
+        and not assistant.counted
+        and bool(user.full)
+        and not user.part
+    )
+
+
+def _of_questions(roles: Mapping[str, Role]) -> Finding:
+    answers = roles[ASSISTANT]
+    return Finding(
+        f"the targets are the user's words, {roles[USER].full} whole messages: none of "
+        f"{answers.none} answers is trained",
+        observed=0,
+        expected=answers.tokens,
+        where="role user",
+        cause="a model that plays the user is trained so; otherwise the mask is the wrong way "
+        "round",
+        fix="nothing, if the model is to ask; otherwise make targets of the assistant's turns",
+        severity=Severity.WARNING,
     )
 
 

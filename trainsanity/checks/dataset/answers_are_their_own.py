@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
+from trainsanity.measurements.batches.documents import in_training_order
 from trainsanity.measurements.data.own_answers import OwnAnswers
 from trainsanity.types import Finding, Measured, Severity
 
@@ -59,7 +60,7 @@ def answers_are_their_own(own_answers: OwnAnswers) -> Iterator[Measured | Findin
             f"{'begin with the whole prompt' if begin else 'are the prompt'}: {found.example!r}",
             observed=again,
             expected=0,
-            where=f"row {(found.copies + found.begin)[0]} of those drawn",
+            where=in_training_order((found.copies + found.begin)[0]),
             cause="the column of answers holds the prompt as well"
             if begin
             else "both columns were made of one",

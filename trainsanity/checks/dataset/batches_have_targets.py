@@ -63,7 +63,7 @@ def batches_have_targets(pipeline: Pipeline, targets: Targets) -> Iterator[Measu
             where=f"batch {empty[0] + 1}",
             cause="no token was masked in a batch of few short texts"
             if any(seen.masks)
-            else "labels are masked to the end of the row",
+            else "its rows have no target: nothing is labelled, or the answer was cut off",
             fix="mask at least one token of each row, or leave out rows without a target",
             severity=Severity.WARNING if counted else Severity.FAILURE,
         )

@@ -77,7 +77,7 @@ def eval_is_unseen(
                 leak.rows,
                 place,
                 f"are in {scan.train.name}, too: "
-                f"row {split.rows.number(place)} is its row {scan.train.rows.number(twin)}",
+                f"row {split.rows.number(place)} is row {scan.train.rows.number(twin)} there",
                 cause="rows with the same numbers have different labels, too: equal rows may be "
                 "others by nature"
                 if by_nature

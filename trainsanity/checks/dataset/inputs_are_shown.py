@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
+from trainsanity.measurements.batches.documents import in_training_order
 from trainsanity.measurements.data.shown_inputs import FORMS, ShownInputs
 from trainsanity.types import Finding, Measured, Severity
 
@@ -56,7 +57,7 @@ def inputs_are_shown(shown_inputs: ShownInputs) -> Iterator[Measured | Finding]:
             f"{about!r}: {found.example[:80]!r}",
             observed=len(found.without),
             expected=0,
-            where=f"row {found.without[0]} of those drawn",
+            where=in_training_order(found.without[0]),
             cause=f"the prompt is made of {asked!r} alone",
             fix=f"put the column {about!r} into the prompt, where it is not empty",
             severity=Severity.FAILURE if many else Severity.WARNING,

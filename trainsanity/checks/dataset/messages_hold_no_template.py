@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
+from trainsanity.measurements.batches.documents import in_training_order
 from trainsanity.measurements.batches.turns import Turns
 from trainsanity.types import Finding, Measured, Severity
 
@@ -50,7 +51,7 @@ def messages_hold_no_template(turns: Turns) -> Iterator[Measured | Finding]:
             f"{turns.opened!r}",
             observed=len(turns.nested),
             expected=0,
-            where=f"row {turns.nested[0]} of those drawn",
+            where=in_training_order(turns.nested[0]),
             cause="the message's content was rendered with the chat template already, and is "
             "rendered again",
             fix="put the plain text into the message, and let the template be applied once",

@@ -54,6 +54,7 @@ def pairs_differ(pairs: Pairs) -> Iterator[Measured | Finding]:
         for k, (chosen, rejected) in enumerate(pairs.both)
         if chosen.ids == rejected.ids and k not in set(empty)
     ]
+    longest = max((len(side.ids) for sides in pairs.both for side in sides), default=0)
     for found, words in (
         (equal, "hold the same tokens in chosen and rejected: identical pairs have no gradient"),
         (empty, "have nothing left of an answer that the loss counts: it was cut away"),
@@ -61,19 +62,17 @@ def pairs_differ(pairs: Pairs) -> Iterator[Measured | Finding]:
         if not found:
             continue
         few = len(found) < SHARE * count
-        cut = pairs.equal_rows is not None and pairs.equal_rows < len(found)
+        unlike = pairs.equal_rows is not None and pairs.equal_rows < len(found)
+        # Truncation ends them where the longest side ends; what is shorter was made alike before.
+        cut = unlike and all(len(pairs.both[k][0].ids) >= longest for k in found)
+        cause, fix = _explain(cut=cut or found is empty, unlike=unlike)
         yield Finding(
             f"{len(found)} of {count} pairs {words}",
             observed=len(found),
             expected=0,
             where=f"pair {found[0]}",
-            cause="the answers are cut off by truncation (max_length) before they begin to differ"
-            if cut or found is empty
-            else "the rows hold the same answer twice",
-            fix="raise max_length above the longest prompt with its answer, or leave out the rows "
-            "that are longer"
-            if cut or found is empty
-            else "leave out rows whose chosen and rejected are equal",
+            cause=cause,
+            fix=fix,
             severity=Severity.WARNING if few else Severity.FAILURE,
         )
     yield Measured(
@@ -81,4 +80,24 @@ def pairs_differ(pairs: Pairs) -> Iterator[Measured | Finding]:
         "of no counted token",
         len(equal) + len(empty),
         0,
+    )
+
+
+def _explain(*, cut: bool, unlike: bool) -> tuple[str, str]:
+    """Return cause and fix, by whether answers are cut, and differ before they are tokenized."""
+    if cut:
+        return (
+            "the answers are cut off by truncation (max_length) before they begin to differ",
+            "raise max_length above the longest prompt with its answer, or leave out the rows "
+            "that are longer",
+        )
+    if unlike:
+        return (
+            "the texts of these pairs differ, and their tokens do not: both sides were tokenized "
+            "from one of them",
+            "look at what makes chosen_ids and rejected_ids of these rows",
+        )
+    return (
+        "the rows hold the same answer twice",
+        "leave out rows whose chosen and rejected are equal",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
+from trainsanity.measurements.batches.documents import in_training_order
 from trainsanity.measurements.data.endings import Endings
 from trainsanity.types import Finding, Measured, Severity
 
@@ -52,7 +53,7 @@ def rows_end_their_turn(endings: Endings) -> Iterator[Measured | Finding]:
             "their end they open another turn of the assistant",
             observed=len(endings.open),
             expected=0,
-            where=f"row {endings.open[0]} of those drawn",
+            where=in_training_order(endings.open[0]),
             cause="finished conversations were rendered with add_generation_prompt=True",
             fix="render them with add_generation_prompt=False, and prompts alone with it",
             severity=Severity.FAILURE if share >= MANY else Severity.WARNING,

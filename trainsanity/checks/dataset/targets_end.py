@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.batches.batch import Batch
+from trainsanity.measurements.model.ends import ends_of
 from trainsanity.objectives.base import IGNORED
 from trainsanity.types import Finding, Measured, Skip
 
@@ -52,7 +53,7 @@ def targets_end(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding
     config = getattr(pipeline.model, "config", None)
     if not getattr(config, "is_encoder_decoder", False):
         raise Skip("the model is no encoder-decoder")
-    ends = _ends(pipeline.model)
+    ends = ends_of(pipeline.model)
     if not ends:
         raise Skip("no token ends generation")
     last: list[tuple[int, list[int]]] = []
@@ -86,15 +87,7 @@ def targets_end(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding
     )
 
 
-def _ends(model: Any) -> set[int]:
-    ends: set[Any] = set()
-    for config in (getattr(model, "generation_config", None), model.config):
-        value = getattr(config, "eos_token_id", None)
-        ends |= set(value) if isinstance(value, list | tuple) else {value}
-    return {end for end in ends if isinstance(end, int)}
-
-
-def _padding(pipeline: Pipeline, ends: set[int]) -> int:
+def _padding(pipeline: Pipeline, ends: frozenset[int]) -> int:
     """Return the padding's id, which is no target; one that ends a text is one."""
     pad = getattr(pipeline.model.config, "pad_token_id", None)
     return IGNORED if pad is None or pad in ends else int(pad)

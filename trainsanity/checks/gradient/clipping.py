@@ -25,6 +25,11 @@ KEPT = 0.01
 it a learning rate that was tuned without clipping is a hundred times too large for SGD."""
 
 
+ALIKE = 1e-5
+"""Relative: how near two shares come that are one factor; each is a quotient of two norms, rounded
+to float32, and the shares of a limit differ as the norms of two steps do, by percents."""
+
+
 @check(
     "TS603",
     "gradient.clipping",
@@ -63,8 +68,12 @@ def clipping(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fi
         # good
         trained = [p for p in model.parameters() if p.requires_grad]
 
-    Known false alarms: clipping by value or per parameter group.  Large models start with norms of
-    a hundred and more and are trained with max_grad_norm 1: the warning can be accepted there.
+    A loop that declares no max_grad_norm may limit its gradients as it likes; it warns where they
+    become longer, or shorter by the same factor in each step.
+
+    Known false alarms: beside a max_grad_norm, clipping by value or per parameter group.  Large
+    models start with norms of a hundred and more and are trained with max_grad_norm 1: the warning
+    can be accepted there.
 
     References: torch.nn.utils.clip_grad_norm_; pytorch/pytorch#148259, OpenNMT/OpenNMT-py#1140.
     """
@@ -104,7 +113,7 @@ def clipping(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fi
             fix="leave the clip out where the limit is 0, or choose one from the norms of healthy "
             "steps",
         )
-    elif not clipped:
+    elif not clipped and not undeclared:
         yield Finding(
             f"the gradient's norm is {after:.4f} when the optimizer steps; "
             f"max_grad_norm {limit:g} makes it {expected:.4f}",
@@ -112,15 +121,22 @@ def clipping(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fi
             expected=expected,
             factor=after / expected if expected else None,
             where="step 1, after clipping",
+            cause="clip_grad_norm_ was given other parameters, or was called too late or never",
+            fix="clip all trainable parameters once, after the last backward of the step",
+        )
+    elif not clipped and not _limits(recording):
+        yield Finding(
+            f"the gradient's norm is {norm:.4f} after the backward pass and {after:.4f} when the "
+            "optimizer steps",
+            observed=after,
+            expected=norm,
+            factor=after / norm if norm else None,
+            where="step 1",
             cause="the loop changes gradients between its backward pass and the optimizer's step, "
-            "and was given no max_grad_norm"
-            if undeclared
-            else "clip_grad_norm_ was given other parameters, or was not called",
-            fix=_undeclared(pipeline)
-            if undeclared
-            else "clip all trainable parameters once, after the last backward of the step",
-            # Centralised gradients, parts by turns: such a loop may do so on purpose.
-            severity=Severity.WARNING if undeclared else Severity.FAILURE,
+            "and not as a limit on them does: they are longer, or by the same factor in each step",
+            fix="nothing, if that is meant; otherwise step with the gradients as they are",
+            # Centralised gradients, a factor of one's own: a loop may do so on purpose.
+            severity=Severity.WARNING,
         )
     if all(one.clip_given is not None and not one.clip_given[1] for one in recording.steps):
         count = step.clip_given[0] if step.clip_given else 0
@@ -180,7 +196,10 @@ def clipping(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fi
         # The loop's own clip may be missing, and no step here would show that.
         scaled += "; that norm is below it, so that these steps do not show whether the loop clips"
     yield Measured(
-        f"max_grad_norm {limit:g} keeps {kept:.1%} of a gradient of norm {norm:.3f}{scaled}",
+        f"the loop declares no max_grad_norm; its optimizer steps with {kept:.1%} of a gradient of "
+        f"norm {norm:.3f}"
+        if undeclared
+        else f"max_grad_norm {limit:g} keeps {kept:.1%} of a gradient of norm {norm:.3f}{scaled}",
         {"norm": norm, "kept": kept, "norms": [one.norm_before_clip for one in recording.steps]},
         {"norm_after": expected},
     )
@@ -196,10 +215,19 @@ def _nothing_left(recording: Recording) -> bool:
     )
 
 
-def _undeclared(pipeline: Pipeline) -> str:
-    if pipeline.captured is not None:
-        return "if it is a clip, torch.nn.utils.clip_grad_norm_ would show to what norm"
-    return "if it is a clip, pass max_grad_norm to Pipeline.from_loop"
+def _limits(recording: Recording) -> bool:
+    """Return whether gradients become shorter, and not by one factor in all steps.
+
+    By norm, by value, of a part of the parameters: a limit takes more of a longer gradient.
+    """
+    shares = [
+        one.norm_after_clip / one.norm_before_clip
+        for one in recording.steps
+        if one.norm_before_clip > 0
+    ]
+    if not shares or not all(0 < share <= 1 for share in shares):
+        return False
+    return len(shares) == 1 or max(shares) - min(shares) > ALIKE * max(shares)
 
 
 def _share(pipeline: Pipeline, recording: Recording, step: Step, limit: float) -> float | None:

@@ -112,7 +112,11 @@ def matches_autograd(
         meant = recording.composed and not (known and within(1 - cosine, 1e-3))
         yield Finding(
             f"{len(bad)} of {len(names)} gradients differ from automatic differentiation: "
-            f"slope {slope:.4f}, cosine {cosine:.6f}",
+            + (
+                f"{slope:.4f} x its size, in its direction (cosine {cosine:.6f})"
+                if within(1 - cosine, 1e-3)
+                else f"in another direction (cosine {cosine:.6f}; {slope:.4g} x as far along it)"
+            ),
             observed={"slope": round(slope, 6), "cosine": round(cosine, 8)},
             expected={"slope": 1, "cosine": 1},
             where=", ".join(bad[:3]),

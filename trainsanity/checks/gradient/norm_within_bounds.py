@@ -94,7 +94,8 @@ def norm_within_bounds(
             where="step 1, before clipping",
             factor=slope if scaled else _over(norm, bounds["at_most" if above else "at_least"]),
             cause=_cause(scaled=scaled, above=above, slope=slope, against=against),
-            fix="see the loss's scale first; then what else writes to .grad",
+            fix="mend what the checks of the loss find; if they pass, look for a hook, a penalty "
+            "or a second backward() that writes to .grad",
         )
     if logged is not None and not within(abs(logged - norm), eps * norm):
         after = within(abs(logged - step.norm_after_clip), eps * step.norm_after_clip)

@@ -126,8 +126,12 @@ def step_is_the_weighted_sum(
             cause=f"{explained(total, names)}, which is "
             + ("not divided out" if total > 1 else "divided out twice")
             if names
-            else None,
-            fix=f"loss = loss / {count} before backward(), and nowhere else"
+            else "no setting of the run is that factor: possibly something zeroes, scales or clips "
+            "gradients between the backward passes",
+            fix="look for zero_grad(), hooks and callbacks between the backward passes; each "
+            "micro-batch's gradient is added once"
+            if not names
+            else f"loss = loss / {count} before backward(), and nowhere else"
             if pipeline.trainer is None
             else "let the Trainer divide by gradient_accumulation_steps: "
             "model.accepts_loss_kwargs = False where the loss ignores num_items_in_batch",

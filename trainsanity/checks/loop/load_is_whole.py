@@ -127,7 +127,7 @@ def load_is_whole(reloaded: Reloaded) -> Iterator[Measured | Finding]:
             where=", ".join(seen.left[:3]),
             cause="from_pretrained knows tensors by renamed keys, the Trainer loads by "
             "load_state_dict(strict=False)",
-            fix="override it and load by type(model).from_pretrained(...)",
+            fix=f"override Trainer.{seen.path} and load by type(model).from_pretrained(...)",
             severity=severity,
         )
     yield Measured(

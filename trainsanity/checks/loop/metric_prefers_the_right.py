@@ -27,6 +27,7 @@ position off is one of other positions.  A last resort: any between 0 and 1 tell
     "loop.metric_prefers_the_right",
     cost=Cost.STEP,
     needs=("trainer", "eval_dataset"),
+    requires=("dataset.labels_fit_task",),
     rules_out="metrics and the choice of the best checkpoint",
 )
 def metric_prefers_the_right(pipeline: Pipeline, scored: Scored) -> Iterator[Measured | Finding]:

@@ -46,7 +46,10 @@ def overfits_one_batch(overfit: Overfit) -> Iterator[Measured | Finding]:
     References: Karpathy, "A Recipe for Training Neural Networks" (overfit one batch).
     """
     what = f"{overfit.items} {overfit.counts}"
-    limit = f"the best constant answer has {overfit.constant:.3f}, half of it is the limit"
+    limit = (
+        f"the limit is {overfit.target:.3f}, half of what the best constant answer has "
+        f"({overfit.constant:.3f})"
+    )
     start = overfit.losses[0] if overfit.losses else float("nan")
     if not (overfit.best < overfit.target and math.isfinite(overfit.best)):
         yield Finding(

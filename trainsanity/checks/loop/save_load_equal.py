@@ -48,7 +48,7 @@ def save_load_equal(saved: Saved) -> Iterator[Measured | Finding]:
             f"what save_model wrote cannot be used: {saved.error}",
             observed=saved.error,
             expected="a model",
-            where=files,
+            where=f"saved: {files}",
             cause="the folder lacks what from_pretrained needs",
             fix="let save_model write the whole model with its config: super().save_model()",
         )
@@ -68,7 +68,7 @@ def save_load_equal(saved: Saved) -> Iterator[Measured | Finding]:
             f"{saved.difference:.3g}, of logits up to {saved.size:.3g}",
             observed=saved.difference,
             expected=allowed,
-            where=files,
+            where=f"saved: {files}",
             cause="something that is trained is not saved, most often the new head",
             fix="name it in LoraConfig(modules_to_save=[...]), or save the whole state dict",
         )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
+from trainsanity.measurements.step.modes import frozen_modules, of_a_mode
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.types import Cost, Finding, Measured, Severity
 
@@ -34,6 +35,10 @@ def trains_in_train_mode(pipeline: Pipeline, recording: Recording) -> Iterator[M
     model that ``from_pretrained`` returned (in eval mode), it is a warning: the call of
     ``model.train()`` may stand outside the step, where it was not seen.
 
+    A script's own loop is judged before its first evaluation: there it is a warning, read off the
+    source, where the loop calls ``eval()`` of the model in each round and neither it nor another
+    function of the script's modules calls ``train()``.
+
     How to fix: call it where the steps are taken::
 
         # bad
@@ -52,6 +57,8 @@ def trains_in_train_mode(pipeline: Pipeline, recording: Recording) -> Iterator[M
     References: shubhamagarwal92/mmd#14.
     """
     seen = recording.modes
+    # Calls of several modules for one loss are not repeated.
+    otherwise = seen.random or of_a_mode(pipeline.model, frozen_modules(pipeline.model))
     if seen.in_eval and seen.random:
         loaded = bool(getattr(pipeline.config, "_name_or_path", ""))
         yield Finding(
@@ -64,6 +71,18 @@ def trains_in_train_mode(pipeline: Pipeline, recording: Recording) -> Iterator[M
             "model.train() after it",
             fix="call model.train() at the beginning of each training step",
             severity=Severity.WARNING if loaded else Severity.FAILURE,
+        )
+    elif pipeline.captured is not None and pipeline.captured.left_in_eval and otherwise:
+        yield Finding(
+            f"the loop calls eval() of the model at {pipeline.captured.left_in_eval}, and nothing "
+            "in it calls train(): from there on dropout is off and batch norms stay as they are "
+            f"({len(otherwise)} modules act otherwise in training mode)",
+            observed=pipeline.captured.left_in_eval,
+            expected="train() behind each eval()",
+            where=pipeline.captured.left_in_eval,
+            cause="model.train() is called once, before the loop, or never",
+            fix="call model.train() at the beginning of each epoch",
+            severity=Severity.WARNING,
         )
     yield Measured(
         f"{seen.in_eval} of {seen.forwards} training passes ran with no module in training mode; "

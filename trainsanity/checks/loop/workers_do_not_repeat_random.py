@@ -52,8 +52,10 @@ def workers_do_not_repeat_random(
     repeating = sum(one == other for one, other in zip(first, second, strict=True))
     if workers.random and distinct < workers.count:
         yield Finding(
-            f"{workers.count} workers make {distinct} different sequences of random batches from "
-            "the same rows",
+            f"{workers.count} workers make the same random batches of the same rows"
+            if distinct == 1
+            else f"{workers.count} workers make {distinct} different sequences of random batches "
+            "from the same rows",
             observed=distinct,
             expected=workers.count,
             factor=distinct / workers.count,

@@ -39,18 +39,19 @@ def finite(recording: Recording) -> Iterator[Measured | Finding]:
     losses = [
         (
             micro,
-            f"micro-batch {k} of step {number}" + (f", process {micro.rank}" if several else ""),
+            f"micro-batch {k} of {len(step.micro_steps)} in step {number}"
+            + (f", process {micro.rank}" if several else ""),
             step,
         )
         for number, step in enumerate(recording.steps, 1)
-        for k, micro in enumerate(step.micro_steps)
+        for k, micro in enumerate(step.micro_steps, 1)
     ]
     bad = [seen for seen in losses if not math.isfinite(seen[0].loss)]
     if bad:
         micro, where, step = bad[0]
         logged = step.logged.get("loss")
         log = "no loss" if logged is None else f"{logged:.4f}"
-        cause, fix = _explain(micro)
+        cause, fix = _explain(micro, after_a_step=step is not recording.first)
         yield Finding(
             f"{len(bad)} of {len(losses)} micro-batches have a loss of {micro.loss}; "
             f"the log of that step shows {log}",
@@ -64,7 +65,7 @@ def finite(recording: Recording) -> Iterator[Measured | Finding]:
     yield Measured(f"{good} of {len(losses)} micro-batch losses are finite", good, len(losses))
 
 
-def _explain(micro: MicroStep) -> tuple[str, str]:
+def _explain(micro: MicroStep, *, after_a_step: bool) -> tuple[str, str]:
     """Return cause and fix, by what the same logits and labels give as the reference loss."""
     if micro.items is None:
         return (
@@ -82,6 +83,13 @@ def _explain(micro: MicroStep) -> tuple[str, str]:
             f"the loss of the same logits and labels is {own:.4f}: it becomes {micro.loss} after "
             "the logits, by a mean over nothing or a logarithm or division of zero",
             "look at what compute_loss does with that micro-batch",
+        )
+    if after_a_step:
+        return (
+            "the logits of that micro-batch are not finite, and before the first update they were: "
+            "that step may have broken the weights, as in float16 under Adam, whose eps is 0 there",
+            "look at the weights after one step; train float32 weights, under autocast (fp16=True) "
+            "if it has to be quick",
         )
     return (
         "the logits of that micro-batch are not finite, or its labels are outside them",

@@ -11,6 +11,7 @@ from trainsanity.engine.registry import check
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, within
 from trainsanity.measurements.step.passes import Gap
 from trainsanity.measurements.step.policy_passes import Policy
+from trainsanity.measurements.step.reference_role import Role
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.objectives.preference_losses import fixed_point
 from trainsanity.repairs import repair
@@ -49,6 +50,9 @@ def reference_is_the_policy(
     of the difference over tokens may be the order of float32 sums, and four units in the last
     place of the coarsest dtype, of that of the log-probabilities. The loss is asked again with
     every layer in eval mode and with other random numbers: that tells noise from other weights.
+    Beside TRL's Trainers the loss tells what its reference is for, asked with made-up logits of
+    both: one of implicit rewards is a constant wherever both say the same, and has a slope there.
+    A teacher, and a model that chooses which tokens count, are not judged.
 
     How to fix: bad: model = PeftModel.from_pretrained(base, "sft-adapter", is_trainable=True) with
     ref_model=base_again. Good:
@@ -59,7 +63,8 @@ def reference_is_the_policy(
 
     Known false alarms: a run that goes on from a checkpoint of its own. A reference of another
     architecture, or of a checkpoint that is given by another path, is a warning: some mean it. So
-    is any other reference in a custom training loop, which may go on with a policy.
+    is any other reference in a custom training loop, which may go on with a policy, and one whose
+    loss has other terms beside it.
 
     References: huggingface/trl#1340, unslothai/unsloth-zoo#830, unslothai/unsloth-zoo#832.
     """
@@ -71,6 +76,10 @@ def reference_is_the_policy(
         name, (gap, quiet) = next(iter(stored.items()))
     if math.isnan(gap.size):
         raise Skip("no reference was asked about the tokens that the policy was asked about")
+    if policy.role in (Role.TEACHER, Role.CHOICE):
+        raise Skip(
+            f"the loss takes {name} {policy.role.value}, and not as a reference of implicit rewards"
+        )
     allowed = allowed_gap(pipeline, policy, gap)
     right = fixed_point(pipeline.trainer)
     if not within(gap.size, allowed):
@@ -146,16 +155,22 @@ def _apart(pipeline: Pipeline, policy: Policy, name: str, gap: Gap, quiet: Gap) 
             severity=Severity.WARNING,
         )
     cause, meant = _other_weights(pipeline, policy)
+    rewards = policy.declared or policy.role is Role.REWARD
     # Nothing says that a loop of the user's own begins here: it may go on with a policy.
-    meant = meant or pipeline.trainer is None
+    meant = meant or pipeline.trainer is None or not rewards
     return Finding(
-        f"{said}: implicit rewards are not 0, the reference is another model than the policy",
+        f"{said}: implicit rewards are not 0, the reference is another model than the policy"
+        if rewards
+        else f"{said}: the reference is another model than the policy",
         observed=gap.size,
         expected=expected,
         where=name,
         cause=cause,
         fix="leave ref_model out, so that TRL keeps the policy itself as its reference, or load "
-        "the reference from the checkpoint that the policy starts from",
+        "the reference from the checkpoint that the policy starts from"
+        if rewards
+        else "nothing, if that is meant; otherwise load the reference from the checkpoint that the "
+        "policy starts from",
         severity=Severity.WARNING if meant else Severity.FAILURE,
     )
 

@@ -66,9 +66,9 @@ def starts_undecided(aimed: Aimed) -> Iterator[Measured | Finding]:
     informed = within(STANDARD_ERRORS * error, gain)
     if not informed and not within(loss, TWICE * even):
         yield Finding(
-            f"the first loss is {loss:.2f} a token and log {aims.classes} is {even:.2f}, while "
-            f"the model tells its targets from others by {gain:.2f} +- {error:.2f}: it knows "
-            "nothing, and is sure of it",
+            f"the first loss is {loss:.2f} a token, and guessing among {aims.classes} tokens "
+            f"has {even:.2f}: the model gives its targets no more than other tokens ({gain:.2f} "
+            f"+- {error:.2f}), and is sure of them",
             observed=loss,
             expected=even,
             cause="the logits are too large: the weight of the head, mostly a tied embedding, was "

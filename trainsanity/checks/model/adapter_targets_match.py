@@ -52,7 +52,7 @@ def adapter_targets_match(adapters: Adapters) -> Iterator[Measured | Finding]:
             f"{parameters[0].parameter}, and have no adapter{without}",
             observed=len(parameters),
             expected=0,
-            where=f"target_modules of {parameters[0].adapter}",
+            where=f"target_modules of the adapter {parameters[0].adapter!r}",
             cause="the projections of experts are one tensor each here, and PEFT passes over names "
             "without a module if another name has one",
             fix=f"name them in target_parameters: [{parameters[0].parameter.split('.', 1)[-1]!r}]",
@@ -63,7 +63,7 @@ def adapter_targets_match(adapters: Adapters) -> Iterator[Measured | Finding]:
             f"target_modules names {names}, and nothing in the model is called so{without}",
             observed=len(absent),
             expected=0,
-            where=f"target_modules of {absent[0].adapter}",
+            where=f"target_modules of the adapter {absent[0].adapter!r}",
             cause="the list was written for another architecture",
             fix='name the layers that this model has, or take target_modules="all-linear"',
             severity=Severity.WARNING,

@@ -48,7 +48,7 @@ def attention_agrees(probes: Probes, attention: Attention) -> Iterator[Measured 
     apart = [name for name, moved in seen.items() if not Difference(moved, allowed).explained]
     if apart:
         yield Finding(
-            f"{attention.own} and {' and '.join(apart)} give different logits: {compared}",
+            f"{attention.own} gives other logits than {' and '.join(apart)}: {compared}",
             observed=seen,
             expected=f"at most {allowed:.3g}",
             where=f"attn_implementation={attention.own!r}",

@@ -63,7 +63,7 @@ def causal(probes: Probes) -> Iterator[Measured | Finding]:
     elif ahead:
         yield Finding(
             f"{ahead[0]}, another last token changes the states of tokens before it, "
-            f"but {probes.causal}: {compared}",
+            f"although the model is causal ({probes.causal}): {compared}",
             observed=seen[ahead[0]],
             expected=f"at most {allowed:.3g}",
             where=ahead[0],

@@ -53,8 +53,8 @@ def parameters_are_initialised(initialised: Initialised) -> Iterator[Measured | 
     for one in initialised.strange:
         known = one.name in forgotten
         yield Finding(
-            f"{one.name} holds values that no initialiser gives: the largest is {one.largest:.3g}, "
-            f"{one.tiny} of its first {one.elements} are nearly 0 and not 0",
+            f"{one.name} holds values that no initialiser gives: the largest is {one.largest:.3g}"
+            + f", {one.tiny} of its first {one.elements} are nearly 0 and not 0" * bool(one.tiny),
             observed=one.largest if math.isfinite(one.largest) else str(one.largest),
             expected="finite values of ordinary size",
             where=one.name,

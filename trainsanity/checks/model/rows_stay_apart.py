@@ -14,7 +14,7 @@ from trainsanity.types import Cost, Finding, Measured
     "TS447",
     "model.rows_stay_apart",
     cost=Cost.STEP,
-    needs=("train_step",),
+    needs=("own_loop",),
     rules_out="neighbouring rows",
 )
 def rows_stay_apart(called_companions: Companions) -> Iterator[Measured | Finding]:
@@ -29,7 +29,8 @@ def rows_stay_apart(called_companions: Companions) -> Iterator[Measured | Findin
     How it is measured: the model is called again with the arguments of its first call, in eval mode
     and in float32 where that can be had, in one shape. Allowed is what arithmetic makes of a model
     of so many layers, as in model.rows_are_independent, which asks the batches of a Trainer. Not
-    asked where an argument has no entry for each row in front, or another axis of that length.
+    asked where an argument has no entry for each row in front, or another axis of that length; of a
+    script's loop where a DataLoader says how many rows a batch has, and one model is trained.
 
     How to fix: bring the batch in front before a view::
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.model.weights_files import WeightsFiles
-from trainsanity.types import Cost, Finding, Measured
+from trainsanity.types import Cost, Finding, Measured, Severity
 
 CAUSES = {
     "differ from the file": "they were drawn anew after loading, never loaded, or changed since",
@@ -41,7 +41,9 @@ def weights_are_the_checkpoints(weights_files: WeightsFiles) -> Iterator[Measure
     compared, rounded to the dtype that the model has or was loaded in; where an adapter took over a
     part of the weight (PiSSA), both together.  Rows that an embedding has beyond the file's are
     added tokens.  Outside the base model everything may be new, and inside it a whole part without
-    blocks, as a pooler is.
+    blocks, as a pooler is.  Layers that are left out, that stand twice, or that are the file's at
+    another number are looked for as a whole; they are a warning, and so are weights that are the
+    file's but for zeros and embeddings with some of its rows alone: people prune models.
 
     How to fix: ``from_pretrained``, and not ``from_config``; read its report of missing keys; look
     for an ``_init_weights`` that writes into weights without asking whether they were loaded.
@@ -81,6 +83,7 @@ def weights_are_the_checkpoints(weights_files: WeightsFiles) -> Iterator[Measure
                 cause=CAUSES[what],
                 fix="load with from_pretrained and change nothing before the Trainer is built",
             )
+    yield from _cut(files)
     resized = "".join(
         f"; {name} is {tuple(here)}, in the file {tuple(there)}"
         for name, (here, there) in list(files.resized.items())[:1]
@@ -93,3 +96,42 @@ def weights_are_the_checkpoints(weights_files: WeightsFiles) -> Iterator[Measure
         f"{new}{resized}",
         {"compared": files.compared, "new": files.new, "resized": sorted(files.resized)},
     )
+
+
+def _cut(files: WeightsFiles) -> Iterator[Finding]:
+    """What was cut out on purpose, as far as one can see: all that is left is the checkpoint's."""
+    layers = files.layers
+    if layers.moved or layers.cut:
+        told = [
+            f"layers that are the file's at another number: {len(layers.moved)} ({here} is its "
+            f"{there.rpartition('.')[2]})"
+            for here, there in list(layers.moved.items())[:1]
+        ]
+        if layers.cut:
+            told.append(
+                f"layers of the file that are left out: {len(layers.cut)} ({layers.cut[0]})"
+            )
+        yield Finding(
+            "; ".join(told),
+            observed={"moved": len(layers.moved), "cut": len(layers.cut)},
+            expected=0,
+            where=next(iter([*layers.moved, *layers.cut])),
+            cause="all layers are there, in another order: names were sorted as text, or converted"
+            if layers.exchanged
+            else "layers were cut out, repeated, or not loaded (config.num_hidden_layers)",
+            fix="load with from_pretrained"
+            if layers.exchanged
+            else "nothing, if that is meant; otherwise load with the checkpoint's own config",
+            severity=Severity.FAILURE if layers.exchanged else Severity.WARNING,
+        )
+    if files.thinned:
+        yield Finding(
+            f"{len(files.thinned)} tensors are the file's but for zeros or for rows that are left "
+            f"out: {files.thinned[0]}",
+            observed=len(files.thinned),
+            expected=0,
+            where=files.thinned[0],
+            cause="weights were pruned, or the vocabulary was cut",
+            fix="nothing, if that is meant",
+            severity=Severity.WARNING,
+        )

@@ -27,13 +27,6 @@ PREPARED = (
 )
 
 
-COUNTED = (
-    "the scheduler is stepped once per batch and was built for as many steps as some epochs have "
-    "batches: the curve is right at its end, and for warm-up steps counted in batches",
-    "count the scheduler's steps, warm-up included, in what it is stepped by",
-)
-
-
 ONCE = repair("lr_scheduler.step() once per optimizer step", "schedule_by_the_step")
 
 
@@ -92,9 +85,9 @@ def learning_rate_follows(
         k = (wrong or bent)[0]
         seen, asked = (used[k], planned[k]) if wrong else (curve[k], scaled.curve[k])
         cause, fix = _why(used, planned, curve, scaled, bool(wrong and not bent))
-        meant = not group and (schedule.counts_batches or _per_process(used, schedule))
+        meant = not group and bool(schedule.epochs or _per_process(used, schedule))
         if meant:
-            cause, fix = COUNTED if schedule.counts_batches else PREPARED
+            cause, fix = _counted(schedule.epochs) if schedule.epochs else PREPARED
         whose = "has the learning rate" if wrong else "is planned by the scheduler in use for"
         yield Finding(
             f"optimizer step {k + 1} {whose} {seen:.4g}; the arguments give {asked:.4g} there",
@@ -125,6 +118,18 @@ def learning_rate_follows(
     told = ", ".join(f"{rate:.3g} in step {k}" for k, rate in enumerate(groups[0][0], 1))
     also = f"; {len(bent)} of {len(curve)} points of the scheduler's curve differ" if curve else ""
     yield Measured(f"learning rate{several} {told}{also}", *groups[0])
+
+
+def _counted(epochs: int) -> tuple[str, str]:
+    """Return cause and fix where a scheduler may count batches on purpose, for so many epochs."""
+    some = "1 epoch has" if epochs == 1 else f"{epochs} epochs have"
+    return (
+        f"the scheduler is stepped once per batch and was built for as many steps as {some} "
+        "batches: right if the run ends there, with a warm-up counted in batches; if it goes on, "
+        "the curve is at its end too early",
+        "step the scheduler after optimizer.step() alone, or count its steps, warm-up included, in "
+        "batches of the whole run",
+    )
 
 
 def _repairs(pipeline: Pipeline, *, paced: bool) -> tuple[Repair, ...]:

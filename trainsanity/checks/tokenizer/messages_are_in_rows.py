@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
+from trainsanity.measurements.batches.documents import in_training_order
 from trainsanity.measurements.data.rendered import Rendered
 from trainsanity.types import Finding, Measured, Severity, Skip
 
@@ -60,7 +61,7 @@ def messages_are_in_rows(rendered: Rendered) -> Iterator[Measured | Finding]:
             f"{first.content!r}",
             observed=count,
             expected=0,
-            where=f"row {first.row} of those drawn",
+            where=in_training_order(first.row),
             cause=f"the chat template drops or rewrites messages of the role {role}",
             fix="use a template with a branch for that role",
             severity=_severity(count, total),
@@ -72,7 +73,7 @@ def messages_are_in_rows(rendered: Rendered) -> Iterator[Measured | Finding]:
             f"left of them is trained: {thoughts[0].content!r}",
             observed=len(thoughts),
             expected=0,
-            where=f"row {thoughts[0].row} of those drawn",
+            where=in_training_order(thoughts[0].row),
             cause="the chat template strips the thoughts of earlier turns, and all turns are "
             "trained: the model learns to answer without reasoning",
             fix="train the last answer alone (one row for each turn), or use a template that keeps "
@@ -85,7 +86,7 @@ def messages_are_in_rows(rendered: Rendered) -> Iterator[Measured | Finding]:
             "which is not in their row: the chat template does not read that key",
             observed=len(rows),
             expected=0,
-            where=f"row {rows[0]} of those drawn",
+            where=in_training_order(rows[0]),
             cause="the template is of a model that does not reason, or looks for it under another "
             "key: the model learns to answer without it",
             fix=f"use a template that writes message[{key!r}], or drop the key from the messages "
@@ -98,7 +99,7 @@ def messages_are_in_rows(rendered: Rendered) -> Iterator[Measured | Finding]:
             f"{count} of {total} rows with tools do not tell of them",
             observed=count,
             expected=0,
-            where=f"row {rendered.without_tools[0]} of those drawn",
+            where=in_training_order(rendered.without_tools[0]),
             cause="apply_chat_template was called without tools="
             if rendered.takes_tools
             else "the chat template takes no tools",

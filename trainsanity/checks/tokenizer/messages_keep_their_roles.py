@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
+from trainsanity.measurements.batches.documents import in_training_order
 from trainsanity.measurements.batches.turns import Turns
 from trainsanity.types import Finding, Measured, Severity
 
@@ -54,7 +55,7 @@ def messages_keep_their_roles(turns: Turns) -> Iterator[Measured | Finding]:
             f"{first.said} says {first.content!r}, and the row has it as the {first.shown}'s",
             observed=len(strays),
             expected=0,
-            where=f"row {first.row} of those drawn",
+            where=in_training_order(first.row),
             cause="roles were given by position (user first, then in turn), or under wrong names",
             fix="take each role from its message",
             severity=Severity.FAILURE if len(strays) >= MOST * turns.messages else Severity.WARNING,
@@ -64,7 +65,7 @@ def messages_keep_their_roles(turns: Turns) -> Iterator[Measured | Finding]:
             f"all of {turns.talks} conversations begin with the assistant and end with the user",
             observed=turns.talks,
             expected=0,
-            where=f"row {turns.exchanged[0]} of those drawn",
+            where=in_training_order(turns.exchanged[0]),
             cause="user and assistant are exchanged: what is trained is what the user says",
             fix="look at the function that names the roles, and exchange them",
         )

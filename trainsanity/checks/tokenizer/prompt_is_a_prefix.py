@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
+from trainsanity.measurements.batches.documents import in_training_order
 from trainsanity.measurements.data.rendered import Rendered
 from trainsanity.types import Finding, Measured, Severity
 
@@ -53,7 +54,7 @@ def prompt_is_a_prefix(rendered: Rendered) -> Iterator[Measured | Finding]:
             f"it goes on with {seen.asked!r}, the row with {seen.answered!r}",
             observed=len(seen.no_prefix),
             expected=0,
-            where=f"row {seen.no_prefix[0]} of those drawn",
+            where=in_training_order(seen.no_prefix[0]),
             cause="add_generation_prompt=True writes what the template does not write before an "
             "answer of the data",
             fix="make the template write the same before answers and in the generation prompt, or "
@@ -67,7 +68,7 @@ def prompt_is_a_prefix(rendered: Rendered) -> Iterator[Measured | Finding]:
             f"and without the {seen.bos!r} (BOS) that it writes before it",
             observed=len(seen.without_bos),
             expected=0,
-            where=f"row {seen.without_bos[0]} of those drawn",
+            where=in_training_order(seen.without_bos[0]),
             cause="BOS was cut off the rendered text, and the tokenizer added none",
             fix="apply_chat_template(..., tokenize=True), or keep BOS in the text and tokenize it "
             "with add_special_tokens=False",

@@ -52,7 +52,7 @@ def template_breaks_lines(chat_template: ChatTemplate) -> Iterator[Measured | Fi
         at = found[0].start()
         yield Finding(
             f"the chat template writes a backslash and a letter {len(found)} times where a line "
-            f"break is meant: {text[max(0, at - 20) : at + 12]!r}",
+            f"break is meant: {_around(text, at)!r}",
             observed=len(found),
             expected=0,
             where="tokenizer.chat_template",
@@ -65,3 +65,11 @@ def template_breaks_lines(chat_template: ChatTemplate) -> Iterator[Measured | Fi
         len(found),
         0,
     )
+
+
+def _around(text: str, at: int) -> str:
+    """Return what stands around a place, without the words that we put into the messages."""
+    before, after = (
+        re.sub("|".join(CONTENTS.values()), "…", part) for part in (text[:at], text[at:])
+    )
+    return before[-20:] + after[:12]

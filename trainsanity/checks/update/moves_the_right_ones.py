@@ -47,13 +47,13 @@ def moves_the_right_ones(recording: Recording) -> Iterator[Measured | Finding]:
     for names, state, cause, fix in (
         (thawed, "frozen but changed", "something writes to weights outside the optimizer",
          "find what changes them: a callback, a hook, an in-place operation"),
-        (stuck, "trainable, with a gradient, and do not move",
+        (stuck, "trainable, with a gradient, and not moved by the step",
          "their group's learning rate is zero, or something undoes the step",
          "look at the optimizer's group that holds them"),
     ):  # fmt: skip
         if names:
             yield Finding(
-                f"{len(names)} parameters are {state}",
+                f"{len(names)} parameter{'s are' if len(names) > 1 else ' is'} {state}",
                 observed=len(names),
                 expected=0,
                 where=", ".join(names[:3]),

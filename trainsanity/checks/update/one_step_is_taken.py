@@ -45,8 +45,8 @@ def one_step_is_taken(stepping: Stepping) -> Iterator[Measured | Finding]:
     count, steps = stepping.micro_batches, stepping.steps
     if not steps and stepping.moved:
         yield Finding(
-            f"train_step is given {count} micro-batches, the weights move, and the optimizer of "
-            "the pipeline does not step",
+            f"train_step is given {_batches(count)}, the weights move, and the optimizer of the "
+            "pipeline does not step",
             observed=0,
             expected=1,
             where="train_step",
@@ -62,7 +62,7 @@ def one_step_is_taken(stepping: Stepping) -> Iterator[Measured | Finding]:
             f"train_step is given the {count} micro-batches of one step, and the optimizer steps "
             f"{steps} times"
             if steps
-            else f"train_step is given {count} micro-batches, and the optimizer never steps",
+            else f"train_step is given {_batches(count)}, and the optimizer never steps",
             observed=steps,
             expected=1,
             where="train_step",
@@ -79,3 +79,7 @@ def one_step_is_taken(stepping: Stepping) -> Iterator[Measured | Finding]:
             "optimizer.step() after the last micro-batch",
         )
     yield Measured(f"the optimizer steps {steps} times for {count} micro-batches", steps, 1)
+
+
+def _batches(count: int) -> str:
+    return f"{count} micro-batch{'es' * (count != 1)}"

@@ -66,8 +66,12 @@ def survives_rounding(recording: Recording) -> Iterator[Measured | Finding]:
         for dtype, row in peak.shares.items()
         if row[0]
     }
+    # Of one dtype the sentence before says how many move.
+    one = len(shares) == 1
     parts = "; ".join(
-        f"{dtype}: {row['moved']:.2%} (predicted {row['predicted']:.2%})"
+        f"{dtype} alone predicts {row['predicted']:.2%}"
+        if one
+        else f"{dtype}: {row['moved']:.2%} (predicted {row['predicted']:.2%})"
         for dtype, row in shares.items()
     )
     for trial in earlier:

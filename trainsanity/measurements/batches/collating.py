@@ -59,15 +59,19 @@ class Collating:
         """Failures that occur only with settings that the user does not use."""
         self.sound = 0
         """Micro-batches of the first step in which :meth:`objection` found nothing wrong."""
+        self.packs = tokens and any(packed(*self.seen(micro)) for micro in batch)
+        """Whether rows of the first step share one: which comes first is the packing's choice."""
         for micro in batch if tokens else ():
             # A loss of the user's own may compare what the collator makes of a row with itself.
             if (times := several_a_row(micro.rows, micro.inputs)) and own_loss(pipeline):
                 raise Skip(f"the collator makes {times} rows of each, for a loss of their own")
             if not packing and packed(micro.rows, micro.inputs):
                 rows, into = len(micro.rows), len(micro.inputs["input_ids"])
-                raise Skip(f"the collator packs {rows} rows into {into}: there is no padding")
+                raise Skip(f"the collator packs {rows} rows into {into}: none stands alone")
         if tokens and not packing and self.adds_tokens():
             raise Skip("the collator adds tokens of its own to rows: their lengths are not its")
+        if tokens and not packing and self.takes_parts():
+            raise Skip("the collator takes a part of each row, another each time")
 
     def adds_tokens(self) -> bool:
         """Return whether rows of the first step that are not whole are all there, among others."""
@@ -100,13 +104,52 @@ class Collating:
                 if not any(places):
                     continue
                 changed = True
-                with preserved(self.pipeline), quiet(self.pipeline):
-                    reseed(0)
-                    again = self.collator(copy.deepcopy(micro.sources))
-                others = _changed_places(rows, again[IDS].tolist()) if IDS in again else None
-                if others is None or others == places:
+                others = [
+                    _changed_places(rows, again[IDS].tolist()) if IDS in again else None
+                    for again in self._again(micro)
+                ]
+                if None in others or all(one == places for one in others):
                     return False
         return changed
+
+    def takes_parts(self) -> bool:
+        """Return whether the first step has a part of each row, in order, and another each time."""
+        drawn = [self._parts_of(micro, micro.inputs) for micro in self.batch]
+        if any(one is None for one in drawn) or not any(
+            len(part) < len(row)
+            for micro, found in zip(self.batch, drawn, strict=True)
+            for row, part in zip(_rows_of(micro), found or (), strict=True)
+        ):
+            return False
+        others = [
+            [self._parts_of(micro, again) for again in self._again(micro)] for micro in self.batch
+        ]
+        return not any(None in one for one in others) and any(
+            again != before for before, one in zip(drawn, others, strict=True) for again in one
+        )
+
+    def _again(self, micro: MicroBatch) -> list[Made]:
+        """Collate a micro-batch twice, with other random numbers than it was made with.
+
+        Twice, because a generator of the collator's own moves on and is not seeded.
+        """
+        with preserved(self.pipeline), quiet(self.pipeline):
+            reseed(0)
+            return [self.collator(copy.deepcopy(micro.sources)) for _ in range(2)]
+
+    def _parts_of(self, micro: MicroBatch, made: Made) -> list[list[int]] | None:
+        """Return the tokens that came out of each row; None if one is no part of its row."""
+        rows = _rows_of(micro)
+        ids: Any = made.get(IDS)
+        mask: Any = made.get("attention_mask")
+        if getattr(ids, "ndim", 0) != 2 or len(ids) != len(rows):
+            return None
+        if getattr(mask, "shape", None) == ids.shape:
+            shown = mask.bool() if hasattr(mask, "bool") else mask.astype(bool)
+        else:
+            shown = ids != getattr(self.pipeline.tokenizer, "pad_token_id", None)
+        parts = [own[seen].tolist() for own, seen in zip(ids, shown, strict=True)]
+        return parts if all(map(_is_part, parts, rows)) else None
 
     def objection(self, wrong: Wrong) -> str | None:
         """Return what is wrong in the training batch, and the smallest rows that show it."""
@@ -116,7 +159,8 @@ class Collating:
             if not self.tokens:
                 return wrong(case.rows, made)
             rows = self.sequences(case.rows, made)
-            parts = unpacked(*with_targets(rows, flat_batch(made), IGNORED))
+            made = flat_batch(made)
+            parts = unpacked(*with_targets(rows, made, IGNORED), reordered=self.packs)
             return next(filter(None, (wrong(*part) for part in parts)), None)
 
         problems = [
@@ -153,7 +197,9 @@ class Collating:
                 self.elsewhere = f"{found[0]}: {found[1]}"
                 alone = {name: [value] for name, value in own.items()}
                 found = self._smallest(drawn.strategy(alone), broken)
-        return None if found is None else f"smallest case ({found[0]}): {found[1]}"
+        return (
+            None if found is None else f"the smallest batch that shows it ({found[0]}): {found[1]}"
+        )
 
     def _first(self, cases: Iterable[Case], broken: Broken) -> tuple[Case, str] | None:
         with self._asked(broken) as objection:
@@ -189,7 +235,9 @@ class Collating:
 
     def parts(self, micro: MicroBatch) -> list[tuple[Rows, Made]]:
         """Return a micro-batch's sequences and what was made of them, packed ones each alone."""
-        return unpacked(*self.seen(micro)) if self.tokens else [self.seen(micro)]
+        if not self.tokens:
+            return [self.seen(micro)]
+        return unpacked(*self.seen(micro), reordered=self.packs)
 
     def seen(self, micro: MicroBatch) -> tuple[Rows, Made]:
         """Return a micro-batch's sequences and what was made of them, with their labels."""
@@ -252,6 +300,16 @@ class Collating:
             finally:
                 for name, value in before.items():
                     setattr(holders[name], name, value)
+
+
+def _rows_of(micro: MicroBatch) -> list[list[int]]:
+    return [list(listed(row).get(IDS, ())) for row in micro.rows]
+
+
+def _is_part(part: list[int], row: list[int]) -> bool:
+    """Return whether some of a row's tokens are there, in their order, and no others."""
+    left = iter(row)
+    return bool(part) and all(token in left for token in part)
 
 
 def _changed_places(rows: Rows, padded: list[list[int]]) -> list[set[int]] | None:

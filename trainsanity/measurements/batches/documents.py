@@ -43,7 +43,7 @@ class Document:
     """One document.
 
     Attributes:
-        row: number of its row among those that were drawn.
+        row: number of its row in the order in which training reads them.
         ids: its tokens, without padding.
         labels: beside each token; -100 where the loss counts none, and at the first token of a row,
             which nothing predicts.
@@ -92,6 +92,11 @@ class Documents:
         kept = [one for one in self.found if not one.cut]
         # The last block of a text that was cut into blocks is shorter.
         return kept if len(kept) > max(1, len(self.found) // 10) else []
+
+
+def in_training_order(row: int) -> str:
+    """Return where a row that was drawn is found again: ``show`` writes them in the same order."""
+    return f"row {row} in training order (trainsanity show --rows {row + 1})"
 
 
 @measurement(Cost.STATIC)

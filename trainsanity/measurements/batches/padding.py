@@ -66,7 +66,7 @@ class Padding:
         stretch: padded tokens now / at the least.
         table: the waste for each of :data:`MULTIPLES`.
         aligned: the stretch that :data:`USUAL_MULTIPLE` makes of these rows.
-        packed: texts stand one behind the other, and nothing is padded.
+        packed: texts stand one behind the other.
         stored: the dataset's rows are as wide as the batches: no collator chose that width.
     """
 

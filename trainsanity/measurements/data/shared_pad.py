@@ -48,7 +48,7 @@ class SharedPad:
         """Return where EOS is, in words."""
         if self.rows is None or self.targets is None:
             return f"the rows cannot be searched for it: {self.why}"
-        return f"{self.rows:,} rows hold it, {self.targets:,} labels are it"
+        return f"it stands in {self.rows:,} rows, and is a label {self.targets:,} times"
 
 
 @measurement(Cost.STATIC)

@@ -13,6 +13,8 @@ from trainsanity.pipeline import unwrapped
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from trainsanity.pipeline import Pipeline
 
 IMPLEMENTATIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3")
@@ -50,9 +52,29 @@ def attention(pipeline: Pipeline, probes: Probes) -> Attention:
         with asked(pipeline, probes.precision.way):
             if switched(model, name, half=probes.dtype.itemsize == 2):
                 outputs[name] = ModelProbe(pipeline, probes.rows)(probes.inputs, probes.side)
+    lost = [name for name, output in outputs.items() if _overflows(output, probes)]
+    outputs = {name: output for name, output in outputs.items() if name not in lost}
+    if lost and not outputs:
+        raise Skip(f"{' and '.join(lost)} masks float64 by a number that float32 does not have")
     if not outputs:
         raise Skip(f"{type(model).__name__} has no implementation of attention beside {own}")
     return Attention(str(own), outputs)
+
+
+def _overflows(output: Outputs, probes: Probes) -> bool:
+    """Return whether an implementation cannot take the float64 that the model's own can.
+
+    transformers masks by the least number of the dtype, and eager attention takes its softmax in
+    float32, where that of float64 is minus infinity: a place of padding that sees nothing is NaN.
+    """
+    import torch
+
+    def finite(logits: list[Tensor]) -> bool:
+        return all(bool(one.isfinite().all()) for one in logits)
+
+    if probes.dtype != torch.float64 or not finite(probes.own.logits):
+        return False
+    return not finite(output.logits)
 
 
 def switched(model: Any, name: str, *, half: bool) -> bool:

@@ -176,17 +176,27 @@ def plain_name(name: str, added: set[str]) -> str | None:
     parts = name.split(".")
     if added & set(parts):
         return None
-    return ".".join(part for part in parts if part not in WRAPPERS)
+    return ".".join(
+        part
+        for above, part in zip(["", *parts], parts, strict=False)
+        if part not in WRAPPERS and f"{above}.{part}" not in added
+    )
 
 
 def added_by_peft(model: Any) -> set[str]:
-    """Return the names that PEFT's layers give to the parts that they add."""
-    return {
-        name
-        for module in model.modules()
-        for kind in ("adapter_layer_names", "other_param_names")
-        for name in getattr(module, kind, ())
-    }
+    """Return the names that PEFT's layers give to the parts that they add.
+
+    A layer that lists none, as LLaMA-Adapter's attention, has its parameters beside the module that
+    it wraps; that module's name is there with the layer's before it (``self_attn.model``).
+    """
+    found: set[str] = set()
+    for place, module in model.named_modules():
+        for kind in ("adapter_layer_names", "other_param_names"):
+            found.update(getattr(module, kind, ()))
+        if type(module).__module__.startswith("peft.") and "model" in module._modules:
+            own = [name for name, _ in module.named_parameters(recurse=False)]
+            found.update([*own, f"{place.rpartition('.')[2]}.model"] if own else ())
+    return found
 
 
 def checkpoint_folder(config: Any) -> Path | None:

@@ -13,6 +13,7 @@ from trainsanity.engine.store import measurement
 from trainsanity.errors import first_line
 from trainsanity.maths.tolerances import logits_difference
 from trainsanity.measurements.batches.batch import prepared
+from trainsanity.measurements.batches.chat_template import SYSTEM, ChatTemplate, messages_in
 from trainsanity.measurements.batches.documents import CONVERSATION_COLUMNS, Documents
 from trainsanity.measurements.model.forward import without_labels
 from trainsanity.measurements.model.probes import states_of
@@ -52,13 +53,13 @@ class Packed:
 
 
 @measurement(Cost.FORWARD)
-def packed(pipeline: Pipeline, documents: Documents) -> Packed:
+def packed(pipeline: Pipeline, documents: Documents, chat_template: ChatTemplate) -> Packed:
     """Change the first document of a packed row, and compare the states of the others.
 
     Raises:
         Skip: no row of the first batch holds two documents.
     """
-    row, spans = _chosen(pipeline, documents)
+    row, spans = _chosen(pipeline, documents, chat_template)
     return in_float32(pipeline, lambda asked: _asked(pipeline, documents, row, spans, asked))
 
 
@@ -84,29 +85,39 @@ def _asked(
     )
 
 
-def _chosen(pipeline: Pipeline, documents: Documents) -> tuple[int, list[tuple[int, int]]]:
+def _chosen(
+    pipeline: Pipeline, documents: Documents, template: ChatTemplate
+) -> tuple[int, list[tuple[int, int]]]:
     """Return a row of the first batch with where its documents begin and end."""
     if documents.apart:
         by_row = documents.spans
     elif documents.whole:
         raise Skip("each row of the batch is one document")
     else:
-        by_row = _by_eos(pipeline, documents)
+        by_row = _by_eos(pipeline, documents, template)
     row = max(range(len(by_row)), key=lambda r: len(by_row[r]), default=None)
     if row is None or len(by_row[row]) < 2:
         raise Skip("no row of the first batch holds two documents")
     return row, by_row[row]
 
 
-def _by_eos(pipeline: Pipeline, documents: Documents) -> list[list[tuple[int, int]]]:
-    """Blocks of one length: a document ends where EOS stands."""
+def _by_eos(
+    pipeline: Pipeline, documents: Documents, template: ChatTemplate
+) -> list[list[tuple[int, int]]]:
+    """Blocks of one length: a document ends where EOS stands, unless EOS ends turns."""
     eos = getattr(pipeline.tokenizer, "eos_token_id", None)
     if any(name in one.raw for one in documents.found for name in CONVERSATION_COLUMNS):
         raise Skip("rows of one length are conversations here, and EOS may end their turns")
+    ends_turns = any(eos in closer for closer in template.closers.values())
     found = []
-    for row, spans in zip(documents.inputs["input_ids"].tolist(), documents.spans, strict=True):
+    rows = documents.inputs["input_ids"].tolist()
+    for row, spans in zip(rows, documents.spans, strict=True):
         first, last = spans[0][0], spans[-1][1]
         ends = [t + 1 for t in range(first, last) if row[t] == eos]
+        # Of conversations whose column went with map(remove_columns=...) the ids show the headers;
+        # where the next one begins only a system message tells.
+        if ends_turns and (turns := messages_in(row, template, pipeline.tokenizer)):
+            ends = [turn.header for turn in turns if turn.role == SYSTEM]
         borders = sorted({first, *ends, last})
         found.append([(a, b) for a, b in itertools.pairwise(borders) if b - a > 1])
     return found

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
 from trainsanity.isolation.shards import shape_of, whole
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS
+from trainsanity.measurements.model.cut_weights import (
+    Layers,
+    layers_elsewhere,
+    own_name,
+    rows_are_taken,
+)
 from trainsanity.measurements.model.key_mapping import KeyMapping, map_keys
 from trainsanity.measurements.model.origin import added_by_peft, checkpoint_folder, plain_name
 from trainsanity.measurements.model.placement import not_in_memory
+from trainsanity.measurements.model.stored_tensors import (
+    only_zeros_differ,
+    share_that_differs,
+    stored_tensors,
+)
 from trainsanity.pipeline import unwrapped
 from trainsanity.types import Cost, Skip
 
@@ -23,10 +33,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from trainsanity.pipeline import Pipeline
-
-PART = 4096
-"""Elements compared of each tensor, from its first rows: what is drawn anew is drawn as a whole,
-and the first rows of an embedding are no added tokens."""
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.gguf", "*.pt", "*.pth", "*.h5", "*.msgpack")
 """Files that weights come in.  Only the first are read: the others run code, or are converted."""
@@ -48,6 +54,8 @@ class WeightsFiles:
         resized: the same outside the base model: a head for other labels.
         new: parameters outside the base model that the files do not have, or of a part that this
             class has and the checkpoint's has not, as a pooler.
+        thinned: parameters that are the file's but for zeros, or for rows that are left out.
+        layers: whole layers that are the file's at another place, or that are left out.
     """
 
     folder: str
@@ -59,6 +67,8 @@ class WeightsFiles:
     shapes: dict[str, tuple[list[int], list[int]]]
     resized: dict[str, tuple[list[int], list[int]]]
     new: list[str]
+    thinned: list[str] = field(default_factory=list)
+    layers: Layers = field(default_factory=Layers)
 
 
 @dataclass(frozen=True)
@@ -107,7 +117,7 @@ def weights_files(pipeline: Pipeline) -> WeightsFiles:
     if folder is None:
         return _without_safetensors(source)
     with ExitStack() as stack:
-        files = _tensors(folder, stack)
+        files = stored_tensors(folder, stack)
         loaded = _loaded(base, files)
         return _compared(loaded, files, str(folder))
 
@@ -118,6 +128,7 @@ def _compared(loaded: _Loaded, files: dict[str, Any], folder: str) -> WeightsFil
     differ: dict[str, float] = {}
     shapes: dict[str, tuple[list[int], list[int]]] = {}
     lost: dict[str, Any] = {}
+    thinned: list[str] = []
     compared = 0
     for names, parameter in _with_all_names(loaded.parameters):
         name = next((name for name in names if name in mapping.found), None)
@@ -134,11 +145,22 @@ def _compared(loaded: _Loaded, files: dict[str, Any], folder: str) -> WeightsFil
             continue
         compared += 1
         values = whole(parameter)
-        share = _share_that_differs(values, part, shape)
-        if share and not _same_with_adapter(merged.get(id(parameter)), values, part):
+        share = share_that_differs(values, part, shape)
+        if not share or _same_with_adapter(merged.get(id(parameter)), values, part):
+            continue
+        fewer = bool(first) and rows_are_taken(values, part, shape)
+        if fewer or only_zeros_differ(values, part, shape):
+            thinned.append(names[0])
+        else:
             differ[names[0]] = share
+    layers = _layers(loaded, files, [*differ, *lost, *shapes])
+    differ = {name: share for name, share in differ.items() if not layers.explains(name)}
+    lost = {name: p for name, p in lost.items() if not layers.explains(name)}
+    shapes = {name: both for name, both in shapes.items() if not layers.explains(name)}
     missing = {name: p for name, p in lost.items() if loaded.inside(name)}
-    unexpected = _unexpected(loaded)
+    unexpected = [
+        key for key in _unexpected(loaded) if not layers.leaves_out(loaded.mapping.left[key])
+    ]
     if not unexpected:  # else names were changed, and what is missing is what is left over
         missing = _without_new_parts(loaded, missing)
     if not missing:
@@ -154,6 +176,8 @@ def _compared(loaded: _Loaded, files: dict[str, Any], folder: str) -> WeightsFil
         shapes={name: both for name, both in shapes.items() if loaded.inside(name)},
         resized={name: both for name, both in shapes.items() if not loaded.inside(name)},
         new=[*(name for name in lost if name not in missing), *loaded.outside],
+        thinned=thinned,
+        layers=layers if judged else Layers(),
     )
 
 
@@ -194,11 +218,11 @@ def _loaded(base: Any, files: dict[str, Any]) -> _Loaded:
 
 def _parameters(model: Any, added: set[str]) -> dict[str, Any]:
     """Return the loaded parameters by each of their names (a tied one has several), not PEFT's."""
-    found = {}
+    found, buffers = {}, dict(model.named_buffers())
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if ".modules_to_save." in name:  # the copy that is trained; its original stays beside it
             continue
-        plain = plain_name(name, added)
+        plain = plain_name(own_name(name, buffers), added)
         if plain is not None:
             found[plain] = parameter
     return found
@@ -209,18 +233,6 @@ def _with_all_names(parameters: dict[str, Any]) -> list[tuple[list[str], Any]]:
     for name, parameter in parameters.items():
         found.setdefault(id(parameter), ([], parameter))[0].append(name)
     return list(found.values())
-
-
-def _tensors(folder: Path, stack: ExitStack) -> dict[str, Any]:
-    """Return the open file that holds each tensor, by name."""
-    from safetensors import safe_open
-
-    found: dict[str, Any] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        if not path.name.startswith("adapter"):
-            file = stack.enter_context(safe_open(str(path), framework="pt"))
-            found |= dict.fromkeys(file.keys(), file)
-    return found
 
 
 def _vocabulary(model: Any) -> set[int]:
@@ -268,18 +280,20 @@ def _same_with_adapter(layer: Any, parameter: Tensor, part: Any) -> bool:
     return difference <= allowed * size
 
 
-def _share_that_differs(parameter: Tensor, part: Any, shape: list[int]) -> float:
-    """Elements that differ by more than rounding to a dtype that the model was loaded in."""
-    import torch
+def _layers(loaded: _Loaded, files: dict[str, Any], wrong: list[str]) -> Layers:
+    """Look for whole layers of the file at other places of the model."""
+    mapping = loaded.mapping
+    there = {**{name: key for key, name in mapping.left.items()}, **mapping.found}
 
-    rows = max(1, PART // max(1, math.prod(shape[1:])))
-    there = part[: min(rows, shape[0], len(parameter))] if shape else part[:]
-    here = parameter.detach()[: len(there)].cpu() if shape else parameter.detach().cpu()
-    least = 1.0
-    for dtype in dict.fromkeys((here.dtype, torch.bfloat16, torch.float16)):
-        same = there.to(dtype).to(here.dtype) == here
-        least = min(least, float((~same).float().mean()))
-    return least
+    def same(name: str, other: str) -> bool:
+        parameter = loaded.parameters[name]
+        part = files[there[other]].get_slice(there[other])
+        shape = list(part.get_shape())
+        if shape != list(shape_of(parameter)):
+            return False
+        return not share_that_differs(whole(parameter), part, shape)
+
+    return layers_elsewhere(loaded.parameters.keys(), wrong, there, same)
 
 
 def _unexpected(loaded: _Loaded) -> list[str]:

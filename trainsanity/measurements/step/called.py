@@ -30,10 +30,12 @@ def called_companions(pipeline: Pipeline, recording: Recording) -> Companions:
     """
     if pipeline.trainer is not None:
         raise Skip("a Trainer's batches are asked by model.rows_are_independent")
+    if pipeline.captured is not None and pipeline.captured.other_models:
+        raise Skip("of several models one may compare rows on purpose, as adversaries do")
     if recording.model_call is None:
         raise Skip("the model was not called as a module")
     asked = without_labels(_named(pipeline, recording.model_call))
-    size = len(recording.first.micro_steps[0].rows or ())
+    size = _size(pipeline, recording)
     if size < 2:
         raise Skip("a batch of one row has no other rows beside it")
     if not all(_of_rows(value, size) for value in asked.values() if hasattr(value, "shape")):
@@ -41,6 +43,19 @@ def called_companions(pipeline: Pipeline, recording: Recording) -> Companions:
     # A model may keep what it was asked last, a state or a queue.
     with preserved(pipeline, weights=True), quiet(pipeline):
         return in_float32(pipeline, lambda way: compared(pipeline, asked, [], size, way))
+
+
+def _size(pipeline: Pipeline, recording: Recording) -> int:
+    """Return how many rows the first batch has.
+
+    Raises:
+        Skip: nothing says it.
+    """
+    if pipeline.captured is None:
+        return len(recording.first.micro_steps[0].rows or ())
+    if pipeline.captured.rows is None:
+        raise Skip("no data loader says how many rows a batch has")
+    return pipeline.captured.rows
 
 
 def _named(pipeline: Pipeline, call: ModelCall) -> dict[str, Any]:

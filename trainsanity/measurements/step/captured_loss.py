@@ -64,9 +64,8 @@ def _eps(dtype: Any) -> float:
     return float(torch.finfo(dtype).eps)
 
 
-def loss_again(made: Backward, kind: str) -> Tensor:
-    """Run the model's call again, with the same random numbers, and return its loss."""
-    output = call_again(made)
+def loss_of(made: Backward, kind: str, output: Any) -> Tensor:
+    """Return the loss that was sent backward, of what the model's call returns when made again."""
     assert made.call is not None
     if kind == "model_loss":
         key = made.call.loss

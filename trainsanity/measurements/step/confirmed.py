@@ -14,7 +14,7 @@ from trainsanity.measurements.model.items import with_prompt
 from trainsanity.measurements.step.added import added_loss, same_for_all_rows
 from trainsanity.measurements.step.bounds import logged_loss_rounding, loss_rounding
 from trainsanity.measurements.step.captured_loss import owner_in_captured
-from trainsanity.measurements.step.owners import of_a_library
+from trainsanity.measurements.step.owners import named, of_a_library
 from trainsanity.measurements.step.rearranged import layers_in_eval, picked, rows_of
 from trainsanity.measurements.step.replay import as_in_training, logits_again
 from trainsanity.measurements.step.steps import MicroStep, Recording, reference
@@ -250,7 +250,7 @@ def owner_of_the_loss(pipeline: Pipeline) -> str:
     if pipeline.captured is not None:
         return owner_in_captured(pipeline)
     if trainer is None:
-        return _named(pipeline.train_step)
+        return named(pipeline.train_step)
     kind = getattr(trainer.args, "loss_type", None)
     if isinstance(kind, str) and kind not in PLAIN:
         return f"the loss of loss_type={kind!r}"
@@ -260,18 +260,12 @@ def owner_of_the_loss(pipeline: Pipeline) -> str:
         type(_unwrapped(pipeline.model)).forward,
     ):
         if callable(candidate) and not of_a_library(candidate):
-            return _named(candidate)
+            return named(candidate)
     return ""
 
 
 def _unwrapped(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def _named(function: Any) -> str:
-    name = getattr(function, "__qualname__", type(function).__qualname__)
-    module = getattr(function, "__module__", None) or type(function).__module__
-    return f"{module}.{name}"
 
 
 def _of_rows_alone(

@@ -119,8 +119,10 @@ class Gradients:
         self._before, self._given = self._read(), None
 
     def _at_clip(self, given: list[Tensor]) -> None:
-        # A clip of some other model's gradients in between changes nothing here.
-        self._before, self._clipped = self._read(), True
+        # A clip of some other model's gradients in between changes nothing here.  Of clips that
+        # follow each other, of a part each, the first finds what no clip has changed.
+        if not self._clipped:
+            self._before, self._clipped = self._read(), True
         count = (len(given), sum(p.grad is not None for p in given))
         self._given = max(self._given or (0, 0), count, key=lambda one: one[::-1])
 

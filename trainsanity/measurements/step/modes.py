@@ -69,7 +69,7 @@ def watched_modes(model: nn.Module, seen: Recording) -> Iterator[None]:
         if not modes.forwards:
             frozen.update(frozen_modules(model))
             before.update(_buffers(frozen))
-            modes.random = _random(model, frozen)
+            modes.random = of_a_mode(model, frozen)
         modes.forwards += 1
         modes.in_eval += not any(one.training for one in module.modules())
 
@@ -124,7 +124,8 @@ def _kept(module: nn.Module) -> Iterator[tuple[str, Any]]:
                 yield f"{name}.{key}".lstrip("."), buffer
 
 
-def _random(model: nn.Module, frozen: dict[str, nn.Module]) -> list[str]:
+def of_a_mode(model: nn.Module, frozen: dict[str, nn.Module]) -> list[str]:
+    """Return the names of modules that act otherwise in training mode, frozen ones left out."""
     from torch import nn
 
     still = {id(part) for module in frozen.values() for part in module.modules()}

@@ -18,7 +18,7 @@ from trainsanity.errors import first_line
 from trainsanity.isolation.snapshot import restored
 from trainsanity.isolation.time_limit import deferred
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, within
-from trainsanity.measurements.step.owners import of_a_library
+from trainsanity.measurements.step.owners import named, of_a_library
 from trainsanity.measurements.step.passes import inner
 from trainsanity.objectives.outputs import Call, OfOutputs
 from trainsanity.types import Skip
@@ -223,8 +223,7 @@ def _owner(trainer: Any) -> str:
     )
     for one in candidates:
         if callable(one) and not of_a_library(one):
-            name = getattr(one, "__qualname__", type(one).__qualname__)
-            return f"{getattr(one, '__module__', None) or type(one).__module__}.{name}"
+            return named(one)
     return ""
 
 

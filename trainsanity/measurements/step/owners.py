@@ -15,6 +15,13 @@ def of_a_library(function: Any) -> bool:
     return module.partition(".")[0] in LIBRARIES
 
 
+def named(code: Any) -> str:
+    """Return where a function or class of the user's is found: its module, and its name there."""
+    name = getattr(code, "__qualname__", type(code).__qualname__)
+    module = getattr(code, "__module__", None) or type(code).__module__
+    return f"{module}.{name}".replace("<locals>.", "")
+
+
 def own_class(trainer: Any) -> str:
     """Return the class of the user's own that a library's Trainer was made into; empty if none.
 
@@ -23,5 +30,5 @@ def own_class(trainer: Any) -> str:
     instance = [name for name, value in vars(trainer).items() if "loss" in name and callable(value)]
     for cls in type(trainer).__mro__:
         if cls.__module__.partition(".")[0] not in (*LIBRARIES, "builtins", "typing", "abc"):
-            return f"{cls.__module__}.{cls.__qualname__}"
+            return named(cls)
     return instance[0] if instance else ""

@@ -25,6 +25,7 @@ from trainsanity.measurements.batches.other_padding import (
 )
 from trainsanity.measurements.step.passes import Gap, Pass, gap_between, inner, passes_seen
 from trainsanity.measurements.step.rearranged import layers_in_eval
+from trainsanity.measurements.step.reference_role import Role, role_of
 from trainsanity.objectives.preference import (
     POLICY_TRAINERS,
     PREFERENCE_TRAINERS,
@@ -71,6 +72,8 @@ class Policy:
         padded: how many positions are padding.
         widened: the other padding is more of the same, and no other ids.
         labelled: how many of them have a label that the loss counts.
+        declared: TRL's Trainer, or pairs of answers, say what the reference is for.
+        role: what it is for by the loss, where nothing says so; None if that is not known.
         eps: unit in the last place of the coarsest dtype in use.
         reason: why nothing was asked; empty if it was.
     """
@@ -89,6 +92,8 @@ class Policy:
     padded: int = 0
     widened: bool = False
     labelled: int = 0
+    declared: bool = True
+    role: Role | None = None
     eps: float = math.nan
     reason: str = ""
 
@@ -236,6 +241,11 @@ def compare(
             found.reference = None if one.module is policy else one.module
             found.name = wanted.get(id(one.module), "the adapter turned off")
             break
+    found.declared = switched
+    others = [module for module in named.values() if module is not policy]
+    if others and not switched and found.gap.size > 0:
+        with contextlib.suppress(Exception):  # a loss that takes no made-up logits
+            found.role = role_of(lambda: ask(inputs, seed=0, evaluating=True)[1], policy, others)
     for name in stored:
         gaps = [_to_stored(seen, policy, name, inputs) for seen in (train, quiet)]
         if not math.isnan(gaps[0].size):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.fields import logits_of
+from trainsanity.maths.norms import norm_of
 from trainsanity.objectives.base import IGNORED
 from trainsanity.pipeline import unwrapped
 
@@ -53,6 +54,7 @@ class Aims:
         losses: of some of them, -log of the named token's probability.
         chances: the same for tokens that other outputs are held against.
         classes: of the logits.
+        shape: of the token ids.
     """
 
     own: int = 0
@@ -62,6 +64,7 @@ class Aims:
     losses: list[float] = field(default_factory=list)
     chances: list[float] = field(default_factory=list)
     classes: int = 0
+    shape: tuple[int, ...] = ()
 
     @property
     def ahead(self) -> int | None:
@@ -188,7 +191,8 @@ def pulls_watched(model: Any, seen: Recording) -> Iterator[None]:
             seen.model_call = ModelCall(tuple(map(copied, args)), named)
         if seen.asking or len(seen.steps) > 1:
             return
-        watch_aims(output, args, kwargs)
+        if not seen.pulls.two_sided:
+            watch_aims(seen.pulls, output, [*args, *kwargs.values()], lambda: not seen.asking)
         logits = output.get("logits") if isinstance(output, Mapping) else None
         if not torch.is_tensor(logits) or logits.dim() != 3 or not logits.requires_grad:
             return
@@ -198,28 +202,8 @@ def pulls_watched(model: Any, seen: Recording) -> Iterator[None]:
 
         def arrived(gradient: Tensor) -> None:
             if not seen.asking:
-                norms = torch.linalg.vector_norm(gradient.detach(), dim=-1, dtype=torch.float32)
+                norms = norm_of(gradient.detach(), dim=-1)
                 seen.pulls.norms[place] = norms.cpu()
-
-        logits.register_hook(arrived)
-
-    def watch_aims(output: Any, args: Any, kwargs: Any) -> None:
-        logits, ids = logits_of(output), given_ids([*args, *kwargs.values()])
-        if seen.pulls.two_sided or not torch.is_tensor(logits) or ids is None:
-            return
-        if logits.dim() != 3 or not logits.requires_grad or len(logits) != len(ids):
-            return
-        # Of a prompt and its answer some ask for the answer's logits alone.
-        if not 1 < logits.shape[1] <= ids.shape[1]:
-            return
-        kept, given = logits.detach(), ids.detach().clone()
-
-        def arrived(gradient: Tensor) -> None:
-            if seen.asking:
-                return
-            if kept.shape[:2] == given.shape:
-                seen.pulls.aims.note(kept, gradient, given)
-            seen.pulls.rises.append(Rises.of(gradient, given))
 
         logits.register_hook(arrived)
 
@@ -230,15 +214,66 @@ def pulls_watched(model: Any, seen: Recording) -> Iterator[None]:
         handle.remove()
 
 
-def given_ids(values: Iterable[Any]) -> Tensor | None:
-    """Return the token ids among a model's arguments: the first two-dimensional ones beyond 0, 1.
+def watch_aims(
+    pulls: Pulls, output: Any, given: Iterable[Any], wanted: Callable[[], bool] = lambda: True
+) -> None:
+    """Note which tokens an output is held against, as soon as a gradient arrives there.
 
-    A mask is made of zeros and ones; positions begin with 0 in every row.
+    Args:
+        pulls: where it is noted.
+        output: what the model returned.
+        given: the model's arguments.
+        wanted: whether the gradient that arrives is the step's own.
+    """
+    import torch
+
+    logits = logits_of(output)
+    if not torch.is_tensor(logits) or logits.dim() != 3 or not logits.requires_grad:
+        return
+    values = list(given)
+    ids = given_ids(values, logits.shape[:2])
+    exact = ids is not None
+    # Of a prompt and its answer some ask for the answer's logits alone.
+    ids = ids if ids is not None else given_ids(values, logits.shape[:2], longer=True)
+    if ids is None or not logits.shape[1]:
+        return
+    kept, copied = logits.detach(), ids.detach().clone()
+    if exact:
+        pulls.aims.shape = tuple(ids.shape)
+    # Scores of classes name no tokens.
+    words = logits.shape[1] > 1 and int(ids.max()) < logits.shape[2]
+
+    def arrived(gradient: Tensor) -> None:
+        if not wanted():
+            return
+        if exact:
+            pulls.aims.note(kept, gradient, copied)
+        if words:
+            pulls.rises.append(Rises.of(gradient, copied))
+
+    logits.register_hook(arrived)
+
+
+def given_ids(
+    values: Iterable[Any], shape: Sequence[int], *, longer: bool = False
+) -> Tensor | None:
+    """Return the token ids of a shape among a model's arguments: the first ones beyond 0, 1.
+
+    A mask is made of zeros and ones; positions begin with 0 in every row.  An encoder's tokens
+    mostly have another shape than those of the decoder, whose outputs these are.
+
+    Args:
+        values: the arguments.
+        shape: rows and tokens.
+        longer: rows of more tokens will do.
     """
     import torch
 
     for value in values:
         if not torch.is_tensor(value) or value.dim() != 2 or value.is_floating_point():
+            continue
+        fits = longer and len(value) == shape[0] and value.shape[1] >= shape[1]
+        if tuple(value.shape) != tuple(shape) and not fits:
             continue
         counted = value.dtype != torch.bool and int(value.max()) > 1
         if counted and not bool((value == torch.arange(value.shape[1]).to(value)).all()):
@@ -246,11 +281,40 @@ def given_ids(values: Iterable[Any]) -> Tensor | None:
     return None
 
 
-def at_padding(micro: MicroStep, norms: Tensor, *, two_sided: bool) -> tuple[Tensor, str] | None:
-    """Return which positions' outputs nothing is learnt from, ``[B, T]``, and what names them.
+@dataclass(frozen=True)
+class Hidden:
+    """Positions of a pass that nothing is to be learnt from.
+
+    Attributes:
+        places: which, ``[B, T]``.
+        source: what names them.
+        labelled: how many of them have the padding's id for a label: behind the end of a target.
+    """
+
+    places: Tensor
+    source: str
+    labelled: int = 0
+
+
+def at_padding(
+    micro: MicroStep,
+    norms: Tensor,
+    *,
+    two_sided: bool,
+    ends: frozenset[int] = frozenset(),
+    pad: int | None = None,
+) -> Hidden | None:
+    """Return which positions' outputs nothing is learnt from, and what names them.
 
     A decoder's are those behind its last label; other models' those that the mask hides, but for
     the last one on the left, which predicts the first token.  None where nothing names them.
+
+    Args:
+        micro: whose inputs have labels and a mask.
+        norms: of the gradient at each position.
+        two_sided: the model has an encoder and a decoder.
+        ends: tokens that end a decoder's target.
+        pad: the padding's id: behind such an end it is no target, whatever its label says.
     """
     import torch
 
@@ -259,8 +323,12 @@ def at_padding(micro: MicroStep, norms: Tensor, *, two_sided: bool) -> tuple[Ten
         if not torch.is_tensor(labels) or labels.shape != norms.shape:
             return None
         counted = (labels != IGNORED).cpu()
+        padded = _behind_the_end(labels.cpu(), ends, pad)
+        counted &= ~padded
         behind = counted.flip(1).cumsum(1).flip(1) == 0
-        return behind & counted.any(1, keepdim=True), "labels"
+        stored = int(padded.sum())
+        source = "the padding's id, behind the end of a target," if stored else "labels"
+        return Hidden(behind & counted.any(1, keepdim=True), source, stored)
     if not torch.is_tensor(mask) or mask.shape != norms.shape:
         return None
     hidden = (mask == 0).cpu()
@@ -268,4 +336,28 @@ def at_padding(micro: MicroStep, norms: Tensor, *, two_sided: bool) -> tuple[Ten
         # Labels that are counted under a hidden token are the collator's affair.
         hidden &= (labels == IGNORED).cpu()
     hidden[:, :-1] &= hidden[:, 1:].clone()
-    return hidden, "attention_mask"
+    return Hidden(hidden, "attention_mask")
+
+
+def _behind_the_end(labels: Tensor, ends: frozenset[int], pad: int | None) -> Tensor:
+    """Return where labels are padding that was left in: a run of its id behind a target's end.
+
+    Of a padding that ends texts as well the first one is the end itself. mBART has the code of the
+    language between the end and the padding.
+    """
+    import torch
+
+    found = torch.zeros(labels.shape, dtype=torch.bool)
+    if pad is None or not ends or labels.is_floating_point():
+        return found
+    for number, row in enumerate(labels.tolist()):
+        last = len(row)
+        while last and row[last - 1] == IGNORED:
+            last -= 1
+        first = last
+        while first and row[first - 1] == pad:
+            first -= 1
+        first += pad in ends and first < last
+        if not ends.isdisjoint(row[max(0, first - 2) : first]):
+            found[number, first:last] = True
+    return found

@@ -18,14 +18,16 @@ from trainsanity.engine.session import objective_of
 from trainsanity.errors import first_line
 from trainsanity.isolation.host_memory import to_device
 from trainsanity.isolation.snapshot import preserved, snapshot_bytes
+from trainsanity.maths.norms import norm_of_all
 from trainsanity.maths.tolerances import REDUCTIONS
 from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.model.head import head_or_none, watched
-from trainsanity.measurements.step.captured_loss import call_again, loss_again, trained_loss
+from trainsanity.measurements.step.captured_loss import call_again, loss_of, trained_loss
 from trainsanity.measurements.step.checkpointing import checkpointed
 from trainsanity.measurements.step.hooks import ModuleState
 from trainsanity.measurements.step.modes import watched_modes
 from trainsanity.measurements.step.own import Own, loss_and_gradient, own_gradients
+from trainsanity.measurements.step.pull import ModelCall, watch_aims
 from trainsanity.measurements.step.rearranged import Rearranged
 from trainsanity.measurements.step.record_trainer import note_rates, note_update
 from trainsanity.measurements.step.replay import fill_items
@@ -99,6 +101,9 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
     seen.restore_seconds = time.perf_counter() - begin
     for one in (call for made in captured.first.passes for call in made.losses):
         _add(seen.loss_calls, one)
+    first = captured.first.passes[0].call
+    if first is not None and _is_whole(model, first.module):
+        seen.model_call = ModelCall(first.args, first.kwargs)
     seen.clipped_late = captured.steps[-1].clipped_late
     if len(captured.first.passes) > 1 and not captured.accumulates:
         seen.not_comparable = NOT_ACCUMULATED
@@ -160,10 +165,7 @@ def _step(pipeline: Pipeline, seen: Recording, taken: CapturedStep, watch: Any) 
 
 
 def _norm(taken: CapturedStep) -> float:
-    import torch
-
-    norms = [torch.linalg.vector_norm(one, dtype=torch.float32) for one in taken.gradients.values()]
-    return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
+    return norm_of_all(taken.gradients.values())
 
 
 def _kept(taken: CapturedStep) -> float:
@@ -255,7 +257,10 @@ def _own(pipeline: Pipeline, captured: Captured, seen: Recording, stale: set[str
     times = factor if len(passes) == 1 else 1.0
 
     def ask(made: Backward) -> float:
-        loss = loss_again(made, kind) * times
+        output = call_again(made)
+        assert made.call is not None
+        watch_aims(seen.pulls, output, [*made.call.args, *made.call.kwargs.values()])
+        loss = loss_of(made, kind, output) * times
         loss.backward()
         return float(loss.detach())
 

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.isolation.shards import whole
+from trainsanity.maths.norms import norm_of
 from trainsanity.measurements.model.head import weight_parameter
-from trainsanity.measurements.step.sampling import norm_of, sample, total_norm
+from trainsanity.measurements.step.sampling import sample, total_norm
 from trainsanity.measurements.step.steps import Recording
 
 if TYPE_CHECKING:

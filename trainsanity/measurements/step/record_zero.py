@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.isolation.zero import engine_of
+from trainsanity.maths.norms import norm_of
 from trainsanity.measurements.step.own import Own
 from trainsanity.measurements.step.rearranged import Rearranged
-from trainsanity.measurements.step.sampling import norm_of, sample
+from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.update import Parameter, Update, can_move, norms_and_biases
 
 if TYPE_CHECKING:

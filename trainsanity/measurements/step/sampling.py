@@ -5,17 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from trainsanity.isolation.shards import local, whole
+from trainsanity.maths.norms import joined, norm_of
 
 SAMPLE = 1 << 16
 """Elements of a parameter whose gradients are kept: a thousand tensors make half a gigabyte in
 float64, and a slope over as many elements is known to 0.4 % of a standard deviation."""
-
-
-def norm_of(tensor: Any) -> Any:
-    """Return the tensor's 2-norm, reduced in float32 or, of float64, in that."""
-    import torch
-
-    return torch.linalg.vector_norm(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))
 
 
 def sample(tensor: Any) -> Any:
@@ -45,8 +39,4 @@ def any_gradient(optimizer: Any) -> bool:
 
 def total_norm(model: Any) -> float:
     """The 2-norm over all gradients."""
-    import torch
-
-    norms = [whole(norm_of(p.grad)) for p in model.parameters() if p.grad is not None]
-    widest = torch.float64 if any(n.dtype == torch.float64 for n in norms) else torch.float32
-    return float(torch.stack([n.to(widest) for n in norms]).norm()) if norms else 0.0
+    return joined(whole(norm_of(p.grad)) for p in model.parameters() if p.grad is not None)

@@ -29,8 +29,8 @@ class Schedule:
         curve: step to learning rate.
         rate: what the curve multiplies: the rate of an optimizer that the user built, else
             ``learning_rate`` of the arguments; 0 for a custom training loop, which has none.
-        counts_batches: the schedule of a script's own loop is as long as a number of its epochs,
-            counted in batches: it may be meant to be stepped once for each.
+        epochs: the schedule of a script's own loop, which steps it once per batch, is as long as
+            this number of its epochs, counted in batches: it may be meant so; 0 where it is not.
         per_process: the curve where accelerate steps a prepared scheduler once per process; None
             where it does not.
     """
@@ -40,7 +40,7 @@ class Schedule:
     curve: dict[int, float]
     rate: float = 0.0
     per_process: dict[int, float] | None = None
-    counts_batches: bool = False
+    epochs: int = 0
 
     @property
     def peak(self) -> float:
@@ -133,11 +133,12 @@ def _of_captured(pipeline: Pipeline, captured: Captured) -> Schedule:
         group.update(values)
     steps, length = _length_of(scheduler), captured.length
     accumulation = pipeline.args.gradient_accumulation_steps
-    whole = bool(steps and length and steps % length == 0)
-    by_batches = whole and captured.scheduler_calls == accumulation > 1
+    epochs = 0
+    if steps and length and captured.scheduler_calls == accumulation > 1 and not steps % length:
+        epochs = steps // length
     if isinstance(scheduler, torch.optim.lr_scheduler.SequentialLR):
         raise Skip("the scheduler is made of others: it is not simulated")
-    return Schedule(0, 0, curve, counts_batches=by_batches)
+    return Schedule(0, 0, curve, epochs=epochs)
 
 
 def _length_of(scheduler: Any) -> int | None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.isolation.collectives import all_gather
 from trainsanity.isolation.shards import added, is_sharded, local
+from trainsanity.maths.norms import norm_of
 from trainsanity.measurements.step.directions import Direction, Trial, direction_of
-from trainsanity.measurements.step.sampling import norm_of
 
 if TYPE_CHECKING:
     from torch import Tensor
