@@ -167,13 +167,17 @@ class _Pass:
             if logits is None or logits.requires_grad:
                 return None
             self.name = type(module).__name__
-            self.others.append((logits.shape, given_ids([*args, *kwargs.values()])))
+            self.others.append(
+                (logits.shape, given_ids([*args, *kwargs.values()], logits.shape[:2]))
+            )
             return _replaced(output, logits, change(logits))
 
         def of_student(_module: Any, args: Any, kwargs: Any, output: Any) -> None:
             logits = _per_token(output)
             if logits is not None and logits.requires_grad:
-                self.students.append((logits.shape, given_ids([*args, *kwargs.values()])))
+                self.students.append(
+                    (logits.shape, given_ids([*args, *kwargs.values()], logits.shape[:2]))
+                )
                 logits.register_hook(self._arrived)
 
         handles += [
