@@ -26,6 +26,9 @@ PREFERENCE_TRAINERS = (
     "BCOTrainer",
     "TPOTrainer",
 )
+UNPAIRED_TRAINERS = ("KTOTrainer", "BCOTrainer")
+"""Those whose rows have one answer each, and the label says whether it was liked."""
+
 POLICY_TRAINERS = (
     "GRPOTrainer",
     "RLOOTrainer",

@@ -103,6 +103,7 @@ class CapturedStep:
         gradients: by parameter, copies on the host: as a clip of torch's found them, or else as
             the optimizer did; a parameter without one is missing.
         clip: the norm that torch was asked to clip to; None if it was not.
+        clip_given: how many tensors torch was given to clip, and how many had a gradient.
         clipped_late: the norm that torch was asked to clip to after the step before, when its
             gradients had been used; None if it was not.
         norm_after: of the gradients that the optimizer found.
@@ -116,6 +117,7 @@ class CapturedStep:
     batches: int = 0
     gradients: dict[str, Tensor] = field(default_factory=dict)
     clip: float | None = None
+    clip_given: tuple[int, int] | None = None
     clipped_late: float | None = None
     norm_after: float = float("nan")
     rates: list[float] = field(default_factory=list)

@@ -43,6 +43,7 @@ class Passes:
         self.inside = False
         self.scaler: Any = None
         self.clip: tuple[dict[int, Tensor], float] | None = None
+        self.clip_given: tuple[int, int] | None = None
         self.clipped_late: float | None = None
         self.fresh = False
         self.loader: Any = None
@@ -146,7 +147,7 @@ class Passes:
         if len(self.made) > KEPT:
             self.made[-KEPT - 1].call = self.made[-KEPT - 1].formula = None
         self._calls, self._formulas, self._beside, self._losses = [], [], {}, []
-        self.clip = self.scaler = None
+        self.clip = self.scaler = self.clip_given = None
         self.fresh = False
         self._open.clear()
         self.inside = True
@@ -197,13 +198,15 @@ class Passes:
             self.clipped_late = norm
             return
         held = [p for p in parameters if p.grad is not None]
+        count = (len(parameters), len(held))
+        self.clip_given = max(self.clip_given or (0, 0), count, key=lambda one: one[::-1])
         copies = to_host([p.grad for p in held])
         self.clip = ({id(p): copy for p, copy in zip(held, copies, strict=True)}, norm)
 
     def forget(self) -> None:
         """Drop the backward passes of a step that was skipped."""
         self.made.append(Backward(float("nan"), None))
-        self.clip, self.batches = None, 0
+        self.clip, self.clip_given, self.batches = None, None, 0
 
     # --- data and schedule -----------------------------------------------------------------------
 

@@ -158,6 +158,7 @@ class Track:
         named = dict(self.model.named_parameters())
         held = {name: p for name, p in named.items() if p.grad is not None}
         at_clip, norm = passes.clip or ({}, None)
+        step.clip_given = passes.clip_given
         if any(id(p) in at_clip for p in held.values()):
             step.clip = norm
         else:

@@ -7,9 +7,17 @@ from collections.abc import Iterator
 from trainsanity.checks._splits import rows_finding, tally
 from trainsanity.engine.registry import check
 from trainsanity.fields import NUMBERS
+from trainsanity.measurements.data.overlaps import Overlap
 from trainsanity.measurements.data.scan import Scan
 from trainsanity.measurements.data.scan_repeats import Repeats
 from trainsanity.types import Finding, Measured, Severity
+
+MANY = 0.1
+"""Share of evaluation rows that overlap where windows were split at random: nearly all of them do,
+unless a window's neighbours are all held out, too.  Chosen, not measured, far below that."""
+
+LEAST = 3
+"""Rows: one or two lie over the cut wherever a text is split in the middle."""
 
 
 @check(
@@ -18,11 +26,14 @@ from trainsanity.types import Finding, Measured, Severity
     needs=("train_dataset",),
     rules_out="evaluation",
 )
-def eval_is_unseen(scan: Scan, repeats: Repeats) -> Iterator[Measured | Finding]:
+def eval_is_unseen(
+    scan: Scan, repeats: Repeats, overlaps: dict[str, Overlap]
+) -> Iterator[Measured | Finding]:
     """No evaluation row is trained on.
 
     What it checks: rows of the evaluation data whose ids, padding aside, are those of a training
-    row. Of tables, whose rows hold numbers, rows whose label is the same, too.
+    row. Of tables, whose rows hold numbers, rows whose label is the same, too. And rows of ids that
+    begin with what a training row ends with, as neighbours do among windows that overlap.
 
     Why it matters: the score on such rows measures memory.  Early stopping and the choice of a
     checkpoint then prefer the run that overfits most.
@@ -34,12 +45,26 @@ def eval_is_unseen(scan: Scan, repeats: Repeats) -> Iterator[Measured | Finding]
     or with many gaps, has equal rows by nature.  One row in both is none where its labels count
     at other places: a graph some of whose nodes are trained on and others evaluated.
 
-    How to fix: drop duplicates first and split then; split by group where texts have near twins.
+    Of windows the first 16 tokens of up to 256 evaluation rows are looked for in the training rows,
+    4 million tokens of them at the most; a hit counts if all is alike from there to the training
+    row's end.  A common beginning, as a system prompt, is at the same place and none; nor is a run
+    of less than 8 different tokens, or one that more than a twentieth of the training rows hold.
+    It is a failure from a tenth of the rows on, a warning from three: where a text is split in the
+    middle, a window or two lie over the cut.
+
+    How to fix: drop duplicates first and split then; split by group where texts have near twins,
+    and texts before they are cut into windows::
+
+        # bad
+        parts = windows(text, stride=256).train_test_split(0.1)
+        # good
+        train, held_out = windows(text[:cut], stride=256), windows(text[cut:], stride=256)
 
     Known false alarms: short texts that recur in life, as greetings do; an evaluation on training
     rows on purpose, to watch overfitting.
 
-    References: Elangovan et al. 2021, "Memorization vs. Generalization".
+    References: Elangovan et al. 2021, "Memorization vs. Generalization";
+    Y-debug-sys/Diffusion-TS#67.
     """
     for split in scan.evals:
         leak = repeats.leaks[split.name]
@@ -60,6 +85,24 @@ def eval_is_unseen(scan: Scan, repeats: Repeats) -> Iterator[Measured | Finding]
                 fix="drop duplicates, then split",
                 severity=Severity.WARNING if by_nature else Severity.FAILURE,
             )
+        overlap = overlaps.get(split.name, Overlap())
+        if overlap.first is not None and overlap.rows >= LEAST:
+            place, twin = overlap.first
+            many = overlap.rows >= MANY * overlap.looked_at * overlap.share
+            yield Finding(
+                f"{overlap.rows} of {overlap.looked_at} rows looked at in {split.name} overlap "
+                f"with training rows: row {split.rows.number(place)} begins with what row "
+                f"{scan.train.rows.number(twin)} of {scan.train.name} ends with; they share up to "
+                f"{overlap.longest} tokens",
+                observed=overlap.rows,
+                expected=0,
+                where=split.row(place),
+                cause="windows that overlap were made of one text, and split at random afterwards",
+                fix="split the text first, and cut each part into windows then",
+                severity=Severity.FAILURE if many else Severity.WARNING,
+            )
     leaks = [repeats.leaks[split.name].rows for split in scan.evals]
     found = tally(scan.evals, leaks) or "there is no evaluation data"
-    yield Measured(f"evaluation rows that are trained on: {found}", sum(leaks), 0)
+    partly = sum(one.rows for one in overlaps.values())
+    said = f"; {partly} overlap with training rows" if partly else ""
+    yield Measured(f"evaluation rows that are trained on: {found}{said}", sum(leaks), 0)

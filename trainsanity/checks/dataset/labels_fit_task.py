@@ -16,6 +16,7 @@ from trainsanity.objectives.base import (
     SINGLE_LABEL,
     TOKENS,
 )
+from trainsanity.objectives.preference import UNPAIRED_TRAINERS, of_classes
 from trainsanity.types import Finding, Measured
 
 if TYPE_CHECKING:
@@ -35,11 +36,12 @@ def labels_fit_task(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Findi
     What it checks: the label column of training and evaluation data: whole numbers, one a row, for
     single-label classification; ``num_labels`` targets between 0 and 1 for several labels; finite
     numbers for regression; one label a token, not all of them ignored, for token classification
-    and language models.
+    and language models; True and False, or 1 and 0, for answers that were liked or not (KTO).
 
     Why it matters: transformers guesses the loss from the labels' dtype where ``problem_type`` is
     not set: classes stored as floats are taken for several labels.  Binary cross entropy takes a
     -100 for a target and grows without bound; a row whose labels are all -100 teaches nothing.
+    KTO takes every number but 0 for a liked answer, -1 and a rating of one star among them.
 
     How it is measured: exact, on the column's Arrow type and values.
 
@@ -110,6 +112,10 @@ def _misfits(pipeline: Pipeline, labels: Labels, task: str) -> Iterator[tuple[st
         yield "a label that is not finite", labels.not_finite, "finite numbers"
     if task in (TOKENS, CAUSAL_LM):
         yield from _misfits_of_tokens(pipeline, labels, task)
+    elif of_classes(pipeline.trainer, UNPAIRED_TRAINERS) and not labels.is_list:
+        odd = [value for value in labels.counts if value not in (False, True)]
+        if odd:
+            yield f"the label {odd[0]!r}", [labels.first(odd[0])], "True or False, or 1 or 0"
     elif task == MULTI_LABEL:
         expected = f"a list of {size} floats between 0 and 1"
         if not labels.is_list or labels.kind != "float":

@@ -44,7 +44,9 @@ def clipping(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fi
     What it checks: the total norm after clipping against min(norm, max_grad_norm), that nothing
     else clipped before, and which share of the gradient is kept.
 
-    Why it matters: a clip that does not happen lets a single bad batch through.  A clip that keeps
+    Why it matters: a clip that does not happen lets a single bad batch through.  A limit of 0
+    switches clipping off in TrainingArguments, and makes torch's ``clip_grad_norm_`` multiply all
+    gradients by 0: no weight moves, and the loss stays where it is.  A clip that keeps
     less than a percent in every step makes all steps the same length and hides what happened
     before it.  AdamW divides by the gradient's size, so that its steps stay as they were and the
     run is not broken: that is a warning.  SGD's steps become a hundred times smaller.
@@ -55,10 +57,16 @@ def clipping(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fi
     max_grad_norm before the Trainer clips, was clipped by something else.  The share that is kept
     is judged at the right scale of the loss: where TS502 or TS601 found a factor of 12, the norm
     is divided by it first, because the cure is the factor and not the clip.  It warns if less than
-    1 % is kept in every recorded step.
+    1 % is kept in every recorded step.  In a loop of one's own a clip is seen where it is torch's:
+    what it was given, and that all gradients are zeros when the optimizer steps.
 
     How to fix: repair the loss's scale first (TS502), then choose ``max_grad_norm`` from the norms
-    that are seen in healthy steps.
+    that are seen in healthy steps.  In a loop, a list and a limit above 0::
+
+        # bad: the optimizer has read the generator, and nothing is left to clip
+        trained = (p for p in model.parameters() if p.requires_grad)
+        # good
+        trained = [p for p in model.parameters() if p.requires_grad]
 
     A loop that declares no max_grad_norm may limit its gradients as it likes; it warns where they
     become longer, or shorter by the same factor in each step.
@@ -67,7 +75,7 @@ def clipping(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fi
     models start with norms of a hundred and more and are trained with max_grad_norm 1: the warning
     can be accepted there.
 
-    References: torch.nn.utils.clip_grad_norm_.
+    References: torch.nn.utils.clip_grad_norm_; pytorch/pytorch#148259, OpenNMT/OpenNMT-py#1140.
     """
     if recording.not_clipped_apart:
         raise Skip(recording.not_clipped_apart)
@@ -89,6 +97,21 @@ def clipping(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fi
             cause="single gradients are so large that their squares overflow",
             fix="find the micro-batch and its rows with torch.autograd.detect_anomaly; a CTC loss "
             "of targets that are longer than their input does this",
+        )
+    elif sound and _nothing_left(recording):
+        yield Finding(
+            f"no gradient is left when the optimizer steps: their norm was {norm:.4f} after the "
+            f"backward pass and is 0 in each of {len(recording.steps)} recorded steps; no weight "
+            "moves by them",
+            observed=0.0,
+            expected=expected or norm,
+            factor=0.0,
+            where="step 1, after clipping",
+            cause="clip_grad_norm_ is given the limit 0, by which torch multiplies all gradients"
+            if step.clip_given is not None
+            else "something between the backward pass and the step makes zeros of all gradients",
+            fix="leave the clip out where the limit is 0, or choose one from the norms of healthy "
+            "steps",
         )
     elif not clipped and not undeclared:
         yield Finding(
@@ -114,6 +137,21 @@ def clipping(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fi
             fix="nothing, if that is meant; otherwise step with the gradients as they are",
             # Centralised gradients, a factor of one's own: a loop may do so on purpose.
             severity=Severity.WARNING,
+        )
+    if all(one.clip_given is not None and not one.clip_given[1] for one in recording.steps):
+        count = step.clip_given[0] if step.clip_given else 0
+        yield Finding(
+            f"clip_grad_norm_ is given {count} tensors, none of which has a gradient, in each of "
+            f"{len(recording.steps)} recorded steps: the norm {norm:.4f} is not limited",
+            observed=count,
+            expected="the parameters that are trained",
+            where="step 1, at the clip",
+            cause="a generator that was read before, by the optimizer for one, yields nothing more"
+            if not count
+            else "they are parameters of something else than what is trained",
+            fix="pass model.parameters(), or a list of the parameters instead of a generator",
+            # A loop may clip a part alone, and that part be frozen for now.
+            severity=Severity.WARNING if count else Severity.FAILURE,
         )
     if recording.clipped_late is not None:
         yield Finding(
@@ -164,6 +202,16 @@ def clipping(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Fi
         else f"max_grad_norm {limit:g} keeps {kept:.1%} of a gradient of norm {norm:.3f}{scaled}",
         {"norm": norm, "kept": kept, "norms": [one.norm_before_clip for one in recording.steps]},
         {"norm_after": expected},
+    )
+
+
+def _nothing_left(recording: Recording) -> bool:
+    """Return whether the optimizer finds zeros, in all steps, where backward passes left gradients.
+
+    One that holds tensors of its own, in float32 for one, may take the gradients over.
+    """
+    return not recording.update.strangers and all(
+        one.norm_before_clip > 0 and one.norm_after_clip == 0 for one in recording.steps
     )
 
 

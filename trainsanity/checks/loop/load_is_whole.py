@@ -8,6 +8,14 @@ from trainsanity.engine.registry import check
 from trainsanity.measurements.runs.reloaded import Reloaded
 from trainsanity.types import Cost, Finding, Measured, Severity
 
+WRAPPERS = {
+    "_orig_mod.": "the state of torch.compile(model) is saved, which puts _orig_mod. before each "
+    "name",
+    "module.": "the state of the model in DistributedDataParallel or DataParallel is saved, which "
+    "puts module. before each name",
+}
+"""What puts something before each name of a model's state."""
+
 
 @check(
     "TS918",
@@ -30,7 +38,9 @@ def load_is_whole(reloaded: Reloaded) -> Iterator[Measured | Finding]:
     How it is measured: exact.  The model is saved to a temporary folder, 1 is added to every
     trainable weight, and the Trainer loads the folder.  A tensor that does not come back was not
     loaded.  Only where the run saves checkpoints, and for models up to 256 MB; larger ones are
-    judged at the cost of a run.  Where only a resumed run would load it, it is a warning.
+    judged at the cost of a run.  Where only a resumed run would load it, it is a warning.  Where
+    nothing at all comes back, the folder is loaded by ``from_pretrained`` of the model's class,
+    too: if that finds no parameter either, nobody can use what is saved: a failure.
 
     How to fix: load by the model's class, which knows the names that were changed::
 
@@ -39,6 +49,14 @@ def load_is_whole(reloaded: Reloaded) -> Iterator[Measured | Finding]:
             def _load_best_model(self):
                 best = type(self.model).from_pretrained(self.state.best_model_checkpoint)
                 self.model.load_state_dict(best.state_dict())
+
+    For names with something before them: save the model itself, not what torch.compile or
+    DistributedDataParallel made of it::
+
+        # bad: each name begins with "_orig_mod."
+        save_file(torch.compile(model).state_dict(), path)
+        # good
+        accelerator.unwrap_model(model, keep_torch_compile=False).save_pretrained(folder)
 
     For tensors that share memory: a PreTrainedModel names them in ``_tied_weights_keys``::
 
@@ -50,8 +68,8 @@ def load_is_whole(reloaded: Reloaded) -> Iterator[Measured | Finding]:
 
     Known false alarms: none known.
 
-    References: huggingface/transformers#43701, #48805, #40187, hiyouga/LlamaFactory#3400;
-    ``Trainer._load_best_model``.
+    References: huggingface/transformers#43701, #48805, #40187, hiyouga/LlamaFactory#3400,
+    karpathy/nanoGPT#325; ``Trainer._load_best_model``.
     """
     seen = reloaded
     severity = Severity.FAILURE if seen.best else Severity.WARNING
@@ -79,6 +97,21 @@ def load_is_whole(reloaded: Reloaded) -> Iterator[Measured | Finding]:
             cause=None,
             fix="load the checkpoint by the model's from_pretrained",
             severity=severity,
+        )
+    elif seen.unread and seen.unread >= seen.parameters:
+        named = f"the names of the saved tensors begin with {seen.prefix!r}" if seen.prefix else ""
+        yield Finding(
+            f"none of {seen.parameters} tensors is loaded from what save_model wrote, neither by "
+            f"{seen.path} nor by from_pretrained, which draws new weights"
+            + (f": {named}" if named else ""),
+            observed=0,
+            expected=seen.parameters,
+            where=", ".join(seen.files[:3]),
+            cause=WRAPPERS.get(seen.prefix, f"{named}, which the model's own names do not")
+            if named
+            else "the tensors are saved under other names than the model's",
+            fix="save the model itself: accelerator.unwrap_model(model, keep_torch_compile=False)"
+            + (f"; of files that are written, take {seen.prefix!r} off each name" if named else ""),
         )
     elif seen.left:
         yield Finding(

@@ -25,11 +25,16 @@ class Answers:
     Attributes:
         shifts: whether the output at a position predicts the token after it.
         fill: id of the padding.
+        pad: the same; None where there is none, or it ends texts, too.
     """
 
     def __init__(self, pipeline: Pipeline) -> None:
         self.shifts = objective_of(pipeline).shifts
         self.fill = int(getattr(pipeline.tokenizer, "pad_token_id", None) or 0)
+        tokenizer = pipeline.tokenizer
+        self.pad: int | None = getattr(tokenizer, "pad_token_id", None)
+        if self.pad == getattr(tokenizer, "eos_token_id", None):
+            self.pad = None
         config = pipeline.config
         self._start = getattr(config, "decoder_start_token_id", None)
         if not getattr(config, "is_encoder_decoder", False):

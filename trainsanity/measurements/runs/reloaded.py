@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,10 @@ class Reloaded:
         path: the Trainer's method that loaded them.
         best: it is that of ``load_best_model_at_end``.
         files: names in the folder.
+        unread: how many parameters ``from_pretrained`` does not find either, where nothing came
+            back.
+        prefix: what stands before the model's own name in each name of the file; empty if that is
+            not all that they differ in.
     """
 
     error: str = ""
@@ -49,6 +54,8 @@ class Reloaded:
     path: str = ""
     best: bool = False
     files: list[str] = field(default_factory=list)
+    unread: int = 0
+    prefix: str = ""
 
 
 @measurement(Cost.STEP)
@@ -85,6 +92,8 @@ def reloaded(pipeline: Pipeline) -> Reloaded:
             return seen
         seen.files = sorted(p.name for p in Path(folder).rglob("*") if p.is_file())
         _load(trainer, folder, seen)
+        if seen.parameters and len(seen.left) == seen.parameters:
+            _load_as_others_do(trainer.model, Path(folder), seen)
     return seen
 
 
@@ -113,6 +122,37 @@ def _load(trainer: Any, folder: str, seen: Reloaded) -> None:
         for name, values in saved.items()
         if name not in now or bool(((now[name] - values).abs() > AWAY / 2).any())
     ]
+
+
+def _load_as_others_do(model: Any, folder: Path, seen: Reloaded) -> None:
+    """Note what ``from_pretrained`` does not find in the folder, and by what the names differ."""
+    from safetensors import safe_open
+    from transformers import PreTrainedModel
+
+    files = sorted(folder.glob("*.safetensors"))
+    if not isinstance(model, PreTrainedModel) or not files:
+        return
+    factory: Any = type(model)
+    with contextlib.suppress(Exception):  # another file format, or a constructor of its own
+        _, info = factory.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+        seen.unread = len(info["missing_keys"])
+        names: list[str] = []
+        for file in files:
+            with safe_open(file, "pt") as opened:
+                names += opened.keys()
+        seen.prefix = prefix_of(names, set(model.state_dict()))
+
+
+def prefix_of(names: list[str], own: set[str]) -> str:
+    """Return what stands before a model's own name in each of these names; else nothing."""
+    found = set()
+    for name in names:
+        parts = name.split(".")
+        ends = [k for k in range(1, len(parts)) if ".".join(parts[k:]) in own]
+        found.add(".".join(parts[: ends[0]]) + "." if ends else "")
+    return found.pop() if len(found) == 1 else ""
 
 
 def _shared(model: Any) -> list[str]:

@@ -79,6 +79,8 @@ class Scored:
         shifts: whether the objective predicts the next token.
         limit: tokens after which generation stops; None where nothing is generated.
         targets: lengths of the labels where something is generated.
+        prompted: rows that a decoder was told to go on from.
+        behind_padding: those of them that end with padding, which it goes on from.
         writes: a decoder generates in the user's own ``prediction_step``.
         written: metrics of answers put into the place of what it generates.
     """
@@ -104,6 +106,8 @@ class Scored:
     shifts: bool = False
     limit: int | None = None
     targets: list[int] = field(default_factory=list)
+    prompted: int = 0
+    behind_padding: int = 0
     writes: bool = False
     written: Written = field(default_factory=Written)
 
@@ -314,6 +318,7 @@ def _recorded(trainer: Any, seen: Scored, made: list[Step], answers: Answers) ->
 
         def noted(*args: Any, **kwargs: Any) -> Any:
             seen.writes = True
+            _note_prompts(seen, *ends_of_prompts(args, kwargs, answers.pad))
             return generate(*args, **kwargs)
 
         trainer.model.generate = noted
@@ -354,6 +359,33 @@ def _draws(ask: Callable[[], Any]) -> list[float]:
         torch.rand(1)  # what draws a fixed number of times would else begin anew
     put_back()
     return losses
+
+
+def _note_prompts(seen: Scored, rows: int, padded: int) -> None:
+    seen.prompted, seen.behind_padding = seen.prompted + rows, seen.behind_padding + padded
+
+
+def ends_of_prompts(args: Any, kwargs: Mapping[str, Any], pad: int | None) -> tuple[int, int]:
+    """Return how many rows ``generate`` was given, and how many of them end with padding.
+
+    Args:
+        args: of the call.
+        kwargs: of the call.
+        pad: the id of the padding, by which rows are known that came without a mask; None if it
+            may end a text, too.
+    """
+    import torch
+
+    ids = kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else None))
+    mask = kwargs.get("attention_mask")
+    if torch.is_tensor(mask) and mask.dim() == 2:
+        some = mask.bool()
+    elif pad is not None and torch.is_tensor(ids) and ids.dim() == 2:
+        some = ids != pad
+    else:
+        return 0, 0
+    # A row without any token is no prompt.
+    return len(some), int((some.any(1) & ~some[:, -1]).sum())
 
 
 def _limit(trainer: Any) -> int | None:

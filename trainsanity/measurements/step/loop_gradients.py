@@ -46,6 +46,7 @@ class Taken:
         before: after the last backward pass, or as a clip of torch's found it.
         stepped: as the optimizer found it.
         clipped: a clip of torch's was seen.
+        given: see ``Step.clip_given``.
         left: gradients of the step before were there as its first backward pass began.
     """
 
@@ -53,6 +54,7 @@ class Taken:
     stepped: Reading
     clipped: bool
     left: bool = False
+    given: tuple[int, int] | None = None
 
 
 class Gradients:
@@ -68,6 +70,7 @@ class Gradients:
         self._model, self._head = model, f"{head_name}.weight"
         self._before: Reading | None = None
         self._queued = self._clipped = False
+        self._given: tuple[int, int] | None = None
         self._optimizer, self._begun, self._left = optimizer, False, False
         self._stack = contextlib.ExitStack()
 
@@ -89,8 +92,8 @@ class Gradients:
         stepped = self._read()
         # A loop that writes its gradients itself, as by torch.autograd.grad, has no backward pass.
         before = stepped if self._before is None else self._before
-        self.taken.append(Taken(before, stepped, self._clipped, self._left))
-        self._before, self._clipped = None, False
+        self.taken.append(Taken(before, stepped, self._clipped, self._left, self._given))
+        self._before, self._clipped, self._given = None, False, None
 
     def stepped(self) -> None:
         """Note that the optimizer has stepped."""
@@ -113,13 +116,15 @@ class Gradients:
 
     def _after_backward(self) -> None:
         self._queued = self._clipped = False
-        self._before = self._read()
+        self._before, self._given = self._read(), None
 
-    def _at_clip(self) -> None:
+    def _at_clip(self, given: list[Tensor]) -> None:
         # A clip of some other model's gradients in between changes nothing here.  Of clips that
         # follow each other, of a part each, the first finds what no clip has changed.
         if not self._clipped:
             self._before, self._clipped = self._read(), True
+        count = (len(given), sum(p.grad is not None for p in given))
+        self._given = max(self._given or (0, 0), count, key=lambda one: one[::-1])
 
     def _read(self) -> Reading:
         held = {name: p for name, p in self._model.named_parameters() if p.grad is not None}
@@ -133,7 +138,7 @@ class Gradients:
 
 @contextlib.contextmanager
 def _clips_seen(note: Any) -> Iterator[None]:
-    """Call ``note`` before torch clips a norm, also where the loop imported that function before.
+    """Give ``note`` what torch clips, also where the loop imported that function before.
 
     What ``clip_grad_norm_`` calls to multiply the gradients is looked up in its module when it
     runs; a torch without such a function is watched by the public name.
@@ -146,9 +151,11 @@ def _clips_seen(note: Any) -> Iterator[None]:
     name = name if home is module else "clip_grad_norm_"
     original = getattr(home, name)
 
-    def noting(*args: Any, **kwargs: Any) -> Any:
-        note()
-        return original(*args, **kwargs)
+    def noting(parameters: Any, *args: Any, **kwargs: Any) -> Any:
+        # A generator can be read once.
+        given = [parameters] if torch.is_tensor(parameters) else list(parameters)
+        note(given)
+        return original(given, *args, **kwargs)
 
     setattr(home, name, noting)
     try:
@@ -169,6 +176,7 @@ def settle(seen: Recording, gradients: Gradients, clip: float, *, several: bool)
     """
     for step, taken in zip(seen.steps, gradients.taken, strict=False):
         step.left = None if step is seen.first else taken.left
+        step.clip_given = taken.given
         if several:
             taken.before, taken.stepped = _averaged(taken.before), _averaged(taken.stepped)
         chosen = before_the_clip(taken, clip, several=several)

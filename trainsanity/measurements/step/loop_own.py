@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.errors import first_line
@@ -18,6 +18,7 @@ from trainsanity.isolation.random_states import random_hashes, reseed
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS
 from trainsanity.measurements.batches.batch import drawn, quiet
+from trainsanity.measurements.step.guided import Guided, ask_guided
 from trainsanity.measurements.step.loop_gradients import Gradients, before_the_clip
 from trainsanity.measurements.step.own import AT_MOST, ELEMENTS, Own, sampled_of, solve
 from trainsanity.measurements.step.rearranged import REDRAWN
@@ -88,6 +89,21 @@ def redrawn_in_loop(pipeline: Pipeline, seen: Recording, begun: Any) -> float:
     return math.nan
 
 
+def guided_in_loop(pipeline: Pipeline, seen: Recording, begun: Any) -> Guided:
+    """Return how the gradient answers to another model that runs beside the trained one."""
+    if not seen.beside or not seen.own.losses:
+        return Guided()
+
+    def take(change: Any) -> None:
+        _alone(pipeline, seen, 0, begun, change=change)
+
+    inputs = seen.first.micro_steps[0].inputs
+    try:
+        return ask_guided(pipeline.model, take, inputs)
+    except Exception:  # a loop that counts its steps may refuse another first one
+        return Guided()
+
+
 def _drawing(
     pipeline: Pipeline, seen: Recording, state: Any, seed: int | None = None
 ) -> tuple[float, Tensor, bool]:
@@ -95,7 +111,7 @@ def _drawing(
     import torch
 
     with preserved(pipeline):
-        loss, samples, _, draws = _alone(pipeline, seen, 0, state, seed)
+        loss, samples, _, draws = _alone(pipeline, seen, 0, state, seed=seed)
     return loss, torch.cat([one.double().flatten() for one in samples.values()]), draws
 
 
@@ -144,9 +160,17 @@ def _near(value: float, expected: float) -> bool:
 
 
 def _alone(
-    pipeline: Pipeline, seen: Recording, place: int, state: Any, seed: int | None = None
+    pipeline: Pipeline,
+    seen: Recording,
+    place: int,
+    state: Any,
+    *,
+    seed: int | None = None,
+    change: Callable[[Mapping[str, Any]], dict[str, Any]] = dict,
 ) -> tuple[float, dict[str, Any], float, bool]:
     """Ask one micro-batch as a step, with the random numbers of a state or of a seed.
+
+    ``change`` makes other inputs of it.
 
     Returns:
         its loss, its gradient, its share of the model's loss, and whether random numbers were
@@ -169,7 +193,7 @@ def _alone(
             if seed is not None:
                 reseed(seed)
             before = random_hashes()
-            loss = float(step([dict(given.inputs)]))
+            loss = float(step([change(given.inputs)]))
             draws = before != random_hashes()
         finally:
             handle.remove()

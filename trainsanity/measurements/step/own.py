@@ -20,6 +20,7 @@ from trainsanity.isolation.compiled import not_compiled
 from trainsanity.isolation.host_memory import to_device, to_host
 from trainsanity.isolation.random_states import global_random_states
 from trainsanity.isolation.snapshot import restored
+from trainsanity.measurements.step.guided import Guided, ask_guided
 from trainsanity.measurements.step.hooks import state_of
 from trainsanity.measurements.step.outputs_formula import ask_outputs
 from trainsanity.measurements.step.policy_passes import ask_policy
@@ -198,6 +199,7 @@ def ask_again(trainer: Any, recording: Recording, objective: Objective) -> Own:
                 trainer, again[0].inputs, recording.first.micro_steps[0].rows
             )
             recording.outputs = ask_outputs(trainer, objective, again[0].inputs)
+            recording.guided = _guided(trainer, recording, objective, again[0])
 
             def loss_and_gradient() -> Tensor:
                 _zero(parameters)
@@ -219,6 +221,20 @@ def ask_again(trainer: Any, recording: Recording, objective: Objective) -> Own:
         undo()
     solve(own, columns, sampled_of(recording.gradients, parameters, size))
     return own
+
+
+def _guided(trainer: Any, recording: Recording, objective: Objective, again: Again) -> Guided:
+    """Ask how the gradient answers to another model that runs beside the trained one."""
+    if not recording.beside or objective.by_trainer or trainer.args.world_size > 1:
+        return Guided()
+
+    def take(change: Any) -> None:
+        again.take(inputs=change(again.inputs))
+
+    try:
+        return ask_guided(trainer.model, take, dict(again.inputs))
+    except Exception:  # a loss that counts its calls may refuse another one
+        return Guided()
 
 
 def own_gradients(

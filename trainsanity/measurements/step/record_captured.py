@@ -138,6 +138,7 @@ def _step(pipeline: Pipeline, seen: Recording, taken: CapturedStep, watch: Any) 
     """Return a captured step, its model's calls repeated."""
     first = not seen.steps
     step = Step(norm_before_clip=_norm(taken), norm_after_clip=taken.norm_after)
+    step.clip_given = taken.clip_given
     if not first or (pipeline.captured and pipeline.captured.before):
         step.left = taken.left
     for made in taken.passes:

@@ -20,7 +20,11 @@ from trainsanity.measurements.step.bounds import logged_loss_rounding
 from trainsanity.measurements.step.checkpointing import checkpointed
 from trainsanity.measurements.step.driven import driven
 from trainsanity.measurements.step.loop_gradients import Gradients, settle
-from trainsanity.measurements.step.loop_own import ask_loop_again, redrawn_in_loop
+from trainsanity.measurements.step.loop_own import (
+    ask_loop_again,
+    guided_in_loop,
+    redrawn_in_loop,
+)
 from trainsanity.measurements.step.modes import watched_modes
 from trainsanity.measurements.step.policy_passes import references_of
 from trainsanity.measurements.step.pull import pulls_watched
@@ -119,6 +123,7 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
     _note_unused(pipeline, seen)
     seen.own = ask_loop_again(pipeline, seen, begun)
     seen.rearranged.redrawn = redrawn_in_loop(pipeline, seen, begun)
+    seen.guided = guided_in_loop(pipeline, seen, begun)
     return seen
 
 

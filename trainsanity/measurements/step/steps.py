@@ -11,6 +11,7 @@ from trainsanity.engine.session import Session, objective_of
 from trainsanity.maths.factors import NAMING, name_factor
 from trainsanity.measurements.model.items import Items, items_of
 from trainsanity.measurements.step.driven import Driven
+from trainsanity.measurements.step.guided import Guided
 from trainsanity.measurements.step.hooks import AddedHook, ModuleState
 from trainsanity.measurements.step.loss_calls import Corners
 from trainsanity.measurements.step.modes import Modes
@@ -100,6 +101,9 @@ class Step:
         logged: the log line of this step.
         head_gradient: ``[C, H]`` on the CPU, accumulated over the step, before clipping.
         norm_before_clip, norm_after_clip: total gradient norms, computed from the gradients.
+        clip_given: how many tensors torch was given to clip after the last backward pass, and how
+            many of them had a gradient; of several clips the one that was given the most. None
+            where torch was not asked, or the Trainer asks.
         learning_rate: what the optimizer used (first parameter group).
         rates: the same for each of its groups.
         left: gradients of the step before were still there as its first backward pass began; None
@@ -117,6 +121,7 @@ class Step:
     head_gradient: Any = None
     norm_before_clip: float = float("nan")
     norm_after_clip: float = float("nan")
+    clip_given: tuple[int, int] | None = None
     learning_rate: float = float("nan")
     rates: list[float] = field(default_factory=list)
     left: bool | None = None
@@ -185,6 +190,8 @@ class Recording:
         begun_with: parameters that the user's own code wrote to before the first step, each with
             the values that it had there.
         teachers: other models that ran without a gradient while the steps were taken.
+        beside: one of them, or a reference, said something of each token.
+        guided: how the first step's gradient answers to what that model says.
         pulls: from which positions of the logits the first step's gradient comes.
         allocations: how often an adapter that moves its ranks was told to; None if there is none.
         model_call: what the model was given first; None where it was not called.
@@ -235,6 +242,8 @@ class Recording:
     begun_with: list[tuple[Any, Any]] = field(default_factory=list)
     own_code: OwnChanges = field(default_factory=OwnChanges)
     teachers: list[Teacher] = field(default_factory=list)
+    beside: bool = False
+    guided: Guided = field(default_factory=Guided)
     pulls: Pulls = field(default_factory=Pulls)
     allocations: int | None = None
     model_call: ModelCall | None = None

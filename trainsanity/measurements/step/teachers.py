@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from trainsanity.fields import logits_of
 from trainsanity.isolation.hashing import hashes
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ def teachers_watched(model: nn.Module, seen: Recording, known: Collection[Any]) 
         register_module_forward_pre_hook,
     )
 
+    is_tensor = torch.is_tensor
+    trained = {id(part) for part in model.modules()}
     own = {id(part) for one in (model, *known) for part in one.modules()}
     open_calls: list[int] = []
     found: dict[int, tuple[Any, Teacher, list[int]]] = {}
@@ -67,10 +70,13 @@ def teachers_watched(model: nn.Module, seen: Recording, known: Collection[Any]) 
         teacher = found[id(module)][1]
         teacher.dropping = max(teacher.dropping, drops)
 
-    def after(module: Any, _inputs: Any, _output: Any) -> None:
+    def after(module: Any, _inputs: Any, output: Any) -> None:
         # A call that raised left its mark behind.
         while open_calls and open_calls.pop() != id(module):
             pass
+        if not open_calls and not seen.asking and id(module) not in trained:
+            said = logits_of(output) if isinstance(output, Mapping) or is_tensor(output) else None
+            seen.beside |= is_tensor(said) and said.dim() == 3 and not said.requires_grad
 
     handles = [register_module_forward_pre_hook(before), register_module_forward_hook(after)]
     try:
