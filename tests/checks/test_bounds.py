@@ -31,6 +31,7 @@ COUNTED = {
     "that could be moved",
     "model.targets_unseen": "visible targets of its own batches are counted, against half of them",
     "model.reward_is_one_number": "asked of pairs alone, whose loss changes or not",
+    "model.padding_is_hidden": "asked of models whose arguments have names of their own",
     "loss.predicts_the_next_token": "outputs of the pipeline's own step are counted",
     "loss.starts_undecided": "the losses of a first step; twice the logarithm of the vocabulary is "
     "no rounding",

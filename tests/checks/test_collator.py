@@ -60,6 +60,8 @@ SMALLEST = {
 """The case that each fault shrinks to, as the failure's text shows it."""
 
 WITHOUT_CASE = {
+    "evaluation_counts_questions",
+    "mask_of_another_vocabulary",
     "multiple_of_512",
     "fixed_width",
     "positions_lost",
@@ -304,6 +306,7 @@ OF_CONVERSATIONS = dict.fromkeys(
         "collator.targets_fit_messages",
         "collator.stop_is_taught",
         "collator.spans_are_alike",
+        "collator.evaluation_is_masked_alike",
         "collator.supervision_is_declared",
         "collator.results_are_ignored",
     ),

@@ -47,10 +47,11 @@ def eval_is_unseen(
 
     Of windows the first 16 tokens of up to 256 evaluation rows are looked for in the training rows,
     4 million tokens of them at the most; a hit counts if all is alike from there to the training
-    row's end.  A common beginning, as a system prompt, is at the same place and none; nor is a run
-    of less than 8 different tokens, or one that more than a twentieth of the training rows hold.
-    It is a failure from a tenth of the rows on, a warning from three: where a text is split in the
-    middle, a window or two lie over the cut.
+    row's end, both rows are of one length, and as many tokens are shared as by the others: windows
+    have one size and one stride.  A common beginning, as a system prompt, is at the same place and
+    none; nor is a run of less than 8 different tokens, or one that more than a twentieth of the
+    training rows hold.  It is a failure from a tenth of the rows on, a warning from three: where a
+    text is split in the middle, a window or two lie over the cut.
 
     How to fix: drop duplicates first and split then; split by group where texts have near twins,
     and texts before they are cut into windows::
@@ -92,8 +93,8 @@ def eval_is_unseen(
             yield Finding(
                 f"{overlap.rows} of {overlap.looked_at} rows looked at in {split.name} overlap "
                 f"with training rows: row {split.rows.number(place)} begins with what row "
-                f"{scan.train.rows.number(twin)} of {scan.train.name} ends with; they share up to "
-                f"{overlap.longest} tokens",
+                f"{scan.train.rows.number(twin)} of {scan.train.name} ends with; each shares "
+                f"{overlap.tokens} tokens",
                 observed=overlap.rows,
                 expected=0,
                 where=split.row(place),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -48,14 +49,14 @@ class Overlap:
         rows: how many of them were found.
         share: of the training data that was read.
         first: the places of the first of them and of its training row; None if there is none.
-        longest: tokens of the longest run that two rows share.
+        tokens: of the run that two rows share, as many for all of them.
     """
 
     looked_at: int = 0
     rows: int = 0
     share: float = 1.0
     first: tuple[int, int] | None = None
-    longest: int = 0
+    tokens: int = 0
 
 
 @measurement(Cost.STATIC)
@@ -63,7 +64,8 @@ def overlaps(scan: Scan) -> dict[str, Overlap]:
     """Look for the beginnings of evaluation rows at other places of training rows.
 
     What rows share from their beginning on, as a system prompt, is none, and neither is a run that
-    many training rows hold.  Empty where rows are no ids of one sequence.
+    many training rows hold, or one that is longer or shorter than those of most.  Empty where rows
+    are no ids of one sequence.
     """
     if any(not one.content.plain or one.reach is not None for one in scan.splits):
         return {}
@@ -101,10 +103,16 @@ def _overlap(train: Split, split: Split) -> Overlap:
             if holding[key] > most:
                 continue
             for place, offset, ids in by_hash[key]:
-                size = _shared(ids, offset, rows[k], at)
+                # Windows are of one length, but for the last of a text.
+                size = _shared(ids, offset, rows[k], at) if len(ids) == len(rows[k]) else 0
                 if size:
                     found.append((key, place, numbers[k], size))
     kept = [one for one in found if holding[one[0]] <= most]
+    # Windows of one stride overlap by as many tokens each; texts that happen to share a passage do
+    # not.
+    sizes = Counter(size for *_, size in kept)
+    usual = max(sizes, key=lambda size: (sizes[size], size), default=0)
+    kept = [one for one in kept if one[3] == usual]
     pairs: dict[int, int] = {}
     for _, place, twin, _ in kept:
         pairs.setdefault(place, twin)
@@ -113,7 +121,7 @@ def _overlap(train: Split, split: Split) -> Overlap:
         len(pairs),
         len(read) / max(1, len(train.rows)),
         min(pairs.items(), default=None),
-        max((one[3] for one in kept), default=0),
+        usual,
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from trainsanity.engine.session import Session
 from trainsanity.engine.store import measurement
 from trainsanity.errors import first_line
 from trainsanity.isolation.snapshot import preserved
@@ -15,12 +16,12 @@ from trainsanity.measurements.batches.batch import Batch, quiet
 from trainsanity.measurements.model.forward import without_labels
 from trainsanity.measurements.model.raised import Asked, Precision, in_float32
 from trainsanity.measurements.step.called import named_call
-from trainsanity.measurements.step.steps import Recording
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from trainsanity.measurements.step.steps import Recording
     from trainsanity.pipeline import Pipeline
 
 PROBED = ("input_ids", "attention_mask")
@@ -70,18 +71,22 @@ class HiddenPadding:
 
 
 @measurement(Cost.STEP)
-def hidden_padding(pipeline: Pipeline, batch: Batch, recording: Recording) -> HiddenPadding:
+def hidden_padding(pipeline: Pipeline, batch: Batch) -> HiddenPadding:
     """Cut padding off the model's first call, and compare the outputs of its rows.
 
     Raises:
         Skip: the call has no mask beside values with the same fill in all places that it hides, the
             padding is a part of the rows, or the model takes no narrower rows.
     """
+    others = "model.padding_invariance asks models that name input_ids and attention_mask"
+    if all(name in micro.inputs for micro in batch for name in PROBED):
+        raise Skip(others)  # before a step is recorded, which offloaded weights cannot take
+    recording: Recording = Session.of(pipeline).measurements.get("recording")
     if recording.model_call is None:
         raise Skip("the model was not called as a module")
     asked = without_labels(named_call(pipeline, recording.model_call))
     if all(name in asked for name in PROBED):
-        raise Skip("model.padding_invariance asks models that name input_ids and attention_mask")
+        raise Skip(others)
     found = _mask_of(asked)
     if found is None:
         raise Skip("no argument of the model's call hides padding of others")
