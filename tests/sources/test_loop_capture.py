@@ -200,11 +200,11 @@ JUDGED = [
     "compiled",
     "overflows",
     "distributed",
+    "weighted_parts",
 ]
 NOT_JUDGED = {
     "adversaries": "several modules",
     "two_losses": "no constant times the model's own",
-    "weighted_parts": "no constant times the model's own",
     "sums": "no constant times the model's own",
     "sliced": "not one for each batch",
 }
@@ -223,6 +223,15 @@ def test_where_no_loss_is_known_accumulation_was_not_judged(name: str) -> None:
     assert names(report, "fail", "error", "blocked", "warning") == set()
     assert NOT_JUDGED[name] in result(report, SUM).reason
     assert report.exit_code() == 3
+
+
+def test_a_loss_of_several_terms_is_held_against_what_was_sent_backward() -> None:
+    said = result(judged("odd.py", "weighted_parts"), SUM).message
+    assert said.startswith("the step's gradient is 1.0000 times that of what its backward pass was")
+    report = judged("odd.py", "weighted_parts_halved_by_a_hook")
+    (finding,) = result(report, SUM).findings
+    assert (str(finding.severity), round(finding.factor, 4)) == ("failure", 0.5)
+    assert report.exit_code() == 1
 
 
 def notes(report: Report) -> str:

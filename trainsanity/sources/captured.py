@@ -78,6 +78,8 @@ class Backward:
         losses: the calls of torch's loss functions before it, outside of modules with parameters.
         scale: a ``GradScaler``'s factor in it; 1 without one.
         norm: of all gradients of what was called, at its end.
+        sent: by a parameter's ``id``, a copy on the host of its gradient of what was sent backward;
+            empty where that is the loss of one call, which can be asked again.
     """
 
     value: float
@@ -91,6 +93,7 @@ class Backward:
     losses: list[LossCall] = field(default_factory=list)
     scale: float = 1.0
     norm: float = float("nan")
+    sent: dict[int, Any] = field(default_factory=dict)
 
 
 @dataclass

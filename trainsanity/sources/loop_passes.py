@@ -6,6 +6,7 @@ import collections
 import contextlib
 import functools
 import inspect
+import math
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +28,12 @@ is worth to be asked again."""
 
 CALLS = 4
 """Calls of modules whose outputs are kept: an evaluation with gradients holds all its graphs."""
+
+SENT = 8
+"""Backward passes whose gradients are kept: each takes as much memory as the model."""
+
+EVEN = 1e-4
+"""Relative: a loss that is divided by a whole number is so to the rounding of float32."""
 
 NODES = 100_000
 """Nodes of a graph that are looked at, about a tenth of a second."""
@@ -146,6 +153,10 @@ class Passes:
         self.made.append(self._backward_of(tensors))
         if len(self.made) > KEPT:
             self.made[-KEPT - 1].call = self.made[-KEPT - 1].formula = None
+        if len(self.made) > SENT:
+            self.made[-SENT - 1].sent = {}
+        if self.scaler is None and not _is_a_call_s(self.made[-1]):
+            self.made[-1].sent = _sent(tensors, self.made[-1].modules)
         self._calls, self._formulas, self._beside, self._losses = [], [], {}, []
         self.clip = self.scaler = self.clip_given = None
         self.fresh = False
@@ -226,6 +237,34 @@ class Passes:
         self.schedulers[scheduler] = self.schedulers.get(scheduler, 0) + 1
         if placed:
             self.placed.add(scheduler)
+
+
+def _is_a_call_s(made: Backward) -> bool:
+    """Return whether what is sent backward is the loss of one call, or an even part of it."""
+    if made.call is None or not made.value:
+        return False
+    times = [loss / made.value for loss in (made.model_loss, made.formula_loss)]
+    return any(math.isfinite(n) and n > 0.5 and abs(n - round(n)) <= EVEN * n for n in times)
+
+
+def _sent(tensors: Any, modules: list[Any]) -> dict[int, Any]:
+    """Return each parameter's gradient of what is sent backward; none where torch refuses that.
+
+    The graph is left for the script's own pass. What runs forward again in it, as reentrant
+    checkpointing does, may know ``backward()`` alone.
+    """
+    import torch
+
+    roots = [tensors] if torch.is_tensor(tensors) else list(tensors)
+    every = {id(p): p for one in modules for p in one.parameters() if p.requires_grad}
+    if not every or any(root.numel() != 1 for root in roots):
+        return {}
+    try:
+        found = torch.autograd.grad(roots, [*every.values()], retain_graph=True, allow_unused=True)
+    except RuntimeError:
+        return {}
+    there = {key: one for key, one in zip(every, found, strict=True) if one is not None}
+    return dict(zip(there, to_host([*there.values()]), strict=True))
 
 
 def _trains(module: Any) -> bool:

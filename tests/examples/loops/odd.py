@@ -110,6 +110,24 @@ def weighted_parts():
         optimizer.step()
 
 
+def weighted_parts_halved_by_a_hook():
+    """The same, and a hook that was left behind halves what arrives at each parameter."""
+    model = net()
+
+    def halve(parameter):
+        parameter.grad.div_(2)
+
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(halve)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for inputs, targets in rows():
+        outputs = model(inputs)
+        loss = 0.5 * F.cross_entropy(outputs, targets) + 0.1 * outputs.square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
 def sums():
     """Losses are summed over all rows of the step, with a learning rate for that."""
     model = net()

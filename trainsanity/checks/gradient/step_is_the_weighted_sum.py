@@ -51,7 +51,9 @@ def step_is_the_weighted_sum(
     gradient that no micro-batch explains is a warning.  A script's own training loop, which cannot
     be asked again, is held against the loss that its model returned, or that a function of
     torch.nn.functional made of the model's output, where what it sends backward is that loss times
-    one number in all passes.
+    one number in all passes. Where a step has one backward pass, and its loss is another (several
+    terms, several calls), what it sends backward is differentiated once more and has to be the
+    step's gradient.
 
     How to fix: the finding says which factor it is and where it comes from.
 
@@ -66,6 +68,9 @@ def step_is_the_weighted_sum(
     own = recording.own
     if recording.first.left:
         raise Blocked(STALE, by="gradient.starts_from_zero")
+    if own.reason and recording.sent is not None:
+        yield from _of_what_was_sent(recording.sent)
+        return
     if own.reason:
         raise Skip(f"the micro-batches could not be asked again: {own.reason}")
     if not own.norm > 0:
@@ -154,6 +159,36 @@ def step_is_the_weighted_sum(
     yield Measured(
         f"sum of the weights {total:.4f} over {count} micro-batches, each times {count} from "
         f"{min(shares):.4f} to {max(shares):.4f}, remainder {own.residual:.2g}",
+        total,
+        1.0,
+    )
+
+
+def _of_what_was_sent(sent: Own) -> Iterator[Measured | Finding]:
+    """Judge a step whose loss is known only as what was sent backward."""
+    total, known = sent.total, sent.norm > 0 and math.isfinite(sent.norm)
+    if not known or math.isnan(sent.weights[0]):
+        raise Skip("what the loop sends backward has no gradient, or the step has none")
+    floor = MARGIN * sent.eps + REDUCTIONS
+    off = not within(abs(total - 1), floor)
+    if off or not within(sent.residual, floor):
+        yield Finding(
+            f"the step's gradient is {total:.4f} times that of what its backward pass was given"
+            if off
+            else f"{sent.residual:.2%} of the step's gradient is not that of what its backward "
+            "pass was given",
+            observed=total if off else sent.residual,
+            expected=1.0 if off else floor,
+            where="step 1",
+            factor=total if off else None,
+            cause="something scales gradients, or adds to them, between the backward pass and the "
+            "optimizer's step",
+            fix="look for hooks of tensors and modules, and for gradients that are changed by hand",
+            severity=Severity.FAILURE if off else Severity.WARNING,
+        )
+    yield Measured(
+        f"the step's gradient is {total:.4f} times that of what its backward pass was given, "
+        f"remainder {sent.residual:.2g}",
         total,
         1.0,
     )

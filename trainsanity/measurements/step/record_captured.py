@@ -117,6 +117,8 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
     }
     with preserved(pipeline, weights=True), quiet(pipeline):
         seen.own = _own(pipeline, captured, seen, stale)
+        if seen.own.reason and seen.not_comparable != CHANGED:
+            seen.sent = _sent(pipeline, captured, seen, stale)
     fill_items(pipeline, seen)
     return seen
 
@@ -280,6 +282,25 @@ def _own(pipeline: Pipeline, captured: Captured, seen: Recording, stale: set[str
     return own
 
 
+def _sent(pipeline: Pipeline, captured: Captured, seen: Recording, stale: set[str]) -> Own | None:
+    """Hold the gradient of a step of one pass against that of what it sent backward."""
+    made = captured.first.passes[0]
+    # Of several it is not known how each should count; and two models that are trained by turns
+    # leave gradients in each other, and clear them.
+    if len(captured.first.passes) > 1 or captured.other_models or not made.sent:
+        return None
+    parameters = {
+        n: p for n, p in pipeline.model.named_parameters() if p.requires_grad and n not in stale
+    }
+
+    def ask() -> float:
+        for p in parameters.values():
+            p.grad = made.sent[id(p)].to(p) if id(p) in made.sent else None
+        return made.value
+
+    return own_gradients(parameters, seen.gradients, [ask], _eps(made, parameters))
+
+
 def _is_whole(model: Any, called: Any) -> bool:
     """Return whether the script called the model itself, and not a part of it."""
     return unwrapped_module(called) is model
@@ -290,8 +311,7 @@ def _eps(made: Backward, parameters: dict[str, Any]) -> float:
     import torch
 
     dtypes = {p.dtype for p in parameters.values()}
-    assert made.call is not None
-    if made.call.autocast is not None:
+    if made.call is not None and made.call.autocast is not None:
         dtypes.add(made.call.autocast[1])
     mixed = {"bf16": torch.bfloat16, "fp16": torch.float16}
     dtypes |= {mixed[name] for name in [_accelerates()] if name in mixed}

@@ -177,6 +177,8 @@ class Recording:
         peak_bytes: device memory at its highest; None on the CPU.
         seconds: of the steps alone.
         own: the first step's micro-batches, each asked again as a whole step.
+        sent: the same of a script whose loss cannot be asked again, by what its one backward pass
+            was given; None where that was not seen.
         peak_loss: of the first of them after one step more, at the peak rate; NaN if not asked.
         settings: those of the loss that are not at their defaults.
         rearranged: the first micro-batch, asked in other arrangements of its rows.
@@ -229,6 +231,7 @@ class Recording:
     snapshot_seconds: float = 0.0
     restore_seconds: float = 0.0
     own: Own = field(default_factory=Own)
+    sent: Own | None = None
     peak_loss: float = float("nan")
     asking: bool = False
     settings: list[Setting] = field(default_factory=list)
