@@ -340,3 +340,12 @@ def test_a_masked_language_model_has_no_number_of_labels():
         Status.SKIP,
         "the config names no number of outputs",
     )
+
+
+def test_blocks_that_no_tokenizer_pads_are_judged():
+    from fixtures.field.language_models_healthy import blocks_of_run_clm
+
+    pipeline = PipelineSpec("blocks", blocks_of_run_clm).make()
+    assert pipeline.tokenizer is None or pipeline.tokenizer.pad_token_id is None
+    for check in ("TS301", "TS302"):
+        assert run_one(check, pipeline).status is Status.PASS

@@ -25,6 +25,15 @@ def test_tags_of_tokens_are_no_tokens():
     assert pulls.aims.shape == (2, 6)
 
 
+def test_labels_beside_embeddings_are_no_ids():
+    pulls, labels = Pulls(), IDS.clone()
+    labels[:, :2] = -100
+    logits = torch.randn(2, 6, 20, requires_grad=True)
+    watch_aims(pulls, logits, [torch.randn(2, 6, 8), labels])
+    functional.cross_entropy(logits.flatten(0, 1), labels.flatten()).backward()
+    assert pulls.rises == []
+
+
 def test_outputs_for_the_last_tokens_alone_raise_those():
     pulls = watched(4, 20)
     assert pulls.aims.shape == ()

@@ -147,7 +147,8 @@ class Collating:
         if getattr(mask, "shape", None) == ids.shape:
             shown = mask.bool() if hasattr(mask, "bool") else mask.astype(bool)
         else:
-            shown = ids != getattr(self.pipeline.tokenizer, "pad_token_id", None)
+            pad = getattr(self.pipeline.tokenizer, "pad_token_id", None)
+            shown = ids != (-1 if pad is None else pad)  # no id is -1
         parts = [own[seen].tolist() for own, seen in zip(ids, shown, strict=True)]
         return parts if all(map(_is_part, parts, rows)) else None
 

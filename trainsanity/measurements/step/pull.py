@@ -240,8 +240,9 @@ def watch_aims(
     kept, copied = logits.detach(), ids.detach().clone()
     if exact:
         pulls.aims.shape = tuple(ids.shape)
-    # Scores of classes name no tokens.
-    words = logits.shape[1] > 1 and int(ids.max()) < logits.shape[2]
+    # Scores of classes name no tokens, and where embeddings were given the labels look like ids.
+    named = int(ids.min()) >= 0 and int(ids.max()) < logits.shape[2]
+    words = logits.shape[1] > 1 and named
 
     def arrived(gradient: Tensor) -> None:
         if not wanted():
