@@ -61,6 +61,20 @@ def test_so_many_rows_overlap(trainer, count, severity):
     assert [one.severity for one in result.findings] == ([] if severity is None else [severity])
 
 
+def test_rows_that_count_on_from_where_others_began_are_no_windows(trainer):
+    rows = [[10 + (first + 3 * k) % 800 for k in range(2 * WIDTH)] for first in range(0, 700, 7)]
+    random.Random(0).shuffle(rows)
+    assert not judged(trainer, rows[20:], rows[:20]).findings
+
+
+def test_rows_that_share_a_passage_are_no_windows(trainer):
+    """A sentence may end one text and begin another; windows have one length."""
+    train, held = drawn(60, 1), drawn(20, 2)
+    train = [[*row, *row[: k % 9]] for k, row in enumerate(train)]
+    held = [train[k][-SIZE - k % 7 :] + row for k, row in enumerate(held)]
+    assert not judged(trainer, train, held).findings
+
+
 def test_a_common_beginning_is_no_overlap(trainer):
     prompt = drawn(1, 3)[0]
     train, held = ([prompt + row for row in drawn(40, seed)] for seed in (1, 2))

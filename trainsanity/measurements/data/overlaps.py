@@ -36,6 +36,10 @@ FEW = 0.05
 """Largest share of training rows, and four rows at the least, that may hold a run which is no
 boilerplate: of windows that overlap, each run is in those few that lie over it."""
 
+ALIKE = 0.5
+"""Share of the rows that overlap which do so by the same number of tokens: of windows nearly all of
+them, but for those whose neighbour is held out, too."""
+
 FACTOR = 0x9E3779B97F4A7C15
 """An odd number, by which hashes are rolled: the golden ratio's digits."""
 
@@ -108,21 +112,34 @@ def _overlap(train: Split, split: Split) -> Overlap:
                 if size:
                     found.append((key, place, numbers[k], size))
     kept = [one for one in found if holding[one[0]] <= most]
-    # Windows of one stride overlap by as many tokens each; texts that happen to share a passage do
-    # not.
-    sizes = Counter(size for *_, size in kept)
-    usual = max(sizes, key=lambda size: (sizes[size], size), default=0)
-    kept = [one for one in kept if one[3] == usual]
-    pairs: dict[int, int] = {}
-    for _, place, twin, _ in kept:
-        pairs.setdefault(place, twin)
+    pairs, tokens = _of_one_stride(kept)
     return Overlap(
         len(places),
         len(pairs),
         len(read) / max(1, len(train.rows)),
         min(pairs.items(), default=None),
-        usual,
+        tokens,
     )
+
+
+def _of_one_stride(found: list[tuple[int, int, int, int]]) -> tuple[dict[int, int], int]:
+    """Return a training row for each evaluation row that it overlaps with, and by how many tokens.
+
+    Windows of one stride overlap with their neighbour by as many tokens each; texts that share a
+    passage do not, and neither do rows that count on from where others began.
+    """
+    nearest: dict[int, int] = {}
+    for _, place, _, size in found:
+        nearest[place] = max(size, nearest.get(place, 0))
+    sizes = Counter(nearest.values())
+    usual, often = max(sizes.items(), key=lambda one: one[::-1], default=(0, 0))
+    if often < ALIKE * len(nearest):
+        return {}, 0
+    pairs: dict[int, int] = {}
+    for _, place, twin, size in found:
+        if size == usual == nearest[place]:
+            pairs.setdefault(place, twin)
+    return pairs, usual
 
 
 def _shared(ids: Array, offset: int, row: Array, at: int) -> int:
