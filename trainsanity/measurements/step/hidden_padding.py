@@ -14,6 +14,7 @@ from trainsanity.isolation.snapshot import preserved
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS
 from trainsanity.measurements.batches.batch import Batch, quiet
 from trainsanity.measurements.model.forward import without_labels
+from trainsanity.measurements.model.placement import not_in_memory
 from trainsanity.measurements.model.raised import Asked, Precision, in_float32
 from trainsanity.measurements.step.called import named_call
 from trainsanity.types import Cost, Skip
@@ -78,15 +79,15 @@ def hidden_padding(pipeline: Pipeline, batch: Batch) -> HiddenPadding:
         Skip: the call has no mask beside values with the same fill in all places that it hides, the
             padding is a part of the rows, or the model takes no narrower rows.
     """
-    others = "model.padding_invariance asks models that name input_ids and attention_mask"
-    if all(name in micro.inputs for micro in batch for name in PROBED):
-        raise Skip(others)  # before a step is recorded, which offloaded weights cannot take
+    # A step of offloaded weights, which hooks bring in, cannot be recorded.
+    if any(parameter.is_meta for parameter in pipeline.model.parameters()):
+        raise Skip(not_in_memory(pipeline.model) or "weights are not in memory")
     recording: Recording = Session.of(pipeline).measurements.get("recording")
     if recording.model_call is None:
         raise Skip("the model was not called as a module")
     asked = without_labels(named_call(pipeline, recording.model_call))
     if all(name in asked for name in PROBED):
-        raise Skip(others)
+        raise Skip("model.padding_invariance asks models that name input_ids and attention_mask")
     found = _mask_of(asked)
     if found is None:
         raise Skip("no argument of the model's call hides padding of others")
