@@ -100,7 +100,10 @@ def two_losses():
 
 def weighted_parts():
     """The loss is half of one and a tenth of another."""
-    model = net()
+    fit_weighted_parts(net())
+
+
+def fit_weighted_parts(model):
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     for inputs, targets in rows():
         outputs = model(inputs)
@@ -119,13 +122,7 @@ def weighted_parts_halved_by_a_hook():
 
     for parameter in model.parameters():
         parameter.register_post_accumulate_grad_hook(halve)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    for inputs, targets in rows():
-        outputs = model(inputs)
-        loss = 0.5 * F.cross_entropy(outputs, targets) + 0.1 * outputs.square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    fit_weighted_parts(model)
 
 
 def sums():

@@ -76,7 +76,8 @@ def ranks_evaluate_together(evaluated_together: EvaluatedTogether) -> Iterator[M
         yield Finding(
             f"evaluate() gives {name} = {returned[0]:.4f} for {rows} rows whose mean is "
             f"{together.expected:.4f}: one row among them weighs {share:.4f} in place of "
-            f"{1 / rows:.4f}; {together.repeated:.1%} of the evaluation data would be repeated",
+            f"{1 / rows:.4f}"
+            + (f"; {together.repeated:.1%} of the evaluation data would be repeated" * light),
             observed=share,
             expected=1 / rows,
             factor=share * rows,
