@@ -13,11 +13,13 @@ from fixtures.faults import HEALTHY, healthy
 from trainsanity.engine.registry import registry
 from trainsanity.engine.runner import run
 from trainsanity.engine.session import Session
+from trainsanity.engine.store import catalogue, measurement
 from trainsanity.isolation.hashing import hashes
 from trainsanity.isolation.pass_counter import Passes, counted
 from trainsanity.pipeline import Pipeline
 from trainsanity.report.json import as_dict
 from trainsanity.report.text import render
+from trainsanity.types import Cost
 
 MICRO_BATCHES = HEALTHY["gradient_accumulation_steps"]
 STEPS = 2
@@ -126,3 +128,22 @@ def test_a_backward_pass_within_one_is_part_of_it():
     model(rows).sum().backward()
     optimizer.step()
     assert seen == Passes(3, 2, 1)
+
+
+def test_a_measurement_that_asks_for_another_is_not_counted_for_its_passes(monkeypatch):
+    pipeline = Pipeline.from_trainer(healthy())
+    measurements = Session.of(pipeline).measurements
+    monkeypatch.setattr("trainsanity.engine.store._catalogue", dict(catalogue()))
+
+    @measurement(Cost.FORWARD)
+    def once(pipeline):
+        pipeline.model(input_ids=torch.ones(1, 2, dtype=torch.long))
+
+    @measurement(Cost.FORWARD)
+    def outer(pipeline):
+        pipeline.model(input_ids=torch.ones(1, 3, dtype=torch.long))
+        measurements.get("once")
+
+    measurements.get("outer")
+    assert [measurements.passes[name].forwards for name in ("outer", "once")] == [1, 1]
+    assert measurements.seconds["outer"] > 0

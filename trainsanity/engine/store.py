@@ -87,6 +87,7 @@ class Measurements:
         self.seconds: dict[str, float] = {}
         self.passes: dict[str, Passes] = {}
         """Passes of each measurement; those that it asked for are counted apart."""
+        self._being_taken: list[str] = []
         self.limit: float | None = None
         """Seconds that each may take; see :func:`.limits.limited`."""
         self.on_start: Callable[[str], None] = lambda name: None
@@ -110,6 +111,7 @@ class Measurements:
         look = catalogue()[name]
         arguments = {other: self.get(other) for other in look.inputs}
         self.on_start(name)
+        self._being_taken.append(name)
         start = time.perf_counter()
         try:
             with (
@@ -126,7 +128,12 @@ class Measurements:
                 give_back(error)
             raise _again(name, error, first=True) from error
         finally:
-            self.seconds[name] = time.perf_counter() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            self._being_taken.remove(name)
+            for other in self._being_taken:  # it asked for this one in its own run
+                if name in self.passes:
+                    self.passes[other] -= self.passes[name]
+                self.seconds[other] = self.seconds.get(other, 0.0) - self.seconds[name]
         self._values[name] = value
         return value
 

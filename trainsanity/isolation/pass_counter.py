@@ -30,6 +30,12 @@ class Passes:
     def __bool__(self) -> bool:
         return bool(self.forwards or self.backwards or self.optimizer_steps)
 
+    def __isub__(self, other: Passes) -> Passes:
+        self.forwards -= other.forwards
+        self.backwards -= other.backwards
+        self.optimizer_steps -= other.optimizer_steps
+        return self
+
 
 @contextmanager
 def counted(model: Any) -> Iterator[Passes]:
