@@ -115,6 +115,9 @@ class Forward:
 def _forward(pipeline: Pipeline) -> Forward:
     model = unwrapped(pipeline.model)  # PEFT passes on whatever it is given
     names: set[str] = set()
+    if model is not pipeline.model:  # and takes some for itself: Poly's task_ids
+        around = inspect.signature(pipeline.model.forward).parameters.values()
+        names |= {one.name for one in around if one.kind is one.POSITIONAL_OR_KEYWORD}
     is_open = False
     try:
         signature = inspect.signature(model.forward, eval_str=True)
@@ -184,7 +187,8 @@ def _wrong_labels(pipeline: Pipeline, made: Made) -> str | None:
             name for name in getattr(pipeline.trainer, "label_names", None) or () if name in made
         ]
         return None if own else f"the batch has none, only {', '.join(present) or 'inputs'}"
-    if not task.known or not task.beside_inputs:
+    # A loss of the user's own takes labels of its own: shares of classes, a list for each query.
+    if not task.known or not task.beside_inputs or own_loss(pipeline):
         return None
     rows, width = made["input_ids"].shape[:2] if "input_ids" in made else (len(labels), 1)
     outputs = getattr(pipeline.config, "num_labels", 1)

@@ -19,7 +19,7 @@ from trainsanity.isolation.fsdp import beside_model
 from trainsanity.isolation.shards import in_parts
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.isolation.workers import disable_workers
-from trainsanity.maths.alignment import Placement, placements
+from trainsanity.maths.alignment import Placement, placements, turned
 from trainsanity.measurements.batches.observed_collator import observed
 from trainsanity.pipeline import of_transformers
 from trainsanity.types import Cost, Skip
@@ -39,11 +39,13 @@ class MicroBatch:
         rows: the sequences that lie in ``input_ids``, one for each of its rows; as given where
             these are rows of ``input_ids`` already, or hold none.
         given: the rows as the collator was given them, where that is something else; else None.
+        turned: the collator has put them in another order, which ``rows`` and ``given`` follow.
     """
 
     inputs: dict[str, Tensor]
     rows: list[dict[str, Any]]
     given: list[dict[str, Any]] | None = None
+    turned: bool = False
 
     @classmethod
     def of(
@@ -54,6 +56,9 @@ class MicroBatch:
         flat = flat_batch(made)
         if sequences is None or (rows and IDS in rows[0] and flat.keys() == {*made} and len(
             sequences) == len(rows)):  # fmt: skip
+            order = None if sequences is None else turned(sequences, flat)
+            if order is not None:
+                return cls(dict(made), [rows[k] for k in order], turned=True)
             return cls(dict(made), rows)
         return cls(flat, sequences, rows)
 

@@ -53,6 +53,7 @@ class Forward:
     @cached_property
     def losses(self) -> Tensor:
         """``[N]`` float64, the reference loss of each example; labels must be in range."""
+        self.task.require_fit(self.logits, self.labels)
         return self.task.losses(self.logits, self.labels)
 
 
