@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+SAMPLE = 4096
+"""Elements of a weight that are kept: a mean of a few vectors shows in many fewer."""
+
+
 class Followed:
     """Trained weights beside the frozen ones that have their shapes and, in another part, names.
 
@@ -21,24 +25,23 @@ class Followed:
 
     def __init__(self, model: nn.Module) -> None:
         self.pairs = _twins(model)
-        self.before = {one: sample(self._of(model, one)) for one in self.pairs}
+        weights = dict(model.named_parameters())
+        self.before = {one: _some(weights[one]) for one in self.pairs}
         self.seen: dict[str, list[Tensor]] = {one: [] for one in self.pairs}
 
     def note(self, model: nn.Module) -> None:
         """Note where the trained ones are, after an optimizer step."""
+        weights = dict(model.named_parameters()) if self.pairs else {}
         for one, twin in self.pairs.items():
-            self.seen[one].append(sample(self._of(model, twin)))
+            self.seen[one].append(_some(weights[twin]))
 
     def follow(self, model: nn.Module) -> set[str]:
         """Return the frozen ones that lie between where they were and where their twins have been.
 
         A moving average is a mean of these, whatever its decay, in which no weight is negative.
         """
-        return {one for one in self.pairs if self._is_mean(sample(self._of(model, one)), one)}
-
-    @staticmethod
-    def _of(model: nn.Module, name: str) -> Any:
-        return dict(model.named_parameters())[name]
+        weights = dict(model.named_parameters())
+        return {one for one in self.pairs if self._is_mean(_some(weights[one]), one)}
 
     def _is_mean(self, now: Tensor, one: str) -> bool:
         import torch
@@ -55,6 +58,11 @@ class Followed:
         return (
             rest <= rounding and bool((shares >= least).all()) and float(shares.sum()) <= 1 - least
         )
+
+
+def _some(weight: Any) -> Tensor:
+    some: Tensor = sample(weight)[:SAMPLE]
+    return some
 
 
 def _twins(model: nn.Module) -> dict[str, str]:
