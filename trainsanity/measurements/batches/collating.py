@@ -163,7 +163,8 @@ class Collating:
         def broken(case: Case) -> str | None:
             made = self.made(case)
             if not self.tokens:
-                return wrong(case.rows, made)
+                order = turned(case.rows, made)
+                return wrong(case.rows if order is None else [case.rows[k] for k in order], made)
             rows = self.sequences(case.rows, made)
             made = flat_batch(made)
             parts = unpacked(*with_targets(rows, made, IGNORED), reordered=self.packs)
