@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trainsanity.checks.collator._labels import (
     Labelled,
@@ -101,7 +101,9 @@ def _wrong_rows(rows: Rows, made: Made, column: str | None) -> str | None:
     if (shares := _shares(given, got)) is not None:
         # Mixed and smoothed labels: a row's own class has a share, and others may have some.
         lost = [i for i, share in enumerate(shares) if not share > 0]
-        return f"class {given[lost[0]]} of row {lost[0]} has no share in its label" if lost else None
+        return (
+            f"class {given[lost[0]]} of row {lost[0]} has no share in its label" if lost else None
+        )
     # Compared in the collator's dtype: a number need not survive float32 in full.
     if got.flatten().tolist() != got.new_tensor(given).flatten().tolist():
         return f"labels {given} came out as {got.tolist()}"
