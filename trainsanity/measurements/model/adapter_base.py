@@ -134,7 +134,7 @@ def new_tokens(pipeline: Pipeline, batch: Batch) -> NewTokens:
     if folder is None:
         raise Skip("the checkpoint that the model was loaded from is not on this machine")
     added = {int(i): str(token) for i, token in tokenizer.added_tokens_decoder.items()}
-    before, since = _known_before(folder), f"the tokenizer of {folder.name} does not have them"
+    before, since = tokens_of(folder), f"the tokenizer of {folder.name} does not have them"
     if before is None:
         rows = _stored_rows(folder, base)
         if rows is None:
@@ -168,8 +168,8 @@ def _embeddings(base: Any) -> tuple[Any, Any]:
     return found[0], found[1]
 
 
-def _known_before(folder: Path) -> dict[int, str] | None:
-    """Return the added tokens of the checkpoint's tokenizer; None if it has no file."""
+def tokens_of(folder: Path) -> dict[int, str] | None:
+    """Return the tokens of a checkpoint's tokenizer by id; None if it has no file of them."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         return None
