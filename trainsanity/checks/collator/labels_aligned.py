@@ -100,6 +100,12 @@ def _wrong_rows(rows: Rows, made: Made, column: str | None, *, free: bool) -> st
     if column is None:
         return None
     given, got = [plain_values(row[column]) for row in rows], made["labels"]
+    if (shares := _shares(given, got)) is not None:
+        # Mixed and smoothed labels: a row's own class has a share, and others may have some.
+        lost = [i for i, share in enumerate(shares) if not share > 0]
+        return (
+            f"class {given[lost[0]]} of row {lost[0]} has no share in its label" if lost else None
+        )
     flat = [_flat(one) for one in given]
     other = len(got) == len(rows) and [len(one) for one in flat] != [one.numel() for one in got]
     if free and other:
@@ -127,6 +133,16 @@ def _alike(one: Tensor, other: Tensor) -> bool:
     if one.shape != other.shape:
         return False
     return bool(torch.isclose(one, other, rtol=0, atol=0, equal_nan=True).all())
+
+
+def _shares(given: list[Any], got: Any) -> list[float] | None:
+    """Return the share of each row's own class in labels that are shares; None if they are not."""
+    if getattr(got, "ndim", 0) != 2 or len(got) != len(given) or not got.is_floating_point():
+        return None
+    classes = got.shape[1]
+    if not all(type(one) is int and 0 <= one < classes for one in given):
+        return None
+    return [float(row[one]) for row, one in zip(got, given, strict=True)]
 
 
 def _wrong_token(one: Labelled, language: bool, shifts: bool = True) -> str | None:
