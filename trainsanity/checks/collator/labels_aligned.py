@@ -108,18 +108,23 @@ def _wrong_rows(rows: Rows, made: Made, column: str | None, *, free: bool) -> st
         )
     flat = [_flat(one) for one in given]
     other = len(got) == len(rows) and [len(one) for one in flat] != [one.numel() for one in got]
-    if free and other:
-        # A loss of the user's own takes what its collator makes: shares of classes that are mixed,
-        # which nothing here says; or lists of several lengths, filled up.
-        if got.dim() < 2 or any(not isinstance(one, list) for one in given):
-            return None
-        got = [its[: len(own)] for own, its in zip(flat, got, strict=True)]
-    else:
-        got, flat = [got.flatten()], [[value for one in flat for value in one]]
+    if other and got.dim() > 1 and all(isinstance(one, list) for one in given):
+        # Lists of several lengths, or maps, that are filled up behind.
+        wrong = next((i for i, one in enumerate(given) if not _begins(got[i], one)), None)
+        return None if wrong is None else f"labels {given[wrong]} came out as {got[wrong].tolist()}"
+    if other and free:
+        return None  # what a loss of the user's own takes, its collator makes; nothing here says it
     # Compared in the collator's dtype: a number need not survive float32 in full.
-    if any(not _alike(its, its.new_tensor(own)) for own, its in zip(flat, got, strict=True)):
-        return f"labels {given} came out as {made['labels'].tolist()}"
+    if not _alike(got.flatten(), got.new_tensor([value for one in flat for value in one])):
+        return f"labels {given} came out as {got.tolist()}"
     return None
+
+
+def _begins(made: Tensor, given: list[Any]) -> bool:
+    own = made.new_tensor(given)
+    if own.dim() != made.dim():
+        return False
+    return _alike(made[tuple(slice(size) for size in own.shape)], own)
 
 
 def _flat(value: Any) -> list[Any]:
