@@ -72,7 +72,7 @@ def _shares_are_made(pipeline: Pipeline, row: Any) -> bool:
             made = collator([copy.deepcopy(row)])
         except Exception:  # it may need more of rows than one, or other columns
             return False
-    labels = made.get("labels") if isinstance(made, Mapping) else None
+    labels: Any = made.get("labels") if isinstance(made, Mapping) else None
     shape = tuple(getattr(labels, "shape", ()))
     return shape == (1, pipeline.config.num_labels) and bool(labels.is_floating_point())
 

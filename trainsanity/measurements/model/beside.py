@@ -86,7 +86,7 @@ def _vocabulary(model: Any) -> int | None:
         return None
     if head is None:
         return None
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     size = getattr(text, "vocab_size", None)
     return size if isinstance(size, int) else None
