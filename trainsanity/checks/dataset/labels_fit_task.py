@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
+from trainsanity.measurements.batches.batch import labels_reach_model
 from trainsanity.measurements.data.scan import Scan
 from trainsanity.objectives.base import (
     CAUSAL_LM,
@@ -17,7 +18,7 @@ from trainsanity.objectives.base import (
     TOKENS,
 )
 from trainsanity.objectives.preference import UNPAIRED_TRAINERS, of_classes
-from trainsanity.types import Finding, Measured
+from trainsanity.types import Finding, Measured, Severity
 
 if TYPE_CHECKING:
     from trainsanity.measurements.data.scan import Split
@@ -49,11 +50,16 @@ def labels_fit_task(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Findi
     classes ``ClassLabel(names=...)``), set ``config.problem_type``, give each row as many labels as
     it has tokens.
 
+    It is a warning where ``compute_loss`` is your own and does not hand the labels to the model:
+    what it leaves out by a mask never gets into the loss. The calls of its loss functions are
+    judged by loss.functions_fit.
+
     Known false alarms: a collator that makes the labels anew from another column.
 
     References: read: transformers.loss.loss_utils, the sequence classification heads.
     """
     task = objective_of(pipeline).name
+    theirs = labels_reach_model(pipeline)
     types = []
     for split in scan.splits:
         labels = split.labels
@@ -71,10 +77,14 @@ def labels_fit_task(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Findi
                 observed=labels.type,
                 expected=expected,
                 where=split.row(int(places[0])),
-                cause="the labels' type decides the loss unless config.problem_type is set"
+                cause="compute_loss is code of your own, which may leave them out or read them "
+                "otherwise; the model's own loss would not"
+                if not theirs
+                else "the labels' type decides the loss unless config.problem_type is set"
                 if task == MULTI_LABEL and not labels.is_list
                 else "the labels were made for another task, or by another rule",
                 fix=f"give each row {expected}",
+                severity=Severity.FAILURE if theirs or len(labels.nulls) else Severity.WARNING,
             )
     found = ", ".join(types) or "in no column, the collator makes them"
     yield Measured(f"labels for {task}: {found}", types)
