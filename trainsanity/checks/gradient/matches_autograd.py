@@ -25,6 +25,12 @@ COMPOSED = (
     "sharpness-aware steps do: its gradient is made of more than the loss's"
 )
 
+TERMS = (
+    "{} has the formula's value, and the step adds up what it gives: it has a term whose value is "
+    "next to 0 and whose gradient is not, as a consistency of two passes has at first, or a hook "
+    "changes the gradient in every micro-batch alike"
+)
+
 
 @check(
     "TS606",
@@ -126,9 +132,7 @@ def matches_autograd(
             candidates=tuple(known),
             cause=COMPOSED
             if meant
-            else f"{confirmed.owner} has the formula's value, and the step adds up what it gives: it "
-            "has a term whose value is next to 0 and whose gradient is not, as a consistency of two "
-            "passes has at first, or a hook changes the gradient in every micro-batch alike"
+            else TERMS.format(confirmed.owner)
             if terms
             else explained(slope, known)
             if known
