@@ -43,8 +43,9 @@ def labels_in_range(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Findi
     How to fix: map the labels to 0 .. num_labels - 1 (``ClassLabel`` does), or set ``num_labels``
     when the model is loaded; drop the rows that have no label.
 
-    Rows of -100 are a warning where ``compute_loss`` is your own and does not hand the labels to
-    the model: learning from rows without a label (consistency, pseudo-labels) marks them so.
+    It is a warning where ``compute_loss`` is your own and does not hand the labels to the model:
+    learning from rows without a label (consistency, pseudo-labels) marks them by -100 or -1 and
+    leaves them out, and torch refuses a class that there is not.
 
     Known false alarms: rows marked -100 on purpose in a single-label task; drop them instead, the
     result is the same and the step is full.
@@ -66,13 +67,13 @@ def labels_in_range(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Findi
                     f"have the label {label}; the head has outputs 0 to {size - 1}",
                     observed=label,
                     expected=f"0 to {size - 1}",
-                    cause="-100 marks rows that the loss ignores"
+                    cause="compute_loss is code of your own, which may leave these rows out"
+                    if not labels_reach_model(pipeline)
+                    else "-100 marks rows that the loss ignores"
                     if label == IGNORED
                     else "labels that do not start at 0, or a num_labels that is too small",
                     fix="map the labels to 0 .. num_labels - 1, and drop rows without a label",
-                    severity=Severity.WARNING
-                    if label == IGNORED and not labels_reach_model(pipeline)
-                    else Severity.FAILURE,
+                    severity=Severity.FAILURE if labels_reach_model(pipeline) else Severity.WARNING,
                 )
     known = scan.train.labels.counts
     low, high, (most, largest) = min(known), max(known), next(iter(known.items()))

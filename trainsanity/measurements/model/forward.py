@@ -18,7 +18,7 @@ from trainsanity.measurements.batches.batch import Batch, quiet
 from trainsanity.measurements.batches.special_tokens import align_special_tokens
 from trainsanity.measurements.model.head import Pooled, find_head, watched
 from trainsanity.measurements.model.raiser import gathered
-from trainsanity.objectives.base import IGNORED, Objective, require_single_label
+from trainsanity.objectives.base import Objective, require_single_label
 from trainsanity.pipeline import unwrapped
 from trainsanity.types import Cost, Skip
 
@@ -62,7 +62,7 @@ class Forward:
         Raises:
             Skip: none has.
         """
-        told = self.labels != IGNORED
+        told = self.labels >= 0
         if not bool(told.any()):
             raise Skip("no row of the first step has a label")
         return self.logits[told], self.labels[told]
