@@ -74,6 +74,11 @@ def metric_prefers_the_right(pipeline: Pipeline, scored: Scored) -> Iterator[Mea
     batch: a metric that is the same for the first and another for the second looks at all rows at
     once, as ``argmax`` without an axis does. Metrics that are 0, 1 or 100 for right ones are best.
 
+    Right predictions are given to other rows of their batch, too, and one row's to all: a metric
+    that follows predictions and labels, and not which row each belongs to, broadcasts ``[N, 1]``
+    against ``[N]``. Differences of means, which have no pairs, are 0 for right ones and pass. And
+    metrics none of which depends on the predictions at all take the ``argmax`` of a single output.
+
     Known false alarms: a metric on purpose of something else than the labels, such as the length
     of what is generated, under a direction that happens to prefer the wrong predictions.
 
@@ -92,6 +97,8 @@ def metric_prefers_the_right(pipeline: Pipeline, scored: Scored) -> Iterator[Mea
         yield from _positions(scored)
         yield from _cut(scored)
         yield from _mixed(scored)
+        yield from _unpaired(scored)
+        yield from _unasked(scored)
         yield from _generated(scored, strategy(args) != "no")
         yield from _with_prompt(scored)
     judged = {"perfect": scored.perfect, "wrong": scored.wrong}
@@ -227,8 +234,7 @@ def _mixed(scored: Scored) -> Iterator[Finding]:
         if _added(name) or right is None or surer is None or uneven is None:
             continue
         # A metric of probabilities follows how sure all rows are; one of classes does not.
-        best = any(_close(right, one) for one in (0.0, 1.0, 100.0))
-        if not best and _close(right, surer) and not _close(right, uneven):
+        if not _best(right) and _close(right, surer) and not _close(right, uneven):
             yield Finding(
                 f"{name} of right predictions is {right:.4g}, and {uneven:.4g} where one row of "
                 "each batch is surer of the same right class",
@@ -238,6 +244,54 @@ def _mixed(scored: Scored) -> Iterator[Finding]:
                 cause="rows are mixed: argmax (or max) over all predictions, without an axis",
                 fix="predictions.argmax(-1): one class for each row",
             )
+
+
+def _unpaired(scored: Scored) -> Iterator[Finding]:
+    """Yield metrics that are the same whichever row a right answer is given to."""
+    for name, value in scored.perfect.items():
+        parts = (value, scored.moved.get(name), scored.single.get(name), scored.alike.get(name))
+        right, moved, single, alike = map(_number, parts)
+        if _added(name) or right is None or moved is None or single is None or alike is None:
+            continue
+        asks = not _close(right, single) and not _close(right, alike)
+        # A difference of means has no pairs, and is 0 for right answers; a ratio is 1.
+        if asks and not _best(right) and _close(right, moved):
+            yield Finding(
+                f"{name} of right predictions is {right:.4g}, and {moved:.4g} where each is given "
+                "to another row: predictions are not held against the label of their own row",
+                observed=moved,
+                expected="another value than for right ones",
+                where="compute_metrics",
+                cause="predictions of shape [N, 1] and labels of [N] broadcast to [N, N]: all "
+                "predictions are compared with all labels",
+                fix="predictions.squeeze(-1), or predictions.reshape(labels.shape)",
+            )
+
+
+def _unasked(scored: Scored) -> Iterator[Finding]:
+    """Yield metrics all of which are the same for right, wrong and equal predictions."""
+    names = [name for name in scored.perfect if not _added(name)]
+    judged, follow = [], False
+    for name in names:
+        given = (scored.perfect, scored.wrong, scored.moved, scored.single, scored.metrics)
+        found = [_number(of.get(name)) for of in given]
+        known = [one for one in found if one is not None]
+        if len(known) < len(found) or not all(_close(known[0], one) for one in known):
+            return
+        alike = _number(scored.alike.get(name))
+        follow |= alike is not None and not _close(known[0], alike)
+        judged.append(f"{name} is {known[0]:.4g}")
+    if judged and follow:
+        yield Finding(
+            f"{', '.join(judged)} for right predictions, for wrong ones, and for those of the "
+            "model: no metric depends on what is predicted",
+            observed="the same for all predictions",
+            expected="another value for wrong ones",
+            where="compute_metrics",
+            cause="argmax over one output per row is always 0; or what is compared with the labels "
+            "is not made of the predictions",
+            fix="predictions.squeeze(-1) > 0 of one logit a row, predictions.argmax(-1) of several",
+        )
 
 
 def _positions(scored: Scored) -> Iterator[Finding]:
@@ -317,6 +371,10 @@ def _number(value: Any) -> float | None:
     except (TypeError, ValueError):
         return None
     return number if math.isfinite(number) else None
+
+
+def _best(value: float) -> bool:
+    return any(_close(value, one) for one in (0.0, 1.0, 100.0))
 
 
 def _close(one: float, other: float) -> bool:

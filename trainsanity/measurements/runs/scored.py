@@ -61,6 +61,9 @@ class Scored:
         wrong: for predictions that are labels of other items.
         surer: for the perfect ones of a classifier, twice as large.
         uneven: for the perfect ones, twice as large in the last row of each batch alone.
+        moved: for the perfect ones, each in another row's place.
+        single: for one row's perfect ones in all rows.
+        alike: for the perfect ones, with one row's label in all rows.
         padded: for the perfect ones, with as many columns of padding again.
         in_place: for a causal model that predicts at each position the token that stands there.
         at_zero: of several labels a row, for logits that are just above and below 0.
@@ -90,6 +93,9 @@ class Scored:
     wrong: dict[str, Any] = field(default_factory=dict)
     surer: dict[str, Any] = field(default_factory=dict)
     uneven: dict[str, Any] = field(default_factory=dict)
+    moved: dict[str, Any] = field(default_factory=dict)
+    single: dict[str, Any] = field(default_factory=dict)
+    alike: dict[str, Any] = field(default_factory=dict)
     padded: dict[str, Any] = field(default_factory=dict)
     in_place: dict[str, Any] = field(default_factory=dict)
     at_zero: dict[str, Any] = field(default_factory=dict)
@@ -253,6 +259,10 @@ def _take(pipeline: Pipeline, seen: Scored, answers: Answers) -> None:
     if not seen.perfect:
         return
     seen.wrong = again(answers.wrong)
+    seen.moved = again(answers.of_the_next_row)
+    if seen.moved:
+        seen.single = again(answers.of_one_row)
+        seen.alike = again(answers.perfect, answers.alike)
     seen.surer = again(answers.surer)
     if seen.surer:
         seen.uneven = again(answers.surer_at_the_end)
