@@ -121,6 +121,10 @@ class MultiLabel(Objective):
         """Return whether the head classifies rows by several labels."""
         return problem_type(pipeline) == MULTI_LABEL
 
+    def fits(self, logits: Tensor, labels: Tensor) -> bool:
+        """Return whether there is a label for each output."""
+        return labels.numel() == logits.numel()
+
     def item_losses(self, z: Tensor, y: Tensor) -> Tensor:
         """Return the mean binary cross entropy of each row, ``[M]`` in the dtype of ``z``."""
         import torch
@@ -146,6 +150,10 @@ class Regression(Objective):
     def matches(cls, pipeline: Pipeline) -> bool:
         """Return whether the head gives numbers."""
         return problem_type(pipeline) == REGRESSION
+
+    def fits(self, logits: Tensor, labels: Tensor) -> bool:
+        """Return whether there is a number for each output."""
+        return labels.numel() == logits.numel()
 
     def targets(self, labels: Tensor) -> Tensor:
         """Return the numbers, ``[M, C]``."""
