@@ -26,6 +26,7 @@ from trainsanity.measurements.step.loop_own import (
     redrawn_in_loop,
 )
 from trainsanity.measurements.step.modes import watched_modes
+from trainsanity.measurements.step.outside import outside_watched
 from trainsanity.measurements.step.policy_passes import references_of
 from trainsanity.measurements.step.pull import pulls_watched
 from trainsanity.measurements.step.rearranged import Rearranged
@@ -92,6 +93,7 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
                 pulls_watched(model, seen),
                 allocations_counted(model, seen),
                 teachers_watched(model, seen, references_of(None, pipeline.train_step).values()),
+                outside_watched(model, seen),
                 Gradients(model, seen.head_name, optimizer) as gradients,
                 _hooked(pipeline, seen, steps, gradients) as states,
             ):

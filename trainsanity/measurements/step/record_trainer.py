@@ -30,6 +30,7 @@ from trainsanity.measurements.step.driven import driven
 from trainsanity.measurements.step.hooks import added_hooks, hooks_of, state_of
 from trainsanity.measurements.step.modes import watched_modes
 from trainsanity.measurements.step.own import Own, ask_again
+from trainsanity.measurements.step.outside import outside_watched
 from trainsanity.measurements.step.own_code import OwnCode
 from trainsanity.measurements.step.peak import note_loss
 from trainsanity.measurements.step.policy_passes import references_of
@@ -130,6 +131,7 @@ def _record(pipeline: Pipeline, steps: int, *, own: bool) -> Recording:
                 allocations_counted(pipeline.model, seen),
                 teachers_watched(pipeline.model, seen, references_of(trainer, None).values()),
                 backward_recorded(seen, pipeline.model, trainer.accelerator),
+                outside_watched(pipeline.model, seen),
             ):
                 trainer.train()
         finally:
@@ -261,7 +263,8 @@ def note_update(seen: Recording, model: Any, optimizer: Any) -> None:
     A NaN of an earlier step stays known, and so does a gradient: parts may be trained by turns.
     """
     earlier = {p.name: p for p in seen.update.parameters}
-    seen.update = before_step(model, optimizer)
+    outside, seen.update = seen.update.outside, before_step(model, optimizer)
+    seen.update.outside = outside
     for parameter in seen.update.parameters:
         if (before := earlier.get(parameter.name)) is not None:
             parameter.finite &= before.finite
@@ -351,6 +354,7 @@ def _record_training_step(
                 ) from error
             raise
         micro.loss, micro.loss_dtype = float(loss), loss.dtype
+        micro.passes = len(watch.passes)
         done = watch.passes[0] if len(watch.passes) == 1 else None
         if done is not None and labels is not None and task.known:
             micro.sort_items(task, done, labels)

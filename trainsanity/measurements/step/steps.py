@@ -62,6 +62,7 @@ class MicroStep:
         gradient_norm: norm of this micro-batch's own contribution to the gradient.
         rank: the process that took it.
         again: takes it again as a whole step.  First step only, on its own process.
+        passes: how often the model ran in it.
     """
 
     num_items_in_batch: float | None = None
@@ -79,6 +80,7 @@ class MicroStep:
     gradient_norm: float = float("nan")
     rank: int = 0
     again: Again | None = None
+    passes: int = 1
 
     def sort_items(self, objective: Objective, seen: Pooled, labels: Tensor) -> None:
         """Sort a pass into items.  A plug-in that raises must not end the step that is recorded."""
@@ -171,8 +173,8 @@ class Recording:
         clipped_late: the norm that a loop clips to after its optimizer has stepped; None if it
             clips before, or does not.
         not_clipped_apart: why the gradient is not seen after it was clipped; empty if it is.
-        not_comparable: why the gradients of a script's own loop are not held against those of its
-            loss; empty if they are.
+        not_comparable: why the gradients are not held against those of the loss, as those of some
+            scripts' own loops; empty if they are.
         out_of_memory: a second step did not fit, so only the first was recorded.
         peak_bytes: device memory at its highest; None on the CPU.
         seconds: of the steps alone.
