@@ -29,8 +29,8 @@ from trainsanity.measurements.step.checkpointing import checkpointed
 from trainsanity.measurements.step.driven import driven
 from trainsanity.measurements.step.hooks import added_hooks, hooks_of, state_of
 from trainsanity.measurements.step.modes import watched_modes
-from trainsanity.measurements.step.own import Own, ask_again
 from trainsanity.measurements.step.outside import outside_watched
+from trainsanity.measurements.step.own import Own, ask_again
 from trainsanity.measurements.step.own_code import OwnCode
 from trainsanity.measurements.step.peak import note_loss
 from trainsanity.measurements.step.policy_passes import references_of
