@@ -11,6 +11,7 @@ from trainsanity.repairs import can_step_again, repair, trainers_own
 from trainsanity.types import Cost, Finding, Measured, Severity
 
 if TYPE_CHECKING:
+    from trainsanity.measurements.step.later import Thawed
     from trainsanity.measurements.step.outside import Outside
     from trainsanity.pipeline import Pipeline
 
@@ -40,6 +41,9 @@ def optimizer_holds_trainable(
     How it is measured: exact, at the recorded step.  Parameters outside of the model are found in
     the graph that the backward pass goes through; those that any optimizer holds are left out.
 
+    Callbacks that freeze and unfreeze are told of the beginnings of the epochs and steps to come,
+    and what they make trainable is looked up in the optimizer; all is put back.
+
     How to fix: build the optimizer last, or leave it to the Trainer.  Give it the parameters of the
     loss as well::
 
@@ -52,7 +56,8 @@ def optimizer_holds_trainable(
     second network in train mode that the loss goes through, and that nobody trains, is a warning;
     in eval mode, as networks that compare pictures are, it is none.
 
-    References: huggingface/accelerate#2665, sung-yeon-kim/Proxy-Anchor-CVPR2020#25.
+    References: huggingface/accelerate#2665, sung-yeon-kim/Proxy-Anchor-CVPR2020#25,
+    luxonis/luxonis-train#432.
     """
     update = recording.update
     trainable = [p for p in update.parameters if p.trainable]
@@ -77,6 +82,8 @@ def optimizer_holds_trainable(
             repairs=(COMPLETED,) if can_step_again(pipeline) else trainers_own(pipeline),
         )
     yield from _of_the_loss(update.outside)
+    if update.thawed is not None:
+        yield _thawed(update.thawed)
     held_count = len(trainable) - len(lost)
     yield Measured(
         f"{update.optimizer} holds {held_count} of {len(trainable)} trainable tensors, and "
@@ -107,4 +114,18 @@ def _of_the_loss(outside: list[Outside]) -> Iterator[Finding]:
         else "give its parameters to an optimizer; if it is there to be asked alone, call "
         "requires_grad_(False) and eval() on it",
         severity=Severity.FAILURE if certain else Severity.WARNING,
+    )
+
+
+def _thawed(thawed: Thawed) -> Finding:
+    return Finding(
+        f"{thawed.callback} makes {len(thawed.names)} parameters trainable {thawed.when}, and the "
+        "optimizer does not hold them: they get a gradient then, and stay as they are",
+        observed=0,
+        expected=len(thawed.names),
+        where=", ".join(thawed.names[:3]),
+        cause="the optimizer was given what needed a gradient when it was built, and they were "
+        "frozen then",
+        fix="give the optimizer all parameters: those that are frozen have no gradient and take "
+        "no step; or call optimizer.add_param_group where they are unfrozen",
     )

@@ -19,6 +19,7 @@ from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.batches.special_tokens import align_special_tokens
 from trainsanity.measurements.runs.answers import Answers, ignored
 from trainsanity.measurements.runs.oracle import Written, ask_oracle
+from trainsanity.measurements.runs.repeated import Repeated, ask_repeatedly
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class Scored:
         behind_padding: those of them that end with padding, which it goes on from.
         writes: a decoder generates in the user's own ``prediction_step``.
         written: metrics of answers put into the place of what it generates.
+        repeated: metrics of the same predictions again.
     """
 
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -110,6 +112,7 @@ class Scored:
     behind_padding: int = 0
     writes: bool = False
     written: Written = field(default_factory=Written)
+    repeated: Repeated = field(default_factory=Repeated)
 
 
 @measurement(Cost.STEP)
@@ -262,6 +265,7 @@ def _take(pipeline: Pipeline, seen: Scored, answers: Answers) -> None:
     seen.at_zero = again(functools.partial(answers.around, 0.0))
     if seen.at_zero:
         seen.at_half = again(functools.partial(answers.around, HALF))
+    seen.repeated = ask_repeatedly(again, answers.perfect, answers.wrong, [y for *_, y in made])
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import dataclasses
 import gc
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import Session, objective_of
@@ -28,6 +28,7 @@ from trainsanity.measurements.step.asked_again import TrainerAgain
 from trainsanity.measurements.step.checkpointing import checkpointed
 from trainsanity.measurements.step.driven import driven
 from trainsanity.measurements.step.hooks import added_hooks, hooks_of, state_of
+from trainsanity.measurements.step.later import thawed_later
 from trainsanity.measurements.step.modes import watched_modes
 from trainsanity.measurements.step.outside import outside_watched
 from trainsanity.measurements.step.own import Own, ask_again
@@ -106,7 +107,7 @@ def _record(pipeline: Pipeline, steps: int, *, own: bool) -> Recording:
         output_dir = str(trainer.args.output_dir)
         watch_own = OwnCode(pipeline, seen, users)
         zero = None if zero_stage(trainer) is None else ZeroStep(trainer, seen, note_rates)
-        last = _callback(seen, pipeline, steps, watch_own.after, zero)
+        last = _callback(seen, pipeline, steps, watch_own.after, zero=zero, users=users)
         alone(trainer, folder, last, first=watch_own.first(), users=users)
         _record_training_step(
             pipeline, seen, watch, collated=collated, present=present, begins=watch_own.begins
@@ -151,7 +152,9 @@ def _callback(
     pipeline: Pipeline,
     steps: int,
     after: Callable[[str], None],
+    *,
     zero: ZeroStep | None,
+    users: Sequence[Any],
 ) -> Any:
     import torch
     from transformers import TrainerCallback
@@ -231,6 +234,8 @@ def _callback(
             control.should_save = control.should_evaluate = False
             # A callback of the user's that ends the run ends it here, too.
             control.should_training_stop = control.should_training_stop or last(state)
+            if control.should_training_stop:
+                seen.update.thawed = thawed_later(pipeline.trainer, users, state, **kwargs)
             if pipeline.device.type == "cuda":
                 # The optimizer's state came to lie between freed activations.
                 torch.cuda.empty_cache()

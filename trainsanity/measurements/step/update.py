@@ -18,6 +18,7 @@ from trainsanity.measurements.step.directions import Direction, Trial, direction
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from trainsanity.measurements.step.later import Thawed
     from trainsanity.measurements.step.outside import Outside
 
 
@@ -74,6 +75,7 @@ class Update:
             step does not use: parameters of a loss have a gradient.
         apart: the same, with those that the step uses.
         outside: parameters that the step's loss is made with, and that nobody holds.
+        thawed: what a callback makes trainable later, and the optimizer does not hold.
         trials: in the order of their rates; the last one is the peak's.
         no_trial: why none was made.
     """
@@ -85,6 +87,7 @@ class Update:
     strangers: int = 0
     apart: int = 0
     outside: list[Outside] = field(default_factory=list)
+    thawed: Thawed | None = None
     trials: list[Trial] = field(default_factory=list)
     no_trial: str = "the optimizer takes no step without evaluating its loss"
 
