@@ -132,7 +132,8 @@ def _chooses_among_one(pipeline: Pipeline) -> Iterator[Finding]:
     if every <= steps:
         return
     yield Finding(
-        f"eval_steps is {every:g}, and the run has {steps}: it is evaluated at its end at the most, and "
+        f"eval_steps is {every:g}, and the run has {steps}: it is evaluated at its end at the "
+        "most, and "
         + " and ".join(
             ["the best checkpoint is the last one"] * bool(args.load_best_model_at_end)
             + ["early stopping never stops it"] * waits
