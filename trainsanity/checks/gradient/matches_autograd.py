@@ -127,7 +127,12 @@ def matches_autograd(
             else explained(slope, known)
             if known
             else _cause(pipeline, recording),
-            fix='if it is meant: objective = "custom" as an argument of Pipeline.from_loop'
+            fix='if it is meant: objective = "custom" '
+            + (
+                "as an argument of Pipeline.from_loop"
+                if pipeline.trainer is None
+                else "in [tool.trainsanity], or as an attribute of your factory"
+            )
             if meant
             else "find what writes to .grad of these parameters between the backward passes",
             severity=Severity.WARNING if meant else Severity.FAILURE,

@@ -81,7 +81,7 @@ def optimizer_holds_trainable(
             "parameters",
             repairs=(COMPLETED,) if can_step_again(pipeline) else trainers_own(pipeline),
         )
-    yield from _of_the_loss(update.outside)
+    yield from _of_the_loss(update.outside, of_trainer=pipeline.trainer is not None)
     if update.thawed is not None:
         yield _thawed(update.thawed)
     held_count = len(trainable) - len(lost)
@@ -93,7 +93,7 @@ def optimizer_holds_trainable(
     )
 
 
-def _of_the_loss(outside: list[Outside]) -> Iterator[Finding]:
+def _of_the_loss(outside: list[Outside], *, of_trainer: bool) -> Iterator[Finding]:
     if not outside:
         return
     certain = any(one.alone for one in outside)
@@ -108,7 +108,10 @@ def _of_the_loss(outside: list[Outside]) -> Iterator[Finding]:
         cause="the loss has parameters of its own, and the optimizer was given the model's"
         if certain
         else "a second network in train mode is part of the loss",
-        fix="give them to the optimizer, too, and save them: [*model.parameters(), "
+        fix="make them parameters of the model before the Trainer is built, which steps, zeroes "
+        "and saves what its model has: model.criterion = criterion"
+        if certain and of_trainer
+        else "give them to the optimizer, too, and save them: [*model.parameters(), "
         "*criterion.parameters()]"
         if certain
         else "give its parameters to an optimizer; if it is there to be asked alone, call "

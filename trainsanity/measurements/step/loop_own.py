@@ -22,7 +22,7 @@ from trainsanity.measurements.batches.batch import drawn, prepared, quiet
 from trainsanity.measurements.step.guided import Guided, ask_guided
 from trainsanity.measurements.step.loop_gradients import Gradients, before_the_clip
 from trainsanity.measurements.step.own import AT_MOST, ELEMENTS, Own, sampled_of, solve
-from trainsanity.measurements.step.rearranged import REDRAWN
+from trainsanity.measurements.step.rearranged import REDRAWN, set_alike
 from trainsanity.measurements.step.steps import Recording, set_random_state
 
 if TYPE_CHECKING:
@@ -110,6 +110,10 @@ def redrawn_in_loop(pipeline: Pipeline, seen: Recording, begun: Any) -> float:
         first, pull, draws = _drawing(pipeline, seen, begun)
         if not draws:
             return math.nan
+        # A seed that is made of the step's number is another one in the next.
+        alike = len(seen.seeds) > 1 and all(one == seen.seeds[0] for one in seen.seeds)
+        if alike and seen.seeds[0] and (seeded := _seeded(pipeline, seen, begun)):
+            seen.rearranged.seeded = seeded
         # A head that has learnt nothing gives all labels one loss, and other gradients.
         share = MARGIN * seen.own.eps + REDUCTIONS
         for seed in range(REDRAWN):
@@ -118,6 +122,15 @@ def redrawn_in_loop(pipeline: Pipeline, seen: Recording, begun: Any) -> float:
             if apart or abs(again - first) > share * max(1.0, abs(first)):
                 return again
     return math.nan
+
+
+def _seeded(pipeline: Pipeline, seen: Recording, begun: Any) -> list[str]:
+    """Return the random states that a step leaves the same, whatever they were."""
+    states: list[tuple[dict[str, str], dict[str, str]]] = []
+    for seed in range(2):
+        with preserved(pipeline):
+            _alone(pipeline, seen, 0, begun, seed=seed, states=states)
+    return set_alike(*states)
 
 
 def guided_in_loop(pipeline: Pipeline, seen: Recording, begun: Any) -> Guided:
@@ -198,10 +211,11 @@ def _alone(
     *,
     seed: int | None = None,
     change: Callable[[Mapping[str, Any]], dict[str, Any]] = dict,
+    states: list[Any] | None = None,
 ) -> tuple[float, dict[str, Any], float, bool]:
     """Ask one micro-batch as a step, with the random numbers of a state or of a seed.
 
-    ``change`` makes other inputs of it.
+    ``change`` makes other inputs of it; ``states`` is given the random states around it.
 
     Returns:
         its loss, its gradient, its share of the model's loss, and whether random numbers were
@@ -209,7 +223,7 @@ def _alone(
     """
     with preserved(pipeline), quiet(pipeline):
         given = next(drawn(pipeline, 1)).micro_batches[place]
-    return _asked(pipeline, seen, [change(given.inputs)], state, seed=seed)
+    return _asked(pipeline, seen, [change(given.inputs)], state, seed=seed, states=states)
 
 
 def _asked(
@@ -219,6 +233,7 @@ def _asked(
     state: Any,
     *,
     seed: int | None = None,
+    states: list[Any] | None = None,
 ) -> tuple[float, dict[str, Any], float, bool]:
     """Ask some batches as a step; see :func:`_alone`."""
     step = pipeline.train_step
@@ -238,7 +253,10 @@ def _asked(
                 reseed(seed)
             before = random_hashes()
             loss = float(step(given))
-            draws = before != random_hashes()
+            ended = random_hashes()
+            draws = before != ended
+            if states is not None:
+                states.append((before, ended))
         finally:
             handle.remove()
             pipeline.model.zero_grad()

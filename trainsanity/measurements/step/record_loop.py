@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.engine.session import objective_of
 from trainsanity.errors import UsageError
 from trainsanity.isolation.collectives import all_gather
-from trainsanity.isolation.random_states import torch_states
+from trainsanity.isolation.random_states import seeds_seen, torch_states
 from trainsanity.isolation.snapshot import preserved, snapshot_bytes
 from trainsanity.measurements.batches.batch import Batch, drawn, quiet
 from trainsanity.measurements.model.head import head_or_none, watched
@@ -194,7 +194,9 @@ def _take(pipeline: Pipeline, seen: Recording, batch: Batch, watch: Any, states:
     del watch.passes[:], states[:]
     assert pipeline.train_step is not None
     begun = random_state()
-    loss = pipeline.train_step([dict(given.inputs) for given in batch])
+    with seeds_seen() as seeds:
+        loss = pipeline.train_step([dict(given.inputs) for given in batch])
+    seen.seeds.append(seeds)
     if not isinstance(loss, int | float) and not (torch.is_tensor(loss) and loss.numel() == 1):
         raise UsageError(
             f"train_step returned {type(loss).__name__}: return the loss that you would log for "

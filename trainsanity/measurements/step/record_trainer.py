@@ -6,7 +6,8 @@ import dataclasses
 import gc
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import Session, objective_of
@@ -15,6 +16,7 @@ from trainsanity.isolation.callbacks import taking_part
 from trainsanity.isolation.collectives import all_gather, rank
 from trainsanity.isolation.fsdp import training_copy
 from trainsanity.isolation.hashing import hashes
+from trainsanity.isolation.overrides import own_methods
 from trainsanity.isolation.random_states import torch_states
 from trainsanity.isolation.shards import is_sharded
 from trainsanity.isolation.snapshot import preserved, snapshot_bytes
@@ -347,8 +349,11 @@ def _record_training_step(
             seen.hooks = added_hooks(trainer.model, present)
         seen.steps[-1].micro_steps.append(micro)
         del watch.passes[:]
+        # What the user's own code draws or seeds before it calls the model is none of the model's.
+        state_of_call = called_with(trainer.model, micro) if len(seen.steps) == 1 else nullcontext()
         try:
-            loss = training_step(model, given, num_items_in_batch)
+            with state_of_call:
+                loss = training_step(model, given, num_items_in_batch)
         except Exception as error:
             if watch.lossless and _leaves_the_loss_to_the_model(trainer):
                 refuse_unlabelled(trainer, names, micro.rows[0] if micro.rows else names)
@@ -360,6 +365,7 @@ def _record_training_step(
             raise
         micro.loss, micro.loss_dtype = float(loss), loss.dtype
         micro.passes = len(watch.passes)
+        seen.composed |= micro.passes > 1 and bool(own_methods(trainer, ("training_step",)))
         done = watch.passes[0] if len(watch.passes) == 1 else None
         if done is not None and labels is not None and task.known:
             micro.sort_items(task, done, labels)
@@ -367,6 +373,23 @@ def _record_training_step(
         return loss
 
     trainer.training_step = recording
+
+
+@contextmanager
+def called_with(model: Any, micro: MicroStep) -> Iterator[None]:
+    """Note torch's random state as the model is called first, for the call to be repeated."""
+    called: list[None] = []
+
+    def note(*_: Any) -> None:
+        if not called:
+            called.append(None)
+            micro.random_state = torch_states()
+
+    handle = model.register_forward_pre_hook(note)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _leaves_the_loss_to_the_model(trainer: Any) -> bool:
