@@ -41,7 +41,7 @@ def thawed_later(trainer: Any, users: Sequence[Any], state: Any, **parts: Any) -
         state: of the Trainer.
         parts: what an event is told of besides: the model, the optimizer and others.
     """
-    freezing = [one for one in users if _names(type(one)) & FREEZING]
+    freezing = [one for one in users if names_in(type(one)) & FREEZING]
     if not freezing:
         return None
     named = dict(trainer.model.named_parameters())
@@ -81,7 +81,7 @@ def _beginnings(trainer: Any, state: Any) -> list[tuple[str, float, int, str]]:
     return sorted(events, key=lambda one: one[2])
 
 
-def _names(cls: type) -> set[str]:
+def names_in(cls: type) -> set[str]:
     """Return the names that the methods of a class use."""
     found: set[str] = set()
     for _, method in inspect.getmembers(cls, inspect.isfunction):
