@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sized
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.fields import is_indexable
+from trainsanity.isolation.overrides import own_methods
 from trainsanity.isolation.random_states import first_row
 from trainsanity.isolation.snapshot import preserved
 
@@ -30,17 +31,19 @@ class Rows:
 
 def rows_of_batches(pipeline: Pipeline, dataset: Any) -> Any:
     """Return a dataset of the single rows where the items are batches, else the dataset itself."""
-    if dataset is None or not _overrides(pipeline) or not _not_batched(pipeline):
+    if (
+        dataset is None
+        or pipeline.trainer is None
+        or not _overrides(pipeline)
+        or not _not_batched(pipeline)
+    ):
         return dataset
     return Rows(dataset) if _parts(first_row(dataset)) else dataset
 
 
 def _overrides(pipeline: Pipeline) -> bool:
-    if pipeline.trainer is None:
-        return False
-    from transformers import Trainer
-
-    return type(pipeline.trainer).get_train_dataloader is not Trainer.get_train_dataloader
+    """Return whether the data loader is made by code of the user's own."""
+    return bool(own_methods(pipeline.trainer, ("get_train_dataloader",)))
 
 
 _known: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()

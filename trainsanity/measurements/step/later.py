@@ -72,7 +72,9 @@ def thawed_later(trainer: Any, users: Sequence[Any], state: Any, **parts: Any) -
 
 def _beginnings(trainer: Any, state: Any) -> list[tuple[str, float, int, str]]:
     """Return the beginnings of epochs and of steps to come: event, epoch, step, in words."""
-    epochs = math.ceil(state.num_train_epochs) if state.num_train_epochs else 1
+    # A stream has as many epochs as there are numbers, and nobody knows where the second begins.
+    epochs = math.ceil(state.num_train_epochs or 1)
+    epochs = 1 if epochs > state.max_steps else max(1, epochs)
     per_epoch = max(1, math.ceil(state.max_steps / epochs))
     events = [("on_epoch_begin", float(k), k * per_epoch, f"as epoch {k + 1} begins")
               for k in range(1, min(epochs, CALLS))]  # fmt: skip

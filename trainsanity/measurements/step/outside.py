@@ -57,8 +57,10 @@ def outside_watched(model: Any, seen: Recording) -> Iterator[None]:
         yield
     finally:
         torch.autograd.backward = backward
-    if found:
-        seen.update.outside = _not_held([*found.values()])
+    own.update(id(p) for p in model.parameters())  # what a callback has put into it
+    others = [p for key, p in found.items() if key not in own]
+    if others:
+        seen.update.outside = _not_held(others)
 
 
 def _leaves(roots: list[Any]) -> list[Any]:
