@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from trainsanity.isolation.random_states import first_row
 from trainsanity.isolation.snapshot import preserved
+from trainsanity.isolation.whole_batches import rows_of_batches
 from trainsanity.objectives.base import (
     MULTI_LABEL,
     REGRESSION,
@@ -51,7 +52,7 @@ def problem_type(pipeline: Pipeline) -> str | None:
 
 
 def _label_is_integer(pipeline: Pipeline) -> bool:
-    row = first_row(pipeline.train_dataset)
+    row = first_row(rows_of_batches(pipeline, pipeline.train_dataset))
     column = pipeline.label_column(row) if isinstance(row, Mapping) else None
     value: Any = row[column] if column else 0
     plain = value.tolist() if hasattr(value, "tolist") else value

@@ -20,6 +20,7 @@ from trainsanity.measurements.batches.special_tokens import align_special_tokens
 from trainsanity.measurements.runs.answers import Answers, ignored
 from trainsanity.measurements.runs.draws import draws
 from trainsanity.measurements.runs.oracle import Written, ask_oracle
+from trainsanity.measurements.runs.repeated import Repeated, ask_repeatedly
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class Scored:
         behind_padding: those of them that end with padding, which it goes on from.
         writes: a decoder generates in the user's own ``prediction_step``.
         written: metrics of answers put into the place of what it generates.
+        repeated: metrics of the same predictions again.
     """
 
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -119,6 +121,7 @@ class Scored:
     behind_padding: int = 0
     writes: bool = False
     written: Written = field(default_factory=Written)
+    repeated: Repeated = field(default_factory=Repeated)
 
 
 @measurement(Cost.STEP)
@@ -261,6 +264,13 @@ def _take(pipeline: Pipeline, seen: Scored, answers: Answers) -> None:
     seen.perfect = again(answers.perfect)
     if not seen.perfect:
         return
+    _ask_the_metric(seen, again, answers, [wanted for *_, wanted in made])
+
+
+def _ask_the_metric(
+    seen: Scored, again: Callable[..., dict[str, Any]], answers: Answers, labels: list[Any]
+) -> None:
+    """Note what the metric says of other predictions than the perfect ones."""
     seen.wrong = again(answers.wrong)
     seen.moved = again(answers.of_the_next_row)
     if seen.moved:
@@ -275,6 +285,7 @@ def _take(pipeline: Pipeline, seen: Scored, answers: Answers) -> None:
     seen.at_zero = again(functools.partial(answers.around, 0.0))
     if seen.at_zero:
         seen.at_half = again(functools.partial(answers.around, HALF))
+    seen.repeated = ask_repeatedly(again, answers.perfect, answers.wrong, labels)
 
 
 @contextmanager
