@@ -58,8 +58,10 @@ def own_modules(
         for place, rest in _splits(name):
             if place not in modules:
                 continue
-            inside = [one for one in free if _lies_in(one, place, rest)]
-            if inside:
+            named = [one for one in free if _lies_in(one, place, rest)]
+            # A module of the user's own may call it as it likes.
+            others = [one for one in free if place in foreign and one.startswith(f"{place}.")]
+            if inside := [*named, *others]:
                 # A square layer's factors may have its shape: the one with its values is it.
                 same = (one for one in inside if not _differs(parameters[one], part, shape))
                 found.renamed[next(same, inside[0])] = name
