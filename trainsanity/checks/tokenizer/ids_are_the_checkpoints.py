@@ -57,7 +57,7 @@ def ids_are_the_checkpoints(vocabulary: Vocabulary) -> Iterator[Measured | Findi
         many = len(seen.others) >= MANY * seen.ids
         yield Finding(
             f"{len(seen.others)} of {seen.ids} ids of the first rows are other tokens in the "
-            f"tokenizer of {seen.folder}, whose embeddings the model has: {shown}",
+            f"tokenizer of the checkpoint, whose embeddings the model has: {shown}",
             observed=len(seen.others),
             expected=0,
             where="processing_class",

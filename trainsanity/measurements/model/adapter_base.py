@@ -138,7 +138,7 @@ def new_tokens(pipeline: Pipeline, batch: Batch) -> NewTokens:
     if folder is None:
         raise Skip("the checkpoint that the model was loaded from is not on this machine")
     added = {int(i): str(token) for i, token in tokenizer.added_tokens_decoder.items()}
-    before, since = known_before(folder), f"the tokenizer of {folder.name} does not have them"
+    before, since = known_before(folder), "the checkpoint's tokenizer does not have them"
     if before is None:
         rows = _stored_rows(folder, base)
         if rows is None:
