@@ -288,6 +288,7 @@ def test_an_interrupted_script(write: Callable[[str], str], undone: None) -> Non
         (["x.py", "mod:factory"], "a script is judged alone, without mod:factory"),
         (["x.py:main"], "'x.py:main' is a script: `trainsanity run x.py` judges it as it is"),
         (["mod:factory", "--lr", "3"], "function's own arguments go after --: trainsanity run mod"),
+        (["-m", "pkg.train", "--", "--lr", "3"], "trainsanity run -- python -m pkg.train --lr 3"),
         (["--", "x.py"], "no pipeline to judge: give pkg.module:factory or a script"),
     ],
 )

@@ -38,8 +38,15 @@ class TargetCommand(Command):
             own, rest = args[:at], args[at + 1 :]
         targets = [word for word in own if is_target(word)]
         try:
-            left = super().parse_args(ctx, own)
+            left = super().parse_args(ctx, list(own))  # click takes words out of the list
         except click.NoSuchOption as error:
+            if error.option_name == "-m":
+                words = own[own.index("-m") + 1 :][:1] if "-m" in own else []
+                call = shlex.join(["python", "-m", *(words or ["MODULE"]), *rest])
+                raise click.UsageError(
+                    "a module that trains is judged as the command that runs it: "
+                    f"trainsanity {ctx.info_name} -- {call}"
+                ) from error
             if not targets:
                 raise
             name, given = split(targets[0])

@@ -24,6 +24,7 @@ from trainsanity.errors import UsageError, first_line
 from trainsanity.isolation.library_warnings import LibraryWarning, Listener, listening, loads
 from trainsanity.pipeline import Pipeline
 from trainsanity.sources.building import declare, from_trainer
+from trainsanity.sources.later_trainings import later_trainings
 from trainsanity.sources.loop_capture import LoopCapture
 from trainsanity.sources.patching import MODULE, TRAINER, NewFolders, patched
 
@@ -279,8 +280,10 @@ class Visit(Generic[T]):
         return self._end()
 
     def _from_trainer(self, trainer: Any, resumes: bool) -> Pipeline:
-        notes = ["the script resumes from a checkpoint; judged are the weights before that"]
-        return from_trainer(trainer, notes if resumes else ())
+        notes = later_trainings(os.path.abspath(self.path), _lines_in(self.path, sys._getframe(1)))
+        if resumes:
+            notes.append("the script resumes from a checkpoint; judged are the weights before that")
+        return from_trainer(trainer, notes)
 
     def _declared(self, pipeline: Pipeline) -> Pipeline:
         pipeline.id, pipeline.command = self.path, (self.path, *self.arguments)
@@ -318,10 +321,18 @@ class Visit(Generic[T]):
 
 def _line_in(path: str, frame: FrameType | None) -> tuple[str, int] | None:
     """Return the script's file, and its line that is being executed; None after its end."""
-    file = os.path.abspath(path)
-    while frame is not None and frame.f_code.co_filename != file:
+    lines = _lines_in(path, frame)
+    return (os.path.abspath(path), lines[0]) if lines else None
+
+
+def _lines_in(path: str, frame: FrameType | None) -> list[int]:
+    """Return the script's lines that are being executed, the innermost function's first."""
+    file, lines = os.path.abspath(path), []
+    while frame is not None:
+        if frame.f_code.co_filename == file:
+            lines.append(frame.f_lineno)
         frame = frame.f_back
-    return None if frame is None else (file, frame.f_lineno)
+    return lines
 
 
 def _raise_at_next_line(frame: FrameType | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trainsanity.checks.collator._labels import (
     Labelled,
@@ -98,10 +98,26 @@ def _wrong_rows(rows: Rows, made: Made, column: str | None) -> str | None:
     if column is None:
         return None
     given, got = [plain_values(row[column]) for row in rows], made["labels"]
+    if (shares := _shares(given, got)) is not None:
+        # Mixed and smoothed labels: a row's own class has a share, and others may have some.
+        lost = [i for i, share in enumerate(shares) if not share > 0]
+        return (
+            f"class {given[lost[0]]} of row {lost[0]} has no share in its label" if lost else None
+        )
     # Compared in the collator's dtype: a number need not survive float32 in full.
     if got.flatten().tolist() != got.new_tensor(given).flatten().tolist():
         return f"labels {given} came out as {got.tolist()}"
     return None
+
+
+def _shares(given: list[Any], got: Any) -> list[float] | None:
+    """Return the share of each row's own class in labels that are shares; None if they are not."""
+    if getattr(got, "ndim", 0) != 2 or len(got) != len(given) or not got.is_floating_point():
+        return None
+    classes = got.shape[1]
+    if not all(type(one) is int and 0 <= one < classes for one in given):
+        return None
+    return [float(row[one]) for row, one in zip(got, given, strict=True)]
 
 
 def _wrong_token(one: Labelled, language: bool, shifts: bool = True) -> str | None:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.registry import check
-from trainsanity.engine.session import objective_of
+from trainsanity.engine.session import Session, objective_of
+from trainsanity.engine.store import MeasurementError
 from trainsanity.measurements.data.scan import Scan
 from trainsanity.objectives.base import (
     CAUSAL_LM,
@@ -17,7 +18,7 @@ from trainsanity.objectives.base import (
     TOKENS,
 )
 from trainsanity.objectives.preference import UNPAIRED_TRAINERS, of_classes
-from trainsanity.types import Finding, Measured
+from trainsanity.types import Blocked, Finding, Measured, Skip
 
 if TYPE_CHECKING:
     from trainsanity.measurements.data.scan import Split
@@ -49,6 +50,9 @@ def labels_fit_task(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Findi
     classes ``ClassLabel(names=...)``), set ``config.problem_type``, give each row as many labels as
     it has tokens.
 
+    Numbers of classes of which the collator makes a share for each class, as MixUp does, are judged
+    as it makes them.
+
     Known false alarms: a collator that makes the labels anew from another column.
 
     References: read: transformers.loss.loss_utils, the sequence classification heads.
@@ -60,6 +64,8 @@ def labels_fit_task(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Findi
         if labels is None:
             continue
         types.append(f"{labels.type} in {split.name}")
+        if _shares_are_made(pipeline, labels, task):
+            continue
         if task == SINGLE_LABEL and (text := _first_text(labels)) is not None:
             yield _names_of_classes(pipeline, split, labels, text)
             continue
@@ -78,6 +84,30 @@ def labels_fit_task(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Findi
             )
     found = ", ".join(types) or "in no column, the collator makes them"
     yield Measured(f"labels for {task}: {found}", types)
+
+
+def _shares_are_made(pipeline: Pipeline, labels: Labels, task: str) -> bool:
+    """Return whether the collator makes a share for each class of the numbers of classes.
+
+    As MixUp, CutMix and label smoothing do it: what the loss takes is the batch's, not the row's.
+    """
+    size = getattr(pipeline.config, "num_labels", None)
+    if task != MULTI_LABEL or labels.is_list or labels.kind != "integer" or len(labels.nulls):
+        return False
+    if any(end is None or not 0 <= end[0] < (size or 0) for end in (labels.low, labels.high)):
+        return False
+    try:
+        batch = Session.of(pipeline).measurements.get("batch")
+    except (Skip, Blocked, MeasurementError):
+        return False
+    made = [micro.inputs.get("labels") for micro in batch]
+    return bool(made) and all(
+        getattr(one, "ndim", 0) == 2
+        and one.shape[1] == size
+        and one.is_floating_point()
+        and bool(((one >= 0) & (one <= 1)).all())
+        for one in made
+    )
 
 
 def _first_text(labels: Labels) -> str | None:

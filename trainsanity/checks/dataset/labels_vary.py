@@ -40,9 +40,11 @@ def labels_vary(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding]:
     name to one number.
 
     It is a warning: the step itself is right, and a trial run on a few rows may have one class on
-    purpose.  Answers that were liked or not, as KTO and BCO of TRL take them, are another matter:
-    where all are liked, those that the model is to unlearn are taught.  That is a failure from 24
-    rows on.  It happens where the labels were read as text: ``bool("False")`` is True.
+    purpose.  Two things are another matter, and a failure from 24 rows on.  Maps in which no pixel
+    of all has another class: ``ToTensor()`` divides them by 255, and as integers they are 0.  And
+    answers that were liked or not, as KTO and BCO of TRL take them: where all are liked, those that
+    the model is to unlearn are taught.  It happens where the labels were read as text:
+    ``bool("False")`` is True.
 
     How it is measured: exact, on the label column.  Where labels are lists, by their lowest and
     highest value.
@@ -58,7 +60,8 @@ def labels_vary(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding]:
     Known false alarms: a trial run on rows of one class; a stream that is sorted by label, of which
     only the beginning is read here.
 
-    References: ultralytics/yolov5#3064, huggingface/trl#1724, unslothai/unsloth-zoo#912.
+    References: ultralytics/yolov5#3064, huggingface/trl#1724, unslothai/unsloth-zoo#912,
+    milesial/Pytorch-UNet#228.
     """
     if objective_of(pipeline).shifts:
         raise Skip("the labels of a language model are its tokens")
@@ -72,23 +75,31 @@ def labels_vary(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding]:
     elif len(scan.train.rows) > 1 and only is not None and not labels.is_list:
         yield _of_one_class(f"{only!r}", labels.column, scan)
     elif len(scan.train.rows) > 1 and lowest is not None and lowest == highest:
-        yield _of_one_class(f"{lowest:g}", labels.column, scan)
+        maps = labels.is_map and labels.kind == "integer" and len(scan.train.rows) >= LEAST
+        several = int(getattr(pipeline.config, "num_labels", 0) or 0) > 1
+        yield _of_one_class(f"{lowest:g}", labels.column, scan, maps=maps and several)
     yield Measured(
         f"labels of {scan.train.counted} lie between {lowest} and {highest}{different}",
         {"lowest": lowest, "highest": highest},
     )
 
 
-def _of_one_class(label: str, column: str, scan: Scan) -> Finding:
+def _of_one_class(label: str, column: str, scan: Scan, *, maps: bool = False) -> Finding:
+    """Return the finding where all labels are one; of whole maps that is no trial run."""
     return Finding(
         f"the labels of {scan.train.counted} in {scan.train.name} are all {label}: "
         "there is nothing to tell apart",
         observed=1,
         expected="2 or more",
         where=f"column {column!r} of {scan.train.name}",
-        cause="a slice of sorted rows, a filter, or a mapping that gives every row one label",
-        fix="shuffle before slicing, and look at the function that makes the labels",
-        severity=Severity.WARNING,
+        cause="maps went through a transform of pictures, which divides by 255: their classes are "
+        "all 0 as integers"
+        if maps and label == "0"
+        else "a slice of sorted rows, a filter, or a mapping that gives every row one label",
+        fix="torch.as_tensor(numpy.array(map)).long() in place of ToTensor()"
+        if maps and label == "0"
+        else "shuffle before slicing, and look at the function that makes the labels",
+        severity=Severity.FAILURE if maps else Severity.WARNING,
     )
 
 

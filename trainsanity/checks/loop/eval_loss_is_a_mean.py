@@ -7,16 +7,13 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
-from trainsanity.maths.tolerances import REDUCTIONS, within
+from trainsanity.maths.tolerances import REDUCTIONS, UNEVEN, within
 from trainsanity.measurements.runs.scored import EvaluatedBatch, Scored
 from trainsanity.types import Cost, Finding, Measured, Severity, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
-SPREAD = 3.0
-"""A token of one batch weighs this many times as much as one of another before it is worth a word:
-texts of ordinary lengths in batches of eight stay below 2.  A last resort."""
 
 ROUNDED = 1e-5
 """Rounding of a mean of float32 losses, relative to it; bfloat16 losses are exact in it."""
@@ -99,7 +96,7 @@ def eval_loss_is_a_mean(pipeline: Pipeline, scored: Scored) -> Iterator[Measured
             severity=Severity.WARNING,
         )
     spread = _spread(batches)
-    if spread > SPREAD and not within(abs(observed - items), allowed):
+    if spread > UNEVEN and not within(abs(observed - items), allowed):
         yield Finding(
             f"eval_loss is {observed:.4f}, weighted by rows per batch; per token it is "
             f"{items:.4f}: a token of one batch weighs {spread:.1f} times as much as one of "

@@ -60,7 +60,8 @@ def trains_in_train_mode(pipeline: Pipeline, recording: Recording) -> Iterator[M
     # Calls of several modules for one loss are not repeated.
     otherwise = seen.random or of_a_mode(pipeline.model, frozen_modules(pipeline.model))
     if seen.in_eval and seen.random:
-        loaded = bool(getattr(pipeline.config, "_name_or_path", ""))
+        # A Trainer calls train() itself before each step; a step of one's own need not.
+        loaded = pipeline.trainer is None and bool(getattr(pipeline.config, "_name_or_path", ""))
         yield Finding(
             f"{seen.in_eval} of {seen.forwards} training passes run the model in eval mode: its "
             f"dropout is never on ({len(seen.random)} modules act otherwise in training mode)",

@@ -9,11 +9,11 @@ from trainsanity.checks.loss._words import logs_a_loss
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
 from trainsanity.maths.factors import Factor, explained
-from trainsanity.maths.tolerances import within
+from trainsanity.maths.tolerances import UNEVEN, within
 from trainsanity.measurements.batches.batch import own_loss
 from trainsanity.measurements.step.bounds import logged_loss_rounding
 from trainsanity.measurements.step.confirmed import Confirmed
-from trainsanity.measurements.step.steps import Recording, Step, reference
+from trainsanity.measurements.step.steps import Recording, Reference, Step, reference
 from trainsanity.pipeline import unwrapped
 from trainsanity.repairs import COUNT_IGNORED, loss_divided
 from trainsanity.types import Cost, Finding, Judges, Measured, Severity, Skip
@@ -59,6 +59,9 @@ def matches_reference(
     How to fix: the finding names the factor where it is a known one.  For a model whose forward
     takes ``**kwargs`` but whose loss ignores ``num_items_in_batch``, set
     ``model.accepts_loss_kwargs = False`` before the Trainer is built.
+
+    A mean of micro-batch means in which an item of one weighs more than three times as much as one
+    of another is a warning: texts of ordinary lengths in batches of eight stay below 2.
 
     Known false alarms: class weights and auxiliary losses are no plain mean. Where each row has one
     target more than the Trainer counts, as behind the virtual tokens of a prompt, the step is
@@ -109,6 +112,8 @@ def matches_reference(
             fix="nothing; compare losses with those of runs that count alike",
             severity=Severity.WARNING,
         )
+    elif within(abs(observed - right.mean), logged_loss_rounding(first.micro_steps)):
+        yield from _uneven(pipeline, right)
     later = "".join(
         f"; step {number}: {logged:.4f}, {own.mean:.4f}" for number, _, logged, own in judged[1:]
     )
@@ -118,6 +123,30 @@ def matches_reference(
         f"logged loss {observed:.4f}, {right.words} {right.mean:.4f}{later}",
         observed,
         right.mean,
+    )
+
+
+def _uneven(pipeline: Pipeline, right: Reference) -> Iterator[Finding]:
+    """Yield what a mean of means makes of items in micro-batches of unequal size."""
+    spread = max(right.weights) / min(right.weights)
+    if spread <= UNEVEN:
+        return
+    word = objective_of(pipeline).item_word
+    plain = sum(float(items.losses.sum()) for items in right.parts) / right.count
+    yield Finding(
+        f"the loss of step 1 is the mean of {len(right.parts)} micro-batch means, "
+        f"{right.mean:.4f}; over all {right.count} {word} it is {plain:.4f}: what one micro-batch "
+        f"counts weighs {spread:.1f} times as much as what another does",
+        observed=right.mean,
+        expected=plain,
+        factor=spread,
+        where="step 1",
+        cause=f"each micro-batch is divided by its own number of {word}, however few there are",
+        fix="divide each sum by num_items_in_batch, which the Trainer counts over the whole step: "
+        "compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None)"
+        if pipeline.trainer is not None
+        else f"divide each micro-batch's sum by the {word} of the whole step",
+        severity=Severity.WARNING,
     )
 
 

@@ -92,6 +92,8 @@ def preference_is_the_formula(
     worst = next((point for point in points if not point.agrees), points[0])
     off = [point for point in points if not point.agrees]
     if off:
+        if any(math.isnan(point.slope) for point in off):
+            raise Skip("both sides of the pairs are alike: the formula has no gradient")
         facts = recording.facts(pipeline)
         scale = _one_factor(off)
         named = name_factor(scale, facts, NAMING) if scale is not None else None

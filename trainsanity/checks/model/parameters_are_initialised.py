@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.model.initialised import Initialised
+from trainsanity.measurements.model.lost_buffers import LostBuffers
 from trainsanity.repairs import repair
 from trainsanity.types import Cost, Finding, Measured, Severity
 
@@ -17,22 +18,27 @@ from trainsanity.types import Cost, Finding, Measured, Severity
     cost=Cost.STATIC,
     rules_out="uninitialised memory",
 )
-def parameters_are_initialised(initialised: Initialised) -> Iterator[Measured | Finding]:
-    """No parameter is left uninitialised.
+def parameters_are_initialised(
+    initialised: Initialised, lost_buffers: LostBuffers
+) -> Iterator[Measured | Finding]:
+    """No parameter or buffer is left uninitialised.
 
     What it checks: parameters with values that no initialiser gives (NaN, above a million, or
-    nearly 0 and not 0); and new parameters of a model from ``from_pretrained`` that its own
-    ``_init_weights`` does not know.
+    nearly 0 and not 0); and new parameters and buffers of a model from ``from_pretrained`` that its
+    own ``_init_weights`` does not know.
 
     Why it matters: ``torch.empty`` returns whatever was in memory.  transformers 5 builds a model
     without memory and fills what the checkpoint does not have by ``_init_weights`` alone: a
-    parameter of one's own that ``__init__`` set to ones holds garbage, another one in each run.
+    parameter of one's own that ``__init__`` set to ones holds garbage, another one in each run, and
+    so does a buffer: class weights, a table of positions.
 
     How it is measured: values are read where they are.  Then the model is built once more without
     memory, the new parameters are filled with NaN, and ``_init_weights`` is called for the modules
     that hold them: what is still NaN is not initialised.  Strange values are a failure; a
     forgotten parameter that holds plausible ones is a warning, because it may have been set by hand
-    after loading (all elements equal, and not 0, counts as set).
+    after loading (all elements equal, and not 0, counts as set). Buffers are compared with those of
+    a model that is built once more: zeros or garbage where ``__init__`` gives values are a failure,
+    other values count as set after loading.
 
     How to fix: say in ``_init_weights`` what a parameter begins with::
 
@@ -79,9 +85,22 @@ def parameters_are_initialised(initialised: Initialised) -> Iterator[Measured | 
             fix="initialise it in _init_weights",
             severity=Severity.WARNING,
         )
+    for buffer in lost_buffers.lost:
+        yield Finding(
+            f"{buffer.name}, a buffer that the checkpoint does not have, holds {buffer.holds}; "
+            f"__init__ gives it {buffer.given}",
+            observed=buffer.holds,
+            expected=buffer.given,
+            where=buffer.name,
+            cause="from_pretrained builds the model empty and _init_weights does not know the "
+            "buffer: what __init__ wrote is lost",
+            fix="write it in _init_weights, too",
+        )
     yield Measured(
         f"{len(initialised.strange)} of {initialised.parameters} parameters hold values that no "
-        f"initialiser gives; _init_weights passes over {len(forgotten)} new ones",
-        len(initialised.strange),
+        f"initialiser gives; _init_weights passes over {len(forgotten)} new ones, and "
+        f"{len(lost_buffers.lost)} of {lost_buffers.asked or 0} buffers that no checkpoint has are "
+        "lost",
+        len(initialised.strange) + len(lost_buffers.lost),
         0,
     )

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.engine.store import measurement
 from trainsanity.isolation.snapshot import restored
 from trainsanity.measurements.batches.batch import Batch, attended
-from trainsanity.measurements.batches.strategies import Case, Rows, cases, cut, per_token, smallest
+from trainsanity.measurements.batches.strategies import (
+    MAX_ROWS,
+    Case,
+    Rows,
+    cases,
+    cut,
+    per_token,
+    smallest,
+)
 from trainsanity.types import Cost
 
 if TYPE_CHECKING:
@@ -80,6 +88,7 @@ def drawn(pipeline: Pipeline, batch: Batch) -> Drawn:
             "whole": _needs_whole_rows(pipeline, rows),
             "max_length": max(lengths(rows)),
         }
+    how["most_rows"] = min(MAX_ROWS, _rows_at_once(pipeline, batch))
     tried: list[Case] = []
     prepared = Drawn(rows, _settings(pipeline.data_collator), tried, how)
     with restored(()):  # Hypothesis seeds the generators, and does not put them back on Ctrl-C
@@ -121,6 +130,14 @@ def _special(pipeline: Pipeline) -> set[int]:
     tokenizer = pipeline.tokenizer
     added = getattr(tokenizer, "added_tokens_decoder", None) or {}
     return {*(getattr(tokenizer, "all_special_ids", ()) or ()), *added}
+
+
+def _rows_at_once(pipeline: Pipeline, batch: Batch) -> int:
+    """Return the most rows that the run gives the collator: one that takes a single row may do."""
+    most = max(len(micro.sources) for micro in batch)
+    if pipeline.eval_dataset is None:
+        return most
+    return max(most, getattr(pipeline.args, "eval_batch_size", most))
 
 
 def _markers(pipeline: Pipeline, rows: Rows) -> set[int]:

@@ -79,6 +79,7 @@ def cases(
     ragged: bool = True,
     whole: bool = False,
     max_length: int = SHORT,
+    most_rows: int = MAX_ROWS,
 ) -> SearchStrategy[Case]:
     """Pieces of the user's own rows, so that every column fits its tokens.
 
@@ -93,6 +94,7 @@ def cases(
         ragged: whether rows of one batch may differ in length.
         whole: give the rows as they are, for columns that would not survive a cut.
         max_length: the longest piece, in tokens.
+        most_rows: the most rows in a batch.
     """
     from hypothesis import strategies as st
 
@@ -129,7 +131,7 @@ def cases(
         # What is drawn first is shrunk first: the user's own settings, then ragged rows.
         chosen = {name: draw(st.sampled_from(values)) for name, values in choices.items()}
         shape = draw(st.sampled_from(shapes))
-        lengths = draw(st.lists(sizes, min_size=1, max_size=MAX_ROWS))
+        lengths = draw(st.lists(sizes, min_size=1, max_size=most_rows))
         if shape == "equal":
             lengths = [lengths[0]] * len(lengths)
         if shape == "whole":

@@ -44,6 +44,7 @@ class Labels:
             there is none.
         not_finite: places of rows with NaN or infinity.
         first_ignored: the place of the first row with an ignored label, or None; for lists.
+        is_map: whether a row has lists of lists of them.
     """
 
     column: str
@@ -62,6 +63,7 @@ class Labels:
     high: tuple[float, int] | None = None
     not_finite: Any = ()
     first_ignored: int | None = None
+    is_map: bool = False
 
     @cached_property
     def codes(self) -> Array | None:
@@ -163,6 +165,7 @@ class LabelTally:
             high=self.high,
             not_finite=joined(self.not_finite),
             first_ignored=self.ignored[0] if self.ignored else None,
+            is_map=self.is_map,
         )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.engine.store import measurement
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.model.adapters import Adapters, base_weight, is_tuner
-from trainsanity.measurements.model.checkpoint_tokens import known_before
+from trainsanity.measurements.model.checkpoint_tokens import tokens_of
 from trainsanity.measurements.model.origin import (
     added_by_peft,
     checkpoint_folder,
@@ -18,7 +18,7 @@ from trainsanity.measurements.model.origin import (
     tensor_names,
 )
 from trainsanity.measurements.model.placement import not_in_memory
-from trainsanity.pipeline import active_adapters, embedding_rows, unwrapped
+from trainsanity.pipeline import active_adapters, embedding_rows, is_adapted, unwrapped
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def new_tokens(pipeline: Pipeline, batch: Batch) -> NewTokens:
     if folder is None:
         raise Skip("the checkpoint that the model was loaded from is not on this machine")
     added = {int(i): str(token) for i, token in tokenizer.added_tokens_decoder.items()}
-    before, since = known_before(folder), "the checkpoint's tokenizer does not have them"
+    before, since = tokens_of(folder), "the checkpoint's tokenizer does not have them"
     if before is None:
         rows = _stored_rows(folder, base)
         if rows is None:
@@ -226,15 +226,17 @@ class TiedWeights:
     Attributes:
         apart: why they come apart when they are trained; empty if they do not.
         copies: both, or one of them, are trained as copies of their own.
+        cause: what makes them come apart.
     """
 
     apart: str = ""
     copies: bool = False
+    cause: str = "PEFT wraps each of the two for itself"
 
 
 @measurement(Cost.STATIC)
-def tied_weights(pipeline: Pipeline, adapters: Adapters) -> TiedWeights:
-    """Look for adapters that train one side of tied weights alone, or each for itself.
+def tied_weights(pipeline: Pipeline) -> TiedWeights:
+    """Look for tied weights of which one side is trained alone, or each for itself.
 
     Raises:
         Skip: the config ties nothing, or there is no output embedding.
@@ -244,7 +246,10 @@ def tied_weights(pipeline: Pipeline, adapters: Adapters) -> TiedWeights:
     inputs, outputs = _embeddings(unwrapped(pipeline.model))
     if inputs is None or outputs is None:
         raise Skip("the model has no output embedding")
-    sides = [_copies(layer, adapters.active) for layer in (inputs, outputs)]
+    if not is_adapted(pipeline.model):
+        return _plainly_apart(unwrapped(pipeline.model), inputs, outputs)
+    active = active_adapters(pipeline.model)
+    sides = [_copies(layer, active) for layer in (inputs, outputs)]
     learns = [any(p.requires_grad for p in side) for side in sides]
     if sides[0] and sides[1] and {id(p) for p in sides[0]} & {id(p) for p in sides[1]}:
         return TiedWeights()
@@ -252,12 +257,31 @@ def tied_weights(pipeline: Pipeline, adapters: Adapters) -> TiedWeights:
         which = "both are" if all(learns) else "one is"
         return TiedWeights(f"{which} trained as a copy of modules_to_save", copies=True)
     tuned = [is_tuner(layer) or hasattr(layer, "token_adapter") for layer in (inputs, outputs)]
-    lora = [is_tuner(layer) and bool(set(active_adapters(layer)) & set(adapters.active))
+    lora = [is_tuner(layer) and bool(set(active_adapters(layer)) & set(active))
             for layer in (inputs, outputs)]  # fmt: skip
     if any(lora) and not all(tuned):
         side = "the input" if lora[0] else "the output"
         return TiedWeights(f"{side} embedding alone has an adapter")
     return TiedWeights()
+
+
+def _plainly_apart(base: Any, inputs: Any, outputs: Any) -> TiedWeights:
+    """Return whether a model without an adapter holds two tensors where its class ties one."""
+    one, other = (getattr(layer, "weight", None) for layer in (inputs, outputs))
+    if not getattr(base, "_tied_weights_keys", None) or one is None or other is None:
+        return TiedWeights()
+    if one is other or one.shape != other.shape or one.is_meta or not one.numel():
+        return TiedWeights()
+    # What shards or quantises weights may hold them twice, and no tensor's place tells.
+    if type(one) is not type(other) or hasattr(one, "placements") or one.dtype != other.dtype:
+        return TiedWeights()
+    if one.data_ptr() == other.data_ptr() or not (one.requires_grad or other.requires_grad):
+        return TiedWeights()
+    return TiedWeights(
+        "each has a tensor of its own",
+        copies=True,
+        cause="one of the two was replaced after the model had tied them",
+    )
 
 
 def _copies(layer: Any, active: list[str]) -> list[Any]:

@@ -11,8 +11,8 @@ MANY = 0.1
 tokens that people give a name of their own, and the nearly all of a vocabulary made anew."""
 
 
-def known_before(folder: Path) -> dict[int, str] | None:
-    """Return the added tokens of the checkpoint's tokenizer; None if it has no file."""
+def tokens_of(folder: Path) -> dict[int, str] | None:
+    """Return the tokens of a checkpoint's tokenizer by id; None if it has no file of them."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         return None
@@ -32,7 +32,7 @@ def known_before(folder: Path) -> dict[int, str] | None:
 
 def has_another_vocabulary(tokenizer: Any, folder: Path) -> bool:
     """Return whether many ids are other tokens than in the tokenizer beside the checkpoint."""
-    before = known_before(folder)
+    before = tokens_of(folder)
     if not before or not hasattr(tokenizer, "get_vocab"):
         return False
     here = {int(i): str(token) for token, i in tokenizer.get_vocab().items()}

@@ -139,7 +139,7 @@ def _forgotten(model: Any, new: list[str]) -> list[str] | None:
             filled = torch.nn.Parameter(torch.full(shapes[name], float("nan"), device="cpu"))
             setattr(module, key, filled)
             with torch.no_grad():
-                _owner(skeleton, place)._init_weights(module)
+                owner_of(skeleton, place)._init_weights(module)
             if bool(getattr(module, key).isnan().any()):
                 forgotten.append(name)
     except Exception:
@@ -147,7 +147,7 @@ def _forgotten(model: Any, new: list[str]) -> list[str] | None:
     return forgotten
 
 
-def _owner(skeleton: Any, place: str) -> Any:
+def owner_of(skeleton: Any, place: str) -> Any:
     """Return the innermost pretrained model around a module."""
     from transformers import PreTrainedModel
 

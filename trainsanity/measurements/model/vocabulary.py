@@ -10,7 +10,7 @@ from trainsanity.engine.store import measurement
 from trainsanity.isolation.shards import whole
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.model.adapters import base_weight
-from trainsanity.measurements.model.checkpoint_tokens import known_before
+from trainsanity.measurements.model.checkpoint_tokens import tokens_of
 from trainsanity.measurements.model.origin import checkpoint_folder
 from trainsanity.measurements.model.placement import not_in_memory
 from trainsanity.measurements.model.stored_tensors import rows_as_stored, stored_tensors
@@ -52,7 +52,7 @@ def vocabulary(pipeline: Pipeline, batch: Batch) -> Vocabulary:
         raise Skip("this pipeline has no tokenizer")
     base = unwrapped(pipeline.model)
     folder = checkpoint_folder(getattr(base, "config", None))
-    before = known_before(folder) if folder is not None else None
+    before = tokens_of(folder) if folder is not None else None
     if folder is None or not before:
         raise Skip("the tokenizer of the model's checkpoint is not on this machine")
     if away := not_in_memory(pipeline.model):

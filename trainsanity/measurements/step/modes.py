@@ -135,6 +135,15 @@ def of_a_mode(model: nn.Module, frozen: dict[str, nn.Module]) -> list[str]:
         if id(module) not in still
         and (
             (isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0)
+            or _drops_by_function(module)
             or (isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine)
         )
     ]
+
+
+def _drops_by_function(module: nn.Module) -> bool:
+    """Return whether a module keeps a rate of dropout, as attention does that is one function."""
+    return any(
+        "dropout" in name and isinstance(value, float) and value > 0
+        for name, value in vars(module).items()
+    )
