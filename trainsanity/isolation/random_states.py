@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.fields import is_indexable
@@ -105,6 +106,25 @@ def reseed(seed: int) -> None:
     random.seed(seed)
     numpy.random.seed(seed)
     torch.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def seeds_seen() -> Iterator[list[int]]:
+    """Note the seeds that torch's own generator is given in the block."""
+    import torch
+
+    seeds: list[int] = []
+    own = torch.manual_seed
+
+    def noting(seed: int) -> Any:
+        seeds.append(int(seed))
+        return own(seed)
+
+    torch.manual_seed = torch.random.manual_seed = noting
+    try:
+        yield seeds
+    finally:
+        torch.manual_seed = torch.random.manual_seed = own
 
 
 def random_hashes() -> dict[str, str]:

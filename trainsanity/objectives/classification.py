@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from trainsanity.isolation.random_states import first_row
 from trainsanity.isolation.snapshot import preserved
+from trainsanity.isolation.whole_batches import rows_of_batches
 from trainsanity.objectives.base import (
     MULTI_LABEL,
     REGRESSION,
@@ -51,7 +52,7 @@ def problem_type(pipeline: Pipeline) -> str | None:
 
 
 def _label_is_integer(pipeline: Pipeline) -> bool:
-    row = first_row(pipeline.train_dataset)
+    row = first_row(rows_of_batches(pipeline, pipeline.train_dataset))
     column = pipeline.label_column(row) if isinstance(row, Mapping) else None
     value: Any = row[column] if column else 0
     plain = value.tolist() if hasattr(value, "tolist") else value
@@ -72,7 +73,7 @@ def _shares_are_made(pipeline: Pipeline, row: Any) -> bool:
             made = collator([copy.deepcopy(row)])
         except Exception:  # it may need more of rows than one, or other columns
             return False
-    labels = made.get("labels") if isinstance(made, Mapping) else None
+    labels: Any = made.get("labels") if isinstance(made, Mapping) else None
     shape = tuple(getattr(labels, "shape", ()))
     return shape == (1, pipeline.config.num_labels) and bool(labels.is_floating_point())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import Session
@@ -95,7 +95,7 @@ def _whole_numbers(batch: Batch) -> float:
     """Return the largest of sounds that are whole numbers all over; 0 where they are not."""
     most = 0.0
     for micro in batch:
-        value = micro.inputs.get("input_values")
+        value: Any = micro.inputs.get("input_values")
         if getattr(value, "ndim", 0) != WAVES or not value.is_floating_point():
             return 0.0
         if not bool((value == value.round()).all()):

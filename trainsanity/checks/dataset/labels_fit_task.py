@@ -11,7 +11,7 @@ from trainsanity.engine.session import Session, objective_of
 from trainsanity.engine.store import MeasurementError
 from trainsanity.errors import UsageError
 from trainsanity.fields import plain_values
-from trainsanity.measurements.batches.batch import own_loss
+from trainsanity.measurements.batches.batch import labels_reach_model, own_loss
 from trainsanity.measurements.data.scan import Scan
 from trainsanity.objectives.base import (
     CAUSAL_LM,
@@ -23,7 +23,7 @@ from trainsanity.objectives.base import (
     UNKNOWN,
 )
 from trainsanity.objectives.preference import UNPAIRED_TRAINERS, of_classes
-from trainsanity.types import Blocked, Finding, Measured, Skip
+from trainsanity.types import Blocked, Finding, Measured, Severity, Skip
 
 if TYPE_CHECKING:
     from trainsanity.measurements.data.scan import Split
@@ -58,6 +58,10 @@ def labels_fit_task(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Findi
     Labels that are missing, or not a number, are left to loss.finite where a loss of your own meets
     some in its first step: it may leave them out.
 
+    It is a warning where ``compute_loss`` is your own and does not hand the labels to the model:
+    what it leaves out by a mask never gets into the loss. The calls of its loss functions are
+    judged by loss.functions_fit.
+
     Numbers of classes of which the collator makes a share for each class, as MixUp does, are judged
     as it makes them.
 
@@ -66,6 +70,7 @@ def labels_fit_task(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Findi
     References: read: transformers.loss.loss_utils, the sequence classification heads.
     """
     task = objective_of(pipeline).name
+    theirs = labels_reach_model(pipeline)
     types = []
     for split in scan.splits:
         labels = split.labels
@@ -85,10 +90,14 @@ def labels_fit_task(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Findi
                 observed=labels.type,
                 expected=expected,
                 where=split.row(int(places[0])),
-                cause="the labels' type decides the loss unless config.problem_type is set"
+                cause="compute_loss is code of your own, which may leave them out or read them "
+                "otherwise; the model's own loss would not"
+                if not theirs
+                else "the labels' type decides the loss unless config.problem_type is set"
                 if task == MULTI_LABEL and not labels.is_list
                 else "the labels were made for another task, or by another rule",
                 fix=f"give each row {expected}",
+                severity=Severity.FAILURE if theirs or len(labels.nulls) else Severity.WARNING,
             )
     found = ", ".join(types) or "in no column, the collator makes them"
     yield Measured(f"labels for {task}: {found}", types)

@@ -35,8 +35,9 @@ def other_padding(
         hidden[:, :-1] &= mask[:, 1:] == 0
         if not bool(hidden.any()) or bool(hidden.all()):
             continue
-        real = ids[~hidden]
-        # Tokens that do occur, each another one than stands there.
+        # Tokens that do occur, each another one than stands there; backwards, for a model may look
+        # for a phrase, as an adapter does that acts from its last occurrence on.
+        real = ids[~hidden].flip(0)
         new = real[torch.arange(ids.numel(), device=ids.device) % len(real)].view_as(ids)
         new = torch.where(new == ids, real.roll(1)[0].expand_as(ids), new)
         if alike:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
-from trainsanity.measurements.model.adapter_base import tokens_of
+from trainsanity.measurements.model.checkpoint_tokens import tokens_of
 from trainsanity.measurements.model.origin import checkpoint_folder
 from trainsanity.pipeline import unwrapped
 from trainsanity.types import Cost
@@ -86,7 +86,7 @@ def _vocabulary(model: Any) -> int | None:
         return None
     if head is None:
         return None
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     size = getattr(text, "vocab_size", None)
     return size if isinstance(size, int) else None

@@ -20,6 +20,7 @@ from trainsanity.measurements.batches.special_tokens import align_special_tokens
 from trainsanity.measurements.runs.answers import Answers, ignored
 from trainsanity.measurements.runs.draws import draws
 from trainsanity.measurements.runs.oracle import Written, ask_oracle
+from trainsanity.measurements.runs.repeated import Repeated, ask_repeatedly
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
@@ -62,6 +63,9 @@ class Scored:
         wrong: for predictions that are labels of other items.
         surer: for the perfect ones of a classifier, twice as large.
         uneven: for the perfect ones, twice as large in the last row of each batch alone.
+        moved: for the perfect ones, each in another row's place.
+        single: for one row's perfect ones in all rows.
+        alike: for the perfect ones, with one row's label in all rows.
         padded: for the perfect ones, with as many columns of padding again.
         in_place: for a causal model that predicts at each position the token that stands there.
         at_zero: of several labels a row, for logits that are just above and below 0.
@@ -85,6 +89,7 @@ class Scored:
         behind_padding: those of them that end with padding, which it goes on from.
         writes: a decoder generates in the user's own ``prediction_step``.
         written: metrics of answers put into the place of what it generates.
+        repeated: metrics of the same predictions again.
     """
 
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -92,6 +97,9 @@ class Scored:
     wrong: dict[str, Any] = field(default_factory=dict)
     surer: dict[str, Any] = field(default_factory=dict)
     uneven: dict[str, Any] = field(default_factory=dict)
+    moved: dict[str, Any] = field(default_factory=dict)
+    single: dict[str, Any] = field(default_factory=dict)
+    alike: dict[str, Any] = field(default_factory=dict)
     padded: dict[str, Any] = field(default_factory=dict)
     in_place: dict[str, Any] = field(default_factory=dict)
     at_zero: dict[str, Any] = field(default_factory=dict)
@@ -113,6 +121,7 @@ class Scored:
     behind_padding: int = 0
     writes: bool = False
     written: Written = field(default_factory=Written)
+    repeated: Repeated = field(default_factory=Repeated)
 
 
 @measurement(Cost.STEP)
@@ -255,7 +264,18 @@ def _take(pipeline: Pipeline, seen: Scored, answers: Answers) -> None:
     seen.perfect = again(answers.perfect)
     if not seen.perfect:
         return
+    _ask_the_metric(seen, again, answers, [wanted for *_, wanted in made])
+
+
+def _ask_the_metric(
+    seen: Scored, again: Callable[..., dict[str, Any]], answers: Answers, labels: list[Any]
+) -> None:
+    """Note what the metric says of other predictions than the perfect ones."""
     seen.wrong = again(answers.wrong)
+    seen.moved = again(answers.of_the_next_row)
+    if seen.moved:
+        seen.single = again(answers.of_one_row)
+        seen.alike = again(answers.perfect, answers.alike)
     seen.surer = again(answers.surer)
     if seen.surer:
         seen.uneven = again(answers.surer_at_the_end)
@@ -265,6 +285,7 @@ def _take(pipeline: Pipeline, seen: Scored, answers: Answers) -> None:
     seen.at_zero = again(functools.partial(answers.around, 0.0))
     if seen.at_zero:
         seen.at_half = again(functools.partial(answers.around, HALF))
+    seen.repeated = ask_repeatedly(again, answers.perfect, answers.wrong, labels)
 
 
 @contextmanager

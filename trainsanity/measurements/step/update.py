@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from trainsanity.measurements.step.followed import Followed
+    from trainsanity.measurements.step.later import Thawed
+    from trainsanity.measurements.step.outside import Outside
 
 
 @dataclass
@@ -72,7 +74,11 @@ class Update:
         optimizer: its class.
         rate: the learning rate of the trial step at the peak of the run.
         unchosen: each of its groups has the weight decay that its class has by default.
-        strangers: elements of tensors that the optimizer holds and the model does not have.
+        strangers: elements of tensors that the optimizer holds, the model does not have and the
+            step does not use: parameters of a loss have a gradient.
+        apart: the same, with those that the step uses.
+        outside: parameters that the step's loss is made with, and that nobody holds.
+        thawed: what a callback makes trainable later, and the optimizer does not hold.
         trials: in the order of their rates; the last one is the peak's.
         no_trial: why none was made.
     """
@@ -82,6 +88,9 @@ class Update:
     unchosen: bool = False
     rate: float = float("nan")
     strangers: int = 0
+    apart: int = 0
+    outside: list[Outside] = field(default_factory=list)
+    thawed: Thawed | None = None
     trials: list[Trial] = field(default_factory=list)
     no_trial: str = "the optimizer takes no step without evaluating its loss"
 
@@ -128,6 +137,7 @@ def before_step(model: Any, optimizer: Any) -> Update:
     decay = {id(p): group.get("weight_decay", 0.0) for group in inner.param_groups
              for p in group["params"]}  # fmt: skip
     own = {id(p) for p in model.parameters()}
+    others = [p for group in inner.param_groups for p in group["params"] if id(p) not in own]
     small = norms_and_biases(model)
     finite = _finite([None if p.grad is None else local(p.grad) for p in model.parameters()])
     if any(is_sharded(p) for p in model.parameters()):  # a NaN may be in another's part
@@ -152,9 +162,8 @@ def before_step(model: Any, optimizer: Any) -> Update:
         ],
         optimizer=type(inner).__name__,
         unchosen=_decays_by_default(inner),
-        strangers=sum(
-            p.numel() for group in inner.param_groups for p in group["params"] if id(p) not in own
-        ),
+        strangers=sum(p.numel() for p in others if p.grad is None),
+        apart=sum(p.numel() for p in others),
     )
 
 
