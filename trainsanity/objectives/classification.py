@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from trainsanity.isolation.random_states import first_row
 from trainsanity.isolation.snapshot import preserved
+from trainsanity.isolation.whole_batches import rows_of_batches
 from trainsanity.objectives.base import (
     MULTI_LABEL,
     REGRESSION,
@@ -51,7 +52,7 @@ def problem_type(pipeline: Pipeline) -> str | None:
 
 
 def _label_is_integer(pipeline: Pipeline) -> bool:
-    row = first_row(pipeline.train_dataset)
+    row = first_row(rows_of_batches(pipeline, pipeline.train_dataset))
     column = pipeline.label_column(row) if isinstance(row, Mapping) else None
     value: Any = row[column] if column else 0
     plain = value.tolist() if hasattr(value, "tolist") else value
@@ -121,6 +122,10 @@ class MultiLabel(Objective):
         """Return whether the head classifies rows by several labels."""
         return problem_type(pipeline) == MULTI_LABEL
 
+    def fits(self, logits: Tensor, labels: Tensor) -> bool:
+        """Return whether there is a label for each output."""
+        return labels.numel() == logits.numel()
+
     def item_losses(self, z: Tensor, y: Tensor) -> Tensor:
         """Return the mean binary cross entropy of each row, ``[M]`` in the dtype of ``z``."""
         import torch
@@ -146,6 +151,10 @@ class Regression(Objective):
     def matches(cls, pipeline: Pipeline) -> bool:
         """Return whether the head gives numbers."""
         return problem_type(pipeline) == REGRESSION
+
+    def fits(self, logits: Tensor, labels: Tensor) -> bool:
+        """Return whether there is a number for each output."""
+        return labels.numel() == logits.numel()
 
     def targets(self, labels: Tensor) -> Tensor:
         """Return the numbers, ``[M, C]``."""

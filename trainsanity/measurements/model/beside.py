@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
-from trainsanity.measurements.model.adapter_base import tokens_of
+from trainsanity.measurements.model.checkpoint_tokens import tokens_of
 from trainsanity.measurements.model.origin import checkpoint_folder
 from trainsanity.pipeline import unwrapped
 from trainsanity.types import Cost
