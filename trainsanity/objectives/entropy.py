@@ -20,6 +20,10 @@ class CrossEntropy(Objective):
 
     known: ClassVar[bool] = True
 
+    def fits(self, logits: Tensor, labels: Tensor) -> bool:
+        """Return whether labels are whole numbers, one for each vector of logits."""
+        return not labels.is_floating_point() and labels.numel() == logits.shape[:-1].numel()
+
     def items(self, values: Tensor, labels: Tensor) -> Tensor:
         """Return the rows of ``values`` whose labels are not ignored, ``[M, ...]``."""
         kept: Tensor = values[labels >= 0]

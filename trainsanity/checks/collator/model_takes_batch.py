@@ -115,6 +115,9 @@ class Forward:
 def _forward(pipeline: Pipeline) -> Forward:
     model = unwrapped(pipeline.model)  # PEFT passes on whatever it is given
     names: set[str] = set()
+    if model is not pipeline.model:  # and takes some for itself: Poly's task_ids
+        around = inspect.signature(pipeline.model.forward).parameters.values()
+        names |= {one.name for one in around if one.kind is one.POSITIONAL_OR_KEYWORD}
     is_open = False
     try:
         signature = inspect.signature(model.forward, eval_str=True)

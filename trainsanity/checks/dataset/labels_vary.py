@@ -51,9 +51,10 @@ def labels_vary(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding]:
     It is a failure where a head of several classes is trained on one of them by the model's own
     loss, from 24 rows on: nothing can come of it.  Else it is a warning, as the step itself is
     right, and a trial run on a few rows, or a loss of your own, may have one class on purpose.
-    Answers that were liked or not, as KTO and BCO of TRL take them, are another matter: where all
-    are liked, those that the model is to unlearn are taught.  That is a failure from 24 rows on.
-    It happens where the labels were read as text: ``bool("False")`` is True.
+    Two things are another matter, and a failure from 24 rows on.  Maps in which no pixel of all has
+    another class: ``ToTensor()`` divides them by 255, and as integers they are 0.  And answers that
+    were liked or not, as KTO and BCO of TRL take them: where all are liked, those that the model is
+    to unlearn are taught: labels were read as text, and ``bool("False")`` is True.
 
     How it is measured: exact, on the label column.  Where labels are lists, by their lowest and
     highest value, and, of rows with several labels each, by how many rows after one another have
@@ -70,7 +71,8 @@ def labels_vary(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding]:
     Known false alarms: a trial run on rows of one class; a stream that is sorted by label, of which
     only the beginning is read here.
 
-    References: ultralytics/yolov5#3064, huggingface/trl#1724, unslothai/unsloth-zoo#912.
+    References: ultralytics/yolov5#3064, huggingface/trl#1724, unslothai/unsloth-zoo#912,
+    milesial/Pytorch-UNet#228.
     """
     if objective_of(pipeline).shifts:
         raise Skip("the labels of a language model are its tokens")
@@ -84,8 +86,11 @@ def labels_vary(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding]:
     elif len(scan.train.rows) > 1 and only is not None and not labels.is_list:
         yield _of_one_class(f"{only!r}", labels.column, scan, hopeless=_hopeless(pipeline, scan))
     elif len(scan.train.rows) > 1 and lowest is not None and lowest == highest:
-        hopeless = not labels.is_list and _hopeless(pipeline, scan)
-        yield _of_one_class(f"{lowest:g}", labels.column, scan, hopeless=hopeless)
+        several = int(getattr(pipeline.config, "num_labels", 0) or 0) > 1
+        enough = labels.kind == "integer" and len(scan.train.rows) >= LEAST
+        maps = labels.is_map and enough and several
+        hopeless = maps or (not labels.is_list and _hopeless(pipeline, scan))
+        yield _of_one_class(f"{lowest:g}", labels.column, scan, hopeless=hopeless, maps=maps)
     elif objective_of(pipeline).of_rows and labels.runs:
         yield from _in_blocks(pipeline, labels, scan)
     yield Measured(
@@ -108,15 +113,23 @@ def _hopeless(pipeline: Pipeline, scan: Scan) -> bool:
     )
 
 
-def _of_one_class(label: str, column: str, scan: Scan, *, hopeless: bool) -> Finding:
+def _of_one_class(
+    label: str, column: str, scan: Scan, *, hopeless: bool, maps: bool = False
+) -> Finding:
+    """Return the finding where all labels are one; of whole maps that is no trial run."""
     return Finding(
         f"the labels of {scan.train.counted} in {scan.train.name} are all {label}: "
         "there is nothing to tell apart",
         observed=1,
         expected="2 or more",
         where=f"column {column!r} of {scan.train.name}",
-        cause="a slice of sorted rows, a filter, or a mapping that gives every row one label",
-        fix="shuffle before slicing, and look at the function that makes the labels",
+        cause="maps went through a transform of pictures, which divides by 255: their classes are "
+        "all 0 as integers"
+        if maps and label == "0"
+        else "a slice of sorted rows, a filter, or a mapping that gives every row one label",
+        fix="torch.as_tensor(numpy.array(map)).long() in place of ToTensor()"
+        if maps and label == "0"
+        else "shuffle before slicing, and look at the function that makes the labels",
         severity=Severity.FAILURE if hopeless else Severity.WARNING,
     )
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.isolation.snapshot import preserved
+from trainsanity.isolation.whole_batches import rows_of_batches
 from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.data.scan import Scan, Split
-from trainsanity.types import Finding, Measured, Severity
+from trainsanity.types import Finding, Measured, Severity, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -44,6 +45,8 @@ def rows_unpadded(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding
     """
     train = scan.train
     train.require_tokens()
+    if rows_of_batches(pipeline, pipeline.train_dataset) is not pipeline.train_dataset:
+        raise Skip("the items of the dataset are batches, which no collator pads")
     positions = int(train.widths.sum(dtype="int64"))
     pads = _pads(pipeline, train) if train.padding and not _ends(pipeline, train) else None
     if pads:

@@ -210,7 +210,7 @@ def _nothing_left(recording: Recording) -> bool:
 
     One that holds tensors of its own, in float32 for one, may take the gradients over.
     """
-    return not recording.update.strangers and all(
+    return not recording.update.apart and all(
         one.norm_before_clip > 0 and one.norm_after_clip == 0 for one in recording.steps
     )
 

@@ -137,7 +137,12 @@ def matches_autograd(
             else explained(slope, known)
             if known
             else _cause(pipeline, recording),
-            fix='if it is meant: objective = "custom" as an argument of Pipeline.from_loop'
+            fix='if it is meant: objective = "custom" '
+            + (
+                "as an argument of Pipeline.from_loop"
+                if pipeline.trainer is None
+                else "in [tool.trainsanity], or as an attribute of your factory"
+            )
             if meant
             else "nothing, if the term is meant"
             if terms

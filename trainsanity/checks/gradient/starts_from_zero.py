@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.types import Cost, Finding, Measured, Skip
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
 
 
 @check(
@@ -16,7 +20,7 @@ from trainsanity.types import Cost, Finding, Measured, Skip
     requires=("gradient.finite",),
     rules_out="gradient accumulation",
 )
-def starts_from_zero(recording: Recording) -> Iterator[Measured | Finding]:
+def starts_from_zero(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Finding]:
     """Gradients are zeroed before every optimizer step.
 
     What it checks: that the gradients which an optimizer step used are gone when the next step's
@@ -39,6 +43,9 @@ def starts_from_zero(recording: Recording) -> Iterator[Measured | Finding]:
         optimizer.step()
         optimizer.zero_grad()
 
+    The Trainer calls ``model.zero_grad()``: parameters of a loss that lie outside of the model, and
+    that its optimizer was given, are passed by.
+
     Known false alarms: a loop that carries gradients over on purpose.
 
     References: https://stackoverflow.com/questions/60335387/pytorch-mnist-example-not-converge;
@@ -49,6 +56,7 @@ def starts_from_zero(recording: Recording) -> Iterator[Measured | Finding]:
     if not asked:
         raise Skip("one optimizer step alone was recorded")
     left = [number for number, remains in asked if remains]
+    outside = pipeline.trainer is not None and recording.update.apart
     if left:
         yield Finding(
             f"the gradient of the optimizer step before is still there as step {left[0]} begins "
@@ -56,9 +64,14 @@ def starts_from_zero(recording: Recording) -> Iterator[Measured | Finding]:
             observed=len(left),
             expected=0,
             where=f"step {left[0]}",
-            cause="optimizer.zero_grad() is not called between the optimizer steps, or does "
-            "nothing",
-            fix="call optimizer.zero_grad() once per optimizer step, after optimizer.step()",
+            cause=f"the Trainer zeroes what its model has, and the optimizer holds {outside} "
+            "elements besides that"
+            if outside
+            else "optimizer.zero_grad() is not called between the optimizer steps, or does nothing",
+            fix="make them parameters of the model: model.criterion = criterion; or zero them "
+            "yourself after each step"
+            if outside
+            else "call optimizer.zero_grad() once per optimizer step, after optimizer.step()",
         )
     yield Measured(
         f"{len(left)} of {len(asked)} steps begin with the gradient of the one before",

@@ -57,6 +57,10 @@ def step_is_the_weighted_sum(
 
     How to fix: the finding says which factor it is and where it comes from.
 
+    A custom training loop whose gradient is none of that is given all rows of the step as a single
+    batch, with every layer in eval mode: where that gives the same loss and gradient, as with a
+    contrastive loss over all pairs of a step, accumulation is right.
+
     Known false alarms: an error that every micro-batch shares is invisible here (a sum instead of a
     mean, a shift): the checks with a formula see it. A regulariser that is added once a step, or
     noise of another random generator, is the remainder and a warning. So is what a library's model
@@ -77,6 +81,9 @@ def step_is_the_weighted_sum(
         raise Skip("the step's gradient is zero: gradient.not_zero judges that")
     if math.isinf(own.norm):
         raise Skip("the step's gradient is infinite: gradient.finite judges that")
+    if own.joined:
+        yield Measured("the step's gradient is that of all its rows as one batch", 1.0, 1.0)
+        return
     known = [k for k, weight in enumerate(own.weights) if not math.isnan(weight)]
     if not known:
         raise Skip("every micro-batch's own gradient is zero, and the step's is not")

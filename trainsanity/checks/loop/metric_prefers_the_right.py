@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from trainsanity.checks.loop._metrics import change_places, close, counted_on, number
 from trainsanity.engine.registry import check
 from trainsanity.measurements.runs.scored import Scored, evaluates, strategy
+from trainsanity.measurements.step.schedule import planned_steps
 from trainsanity.repairs import setting
 from trainsanity.types import Cost, Finding, Measured, Severity
 
@@ -79,17 +80,26 @@ def metric_prefers_the_right(pipeline: Pipeline, scored: Scored) -> Iterator[Mea
     against ``[N]``. Differences of means, which have no pairs, are 0 for right ones and pass. And
     metrics none of which depends on the predictions at all take the ``argmax`` of a single output.
 
+    Wrong predictions and right ones are evaluated once more, the right ones three times in a row: a
+    metric that goes on rising has counted the evaluations before. Where all rows are called class
+    1, precision and recall have known values, and a pair that has each other's is found.
+
+    A run that asks for its best checkpoint, or for early stopping, and is evaluated at its end
+    alone, because eval_steps is longer than the run, is a warning.
+
     Known false alarms: a metric on purpose of something else than the labels, such as the length
     of what is generated, under a direction that happens to prefer the wrong predictions.
 
-    References: huggingface/transformers#31142, #33193, #10046, hiyouga/LlamaFactory#7906,
-    mosaicml/composer#1913; ``Trainer._determine_best_metric``.
+    References: huggingface/transformers#31142, #11931, #33193, #10046, hiyouga/LlamaFactory#7906,
+    mosaicml/composer#1913, Lightning-AI/torchmetrics#269,
+    voyazici/orderless-rnn-classification#5; ``Trainer._determine_best_metric``.
     """
     args, trainer = pipeline.args, pipeline.trainer
     chosen = args.metric_for_best_model if strategy(args) != "no" else None
     name = chosen if chosen is None or chosen.startswith("eval_") else f"eval_{chosen}"
     if scored.error and evaluates(trainer):
         yield _goes_through(scored)
+    yield from _chooses_among_one(pipeline)
     if not scored.error:
         yield from _returns(scored, trainer, name)
         if name is not None:
@@ -99,16 +109,48 @@ def metric_prefers_the_right(pipeline: Pipeline, scored: Scored) -> Iterator[Mea
         yield from _mixed(scored)
         yield from _unpaired(scored)
         yield from _unasked(scored)
+        own = [one for one in scored.perfect if not _added(one)]
+        yield from counted_on(scored.repeated, scored.wrong, own)
+        yield from change_places(scored.repeated, own)
         yield from _generated(scored, strategy(args) != "no")
         yield from _with_prompt(scored)
     judged = {"perfect": scored.perfect, "wrong": scored.wrong}
-    values = {which: _number(of.get(name or "")) for which, of in judged.items()}
+    values = {which: number(of.get(name or "")) for which, of in judged.items()}
     shown = ", ".join(f"{which} {v:.4g}" for which, v in values.items() if v is not None)
     yield Measured(
         f"evaluate() on {scored.rows} rows calls compute_metrics {scored.scored} times; "
         f"{name or 'no metric'} picks the best checkpoint"
         + (f" (predictions that are {shown})" if shown else ""),
         {which: value for which, value in values.items() if value is not None},
+    )
+
+
+def _chooses_among_one(pipeline: Pipeline) -> Iterator[Finding]:
+    """Yield a best checkpoint, or a stop, that an evaluation at the very end alone decides on."""
+    args = pipeline.args
+    waits = any(
+        hasattr(one, "early_stopping_patience")
+        for one in pipeline.trainer.callback_handler.callbacks
+    )
+    if strategy(args) != "steps" or not (args.load_best_model_at_end or waits):
+        return
+    steps, every = planned_steps(pipeline), args.eval_steps or 0
+    every = every * steps if every < 1 else every
+    if every <= steps:
+        return
+    yield Finding(
+        f"eval_steps is {every:g}, and the run has {steps}: it is evaluated at its end at the "
+        "most, and "
+        + " and ".join(
+            ["the best checkpoint is the last one"] * bool(args.load_best_model_at_end)
+            + ["early stopping never stops it"] * waits
+        ),
+        observed=every,
+        expected=steps,
+        where="eval_steps",
+        cause="eval_steps is longer than the run, as where it was meant for a longer one",
+        fix=f"eval_steps={max(1, steps // 10)}, and save_steps alike",
+        severity=Severity.WARNING,
     )
 
 
@@ -173,7 +215,7 @@ def _returns(scored: Scored, trainer: Any, name: str | None) -> Iterator[Finding
 
 def _direction(scored: Scored, args: Any, name: str) -> Iterator[Finding]:
     greater = bool(args.greater_is_better)
-    perfect, wrong = _number(scored.perfect.get(name)), _number(scored.wrong.get(name))
+    perfect, wrong = number(scored.perfect.get(name)), number(scored.wrong.get(name))
     if name.endswith("loss") and name in scored.metrics and greater:
         yield Finding(
             f"{name} picks the best checkpoint and greater_is_better is True: the checkpoint with "
@@ -188,7 +230,7 @@ def _direction(scored: Scored, args: Any, name: str) -> Iterator[Finding]:
     elif (
         perfect is not None
         and wrong is not None
-        and not _close(perfect, wrong)
+        and not close(perfect, wrong)
         and (perfect > wrong) != greater
     ):
         yield Finding(
@@ -210,7 +252,7 @@ def _cut(scored: Scored) -> Iterator[Finding]:
     """Yield metrics that cut logits at 0.5, where they were to cut probabilities."""
     for name, value in scored.perfect.items():
         values = (value, scored.at_half.get(name), scored.at_zero.get(name))
-        right, at_half, at_zero = map(_number, values)
+        right, at_half, at_zero = map(number, values)
         if _added(name) or right is None or at_half is None or at_zero is None:
             continue
         if at_half == right != at_zero:
@@ -230,11 +272,11 @@ def _mixed(scored: Scored) -> Iterator[Finding]:
     """Yield metrics that are not best for right answers, and change with how sure one row is."""
     for name, value in scored.perfect.items():
         values = (value, scored.surer.get(name), scored.uneven.get(name))
-        right, surer, uneven = map(_number, values)
+        right, surer, uneven = map(number, values)
         if _added(name) or right is None or surer is None or uneven is None:
             continue
         # A metric of probabilities follows how sure all rows are; one of classes does not.
-        if not _best(right) and _close(right, surer) and not _close(right, uneven):
+        if not _best(right) and close(right, surer) and not close(right, uneven):
             yield Finding(
                 f"{name} of right predictions is {right:.4g}, and {uneven:.4g} where one row of "
                 "each batch is surer of the same right class",
@@ -250,12 +292,12 @@ def _unpaired(scored: Scored) -> Iterator[Finding]:
     """Yield metrics that are the same whichever row a right answer is given to."""
     for name, value in scored.perfect.items():
         parts = (value, scored.moved.get(name), scored.single.get(name), scored.alike.get(name))
-        right, moved, single, alike = map(_number, parts)
+        right, moved, single, alike = map(number, parts)
         if _added(name) or right is None or moved is None or single is None or alike is None:
             continue
-        asks = not _close(right, single) and not _close(right, alike)
+        asks = not close(right, single) and not close(right, alike)
         # A difference of means has no pairs, and is 0 for right answers; a ratio is 1.
-        if asks and not _best(right) and _close(right, moved):
+        if asks and not _best(right) and close(right, moved):
             yield Finding(
                 f"{name} of right predictions is {right:.4g}, and {moved:.4g} where each is given "
                 "to another row: predictions are not held against the label of their own row",
@@ -274,12 +316,12 @@ def _unasked(scored: Scored) -> Iterator[Finding]:
     judged, follow = [], False
     for name in names:
         given = (scored.perfect, scored.wrong, scored.moved, scored.single, scored.metrics)
-        found = [_number(of.get(name)) for of in given]
+        found = [number(of.get(name)) for of in given]
         known = [one for one in found if one is not None]
-        if len(known) < len(found) or not all(_close(known[0], one) for one in known):
+        if len(known) < len(found) or not all(close(known[0], one) for one in known):
             return
-        alike = _number(scored.alike.get(name))
-        follow |= alike is not None and not _close(known[0], alike)
+        alike = number(scored.alike.get(name))
+        follow |= alike is not None and not close(known[0], alike)
         judged.append(f"{name} is {known[0]:.4g}")
     if judged and follow:
         yield Finding(
@@ -298,8 +340,8 @@ def _positions(scored: Scored) -> Iterator[Finding]:
     for name, value in scored.perfect.items():
         if _added(name):
             continue
-        right, wrong = _number(value), _number(scored.wrong.get(name))
-        padded, in_place = _number(scored.padded.get(name)), _number(scored.in_place.get(name))
+        right, wrong = number(value), number(scored.wrong.get(name))
+        padded, in_place = number(scored.padded.get(name)), number(scored.in_place.get(name))
         if right is None or wrong is None:
             continue
         if in_place is not None and abs(right - wrong) < SHIFTED_WINS * abs(in_place - wrong):
@@ -314,7 +356,7 @@ def _positions(scored: Scored) -> Iterator[Finding]:
                 "label at its own position",
                 fix="compare predictions[:, :-1] with labels[:, 1:]",
             )
-        elif padded is not None and not _close(right, padded) and not _close(right, wrong):
+        elif padded is not None and not close(right, padded) and not close(right, wrong):
             yield Finding(
                 f"{name} of perfect predictions is {right:.4g}, and {padded:.4g} with as much "
                 "padding again: labels of -100 are scored",
@@ -349,7 +391,7 @@ def _with_prompt(scored: Scored) -> Iterator[Finding]:
     for name in written.right:
         values = (of.get(name) for of in (written.right, written.wrong, written.bare,
                                           written.bare_wrong))  # fmt: skip
-        right, wrong, bare, bare_wrong = map(_number, values)
+        right, wrong, bare, bare_wrong = map(number, values)
         if _added(name) or right is None or wrong is None or bare is None or bare_wrong is None:
             continue
         if abs(right - wrong) < SHIFTED_WINS * abs(bare - bare_wrong):
@@ -365,20 +407,8 @@ def _with_prompt(scored: Scored) -> Iterator[Finding]:
             )
 
 
-def _number(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
-
-
 def _best(value: float) -> bool:
-    return any(_close(value, one) for one in (0.0, 1.0, 100.0))
-
-
-def _close(one: float, other: float) -> bool:
-    return math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-9)
+    return any(close(value, one) for one in (0.0, 1.0, 100.0))
 
 
 def _added(name: str) -> bool:

@@ -55,6 +55,9 @@ def logged_is_a_mean(
     set model.accepts_loss_kwargs = False before the Trainer is built; a compute_loss of your own
     returns the sum divided by num_items_in_batch, or sets loss_is_scaled_for_ga = False.
 
+    A custom training loop whose step is that of all its rows as one batch, as with a contrastive
+    loss over all pairs, logs no mean of the micro-batches' own losses and is not held against it.
+
     Known false alarms: none known. An error that every micro-batch shares is invisible here; a loss
     near zero by nature (GRPO) has no scale, and gradient.step_is_the_weighted_sum judges it. What
     a library's model adds to its loss (the balance of experts) transformers does not divide by
@@ -67,6 +70,9 @@ def logged_is_a_mean(
         raise Skip(f"the micro-batches could not be asked again: {own.reason}")
     if logged is None:
         raise Skip("no loss was logged for the first step")
+    if own.joined:
+        yield Measured(f"logged loss {logged:.4f}, that of all rows as one batch", logged, logged)
+        return
     # Own losses that are too large by the number of processes are no measure.
     times = own.times_processes(pipeline.args.world_size)
     losses = own.losses if times == 1 else own.uncounted

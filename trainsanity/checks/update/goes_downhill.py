@@ -6,8 +6,14 @@ import math
 from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
+from trainsanity.measurements.step.beside_optimizer import Moved
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.types import Cost, Finding, Measured, Skip
+
+ALONG = 0.5
+"""Cosine of a movement and the gradient: an attack along one batch's gradient has 0.7 and more to
+the sum of it and its own; what has nothing to do with the gradient is near 0 in thousands of
+dimensions. A last resort."""
 
 
 @check(
@@ -17,7 +23,7 @@ from trainsanity.types import Cost, Finding, Measured, Skip
     requires=("update.survives_rounding",),
     rules_out="gradient ascent",
 )
-def goes_downhill(recording: Recording) -> Iterator[Measured | Finding]:
+def goes_downhill(recording: Recording, beside_optimizer: Moved) -> Iterator[Measured | Finding]:
     """A step of the optimizer lowers the loss, to first order.
 
     What it checks: the sum over all weights of movement times gradient, in a step of the user's own
@@ -33,6 +39,11 @@ def goes_downhill(recording: Recording) -> Iterator[Measured | Finding]:
     batch left behind may do that by chance: where the step climbs it is taken once more as the
     optimizer's first, with no state.
 
+    A custom training loop is run once more with an optimizer whose rates are 0: what moves then is
+    moved by the loop itself.  A failure where that goes along the gradient, as an attack on the
+    embeddings that is not undone; anything else (a running mean, a limit on the weights) is the
+    loop's own affair.
+
     How to fix: leave ``maximize`` at False, and give a positive rate; a loss that is to grow is
     given a minus sign::
 
@@ -44,11 +55,16 @@ def goes_downhill(recording: Recording) -> Iterator[Measured | Finding]:
     Known false alarms: none known. Parameters of an adversary that climb on purpose hold less than
     half of the gradient.
 
-    References: pytorch/pytorch#46480, pytorch/pytorch#3495.
+    References: pytorch/pytorch#46480, pytorch/pytorch#3495, PaddlePaddle/PaddleNLP#723.
     """
+    if beside_optimizer.cosine > ALONG:
+        yield _uphill(beside_optimizer)
     trials = recording.update.trials
-    if not trials:
+    if not trials and not beside_optimizer.cosine > ALONG:
         raise Skip(recording.update.no_trial)
+    if not trials:
+        yield Measured("what the loop moves by itself goes uphill", beside_optimizer.cosine, 0)
+        return
     last = trials[-1]
     seen = [name for name, one in last.directions.items() if one.movement * one.gradient]
     if not seen:
@@ -68,4 +84,18 @@ def goes_downhill(recording: Recording) -> Iterator[Measured | Finding]:
         f"movement and gradient of {len(seen)} parameters have a cosine of {cosine:.3f}",
         cosine,
         "below 0",
+    )
+
+
+def _uphill(moved: Moved) -> Finding:
+    return Finding(
+        f"train_step moves {len(moved.names)} parameters by {moved.size:.3g} besides its "
+        f"optimizer's step, along their gradient (cosine {moved.cosine:.3f}): each step leaves "
+        "them further uphill",
+        observed=moved.cosine,
+        expected=0,
+        where=", ".join(moved.names[:3]),
+        cause="an attack on the weights (FGM, SAM) is not put back: what was kept is the tensor "
+        "that was attacked, or restoring looks for another name",
+        fix="keep param.data.clone(), and put it back before optimizer.step()",
     )

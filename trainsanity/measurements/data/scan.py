@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.engine.store import measurement
 from trainsanity.errors import UsageError
 from trainsanity.fields import BESIDE_IDS, IDS, MASK, PLAIN, TOKENS, Content
+from trainsanity.isolation.whole_batches import rows_of_batches
 from trainsanity.measurements.data.scan_blocks import Block, Special, signatures
 from trainsanity.measurements.data.scan_content import content_of
 from trainsanity.measurements.data.scan_labels import AT_ONCE, Labels, LabelTally
@@ -219,7 +220,7 @@ def scan(pipeline: Pipeline) -> Scan:
 
 
 def _split(pipeline: Pipeline, name: str, dataset: Any) -> Split:
-    rows = rows_of(name, dataset)
+    rows = rows_of(name, rows_of_batches(pipeline, dataset))
     columns = list(rows.table.column_names)
     if not len(rows):
         if isinstance(dataset, Sized) and len(dataset):
@@ -241,7 +242,8 @@ def _split(pipeline: Pipeline, name: str, dataset: Any) -> Split:
         refuse_unreadable(
             rows.table.column(column),
             f"{column} of {name}",
-            nested=column in (IDS, MASK) and _choices(rows) > 1,
+            # Labels may be maps: a spectrogram, tags of several kinds, those of each choice.
+            nested=column == label or (column in (IDS, MASK) and _choices(rows) > 1),
         )
     done = reported = 0
     blocks = rows.blocks(wanted)

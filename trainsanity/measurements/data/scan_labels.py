@@ -44,6 +44,7 @@ class Labels:
             there is none.
         not_finite: places of rows with NaN or infinity.
         first_ignored: the place of the first row with an ignored label, or None; for lists.
+        is_map: whether a row has lists of lists of them.
         runs: how many rows in a row have the same list, one number for each such run, where all
             lists have as many labels; else empty.
     """
@@ -64,6 +65,7 @@ class Labels:
     high: tuple[float, int] | None = None
     not_finite: Any = ()
     first_ignored: int | None = None
+    is_map: bool = False
     runs: Sequence[int] = ()
 
     @cached_property
@@ -188,6 +190,7 @@ class LabelTally:
             high=self.high,
             not_finite=joined(self.not_finite),
             first_ignored=self.ignored[0] if self.ignored else None,
+            is_map=self.is_map,
             runs=self.runs if self.widths and self.widths[0] == self.widths[1] else (),
         )
 

@@ -53,6 +53,7 @@ class Forward:
     @cached_property
     def losses(self) -> Tensor:
         """Float64, the reference loss of each example with a label, which must be in range."""
+        self.task.require_fit(self.logits, self.labels)
         return self.task.losses(*self.labelled)
 
     @cached_property

@@ -133,6 +133,8 @@ def confirmed(pipeline: Pipeline, recording: Recording) -> Confirmed:
     if pipeline.objective == CUSTOM:
         return Confirmed(formula=False, owner=owner or "the loss", custom=True)
     micros = recording.first.micro_steps
+    if owner and any(isinstance(micro.error, Skip) for micro in micros):
+        return Confirmed(formula=False, owner=owner, custom=True)  # its labels are of another kind
     if not known or any(micro.items is None for micro in micros):
         failed = any(micro.error is not None for micro in micros)
         own_code = bool(owner) and known and not failed and pipeline.trainer is not None

@@ -81,6 +81,12 @@ class Gradients:
                 self._stack.callback(handle.remove)
                 # Called before the gradient is added to what is there.
                 self._stack.callback(parameter.register_hook(self._arriving).remove)
+        own = {id(parameter) for parameter in self._model.parameters()}
+        for group in getattr(self._optimizer, "optimizer", self._optimizer).param_groups:
+            for held in group["params"]:
+                # Those of a loss get theirs before the model does.
+                if held.requires_grad and id(held) not in own:
+                    self._stack.callback(held.register_hook(self._arriving).remove)
         self._stack.enter_context(_clips_seen(self._at_clip))
         return self
 

@@ -9,6 +9,7 @@ model itself returns.
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -16,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.errors import first_line
 from trainsanity.isolation.random_states import random_hashes, reseed
 from trainsanity.isolation.snapshot import preserved
-from trainsanity.maths.tolerances import MARGIN, REDUCTIONS
-from trainsanity.measurements.batches.batch import drawn, quiet
+from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, within
+from trainsanity.measurements.batches.batch import drawn, prepared, quiet
 from trainsanity.measurements.step.guided import Guided, ask_guided
 from trainsanity.measurements.step.loop_gradients import Gradients, before_the_clip
 from trainsanity.measurements.step.own import AT_MOST, ELEMENTS, Own, sampled_of, solve
-from trainsanity.measurements.step.rearranged import REDRAWN
+from trainsanity.measurements.step.rearranged import REDRAWN, set_alike
 from trainsanity.measurements.step.steps import Recording, set_random_state
 
 if TYPE_CHECKING:
@@ -65,7 +66,37 @@ def ask_loop_again(pipeline: Pipeline, seen: Recording, begun: Any) -> Own:
                           f"{first_line(error)}")  # fmt: skip
     solve(own, columns, sampled_of(seen.gradients, parameters, size))
     _settle_the_divisor(own, seen, parts)
+    floor = MARGIN * own.eps * math.sqrt(len(micros)) + REDUCTIONS
+    if len(micros) > 1 and not own.reason and not within(own.residual, floor):
+        own.joined = _is_one_batch(pipeline, seen, begun)
     return own
+
+
+def _is_one_batch(pipeline: Pipeline, seen: Recording, begun: Any) -> bool:
+    """Return whether the micro-batches of a step give what their rows do as a single batch.
+
+    A loss of all pairs of a step, as of contrastive training with cached gradients, is no mean of
+    the micro-batches' own. Layers are in eval mode: a single batch draws other random numbers.
+    """
+    import torch
+
+    with contextlib.suppress(Exception), _layers_in_eval(pipeline.model):
+        with preserved(pipeline), quiet(pipeline):
+            parts = [*next(drawn(pipeline, 1))]
+            rows = copy.deepcopy([row for one in parts for row in one.sources])
+            whole = prepared(pipeline, pipeline.data_collator(rows))
+        found = [
+            _asked(pipeline, seen, given, begun)[:2]
+            for given in ([dict(one.inputs) for one in parts], [whole])
+        ]
+        (loss, by_parts), (loss_of_all, by_all) = (
+            (loss, torch.cat([one.double().flatten() for one in samples.values()]))
+            for loss, samples in found
+        )
+        share = MARGIN * _eps(pipeline, seen) + REDUCTIONS
+        near = within(float((by_parts - by_all).norm()), share * float(by_all.norm()))
+        return near and within(abs(loss - loss_of_all), share * max(1.0, abs(loss)))
+    return False
 
 
 def redrawn_in_loop(pipeline: Pipeline, seen: Recording, begun: Any) -> float:
@@ -79,6 +110,10 @@ def redrawn_in_loop(pipeline: Pipeline, seen: Recording, begun: Any) -> float:
         first, pull, draws = _drawing(pipeline, seen, begun)
         if not draws:
             return math.nan
+        # A seed that is made of the step's number is another one in the next.
+        alike = len(seen.seeds) > 1 and all(one == seen.seeds[0] for one in seen.seeds)
+        if alike and seen.seeds[0] and (seeded := _seeded(pipeline, seen, begun)):
+            seen.rearranged.seeded = seeded
         # A head that has learnt nothing gives all labels one loss, and other gradients.
         share = MARGIN * seen.own.eps + REDUCTIONS
         for seed in range(REDRAWN):
@@ -87,6 +122,15 @@ def redrawn_in_loop(pipeline: Pipeline, seen: Recording, begun: Any) -> float:
             if apart or abs(again - first) > share * max(1.0, abs(first)):
                 return again
     return math.nan
+
+
+def _seeded(pipeline: Pipeline, seen: Recording, begun: Any) -> list[str]:
+    """Return the random states that a step leaves the same, whatever they were."""
+    states: list[tuple[dict[str, str], dict[str, str]]] = []
+    for seed in range(2):
+        with preserved(pipeline):
+            _alone(pipeline, seen, 0, begun, seed=seed, states=states)
+    return set_alike(*states)
 
 
 def guided_in_loop(pipeline: Pipeline, seen: Recording, begun: Any) -> Guided:
@@ -167,15 +211,31 @@ def _alone(
     *,
     seed: int | None = None,
     change: Callable[[Mapping[str, Any]], dict[str, Any]] = dict,
+    states: list[Any] | None = None,
 ) -> tuple[float, dict[str, Any], float, bool]:
     """Ask one micro-batch as a step, with the random numbers of a state or of a seed.
 
-    ``change`` makes other inputs of it.
+    ``change`` makes other inputs of it; ``states`` is given the random states around it.
 
     Returns:
         its loss, its gradient, its share of the model's loss, and whether random numbers were
         drawn.
     """
+    with preserved(pipeline), quiet(pipeline):
+        given = next(drawn(pipeline, 1)).micro_batches[place]
+    return _asked(pipeline, seen, [change(given.inputs)], state, seed=seed, states=states)
+
+
+def _asked(
+    pipeline: Pipeline,
+    seen: Recording,
+    given: list[dict[str, Any]],
+    state: Any,
+    *,
+    seed: int | None = None,
+    states: list[Any] | None = None,
+) -> tuple[float, dict[str, Any], float, bool]:
+    """Ask some batches as a step; see :func:`_alone`."""
     step = pipeline.train_step
     assert step is not None
     optimizer = getattr(pipeline.optimizer, "optimizer", pipeline.optimizer)
@@ -185,7 +245,6 @@ def _alone(
         Gradients(pipeline.model, seen.head_name, optimizer) as gradients,
         _roots_seen(pipeline.model) as roots,
     ):
-        given = next(drawn(pipeline, 1)).micro_batches[place]
         pipeline.model.zero_grad()
         handle = optimizer.register_step_pre_hook(lambda *_: gradients.note())
         try:
@@ -193,8 +252,11 @@ def _alone(
             if seed is not None:
                 reseed(seed)
             before = random_hashes()
-            loss = float(step([change(given.inputs)]))
-            draws = before != random_hashes()
+            loss = float(step(given))
+            ended = random_hashes()
+            draws = before != ended
+            if states is not None:
+                states.append((before, ended))
         finally:
             handle.remove()
             pipeline.model.zero_grad()

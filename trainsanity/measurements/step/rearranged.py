@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.errors import first_line
-from trainsanity.isolation.random_states import global_random_states, reseed
+from trainsanity.isolation.random_states import global_random_states, random_hashes, reseed
 from trainsanity.isolation.snapshot import restored
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, within
 from trainsanity.measurements.step.owners import own_class
@@ -50,6 +50,7 @@ class Rearranged:
         eps: unit in the last place of the coarsest dtype in use.
         reason: why it was not asked; empty if it was.
         drawn: why other arrangements say nothing: other random numbers change the loss, too.
+        seeded: random states that the loss leaves the same, whatever they were and in other steps.
     """
 
     loss: float = math.nan
@@ -63,6 +64,7 @@ class Rearranged:
     eps: float = math.nan
     reason: str = ""
     drawn: str = ""
+    seeded: list[str] = field(default_factory=list)
 
 
 def rearrange(
@@ -138,6 +140,11 @@ def _ask_as_it_is(
     if redraw:
         restore()
         first, pull = _loss_and_pull(trainer, inputs)
+        found.seeded = _seeded(trainer, inputs)
+        if found.seeded:
+            found.drawn = "the loss begins with the same random numbers each time"
+            restore()
+            return
         same = (MARGIN * found.eps + REDUCTIONS) * max(1.0, abs(first))
         for seed in range(REDRAWN):
             reseed(seed)
@@ -150,6 +157,31 @@ def _ask_as_it_is(
                 found.drawn = "the loss draws random numbers of its own, which other rows change"
                 break
     restore()
+
+
+def _seeded(trainer: Any, inputs: Mapping[str, Any]) -> list[str]:
+    """Return the random states that are the same after the loss of two steps, and not before.
+
+    A seed that is made of the step's number leaves others.
+    """
+    states, step = [], trainer.state.global_step
+    for seed in range(2):
+        reseed(seed)
+        trainer.state.global_step = step + seed
+        before = random_hashes()
+        _loss(trainer, inputs)
+        states.append((before, random_hashes()))
+    trainer.state.global_step = step
+    return set_alike(*states)
+
+
+States = tuple[Mapping[str, str], Mapping[str, str]]
+"""Hashes of the random states before and after something ran."""
+
+
+def set_alike(one: States, other: States) -> list[str]:
+    """Return the random states that are the same afterwards, and were not before."""
+    return [n for n in one[1] if one[1][n] == other[1].get(n) and one[0][n] != other[0].get(n)]
 
 
 def _drawn(trainer: Any, inputs: Mapping[str, Any], loss: float) -> str:

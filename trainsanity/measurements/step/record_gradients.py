@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ def backward_recorded(seen: Recording, model: Any, accelerator: Any) -> Iterator
             backward(loss, **kwargs)
             return
         micro = seen.steps[-1].micro_steps[-1]
+        first = math.isnan(micro.backward_loss)
         micro.backward_loss = float(loss.detach())
         inside[0] = True
         try:
@@ -40,7 +42,9 @@ def backward_recorded(seen: Recording, model: Any, accelerator: Any) -> Iterator
         finally:
             inside[0] = False
         if squares:
-            micro.gradient_norm = float(torch.stack(squares).sum().sqrt())
+            # Of several passes, as of an attack, the gradients add up to no more than their norms.
+            before = 0.0 if first else micro.gradient_norm
+            micro.gradient_norm = before + float(torch.stack(squares).sum().sqrt())
         squares.clear()
 
     backward: Callable[..., None] = accelerator.backward

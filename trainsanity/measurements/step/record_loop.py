@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.engine.session import objective_of
 from trainsanity.errors import UsageError
 from trainsanity.isolation.collectives import all_gather
-from trainsanity.isolation.random_states import torch_states
+from trainsanity.isolation.random_states import seeds_seen, torch_states
 from trainsanity.isolation.snapshot import preserved, snapshot_bytes
 from trainsanity.measurements.batches.batch import Batch, drawn, quiet
 from trainsanity.measurements.model.head import head_or_none, watched
@@ -19,6 +19,7 @@ from trainsanity.measurements.step.allocation import allocations_counted
 from trainsanity.measurements.step.bounds import logged_loss_rounding
 from trainsanity.measurements.step.checkpointing import checkpointed
 from trainsanity.measurements.step.driven import driven
+from trainsanity.measurements.step.followed import Followed
 from trainsanity.measurements.step.loop_gradients import Gradients, settle
 from trainsanity.measurements.step.loop_own import (
     ask_loop_again,
@@ -26,6 +27,7 @@ from trainsanity.measurements.step.loop_own import (
     redrawn_in_loop,
 )
 from trainsanity.measurements.step.modes import watched_modes
+from trainsanity.measurements.step.outside import outside_watched
 from trainsanity.measurements.step.policy_passes import references_of
 from trainsanity.measurements.step.pull import pulls_watched
 from trainsanity.measurements.step.rearranged import Rearranged
@@ -48,7 +50,7 @@ from trainsanity.measurements.step.steps import (
 )
 from trainsanity.measurements.step.teachers import teachers_watched
 from trainsanity.measurements.step.unused import unused_parameters
-from trainsanity.measurements.step.update import frozen_state, rewritten, trial_steps
+from trainsanity.measurements.step.update import frozen_state, note_frozen, trial_steps
 from trainsanity.types import Blocked
 
 if TYPE_CHECKING:
@@ -92,6 +94,7 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
                 pulls_watched(model, seen),
                 allocations_counted(model, seen),
                 teachers_watched(model, seen, references_of(None, pipeline.train_step).values()),
+                outside_watched(model, seen),
                 Gradients(model, seen.head_name, optimizer) as gradients,
                 _hooked(pipeline, seen, steps, gradients) as states,
             ):
@@ -192,7 +195,9 @@ def _take(pipeline: Pipeline, seen: Recording, batch: Batch, watch: Any, states:
     del watch.passes[:], states[:]
     assert pipeline.train_step is not None
     begun = random_state()
-    loss = pipeline.train_step([dict(given.inputs) for given in batch])
+    with seeds_seen() as seeds:
+        loss = pipeline.train_step([dict(given.inputs) for given in batch])
+    seen.seeds.append(seeds)
     if not isinstance(loss, int | float) and not (torch.is_tensor(loss) and loss.numel() == 1):
         raise UsageError(
             f"train_step returned {type(loss).__name__}: return the loss that you would log for "
@@ -227,7 +232,7 @@ def _hooked(
     model = pipeline.model
     optimizer = getattr(pipeline.optimizer, "optimizer", pipeline.optimizer)  # accelerate's own
     passes = [0]
-    frozen = frozen_state(model)
+    frozen, followed = frozen_state(model), Followed(model)
     states: list[Any] = []
     trying = [False]
 
@@ -267,11 +272,11 @@ def _hooked(
 
     def after(*_: Any) -> None:
         gradients.stepped()
+        if not trying[0]:
+            followed.note(model)
         if trying[0] or not (len(seen.steps) >= steps or broken(seen)):
             return
-        now = frozen_state(model)
-        for parameter in seen.update.parameters:
-            parameter.changed_frozen = rewritten(parameter.name, frozen, now)
+        note_frozen(seen.update, model, frozen, followed)
         trying[0] = True
         trial_steps(seen.update, model, optimizer, None, 0)
         trying[0] = False

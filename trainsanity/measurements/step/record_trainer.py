@@ -6,7 +6,8 @@ import dataclasses
 import gc
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import Session, objective_of
@@ -15,6 +16,7 @@ from trainsanity.isolation.callbacks import taking_part
 from trainsanity.isolation.collectives import all_gather, rank
 from trainsanity.isolation.fsdp import training_copy
 from trainsanity.isolation.hashing import hashes
+from trainsanity.isolation.overrides import own_methods
 from trainsanity.isolation.random_states import torch_states
 from trainsanity.isolation.shards import is_sharded
 from trainsanity.isolation.snapshot import preserved, snapshot_bytes
@@ -27,8 +29,11 @@ from trainsanity.measurements.step.alone import alone, resumed_as_meant
 from trainsanity.measurements.step.asked_again import TrainerAgain
 from trainsanity.measurements.step.checkpointing import checkpointed
 from trainsanity.measurements.step.driven import driven
+from trainsanity.measurements.step.followed import Followed
 from trainsanity.measurements.step.hooks import added_hooks, hooks_of, state_of
+from trainsanity.measurements.step.later import thawed_later
 from trainsanity.measurements.step.modes import watched_modes
+from trainsanity.measurements.step.outside import outside_watched
 from trainsanity.measurements.step.own import Own, ask_again
 from trainsanity.measurements.step.own_code import OwnCode
 from trainsanity.measurements.step.peak import note_loss
@@ -53,7 +58,7 @@ from trainsanity.measurements.step.steps import (
     note_means,
 )
 from trainsanity.measurements.step.teachers import teachers_watched
-from trainsanity.measurements.step.update import before_step, frozen_state, rewritten, trial_steps
+from trainsanity.measurements.step.update import before_step, frozen_state, note_frozen, trial_steps
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -105,7 +110,7 @@ def _record(pipeline: Pipeline, steps: int, *, own: bool) -> Recording:
         output_dir = str(trainer.args.output_dir)
         watch_own = OwnCode(pipeline, seen, users)
         zero = None if zero_stage(trainer) is None else ZeroStep(trainer, seen, note_rates)
-        last = _callback(seen, pipeline, steps, watch_own.after, zero)
+        last = _callback(seen, pipeline, steps, watch_own.after, zero=zero, users=users)
         alone(trainer, folder, last, first=watch_own.first(), users=users)
         _record_training_step(
             pipeline, seen, watch, collated=collated, present=present, begins=watch_own.begins
@@ -130,6 +135,7 @@ def _record(pipeline: Pipeline, steps: int, *, own: bool) -> Recording:
                 allocations_counted(pipeline.model, seen),
                 teachers_watched(pipeline.model, seen, references_of(trainer, None).values()),
                 backward_recorded(seen, pipeline.model, trainer.accelerator),
+                outside_watched(pipeline.model, seen),
             ):
                 trainer.train()
         finally:
@@ -149,13 +155,16 @@ def _callback(
     pipeline: Pipeline,
     steps: int,
     after: Callable[[str], None],
+    *,
     zero: ZeroStep | None,
+    users: Sequence[Any],
 ) -> Any:
     import torch
     from transformers import TrainerCallback
 
     model = pipeline.model
     frozen: dict[str, Any] = {}
+    followed: list[Followed] = []
 
     def last(state: Any) -> bool:
         planned = min(steps, int(state.max_steps))
@@ -167,6 +176,7 @@ def _callback(
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             after("on_train_begin")
             frozen.update(frozen_state(model))
+            followed.append(Followed(model))
             if zero is not None:
                 zero.watch()
 
@@ -202,11 +212,10 @@ def _callback(
 
         def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             after("on_optimizer_step")
+            followed[0].note(model)
             if not last(state):
                 return
-            now = frozen_state(model)
-            for parameter in seen.update.parameters:
-                parameter.changed_frozen = rewritten(parameter.name, frozen, now)
+            note_frozen(seen.update, model, frozen, followed[0])
             warmup = args.get_warmup_steps(state.max_steps)
             note_held(pipeline, seen, f"after step {len(seen.steps)}")
             if zero is not None:
@@ -229,6 +238,8 @@ def _callback(
             control.should_save = control.should_evaluate = False
             # A callback of the user's that ends the run ends it here, too.
             control.should_training_stop = control.should_training_stop or last(state)
+            if control.should_training_stop:
+                seen.update.thawed = thawed_later(pipeline.trainer, users, state, **kwargs)
             if pipeline.device.type == "cuda":
                 # The optimizer's state came to lie between freed activations.
                 torch.cuda.empty_cache()
@@ -261,7 +272,8 @@ def note_update(seen: Recording, model: Any, optimizer: Any) -> None:
     A NaN of an earlier step stays known, and so does a gradient: parts may be trained by turns.
     """
     earlier = {p.name: p for p in seen.update.parameters}
-    seen.update = before_step(model, optimizer)
+    outside, seen.update = seen.update.outside, before_step(model, optimizer)
+    seen.update.outside = outside
     for parameter in seen.update.parameters:
         if (before := earlier.get(parameter.name)) is not None:
             parameter.finite &= before.finite
@@ -339,8 +351,11 @@ def _record_training_step(
             seen.hooks = added_hooks(trainer.model, present)
         seen.steps[-1].micro_steps.append(micro)
         del watch.passes[:]
+        # What the user's own code draws or seeds before it calls the model is none of the model's.
+        state_of_call = called_with(trainer.model, micro) if len(seen.steps) == 1 else nullcontext()
         try:
-            loss = training_step(model, given, num_items_in_batch)
+            with state_of_call:
+                loss = training_step(model, given, num_items_in_batch)
         except Exception as error:
             if watch.lossless and _leaves_the_loss_to_the_model(trainer):
                 refuse_unlabelled(trainer, names, micro.rows[0] if micro.rows else names)
@@ -351,6 +366,8 @@ def _record_training_step(
                 ) from error
             raise
         micro.loss, micro.loss_dtype = float(loss), loss.dtype
+        micro.passes = len(watch.passes)
+        seen.composed |= micro.passes > 1 and bool(own_methods(trainer, ("training_step",)))
         done = watch.passes[0] if len(watch.passes) == 1 else None
         if done is not None and labels is not None and task.known:
             micro.sort_items(task, done, labels)
@@ -358,6 +375,23 @@ def _record_training_step(
         return loss
 
     trainer.training_step = recording
+
+
+@contextmanager
+def called_with(model: Any, micro: MicroStep) -> Iterator[None]:
+    """Note torch's random state as the model is called first, for the call to be repeated."""
+    called: list[None] = []
+
+    def note(*_: Any) -> None:
+        if not called:
+            called.append(None)
+            micro.random_state = torch_states()
+
+    handle = model.register_forward_pre_hook(note)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _leaves_the_loss_to_the_model(trainer: Any) -> bool:

@@ -11,7 +11,7 @@ import math
 import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import objective_of
@@ -21,7 +21,7 @@ from trainsanity.isolation.collectives import all_gather
 from trainsanity.isolation.fsdp import beside_model
 from trainsanity.isolation.hashing import hashes
 from trainsanity.isolation.host_memory import to_device
-from trainsanity.isolation.random_states import set_torch_states
+from trainsanity.isolation.random_states import reseed, set_torch_states, torch_states
 from trainsanity.isolation.shards import computed_in_parts, in_parts, made_in_parts, resharded
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import quiet
@@ -44,6 +44,11 @@ if TYPE_CHECKING:
 ODD = 3.0
 """Another scale for the same loss.  Not a power of two: that would round nothing."""
 
+
+SEVERAL_PASSES = (
+    "the training step runs the model several times for a micro-batch, each time with random "
+    "numbers of its own: one pass over all of its rows draws others"
+)
 
 FEW = 8
 """Elements that MARGIN is made for: it is exceeded by chance once in a thousand times."""
@@ -252,6 +257,7 @@ def _backward(
     task = objective_of(pipeline)
     logits = logits_again(pipeline, micro)
     labels = with_prompt(logits, micro.inputs["labels"].to(logits.device))
+    task.require_fit(logits, labels)
     values, targets = task.items(logits, labels), task.targets(labels)
     if not values.requires_grad:
         raise Skip("what is trained has no part in the logits, but in other outputs")
@@ -324,6 +330,19 @@ def output_again(pipeline: Pipeline, micro: MicroStep) -> Any:
         return outputs_without(pipeline.model, inputs, labelled)
 
 
+def _draws(pipeline: Pipeline, micro: MicroStep, logits: Tensor) -> bool:
+    """Return whether the model makes other logits of other random numbers, as with dropout."""
+    import torch
+
+    state = torch_states()
+    try:
+        reseed(0)
+        other = replace(micro, random_state=torch_states())
+    finally:
+        set_torch_states(*state)
+    return not torch.equal(logits, logits_again(pipeline, other))
+
+
 def fill_items(pipeline: Pipeline, recording: Recording) -> None:
     """Run the first step's micro-batches again for the items that a fused loss did not show."""
     import torch
@@ -340,6 +359,9 @@ def fill_items(pipeline: Pipeline, recording: Recording) -> None:
             try:
                 logits = logits_again(pipeline, micro)
             except Skip:
+                return
+            if micro.passes > 1 and _draws(pipeline, micro, logits):
+                recording.not_comparable = SEVERAL_PASSES
                 return
             seen = Pooled(logits, None, None)
             micro.sort_items(objective_of(pipeline), seen, micro.inputs["labels"])

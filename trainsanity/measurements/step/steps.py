@@ -51,7 +51,8 @@ class MicroStep:
         rows: the rows that the collator was given for them; None if another collator made them.
         packed: the same where the collator makes fewer rows of them than it was given.
         inputs: what the model was given, labels included.  First step only, to be asked again.
-        random_state: torch's, at its start; see :func:`.torch_states`.  First step only.
+        random_state: torch's, as the model was called first; see :func:`.torch_states`.  First
+            step only.
         state: what the modules held at its start and a forward may change, as spectral norm's
             buffers.  First step only, on its own process.
         items: what the loss counts, with its reference; None if the model's own forward did not
@@ -62,6 +63,7 @@ class MicroStep:
         gradient_norm: norm of this micro-batch's own contribution to the gradient.
         rank: the process that took it.
         again: takes it again as a whole step.  First step only, on its own process.
+        passes: how often the model ran in it.
     """
 
     num_items_in_batch: float | None = None
@@ -79,6 +81,7 @@ class MicroStep:
     gradient_norm: float = float("nan")
     rank: int = 0
     again: Again | None = None
+    passes: int = 1
 
     def sort_items(self, objective: Objective, seen: Pooled, labels: Tensor) -> None:
         """Sort a pass into items.  A plug-in that raises must not end the step that is recorded."""
@@ -166,13 +169,14 @@ class Recording:
         held: where several processes train: by moment, for each process a hash of every parameter
             that it holds whole, by name.
         sharded: how many parameters each process holds a part of.
-        composed: a custom training loop ran the model more often than once for each micro-batch
-            before its first step, so that the gradient may be made of more than the loss's.
+        composed: a custom training loop, or a training_step of the user's own, ran the model more
+            often than once for each micro-batch before its first step, so that the gradient may be
+            made of more than the loss's.
         clipped_late: the norm that a loop clips to after its optimizer has stepped; None if it
             clips before, or does not.
         not_clipped_apart: why the gradient is not seen after it was clipped; empty if it is.
-        not_comparable: why the gradients of a script's own loop are not held against those of its
-            loss; empty if they are.
+        not_comparable: why the gradients are not held against those of the loss, as those of some
+            scripts' own loops; empty if they are.
         out_of_memory: a second step did not fit, so only the first was recorded.
         peak_bytes: device memory at its highest; None on the CPU.
         seconds: of the steps alone.
@@ -199,6 +203,7 @@ class Recording:
         model_call: what the model was given first; None where it was not called.
         loss_calls: which of torch's loss functions were called, and what they were given.
         corners: boxes that the loss turned from centre and size to corners, or what looks so.
+        seeds: those that each step of a custom training loop gave to torch.
         asking: such a question is being asked; its passes are not the run's.
         snapshot_bytes: size in host memory of what is put back afterwards.
         snapshot_seconds, restore_seconds: the time that it took to take it, and to put it back.
@@ -252,6 +257,7 @@ class Recording:
     model_call: ModelCall | None = None
     loss_calls: list[LossCall] = field(default_factory=list)
     corners: list[Corners] = field(default_factory=list)
+    seeds: list[list[int]] = field(default_factory=list)
 
     @property
     def first(self) -> Step:

@@ -18,6 +18,10 @@ from trainsanity.measurements.step.directions import Direction, Trial, direction
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from trainsanity.measurements.step.followed import Followed
+    from trainsanity.measurements.step.later import Thawed
+    from trainsanity.measurements.step.outside import Outside
+
 
 @dataclass
 class Parameter:
@@ -40,6 +44,7 @@ class Parameter:
         answers: whether it moves where its gradient is as large as the largest of all, asked
             where its own moved nothing.
         changed_frozen: the weight changed although it is not trainable.
+        follows: it is frozen and a moving average of a trained one.
     """
 
     name: str
@@ -57,6 +62,7 @@ class Parameter:
     can_move: int = 0
     answers: bool = False
     changed_frozen: bool = False
+    follows: bool = False
 
 
 @dataclass
@@ -68,7 +74,11 @@ class Update:
         optimizer: its class.
         rate: the learning rate of the trial step at the peak of the run.
         unchosen: each of its groups has the weight decay that its class has by default.
-        strangers: elements of tensors that the optimizer holds and the model does not have.
+        strangers: elements of tensors that the optimizer holds, the model does not have and the
+            step does not use: parameters of a loss have a gradient.
+        apart: the same, with those that the step uses.
+        outside: parameters that the step's loss is made with, and that nobody holds.
+        thawed: what a callback makes trainable later, and the optimizer does not hold.
         trials: in the order of their rates; the last one is the peak's.
         no_trial: why none was made.
     """
@@ -78,6 +88,9 @@ class Update:
     unchosen: bool = False
     rate: float = float("nan")
     strangers: int = 0
+    apart: int = 0
+    outside: list[Outside] = field(default_factory=list)
+    thawed: Thawed | None = None
     trials: list[Trial] = field(default_factory=list)
     no_trial: str = "the optimizer takes no step without evaluating its loss"
 
@@ -105,12 +118,26 @@ def rewritten(name: str, before: dict[str, Any], after: dict[str, Any]) -> bool:
     return name in before and name in after and before[name] != after[name]
 
 
+def note_frozen(
+    update: Update, model: Any, before: dict[str, Any], followed: Followed | None = None
+) -> None:
+    """Note which frozen weights have other values than before, and which follow trained ones."""
+    now = frozen_state(model)
+    for parameter in update.parameters:
+        parameter.changed_frozen = rewritten(parameter.name, before, now)
+    if followed is not None and any(one.changed_frozen for one in update.parameters):
+        follow = followed.follow(model)
+        for parameter in update.parameters:
+            parameter.follows = parameter.changed_frozen and parameter.name in follow
+
+
 def before_step(model: Any, optimizer: Any) -> Update:
     """Read groups and gradients just before the optimizer steps."""
     inner = getattr(optimizer, "optimizer", optimizer)
     decay = {id(p): group.get("weight_decay", 0.0) for group in inner.param_groups
              for p in group["params"]}  # fmt: skip
     own = {id(p) for p in model.parameters()}
+    others = [p for group in inner.param_groups for p in group["params"] if id(p) not in own]
     small = norms_and_biases(model)
     finite = _finite([None if p.grad is None else local(p.grad) for p in model.parameters()])
     if any(is_sharded(p) for p in model.parameters()):  # a NaN may be in another's part
@@ -135,9 +162,8 @@ def before_step(model: Any, optimizer: Any) -> Update:
         ],
         optimizer=type(inner).__name__,
         unchosen=_decays_by_default(inner),
-        strangers=sum(
-            p.numel() for group in inner.param_groups for p in group["params"] if id(p) not in own
-        ),
+        strangers=sum(p.numel() for p in others if p.grad is None),
+        apart=sum(p.numel() for p in others),
     )
 
 
