@@ -53,41 +53,34 @@ def sounds_are_in_range(pipeline: Pipeline, batch: Batch) -> Iterator[Measured |
     """
     whole = _whole_numbers(batch)
     if whole:
+        name, most, full = "input_values", whole, 1.0
+        problem = f"{name} of the first step are whole numbers, up to {whole:.0f}; full scale is 1"
+    else:
+        loudest: Loudest = Session.of(pipeline).measurements.get("loudest")
+        name, full = loudest.name, loudest.full
+        found = [
+            micro.inputs[name]
+            for micro in batch
+            if getattr(micro.inputs.get(name), "ndim", 0) >= WAVES
+        ]
+        if not found:
+            raise Skip(f"the batch has no {name}")
+        most = max(float(one.max()) for one in found)
+        problem = "" if most <= loudest.above else (
+            f"{name} of the first step reach {most:.4g}; the feature extractor makes {full:.4g} of "
+            f"full scale, and {loudest.above:.4g} of {ABOVE:g} times that"
+        )  # fmt: skip
+    if problem:
         yield Finding(
-            f"input_values of the first step are whole numbers, up to {whole:.0f}; sounds lie "
-            "between -1 and 1",
-            observed=whole,
-            expected="at most 1",
-            where="input_values",
-            cause="sounds are 16-bit integers, and were not divided by 32768",
-            fix="sound / 32768, or a feature extractor that normalises it",
-        )
-        yield Measured(f"input_values of the first step reach {whole:.0f}", whole, 1.0)
-        return
-    loudest: Loudest = Session.of(pipeline).measurements.get("loudest")
-    found = [
-        micro.inputs[loudest.name]
-        for micro in batch
-        if getattr(micro.inputs.get(loudest.name), "ndim", 0) > 1
-    ]
-    if not found:
-        raise Skip(f"the batch has no {loudest.name}")
-    most = max(float(one.max()) for one in found)
-    if not most <= loudest.above:
-        yield Finding(
-            f"{loudest.name} of the first step reach {most:.4g}; the feature extractor makes "
-            f"{loudest.full:.4g} of full scale, and {loudest.above:.4g} of {ABOVE:g} times that",
+            problem,
             observed=most,
-            expected=f"at most {loudest.full:.4g}",
-            where=loudest.name,
+            expected=f"at most {full:.4g}",
+            where=name,
             cause="sounds are 16-bit integers, and were not divided by 32768",
             fix="sound / 32768, before the feature extractor is given it",
         )
     yield Measured(
-        f"{loudest.name} of the first step reach {most:.4g}; the feature extractor makes "
-        f"{loudest.full:.4g} of full scale",
-        most,
-        loudest.full,
+        f"{name} of the first step reach {most:.4g}; full scale is {full:.4g} there", most, full
     )
 
 

@@ -76,7 +76,7 @@ def calls_are_written_once(written_calls: WrittenCalls) -> Iterator[Measured | F
         )
     yield Measured(
         f"of {seen.count} calls {seen.encoded} have arguments that were encoded twice; "
-        f"{seen.empty} stand behind the word None or null",
+        f"{seen.empty} stand behind an empty content that was written as a word",
         seen.encoded + seen.empty,
         0,
     )

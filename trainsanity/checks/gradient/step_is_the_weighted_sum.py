@@ -81,9 +81,6 @@ def step_is_the_weighted_sum(
         raise Skip("the step's gradient is zero: gradient.not_zero judges that")
     if math.isinf(own.norm):
         raise Skip("the step's gradient is infinite: gradient.finite judges that")
-    if own.joined:
-        yield Measured("the step's gradient is that of all its rows as one batch", 1.0, 1.0)
-        return
     known = [k for k, weight in enumerate(own.weights) if not math.isnan(weight)]
     if not known:
         raise Skip("every micro-batch's own gradient is zero, and the step's is not")

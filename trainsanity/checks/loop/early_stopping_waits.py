@@ -73,8 +73,8 @@ def early_stopping_waits(stopping: list[Stopping]) -> Iterator[Measured | Findin
                 cause="the counter of evaluations without a gain is not set back by a gain",
                 fix="set the counter to 0 where the best value is replaced",
             )
-    waits = ", ".join(f"{one.name} after {one.patience or 'many'}" for one in stopping)
+    waits = ", ".join(f"{one.name} waits for {one.patience or 'more'}" for one in stopping)
     yield Measured(
-        f"evaluations without a gain after which callbacks end the run: {waits or 'none does'}",
+        f"callbacks that end a run by its evaluations: {len(stopping)} {waits}".strip(),
         [one.patience for one in stopping],
     )

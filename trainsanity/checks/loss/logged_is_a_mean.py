@@ -70,9 +70,6 @@ def logged_is_a_mean(
         raise Skip(f"the micro-batches could not be asked again: {own.reason}")
     if logged is None:
         raise Skip("no loss was logged for the first step")
-    if own.joined:
-        yield Measured(f"logged loss {logged:.4f}, that of all rows as one batch", logged, logged)
-        return
     # Own losses that are too large by the number of processes are no measure.
     times = own.times_processes(pipeline.args.world_size)
     losses = own.losses if times == 1 else own.uncounted

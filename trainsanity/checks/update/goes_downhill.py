@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.step.beside_optimizer import Moved
+from trainsanity.measurements.step.directions import Trial
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.types import Cost, Finding, Measured, Skip
 
@@ -57,20 +58,17 @@ def goes_downhill(recording: Recording, beside_optimizer: Moved) -> Iterator[Mea
 
     References: pytorch/pytorch#46480, pytorch/pytorch#3495, PaddlePaddle/PaddleNLP#723.
     """
-    if beside_optimizer.cosine > ALONG:
+    trials, uphill = recording.update.trials, beside_optimizer.cosine > ALONG
+    if uphill:
         yield _uphill(beside_optimizer)
-    trials = recording.update.trials
-    if not trials and not beside_optimizer.cosine > ALONG:
+    if not trials and not uphill:
         raise Skip(recording.update.no_trial)
-    if not trials:
-        yield Measured("what the loop moves by itself goes uphill", beside_optimizer.cosine, 0)
-        return
-    last = trials[-1]
+    last = trials[-1] if trials else Trial(None, 0.0, {})
     seen = [name for name, one in last.directions.items() if one.movement * one.gradient]
-    if not seen:
+    if not seen and not uphill:
         raise Skip("no parameter with a gradient moves")
     cosine, climbing = last.cosine(), last.climbing()
-    if last.climbs() or math.isnan(cosine):
+    if seen and (last.climbs() or math.isnan(cosine)):
         yield Finding(
             f"a step at {recording.update.rate:g} moves {len(climbing)} of {len(seen)} parameters "
             f"along their gradient: it raises the loss (cosine {cosine:.3f})",

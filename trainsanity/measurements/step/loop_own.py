@@ -12,6 +12,7 @@ import contextlib
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.errors import first_line
@@ -67,8 +68,13 @@ def ask_loop_again(pipeline: Pipeline, seen: Recording, begun: Any) -> Own:
     solve(own, columns, sampled_of(seen.gradients, parameters, size))
     _settle_the_divisor(own, seen, parts)
     floor = MARGIN * own.eps * math.sqrt(len(micros)) + REDUCTIONS
-    if len(micros) > 1 and not own.reason and not within(own.residual, floor):
-        own.joined = _is_one_batch(pipeline, seen, begun)
+    apart = len(micros) > 1 and not own.reason and not within(own.residual, floor)
+    if apart and _is_one_batch(pipeline, seen, begun):
+        # All rows are one item of the step, which is a mean over that one alone.
+        whole = Own([seen.first.logged["loss"]], items=[None], weights=[1.0], errors=[0.0])
+        return replace(
+            whole, residual=0.0, condition=1.0, norms=[own.norm], norm=own.norm, eps=own.eps
+        )
     return own
 
 

@@ -78,8 +78,6 @@ class Own:
         norms: of the own gradients, over the sample.
         norm: of the step's accumulated gradient, over the sample.
         eps: unit in the last place of the coarsest dtype that the gradients went through.
-        joined: the step of a custom training loop is that of all its rows as one batch, and its
-            loss no mean over micro-batches.
         reason: why they were not asked; empty if they were.
     """
 
@@ -93,7 +91,6 @@ class Own:
     norms: list[float] = field(default_factory=list)
     norm: float = math.nan
     eps: float = math.nan
-    joined: bool = False
     reason: str = ""
 
     @property
