@@ -102,18 +102,10 @@ def metric_prefers_the_right(pipeline: Pipeline, scored: Scored) -> Iterator[Mea
     yield from _chooses_among_one(pipeline)
     if not scored.error:
         yield from _returns(scored, trainer, name)
-        if name is not None:
-            yield from _direction(scored, args, name)
-        yield from _positions(scored)
-        yield from _cut(scored)
-        yield from _mixed(scored)
-        yield from _unpaired(scored)
-        yield from _unasked(scored)
         own = [one for one in scored.perfect if not _added(one)]
-        yield from counted_on(scored.repeated, scored.wrong, own)
-        yield from change_places(scored.repeated, own)
-        yield from _generated(scored, strategy(args) != "no")
-        yield from _with_prompt(scored)
+        counted = [*counted_on(scored.repeated, scored.wrong, own)]
+        # Its values are those of several evaluations, and tell nothing of one.
+        yield from counted or _of_values(scored, args, name, own)
     judged = {"perfect": scored.perfect, "wrong": scored.wrong}
     values = {which: number(of.get(name or "")) for which, of in judged.items()}
     shown = ", ".join(f"{which} {v:.4g}" for which, v in values.items() if v is not None)
@@ -123,6 +115,19 @@ def metric_prefers_the_right(pipeline: Pipeline, scored: Scored) -> Iterator[Mea
         + (f" (predictions that are {shown})" if shown else ""),
         {which: value for which, value in values.items() if value is not None},
     )
+
+
+def _of_values(scored: Scored, args: Any, name: str | None, own: list[str]) -> Iterator[Finding]:
+    if name is not None:
+        yield from _direction(scored, args, name)
+    yield from _positions(scored)
+    yield from _cut(scored)
+    yield from _mixed(scored)
+    yield from _unpaired(scored)
+    yield from _unasked(scored)
+    yield from change_places(scored.repeated, own)
+    yield from _generated(scored, strategy(args) != "no")
+    yield from _with_prompt(scored)
 
 
 def _chooses_among_one(pipeline: Pipeline) -> Iterator[Finding]:

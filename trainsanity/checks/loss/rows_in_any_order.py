@@ -74,8 +74,9 @@ def rows_in_any_order(recording: Recording) -> Iterator[Measured | Finding]:
             fix="look for an index, reshape or view that mixes rows",
         )
     yield Measured(
-        f"loss {seen.loss:.6g}, with the rows in another order {seen.turned:.6g}"
-        + f"; {len(seen.seeded)} random states are set in the step" * bool(seen.seeded),
+        f"loss {seen.loss:.6g}; {len(seen.seeded)} random states are set in the step"
+        if seen.seeded
+        else f"loss {seen.loss:.6g}, with the rows in another order {seen.turned:.6g}",
         seen.turned,
         seen.loss,
     )
