@@ -98,21 +98,30 @@ def test_what_a_row_leaves_out_and_ends_with():
 def test_labels_of_whole_rows():
     rows = [{"label": 4}, {"label": 5}, {"label": OUT}]
     made = {"labels": torch.tensor([4, 5, OUT])}
-    assert _wrong_rows(rows, made, "label") is None
+    assert _wrong_rows(rows, made, "label", free=False) is None
     assert _dropped_rows(rows, made, "label") is None
-    assert _wrong_rows(rows, {"labels": torch.tensor([4, 5, 0])}, None) is None
-    assert _wrong_rows(rows, {"labels": torch.tensor([5, 4, OUT])}, "label") == (
+    assert _wrong_rows(rows, {"labels": torch.tensor([4, 5, 0])}, None, free=False) is None
+    assert _wrong_rows(rows, {"labels": torch.tensor([5, 4, OUT])}, "label", free=False) == (
         "labels [4, 5, -100] came out as [5, 4, -100]"
     )
     gone = {"labels": torch.tensor([4, OUT, OUT])}
     assert _dropped_rows(rows, gone, "label") == "row 1 has the label 5, and the batch -100"
     assert _dropped_rows(rows, gone, None) is None
     assert _dropped_rows(rows, {"labels": torch.tensor([4.0, OUT, OUT])}, "label") is None
+    # A loss of the user's own takes what its collator makes of a number.
+    grades = {"labels": torch.tensor([[0.0, 1.0, 2.0], [2.0, 1.0, 0.0], [1.0, 1.0, 1.0]])}
+    assert _wrong_rows(rows, grades, "label", free=True) is None
+    assert _wrong_rows(rows, grades, "label", free=False) is not None
     # A number that float32 does not hold in full is the same number all the same.
-    assert _wrong_rows([{"label": 0.1}], {"labels": torch.tensor([0.1])}, "label") is None
+    assert (
+        _wrong_rows([{"label": 0.1}], {"labels": torch.tensor([0.1])}, "label", free=False) is None
+    )
     several = [{"label": [0.0, 1.0]}, {"label": [1.0, 0.0]}]
-    assert _wrong_rows(several, {"labels": torch.tensor([[0.0, 1], [1, 0]])}, "label") is None
-    assert _wrong_rows(several, {"labels": torch.tensor([[1.0, 0], [0, 1]])}, "label")
+    assert (
+        _wrong_rows(several, {"labels": torch.tensor([[0.0, 1], [1, 0]])}, "label", free=False)
+        is None
+    )
+    assert _wrong_rows(several, {"labels": torch.tensor([[1.0, 0], [0, 1]])}, "label", free=False)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from trainsanity.checks.collator.model_takes_batch import Forward, _may_want_mor
 from trainsanity.checks.model.right_token_pooled import right_token_pooled
 from trainsanity.checks.schedule.learning_rate_follows import _why
 from trainsanity.maths.alignment import Placement
+from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.model.rope import _scaling_error
 from trainsanity.measurements.step.schedule import Schedule
 from trainsanity.objectives.base import Objective
@@ -32,10 +33,11 @@ def test_a_wrong_mask_is_shown_as_long_as_it_is_short(width):
     assert _wrong_mask(collating, rows, {}) == "the batch has none, and row 0 has padding"
 
 
-def _collating(forward, width):
+def _collating(forward, width, task="single_label_classification"):
+    objective = SimpleNamespace(name=task)
     model = SimpleNamespace(forward=forward)
     return SimpleNamespace(
-        pipeline=SimpleNamespace(model=model),
+        pipeline=SimpleNamespace(model=model, session=SimpleNamespace(objective=objective)),
         placed=lambda rows, made: [Placement(0, len(row["input_ids"]), width) for row in rows],
     )
 
@@ -50,6 +52,9 @@ def test_a_mask_is_missed_where_there_is_padding_and_the_model_takes_one():
     assert said({**row, "attention_mask": [1, 1]}, 2) is None
     assert said({**row, "attention_mask": [1, 0]}, 2) == told
     assert said(row, 3, lambda input_ids: None) is None
+    # What a language model reads stands before the padding behind it.
+    causal = _collating(lambda **inputs: None, 3, "causal_lm")
+    assert _wrong_mask(causal, [row], {}) is None
 
 
 class OwnLoss(Trainer):
@@ -115,8 +120,10 @@ def test_a_token_before_the_last_ends_the_text_and_one_behind_it_is_padding():
     def said(column):
         rows = [{"input_ids": [5, 6, 7], "attention_mask": [1, 1, 1]}]
         micro = SimpleNamespace(rows=rows, placements=[Placement(1, 3, 6)])
+        micro.inputs, micro.of_tokens, micro.made = {"input_ids": None}, True, True
         one = SimpleNamespace(index=[column], ambiguous=False)
-        return list(right_token_pooled(SimpleNamespace(passes=[one]), [micro]))
+        batch = Batch([micro])
+        return list(right_token_pooled(SimpleNamespace(passes=[one]), batch))
 
     (seen,) = said(3)
     assert seen.message == "1 of 1 rows are read at their last token"
