@@ -137,3 +137,11 @@ def test_what_a_model_predicts() -> None:
     assert span.shape == (2, 3, 2)
     assert logits_of(SimpleNamespace(last_hidden_state=logits)) is None
     assert logits_of((torch.tensor(1.0),)) is None
+
+
+def test_three_answers_to_a_prompt_are_found_in_whatever_order():
+    row = {"prompt_ids": [1, 2], "chosen_ids": [3], "rejected_ids": [4, 5], "reference_ids": [6]}
+    ids = torch.tensor([[1, 2, 6, 0], [1, 2, 3, 0], [1, 2, 4, 5]])
+    found = sequences_of([row], {"input_ids": ids})
+    assert found is not None
+    assert [one["input_ids"] for one in found] == [[1, 2, 6], [1, 2, 3], [1, 2, 4, 5]]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -125,7 +126,8 @@ def sequences_of(
     """Return the sequences of rows in the order in which a batch has them.
 
     A pair's chosen sides stand before all rejected ones, or each before its own; the choices of a
-    row stand one after the other.  Which of these it is, is seen by the ids in the batch.
+    row stand one after the other.  Which of these it is, is seen by the ids in the batch.  Where
+    a prompt has more answers than two, all sides are looked for, in whatever order.
 
     Args:
         rows: what the collator was given.
@@ -147,13 +149,36 @@ def sequences_of(
             return _by_columns(rows, batch) or [dict(row) for row in rows]
         return [one for row in rows for one in _choices(row)] if all(nested) else None
     kept = cut_of(collator)
-    by_side = [[_sequence(row, columns, kept) for row in rows] for columns in content.sequences]
+    named = content.sequences
+    if len(named) > 1 and several_a_row(rows, batch) > len(named):
+        named = (*named, *_further_sides(rows, named[0]))
+    by_side = [[_sequence(row, columns, kept) for row in rows] for columns in named]
     if len(by_side) == 1:
         return by_side[0]
-    halves = [one for side in by_side for one in side]
-    neighbours = [one for pair in zip(*by_side, strict=True) for one in pair]
     ids = plain_values(batch[IDS])
-    return max((halves, neighbours), key=lambda way: _fitting(way, ids))
+    ways = []
+    for sides in [by_side] if len(by_side) == 2 else permutations(by_side):
+        ways.append([one for side in sides for one in side])
+        ways.append([one for pair in zip(*sides, strict=True) for one in pair])
+    return max(ways, key=lambda way: _fitting(way, ids))
+
+
+def _further_sides(
+    rows: Sequence[Mapping[str, Any]], columns: tuple[str, ...]
+) -> list[tuple[str, ...]]:
+    """Return the columns of further answers: named as the chosen one, with another word for it."""
+    pattern = re.escape(columns[-1]).replace(SIDES[0], r"(\w+)")
+    found = []
+    for name in rows[0]:
+        other = re.fullmatch(pattern, name)
+        if (
+            other
+            and other[1] not in (*SIDES, "prompt")
+            and name not in BESIDE_IDS
+            and all(_are_ids(plain_values(row.get(name))) for row in rows)
+        ):
+            found.append((*columns[:-1], name))
+    return found[:2]
 
 
 def _by_columns(

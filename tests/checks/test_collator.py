@@ -31,7 +31,6 @@ SMALLEST = {
     "mask_from_eos": f"(input_ids [[{A}]], {OWN}): row 0 has 1 token in 8 positions and a mask "
     "with 0 ones",
     "tail_truncated": f"(rows of 129 tokens, {OWN}): row 0 ",
-    "rows_sorted": f"(input_ids [[{A}], [{A}, {B}]], {OWN}): row 1 [{A}, {B}] of 2 tokens came out",
     "labels_moved": f"(input_ids [[{A}], [",
     "padded_with_zero": f"(input_ids [[{A}]], {OWN}): row 0 is padded with [0], PAD is {PAD}",
     "multiple_forgotten": f"(input_ids [[{A}]], {OWN}): a batch is 1 wide; its longest row has 1 "
@@ -61,6 +60,7 @@ SMALLEST = {
 
 WITHOUT_CASE = {
     "evaluation_counts_questions",
+    "rows_sorted",
     "mask_of_another_vocabulary",
     "multiple_of_512",
     "fixed_width",
@@ -102,6 +102,13 @@ def test_the_failure_shows_the_smallest_case(name):
         f"the smallest batch that shows it {case}" in result.findings[0].headline
         for result in results
     )
+
+
+def test_rows_that_were_sorted_are_found_in_their_places():
+    pipeline = PipelineSpec("sorted", FAULTS["rows_sorted"].build).make()
+    assert all(micro.turned for micro in Session.of(pipeline).measurements.get("batch"))
+    assert run_one("TS302", pipeline).status is Status.WARNING
+    assert run_one("TS305", pipeline).status is Status.PASS
 
 
 def test_labels_that_moved_are_shown_with_two_rows():

@@ -69,11 +69,12 @@ def test_who_may_want_keys_that_forward_does_not_name(is_open):
 
 
 def test_a_batch_without_labels_is_told_what_it_has():
-    def said(made, label_names=None, objective=None):
+    def said(made, label_names=None, objective=None, takes=("input_ids", "labels")):
         trainer = Trainer.__new__(Trainer)
         trainer.label_names = label_names
         session = SimpleNamespace(objective=objective or SingleLabel())
-        return _wrong_labels(SimpleNamespace(session=session, trainer=trainer), made)
+        pipeline = SimpleNamespace(session=session, trainer=trainer)
+        return _wrong_labels(pipeline, made, Forward(frozenset(takes), open=False))
 
     inputs = {"input_ids": torch.ones(2, 3), "attention_mask": torch.ones(2, 3)}
     assert said(inputs) == "the batch has none, only inputs"
@@ -83,6 +84,8 @@ def test_a_batch_without_labels_is_told_what_it_has():
     # A model whose forward takes none: known heads take them, also where PEFT hides it.
     assert said(inputs, []) == "the batch has none, only inputs"
     assert said(inputs, [], Objective()) is None
+    # A forward of the user's own that has no argument for them makes its loss without.
+    assert said(inputs, [], takes=("input_ids",)) is None
     # What no objective is known of may make its loss of the inputs alone.
     assert said(inputs, ["labels"], Objective()) is None
 

@@ -118,3 +118,10 @@ def test_prompts_that_end_with_padding():
     assert ends_of_prompts((), {"input_ids": ids, "attention_mask": mask}, None) == (3, 1)
     assert ends_of_prompts((ids,), {}, 0) == (3, 1)
     assert ends_of_prompts((ids,), {}, None) == (0, 0)
+
+
+def test_rows_that_all_begin_alike_do_not_overlap(trainer):
+    prompt = drawn(1, 3)[0]
+    train, held = ([prompt + row for row in drawn(count, 4 + count)] for count in (60, 20))
+    result = judged(trainer, train, held)
+    assert str(result.status) == "pass"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import random
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -22,9 +23,12 @@ def random_states(owner: Any = None) -> Callable[[], None]:
     shared = global_random_states()
     before = {name: copy.deepcopy(value) for name, value in _generators(owner).items()}
     absent = {name for name, value in getattr(owner, "__dict__", {}).items() if value is None}
+    read = [(one, _state(one)) for one in _read_by_code(owner)]
 
     def restore() -> None:
         shared()
+        for one, state in read:
+            _set_state(one, state)
         for name in _generators(owner):
             if name in before:
                 setattr(owner, name, copy.deepcopy(before[name]))
@@ -35,12 +39,49 @@ def random_states(owner: Any = None) -> Callable[[], None]:
 
 
 def _generators(owner: Any) -> dict[str, Any]:
+    attributes = getattr(owner, "__dict__", {})
+    return {name: value for name, value in attributes.items() if isinstance(value, _kinds())}
+
+
+def _kinds() -> tuple[type, ...]:
     import numpy
     import torch
 
-    kinds = (random.Random, numpy.random.Generator, numpy.random.RandomState, torch.Generator)
-    attributes = getattr(owner, "__dict__", {})
-    return {name: value for name, value in attributes.items() if isinstance(value, kinds)}
+    return random.Random, numpy.random.Generator, numpy.random.RandomState, torch.Generator
+
+
+def _read_by_code(owner: Any) -> list[Any]:
+    """Return the generators that a function, or an object's methods, read from around them."""
+    function = inspect.unwrap(getattr(owner, "__func__", owner))
+    functions = [function] if inspect.isfunction(function) else [
+        one for cls in type(owner).__mro__ for one in vars(cls).values() if inspect.isfunction(one)
+    ]  # fmt: skip
+    found = []
+    for one in functions:
+        try:
+            read = inspect.getclosurevars(one)
+        except ValueError:  # a variable of the function around it that has no value yet
+            continue
+        found += [*read.nonlocals.values(), *read.globals.values()]
+    kinds = _kinds()
+    return list({id(one): one for one in found if isinstance(one, kinds)}.values())
+
+
+def _state(generator: Any) -> Any:
+    if hasattr(generator, "bit_generator"):  # numpy's Generator
+        return copy.deepcopy(generator.bit_generator.state)
+    return next(
+        getattr(generator, name)() for name in ("getstate", "get_state") if hasattr(generator, name)
+    )
+
+
+def _set_state(generator: Any, state: Any) -> None:
+    if hasattr(generator, "bit_generator"):
+        generator.bit_generator.state = copy.deepcopy(state)
+    elif hasattr(generator, "setstate"):
+        generator.setstate(state)
+    else:
+        generator.set_state(state)
 
 
 def global_random_states() -> Callable[[], None]:

@@ -54,6 +54,32 @@ def placements(
     return [place(row["input_ids"], ids) for row, ids in zip(rows, padded, strict=True)]
 
 
+def turned(rows: Sequence[Mapping[str, Any]], batch: Mapping[str, Any]) -> list[int] | None:
+    """Return which row lies at each place of a batch that has all rows whole, in another order.
+
+    None where each lies at its own place, or one lies nowhere.  Of several rows that a place may
+    hold the longest is taken: a shorter one may be its beginning.
+    """
+    if getattr(batch.get("input_ids"), "ndim", 0) != 2:  # nothing that rows could be found in
+        return None
+    padded = batch["input_ids"].tolist()
+    if len(padded) != len(rows) or any("input_ids" not in row for row in rows):
+        return None
+    given = [row["input_ids"] for row in rows]
+    own = [list(one.tolist() if hasattr(one, "tolist") else one) for one in given]
+    if all(place(row, ids) for row, ids in zip(own, padded, strict=True)):
+        return None
+    left = sorted(range(len(rows)), key=lambda k: -len(own[k]))
+    order = []
+    for ids in padded:
+        k = next((k for k in left if place(own[k], ids)), None)
+        if k is None:
+            return None
+        left.remove(k)
+        order.append(k)
+    return order
+
+
 def told_apart(
     rows: Sequence[Mapping[str, Any]], padded: list[list[int]], replaced: list[list[int]]
 ) -> list[Placement | None]:

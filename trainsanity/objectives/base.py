@@ -76,6 +76,25 @@ class Objective:
         del pipeline
         return False
 
+    def fits(self, logits: Tensor, labels: Tensor) -> bool:
+        """Return whether labels have the type and number that this loss takes beside logits."""
+        del logits, labels
+        return True
+
+    def require_fit(self, logits: Tensor, labels: Tensor) -> None:
+        """Stop where labels are of another kind than this loss takes: it is not what is trained.
+
+        Raises:
+            Skip: a ``compute_loss`` of the user's own takes them, as shares of classes or a list of
+                grades for each query.
+        """
+        if not self.fits(logits, labels):
+            raise Skip(
+                f"the batch's labels, {str(labels.dtype).removeprefix('torch.')} of shape "
+                f"{tuple(labels.shape)} for logits of {tuple(logits.shape)}, are not those of "
+                f"{self.name}: the loss is another one"
+            )
+
     def items(self, values: Tensor, labels: Tensor) -> Tensor:
         """Return the rows of ``values`` that belong to counted items.
 

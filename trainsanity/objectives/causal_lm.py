@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -34,6 +35,15 @@ def _is_half_of_two(pipeline: Pipeline) -> bool:
     return any(type(child).__name__.endswith("DecoderWrapper") for child in children)
 
 
+def _leaves_the_shift(pipeline: Pipeline) -> bool:
+    """Return whether labels lie where they are predicted: in such a decoder, or told by a mapping.
+
+    A model that is told which places to predict, as XLNet is by ``target_mapping``, shifts nothing.
+    """
+    forward = inspect.signature(unwrapped(pipeline.model).forward)
+    return _is_half_of_two(pipeline) or "target_mapping" in forward.parameters
+
+
 @objective
 @dataclass(frozen=True)
 class UnshiftedLM(CrossEntropy):
@@ -46,7 +56,7 @@ class UnshiftedLM(CrossEntropy):
     @classmethod
     def matches(cls, pipeline: Pipeline) -> bool:
         """Return whether the model is a causal language model that leaves the shift to labels."""
-        return _predicts_the_next(pipeline) and _is_half_of_two(pipeline)
+        return _predicts_the_next(pipeline) and _leaves_the_shift(pipeline)
 
 
 @objective
@@ -62,7 +72,7 @@ class CausalLM(CrossEntropy):
     @classmethod
     def matches(cls, pipeline: Pipeline) -> bool:
         """Return whether the model is a causal language model that shifts labels itself."""
-        return _predicts_the_next(pipeline) and not _is_half_of_two(pipeline)
+        return _predicts_the_next(pipeline) and not _leaves_the_shift(pipeline)
 
     def items(self, values: Tensor, labels: Tensor) -> Tensor:
         """Return ``values`` (``[B, T, ...]``) at the positions that predict a counted label."""

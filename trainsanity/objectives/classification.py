@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from trainsanity.isolation.random_states import first_row
+from trainsanity.isolation.snapshot import preserved
 from trainsanity.isolation.whole_batches import rows_of_batches
 from trainsanity.objectives.base import (
     MULTI_LABEL,
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
 
 MULTIPLE_CHOICE = "multiple_choice"
+
+LIBRARIES = ("transformers.", "trl.", "sentence_transformers.")
+"""Whose collators leave the class of a row as it is."""
 
 HEADS = ("ForSequenceClassification", "ForImageClassification", "ForAudioClassification")
 """Heads whose loss transformers chooses by ``problem_type``, whatever the rows hold."""
@@ -51,7 +56,26 @@ def _label_is_integer(pipeline: Pipeline) -> bool:
     column = pipeline.label_column(row) if isinstance(row, Mapping) else None
     value: Any = row[column] if column else 0
     plain = value.tolist() if hasattr(value, "tolist") else value
-    return not isinstance(plain, float | list)
+    return not isinstance(plain, float | list) and not _shares_are_made(pipeline, row)
+
+
+def _shares_are_made(pipeline: Pipeline, row: Any) -> bool:
+    """Return whether the user's own collator makes a share for each class of a row's class.
+
+    As MixUp and label smoothing do it: transformers decides by the labels that reach the model.
+    """
+    collator = pipeline.data_collator
+    module = str(getattr(collator, "__module__", ""))
+    if collator is None or not isinstance(row, Mapping) or module.startswith(LIBRARIES):
+        return False
+    with preserved(pipeline):
+        try:
+            made = collator([copy.deepcopy(row)])
+        except Exception:  # it may need more of rows than one, or other columns
+            return False
+    labels: Any = made.get("labels") if isinstance(made, Mapping) else None
+    shape = tuple(getattr(labels, "shape", ()))
+    return shape == (1, pipeline.config.num_labels) and bool(labels.is_floating_point())
 
 
 @objective
@@ -98,6 +122,10 @@ class MultiLabel(Objective):
         """Return whether the head classifies rows by several labels."""
         return problem_type(pipeline) == MULTI_LABEL
 
+    def fits(self, logits: Tensor, labels: Tensor) -> bool:
+        """Return whether there is a label for each output."""
+        return labels.numel() == logits.numel()
+
     def item_losses(self, z: Tensor, y: Tensor) -> Tensor:
         """Return the mean binary cross entropy of each row, ``[M]`` in the dtype of ``z``."""
         import torch
@@ -123,6 +151,10 @@ class Regression(Objective):
     def matches(cls, pipeline: Pipeline) -> bool:
         """Return whether the head gives numbers."""
         return problem_type(pipeline) == REGRESSION
+
+    def fits(self, logits: Tensor, labels: Tensor) -> bool:
+        """Return whether there is a number for each output."""
+        return labels.numel() == logits.numel()
 
     def targets(self, labels: Tensor) -> Tensor:
         """Return the numbers, ``[M, C]``."""

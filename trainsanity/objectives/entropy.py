@@ -1,11 +1,14 @@
-"""Cross entropy over items that are labelled with a class, and not with -100."""
+"""Cross entropy over items that are labelled with a class, and not with -100.
+
+Of a loss with another ``ignore_index`` it is that: no class has a negative number.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from trainsanity.objectives.base import IGNORED, Objective
+from trainsanity.objectives.base import Objective
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,14 +20,18 @@ class CrossEntropy(Objective):
 
     known: ClassVar[bool] = True
 
+    def fits(self, logits: Tensor, labels: Tensor) -> bool:
+        """Return whether labels are whole numbers, one for each vector of logits."""
+        return not labels.is_floating_point() and labels.numel() == logits.shape[:-1].numel()
+
     def items(self, values: Tensor, labels: Tensor) -> Tensor:
         """Return the rows of ``values`` whose labels are not ignored, ``[M, ...]``."""
-        kept: Tensor = values[labels != IGNORED]
+        kept: Tensor = values[labels >= 0]
         return kept
 
     def targets(self, labels: Tensor) -> Tensor:
         """Return the labels that are not ignored, ``[M]``."""
-        return labels[labels != IGNORED]
+        return labels[labels >= 0]
 
     def item_losses(self, z: Tensor, y: Tensor) -> Tensor:
         """Return the cross entropy of each item, ``[M]`` in the dtype of ``z``."""

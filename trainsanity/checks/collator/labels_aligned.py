@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trainsanity.checks.collator._labels import (
     Labelled,
@@ -15,13 +15,15 @@ from trainsanity.checks.collator._labels import (
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
 from trainsanity.fields import plain_values
-from trainsanity.measurements.batches.batch import Batch, labels_reach_model
+from trainsanity.measurements.batches.batch import Batch, labels_reach_model, own_loss
 from trainsanity.measurements.batches.collating import Collating, Made
 from trainsanity.measurements.batches.strategies import Rows
 from trainsanity.objectives.base import CAUSAL_LM, IGNORED
 from trainsanity.types import Finding, Measured
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from trainsanity.pipeline import Pipeline
 
 
@@ -68,7 +70,7 @@ def labels_aligned(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Find
         if "labels" not in made:
             return None  # collator.model_takes_batch judges that
         if not _per_token(pipeline):
-            return _wrong_rows(rows, made, column)
+            return _wrong_rows(rows, made, column, free=own_loss(pipeline))
         found = (
             _wrong_token(one, language, shifts) for one in _labelled(collating, rows, made, column)
         )
@@ -94,14 +96,58 @@ def labels_aligned(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Find
     )
 
 
-def _wrong_rows(rows: Rows, made: Made, column: str | None) -> str | None:
+def _wrong_rows(rows: Rows, made: Made, column: str | None, *, free: bool) -> str | None:
     if column is None:
         return None
     given, got = [plain_values(row[column]) for row in rows], made["labels"]
+    if (shares := _shares(given, got)) is not None:
+        # Mixed and smoothed labels: a row's own class has a share, and others may have some.
+        lost = [i for i, share in enumerate(shares) if not share > 0]
+        return (
+            f"class {given[lost[0]]} of row {lost[0]} has no share in its label" if lost else None
+        )
+    flat = [_flat(one) for one in given]
+    other = len(got) == len(rows) and [len(one) for one in flat] != [one.numel() for one in got]
+    if other and got.dim() > 1 and all(isinstance(one, list) for one in given):
+        # Lists of several lengths, or maps, that are filled up behind.
+        wrong = next((i for i, one in enumerate(given) if not _begins(got[i], one)), None)
+        return None if wrong is None else f"labels {given[wrong]} came out as {got[wrong].tolist()}"
+    if other and free:
+        return None  # what a loss of the user's own takes, its collator makes; nothing here says it
     # Compared in the collator's dtype: a number need not survive float32 in full.
-    if got.flatten().tolist() != got.new_tensor(given).flatten().tolist():
+    if not _alike(got.flatten(), got.new_tensor([value for one in flat for value in one])):
         return f"labels {given} came out as {got.tolist()}"
     return None
+
+
+def _begins(made: Tensor, given: list[Any]) -> bool:
+    own = made.new_tensor(given)
+    if own.dim() != made.dim():
+        return False
+    return _alike(made[tuple(slice(size) for size in own.shape)], own)
+
+
+def _flat(value: Any) -> list[Any]:
+    return [one for part in value for one in _flat(part)] if isinstance(value, list) else [value]
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Return whether all values are equal; one that is not a number says that nobody knows."""
+    import torch
+
+    if one.shape != other.shape:
+        return False
+    return bool(torch.isclose(one, other, rtol=0, atol=0, equal_nan=True).all())
+
+
+def _shares(given: list[Any], got: Any) -> list[float] | None:
+    """Return the share of each row's own class in labels that are shares; None if they are not."""
+    if getattr(got, "ndim", 0) != 2 or len(got) != len(given) or not got.is_floating_point():
+        return None
+    classes = got.shape[1]
+    if not all(type(one) is int and 0 <= one < classes for one in given):
+        return None
+    return [float(row[one]) for row, one in zip(got, given, strict=True)]
 
 
 def _wrong_token(one: Labelled, language: bool, shifts: bool = True) -> str | None:

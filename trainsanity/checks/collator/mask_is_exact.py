@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
+from trainsanity.engine.session import objective_of
 from trainsanity.fields import IDS, MASK
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Collating, Made
 from trainsanity.measurements.batches.strategies import Rows
+from trainsanity.objectives.base import CAUSAL_LM
 from trainsanity.pipeline import unwrapped
 from trainsanity.repairs import repair
 from trainsanity.types import Finding, Measured, Skip
@@ -36,6 +38,9 @@ def mask_is_exact(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findi
 
     How to fix: let ``tokenizer.pad`` make the mask (``DataCollatorWithPadding`` does), after the
     rows were tokenized without padding.
+
+    A language model's batch may have no mask where its rows are padded on the right: no token sees
+    what stands behind it.
 
     Known false alarms: none known.  Collators that pack several texts into a row
     are skipped, and so are masks that say of each token which ones it sees.
@@ -101,9 +106,12 @@ def _wrong_without(collating: Collating, rows: Rows, made: Made) -> str | None:
     named = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     if "attention_mask" not in parameters and not named:
         return None
+    causal = objective_of(collating.pipeline).name == CAUSAL_LM
     for i, where in enumerate(collating.placed(rows, made)):
         # Rows of one length fill a batch without any padding, and a mask of ones is the default.
         own = list(rows[i].get("attention_mask") or ())
+        if causal and where is not None and not where.start and own == sorted(own, reverse=True):
+            continue  # no token of a language model sees what stands behind it
         if where is not None and (where.length < where.width or 0 in own):
             return f"the batch has none, and row {i} has padding"
     return None

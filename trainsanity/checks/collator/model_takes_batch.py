@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
 from trainsanity.measurements.batches.asked_of_inputs import asked_of_inputs
-from trainsanity.measurements.batches.batch import Batch, own_loss
+from trainsanity.measurements.batches.batch import Batch, labels_reach_model, own_loss
 from trainsanity.measurements.batches.collating import Made
 from trainsanity.objectives.base import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from trainsanity.objectives.preference import POLICY, PREFERENCE
@@ -37,7 +37,7 @@ def model_takes_batch(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | F
     What it checks: the batch's keys against the parameters of the model's ``forward``, those of a
     typed ``**kwargs`` included; the rows' columns that are among these parameters, or that a
     ``compute_loss`` of your own reads from its inputs, against the batch; the labels' dtype and
-    shape against the loss of the task.
+    shape against the loss of the task, where the model is given them.
 
     Why it matters: a model with ``**kwargs`` silently swallows a misspelt key, and without
     ``position_ids`` or ``token_type_ids`` it makes its own, which for packed texts or pairs are
@@ -84,7 +84,7 @@ def model_takes_batch(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | F
             fix="pad these columns, too, and return them",
         )
     yield from _unread(pipeline, made, rows[0])
-    wrong = _wrong_labels(pipeline, made)
+    wrong = _wrong_labels(pipeline, made, forward)
     if wrong:
         yield Finding(
             f"the labels do not suit the loss: {wrong}",
@@ -115,6 +115,9 @@ class Forward:
 def _forward(pipeline: Pipeline) -> Forward:
     model = unwrapped(pipeline.model)  # PEFT passes on whatever it is given
     names: set[str] = set()
+    if model is not pipeline.model:  # and takes some for itself: Poly's task_ids
+        around = inspect.signature(pipeline.model.forward).parameters.values()
+        names |= {one.name for one in around if one.kind is one.POSITIONAL_OR_KEYWORD}
     is_open = False
     try:
         signature = inspect.signature(model.forward, eval_str=True)
@@ -170,13 +173,13 @@ def _unread(pipeline: Pipeline, made: Made, row: Mapping[str, Any]) -> Iterator[
         )
 
 
-def _wrong_labels(pipeline: Pipeline, made: Made) -> str | None:
+def _wrong_labels(pipeline: Pipeline, made: Made, forward: Forward) -> str | None:
     labels, task = made.get("labels"), objective_of(pipeline)
     if labels is None:
         # Losses of pairs and of rewards read no labels, nor does a loop's that is of inputs alone.
         unlabelled = own_loss(pipeline)
         # A model of the user's own may make its loss of the inputs alone.
-        unlabelled |= not task.known
+        unlabelled |= not task.known or not (forward.open or "labels" in forward.names)
         if task.name in (PREFERENCE, POLICY) or unlabelled:
             return None
         present = sorted(set(made) - set(OWN))
@@ -184,7 +187,8 @@ def _wrong_labels(pipeline: Pipeline, made: Made) -> str | None:
             name for name in getattr(pipeline.trainer, "label_names", None) or () if name in made
         ]
         return None if own else f"the batch has none, only {', '.join(present) or 'inputs'}"
-    if not task.known or not task.beside_inputs:
+    # A loss of the user's own takes them as it likes: those that judge the step look at its calls.
+    if not task.known or not task.beside_inputs or not labels_reach_model(pipeline):
         return None
     rows, width = made["input_ids"].shape[:2] if "input_ids" in made else (len(labels), 1)
     outputs = getattr(pipeline.config, "num_labels", 1)

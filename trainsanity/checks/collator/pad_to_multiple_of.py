@@ -10,6 +10,7 @@ from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Collating, Made
 from trainsanity.measurements.batches.padding import Padding, round_up
 from trainsanity.measurements.batches.strategies import Rows
+from trainsanity.measurements.step.last_step import whole_at_the_last_step
 from trainsanity.types import Finding, Measured, Skip
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ def pad_to_multiple_of(
         for micro, longest in zip(batch, padding.longest, strict=True)
     ]
     objection = collating.objection(wrong)
+    if objection and whole_at_the_last_step(collating):
+        raise Skip("the collator cuts rows for now: their lengths are not its")
     if objection:
         yield Finding(
             f"pad_to_multiple_of={padding.multiple} is not kept: {objection}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +31,9 @@ def repeatable(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]
 
     How it is measured: exact, on pieces of the training batch's rows, shrunk to the smallest
     failure.  Before each call the states of Python's, NumPy's and torch's global random
-    generators, and of generators that are attributes of the collator, are put back: a collator
-    that masks at random is repeatable if it draws from these.
+    generators, and of generators that are attributes of the collator, or that its code reads as
+    globals or from the function around it, are put back: a collator that masks at random is
+    repeatable if it draws from these.
 
     How to fix: no state in the collator; random numbers from torch's global generator, or from one
     that the collator keeps as an attribute.
@@ -85,4 +87,7 @@ def _plain(value: Any) -> Any:
         return {key: _plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
-    return plain_values(value)
+    if isinstance(value, float) and math.isnan(value):
+        return "nan"  # which is not equal to itself
+    plain = plain_values(value)
+    return plain if plain is value else _plain(plain)

@@ -10,6 +10,7 @@ from trainsanity.fields import IDS
 from trainsanity.measurements.batches.batch import Batch, MicroBatch
 from trainsanity.measurements.batches.collating import Collating, Made
 from trainsanity.measurements.batches.strategies import Rows
+from trainsanity.measurements.step.last_step import whole_at_the_last_step
 from trainsanity.types import Finding, Measured, Severity, Skip
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ def rows_recovered(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Find
 
     A collator that adds tokens between those of a row and loses none, as fill-in-the-middle does,
     is a warning; so is one that replaces a few tokens, or takes a part of each row, others when it
-    is asked again.
+    is asked again, or that puts rows in another order: what belongs to them is looked for there;
+    and so is one that cuts rows which are whole once the run's callbacks were told of its last
+    step, as a curriculum by length does.
 
     Known false alarms: a collator that changes ids on purpose and alike each time.
 
@@ -82,11 +85,30 @@ def rows_recovered(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Find
             fix="nothing, if that is meant; otherwise keep rows whole",
             severity=Severity.WARNING,
         )
+    elif objection and whole_at_the_last_step(collating):
+        yield Finding(
+            f"the collator cuts rows for now: {objection}",
+            cause="a callback tells it how long rows may be, and at the end of training they are "
+            "whole: a curriculum by length does so",
+            fix="nothing, if that is meant; otherwise keep rows whole",
+            severity=Severity.WARNING,
+        )
     elif objection:
         yield Finding(
             f"the collator does not return its rows: {objection}",
             cause="the collator truncates, reorders or changes ids",
             fix="keep rows whole and in order; truncate when tokenizing",
+        )
+    elif moved := sum(micro.turned for micro in batch):
+        yield Finding(
+            f"rows come out whole, in another order than they went in, in {moved} of "
+            f"{len(batch.micro_batches)} micro-batches",
+            observed=moved,
+            expected=0,
+            cause="the collator sorts its rows, as pack_padded_sequence wanted it",
+            fix="pack_padded_sequence(..., enforce_sorted=False) without sorting, so that "
+            "predictions stand in the dataset's order",
+            severity=Severity.WARNING,
         )
     rows = len(batch.lengths)
     whole = sum(

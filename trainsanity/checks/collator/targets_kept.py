@@ -20,10 +20,15 @@ from trainsanity.measurements.batches.collating import Collating, Made
 from trainsanity.measurements.batches.strategies import Rows, per_token
 from trainsanity.objectives.base import CAUSAL_LM, IGNORED
 from trainsanity.repairs import repair
-from trainsanity.types import Finding, Measured
+from trainsanity.types import Finding, Measured, Severity
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
+
+
+KINDS = 3
+"""Different tokens among those that are left out by themselves: ids that are taken for padding are
+one or two."""
 
 
 @check(
@@ -51,7 +56,10 @@ def targets_kept(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findin
     How to fix: a PAD that is not EOS, or ``labels[attention_mask == 0] = -100`` instead of
     ``labels[input_ids == pad] = -100``.
 
-    Known false alarms: a collator that leaves ends out of the loss on purpose.
+    A collator that takes single tokens of several kinds out of the loss, between two that are in
+    it, is a warning: losses against memorizing and selections of tokens leave out some ends, too.
+
+    Known false alarms: a collator that leaves ends alone out of the loss on purpose.
 
     References: huggingface/transformers#23530, huggingface/trl#976.
     """
@@ -70,7 +78,15 @@ def targets_kept(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findin
         return next(filter(None, found), None)
 
     objection = collating.objection(wrong)
-    if objection:
+    if objection and _picks_tokens(collating, column, end):
+        yield Finding(
+            f"single tokens are left out of the loss: {objection}",
+            cause="the collator takes single tokens out of the loss, of many kinds, and ends of "
+            "rows among them: losses against memorizing, and selections of tokens, do so",
+            fix="nothing, if that is meant; keep the label of EOS, if the model is to stop",
+            severity=Severity.WARNING,
+        )
+    elif objection:
         ends = "ends with EOS" in objection
         yield Finding(
             f"what the rows offer to learn is left out of the loss: {objection}",
@@ -91,6 +107,29 @@ def targets_kept(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findin
         f"{ends_with}{collating.tried()}",
         count,
     )
+
+
+def _picks_tokens(collating: Collating, column: str | None, end: int | None) -> bool:
+    """Return whether a collator takes single tokens of many kinds out of the loss.
+
+    Both neighbours of each are targets.  What is left out by its id, as PAD, is of one kind.
+    """
+    kinds: set[int] = set()
+    ends = holes = 0
+    for micro in collating.batch:
+        for rows, made in collating.parts(micro):
+            if "labels" not in made or not _per_token(collating.pipeline):
+                return False
+            for one in _labelled(collating, rows, made, column):
+                ids, kept = one.row["input_ids"], [label != IGNORED for label in one.got]
+                ends += bool(kept) and not kept[-1] and ids[-1] == end
+                inside = [t for t in range(2, len(kept) - 1) if kept[t - 1] and kept[t + 1]]
+                left = [t for t in inside if not kept[t] and ids[t] != end]
+                if one.own is not None:
+                    left = [t for t in left if one.own[t] != IGNORED]
+                kinds.update(int(ids[t]) for t in left)
+                holes += len(left)
+    return len(kinds) >= KINDS and holes >= ends
 
 
 def _dropped_rows(rows: Rows, made: Made, column: str | None) -> str | None:

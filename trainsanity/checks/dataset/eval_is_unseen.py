@@ -10,6 +10,7 @@ from trainsanity.fields import NUMBERS
 from trainsanity.measurements.data.overlaps import Overlap
 from trainsanity.measurements.data.scan import Scan
 from trainsanity.measurements.data.scan_repeats import Repeats
+from trainsanity.measurements.data.turned import Turned
 from trainsanity.types import Finding, Measured, Severity
 
 MANY = 0.1
@@ -27,13 +28,14 @@ LEAST = 3
     rules_out="evaluation",
 )
 def eval_is_unseen(
-    scan: Scan, repeats: Repeats, overlaps: dict[str, Overlap]
+    scan: Scan, repeats: Repeats, overlaps: dict[str, Overlap], turned: dict[str, Turned]
 ) -> Iterator[Measured | Finding]:
     """No evaluation row is trained on.
 
     What it checks: rows of the evaluation data whose ids, padding aside, are those of a training
     row. Of tables, whose rows hold numbers, rows whose label is the same, too. And rows of ids that
-    begin with what a training row ends with, as neighbours do among windows that overlap.
+    begin with what a training row ends with, as neighbours do among windows that overlap.  And
+    pictures that are a training picture, flipped or turned.
 
     Why it matters: the score on such rows measures memory.  Early stopping and the choice of a
     checkpoint then prefer the run that overfits most.
@@ -53,19 +55,25 @@ def eval_is_unseen(
     training rows hold.  It is a failure from a tenth of the rows on, a warning from three: where a
     text is split in the middle, a window or two lie over the cut.
 
+    Of pictures up to 64 are looked for among training pictures of 16 million values in all; equal
+    ones have all their values at the places where a flip or a turn by 90 degrees puts them.  A
+    failure from three on; pictures of fewer than 32 different values do not count.
+
     How to fix: drop duplicates first and split then; split by group where texts have near twins,
     and texts before they are cut into windows::
 
         # bad
         parts = windows(text, stride=256).train_test_split(0.1)
+        parts = (pictures + flipped(pictures)).train_test_split(0.1)
         # good
         train, held_out = windows(text[:cut], stride=256), windows(text[cut:], stride=256)
+        train, held_out = pictures[:cut] + flipped(pictures[:cut]), pictures[cut:]
 
     Known false alarms: short texts that recur in life, as greetings do; an evaluation on training
     rows on purpose, to watch overfitting.
 
     References: Elangovan et al. 2021, "Memorization vs. Generalization";
-    Y-debug-sys/Diffusion-TS#67.
+    Y-debug-sys/Diffusion-TS#67, robinreni96/Font_Recognition-DeepFont#2.
     """
     for split in scan.evals:
         leak = repeats.leaks[split.name]
@@ -102,8 +110,25 @@ def eval_is_unseen(
                 fix="split the text first, and cut each part into windows then",
                 severity=Severity.FAILURE if many else Severity.WARNING,
             )
+        copies = turned.get(split.name, Turned())
+        if copies.first is not None:
+            place, twin = copies.first
+            yield Finding(
+                f"{copies.rows} of {copies.looked_at} pictures looked at in {split.name} are "
+                f"pictures of {scan.train.name} in another position: row {place} is row {twin} "
+                f"there, {copies.how}",
+                observed=copies.rows,
+                expected=0,
+                where=f"row {place} of {split.name}",
+                cause="the data was augmented before it was split: copies of one picture are on "
+                "both sides",
+                fix="split first, and augment the training pictures then",
+                severity=Severity.FAILURE if copies.rows >= LEAST else Severity.WARNING,
+            )
     leaks = [repeats.leaks[split.name].rows for split in scan.evals]
     found = tally(scan.evals, leaks) or "there is no evaluation data"
     partly = sum(one.rows for one in overlaps.values())
     said = f"; {partly} overlap with training rows" if partly else ""
+    copied = sum(one.rows for one in turned.values())
+    said += f"; {copied} are turned training pictures" if copied else ""
     yield Measured(f"evaluation rows that are trained on: {found}{said}", sum(leaks), 0)

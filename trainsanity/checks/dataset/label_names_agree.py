@@ -6,12 +6,20 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
+from trainsanity.engine.session import objective_of
 from trainsanity.measurements.data.scan import Scan
+from trainsanity.measurements.data.scan_content import innermost
+from trainsanity.objectives.base import IGNORED, SINGLE_LABEL
 from trainsanity.repairs import repair
 from trainsanity.types import Finding, Measured, Severity
 
 if TYPE_CHECKING:
+    from trainsanity.measurements.data.scan import Split
+    from trainsanity.measurements.data.scan_labels import Labels
     from trainsanity.pipeline import Pipeline
+
+VOID = 255
+"""The label that image processors give pixels that nobody labelled."""
 
 
 @check("TS203", "dataset.label_names_agree", needs=("train_dataset",), rules_out="label names")
@@ -20,11 +28,13 @@ def label_names_agree(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Fin
 
     What it checks: that ``config.id2label`` and ``config.label2id`` are each other's inverse,
     and that the names of the ``ClassLabel`` columns of all datasets are the same as the model's, in
-    the same order.
+    the same order.  And that numbers of classes begin where the names do: where names were given,
+    integers of the label column that go from 1 to their number, and are never 0.
 
     Why it matters: ids are all that training sees.  With the names of another checkpoint, or of a
     split that was sorted otherwise, the loss looks normal and every prediction is reported under
-    another name; evaluation on such a split measures nothing.
+    another name; evaluation on such a split measures nothing.  Categories of COCO begin at 1: for a
+    detector whose last output means "no object", things of the last class are taught to be nothing.
 
     How it is measured: exact comparison of names.  Names that transformers makes up (``LABEL_0``
     ...) say nothing and are compared with nothing; where only one of the two tables has them,
@@ -36,7 +46,7 @@ def label_names_agree(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Fin
 
     Known false alarms: names in another spelling.
 
-    References: read: PretrainedConfig.id2label.
+    References: read: PretrainedConfig.id2label; facebookresearch/detr#108.
     """
     config = pipeline.config
     by_id = {int(k): str(v) for k, v in (getattr(config, "id2label", None) or {}).items()}
@@ -101,8 +111,45 @@ def label_names_agree(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Fin
                 if first == "model.config"
                 else (),
             )
+    if own and not _made_up(own) and objective_of(pipeline).name != SINGLE_LABEL:
+        # labels_in_range judges those of single-label tasks
+        yield from _from_one(scan.train, len(own))
     places = ", ".join(known) or "no place"
     yield Measured(f"{len(names or own)} labels, named by {places}", list(known))
+
+
+def _from_one(split: Split, size: int) -> Iterator[Finding]:
+    """Yield a finding if the numbers of classes are 1 to their number, and 0 never occurs."""
+    labels = split.labels
+    if labels is None or labels.kind != "integer" or size < 2:
+        return
+    if labels.high is None or labels.high[0] < size:
+        return
+    used = _used(split, labels) - {IGNORED, VOID}
+    if max(used, default=0) == size and 0 not in used:
+        yield Finding(
+            f"the labels of {split.name} are numbered from 1 to {size}, and none is 0; the model's "
+            f"classes are 0 to {size - 1}: label {size} is no class of it",
+            observed=size,
+            expected=size - 1,
+            where=split.row(labels.high[1]),
+            cause="categories are numbered from 1, as COCO does; the output after the last class "
+            'often means "no object" or background',
+            fix="take 1 from each label, or number the names of the classes from 0",
+        )
+
+
+def _used(split: Split, labels: Labels) -> set[int]:
+    """Return the labels of all rows, of lists of them as well, without negative ones."""
+    import numpy
+
+    if labels.counts:
+        return {int(one) for one in labels.counts if isinstance(one, int) and one >= 0}
+    found: set[int] = set()
+    for _, batch in split.rows.blocks([labels.column]):
+        values = innermost(batch.column(labels.column), f"{labels.column} of {split.name}").values
+        found |= {int(one) for one in numpy.unique(values) if one >= 0}
+    return found
 
 
 def _one_table(own: list[str], named: list[str]) -> Finding:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.registry import check
-from trainsanity.engine.session import objective_of
+from trainsanity.engine.session import Session, objective_of
+from trainsanity.engine.store import MeasurementError
+from trainsanity.errors import UsageError
+from trainsanity.fields import plain_values
+from trainsanity.measurements.batches.batch import labels_reach_model, own_loss
 from trainsanity.measurements.data.scan import Scan
 from trainsanity.objectives.base import (
     CAUSAL_LM,
@@ -15,9 +20,10 @@ from trainsanity.objectives.base import (
     REGRESSION,
     SINGLE_LABEL,
     TOKENS,
+    UNKNOWN,
 )
 from trainsanity.objectives.preference import UNPAIRED_TRAINERS, of_classes
-from trainsanity.types import Finding, Measured
+from trainsanity.types import Blocked, Finding, Measured, Severity, Skip
 
 if TYPE_CHECKING:
     from trainsanity.measurements.data.scan import Split
@@ -49,17 +55,30 @@ def labels_fit_task(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Findi
     classes ``ClassLabel(names=...)``), set ``config.problem_type``, give each row as many labels as
     it has tokens.
 
+    Labels that are missing, or not a number, are left to loss.finite where a loss of your own meets
+    some in its first step: it may leave them out.
+
+    It is a warning where ``compute_loss`` is your own and does not hand the labels to the model:
+    what it leaves out by a mask never gets into the loss. The calls of its loss functions are
+    judged by loss.functions_fit.
+
+    Numbers of classes of which the collator makes a share for each class, as MixUp does, are judged
+    as it makes them.
+
     Known false alarms: a collator that makes the labels anew from another column.
 
     References: read: transformers.loss.loss_utils, the sequence classification heads.
     """
     task = objective_of(pipeline).name
+    theirs = labels_reach_model(pipeline)
     types = []
     for split in scan.splits:
         labels = split.labels
         if labels is None:
             continue
         types.append(f"{labels.type} in {split.name}")
+        if _shares_are_made(pipeline, labels, task):
+            continue
         if task == SINGLE_LABEL and (text := _first_text(labels)) is not None:
             yield _names_of_classes(pipeline, split, labels, text)
             continue
@@ -71,13 +90,41 @@ def labels_fit_task(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Findi
                 observed=labels.type,
                 expected=expected,
                 where=split.row(int(places[0])),
-                cause="the labels' type decides the loss unless config.problem_type is set"
+                cause="compute_loss is code of your own, which may leave them out or read them "
+                "otherwise; the model's own loss would not"
+                if not theirs
+                else "the labels' type decides the loss unless config.problem_type is set"
                 if task == MULTI_LABEL and not labels.is_list
                 else "the labels were made for another task, or by another rule",
                 fix=f"give each row {expected}",
+                severity=Severity.FAILURE if theirs or len(labels.nulls) else Severity.WARNING,
             )
     found = ", ".join(types) or "in no column, the collator makes them"
     yield Measured(f"labels for {task}: {found}", types)
+
+
+def _shares_are_made(pipeline: Pipeline, labels: Labels, task: str) -> bool:
+    """Return whether the collator makes a share for each class of the numbers of classes.
+
+    As MixUp, CutMix and label smoothing do it: what the loss takes is the batch's, not the row's.
+    """
+    size = getattr(pipeline.config, "num_labels", None)
+    if task != MULTI_LABEL or labels.is_list or labels.kind != "integer" or len(labels.nulls):
+        return False
+    if any(end is None or not 0 <= end[0] < (size or 0) for end in (labels.low, labels.high)):
+        return False
+    try:
+        batch = Session.of(pipeline).measurements.get("batch")
+    except (Skip, Blocked, MeasurementError):
+        return False
+    made = [micro.inputs.get("labels") for micro in batch]
+    return bool(made) and all(
+        getattr(one, "ndim", 0) == 2
+        and one.shape[1] == size
+        and one.is_floating_point()
+        and bool(((one >= 0) & (one <= 1)).all())
+        for one in made
+    )
 
 
 def _first_text(labels: Labels) -> str | None:
@@ -106,9 +153,9 @@ def _names_of_classes(pipeline: Pipeline, split: Split, labels: Labels, text: st
 def _misfits(pipeline: Pipeline, labels: Labels, task: str) -> Iterator[tuple[str, Any, str]]:
     """Yield each problem, the places of the rows that have it, and what is expected."""
     size = getattr(pipeline.config, "num_labels", None)
-    if len(labels.nulls):
+    if len(labels.nulls) and not _left_out(pipeline, labels.column, task, _is_none):
         yield "no label", labels.nulls, "a label"
-    if len(labels.not_finite):
+    if len(labels.not_finite) and not _left_out(pipeline, labels.column, task, _is_nan):
         yield "a label that is not finite", labels.not_finite, "finite numbers"
     if task in (TOKENS, CAUSAL_LM):
         yield from _misfits_of_tokens(pipeline, labels, task)
@@ -130,6 +177,31 @@ def _misfits(pipeline: Pipeline, labels: Labels, task: str) -> Iterator[tuple[st
         yield f"a {labels.type}", [0], "a number"
     elif task == SINGLE_LABEL and (labels.is_list or labels.kind != "integer"):
         yield f"a {labels.type}", [0], "one whole number"
+
+
+def _left_out(pipeline: Pipeline, column: str, task: str, missing: Callable[[Any], bool]) -> bool:
+    """Return whether a loss of the user's own meets missing labels in its very first step.
+
+    It leaves them out, as where most properties were never measured or some rows are of another
+    set; if it does not, loss.finite says so.  A few that lie further back are told here.
+    """
+    if task != UNKNOWN and not own_loss(pipeline):
+        return False
+    try:
+        batch = Session.of(pipeline).measurements.get("batch")
+    except (Skip, Blocked, MeasurementError, UsageError):  # others say it
+        return False
+    return any(missing(plain_values(row.get(column))) for row in batch.sources)
+
+
+def _is_none(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and any(map(_is_none, value)))
+
+
+def _is_nan(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(map(_is_nan, value))
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _misfits_of_tokens(

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from trainsanity.checks._splits import rows_finding
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
+from trainsanity.measurements.batches.batch import labels_reach_model
 from trainsanity.measurements.data.scan import Scan
 from trainsanity.objectives.base import (
     IGNORED,
     require_single_label,
 )
-from trainsanity.types import Finding, Measured, Skip
+from trainsanity.types import Finding, Measured, Severity, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -42,6 +43,10 @@ def labels_in_range(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Findi
     How to fix: map the labels to 0 .. num_labels - 1 (``ClassLabel`` does), or set ``num_labels``
     when the model is loaded; drop the rows that have no label.
 
+    It is a warning where ``compute_loss`` is your own and does not hand the labels to the model:
+    learning from rows without a label (consistency, pseudo-labels) marks them by -100 or -1 and
+    leaves them out, and torch refuses a class that there is not.
+
     Known false alarms: rows marked -100 on purpose in a single-label task; drop them instead, the
     result is the same and the step is full.
 
@@ -62,10 +67,13 @@ def labels_in_range(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Findi
                     f"have the label {label}; the head has outputs 0 to {size - 1}",
                     observed=label,
                     expected=f"0 to {size - 1}",
-                    cause="-100 marks rows that the loss ignores"
+                    cause="compute_loss is code of your own, which may leave these rows out"
+                    if not labels_reach_model(pipeline)
+                    else "-100 marks rows that the loss ignores"
                     if label == IGNORED
                     else "labels that do not start at 0, or a num_labels that is too small",
                     fix="map the labels to 0 .. num_labels - 1, and drop rows without a label",
+                    severity=Severity.FAILURE if labels_reach_model(pipeline) else Severity.WARNING,
                 )
     known = scan.train.labels.counts
     low, high, (most, largest) = min(known), max(known), next(iter(known.items()))

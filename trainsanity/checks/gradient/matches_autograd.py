@@ -25,6 +25,12 @@ COMPOSED = (
     "sharpness-aware steps do: its gradient is made of more than the loss's"
 )
 
+TERMS = (
+    "{} has the formula's value, and the step adds up what it gives: it has a term whose value is "
+    "next to 0 and whose gradient is not, as a consistency of two passes has at first, or a hook "
+    "changes the gradient in every micro-batch alike"
+)
+
 
 @check(
     "TS606",
@@ -68,7 +74,8 @@ def matches_autograd(
     Known false alarms: auxiliary losses (of experts, of a regulariser inside compute_loss) are part
     of the gradient by design.  Of a custom training loop that runs the model more than once for a
     micro-batch (sharpness-aware steps, adversarial training) another direction is a warning, which
-    objective = "custom" ends.
+    objective = "custom" ends.  So is a gradient that your own compute_loss gives again for each
+    micro-batch, where the step is exactly their mean: nothing was lost on the way.
 
     References: huggingface/transformers#37766, #47688; huggingface/trl#4104.
     """
@@ -110,6 +117,7 @@ def matches_autograd(
         # Another direction, of a loop that asks the model more than once for a micro-batch, is what
         # adversarial training and sharpness-aware steps are made of.
         meant = recording.composed and not (known and within(1 - cosine, 1e-3))
+        terms = not known and _of_their_own(pipeline, recording, confirmed)
         yield Finding(
             f"{len(bad)} of {len(names)} gradients differ from automatic differentiation: "
             + (
@@ -124,6 +132,8 @@ def matches_autograd(
             candidates=tuple(known),
             cause=COMPOSED
             if meant
+            else TERMS.format(confirmed.owner)
+            if terms
             else explained(slope, known)
             if known
             else _cause(pipeline, recording),
@@ -134,14 +144,29 @@ def matches_autograd(
                 else "in [tool.trainsanity], or as an attribute of your factory"
             )
             if meant
+            else "nothing, if the term is meant"
+            if terms
             else "find what writes to .grad of these parameters between the backward passes",
-            severity=Severity.WARNING if meant else Severity.FAILURE,
+            severity=Severity.WARNING if meant or terms else Severity.FAILURE,
         )
     yield Measured(
         f"{len(names)} gradients (up to {SAMPLE:,} elements of each) against automatic "
         f"differentiation: {most}; {noisy} are rounding alone",
         most.greatest,
         most.allowed,
+    )
+
+
+def _of_their_own(pipeline: Pipeline, recording: Recording, confirmed: Confirmed) -> bool:
+    """Return whether the user's own loss gave this gradient, each micro-batch by itself."""
+    own = recording.own
+    adds_up = own.total * own.times_processes(pipeline.args.world_size)
+    room = MARGIN * own.eps + REDUCTIONS
+    return (
+        bool(confirmed.owner and own.losses)
+        and pipeline.trainer is not None
+        and within(abs(adds_up - 1), room)
+        and within(own.residual, room)
     )
 
 

@@ -75,6 +75,11 @@ def metric_prefers_the_right(pipeline: Pipeline, scored: Scored) -> Iterator[Mea
     batch: a metric that is the same for the first and another for the second looks at all rows at
     once, as ``argmax`` without an axis does. Metrics that are 0, 1 or 100 for right ones are best.
 
+    Right predictions are given to other rows of their batch, too, and one row's to all: a metric
+    that follows predictions and labels, and not which row each belongs to, broadcasts ``[N, 1]``
+    against ``[N]``. Differences of means, which have no pairs, are 0 for right ones and pass. And
+    metrics none of which depends on the predictions at all take the ``argmax`` of a single output.
+
     Wrong predictions and right ones are evaluated once more, the right ones three times in a row: a
     metric that goes on rising has counted the evaluations before. Where all rows are called class
     1, precision and recall have known values, and a pair that has each other's is found.
@@ -118,6 +123,8 @@ def _of_values(scored: Scored, args: Any, name: str | None, own: list[str]) -> I
     yield from _positions(scored)
     yield from _cut(scored)
     yield from _mixed(scored)
+    yield from _unpaired(scored)
+    yield from _unasked(scored)
     yield from change_places(scored.repeated, own)
     yield from _generated(scored, strategy(args) != "no")
     yield from _with_prompt(scored)
@@ -274,8 +281,7 @@ def _mixed(scored: Scored) -> Iterator[Finding]:
         if _added(name) or right is None or surer is None or uneven is None:
             continue
         # A metric of probabilities follows how sure all rows are; one of classes does not.
-        best = any(close(right, one) for one in (0.0, 1.0, 100.0))
-        if not best and close(right, surer) and not close(right, uneven):
+        if not _best(right) and close(right, surer) and not close(right, uneven):
             yield Finding(
                 f"{name} of right predictions is {right:.4g}, and {uneven:.4g} where one row of "
                 "each batch is surer of the same right class",
@@ -285,6 +291,54 @@ def _mixed(scored: Scored) -> Iterator[Finding]:
                 cause="rows are mixed: argmax (or max) over all predictions, without an axis",
                 fix="predictions.argmax(-1): one class for each row",
             )
+
+
+def _unpaired(scored: Scored) -> Iterator[Finding]:
+    """Yield metrics that are the same whichever row a right answer is given to."""
+    for name, value in scored.perfect.items():
+        parts = (value, scored.moved.get(name), scored.single.get(name), scored.alike.get(name))
+        right, moved, single, alike = map(number, parts)
+        if _added(name) or right is None or moved is None or single is None or alike is None:
+            continue
+        asks = not close(right, single) and not close(right, alike)
+        # A difference of means has no pairs, and is 0 for right answers; a ratio is 1.
+        if asks and not _best(right) and close(right, moved):
+            yield Finding(
+                f"{name} of right predictions is {right:.4g}, and {moved:.4g} where each is given "
+                "to another row: predictions are not held against the label of their own row",
+                observed=moved,
+                expected="another value than for right ones",
+                where="compute_metrics",
+                cause="predictions of shape [N, 1] and labels of [N] broadcast to [N, N]: all "
+                "predictions are compared with all labels",
+                fix="predictions.squeeze(-1), or predictions.reshape(labels.shape)",
+            )
+
+
+def _unasked(scored: Scored) -> Iterator[Finding]:
+    """Yield metrics all of which are the same for right, wrong and equal predictions."""
+    names = [name for name in scored.perfect if not _added(name)]
+    judged, follow = [], False
+    for name in names:
+        given = (scored.perfect, scored.wrong, scored.moved, scored.single, scored.metrics)
+        found = [number(of.get(name)) for of in given]
+        known = [one for one in found if one is not None]
+        if len(known) < len(found) or not all(close(known[0], one) for one in known):
+            return
+        alike = number(scored.alike.get(name))
+        follow |= alike is not None and not close(known[0], alike)
+        judged.append(f"{name} is {known[0]:.4g}")
+    if judged and follow:
+        yield Finding(
+            f"{', '.join(judged)} for right predictions, for wrong ones, and for those of the "
+            "model: no metric depends on what is predicted",
+            observed="the same for all predictions",
+            expected="another value for wrong ones",
+            where="compute_metrics",
+            cause="argmax over one output per row is always 0; or what is compared with the labels "
+            "is not made of the predictions",
+            fix="predictions.squeeze(-1) > 0 of one logit a row, predictions.argmax(-1) of several",
+        )
 
 
 def _positions(scored: Scored) -> Iterator[Finding]:
@@ -356,6 +410,10 @@ def _with_prompt(scored: Scored) -> Iterator[Finding]:
                 cause="a decoder's generate() returns the prompt before what it wrote",
                 fix="written[:, inputs['input_ids'].shape[1]:] before it is compared",
             )
+
+
+def _best(value: float) -> bool:
+    return any(close(value, one) for one in (0.0, 1.0, 100.0))
 
 
 def _added(name: str) -> bool:

@@ -45,10 +45,11 @@ def functions_fit(pipeline: Pipeline, recording: Recording) -> Iterator[Measured
     times a mask of zeros and ones, divided by a sum of the same outputs, with nothing but sums,
     scalings and interpolations between. A normalize or softmax of your own over outputs with one
     row for each of the batch is looked at, too: along axis 0 it makes each row depend on the
-    others. Scores are cosines where they are a product of vectors of length 1 that were seen to be
-    made, times one number k; with n candidates the loss is at least log(1 + (n - 1) exp(-k n /
-    (n - 1))), which is a failure above 90 % of log n unless a temperature is trained. A compiled
-    model is not looked at.
+    others. Of losses that are taken element by element (``reduction="none"``), targets count to
+    which a gradient comes back: what a mask leaves out may be anything. Scores are cosines where
+    they are a product of vectors of length 1 that were seen to be made, times one number k; with n
+    candidates the loss is at least log(1 + (n - 1) exp(-k n / (n - 1))), which is a failure above
+    90 % of log n unless a temperature is trained. A compiled model is not looked at.
 
     How to fix: give cross_entropy and the functions "with_logits" what comes before the activation,
     nll_loss, kl_div and ctc_loss the log_softmax.

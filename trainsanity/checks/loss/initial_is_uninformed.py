@@ -55,9 +55,9 @@ def initial_is_uninformed(pipeline: Pipeline, forward: Forward) -> Iterator[Meas
     References: huggingface/transformers#46002; scikit-learn's DummyClassifier for the idea.
     """
     require_single_label(objective_of(pipeline))
+    loss = float(forward.losses.mean())  # first: it skips where the labels are another loss's
     prior = label_prior(pipeline, forward.logits.shape[1])
-    random = uninformed(forward.logits, forward.labels, prior)
-    loss = float(forward.losses.mean())
+    random = uninformed(*forward.labelled, prior)
     allowed = STANDARD_ERRORS * random.error + ROUNDED_TO_ZERO
     if not (within(random.gap, allowed) and math.isfinite(loss)):
         yield Finding(

@@ -11,7 +11,7 @@ from trainsanity.engine.session import objective_of
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.objectives.distillation import DISTILLATION
-from trainsanity.types import Cost, Finding, Measured, Skip
+from trainsanity.types import Abstain, Cost, Finding, Measured, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -36,7 +36,8 @@ def labels_matter(pipeline: Pipeline, recording: Recording) -> Iterator[Measured
 
     How it is measured: the user's own training step, with the same random numbers; the gradient and
     not the loss, since a head of zeros gives every label the same loss. A change of no more than
-    four units in the last place and the order of float32 sums, relative to the gradient, is none.
+    four units in the last place and the order of float32 sums, relative to the gradient, is none;
+    with weights of 16 bits, where that is much, only no change at all is a failure.
 
     How to fix: logits.squeeze(-1) before the squared error; give the labels to the loss.
 
@@ -44,6 +45,8 @@ def labels_matter(pipeline: Pipeline, recording: Recording) -> Iterator[Measured
 
     References: pytorch/pytorch#16045, deepset-ai/FARM#229.
     """
+    import torch
+
     if objective_of(pipeline).name == DISTILLATION:
         raise Skip("labels only say where a teacher is followed")
     seen = recording.rearranged
@@ -54,6 +57,13 @@ def labels_matter(pipeline: Pipeline, recording: Recording) -> Iterator[Measured
         raise Skip("the labels repeat the input ids, and the loss takes its targets from those")
     if recording.teachers and seen.relabelled <= floor:
         raise Skip(f"the targets come from {recording.teachers[0].name}, which runs beside it")
+    # Labels that are not read leave nothing but rounding, and often nothing at all.  Rows that a
+    # new encoder hardly tells apart leave little more, which a dtype of 16 bits does not resolve.
+    if 0 < seen.relabelled <= floor and seen.eps > torch.finfo(torch.float32).eps:
+        raise Abstain(
+            f"exchanging the {seen.label} among rows changes the gradient by {seen.relabelled:.2g} "
+            f"of itself, and rounding may change it by {floor:.2g}: too coarse to tell"
+        )
     if seen.relabelled <= floor:
         yield Finding(
             f"exchanging the {seen.label} among rows changes the gradient by {seen.relabelled:.2g} "

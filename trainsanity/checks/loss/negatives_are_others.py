@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,7 +47,7 @@ def negatives_are_others(recording: Recording) -> Iterator[Measured | Finding]:
 
     Known false alarms: none known.
 
-    References: huggingface/sentence-transformers#3189.
+    References: huggingface/sentence-transformers#3189, fabawi/ImageBind-LoRA#6.
     """
     rows: Sequence[Any] = recording.first.micro_steps[0].rows or ()
     scores = next(
@@ -85,17 +86,27 @@ def negatives_are_others(recording: Recording) -> Iterator[Measured | Finding]:
 
 
 def _is_content(value: Any) -> bool:
-    """Return whether a value is a text or a list of more than marks: rows share masks by chance."""
+    """Return whether a value is a text, or numbers other than marks, which rows share by chance."""
+    if hasattr(value, "tolist"):
+        return bool(getattr(value, "ndim", 0)) and not set(value.reshape(-1).tolist()) <= {0, 1}
     if isinstance(value, list | tuple):
         return any(one not in (0, 1) for one in value)
     return isinstance(value, str) and bool(value)
 
 
+def _told(value: Any) -> str:
+    """Return a text for what JSON does not know, the same for equal tensors and arrays."""
+    if not hasattr(value, "tolist"):
+        return str(value)
+    content = repr(value.tolist()).encode()
+    return f"{getattr(value, 'shape', ())} {hashlib.sha1(content).hexdigest()}"
+
+
 def _floor(rows: Sequence[Mapping[str, Any]], name: str, scores: list[list[float]]) -> float:
     """Return the loss that equal values in this column leave to a model that knows everything."""
-    values = [json.dumps(row[name], default=str) for row in rows]
+    values = [json.dumps(row[name], default=_told) for row in rows]
     others = [
-        json.dumps({key: value for key, value in row.items() if key != name}, default=str)
+        json.dumps({key: value for key, value in row.items() if key != name}, default=_told)
         for row in rows
     ]
     if len({*values}) < 2 or len({*others}) < 2:

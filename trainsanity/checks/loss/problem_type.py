@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
+from trainsanity.measurements.step.confirmed import Confirmed
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.objectives.base import MULTI_LABEL, REGRESSION
 from trainsanity.repairs import repair
@@ -31,7 +32,9 @@ GUESSED = (REGRESSION, MULTI_LABEL)
     cost=Cost.STEP,
     rules_out="loss function",
 )
-def problem_type(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Finding]:
+def problem_type(
+    pipeline: Pipeline, recording: Recording, confirmed: Confirmed
+) -> Iterator[Measured | Finding]:
     """The guessed problem type fits the labels.
 
     What it checks: where ``config.problem_type`` is not set, the guess from ``num_labels`` and the
@@ -43,9 +46,10 @@ def problem_type(pipeline: Pipeline, recording: Recording) -> Iterator[Measured 
 
     How it is measured: on the labels of the recorded steps, exactly.  A guess of regression fails
     if all targets are 0 or 1 and both occur; a guess of several labels fails if every row has
-    exactly one.  Regression on few whole numbers from 0 or 1 on without a gap, as classes are
-    numbered, is a warning: ratings look the same.  What is stated in ``problem_type`` is not a
-    guess and passes.
+    exactly one.  Where ``compute_loss`` computes another loss than the guessed one, nothing is
+    guessed. Regression on few whole numbers from 0 or 1 on without a gap, as classes are numbered,
+    is a warning: ratings look the same.  What is stated in ``problem_type`` is not a guess and
+    passes.
 
     How to fix: set ``config.problem_type``; for one class per row give integer ids and
     ``num_labels`` as many as there are classes.
@@ -57,6 +61,8 @@ def problem_type(pipeline: Pipeline, recording: Recording) -> Iterator[Measured 
     """
     import torch
 
+    if confirmed.custom:
+        raise Skip(f"{confirmed.owner} is a loss of its own: nothing is guessed of the labels")
     task = objective_of(pipeline).name
     stated = getattr(pipeline.config, "problem_type", None)
     parts = [m.items for step in recording.steps for m in step.micro_steps if m.items is not None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.batches.batch import Batch
@@ -35,7 +35,8 @@ def decoder_starts_alike(pipeline: Pipeline, batch: Batch) -> Iterator[Measured 
     Why it matters: generation begins from an input that training has never shown, and nothing has
     taught the model what the first token of an answer is.
 
-    How it is measured: exact. If no row begins with generation's start it is a failure, where the
+    How it is measured: exact; a prompt before the start, where no label counts, is passed over.
+    If no row begins with generation's start it is a failure, where the
     Trainer generates itself (``predict_with_generate``) or rows begin with ordinary tokens; where
     all begin with special tokens, and the Trainer does not generate, it is a warning: a language
     code may be given to ``generate()`` by hand. The same holds for the token that generation is
@@ -70,6 +71,8 @@ def decoder_starts_alike(pipeline: Pipeline, batch: Batch) -> Iterator[Measured 
             raise Skip("the decoder's inputs are not seen")
         mask = micro.inputs.get("decoder_attention_mask")
         place = mask.argmax(1) if torch.is_tensor(mask) and mask.shape == ids.shape else None
+        if place is None:
+            place = _answers_begin(ids, micro.inputs.get("labels"), start)
         column = ids[:, 0] if place is None else ids.gather(1, place[:, None])[:, 0]
         first += column.tolist()
         second += [] if place is not None or ids.shape[1] < 2 else ids[:, 1].tolist()
@@ -110,6 +113,20 @@ def decoder_starts_alike(pipeline: Pipeline, batch: Batch) -> Iterator[Measured 
     yield Measured(
         f"{alike} of {len(first)} rows begin in the decoder as generation does", alike, None
     )
+
+
+def _answers_begin(ids: Any, labels: Any, start: set[int]) -> Any:
+    """Return where answers begin behind a prompt that is read and not taught; None if at 0.
+
+    What was said before may stand before the start; no label counts there.
+    """
+    import torch
+
+    if not torch.is_tensor(labels) or labels.shape != ids.shape or labels.is_floating_point():
+        return None
+    place = (labels != IGNORED).int().argmax(1)
+    at_start = ids.gather(1, place[:, None])[:, 0].tolist()
+    return place if bool(place.any()) and set(at_start) <= start else None
 
 
 def _forced(pipeline: Pipeline, batch: Batch) -> Iterator[Finding]:

@@ -44,7 +44,10 @@ def embeddings_learn(embedding_gradient: EmbeddingGradient) -> Iterator[Measured
     }
     if not norms:
         raise Skip("the rows have no token but PAD")
-    special = {t: text for t, text in embedding_gradient.special.items() if t in norms}
+    unread = embedding_gradient.unread
+    special = {
+        t: text for t, text in embedding_gradient.special.items() if t in norms and t not in unread
+    }
     broken = [token for token, norm in norms.items() if not math.isfinite(norm)]
     moving = [token for token, norm in norms.items() if norm > 0]
     still = [token for token in special or norms if token not in moving]

@@ -15,6 +15,7 @@ from trainsanity.engine.registry import check
 from trainsanity.maths.tolerances import Difference, within
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.model.probes import Outputs, Probes, difference, relative
+from trainsanity.pipeline import of_transformers
 from trainsanity.types import Cost, Finding, Measured, Severity
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ def mask_is_obeyed(
 
     How to fix: pass ``attention_mask`` on to the model and to each layer that mixes tokens.
 
-    A model without a mask that passes over its pad id (``EmbeddingBag(padding_idx=)``) is no fault:
-    there, more padding behind the texts changes nothing.
+    A model that passes over its pad id (``EmbeddingBag(padding_idx=)``, MobileBERT's embeddings of
+    three words) is no fault: there, more padding behind the texts changes nothing.
 
     Two are a warning, since training and prediction see the same: a model whose forward takes no
     mask (FNet), while all rows are padded to one width; and a model of transformers' own whose
@@ -70,7 +71,7 @@ def mask_is_obeyed(
     place = "before the text" if probes.side == "left" else "behind the text"
     if broken:
         yield broken
-    elif not hidden.explained and not _by_id(probes, hidden, shown):
+    elif not hidden.explained and not _by_id(pipeline, probes, hidden, shown):
         partly = not within(abs(hidden.greatest - shown.greatest), hidden.allowed)
         convolution = mixes_by_design(pipeline) if partly else ""
         maskless = takes_no_mask(pipeline) and padded_alike(pipeline, batch)
@@ -101,17 +102,17 @@ def mask_is_obeyed(
     )
 
 
-def _by_id(probes: Probes, hidden: Difference, shown: Difference) -> bool:
-    """Return whether the model knows padding by its id and reads no mask, which is no fault.
+def _by_id(pipeline: Pipeline, probes: Probes, hidden: Difference, shown: Difference) -> bool:
+    """Return whether padding changes nothing as long as it is padding, which is no fault.
 
-    More padding behind the texts changes nothing, other ids there do, whatever the mask.
+    More of it behind the texts changes nothing, and other ids there do, whatever the mask, or in a
+    model of transformers' own whose attention obeys the mask.
     """
     wider = difference(probes.wider.logits, probes.own.logits)
-    return (
-        probes.side == "right"
-        and within(wider, probes.allowed_logits)
-        and within(abs(hidden.greatest - shown.greatest), hidden.allowed)
-    )
+    maskless = within(abs(hidden.greatest - shown.greatest), hidden.allowed)
+    made_so = of_transformers(pipeline.model)
+    alike = within(wider, probes.allowed_logits)
+    return probes.side == "right" and alike and (maskless or made_so)
 
 
 def _moved(probes: Probes, output: Outputs) -> tuple[Difference, str]:

@@ -15,14 +15,17 @@ def new_tokens_are_trained(new_tokens: NewTokens) -> Iterator[Measured | Finding
 
     What it checks: that the tokens which the checkpoint's tokenizer does not have, and the first
     rows hold, have a row of the input embedding that is trained: the embedding itself, a copy in
-    `modules_to_save`, an adapter on it, or `trainable_token_indices` with that token.
+    `modules_to_save`, an adapter on it, or `trainable_token_indices` with that token. The same is
+    asked of tokens whose row is zero, as those of a base model's chat template may be.
 
     Why it matters: the row of a new token is drawn at random, or is the mean of all others. If the
     embedding is frozen, as under LoRA on attention, it stays so: the model reads noise wherever the
-    token stands. If the output layer is frozen, it does not learn to write it.
+    token stands. If the output layer is frozen, it does not learn to write it. Rows of zeros are
+    alike: the model cannot tell these tokens from each other.
 
     How it is measured: exact: the checkpoint's tokenizer.json (or the size of its embedding)
-    against the tokenizer, and which parameters are trainable.
+    against the tokenizer, which parameters are trainable, and which rows are as good as zero beside
+    the usual one; padding aside.
 
     How to fix: `trainable_token_indices`, or the embeddings in `modules_to_save`.
 
@@ -39,7 +42,7 @@ def new_tokens_are_trained(new_tokens: NewTokens) -> Iterator[Measured | Finding
     Known false alarms: rows of new tokens that were given a meaning by hand. A frozen output layer
     alone is a warning: a token that only the user writes need not be written by the model.
 
-    References: unslothai/unsloth#2188.
+    References: unslothai/unsloth#2188, unslothai/unsloth#915.
     """
     tokens = new_tokens.tokens
     frozen = {i: token for i, token in tokens.items() if i not in new_tokens.trained}
@@ -60,7 +63,8 @@ def new_tokens_are_trained(new_tokens: NewTokens) -> Iterator[Measured | Finding
                 observed=len(left),
                 expected=0,
                 where=names,
-                cause=f"tokens were added, and the {layer} is not among what is trained",
+                cause=f"tokens were added, or the checkpoint had no use for them, and the {layer} "
+                "is not among what is trained",
                 fix=f"LoraConfig(trainable_token_indices={sorted(left)[:4]}), or "
                 "modules_to_save with the embeddings",
                 severity=severity,

@@ -15,7 +15,8 @@ def padding_is_hidden(hidden_padding: HiddenPadding) -> Iterator[Measured | Find
     """A mask hides padding, whatever the model calls it.
 
     What it checks: the outputs for the padded rows of the model's first call against their outputs
-    with less padding, in models whose arguments have names of their own.
+    with less padding, in models whose arguments have names of their own, and where rows that end in
+    the tokenizer's padding come without a mask to a model that takes one.
 
     Why it matters: ``scaled_dot_product_attention`` adds a mask of fractions to the scores and
     hides by a mask of booleans alone; ``key_padding_mask`` has True where others have False. No
@@ -35,9 +36,16 @@ def padding_is_hidden(hidden_padding: HiddenPadding) -> Iterator[Measured | Find
         # good
         scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :].bool())
 
+    And keep the mask beside the ids::
+
+        # bad
+        rows.select_columns(["input_ids", "labels"])
+        # good
+        rows.select_columns(["input_ids", "attention_mask", "labels"])
+
     Known false alarms: models that are to read a row's width from its padding.
 
-    References: timeseriesAI/tsai#171.
+    References: timeseriesAI/tsai#171, huggingface/transformers#17444.
     """
     seen = hidden_padding
     if not within(seen.difference, seen.allowed):
@@ -47,8 +55,11 @@ def padding_is_hidden(hidden_padding: HiddenPadding) -> Iterator[Measured | Find
             f"to {seen.allowed:.2g} allowed",
             observed=seen.difference,
             expected=f"at most {seen.allowed:.3g}",
-            where=f"{seen.mask}, row {seen.row} of the first micro-batch",
-            cause=f"{seen.mixes} runs over padding, and no mask reaches it"
+            where=f"{seen.mask or 'no mask'}, row {seen.row} of the first micro-batch",
+            cause="the rows end in the tokenizer's padding and the model is given no "
+            "attention_mask: it attends to all that it is given"
+            if not seen.mask
+            else f"{seen.mixes} runs over padding, and no mask reaches it"
             if seen.mixes
             else f"{seen.mask} hides nothing: as floats of 0 and 1 it is added to the scores of "
             "attention, or it is not used where positions are mixed or averaged"
@@ -56,11 +67,14 @@ def padding_is_hidden(hidden_padding: HiddenPadding) -> Iterator[Measured | Find
             else f"{seen.mask} does not hide padding: as floats it is added to the scores of "
             "attention, True and False are exchanged, or it is not used where positions are mixed "
             "or averaged",
-            fix="bring rows of one length together, or pack them (pack_padded_sequence)"
+            fix="keep the attention_mask among the columns (select_columns, set_format), "
+            "and return it from the collator"
+            if not seen.mask
+            else "bring rows of one length together, or pack them (pack_padded_sequence)"
             if seen.mixes
             else "attn_mask=mask.bool() with True where tokens are seen, or 0 and -inf as floats; "
             "key_padding_mask has True where padding is",
-            severity=Severity.WARNING if seen.mixes else Severity.FAILURE,
+            severity=Severity.WARNING if seen.mixes and seen.mask else Severity.FAILURE,
         )
     yield Measured(
         f"{seen.rows} padded rows with {seen.width} and with {seen.narrower} columns: greatest "

@@ -43,6 +43,7 @@ def right_token_pooled(forward: Forward, batch: Batch) -> Iterator[Measured | Fi
 
     References: huggingface/transformers#35352, #24265, #46782; huggingface/peft#3620.
     """
+    batch.require_tokens()
     wrong, total = [], 0
     for one, micro in zip(forward.passes, batch, strict=True):
         if one.index is None:

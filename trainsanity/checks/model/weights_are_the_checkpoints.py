@@ -40,10 +40,13 @@ def weights_are_the_checkpoints(weights_files: WeightsFiles) -> Iterator[Measure
     around a backbone the backbone is judged.  The first 4,096 elements of each tensor or so are
     compared, rounded to the dtype that the model has or was loaded in; where an adapter took over a
     part of the weight (PiSSA), both together.  Rows that an embedding has beyond the file's are
-    added tokens.  Outside the base model everything may be new, and inside it a whole part without
-    blocks, as a pooler is.  Layers that are left out, that stand twice, or that are the file's at
-    another number are looked for as a whole; they are a warning, and so are weights that are the
-    file's but for zeros and embeddings with some of its rows alone: people prune models.
+    added tokens; where the tokenizer has another vocabulary than the checkpoint's, all of them may
+    be new.  A layer inside a module of your own, as a LoRA layer written by hand, is looked up
+    under its old name, and what the module adds is new.  Outside the base model everything may be
+    new, and inside it a whole part without blocks, as a pooler is.  Layers that are left out, that
+    stand twice, or that are the file's at another number are looked for as a whole; they are a
+    warning, and so are weights that are the file's but for zeros and embeddings with some of its
+    rows alone: people prune models.
 
     How to fix: ``from_pretrained``, and not ``from_config``; read its report of missing keys; look
     for an ``_init_weights`` that writes into weights without asking whether they were loaded.
@@ -53,7 +56,8 @@ def weights_are_the_checkpoints(weights_files: WeightsFiles) -> Iterator[Measure
     offloaded weights.  Tensors that are merged or split on loading are not compared; before
     transformers 5 missing and left-over names are not judged where it converts names.
 
-    References: huggingface/transformers#46620, huggingface/transformers#45591.
+    References: huggingface/transformers#46620, huggingface/transformers#45591,
+    fishaudio/fish-speech#1163.
     """
     files = weights_files
     if files.empty:

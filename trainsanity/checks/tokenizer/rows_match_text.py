@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
-from trainsanity.measurements.data.retokenized import Retokenized
+from trainsanity.measurements.data.retokenized import MESSAGES, Retokenized
 from trainsanity.types import Finding, Measured
 
 
@@ -38,16 +38,18 @@ def rows_match_text(retokenized: Retokenized) -> Iterator[Measured | Finding]:
     References: huggingface/datasets#3297, huggingface/datasets#8614.
     """
     found = retokenized
+    rendered = found.column == MESSAGES
     if found.wrong:
         yield Finding(
             f"the ids of {len(found.wrong)} of {found.rows} rows are not those of their column "
-            f"{found.column!r}: row {found.wrong[0]} begins with {list(found.stored)}, "
-            f"its text gives {list(found.expected)}",
+            f"{found.column!r}: row {found.wrong[0]} {_difference(found)}",
             observed=len(found.wrong),
             expected=0,
             where=f"row {found.wrong[0]} of train_dataset",
-            cause="a stale cache of Dataset.map, or the rows were tokenized with another tokenizer",
-            fix="dataset.map(..., load_from_cache_file=False), with this pipeline's tokenizer",
+            cause="a stale cache of Dataset.map, or the rows were tokenized with another tokenizer"
+            + (" or rendered by other code than the chat template" if rendered else ""),
+            fix="dataset.map(..., load_from_cache_file=False), with this pipeline's tokenizer"
+            + (" and apply_chat_template" if rendered else ""),
         )
     yield Measured(
         f"{found.rows - len(found.wrong)} of {found.rows} rows hold the tokens of their column "
@@ -55,3 +57,10 @@ def rows_match_text(retokenized: Retokenized) -> Iterator[Measured | Finding]:
         len(found.wrong),
         0,
     )
+
+
+def _difference(found: Retokenized) -> str:
+    """Return in words where the first of the rows and its text come apart."""
+    if found.stored == found.expected:
+        return f"says {found.said!r} where its text says {found.meant!r}"
+    return f"begins with {list(found.stored)}, its text gives {list(found.expected)}"

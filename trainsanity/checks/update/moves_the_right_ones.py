@@ -32,6 +32,9 @@ def moves_the_right_ones(recording: Recording) -> Iterator[Measured | Finding]:
     of update.survives_rounding.  Exact, but for gradients that are rounding alone, as of a bias
     ahead of a batch norm: below the largest gradient times float32's unit in the last place.
 
+    Frozen weights that are a moving average of trained ones, as in a momentum encoder, are meant to
+    move: they lie between where they were and where those have been.
+
     How to fix: look for the parameter group, or the callback, that owns the named parameter.
 
     Known false alarms: a schedule of its own that keeps a group at zero for the whole run.
@@ -40,7 +43,7 @@ def moves_the_right_ones(recording: Recording) -> Iterator[Measured | Finding]:
     """
     update = recording.update
     frozen = [p for p in update.parameters if not p.trainable]
-    thawed = [p.name for p in update.parameters if p.changed_frozen]
+    thawed = [p.name for p in update.parameters if p.changed_frozen and not p.follows]
     # update.survives_rounding judges what its dtype alone holds in place.
     movable = [p for p in update.parameters if p.with_gradient and p.can_move]
     stuck = [p.name for p in movable if not p.moved and not p.answers]

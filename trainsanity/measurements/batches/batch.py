@@ -19,7 +19,7 @@ from trainsanity.isolation.fsdp import beside_model
 from trainsanity.isolation.shards import in_parts
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.isolation.workers import disable_workers
-from trainsanity.maths.alignment import Placement, placements
+from trainsanity.maths.alignment import Placement, placements, turned
 from trainsanity.measurements.batches.observed_collator import observed
 from trainsanity.pipeline import of_transformers
 from trainsanity.types import Cost, Skip
@@ -39,11 +39,13 @@ class MicroBatch:
         rows: the sequences that lie in ``input_ids``, one for each of its rows; as given where
             these are rows of ``input_ids`` already, or hold none.
         given: the rows as the collator was given them, where that is something else; else None.
+        turned: the collator has put them in another order, which ``rows`` follow.
     """
 
     inputs: dict[str, Tensor]
     rows: list[dict[str, Any]]
     given: list[dict[str, Any]] | None = None
+    turned: bool = False
 
     @classmethod
     def of(
@@ -52,10 +54,11 @@ class MicroBatch:
         """Return the sequences of these rows beside the batch that was made of them."""
         sequences = sequences_of(rows, made, collator)
         flat = flat_batch(made)
+        order = None if sequences is None else turned(sequences, flat)
         if sequences is None or (rows and IDS in rows[0] and flat.keys() == {*made} and len(
             sequences) == len(rows)):  # fmt: skip
-            return cls(dict(made), rows)
-        return cls(flat, sequences, rows)
+            return cls(dict(made), [rows[k] for k in order] if order else rows, turned=bool(order))
+        return cls(flat, [sequences[k] for k in order] if order else sequences, rows, bool(order))
 
     @property
     def sources(self) -> list[dict[str, Any]]:

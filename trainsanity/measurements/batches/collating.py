@@ -13,8 +13,13 @@ from trainsanity.errors import first_line
 from trainsanity.fields import IDS, flat_batch, sequences_of, several_a_row, with_targets
 from trainsanity.isolation.random_states import reseed
 from trainsanity.isolation.snapshot import preserved, restored
-from trainsanity.maths.alignment import Placement, packed, placements, told_apart, unpacked
-from trainsanity.measurements.batches.batch import Batch, MicroBatch, own_loss, quiet
+from trainsanity.maths.alignment import Placement, packed, placements, told_apart, turned, unpacked
+from trainsanity.measurements.batches.batch import (
+    Batch,
+    MicroBatch,
+    own_loss,
+    quiet,
+)
 from trainsanity.measurements.batches.drawn import Drawn, holder_of, listed
 from trainsanity.measurements.batches.strategies import Case, Rows, smallest
 from trainsanity.objectives.base import CAUSAL_LM, IGNORED
@@ -158,7 +163,8 @@ class Collating:
         def broken(case: Case) -> str | None:
             made = self.made(case)
             if not self.tokens:
-                return wrong(case.rows, made)
+                order = turned(case.rows, made)
+                return wrong(case.rows if order is None else [case.rows[k] for k in order], made)
             rows = self.sequences(case.rows, made)
             made = flat_batch(made)
             parts = unpacked(*with_targets(rows, made, IGNORED), reordered=self.packs)
@@ -255,7 +261,8 @@ class Collating:
         found = sequences_of(rows, made, self.collator)
         if found is None:
             raise ValueError("the rows hold no token ids that the batch could be compared with")
-        return [*map(listed, found)]
+        order = turned(found, flat_batch(made))
+        return [*map(listed, found if order is None else [found[k] for k in order])]
 
     def made(self, case: Case) -> Made:
         """Return the collator's batch of a case; the case keeps its rows."""

@@ -12,8 +12,15 @@ MORE = 4
 """Columns of padding that are added: a row's neighbour is often so much longer."""
 
 
-def other_padding(inputs: Mapping[str, Any]) -> tuple[dict[str, Any] | None, int]:
-    """Return the batch with other token ids where its masks say padding, and how many there are."""
+def other_padding(
+    inputs: Mapping[str, Any], *, alike: bool = False
+) -> tuple[dict[str, Any] | None, int]:
+    """Return the batch with other token ids where its masks say padding, and how many there are.
+
+    Args:
+        inputs: the batch.
+        alike: give all of them one id, which is rarer in the batch than others.
+    """
     import torch
 
     changed, count = dict(inputs), 0
@@ -28,10 +35,16 @@ def other_padding(inputs: Mapping[str, Any]) -> tuple[dict[str, Any] | None, int
         hidden[:, :-1] &= mask[:, 1:] == 0
         if not bool(hidden.any()) or bool(hidden.all()):
             continue
-        real = ids[~hidden]
-        # Tokens that do occur, each another one than stands there.
+        # Tokens that do occur, each another one than stands there; backwards, for a model may look
+        # for a phrase, as an adapter does that acts from its last occurrence on.
+        real = ids[~hidden].flip(0)
         new = real[torch.arange(ids.numel(), device=ids.device) % len(real)].view_as(ids)
         new = torch.where(new == ids, real.roll(1)[0].expand_as(ids), new)
+        if alike:
+            kinds, often = real[~torch.isin(real, ids[hidden])].unique(return_counts=True)
+            if not len(kinds):
+                continue
+            new = kinds[often.argmin()].expand_as(ids)
         changed[name] = torch.where(hidden, new, ids)
         count += int(hidden.sum())
     return (changed, count) if count else (None, 0)

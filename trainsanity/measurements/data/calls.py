@@ -115,12 +115,12 @@ def _written(tokenizer: Any) -> tuple[re.Pattern[str], re.Pattern[str], str]:
     asked = text.index("qzasked") + len("qzasked")
     opening, middle = text[asked:tool], text[tool + len(TOOL) : first]
     opening = opening.rpartition(">")[2] if opening.rpartition(">")[2].strip() else opening[-24:]
-    before = re.compile(f"{_loose(opening)}({NAME}){_loose(middle)}(?={NAME})")
-    missing = re.compile(f"({NAME}){_loose(text[second : hit.start()])}{hit[0]}(?![\\w.-])")
+    before = re.compile(f"{loose(opening)}({NAME}){loose(middle)}(?={NAME})")
+    missing = re.compile(f"({NAME}){loose(text[second : hit.start()])}{hit[0]}(?![\\w.-])")
     return before, missing, hit[0]
 
 
-def _loose(text: str) -> str:
+def loose(text: str) -> str:
     """Return a pattern for a text whose blanks may have become others by tokenizing it."""
     blank = bool(text) and not text.strip()
     if blank:

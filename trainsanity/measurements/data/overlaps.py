@@ -94,6 +94,8 @@ def _overlap(train: Split, split: Split) -> Overlap:
     for key, place, offset, ids in heads:
         by_hash.setdefault(key, []).append((place, offset, ids))
     keys = [key for key, ones in by_hash.items() if len(ones) <= SAME_HEAD]
+    if not keys:  # all begin alike, as with one system prompt
+        return Overlap(len(places))
     wanted = numpy.unique(numpy.array(keys, numpy.uint64))
     mean = max(1.0, float(train.lengths.mean())) if len(train.lengths) else 1.0
     read = _spread(numpy.arange(len(train.rows)), max(1, int(TOKENS / mean)))

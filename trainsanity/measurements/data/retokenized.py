@@ -17,6 +17,9 @@ PROBES = 32
 """Rows tokenized again, evenly spaced: a stale cache has all rows wrong, or those that an edit
 changed; one in ten is among 32 rows with 97 %."""
 
+SHOWN = 8
+"""Ids of a row that are told."""
+
 TEXT = "text"
 """The column that holds the text unless ``SFTConfig.dataset_text_field`` names another."""
 
@@ -33,6 +36,7 @@ class Retokenized:
         rows: rows tokenized again.
         wrong: their numbers in the dataset, where the ids are not those of the text.
         stored, expected: the first of those: its first ids as stored, and as the text gives them.
+        said, meant: a few words of it, from where the row and its text come apart.
     """
 
     column: str
@@ -40,6 +44,8 @@ class Retokenized:
     wrong: tuple[int, ...]
     stored: tuple[int, ...] = ()
     expected: tuple[int, ...] = ()
+    said: str = ""
+    meant: str = ""
 
 
 @measurement(Cost.STATIC)
@@ -73,12 +79,16 @@ def retokenized(pipeline: Pipeline, scan: Scan) -> Retokenized:
             if named or any(one.whole for one in found):
                 wrong = [k for k, one in enumerate(found) if not one.fits]
                 first = wrong[0] if wrong else 0
+                stored, expected = rows[first]["input_ids"], found[first].ids
+                said, meant = _apart(tokenizer, stored, expected) if wrong else ("", "")
                 return Retokenized(
                     column,
                     len(rows),
                     tuple(numbers[k] for k in wrong),
-                    tuple(rows[first]["input_ids"][:8]),
-                    tuple(found[first].ids[:8]),
+                    tuple(stored[:SHOWN]),
+                    tuple(expected[:SHOWN]),
+                    said,
+                    meant,
                 )
     raise Skip(f"no row consists of the tokens of one column alone ({', '.join(columns)})")
 
@@ -118,6 +128,16 @@ def text_of(tokenizer: Any, value: Any) -> str:
     if value and isinstance(value[0], Mapping) and getattr(tokenizer, "chat_template", None):
         return str(tokenizer.apply_chat_template(value, tokenize=False))
     return ""
+
+
+def _apart(tokenizer: Any, stored: Sequence[int], expected: Sequence[int]) -> tuple[str, str]:
+    """Return what the row says from where it and its text differ, and what the text says there."""
+    special = set(tokenizer.all_special_ids)
+    row, text = ([one for one in ids if one not in special] for ids in (stored, expected))
+    pairs = enumerate(zip(row, text, strict=False))
+    at = next((k for k, (a, b) in pairs if a != b), min(len(row), len(text)))
+    said, meant = (str(tokenizer.decode(ids[at : at + SHOWN])) for ids in (row, text))
+    return said, meant
 
 
 @dataclass(frozen=True)

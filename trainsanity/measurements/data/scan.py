@@ -242,7 +242,8 @@ def _split(pipeline: Pipeline, name: str, dataset: Any) -> Split:
         refuse_unreadable(
             rows.table.column(column),
             f"{column} of {name}",
-            nested=column in (IDS, MASK) and _choices(rows) > 1,
+            # Labels may be maps: a spectrogram, tags of several kinds, those of each choice.
+            nested=column == label or (column in (IDS, MASK) and _choices(rows) > 1),
         )
     done = reported = 0
     blocks = rows.blocks(wanted)

@@ -44,6 +44,9 @@ class Labels:
             there is none.
         not_finite: places of rows with NaN or infinity.
         first_ignored: the place of the first row with an ignored label, or None; for lists.
+        is_map: whether a row has lists of lists of them.
+        runs: how many rows in a row have the same list, one number for each such run, where all
+            lists have as many labels; else empty.
     """
 
     column: str
@@ -62,6 +65,8 @@ class Labels:
     high: tuple[float, int] | None = None
     not_finite: Any = ()
     first_ignored: int | None = None
+    is_map: bool = False
+    runs: Sequence[int] = ()
 
     @cached_property
     def codes(self) -> Array | None:
@@ -111,6 +116,8 @@ class LabelTally:
         self.low: tuple[float, int] | None = None
         self.high: tuple[float, int] | None = None
         self.ignored: list[int] = []
+        self.runs: list[int] = []
+        self.last: Array | None = None
 
     def add(self, places: Any, column: Any, tokens: Array) -> None:
         """Take in a block of lists of labels, beside the number of tokens of each row."""
@@ -124,6 +131,8 @@ class LabelTally:
             self.nulls.append(places_of(places, found.nulls))
         self.widths = [min([*self.widths, int(found.lengths.min())]),
                        max([*self.widths, int(found.lengths.max())])]  # fmt: skip
+        if not self.is_map and self.widths[0] == self.widths[1] and found.nulls is None:
+            self._note_runs(values[offsets[0] : offsets[-1]].reshape(-1, max(1, self.widths[0])))
         if not self.is_map:
             self.uneven.append(places_of(places, found.lengths != tokens))
         counted = values != IGNORED
@@ -145,6 +154,24 @@ class LabelTally:
             pair, before = (values[here].item(), place), getattr(self, name)
             setattr(self, name, pair if before is None else keep(before, pair, key=_value))
 
+    def _note_runs(self, rows: Array) -> None:
+        """Go on counting rows that are as the one before."""
+        import numpy
+
+        if not len(rows):
+            return
+        new = numpy.ones(len(rows), bool)
+        new[1:] = (rows[1:] != rows[:-1]).any(1)
+        new[0] = (
+            self.last is None or len(self.last) != rows.shape[1] or (rows[0] != self.last).any()
+        )
+        starts = numpy.flatnonzero(new).tolist()
+        if self.runs and (not starts or starts[0]):
+            self.runs[-1] += starts[0] if starts else len(rows)
+        ends = [*starts[1:], len(rows)]
+        self.runs += [end - start for start, end in zip(starts, ends, strict=False)]
+        self.last = rows[-1].copy()
+
     def labels(self) -> Labels:
         """Return the labels, or the whole column where rows have one label each."""
         if not self.is_list:
@@ -163,6 +190,8 @@ class LabelTally:
             high=self.high,
             not_finite=joined(self.not_finite),
             first_ignored=self.ignored[0] if self.ignored else None,
+            is_map=self.is_map,
+            runs=self.runs if self.widths and self.widths[0] == self.widths[1] else (),
         )
 
 

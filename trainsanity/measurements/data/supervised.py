@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
+from trainsanity.fields import plain_values
 from trainsanity.measurements.batches.answers import MASKS
 from trainsanity.measurements.batches.chat_template import ChatTemplate
 from trainsanity.measurements.batches.documents import Document, Documents
@@ -156,10 +157,12 @@ def _source(pipeline: Pipeline, documents: Documents) -> tuple[Rows, list[str], 
 def _explains(one: Document, columns: Sequence[str]) -> bool:
     """Return whether the columns of a row say what the collator made of it."""
     size = len(one.ids)
-    given = [one.raw[name] for name in columns]
-    if any(not hasattr(value, "__len__") or len(value) != size for value in given):
+    # A dataset with a format gives tensors or arrays.
+    given = [plain_values(one.raw[name]) for name in columns]
+    if any(not isinstance(value, Sequence) or len(value) != size for value in given):
         return False
-    if len(one.raw.get("input_ids") or ()) != size:
+    ids = one.raw.get("input_ids")
+    if ids is None or len(ids) != size:
         return False
     if columns == ["labels"]:
         wanted = [label != IGNORED for label in given[0]]

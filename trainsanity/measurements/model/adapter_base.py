@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.engine.store import measurement
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.model.adapters import Adapters, base_weight, is_tuner
+from trainsanity.measurements.model.checkpoint_tokens import tokens_of
 from trainsanity.measurements.model.origin import (
     added_by_peft,
     checkpoint_folder,
@@ -23,6 +23,10 @@ from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
+
+EMPTY = 1e-6
+"""Part of the usual length that an untrained row has at the most: float32 has seven digits, and
+such rows are zeros, or what weight decay has left of them."""
 
 COMPARED = 4
 """Adapted layers whose base weights are compared: one alone may be equal by chance."""
@@ -106,7 +110,7 @@ class NewTokens:
 
     Attributes:
         tokens: id to text, of those that the first step's rows hold.
-        since: what tells that they are new.
+        since: what tells that they are new, or that they were never trained.
         trained: those whose row of the input embedding is trained.
         output: those whose row of the output layer is trained; None if there is no such layer.
     """
@@ -134,7 +138,7 @@ def new_tokens(pipeline: Pipeline, batch: Batch) -> NewTokens:
     if folder is None:
         raise Skip("the checkpoint that the model was loaded from is not on this machine")
     added = {int(i): str(token) for i, token in tokenizer.added_tokens_decoder.items()}
-    before, since = _known_before(folder), f"the tokenizer of {folder.name} does not have them"
+    before, since = tokens_of(folder), "the checkpoint's tokenizer does not have them"
     if before is None:
         rows = _stored_rows(folder, base)
         if rows is None:
@@ -143,18 +147,39 @@ def new_tokens(pipeline: Pipeline, batch: Batch) -> NewTokens:
         since = f"the checkpoint's embedding has {rows} rows"
     else:
         new = {i: token for i, token in added.items() if before.get(i) != token}
-    if not new:
-        raise Skip("the tokenizer has no token that the checkpoint's does not have")
     seen = {int(one) for micro in batch if torch.is_tensor(micro.inputs.get("input_ids"))
             for one in micro.inputs["input_ids"].unique().tolist()}  # fmt: skip
-    tokens = {i: token for i, token in new.items() if i in seen and i != tokenizer.pad_token_id}
+    seen -= {tokenizer.pad_token_id}
     inputs, outputs = _embeddings(base)
+    empty: set[int] = set()
+    if inputs is not None and not not_in_memory(model):
+        empty = _empty_rows(inputs, seen)
+        # One row of zeros can be told from all others, if the output layer has another for it.
+        if len(empty) == 1:
+            empty = _empty_rows(outputs, seen) & empty if outputs is not None else set()
+    if not new and not empty:
+        raise Skip("the tokenizer has no token that the checkpoint's does not have")
+    tokens = {i: token for i, token in new.items() if i in seen}
+    if empty and not tokens:
+        tokens = {i: str(tokenizer.convert_ids_to_tokens(i)) for i in sorted(empty)}
+        since = "their rows in the embedding are zeros: the checkpoint was never trained on them"
     if inputs is None:
         raise Skip("the model does not show its input embedding")
     tied = outputs is not None and base_weight(inputs) is base_weight(outputs)
     trained = _trained(inputs, tokens, active_adapters(model))
     head = None if outputs is None else _trained(outputs, tokens, active_adapters(model))
     return NewTokens(tokens, since, trained, trained if tied else head)
+
+
+def _empty_rows(layer: Any, ids: set[int]) -> set[int]:
+    """Return those of some ids whose row of an embedding is as good as zero beside the others."""
+    weight = getattr(base_weight(layer), "data", None)
+    places = sorted(i for i in ids if weight is not None and 0 <= i < len(weight))
+    if weight is None or not places or not weight.is_floating_point():
+        return set()
+    sizes = weight[places].detach().float().norm(dim=-1)
+    usual = float(sizes.median())
+    return {i for i, size in zip(places, sizes.tolist(), strict=True) if size <= EMPTY * usual}
 
 
 def _embeddings(base: Any) -> tuple[Any, Any]:
@@ -166,25 +191,6 @@ def _embeddings(base: Any) -> tuple[Any, Any]:
         except (AttributeError, NotImplementedError):
             found.append(None)
     return found[0], found[1]
-
-
-def _known_before(folder: Path) -> dict[int, str] | None:
-    """Return the added tokens of the checkpoint's tokenizer; None if it has no file."""
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        return None
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        found = {int(one["id"]): str(one["content"]) for one in document.get("added_tokens", ())}
-        vocabulary = document.get("model", {}).get("vocab", {})
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return None
-    if isinstance(vocabulary, list):  # Unigram: tokens with their scores
-        vocabulary = {str(entry[0]): i for i, entry in enumerate(vocabulary)}
-    if isinstance(vocabulary, dict):
-        # An ordinary token that was made a special one is not new.
-        found |= {int(i): str(token) for token, i in vocabulary.items()}
-    return found
 
 
 def _stored_rows(folder: Path, base: Any) -> int | None:

@@ -160,10 +160,7 @@ def compared(
         return Companions(math.nan, [math.nan], no_numbers=no_numbers, outputs=whole.numel(),
                           precision=way.precision)  # fmt: skip
     chosen = range(min(ROWS, size))
-    beside = [
-        float((_first(pipeline, _copies(asked, k, size), size)[k] - whole[k]).abs().max())
-        for k in chosen
-    ]
+    beside = [_apart(_first(pipeline, _copies(asked, k, size), size)[k], whole[k]) for k in chosen]
     # Some draw random numbers in eval mode, too: a masked autoencoder does. With the same ones for
     # each place of the batch rows can be compared; where that is not enough nothing can be said.
     apart = max(beside) > MARGIN * REDUCTIONS * float(whole.abs().max())
@@ -185,6 +182,17 @@ def compared(
             moved = _first(pipeline, asked, size) if possible else whole
         found.unit = way.roundings(float((moved - whole).abs().max()), found.size)
     return found
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    """Return the greatest difference of what both have: outputs may be as long as the longest row.
+
+    Packed sequences come back without the columns that no row of the batch has reached.
+    """
+    if one.dim() == other.dim():
+        common = tuple(slice(min(sizes)) for sizes in zip(one.shape, other.shape, strict=True))
+        one, other = one[common], other[common]
+    return float((one - other).abs().max())
 
 
 def _without_padding(

@@ -30,11 +30,14 @@ class EmbeddingGradient:
         norms: norm of the gradient of a token's row, by id, for every id that is attended.
         special: of those, the special and added tokens, with their texts.
         pad: the id that padding has, whose row need not move.
+        unread: special tokens without a gradient whose rows the model makes nothing of, whatever
+            they hold, as ESM does of its mask.
     """
 
     norms: dict[int, float]
     special: dict[int, str]
     pad: int
+    unread: frozenset[int] = frozenset()
 
 
 @measurement(Cost.BACKWARD)
@@ -86,7 +89,32 @@ def embedding_gradient(pipeline: Pipeline, batch: Batch) -> EmbeddingGradient:
         found = gradient.index_select(0, places)
         dense = found.to_dense() if found.is_sparse else found
         norms = dict(zip(ids, dense.double().norm(dim=-1).tolist(), strict=True))
-    return EmbeddingGradient(norms, _special(pipeline, ids), rows.fill[IDS])
+    special = _special(pipeline, ids)
+    still = [one for one in special if norms[one] == 0 and one != rows.fill[IDS]]
+    unread: frozenset[int] = frozenset()
+    if still and not is_sharded(weight):
+        with as_trained(pipeline):
+            unread = frozenset(
+                one for one in still if _changes_nothing(probe_model, inputs, weight, one, states)
+            )
+    return EmbeddingGradient(norms, special, rows.fill[IDS], unread)
+
+
+def _changes_nothing(
+    probe_model: ModelProbe, inputs: dict[str, Any], weight: Any, token: int, before: Tensor
+) -> bool:
+    """Return whether other values in a token's row leave all states as they are."""
+    import torch
+
+    kept = weight[token].clone()
+    try:
+        weight[token] += 1
+        with states_of(probe_model.body) as seen:
+            output = probe_model.output(inputs)
+        after = seen[-1] if seen else getattr(output, "logits", None)
+    finally:
+        weight[token] = kept
+    return after is not None and torch.equal(after, before.detach())
 
 
 def gradient_of(loss: Tensor, weight: Any, parameters: Sequence[Any]) -> Tensor | None:

@@ -52,8 +52,21 @@ class Forward:
 
     @cached_property
     def losses(self) -> Tensor:
-        """``[N]`` float64, the reference loss of each example; labels must be in range."""
-        return self.task.losses(self.logits, self.labels)
+        """Float64, the reference loss of each example with a label, which must be in range."""
+        self.task.require_fit(self.logits, self.labels)
+        return self.task.losses(*self.labelled)
+
+    @cached_property
+    def labelled(self) -> tuple[Tensor, Tensor]:
+        """Return logits and labels of the rows that have a label.
+
+        Raises:
+            Skip: none has.
+        """
+        told = self.labels >= 0
+        if not bool(told.any()):
+            raise Skip("no row of the first step has a label")
+        return self.logits[told], self.labels[told]
 
 
 @measurement(Cost.FORWARD)
@@ -73,10 +86,11 @@ def forward(pipeline: Pipeline, batch: Batch) -> Forward:
         raise Skip("the model returns no logits")
     logits = torch.cat([one.logits.double().cpu() for one in passes])
     vectors = [one.vector for one in passes]
+    labels = torch.cat([micro.inputs["labels"].cpu() for micro in batch])
     return Forward(
         passes,
         logits,
-        torch.cat([micro.inputs["labels"].cpu() for micro in batch]),
+        labels,
         None
         if any(v is None for v in vectors)
         else torch.cat([v.double().cpu() for v in vectors if v is not None]),

@@ -44,6 +44,7 @@ def items_of(task: Objective, seen: Pooled, labels: Tensor) -> Items:
         labels: ``[B]``, ``[B, C]`` or ``[B, T]``, as the Trainer was given them.
     """
     labels = with_prompt(seen.logits, labels.to(seen.logits.device))
+    task.require_fit(seen.logits, labels)
     logits, targets = task.items(seen.logits, labels), task.targets(labels)
     keep = not task.of_words
     vectors = seen.vector if keep else None

@@ -33,6 +33,20 @@ def share_that_differs(parameter: Tensor, part: Any, shape: list[int]) -> float:
     return min(float((~same).float().mean()) for _, same in _compared(parameter, part, shape))
 
 
+def rows_as_stored(parameter: Tensor, part: Any, shape: list[int], rows: list[int]) -> set[int]:
+    """Return those of some rows of a matrix that are the file's, but for rounding to a dtype."""
+    import torch
+
+    there = part[:]
+    known = [row for row in rows if row < min(shape[0], len(parameter))]
+    here = parameter.detach()[known].cpu()
+    kept: set[int] = set()
+    for dtype in dict.fromkeys((here.dtype, torch.bfloat16, torch.float16)):
+        same = (there[known].to(dtype).to(here.dtype) == here).all(-1).tolist()
+        kept |= {row for row, one in zip(known, same, strict=True) if one}
+    return kept
+
+
 def only_zeros_differ(parameter: Tensor, part: Any, shape: list[int]) -> bool:
     """Return whether single weights were set to zero, and the others are the file's."""
     return any(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.engine.store import measurement
 from trainsanity.isolation.shards import shape_of, whole
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS
+from trainsanity.measurements.model.checkpoint_tokens import has_another_vocabulary
 from trainsanity.measurements.model.cut_weights import (
     Layers,
     layers_elsewhere,
@@ -20,6 +21,7 @@ from trainsanity.measurements.model.cut_weights import (
 )
 from trainsanity.measurements.model.key_mapping import KeyMapping, map_keys
 from trainsanity.measurements.model.origin import added_by_peft, checkpoint_folder, plain_name
+from trainsanity.measurements.model.own_modules import OwnModules, own_modules
 from trainsanity.measurements.model.placement import not_in_memory
 from trainsanity.measurements.model.stored_tensors import (
     only_zeros_differ,
@@ -53,7 +55,8 @@ class WeightsFiles:
             the files'.
         resized: the same outside the base model: a head for other labels.
         new: parameters outside the base model that the files do not have, or of a part that this
-            class has and the checkpoint's has not, as a pooler.
+            class has and the checkpoint's has not, as a pooler; embeddings that were drawn anew, or
+            put in order, for another vocabulary than the checkpoint's.
         thinned: parameters that are the file's but for zeros, or for rows that are left out.
         layers: whole layers that are the file's at another place, or that are left out.
     """
@@ -72,7 +75,7 @@ class WeightsFiles:
 
 
 @dataclass(frozen=True)
-class _Loaded:
+class Loaded:
     """The library's model that the files were loaded into: the pipeline's own, or one inside it.
 
     Attributes:
@@ -118,13 +121,18 @@ def weights_files(pipeline: Pipeline) -> WeightsFiles:
         return _without_safetensors(source)
     with ExitStack() as stack:
         files = stored_tensors(folder, stack)
-        loaded = _loaded(base, files)
-        return _compared(loaded, files, str(folder))
+        loaded = loaded_from(base, files)
+        # Embeddings of another vocabulary are drawn anew, or put in another order.
+        other = has_another_vocabulary(pipeline.tokenizer, folder)
+        return _compared(loaded, files, str(folder), other)
 
 
-def _compared(loaded: _Loaded, files: dict[str, Any], folder: str) -> WeightsFiles:
+def _compared(
+    loaded: Loaded, files: dict[str, Any], folder: str, other_vocabulary: bool
+) -> WeightsFiles:
     mapping, merged = loaded.mapping, _merged_by(loaded.model)
     vocabulary = _vocabulary(loaded.model)
+    redrawn: list[str] = []
     differ: dict[str, float] = {}
     shapes: dict[str, tuple[list[int], list[int]]] = {}
     lost: dict[str, Any] = {}
@@ -151,6 +159,8 @@ def _compared(loaded: _Loaded, files: dict[str, Any], folder: str) -> WeightsFil
         fewer = bool(first) and rows_are_taken(values, part, shape)
         if fewer or only_zeros_differ(values, part, shape):
             thinned.append(names[0])
+        elif other_vocabulary and id(parameter) in vocabulary:
+            redrawn.append(names[0])
         else:
             differ[names[0]] = share
     layers = _layers(loaded, files, [*differ, *lost, *shapes])
@@ -175,7 +185,7 @@ def _compared(loaded: _Loaded, files: dict[str, Any], folder: str) -> WeightsFil
         unexpected=unexpected if judged else [],
         shapes={name: both for name, both in shapes.items() if loaded.inside(name)},
         resized={name: both for name, both in shapes.items() if not loaded.inside(name)},
-        new=[*(name for name in lost if name not in missing), *loaded.outside],
+        new=[*redrawn, *(name for name in lost if name not in missing), *loaded.outside],
         thinned=thinned,
         layers=layers if judged else Layers(),
     )
@@ -189,7 +199,7 @@ def _without_safetensors(source: str) -> WeightsFiles:
     return WeightsFiles(source, True, 0, {}, [], [], {}, {}, [])
 
 
-def _loaded(base: Any, files: dict[str, Any]) -> _Loaded:
+def loaded_from(base: Any, files: dict[str, Any]) -> Loaded:
     """Return the model that takes most of the files' tensors, of several the outermost.
 
     A module of the user's own around a backbone hands on the backbone's config.
@@ -205,11 +215,18 @@ def _loaded(base: Any, files: dict[str, Any]) -> _Loaded:
         if not isinstance(module, PreTrainedModel) or ".base_layer" in place:
             continue
         parameters = _parameters(module, added)
-        names = [*parameters, *(plain_name(name, added) for name, _ in module.named_buffers())]
-        mapping = map_keys(module, [name for name in names if name is not None], files)
+        plain = (plain_name(name, added) for name, _ in module.named_buffers())
+        buffers = [name for name in plain if name is not None]
+        mapping = map_keys(module, [*parameters, *buffers], files)
+        inside = own_modules(module, parameters, mapping, files)
+        if inside != OwnModules():
+            parameters = {inside.renamed.get(name, name): p for name, p in parameters.items()
+                          if name not in inside.added}  # fmt: skip
+            keys = [key for key in files if key not in inside.hidden]
+            mapping = map_keys(module, [*parameters, *buffers], keys)
         own = {id(p) for p in parameters.values()}
         outside = [name for name, p in everything.items() if id(p) not in own]
-        found.append(_Loaded(module, parameters, mapping, outside))
+        found.append(Loaded(module, parameters, mapping, outside))
     if not found:
         raise Skip("the model is none of transformers': what was loaded into it is not known")
     # The first of the largest: named_modules() begins with the outermost.
@@ -280,7 +297,7 @@ def _same_with_adapter(layer: Any, parameter: Tensor, part: Any) -> bool:
     return difference <= allowed * size
 
 
-def _layers(loaded: _Loaded, files: dict[str, Any], wrong: list[str]) -> Layers:
+def _layers(loaded: Loaded, files: dict[str, Any], wrong: list[str]) -> Layers:
     """Look for whole layers of the file at other places of the model."""
     mapping = loaded.mapping
     there = {**{name: key for key, name in mapping.left.items()}, **mapping.found}
@@ -296,7 +313,7 @@ def _layers(loaded: _Loaded, files: dict[str, Any], wrong: list[str]) -> Layers:
     return layers_elsewhere(loaded.parameters.keys(), wrong, there, same)
 
 
-def _unexpected(loaded: _Loaded) -> list[str]:
+def _unexpected(loaded: Loaded) -> list[str]:
     """Return tensors of the base model that nothing takes; heads of other tasks are no loss."""
     model, prefix = loaded.model, f"{getattr(loaded.model, 'base_model_prefix', '')}."
     patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
@@ -320,7 +337,7 @@ def _part(name: str, prefix: str) -> str:
     return name.removeprefix(prefix).partition(".")[0]
 
 
-def _without_new_parts(loaded: _Loaded, missing: dict[str, Any]) -> dict[str, Any]:
+def _without_new_parts(loaded: Loaded, missing: dict[str, Any]) -> dict[str, Any]:
     """Leave out parts of the base model that are new as a whole, as a pooler is.
 
     A classifier has one and a masked language model has none.  No part by itself is what holds
@@ -344,7 +361,7 @@ def _without_new_parts(loaded: _Loaded, missing: dict[str, Any]) -> dict[str, An
     return kept
 
 
-def _without_old_parts(loaded: _Loaded, unexpected: list[str], files: dict[str, Any]) -> list[str]:
+def _without_old_parts(loaded: Loaded, unexpected: list[str], files: dict[str, Any]) -> list[str]:
     """Leave out parts that the checkpoint's class has as a whole, and this one has not."""
     prefix = f"{getattr(loaded.model, 'base_model_prefix', '')}."
     own = {_part(name, loaded.prefix) for name in loaded.parameters}

@@ -74,6 +74,22 @@ class Answers:
         """Return logits that say something else than each label."""
         return self._each(logits, labels, lambda z, y: self._one(z, _others(z, y), self.shifts, 0))
 
+    def of_the_next_row(self, logits: Any, labels: Any) -> Any:
+        """Return the perfect logits, each in the place of the row before it in its batch."""
+        return self._each(
+            logits, labels, lambda z, y: self._moved(z, y, lambda made: made.roll(1, 0))
+        )
+
+    def of_one_row(self, logits: Any, labels: Any) -> Any:
+        """Return the perfect logits of each batch's first row, in all of its rows."""
+        return self._each(
+            logits, labels, lambda z, y: self._moved(z, y, lambda made: made[:1].expand_as(made))
+        )
+
+    def alike(self, labels: Any) -> Any:
+        """Return the label of each batch's first row, for all of its rows."""
+        return _map(labels, lambda y: y[:1].expand_as(y).clone())
+
     def perfect_and_padding(self, logits: Any, labels: Any) -> Any:
         """Return the perfect logits, and as many positions of padding after them."""
         import torch
@@ -150,6 +166,10 @@ class Answers:
             return None
         made = [make(z, y) for z, y in pairs]
         return None if any(one is None for one in made) else (*made, *logits[len(made) :])
+
+    def _moved(self, z: Tensor, y: Tensor, move: Any) -> Tensor | None:
+        made = self._one(z, y, self.shifts, 0) if z.is_floating_point() and y.dim() else None
+        return None if made is None or len(made) < 2 else move(made).clone()
 
     def _sure(self, z: Tensor, y: Tensor, rows: slice) -> Tensor | None:
         if not z.is_floating_point() or y.is_floating_point() or z.dim() != y.dim() + 1:

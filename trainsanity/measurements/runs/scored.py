@@ -18,6 +18,7 @@ from trainsanity.isolation.temp_folders import scratch
 from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.batches.special_tokens import align_special_tokens
 from trainsanity.measurements.runs.answers import Answers, ignored
+from trainsanity.measurements.runs.draws import draws
 from trainsanity.measurements.runs.oracle import Written, ask_oracle
 from trainsanity.measurements.runs.repeated import Repeated, ask_repeatedly
 from trainsanity.types import Cost, Skip
@@ -62,6 +63,9 @@ class Scored:
         wrong: for predictions that are labels of other items.
         surer: for the perfect ones of a classifier, twice as large.
         uneven: for the perfect ones, twice as large in the last row of each batch alone.
+        moved: for the perfect ones, each in another row's place.
+        single: for one row's perfect ones in all rows.
+        alike: for the perfect ones, with one row's label in all rows.
         padded: for the perfect ones, with as many columns of padding again.
         in_place: for a causal model that predicts at each position the token that stands there.
         at_zero: of several labels a row, for logits that are just above and below 0.
@@ -70,6 +74,7 @@ class Scored:
         training: names of modules that were in training mode while the model ran.
         draws: the loss of the first labelled batch, the same again with the same random numbers,
             and with others; empty where it was not asked.
+        drawn_by_loss: no module of the model, or of one beside it, drew random numbers there.
         fields: names of what the collator returned.
         labelled: whether ``prediction_step`` returned a loss or labels; None if it was not called.
         scored: how often ``compute_metrics`` was called.
@@ -92,6 +97,9 @@ class Scored:
     wrong: dict[str, Any] = field(default_factory=dict)
     surer: dict[str, Any] = field(default_factory=dict)
     uneven: dict[str, Any] = field(default_factory=dict)
+    moved: dict[str, Any] = field(default_factory=dict)
+    single: dict[str, Any] = field(default_factory=dict)
+    alike: dict[str, Any] = field(default_factory=dict)
     padded: dict[str, Any] = field(default_factory=dict)
     in_place: dict[str, Any] = field(default_factory=dict)
     at_zero: dict[str, Any] = field(default_factory=dict)
@@ -99,6 +107,7 @@ class Scored:
     batches: list[EvaluatedBatch] = field(default_factory=list)
     training: tuple[str, ...] = ()
     draws: list[float] = field(default_factory=list)
+    drawn_by_loss: bool = False
     fields: tuple[str, ...] = ()
     labelled: bool | None = None
     scored: int = 0
@@ -255,7 +264,18 @@ def _take(pipeline: Pipeline, seen: Scored, answers: Answers) -> None:
     seen.perfect = again(answers.perfect)
     if not seen.perfect:
         return
+    _ask_the_metric(seen, again, answers, [wanted for *_, wanted in made])
+
+
+def _ask_the_metric(
+    seen: Scored, again: Callable[..., dict[str, Any]], answers: Answers, labels: list[Any]
+) -> None:
+    """Note what the metric says of other predictions than the perfect ones."""
     seen.wrong = again(answers.wrong)
+    seen.moved = again(answers.of_the_next_row)
+    if seen.moved:
+        seen.single = again(answers.of_one_row)
+        seen.alike = again(answers.perfect, answers.alike)
     seen.surer = again(answers.surer)
     if seen.surer:
         seen.uneven = again(answers.surer_at_the_end)
@@ -265,7 +285,7 @@ def _take(pipeline: Pipeline, seen: Scored, answers: Answers) -> None:
     seen.at_zero = again(functools.partial(answers.around, 0.0))
     if seen.at_zero:
         seen.at_half = again(functools.partial(answers.around, HALF))
-    seen.repeated = ask_repeatedly(again, answers.perfect, answers.wrong, [y for *_, y in made])
+    seen.repeated = ask_repeatedly(again, answers.perfect, answers.wrong, labels)
 
 
 @contextmanager
@@ -301,7 +321,9 @@ def _recorded(trainer: Any, seen: Scored, made: list[Step], answers: Answers) ->
         rows = len(tensors[0]) if tensors else 0
         asks = labels is not None and not seen.draws and not torch.is_grad_enabled()
         if asks:
-            seen.draws = _draws(lambda: loss_of(model, copy.copy(inputs), *args, **kwargs))
+            seen.draws, seen.drawn_by_loss = draws(
+                lambda: loss_of(model, copy.copy(inputs), *args, **kwargs)
+            )
         returned = loss_of(model, inputs, *args, **kwargs)
         loss = returned[0] if isinstance(returned, tuple) else returned
         if not torch.is_grad_enabled() and torch.is_tensor(loss) and loss.numel() == 1:
@@ -344,25 +366,6 @@ def _given(trainer: Any, made: list[Step]) -> Iterator[None]:
         yield
     finally:
         vars(trainer).pop("prediction_step", None)
-
-
-def _draws(ask: Callable[[], Any]) -> list[float]:
-    """Return a loss, the same with the same random numbers, and with other ones."""
-    import torch
-
-    put_back = global_random_states()
-    losses = []
-    for again in range(3):
-        if again < 2:
-            put_back()
-        returned = ask()
-        loss = returned[0] if isinstance(returned, tuple) else returned
-        if not torch.is_tensor(loss) or loss.numel() != 1:
-            return []
-        losses.append(float(loss))
-        torch.rand(1)  # what draws a fixed number of times would else begin anew
-    put_back()
-    return losses
 
 
 def _note_prompts(seen: Scored, rows: int, padded: int) -> None:

@@ -62,6 +62,8 @@ class Confirmed:
         added: what the model's own forward adds to the formula, such as the loss that balances
             experts, with its weight; empty if nothing.
         shifted: it is the formula for labels that are the next tokens already.
+        several: the user's own code ran the model more than once, or not at all, for a micro-batch:
+            no single pass is the formula's, and nothing was compared.
         times: how often the step counts what is added, where that is once a micro-batch while the
             formula's part is a mean over all of them; else 1.
     """
@@ -79,6 +81,7 @@ class Confirmed:
     added: str = ""
     times: int = 1
     shifted: bool = False
+    several: bool = False
 
     @property
     def words(self) -> str:
@@ -109,6 +112,11 @@ class Confirmed:
             )
         if self.shifted:
             raise Skip(SHIFTED)
+        if self.several:
+            raise Skip(
+                f"{self.owner} runs the model other than once for a micro-batch: no formula was "
+                "confirmed, and the laws judge it"
+            )
         if self.mistake or (self.declared and self.custom):
             raise Blocked(f"{self.owner} is not the formula", by="loss.formula_is_known")
         if self.custom or self.rows:
@@ -125,8 +133,14 @@ def confirmed(pipeline: Pipeline, recording: Recording) -> Confirmed:
     if pipeline.objective == CUSTOM:
         return Confirmed(formula=False, owner=owner or "the loss", custom=True)
     micros = recording.first.micro_steps
+    if owner and any(isinstance(micro.error, Skip) for micro in micros):
+        return Confirmed(formula=False, owner=owner, custom=True)  # its labels are of another kind
     if not known or any(micro.items is None for micro in micros):
-        return Confirmed(owner=owner)
+        failed = any(micro.error is not None for micro in micros)
+        own_code = bool(owner) and known and not failed and pipeline.trainer is not None
+        return Confirmed(
+            owner=owner, several=own_code and any("labels" in m.inputs for m in micros)
+        )
     if not owner:
         return _of_the_library(pipeline, recording)
     if own.losses:

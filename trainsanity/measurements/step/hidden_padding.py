@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from trainsanity.measurements.model.forward import without_labels
 from trainsanity.measurements.model.placement import not_in_memory
 from trainsanity.measurements.model.raised import Asked, Precision, in_float32
 from trainsanity.measurements.step.called import named_call
+from trainsanity.pipeline import unwrapped
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ class HiddenPadding:
     """Outputs for rows with all of their padding, and with less.
 
     Attributes:
-        mask: the name of the argument that hides padding.
+        mask: the name of the argument that hides padding; empty where the model is given none.
         floats: it is made of fractions 0 and 1.
         width: columns of the batch.
         narrower: columns that the rows were cut to.
@@ -88,12 +90,12 @@ def hidden_padding(pipeline: Pipeline, batch: Batch) -> HiddenPadding:
     asked = without_labels(named_call(pipeline, recording.model_call))
     if all(name in asked for name in PROBED):
         raise Skip("model.padding_invariance asks models that name input_ids and attention_mask")
-    found = _mask_of(asked)
+    found = _mask_of(asked) or _without_mask(pipeline, asked)
     if found is None:
         raise Skip("no argument of the model's call hides padding of others")
     name, seen = found
     width = seen.shape[1]
-    if _stored_so(pipeline, batch, width):
+    if name and _stored_so(pipeline, batch, width):
         raise Skip("the rows are padded to one width before they come into a batch")
     with preserved(pipeline, weights=True), quiet(pipeline):
         return in_float32(pipeline, lambda way: _compared(pipeline, asked, name, seen, way))
@@ -121,6 +123,32 @@ def _mask_of(asked: dict[str, Any]) -> tuple[str, Tensor] | None:
             seen = flat == shown
             if _at_an_end(seen) and _hides(asked, name, seen):
                 return name, seen
+    return None
+
+
+def _without_mask(pipeline: Pipeline, asked: dict[str, Any]) -> tuple[str, Tensor] | None:
+    """Return no name, and where a row is, if rows end in padding and the model is given no mask.
+
+    None where its forward takes no mask, where the id of the padding ends texts as well or stands
+    inside of them, and where no row is padded.
+    """
+    import torch
+
+    tokenizer = pipeline.tokenizer
+    pad = getattr(tokenizer, "pad_token_id", None)
+    others = {
+        getattr(tokenizer, f"{kind}_token_id", None) for kind in ("eos", "bos", "unk", "sep", "cls")
+    }
+    takes = inspect.signature(unwrapped(pipeline.model).forward).parameters
+    masks = [name for name in takes if "mask" in name]
+    if pad is None or pad in others or not masks or any(name in asked for name in masks):
+        return None
+    for value in asked.values():
+        if not torch.is_tensor(value) or value.dim() != 2 or value.is_floating_point():
+            continue
+        seen = value != pad
+        if value.shape[1] > 1 and bool((~seen).any()) and _at_an_end(seen):
+            return "", seen
     return None
 
 
@@ -176,10 +204,10 @@ def _compared(
         nudged = _outputs(pipeline, own) if possible else whole
     size = float(whole.abs().max())
     row = max(range(len(moved)), key=lambda k: (math.isnan(moved[k]), moved[k]))
-    mask = asked[name]
+    mask = asked.get(name)
     return HiddenPadding(
         name,
-        bool(mask.is_floating_point() and ((mask == 0) | (mask == 1)).all()),
+        mask is not None and bool(mask.is_floating_point() and ((mask == 0) | (mask == 1)).all()),
         width,
         narrower,
         len(chosen),

@@ -83,6 +83,12 @@ def _keep(call: LossCall, given: dict[str, Any]) -> None:
             call.scores = scores.float().tolist()
 
 
+def _tell(call: LossCall, found: list[Misfit]) -> None:
+    """Add what did not fit, each once."""
+    told = {one.cause for one in call.misfits}
+    call.misfits += [one for one in found if one.cause not in told]
+
+
 def _compiled(pipeline: Pipeline) -> bool:
     model = pipeline.model
     return bool(getattr(pipeline.args, "torch_compile", False)) or any(
@@ -122,6 +128,7 @@ def _mode(rows: int) -> Any:
             self.corners = corners
             self.places: dict[tuple[str, str], LossCall] = {}
             self.seen = seen
+            self.by_element: tuple[LossCall, str, dict[str, Any], list[Misfit]] | None = None
 
         def __torch_function__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -129,6 +136,7 @@ def _mode(rows: int) -> Any:
             kwargs = kwargs or {}
             if not torch.is_grad_enabled():
                 return func(*args, **kwargs)
+            self.by_element = None
             # What only looks must never raise in the user's step; torch refuses what it cannot use.
             with contextlib.suppress(Exception):
                 self._before(func, args, kwargs)
@@ -144,7 +152,9 @@ def _mode(rows: int) -> Any:
                 self._look_along(func, args, kwargs)
 
         def _after(self, func: Any, args: Any, result: Any) -> None:
-            if func is functional.cosine_similarity:
+            if self.by_element is not None:
+                self._wait_for_gradient(*self.by_element, result)
+            elif func is functional.cosine_similarity:
                 self.cosines.note(self.cosines.cosines, result)
                 self.cosine_scores.note_cosines(result)
             elif func is functional.normalize:
@@ -224,7 +234,27 @@ def _mode(rows: int) -> Any:
             call.count += 1
             if name == "cross_entropy":
                 _keep(call, bound.arguments)
-            told = {one.cause for one in call.misfits}
-            call.misfits += [one for one in found if one.cause not in told]
+            if found and bound.arguments.get("reduction") == "none" and name in JUDGES:
+                self.by_element = call, name, bound.arguments, found
+            else:
+                _tell(call, found)
+
+        def _wait_for_gradient(
+            self, call: LossCall, name: str, given: dict[str, Any], found: list[Misfit], result: Any
+        ) -> None:
+            """Judge the elements again that count, which the gradient of each loss tells."""
+            target = given["target"]
+            if result.shape != target.shape or not result.requires_grad:
+                _tell(call, found)
+                return
+
+            def look(gradient: Any) -> None:
+                counts = gradient != 0
+                with contextlib.suppress(Exception), torch.enable_grad():
+                    part = {**given, "target": target[counts], "input": given["input"][counts]}
+                    left = {one.cause for one in JUDGES[name](part)} if counts.any() else set()
+                    _tell(call, [one for one in found if one.cause in left])
+
+            result.register_hook(look)
 
     return Watching

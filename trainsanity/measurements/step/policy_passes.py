@@ -205,15 +205,13 @@ def compare(
     found.labelled = labelled_padding(inputs)
     if not (named or switched or stored or changed):
         return
-    ask, gradient = asker.ask, asker.gradient
+    ask = asker.ask
     try:
         quiet, loss = ask(inputs, seed=0, evaluating=True)
         if changed is not None:
             found.padding = (loss, ask(changed, seed=0, evaluating=True)[1])
         if changed is not None and not found.widened:
-            before, after = gradient(dict(inputs)).double(), gradient(dict(changed)).double()
-            if (norm := float(before.norm())) != 0:
-                found.pulled = float((after - before).norm()) / norm
+            _pulled_by_padding(found, inputs, changed, asker)
         if not (named or switched or stored):
             return
         train, _ = ask(inputs, seed=0, evaluating=False)
@@ -250,6 +248,28 @@ def compare(
         gaps = [_to_stored(seen, policy, name, inputs) for seen in (train, quiet)]
         if not math.isnan(gaps[0].size):
             found.stored[name] = (gaps[0], gaps[1])
+
+
+def _pulled_by_padding(
+    found: Policy, inputs: Mapping[str, Any], changed: Mapping[str, Any], asker: Asker
+) -> None:
+    """Note how far other ids under the padding move the gradient.
+
+    A loss may look for some words in its rows, and find them among the new ones.  Padding that is
+    counted is counted whatever it is: the smaller change of two is noted, the second time with one
+    id for all of it.
+    """
+    before = asker.gradient(dict(inputs)).double()
+    if (norm := float(before.norm())) == 0:
+        return
+    found.pulled = float((asker.gradient(dict(changed)).double() - before).norm()) / norm
+    alike, _ = other_padding(inputs, alike=True)
+    if alike is None or not found.pulled:
+        return
+    moved = float((asker.gradient(dict(alike)).double() - before).norm()) / norm
+    if moved < found.pulled:
+        found.pulled = moved
+        found.padding = (found.padding[0], asker.ask(alike, seed=0, evaluating=True)[1])
 
 
 def _unread(

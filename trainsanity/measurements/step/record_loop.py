@@ -19,6 +19,7 @@ from trainsanity.measurements.step.allocation import allocations_counted
 from trainsanity.measurements.step.bounds import logged_loss_rounding
 from trainsanity.measurements.step.checkpointing import checkpointed
 from trainsanity.measurements.step.driven import driven
+from trainsanity.measurements.step.followed import Followed
 from trainsanity.measurements.step.loop_gradients import Gradients, settle
 from trainsanity.measurements.step.loop_own import (
     ask_loop_again,
@@ -49,7 +50,7 @@ from trainsanity.measurements.step.steps import (
 )
 from trainsanity.measurements.step.teachers import teachers_watched
 from trainsanity.measurements.step.unused import unused_parameters
-from trainsanity.measurements.step.update import frozen_state, rewritten, trial_steps
+from trainsanity.measurements.step.update import frozen_state, note_frozen, trial_steps
 from trainsanity.types import Blocked
 
 if TYPE_CHECKING:
@@ -231,7 +232,7 @@ def _hooked(
     model = pipeline.model
     optimizer = getattr(pipeline.optimizer, "optimizer", pipeline.optimizer)  # accelerate's own
     passes = [0]
-    frozen = frozen_state(model)
+    frozen, followed = frozen_state(model), Followed(model)
     states: list[Any] = []
     trying = [False]
 
@@ -271,11 +272,11 @@ def _hooked(
 
     def after(*_: Any) -> None:
         gradients.stepped()
+        if not trying[0]:
+            followed.note(model)
         if trying[0] or not (len(seen.steps) >= steps or broken(seen)):
             return
-        now = frozen_state(model)
-        for parameter in seen.update.parameters:
-            parameter.changed_frozen = rewritten(parameter.name, frozen, now)
+        note_frozen(seen.update, model, frozen, followed)
         trying[0] = True
         trial_steps(seen.update, model, optimizer, None, 0)
         trying[0] = False

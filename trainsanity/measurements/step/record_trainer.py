@@ -29,6 +29,7 @@ from trainsanity.measurements.step.alone import alone, resumed_as_meant
 from trainsanity.measurements.step.asked_again import TrainerAgain
 from trainsanity.measurements.step.checkpointing import checkpointed
 from trainsanity.measurements.step.driven import driven
+from trainsanity.measurements.step.followed import Followed
 from trainsanity.measurements.step.hooks import added_hooks, hooks_of, state_of
 from trainsanity.measurements.step.later import thawed_later
 from trainsanity.measurements.step.modes import watched_modes
@@ -57,7 +58,7 @@ from trainsanity.measurements.step.steps import (
     note_means,
 )
 from trainsanity.measurements.step.teachers import teachers_watched
-from trainsanity.measurements.step.update import before_step, frozen_state, rewritten, trial_steps
+from trainsanity.measurements.step.update import before_step, frozen_state, note_frozen, trial_steps
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -163,6 +164,7 @@ def _callback(
 
     model = pipeline.model
     frozen: dict[str, Any] = {}
+    followed: list[Followed] = []
 
     def last(state: Any) -> bool:
         planned = min(steps, int(state.max_steps))
@@ -174,6 +176,7 @@ def _callback(
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             after("on_train_begin")
             frozen.update(frozen_state(model))
+            followed.append(Followed(model))
             if zero is not None:
                 zero.watch()
 
@@ -209,11 +212,10 @@ def _callback(
 
         def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             after("on_optimizer_step")
+            followed[0].note(model)
             if not last(state):
                 return
-            now = frozen_state(model)
-            for parameter in seen.update.parameters:
-                parameter.changed_frozen = rewritten(parameter.name, frozen, now)
+            note_frozen(seen.update, model, frozen, followed[0])
             warmup = args.get_warmup_steps(state.max_steps)
             note_held(pipeline, seen, f"after step {len(seen.steps)}")
             if zero is not None:

@@ -257,6 +257,7 @@ def _backward(
     task = objective_of(pipeline)
     logits = logits_again(pipeline, micro)
     labels = with_prompt(logits, micro.inputs["labels"].to(logits.device))
+    task.require_fit(logits, labels)
     values, targets = task.items(logits, labels), task.targets(labels)
     if not values.requires_grad:
         raise Skip("what is trained has no part in the logits, but in other outputs")

@@ -18,6 +18,7 @@ from trainsanity.measurements.step.directions import Direction, Trial, direction
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from trainsanity.measurements.step.followed import Followed
     from trainsanity.measurements.step.later import Thawed
     from trainsanity.measurements.step.outside import Outside
 
@@ -43,6 +44,7 @@ class Parameter:
         answers: whether it moves where its gradient is as large as the largest of all, asked
             where its own moved nothing.
         changed_frozen: the weight changed although it is not trainable.
+        follows: it is frozen and a moving average of a trained one.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Parameter:
     can_move: int = 0
     answers: bool = False
     changed_frozen: bool = False
+    follows: bool = False
 
 
 @dataclass
@@ -113,6 +116,19 @@ def rewritten(name: str, before: dict[str, Any], after: dict[str, Any]) -> bool:
     One that is frozen or thawed in between, by a ``train()`` or a callback, may be trained.
     """
     return name in before and name in after and before[name] != after[name]
+
+
+def note_frozen(
+    update: Update, model: Any, before: dict[str, Any], followed: Followed | None = None
+) -> None:
+    """Note which frozen weights have other values than before, and which follow trained ones."""
+    now = frozen_state(model)
+    for parameter in update.parameters:
+        parameter.changed_frozen = rewritten(parameter.name, before, now)
+    if followed is not None and any(one.changed_frozen for one in update.parameters):
+        follow = followed.follow(model)
+        for parameter in update.parameters:
+            parameter.follows = parameter.changed_frozen and parameter.name in follow
 
 
 def before_step(model: Any, optimizer: Any) -> Update:
