@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from trainsanity.errors import first_line
 from trainsanity.isolation.collectives import all_gather
 from trainsanity.isolation.compiled import not_compiled
+from trainsanity.isolation.hashing import hashes
 from trainsanity.isolation.host_memory import to_device, to_host
 from trainsanity.isolation.random_states import global_random_states
 from trainsanity.isolation.snapshot import restored
@@ -45,8 +46,8 @@ AT_MOST = 1 << 26
 fewer of each parameter are kept."""
 
 UNSEEDED = (
-    "the first micro-batch has another loss or gradient each time: it draws random numbers that no "
-    "seed reaches"
+    "the first micro-batch has another loss or gradient each time: it depends on what was computed "
+    "before, or draws random numbers that no seed reaches"
 )
 
 
@@ -209,8 +210,12 @@ def ask_again(trainer: Any, recording: Recording, objective: Objective) -> Own:
             if trainer.args.world_size == 1:
                 without = {n: p for n, p in parameters.items() if grads[n] is None}
                 recording.unused = unused_parameters(without, loss_and_gradient)
-                if own.is_another and own.differs(loss_and_gradient(), columns[0]):
-                    return Own(reason=UNSEEDED)
+                if own.is_another:
+                    before = hashes(model.parameters())
+                    differs = own.differs(loss_and_gradient(), columns[0])
+                    # A step that writes to weights is another each time, and no other one's fault.
+                    if differs and hashes(model.parameters()) == before:
+                        return Own(reason=UNSEEDED)
 
             def gradient(inputs: dict[str, Any]) -> Tensor:
                 _zero(parameters)
