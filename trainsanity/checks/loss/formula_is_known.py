@@ -65,7 +65,8 @@ def formula_is_known(pipeline: Pipeline, confirmed: Confirmed) -> Iterator[Measu
     if not objective_of(pipeline).known:
         raise Skip(f"no formula for the objective {objective_of(pipeline).name}")
     if not (confirmed.owner or confirmed.added):
-        raise Skip("the loss is a library's: loss.matches_reference judges it")
+        judges = "the laws judge" if confirmed.custom else "loss.matches_reference judges"
+        raise Skip(f"the loss is a library's: {judges} it")
     if math.isnan(confirmed.loss) or math.isnan(confirmed.expected):
         raise Skip(
             "the micro-batch did not make logits from labelled rows in one pass of the model"

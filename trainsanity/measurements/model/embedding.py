@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
+from trainsanity.errors import first_line
 from trainsanity.isolation.shards import is_sharded, made_in_parts, whole
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.model.forward import as_trained
@@ -80,7 +81,10 @@ def embedding_gradient(pipeline: Pipeline, batch: Batch) -> EmbeddingGradient:
         kept = states[mask] if states.shape[:2] == mask.shape else states
         generator = torch.Generator().manual_seed(0)
         probe = torch.randn(kept.shape, generator=generator).to(kept)
-        gradient = gradient_of((kept * probe).sum(), weight, parameters)
+        try:
+            gradient = gradient_of((kept * probe).sum(), weight, parameters)
+        except AssertionError as error:  # Reformer's layers run backward in training mode alone
+            raise Skip(f"not to be differentiated in eval mode: {first_line(error)}") from error
     ids = sorted({int(one) for row in rows.tokens for one in row[IDS]})
     if gradient is None:
         norms = dict.fromkeys(ids, 0.0)

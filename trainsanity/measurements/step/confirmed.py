@@ -91,7 +91,8 @@ class Confirmed:
         if self.mistake:
             return f"not confirmed: {self.owner} computes another loss ({self.mistake})"
         if self.custom:
-            return f"{self.owner} is a loss of its own, judged by the laws"
+            owner = self.owner or "what the model returns"
+            return f"{owner} is a loss of its own, judged by the laws"
         if self.rows:
             return f"{self.owner} takes the mean of row means"
         if math.isfinite(self.loss) and self.formula:
@@ -120,8 +121,9 @@ class Confirmed:
         if self.mistake or (self.declared and self.custom):
             raise Blocked(f"{self.owner} is not the formula", by="loss.formula_is_known")
         if self.custom or self.rows:
+            owner = self.owner or "what the model returns"
             raise Skip(
-                f"{self.owner} is a loss of its own, which no formula here gives: the laws judge it"
+                f"{owner} is a loss of its own, which no formula here gives: the laws judge it"
             )
 
 
@@ -229,6 +231,8 @@ def _of_the_library(pipeline: Pipeline, recording: Recording) -> Confirmed:
             added, size = next(iter(found)), rest
         found.add(added)
         sizes.append(size)
+    if found == {""} and _is_the_models_own(pipeline, recording):
+        return Confirmed(False, loss=loss, expected=expected, custom=True)
     if len(found) != 1 or not (added := found.pop()):
         return Confirmed()
     times, logged = 1, recording.first.logged.get("loss")
@@ -237,6 +241,36 @@ def _of_the_library(pipeline: Pipeline, recording: Recording) -> Confirmed:
         if within(abs(rest - sum(sizes)), _allowed(recording, micros, logged)):
             times = len(sizes)
     return Confirmed(False, loss=loss, expected=expected, added=added, times=times)
+
+
+def _is_the_models_own(pipeline: Pipeline, recording: Recording) -> bool:
+    """Return whether a library's model defines a loss that is no formula's, nor times a quantity.
+
+    As ProphetNet does, which predicts two words at each place.  A loss function that was put into
+    the model, or labels that the Trainer smooths, are the user's.
+    """
+    losses, micros = recording.own.losses, recording.first.micro_steps
+    model = _unwrapped(pipeline.model)
+    if getattr(pipeline.trainer, "label_smoother", None) is not None:
+        return False
+    if not of_a_library(getattr(model, "loss_function", None) or type(model)):
+        return False
+    facts = recording.facts(pipeline)
+    for k, loss in enumerate(losses):
+        same = micros[k :: len(losses)]
+        parts = [micro.items for micro in same if micro.items is not None]
+        expected = sum(float(part.losses.mean()) for part in parts) / len(parts)
+        allowed = _allowed(recording, same, expected)
+        # The right sum by a whole number is the right loss by a wrong count.
+        divisor = sum(float(part.losses.sum()) for part in parts) / loss if loss else 0.0
+        error = MARGIN * allowed * divisor / loss if loss else 0.0
+        if divisor >= 1 and within(abs(divisor - round(divisor)), error):
+            return False
+        if _scaled(facts, loss, expected, allowed):
+            return False
+        if any(_recognised(pipeline, recording, same, loss, allowed)):
+            return False
+    return True
 
 
 def _by_a_factor(pipeline: Pipeline, recording: Recording, logged: float) -> bool:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from trainsanity.errors import first_line
 from trainsanity.isolation.collectives import all_gather
 from trainsanity.isolation.compiled import not_compiled
+from trainsanity.isolation.hashing import hashes
 from trainsanity.isolation.host_memory import to_device, to_host
 from trainsanity.isolation.random_states import global_random_states
 from trainsanity.isolation.snapshot import restored
@@ -43,6 +44,11 @@ with a million elements a weight is known to a thousandth of the noise of a sing
 AT_MOST = 1 << 26
 """Elements kept over all micro-batches, in float32 a quarter of a gigabyte: with more micro-batches
 fewer of each parameter are kept."""
+
+UNSEEDED = (
+    "the first micro-batch has another loss or gradient each time: it depends on what was computed "
+    "before, or draws random numbers that no seed reaches"
+)
 
 
 class Again(Protocol):
@@ -147,6 +153,23 @@ class Own:
         return float(processes) if math.isclose(ratio, processes, rel_tol=1e-3) else 1.0
 
     @property
+    def is_another(self) -> bool:
+        """Return whether the step's gradient is no mean of the own ones, beyond a thousandth."""
+        return not (abs(self.total - 1) <= 1e-3 and self.residual <= 1e-3)
+
+    def differs(self, again: Tensor, gradient: Tensor) -> bool:
+        """Return whether the first micro-batch, asked once more, is another than it was.
+
+        Args:
+            again: its loss, and a sample of its gradient, of the second time.
+            gradient: the same sample of the first time.
+        """
+        allowed = math.sqrt(self.eps)  # half of the digits, as a difference quotient has them
+        moved = float((again[1:] - gradient).norm())
+        far = abs(float(again[0]) - self.losses[0]) > allowed * abs(self.losses[0])
+        return far or moved > allowed * float(gradient.norm())
+
+    @property
     def tells_apart(self) -> bool:
         """Return whether the own gradients differ enough for each weight to be known by itself."""
         return self.condition < 1 / math.sqrt(self.eps)
@@ -173,20 +196,26 @@ def ask_again(trainer: Any, recording: Recording, objective: Objective) -> Own:
     state = state_of(model)
     size = max(1, min(ELEMENTS, AT_MOST // max(1, len(parameters) * len(again))))
     own = Own(eps=_eps(trainer, parameters))
-    columns: list[Tensor] = []
     recording.asking = True
     try:
         with _one_step(trainer), not_compiled():
-            for ask in again:
-                for counted in (True, False) if trainer.args.world_size > 1 else (True,):
-                    _zero(parameters)
-                    loss, items = ask.take(counted=counted)
-                    if counted:
-                        own.losses.append(_mean_over_processes(loss))
-                        own.items.append(items)
-                        columns.append(_sampled(parameters, size))
-                    elif items is not None:
-                        own.uncounted.append(_mean_over_processes(loss))
+            columns = _each(trainer, again, own, parameters, size)
+            solve(own, columns, sampled_of(recording.gradients, parameters, size))
+
+            def loss_and_gradient() -> Tensor:
+                _zero(parameters)
+                loss, _ = again[0].take()
+                return _and(loss, _sampled(parameters, size))
+
+            if trainer.args.world_size == 1:
+                without = {n: p for n, p in parameters.items() if grads[n] is None}
+                recording.unused = unused_parameters(without, loss_and_gradient)
+                if own.is_another:
+                    before = hashes(model.parameters())
+                    differs = own.differs(loss_and_gradient(), columns[0])
+                    # A step that writes to weights is another each time, and no other one's fault.
+                    if differs and hashes(model.parameters()) == before:
+                        return Own(reason=UNSEEDED)
 
             def gradient(inputs: dict[str, Any]) -> Tensor:
                 _zero(parameters)
@@ -201,15 +230,7 @@ def ask_again(trainer: Any, recording: Recording, objective: Objective) -> Own:
             recording.outputs = ask_outputs(trainer, objective, again[0].inputs)
             recording.guided = _guided(trainer, recording, objective, again[0])
 
-            def loss_and_gradient() -> Tensor:
-                _zero(parameters)
-                loss, _ = again[0].take()
-                return _and(loss, _sampled(parameters, size))
-
             recording.settings = ask_settings(trainer, loss_and_gradient)
-            if trainer.args.world_size == 1:
-                without = {n: p for n, p in parameters.items() if grads[n] is None}
-                recording.unused = unused_parameters(without, loss_and_gradient)
     except Exception as error:
         return Own(reason=f"asked again it raised {type(error).__name__}: {first_line(error)}")
     finally:
@@ -219,8 +240,25 @@ def ask_again(trainer: Any, recording: Recording, objective: Objective) -> Own:
         to_device([*kept, *weights], [*originals, *written])
         state.put_back()
         undo()
-    solve(own, columns, sampled_of(recording.gradients, parameters, size))
     return own
+
+
+def _each(
+    trainer: Any, again: Sequence[Again], own: Own, parameters: dict[str, Any], size: int
+) -> list[Tensor]:
+    """Note each micro-batch's loss as a step of its own; return samples of their gradients."""
+    columns: list[Tensor] = []
+    for ask in again:
+        for counted in (True, False) if trainer.args.world_size > 1 else (True,):
+            _zero(parameters)
+            loss, items = ask.take(counted=counted)
+            if counted:
+                own.losses.append(_mean_over_processes(loss))
+                own.items.append(items)
+                columns.append(_sampled(parameters, size))
+            elif items is not None:
+                own.uncounted.append(_mean_over_processes(loss))
+    return columns
 
 
 def _guided(trainer: Any, recording: Recording, objective: Objective, again: Again) -> Guided:
