@@ -111,7 +111,9 @@ def one_state_on_the_other_side(get, share):
 def one_state_of_the_refilled(get, share):
     probes = get("probes")
     look = moved_state(probes.own, share * probes.allowed_states)
-    return {"probes": replace(probes, refilled=look)}
+    # Where more padding changes nothing it is told by its id, and no mask is needed.
+    wider = moved_logits(probes.own, 2 * probes.allowed_logits)
+    return {"probes": replace(probes, refilled=look, wider=wider)}
 
 
 @case("model.read_at_the_end")

@@ -17,6 +17,7 @@ from trainsanity.maths.tolerances import (
     MARGIN,
     REDUCTIONS,
     STANDARD_ERRORS,
+    UNEVEN,
     logits_difference,
 )
 from trainsanity.measurements.model.raised import Precision
@@ -387,7 +388,7 @@ def evaluation_beside_every_mean(get, share):
 
 @case("loop.eval_loss_is_a_mean")
 def weight_of_a_token(get, share):
-    longer = round(1000 * eval_loss_is_a_mean.SPREAD * share)
+    longer = round(1000 * UNEVEN * share)
     batches = [EvaluatedBatch(1.0, 4, 1000), EvaluatedBatch(2.0, 4, longer)]
     return {"scored": Scored({"eval_loss": 1.5}, batches=batches, rows=8)}
 

@@ -78,6 +78,7 @@ WITHOUT_CASE = {
     "channels_by_reshape",
     "later_questions_trained",
     "results_of_tools_learnt",
+    "sounds_are_integers",
 }
 """Faults of settings and columns, of labels that are judged by the training rows themselves, whole
 conversations, and of pixels: no choice of rows makes them smaller."""
@@ -325,6 +326,7 @@ OF_PICTURES = {
     "collator.channels_are_planes": "the batch has fewer than 4 pictures of three channels",
     "collator.placeholders_are_ignored": "the model's config names no token that stands for "
     "pictures or sounds",
+    "collator.sounds_are_in_range": "the pipeline has no feature extractor of sounds",
 }
 """Checks of the targets of causal language models, and of pixels, with why they skip elsewhere."""
 

@@ -501,7 +501,8 @@ def test_a_file_with_fewer_values_than_it_claims(scanned, corrupted):
         ({"input_ids": [[[1]]] * 8}, "give each row a flat list of numbers"),
         ({"input_ids": [[0.5]] * 8}, "are of type float64; give integers"),
         (
-            {name: [[1]] * 8 for name in ("input_ids", "attention_mask")} | {"labels": [[[1]]] * 8},
+            {name: [[1]] * 8 for name in ("input_ids", "attention_mask")}
+            | {"labels": [[["a"]]] * 8},
             "labels of train_dataset is of type",
         ),
     ],

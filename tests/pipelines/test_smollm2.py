@@ -60,6 +60,11 @@ def test_only_what_was_published_so_is_warned_of(pipeline):
     # What skips is what has no occasion on the tiny classifier either, but for its random weights,
     # and for its tokenizer, which has no chat template and frames no text.
     tiny = {name for name, status in statuses_of("plain").items() if status == "skip"}
-    loaded = {"model.weights_are_the_checkpoints", "model.config_is_the_checkpoints"}
+    loaded = {
+        "model.weights_are_the_checkpoints",
+        "model.config_is_the_checkpoints",
+        "model.follows_its_config",
+        "tokenizer.ids_are_the_checkpoints",
+    }
     published = {"tokenizer.rows_are_framed", "tokenizer.template_breaks_lines"}
     assert set(rest) - set(PUBLISHED) == tiny - loaded - published

@@ -87,8 +87,11 @@ class Objective:
         Raises:
             Skip: a ``compute_loss`` of the user's own takes them, as shares of classes or a list of
                 grades for each query.
+            ValueError: it is the logits that have no axis of classes.
         """
         if not self.fits(logits, labels):
+            if logits.dim() < 2:
+                raise ValueError(f"logits of shape {tuple(logits.shape)} have no axis of classes")
             raise Skip(
                 f"the batch's labels, {str(labels.dtype).removeprefix('torch.')} of shape "
                 f"{tuple(labels.shape)} for logits of {tuple(logits.shape)}, are not those of "
