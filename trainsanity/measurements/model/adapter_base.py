@@ -267,6 +267,8 @@ def tied_weights(pipeline: Pipeline) -> TiedWeights:
 
 def _plainly_apart(base: Any, inputs: Any, outputs: Any) -> TiedWeights:
     """Return whether a model without an adapter holds two tensors where its class ties one."""
+    import torch
+
     one, other = (getattr(layer, "weight", None) for layer in (inputs, outputs))
     if not getattr(base, "_tied_weights_keys", None) or one is None or other is None:
         return TiedWeights()
@@ -275,7 +277,11 @@ def _plainly_apart(base: Any, inputs: Any, outputs: Any) -> TiedWeights:
     # What shards or quantises weights may hold them twice, and no tensor's place tells.
     if type(one) is not type(other) or hasattr(one, "placements") or one.dtype != other.dtype:
         return TiedWeights()
-    if one.data_ptr() == other.data_ptr() or not (one.requires_grad or other.requires_grad):
+    if not (one.requires_grad or other.requires_grad):
+        return TiedWeights()
+    # An encoder-decoder of two vocabularies ties its head to the decoder's embedding.
+    embeddings = (part for part in base.modules() if isinstance(part, torch.nn.Embedding))
+    if any(part.weight.data_ptr() == other.data_ptr() for part in embeddings):
         return TiedWeights()
     return TiedWeights(
         "each has a tensor of its own",
