@@ -54,11 +54,19 @@ def placements(
     return [place(row["input_ids"], ids) for row, ids in zip(rows, padded, strict=True)]
 
 
-def turned(rows: Sequence[Mapping[str, Any]], batch: Mapping[str, Any]) -> list[int] | None:
+def turned(
+    rows: Sequence[Mapping[str, Any]], batch: Mapping[str, Any], each: int = 1
+) -> list[int] | None:
     """Return which row lies at each place of a batch that has all rows whole, in another order.
 
     None where each lies at its own place, or one lies nowhere.  Of several rows that a place may
     hold the longest is taken: a shorter one may be its beginning.
+
+    Args:
+        rows: the source rows.
+        batch: with ``input_ids``.
+        each: how many rows after one another are one item, as the choices of a question: None
+            where they do not stay together.
     """
     if getattr(batch.get("input_ids"), "ndim", 0) != 2:  # nothing that rows could be found in
         return None
@@ -77,7 +85,8 @@ def turned(rows: Sequence[Mapping[str, Any]], batch: Mapping[str, Any]) -> list[
             return None
         left.remove(k)
         order.append(k)
-    return order
+    together = all(one // each == order[k - k % each] // each for k, one in enumerate(order))
+    return order if together else None
 
 
 def told_apart(

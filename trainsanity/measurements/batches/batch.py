@@ -54,7 +54,8 @@ class MicroBatch:
         """Return the sequences of these rows beside the batch that was made of them."""
         sequences = sequences_of(rows, made, collator)
         flat = flat_batch(made)
-        order = None if sequences is None else turned(sequences, flat)
+        each = max(1, len(sequences or ()) // max(1, len(rows)))
+        order = None if sequences is None else turned(sequences, flat, each)
         if sequences is None or (rows and IDS in rows[0] and flat.keys() == {*made} and len(
             sequences) == len(rows)):  # fmt: skip
             return cls(dict(made), [rows[k] for k in order] if order else rows, turned=bool(order))

@@ -261,7 +261,7 @@ class Collating:
         found = sequences_of(rows, made, self.collator)
         if found is None:
             raise ValueError("the rows hold no token ids that the batch could be compared with")
-        order = turned(found, flat_batch(made))
+        order = turned(found, flat_batch(made), max(1, len(found) // max(1, len(rows))))
         return [*map(listed, found if order is None else [found[k] for k in order])]
 
     def made(self, case: Case) -> Made:
