@@ -22,6 +22,7 @@ class Weighted(BertPreTrainedModel):
         self.register_buffer("class_weights", torch.tensor(WEIGHTS))
         self.register_buffer("places", torch.arange(1, 5), persistent=False)
         self.register_buffer("seen", torch.zeros(1))
+        self.register_buffer("mask", torch.ones(2, dtype=torch.bool), persistent=False)
         self.post_init()
 
 
@@ -37,6 +38,7 @@ class Remembers(Weighted):
             initialization.copy_(module.class_weights, torch.tensor(WEIGHTS))
             initialization.copy_(module.places, torch.arange(1, 5))
             initialization.zeros_(module.seen)
+            initialization.ones_(module.mask)
 
 
 @pytest.fixture
@@ -65,10 +67,12 @@ def test_what_init_wrote_is_lost(loaded):
     with torch.no_grad():  # what memory holds is another thing each time
         model.class_weights.zero_()
         model.places.fill_(140_000_000_000_000)
+        model.mask.zero_()
     found = asked(model)
     assert [(one.name, one.holds, one.given) for one in found.lost] == [
         ("class_weights", "zeros", "0.5 to 4"),
         ("places", "values of up to 1.4e+14", "1 to 4"),
+        ("mask", "zeros", "1"),
     ]
 
 
@@ -78,6 +82,7 @@ def test_addresses_read_as_fractions(loaded):
     with torch.no_grad():
         model.class_weights.fill_(4.6e-41)
         model.places.copy_(torch.arange(1, 5))
+        model.mask.fill_(True)
     assert [(one.name, one.holds) for one in asked(model).lost] == [
         ("class_weights", "values below 1e-20")
     ]
@@ -94,12 +99,16 @@ def test_what_was_set_after_loading(loaded):
     model = loaded(Weighted)
     model.class_weights = torch.tensor([1.0, 2.0, 3.0])
     model.places = torch.arange(2, 6)
+    model.mask = torch.tensor([True, False])
     assert asked(model).lost == []
 
 
 @needs_v5
 def test_a_model_that_cannot_be_built_again(loaded):
     model = loaded(Weighted)
+    with torch.no_grad():
+        model.class_weights.zero_()
+        model.mask.fill_(True)  # memory may hold bytes that are neither of the two
     model.config.num_attention_heads = 3
     assert asked(model).asked is None
 
@@ -118,3 +127,15 @@ def test_buffers_that_the_checkpoint_has(loaded, tmp_path):
 def test_a_model_without_a_checkpoint():
     model = torch.nn.BatchNorm1d(3)
     assert asked(model).asked is None
+
+
+@needs_v5
+def test_ordinary_buffers_cost_no_second_model(loaded, monkeypatch):
+    model = loaded(Remembers)
+    monkeypatch.setattr(Remembers, "__init__", None)
+    with torch.no_grad():
+        model.seen.fill_(1)
+        model.mask.fill_(True)
+        model.bert.embeddings.token_type_ids.fill_(1)
+    assert asked(model).lost == []
+    assert asked(model).asked > 2

@@ -54,7 +54,7 @@ def labels_vary(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Finding]:
     Two things are another matter, and a failure from 24 rows on.  Maps in which no pixel of all has
     another class: ``ToTensor()`` divides them by 255, and as integers they are 0.  And answers that
     were liked or not, as KTO and BCO of TRL take them: where all are liked, those that the model is
-    to unlearn are taught: labels were read as text, and ``bool("False")`` is True.
+    to unlearn are taught.  ``bool("False")``, of labels that were read as text, is True.
 
     How it is measured: exact, on the label column.  Where labels are lists, by their lowest and
     highest value, and, of rows with several labels each, by how many rows after one another have

@@ -36,9 +36,9 @@ def parameters_are_initialised(
     memory, the new parameters are filled with NaN, and ``_init_weights`` is called for the modules
     that hold them: what is still NaN is not initialised.  Strange values are a failure; a
     forgotten parameter that holds plausible ones is a warning, because it may have been set by hand
-    after loading (all elements equal, and not 0, counts as set). Buffers are compared with those of
-    a model that is built once more: zeros or garbage where ``__init__`` gives values are a failure,
-    other values count as set after loading.
+    after loading (all elements equal, and not 0, counts as set).  A buffer that holds zeros or
+    garbage is a failure where the model, built once more, gives it other values; all else counts as
+    set after loading.
 
     How to fix: say in ``_init_weights`` what a parameter begins with::
 

@@ -54,7 +54,8 @@ def lost_buffers(pipeline: Pipeline, origin: Origin) -> LostBuffers:
     """Hold buffers that the checkpoint does not have against those of a model built anew.
 
     transformers 5 builds a model without memory; ``_init_weights`` alone fills what no checkpoint
-    does, buffers as parameters.  Parameters are built without memory here, too.
+    does, buffers as parameters.  What may be memory is asked about, so that most models are not
+    built again.
     """
     import transformers
 
@@ -64,16 +65,16 @@ def lost_buffers(pipeline: Pipeline, origin: Origin) -> LostBuffers:
     if not (new_enough and known and isinstance(base, transformers.PreTrainedModel)):
         return LostBuffers(None, [])
     asked = {
-        name: buffer
+        name: buffer.detach()
         for name, buffer in base.named_buffers()
         if buffer.numel() and not buffer.is_meta and not _stored(name, known)
     }
-    if not asked:
-        return LostBuffers(0, [])
+    strange = {name: one.to("cpu") for name, one in asked.items() if _may_be_memory(one)}
+    if not strange:
+        return LostBuffers(len(asked), [])
     with preserved(pipeline):
         try:
-            fresh = _built_anew(base)
-            lost = list(_lost(fresh, asked))
+            lost = list(_lost(base, strange))
         except Exception:
             return LostBuffers(None, [])  # a model that cannot be built again is no evidence
     return LostBuffers(len(asked), lost)
@@ -84,29 +85,41 @@ def _stored(name: str, known: set[str]) -> bool:
     return any(one == name or one.endswith(f".{name}") or name.endswith(f".{one}") for one in known)
 
 
-def _built_anew(base: Any) -> Any:
+def _may_be_memory(held: Tensor) -> bool:
+    """Return whether a buffer holds zeros, or what no module computes with."""
+    return not held.is_complex() and not TINY <= _largest(held) <= HUGE
+
+
+def _lost(base: Any, strange: dict[str, Tensor]) -> Iterator[LostBuffer]:
+    """Yield those that ``__init__`` gives other values, and ``_init_weights`` none."""
+    import torch
     from accelerate import init_empty_weights
 
+    with torch.device("meta"):
+        skeleton = type(base)(copy.deepcopy(base.config))
+    left = [name for name in strange if not _filled_by_the_model(skeleton, name)]
+    if not left:
+        return
+    # This makes each parameter before it drops it, which takes a large model seconds.
     with init_empty_weights(include_buffers=False):
-        return type(base)(copy.deepcopy(base.config))
-
-
-def _lost(fresh: Any, asked: dict[str, Tensor]) -> Iterator[LostBuffer]:
-    given = {name: buffer for name, buffer in fresh.named_buffers() if name in asked}
-    for name, first in given.items():
-        held = asked[name].detach().to("cpu")
-        if first.shape != held.shape or first.dtype.is_complex or not bool(first.any()):
+        given = dict(type(base)(copy.deepcopy(base.config)).named_buffers())
+    for name in left:
+        held, first = strange[name], given.get(name)
+        if first is None or first.shape != held.shape or not bool(first.any()):
             continue
-        what = _garbage(held, first)
-        if what and not _filled_by_the_model(fresh, name):
+        if what := _garbage(held, first):
             yield LostBuffer(name, what, _range(first))
+
+
+def _largest(values: Tensor) -> float:
+    return float(values.double().abs().max())
 
 
 def _garbage(held: Tensor, given: Tensor) -> str:
     """Return in words what shows that nobody wrote a buffer; empty if nothing does."""
     if not bool(held.any()):
         return "zeros"
-    largest, usual = float(held.abs().max()), float(given.abs().max())
+    largest, usual = _largest(held), _largest(given)
     if not largest <= max(HUGE, HUGE * usual):
         return f"values of up to {largest:.3g}"
     if held.is_floating_point() and largest < TINY < usual:
@@ -119,18 +132,15 @@ def _range(values: Tensor) -> str:
     return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
 
 
-def _filled_by_the_model(fresh: Any, name: str) -> bool:
+def _filled_by_the_model(skeleton: Any, name: str) -> bool:
     """Return whether ``_init_weights`` writes the buffer: other values do not outlive it."""
     import torch
 
     place, _, key = name.rpartition(".")
-    module = fresh.get_submodule(place)
+    module = skeleton.get_submodule(place)
     before = getattr(module, key)
-    strange = torch.full_like(before, 1 if before.dtype == torch.bool else 7)
+    strange = torch.full_like(before, 1 if before.dtype == torch.bool else 7, device="cpu")
     setattr(module, key, strange.clone())
-    try:
-        with torch.no_grad():
-            owner_of(fresh, place)._init_weights(module)
-        return not bool((getattr(module, key) == strange).all())
-    finally:
-        setattr(module, key, before)
+    with torch.no_grad():
+        owner_of(skeleton, place)._init_weights(module)
+    return not bool((getattr(module, key) == strange).all())
