@@ -113,11 +113,16 @@ def _written(tokenizer: Any) -> tuple[re.Pattern[str], re.Pattern[str], str]:
     if hit is None or hit.start() - second > 16 or OTHER not in whole or tool > first:
         raise Skip("the chat template does not write what a call lacks")
     asked = text.index("qzasked") + len("qzasked")
-    opening, middle = text[asked:tool], text[tool + len(TOOL) : first]
-    opening = opening.rpartition(">")[2] if opening.rpartition(">")[2].strip() else opening[-24:]
+    opening, middle = end_of(text[asked:tool]), text[tool + len(TOOL) : first]
     before = re.compile(f"{loose(opening)}({NAME}){loose(middle)}(?={NAME})")
     missing = re.compile(f"({NAME}){loose(text[second : hit.start()])}{hit[0]}(?![\\w.-])")
     return before, missing, hit[0]
+
+
+def end_of(opening: str) -> str:
+    """Return what of the text before a call is looked for: behind its last tag, or its end."""
+    behind = opening.rpartition(">")[2]
+    return behind if behind.strip() else opening[-24:]
 
 
 def loose(text: str) -> str:

@@ -12,7 +12,7 @@ from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.batches.chat_template import ASSISTANT, USER
 from trainsanity.measurements.batches.documents import Documents
-from trainsanity.measurements.data.calls import FIRST, NAME, TOOL, VALUE, loose
+from trainsanity.measurements.data.calls import FIRST, NAME, TOOL, VALUE, end_of, loose
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
@@ -93,8 +93,7 @@ def patterns(
         middle = _middle(text)
     except Exception as error:  # jinja's, or whatever a template raises
         raise Skip("the chat template writes no calls of tools") from error
-    opening = text[asked:tool]
-    opening = opening.rpartition(">")[2] if opening.rpartition(">")[2].strip() else opening[-24:]
+    opening = end_of(text[asked:tool])
     objects = re.compile(f"{loose(opening)}{NAME}{loose(middle)}(?={NAME})")
     try:
         other = _middle(rendered(json.dumps(arguments)))

@@ -86,7 +86,7 @@ def stopping(pipeline: Pipeline) -> list[Stopping]:
         between = None
         if patience is not None and patience > 1:
             rounds = range(1, patience + 2)
-            zigzag = [part for k in rounds for part in (k / (PATIENCE + 2), (k - 0.5) / 7)]
+            zigzag = [one / (PATIENCE + 2) for k in rounds for one in (k, k - 0.5)]
             between = asked(callback, zigzag)
         made.append(Stopping(type(callback).__name__, patience, improving, between))
     return made

@@ -154,7 +154,10 @@ class Own:
 
     @property
     def is_another(self) -> bool:
-        """Return whether the step's gradient is no mean of the own ones, beyond a thousandth."""
+        """Return whether the step's gradient is no mean of the own ones, beyond a thousandth.
+
+        That decides whether the first micro-batch is asked once more, and nothing else.
+        """
         return not (abs(self.total - 1) <= 1e-3 and self.residual <= 1e-3)
 
     def differs(self, again: Tensor, gradient: Tensor) -> bool:
