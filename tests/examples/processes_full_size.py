@@ -1,6 +1,7 @@
 """The incident at full size by each engine, on as many GPUs as there are.
 
-TRAINSANITY_GEOMETRY names the geometry of Qwen3 (``4B`` if it is not set).
+TRAINSANITY_GEOMETRY names the geometry of Qwen3 (``4B`` if it is not set), TRAINSANITY_SEED the
+seed of weights and data.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def _trainer(*, repair: bool = False, **options: Any) -> Any:
     world = int(os.environ.get("WORLD_SIZE") or 1)
     torch.cuda.set_device(int(os.environ.get("LOCAL_RANK") or 0))
     geometry = GEOMETRIES[os.environ.get("TRAINSANITY_GEOMETRY", "4B")]
-    settings = {"gradient_accumulation_steps": TOGETHER // world, **options}
+    seed = int(os.environ.get("TRAINSANITY_SEED") or 0)
+    settings = {"gradient_accumulation_steps": TOGETHER // world, "seed": seed, **options}
     return qwen3_4b.pipeline(repair=repair, geometry=geometry, **settings).trainer
 
 

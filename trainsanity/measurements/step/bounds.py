@@ -17,6 +17,25 @@ if TYPE_CHECKING:
     from trainsanity.objectives.base import Objective
 
 
+def gradient_unit(model: Any, *others: Any) -> float:
+    """Return one unit in the last place, relative, of the coarsest dtype that gradients go through.
+
+    Frozen weights count: an adapter in float32 gets its gradient through layers in bfloat16, where
+    already the factor 1 / items is rounded.  Quantised layers say what they compute in.
+
+    Args:
+        model: the ``torch.nn.Module``.
+        others: further dtypes, as that of autocast.
+    """
+    import torch
+
+    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()} | {*others}
+    for module in model.modules():
+        if isinstance(dtype := getattr(module, "compute_dtype", None), torch.dtype):
+            dtypes.add(dtype)
+    return max((float(torch.finfo(dtype).eps) for dtype in dtypes), default=math.nan)
+
+
 def loss_rounding(micro_steps: Sequence[MicroStep]) -> float:
     """Bound on what rounding makes of the mean loss of these micro-batches, in nats.
 

@@ -20,6 +20,7 @@ from trainsanity.isolation.random_states import random_hashes, reseed
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, within
 from trainsanity.measurements.batches.batch import drawn, prepared, quiet
+from trainsanity.measurements.step.bounds import gradient_unit
 from trainsanity.measurements.step.guided import Guided, ask_guided
 from trainsanity.measurements.step.loop_gradients import Gradients, before_the_clip
 from trainsanity.measurements.step.own import AT_MOST, ELEMENTS, Own, sampled_of, solve
@@ -312,8 +313,5 @@ def _roots_seen(model: Any) -> Iterator[_Roots]:
 
 
 def _eps(pipeline: Pipeline, seen: Recording) -> float:
-    import torch
-
-    dtypes = {p.dtype for p in pipeline.model.parameters() if p.requires_grad}
-    dtypes |= {micro.loss_dtype for micro in seen.first.micro_steps if micro.loss_dtype}
-    return max(float(torch.finfo(dtype).eps) for dtype in dtypes if dtype.is_floating_point)
+    losses = {micro.loss_dtype for micro in seen.first.micro_steps if micro.loss_dtype}
+    return gradient_unit(pipeline.model, *(one for one in losses if one.is_floating_point))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,6 +22,7 @@ from trainsanity.isolation.hashing import hashes
 from trainsanity.isolation.host_memory import to_device, to_host
 from trainsanity.isolation.random_states import global_random_states
 from trainsanity.isolation.snapshot import restored
+from trainsanity.measurements.step.bounds import gradient_unit
 from trainsanity.measurements.step.guided import Guided, ask_guided
 from trainsanity.measurements.step.hooks import state_of
 from trainsanity.measurements.step.outputs_formula import ask_outputs
@@ -84,6 +86,7 @@ class Own:
         norms: of the own gradients, over the sample.
         norm: of the step's accumulated gradient, over the sample.
         eps: unit in the last place of the coarsest dtype that the gradients went through.
+        seconds: of asking all of them.
         reason: why they were not asked; empty if they were.
     """
 
@@ -97,6 +100,7 @@ class Own:
     norms: list[float] = field(default_factory=list)
     norm: float = math.nan
     eps: float = math.nan
+    seconds: float = math.nan
     reason: str = ""
 
     @property
@@ -198,12 +202,14 @@ def ask_again(trainer: Any, recording: Recording, objective: Objective) -> Own:
     undo = global_random_states()
     state = state_of(model)
     size = max(1, min(ELEMENTS, AT_MOST // max(1, len(parameters) * len(again))))
-    own = Own(eps=_eps(trainer, parameters))
+    own = Own(eps=gradient_unit(model, *_autocast(trainer)))
     recording.asking = True
     try:
         with _one_step(trainer), not_compiled():
+            begin = time.perf_counter()
             columns = _each(trainer, again, own, parameters, size)
             solve(own, columns, sampled_of(recording.gradients, parameters, size))
+            own.seconds = time.perf_counter() - begin
 
             def loss_and_gradient() -> Tensor:
                 _zero(parameters)
@@ -371,13 +377,11 @@ def _spread(values: Tensor, size: int) -> Tensor:
     return values[::stride][:size]
 
 
-def _eps(trainer: Any, parameters: dict[str, Any]) -> float:
+def _autocast(trainer: Any) -> list[Any]:
     import torch
 
-    dtypes = {p.dtype for p in parameters.values()}
     mixed = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    dtypes |= {mixed[name] for name in [trainer.accelerator.mixed_precision] if name in mixed}
-    return max((float(torch.finfo(dtype).eps) for dtype in dtypes), default=math.nan)
+    return [mixed[name] for name in [trainer.accelerator.mixed_precision] if name in mixed]
 
 
 def solve(own: Own, columns: Sequence[Tensor], step: Tensor) -> None:

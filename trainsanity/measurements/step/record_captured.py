@@ -22,6 +22,7 @@ from trainsanity.maths.norms import norm_of_all
 from trainsanity.maths.tolerances import REDUCTIONS
 from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.model.head import head_or_none, watched
+from trainsanity.measurements.step.bounds import gradient_unit
 from trainsanity.measurements.step.captured_loss import call_again, loss_of, trained_loss
 from trainsanity.measurements.step.checkpointing import checkpointed
 from trainsanity.measurements.step.driven import driven
@@ -273,7 +274,7 @@ def _own(pipeline: Pipeline, captured: Captured, seen: Recording, stale: set[str
     }
     asks: list[Callable[[], float]] = [partial(ask, made) for made in passes]
     try:
-        own = own_gradients(parameters, seen.gradients, asks, _eps(passes[0], parameters))
+        own = own_gradients(parameters, seen.gradients, asks, _eps(passes[0], pipeline.model))
         without = {n: p for n, p in parameters.items() if n not in seen.gradients}
         if passes[0].call is not None and _is_whole(pipeline.model, passes[0].call.module):
             seen.unused = unused_parameters(without, lambda: loss_and_gradient(parameters, asks[0]))
@@ -298,7 +299,7 @@ def _sent(pipeline: Pipeline, captured: Captured, seen: Recording, stale: set[st
             p.grad = made.sent[id(p)].to(p) if id(p) in made.sent else None
         return made.value
 
-    return own_gradients(parameters, seen.gradients, [ask], _eps(made, parameters))
+    return own_gradients(parameters, seen.gradients, [ask], _eps(made, pipeline.model))
 
 
 def _is_whole(model: Any, called: Any) -> bool:
@@ -306,16 +307,15 @@ def _is_whole(model: Any, called: Any) -> bool:
     return unwrapped_module(called) is model
 
 
-def _eps(made: Backward, parameters: dict[str, Any]) -> float:
-    """Return the unit in the last place of the coarsest dtype that gradients go through."""
+def _eps(made: Backward, model: Any) -> float:
     import torch
 
-    dtypes = {p.dtype for p in parameters.values()}
+    dtypes = set()
     if made.call is not None and made.call.autocast is not None:
         dtypes.add(made.call.autocast[1])
     mixed = {"bf16": torch.bfloat16, "fp16": torch.float16}
     dtypes |= {mixed[name] for name in [_accelerates()] if name in mixed}
-    return max(float(torch.finfo(dtype).eps) for dtype in dtypes)
+    return gradient_unit(model, *dtypes)
 
 
 def _accelerates() -> str:

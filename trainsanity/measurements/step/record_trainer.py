@@ -200,6 +200,7 @@ def _callback(
                 take_gradients(seen, model)
             if math.isnan(step.norm_after_clip):
                 step.norm_after_clip = total_norm(model)
+            step.seconds += time.perf_counter()  # reading the norm has waited for the device
             if len(seen.steps) == 1:
                 if pipeline.quick:
                     seen.own, seen.rearranged = Own(reason=QUICK), Rearranged(reason=QUICK)
@@ -320,6 +321,7 @@ def _record_training_step(
         if not seen.steps or seen.steps[-1].taken:
             left = any_gradient(trainer.optimizer) if seen.steps else None
             seen.steps.append(Step(left=left))  # the one before has been taken
+            seen.steps[-1].seconds = -time.perf_counter()
         items = None if num_items_in_batch is None else float(num_items_in_batch)
         given = inputs
         # GRPO's loader gives rows; what is made of them appears at compute_loss.

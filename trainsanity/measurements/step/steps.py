@@ -117,6 +117,7 @@ class Step:
         counted: items that the Trainer counts where it leaves out the first label of each row and
             something predicts that, too: virtual tokens of a prompt, or labels that came shifted.
             The loss is divided by that number. None where it counts what the loss sums over.
+        seconds: from its first micro-batch to its whole gradient; NaN where that was not timed.
     """
 
     micro_steps: list[MicroStep] = field(default_factory=list)
@@ -128,6 +129,7 @@ class Step:
     learning_rate: float = float("nan")
     rates: list[float] = field(default_factory=list)
     left: bool | None = None
+    seconds: float = float("nan")
     head_left: bool = False
     by_means: bool = False
     counted: float | None = None
