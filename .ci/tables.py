@@ -214,7 +214,9 @@ def benchmarks() -> str:
     where = document["where"]
     said = (
         f"`{COMMAND}` on {where['cores']} cores, Python {where['python']}, nothing else running; "
-        f"{where.get('date', 'no date')}."
+        f"{where.get('date', 'no date')}"
+        + "".join(f", `{name}` {date}" for name, date in where.get("later", {}).items())
+        + "."
     )
     return f"{said}\n\n{table(document['figures'])}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -25,3 +26,14 @@ def test_a_small_one_is_run_and_told(tmp_path: Path) -> None:
         "| diagnose, 1 MB log",
         "| diagnose, 1 MB log, memory",
     ]
+
+
+def test_figures_of_one_benchmark_join_those_of_the_others(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    old = {"where": {"python": "3.11", "cores": 2, "date": "2026-01-02"},
+           "figures": {"collect": 1, "scan": 2}}  # fmt: skip
+    file.write_text(json.dumps(old))
+    made = run.document({"scan_targets": 3}, file)
+    assert list(made["figures"].items()) == [("scan", 2), ("scan_targets", 3), ("collect", 1)]
+    assert made["where"]["date"] == "2026-01-02"
+    assert list(made["where"]["later"]) == ["scan_targets"]

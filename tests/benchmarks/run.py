@@ -45,6 +45,16 @@ def scan_roles(found: list[dict[str, Any]]) -> Iterator[Row]:
         yield (f"{told}, memory", f"{row['extra_mib']:.0f} MiB", "", "", "below 1024 MiB")
 
 
+def scan_targets(found: list[dict[str, Any]]) -> Iterator[Row]:
+    """Targets of conversations beside a bare read of the same buffers."""
+    for row in found:
+        told = f"targets of {row['rows']:,} conversations, {row['column']}, {row['gib']} GiB"
+        yield (told, f"{row['seconds']:.2f} s, {row['rows_per_second']:,} rows a second",
+               f"sum {row['bare_seconds']:.2f} s, shares alone {row['least_seconds']:.2f} s",
+               f"{row['of_bare']:.1f} and {row['of_least']:.1f} times", "at most 10")  # fmt: skip
+        yield (f"{told}, memory", f"{row['extra_mib']:.0f} MiB", "", "", "below 1024 MiB")
+
+
 def gate(found: dict[str, Any]) -> Iterator[Row]:
     """`trainsanity run` beside the imports of a training script."""
     yield ("gate on the tiny pipeline", f"{found['gate_seconds']} s",
@@ -91,6 +101,7 @@ def collect(found: dict[str, Any]) -> Iterator[Row]:
 ROWS: dict[str, Callable[[Any], Iterator[Row]]] = {
     "scan": scan,
     "scan_roles": scan_roles,
+    "scan_targets": scan_targets,
     "gate": gate,
     "prove": prove,
     "callback": callback,
@@ -114,6 +125,19 @@ def figures(file: Path, name: str) -> Any:
     return document.get(name, document)
 
 
+def document(found: dict[str, Any], before: Path | None) -> dict[str, Any]:
+    """Figures with where they were taken; those of an earlier document keep its date."""
+    today = datetime.date.today().isoformat()
+    where: dict[str, Any] = {"python": platform.python_version(), "cores": os.cpu_count()}
+    if before is None:
+        return {"where": {**where, "date": today}, "figures": found}
+    old = json.loads(before.read_text(encoding="utf-8"))
+    later = {**old["where"].get("later", {}), **dict.fromkeys(found, today)}
+    figures = {**old["figures"], **found}
+    kept = {name: figures[name] for name in ROWS if name in figures}
+    return {"where": {**old["where"], "later": later}, "figures": kept}
+
+
 def there() -> list[str]:
     """The benchmarks in this folder, in the order of the table."""
     return [name for name in ROWS if (HERE / f"{name}.py").exists()]
@@ -124,6 +148,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(there())}")
     parser.add_argument("--json", type=Path, help="write all figures there")
+    parser.add_argument("--merge", action="store_true", help="keep the other figures of that file")
     options = parser.parse_args()
     if unknown := set(options.names) - set(there()):
         parser.error(f"no benchmark is called {', '.join(sorted(unknown))}")
@@ -142,9 +167,7 @@ def main() -> int:
     if failed:
         print(f"\nnot good enough: {', '.join(failed)}")  # noqa: T201
     if options.json:
-        today = datetime.date.today().isoformat()
-        where = {"python": platform.python_version(), "cores": os.cpu_count(), "date": today}
-        text = json.dumps({"where": where, "figures": found}, indent=2)
+        text = json.dumps(document(found, options.json if options.merge else None), indent=2)
         options.json.write_text(f"{text}\n", encoding="utf-8")
     return int(bool(failed))
 

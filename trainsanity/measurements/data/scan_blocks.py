@@ -203,6 +203,10 @@ def _text(ids: Lists, pad: int | None) -> Array | None:
     """Return a mask of the text: PAD up to an end is padding; None if there is none."""
     import numpy
 
+    some = ids.lengths > 0
+    ends = ids.offsets[:-1][some], ids.offsets[1:][some] - 1
+    if not any((ids.values[at] == pad).any() for at in ends):
+        return None
     begins, spans, _ = _extents(ids.values != pad, ids.offsets)
     if (spans == ids.lengths).all():
         return None

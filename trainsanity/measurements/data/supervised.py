@@ -18,7 +18,7 @@ from trainsanity.measurements.batches.answers import MASKS
 from trainsanity.measurements.batches.chat_template import ChatTemplate
 from trainsanity.measurements.batches.documents import Document, Documents
 from trainsanity.measurements.data.scan_blocks import Block
-from trainsanity.measurements.data.scan_rows import lists, rows_of
+from trainsanity.measurements.data.scan_rows import lists, row_of, rows_of
 from trainsanity.objectives.base import IGNORED
 from trainsanity.types import Cost, Skip
 
@@ -114,6 +114,8 @@ def supervised(pipeline: Pipeline, documents: Documents, chat_template: ChatTemp
         tally.found.source = f"the {documents.rows} rows that were drawn, as collated"
         return tally.found
     rows, columns, label = source
+    said = [name for name in columns if name not in ("input_ids", "attention_mask")]
+    tally.named = bool(said)
     done = reported = 0
     for places, batch in rows.blocks(columns):
         tally.add_block(batch, label(batch), rows, places, pipeline)
@@ -121,7 +123,6 @@ def supervised(pipeline: Pipeline, documents: Documents, chat_template: ChatTemp
         if pipeline.progress and done - reported >= REPORT_EVERY:
             pipeline.progress(done, len(rows), "counting targets")
             reported = done
-    said = [name for name in columns if name not in ("input_ids", "attention_mask")]
     tally.found.source = f"{' and '.join(said) or 'ids'} of {rows.sample or f'{len(rows):,} rows'}"
     tally.found.columns = tuple(said)
     tally.found.whole = not rows.sample
@@ -174,14 +175,15 @@ def _explains(one: Document, columns: Sequence[str]) -> bool:
 def _targets(batch: Any, columns: Sequence[str]) -> Array:
     import numpy
 
-    ids = lists(batch.column("input_ids"), "input_ids")
-    counted: Array = numpy.ones(len(ids.values), bool)
+    size = len(lists(batch.column("input_ids"), "input_ids").values)
+    counted: Array | None = None
     for name in columns:
         values = lists(batch.column(name), name).values
-        if len(values) != len(counted):  # uneven rows are dataset.labels_fit_task's matter
-            return numpy.zeros(len(counted), bool)
-        counted &= values != IGNORED if name == "labels" else values.astype(bool)
-    return counted
+        if len(values) != size:  # uneven rows are dataset.labels_fit_task's matter
+            return numpy.zeros(size, bool)
+        these: Array = values != (IGNORED if name == "labels" else 0)
+        counted = these if counted is None else counted & these
+    return numpy.ones(size, bool) if counted is None else counted
 
 
 class _Tally:
@@ -190,6 +192,8 @@ class _Tally:
     def __init__(self, headers: Mapping[str, tuple[int, ...]], bound: int) -> None:
         self.bound = bound
         """Rows of so many tokens may have lost an end."""
+        self.named = False
+        """Columns of the dataset say which tokens are targets."""
         # A longer header may hold a shorter one.
         self.headers = sorted(headers.items(), key=lambda item: -len(item[1]))
         self.names = [OTHER, *(role for role, _ in self.headers)]
@@ -210,6 +214,8 @@ class _Tally:
         block = Block.of(batch, getattr(pipeline.tokenizer, "pad_token_id", None))
         ids, offsets = block.ids.values, block.ids.offsets
         if (kept := block.kept) is not None:
+            if self.named:
+                kept = kept | counted  # where PAD is EOS as well, the one that is a target is text
             ends = numpy.concatenate([[0], numpy.cumsum(kept)])
             ids, counted, offsets = ids[kept], counted[kept], ends[offsets]
         first = places.start if isinstance(places, slice) else None
@@ -222,6 +228,11 @@ class _Tally:
     def _add(
         self, ids: Array, counted: Array, offsets: Array, number: Callable[[int], int]
     ) -> None:
+        """Count rows that lie end to end.
+
+        The tokens are gone over once for targets and once for each token that begins a header; all
+        else is asked of runs, messages and rows, of which there are few.
+        """
         import numpy
 
         found = self.found
@@ -230,19 +241,9 @@ class _Tally:
         starts = offsets[:-1][lengths > 0]
         if not len(ids):
             return
-        counted = counted.copy()
-        counted[starts] = False  # nothing predicts a row's first token
-        could = numpy.ones(len(ids), bool)
-        could[starts] = False
-        roles = self._roles(ids, starts)
-        size = len(self.names)
-        tokens = numpy.bincount(roles[could], minlength=size)
-        targets = numpy.bincount(roles[counted], minlength=size)
-        for k, name in enumerate(self.names):
-            before = found.roles.get(name, (0, 0))
-            found.roles[name] = (before[0] + int(tokens[k]), before[1] + int(targets[k]))
-        ends = numpy.concatenate([[0], numpy.cumsum(counted)])
-        own = ends[offsets[1:]] - ends[offsets[:-1]]
+        runs = _Runs.of(counted, starts)
+        own = numpy.diff(runs.before(offsets))
+        self._roles(ids, starts, runs)
         asked = lengths > 1
         silent = asked & (own == 0) & (lengths < self.bound)
         found.silent += int(silent.sum())
@@ -253,53 +254,108 @@ class _Tally:
         bins = numpy.minimum((shares * BINS).astype(int), BINS - 1)
         for k, n in enumerate(numpy.bincount(bins, minlength=BINS)):
             found.histogram[k] += int(n)
-        whole = numpy.repeat(lengths < self.bound, lengths)
-        self._spans(ids, counted, starts, whole)
+        self._spans(ids, runs, starts, offsets)
 
-    def _roles(self, ids: Array, starts: Array) -> Array:
-        """Return the number of each token's role."""
+    def _roles(self, ids: Array, starts: Array, runs: _Runs) -> None:
+        """Add tokens and targets of each message to those of its role."""
         import numpy
 
-        marks = numpy.zeros(len(ids), numpy.int8)
-        for k, (_, header) in enumerate(self.headers, 1):
-            hit = ids == header[0]
-            for step, token in enumerate(header[1:], 1):
-                hit[:-step] &= ids[step:] == token
-                hit[len(ids) - step :] = False
-            marks[hit & (marks == 0)] = k
-        turns = marks > 0
-        turns[starts] = True
-        places = numpy.flatnonzero(turns)
-        if not len(places):
-            return marks
-        sizes = numpy.diff(numpy.append(places, len(ids)))
-        return numpy.repeat(marks[places], sizes)
+        places, marks = self._turns(ids, starts)
+        borders = numpy.append(places, len(ids))
+        # Nothing predicts a row's first token.
+        tokens = numpy.diff(borders) - _among(places, starts)
+        targets = numpy.diff(runs.before(borders))
+        for k, name in enumerate(self.names):
+            before, own = self.found.roles.get(name, (0, 0)), marks == k
+            self.found.roles[name] = (
+                before[0] + int(tokens[own].sum()),
+                before[1] + int(targets[own].sum()),
+            )
 
-    def _spans(self, ids: Array, counted: Array, starts: Array, whole: Array) -> None:
+    def _turns(self, ids: Array, starts: Array) -> tuple[Array, Array]:
+        """Return where headers and rows begin, ascending, and the number of the role of each."""
+        import numpy
+
+        hits: dict[int, Array] = {}
+        places, marks = [], []
+        for k, (_, header) in enumerate(self.headers, 1):
+            if header[0] not in hits:
+                hits[header[0]] = numpy.flatnonzero(ids == header[0])
+            at = hits[header[0]]
+            at = at[at <= len(ids) - len(header)]
+            for step, token in enumerate(header[1:], 1):
+                at = at[ids[at + step] == token]
+            places.append(at)
+            marks.append(numpy.full(len(at), k, numpy.int8))
+        places.append(starts)
+        marks.append(numpy.zeros(len(starts), numpy.int8))
+        # Of those at the same place the first: the longest header.
+        every, first = numpy.unique(numpy.concatenate(places), return_index=True)
+        return every, numpy.concatenate(marks)[first]
+
+    def _spans(self, ids: Array, runs: _Runs, starts: Array, offsets: Array) -> None:
         """Count the tokens around runs of targets that have something before them."""
         import numpy
 
-        begins = counted.copy()
-        begins[1:] &= ~counted[:-1]
-        first = numpy.zeros(len(ids) + 1, bool)
-        first[starts] = True
-        first[-1] = True
-        at = numpy.flatnonzero(begins)
-        at = at[at > 0]
-        at = at[~first[at - 1]]  # from the second token on: nothing stands before it
+        behind = ~_among(runs.begins - 1, starts)  # from the second token on nothing is before it
+        at, stops = runs.begins[behind], runs.stops[behind]
         if not len(at):
             return
-        closes = counted & ~numpy.append(counted[1:], False)
-        closes |= counted & first[1:]
-        ends = numpy.flatnonzero(closes)
-        ends = ends[numpy.searchsorted(ends, at)]
         found = self.found
+        inside = ~_among(stops, numpy.append(starts, len(ids)))
+        rows = row_of(offsets, stops - 1)
+        whole = offsets[rows + 1] - offsets[rows] < self.bound
         found.spans += len(at)
         found.before.update(_counts(ids[at - 1]))
-        inside = ~first[ends + 1]
-        found.last.update(_counts(ids[ends[inside | whole[ends]]]))
-        found.after.update(_counts(ids[ends[inside] + 1]))
+        found.last.update(_counts(ids[stops[inside | whole] - 1]))
+        found.after.update(_counts(ids[stops[inside]]))
         found.after[NOTHING] += int((~inside).sum())
+
+
+@dataclass(eq=False)
+class _Runs:
+    """Runs of targets in rows that lie end to end: none goes on into the next row.
+
+    Attributes:
+        begins, stops: where each begins, and the place behind it; ascending.
+        sums: targets before each run, and after the last.
+    """
+
+    begins: Array
+    stops: Array
+    sums: Array
+
+    @classmethod
+    def of(cls, counted: Array, starts: Array) -> _Runs:
+        """Return the runs of a mask; nothing predicts a row's first token, so it is none."""
+        import numpy
+
+        counted = counted.copy()
+        counted[starts] = False
+        edges = numpy.flatnonzero(counted[1:] != counted[:-1]) + 1
+        if counted[-1]:
+            edges = numpy.append(edges, len(counted))
+        begins, stops = edges[::2], edges[1::2]
+        return cls(begins, stops, numpy.concatenate([[0], numpy.cumsum(stops - begins)]))
+
+    def before(self, places: Array) -> Array:
+        """Return how many targets stand before each place."""
+        import numpy
+
+        runs = numpy.searchsorted(self.begins, places)
+        if not len(self.begins):
+            return runs
+        beyond = self.stops.take(runs - 1, mode="clip") - places  # of a run that the place is in
+        sums: Array = self.sums[runs] - numpy.where(runs > 0, numpy.maximum(beyond, 0), 0)
+        return sums
+
+
+def _among(places: Array, others: Array) -> Array:
+    """Return which places are among others, which ascend."""
+    import numpy
+
+    found: Array = others.take(numpy.searchsorted(others, places), mode="clip") == places
+    return found
 
 
 def _counts(values: Array) -> dict[int, int]:
