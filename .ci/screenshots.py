@@ -1,7 +1,8 @@
-"""Write the documentation's pictures: the incident's page, and its report in a terminal.
+"""Write the documentation's pictures: the incident's page and terminal, and a conversation.
 
-docs/assets/report.png is the page in headless Chromium, docs/assets/report.svg the terminal.  Needs
-the [dev] extra and a `chromium` on the path.
+docs/assets/report.png is the page in headless Chromium, docs/assets/report.svg the terminal;
+docs/assets/conversation.png is what `show --html` writes.  Needs the [dev] extra and a `chromium`
+on the path.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = ROOT / "docs" / "assets"
 INCIDENT = "fixtures.pipelines.tiny_qwen3:incident"
+CONVERSATION = "fixtures.templates:qwen3"
 COLOURS = 160
 """Of the palette; flat paper and a few inks need no more, and a picture stays below 100 kB."""
 
@@ -77,21 +79,38 @@ def terminal(report: Report) -> None:
     (ASSETS / "report.svg").write_text(text, encoding="utf-8")
 
 
-def page(report: Report, pictures: list[Picture]) -> None:
-    """Write the top of the page, as a small PNG."""
-    from trainsanity.report import html
-
+def photograph(text: str, name: str, width: int, height: int) -> None:
+    """Open a page in the browser, and write what is seen of it as a small PNG."""
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        file = Path(folder) / "report.html"
-        file.write_text(html.render([(report, pictures)]), encoding="utf-8")
+        file = Path(folder) / "page.html"
+        file.write_text(text, encoding="utf-8")
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
         )
-        shown = browser.new_page(viewport={"width": 1100, "height": 760})
+        shown = browser.new_page(viewport={"width": width, "height": height})
         shown.goto(file.as_uri())
         image = Image.open(io.BytesIO(shown.screenshot())).convert("RGB").quantize(COLOURS)
-        image.save(ASSETS / "report.png", optimize=True)
+        image.save(ASSETS / name, optimize=True)
         browser.close()
+
+
+def page(report: Report, pictures: list[Picture]) -> None:
+    """Write the top of the report's page."""
+    from trainsanity.report import html
+
+    photograph(html.render([(report, pictures)]), "report.png", 1100, 760)
+
+
+def conversation() -> None:
+    """Write the first row of a conversation dataset, as `show --html` does."""
+    from fixtures.templates import trainer
+    from trainsanity.engine.session import Session
+    from trainsanity.pipeline import Pipeline
+    from trainsanity.report.conversation_page import render
+
+    pipeline = Pipeline.from_trainer(trainer(CONVERSATION.partition(":")[2]))
+    shown = Session.of(pipeline).measurements.get("conversations")
+    photograph(render([("train.py", shown, [0])]), "conversation.png", 820, 780)
 
 
 def main() -> None:
@@ -99,6 +118,7 @@ def main() -> None:
     report, pictures = judged()
     terminal(report)
     page(report, pictures)
+    conversation()
 
 
 if __name__ == "__main__":

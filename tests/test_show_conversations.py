@@ -38,9 +38,10 @@ def sides():
 
 def test_targets_stand_between_marks_and_control_characters_are_written_out():
     lines = render_conversations("p", ONE, rows=[0]).splitlines()
-    assert lines[2] == "row 4: 3 of 8 tokens in the loss (38%)"
-    assert lines[3] == "  user       <u>why?⏎"
-    assert lines[4] == r"  assistant  <a>⟦[bold]\x1b so<e>⟧"
+    assert lines[:2] == ["p", "⟦targets of the loss⟧; everything else is read and not learnt"]
+    assert lines[3] == "row 4: 3 of 8 tokens in the loss (38%)"
+    assert lines[4] == "  user       <u>why?⏎"
+    assert lines[5] == r"  assistant  <a>⟦[bold]\x1b so<e>⟧"
 
 
 def test_colour_repeats_the_marks():
@@ -48,7 +49,8 @@ def test_colour_repeats_the_marks():
     coloured = render_conversations("p", ONE, rows=[0], color=True)
     assert "\x1b[" not in plain
     assert "\x1b[32m" in coloured
-    assert re.sub(r"\x1b\[[\d;]*m", "", coloured).split() == plain.split()
+    bare = re.sub(r"\x1b\[[\d;]*m", "", coloured).replace(", special tokens;", ";")
+    assert bare.split() == plain.split()
 
 
 def test_chosen_stands_beside_rejected_and_below_it_where_there_is_no_room():
@@ -98,6 +100,8 @@ def test_the_command_writes_text_json_and_a_page(tmp_path, monkeypatch):
     result = CliRunner().invoke(program, ["show", *words])
     assert result.exit_code == 0, result.output
     assert "row 3: " in result.stdout
+    drawn = CliRunner().invoke(program, ["show", words[0]])
+    assert "row 0 in training order: " in drawn.stdout
     (row,) = json.loads((tmp_path / "s.json").read_text())["conversations"]
     assert row["number"] == 3
     page = (tmp_path / "s.html").read_text()

@@ -228,4 +228,5 @@ def _of_row(pipeline: Pipeline, number: int) -> Conversations:
             raise UsageError(f"--row {number}: {first_line(error)}") from error
     if talk is None:
         raise UsageError("--row: the rows cannot be written as conversations")
-    return replace(talk, rows=[replace(talk.rows[0], number=number)], shares={})
+    rows = [replace(talk.rows[0], number=number)]
+    return replace(talk, rows=rows, shares={}, in_training_order=False)

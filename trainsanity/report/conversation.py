@@ -52,10 +52,12 @@ def render_conversations(
         color: with ANSI colours, which repeat what the marks say.
     """
     out = console(width, color=color)
-    legend = Text(f"{clean(pipeline_id)}: ", style="bold")
+    out.print(Text(clean(pipeline_id), style="bold"))
+    legend = Text()
     legend.append(f"{OPEN}targets of the loss{CLOSE}", "green")
-    legend.append("  special tokens", "dim cyan")
-    legend.append("  everything else is read and not learnt")
+    if color:
+        legend.append(", ").append("special tokens", "dim cyan")
+    legend.append("; everything else is read and not learnt")
     out.print(legend)
     for place in rows:
         out.print()
@@ -76,7 +78,8 @@ def heading_of(row: Conversation, shown: Conversations) -> str:
     """Return what stands above a row."""
     tokens = sum(one.tokens for one in row.sequences)
     counted = sum(one.counted for one in row.sequences)
-    parts = [f"row {row.number}: {share(counted, tokens)}"]
+    order = " in training order" if shown.in_training_order else ""
+    parts = [f"row {row.number}{order}: {share(counted, tokens)}"]
     if shown.apart and len(row.sequences) > 1:
         parts.append(f"{len(row.sequences)} documents, told apart by {shown.apart}")
     if row.cut and len(shown.rows) > 1:

@@ -94,11 +94,14 @@ class Conversations:
         rows: those that were drawn.
         apart: what tells documents of a pack from each other; empty where nothing does.
         shares: by role, tokens and targets of all of them.
+        in_training_order: rows have the numbers in which training reads them, and not the
+            dataset's, which ``show --row`` takes.
     """
 
     rows: list[Conversation]
     apart: str = ""
     shares: dict[str, tuple[int, int]] = field(default_factory=dict)
+    in_training_order: bool = False
 
 
 @measurement(Cost.STATIC)
@@ -136,7 +139,7 @@ def conversations_of(
             for k, one in enumerate(several, 1)
         ]
         rows.append(Conversation(several[0].row, sequences, any(one.cut for one in several)))
-    return Conversations(rows, documents.apart, _shares(rows))
+    return Conversations(rows, documents.apart, _shares(rows), in_training_order=True)
 
 
 def _packed(documents: Documents) -> Iterator[tuple[Any, Document]]:
