@@ -132,6 +132,10 @@ class Objective:
         """
         raise Skip(f"no reference loss for the objective {self.name}")
 
+    def library_losses(self, z: Tensor, y: Tensor) -> Tensor:
+        """Return :meth:`item_losses` as torch's own function computes them, with its rounding."""
+        return self.item_losses(z, y)
+
     def residual(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the derivative of the summed item losses by the logits, ``[M, C]`` float64.
 

@@ -61,7 +61,8 @@ class Replay:
     Attributes:
         gradients: float64, by parameter.
         noise: by parameter, relative to its norm: what the gradient changes by when the loss is
-            computed in the logits' own dtype and at another scale, by the rounding of residuals
+            computed in the logits' own dtype, by torch's function and at another scale, by the
+            rounding of residuals
             that are nearly 0, and when the micro-batches' parts are rounded to the gradient's
             dtype as they are added up.  A correct pipeline
             differs from the reference by no more than such roundings.
@@ -205,7 +206,8 @@ def _gradients(
 ) -> dict[str, Tensor]:
     """``weight`` times the gradient of the sum of the losses of this micro-batch's items.
 
-    With a ``scale`` the loss stays in the logits' dtype, is scaled before and divided after.
+    With a ``scale`` the loss stays in the logits' dtype, is computed by torch's own function, is
+    scaled before and divided after.
     ``saturated`` is given what the residuals' own rounding is, relative to them: of a model that
     knows its rows, 1 - p is small, and p was rounded where it is nearly 1.
     """
@@ -254,6 +256,8 @@ def _backward(
     scale: float | None,
     saturated: list[float] | None,
 ) -> None:
+    import torch
+
     task = objective_of(pipeline)
     logits = logits_again(pipeline, micro)
     labels = with_prompt(logits, micro.inputs["labels"].to(logits.device))
@@ -264,7 +268,9 @@ def _backward(
     values = values if scale else values.float()
     if saturated is not None:
         values.register_hook(lambda g: saturated.append(_rounding(g, weight)))
-    losses = task.item_losses(values, targets)
+    # In 16 bits the logits' own rounding is the larger one.
+    as_trained = scale and values.dtype.itemsize >= torch.float32.itemsize
+    losses = (task.library_losses if as_trained else task.item_losses)(values, targets)
     (losses.sum() * (weight * (scale or 1.0))).backward()
 
 
