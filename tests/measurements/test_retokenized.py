@@ -15,6 +15,7 @@ from trainsanity.measurements.data.retokenized import (
     attended,
     text_columns,
     text_of,
+    written,
 )
 
 EOS = 151_645
@@ -114,3 +115,17 @@ def test_the_columns_that_may_be_a_rows_text():
     assert columns(dataset_text_field="body") == ["body", "messages", "note"]
     split.labels = None
     assert columns() == ["messages", "note", "body", "kind"]
+
+
+def test_messages_that_are_not_there_or_cannot_be_rendered_are_no_text(tokenizer):
+    own = copy.copy(tokenizer)
+    messages = [{"role": "user", "content": "a"}]
+    own.chat_template = TEMPLATE
+    assert written(own, messages) == "user: a<|im_end|>"
+    assert written(own, []) is None
+    assert written(own, None) is None
+    assert written(own, "") == ""  # a text that is empty where its row is not
+    own.chat_template = "{{ raise_exception('no') }}"
+    assert written(own, messages) is None
+    own.chat_template = None
+    assert written(own, messages) is None

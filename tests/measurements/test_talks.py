@@ -73,3 +73,10 @@ def test_a_template_that_raises_is_told_with_its_words():
     (told,) = yielded(found)
     assert told.headline.endswith("ValueError: roles must alternate")
     assert told.severity is Severity.WARNING
+
+
+def test_an_answer_that_is_the_eos_alone_says_nothing():
+    found = Talks(rows=1)
+    _look(found, 0, {"prompt": "a", "completion": "<e>"}, ["completion"], "", "<e>")
+    _look(found, 1, {"prompt": "a", "completion": "b<e>"}, ["completion"], "", "<e>")
+    assert found.empty == [0]

@@ -68,3 +68,31 @@ def test_only_what_was_published_so_is_warned_of(pipeline):
     }
     published = {"tokenizer.rows_are_framed", "tokenizer.template_breaks_lines"}
     assert set(rest) - set(PUBLISHED) == tiny - loaded - published
+
+
+TALKING = ["tokenizer", "dataset", "collator", "gradient.matches_autograd"]
+"""What conversations are asked, and the check that torch's rounding over 49,152 tokens shows in."""
+
+
+def _told(build):
+    report = run(PipelineSpec("smollm2", build).make(), registry().select(TALKING))
+    return {r.check.name: r for r in report.results if r.status not in (Status.PASS, Status.SKIP)}
+
+
+def test_conversations_by_its_own_template_are_warned_of_its_pad_alone():
+    """PAD is EOS, as it was published; what is trained ends with it, and each of them counts."""
+    told = _told(smollm2.talking)
+    assert {name: r.status for name, r in told.items()} == {
+        "tokenizer.pad_is_not_eos": Status.WARNING
+    }
+    assert "attended and a target" in told["tokenizer.pad_is_not_eos"].findings[0].headline
+
+
+def test_the_collator_of_plain_text_never_teaches_it_to_stop():
+    """It gives PAD the label -100, and here each message ends with PAD."""
+    told = _told(smollm2.never_stopping)
+    failed = {name for name, r in told.items() if r.status is Status.FAIL}
+    assert failed == {"tokenizer.pad_is_not_eos", "collator.stop_is_taught"}
+    (finding,) = told["collator.stop_is_taught"].findings
+    assert "'<|im_end|>'" in finding.headline
+    assert "PAD is EOS" in finding.cause

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.step.rollouts import Rollouts
-from trainsanity.types import Cost, Finding, Measured
+from trainsanity.types import Cost, Finding, Measured, Severity
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -35,6 +35,8 @@ def advantages_differ(pipeline: Pipeline, rollouts: Rollouts) -> Iterator[Measur
     How it is measured: the Trainer's own generation and reward functions. Groups of equal rewards
     are usual, with rewards of 0 and 1 also whole batches of them: a failure is that no completion
     of four batches of prompts has an advantage, that one is NaN, or that no token is counted.
+    Completions for which every reward function returns None or NaN are rewarded 0 by the Trainer,
+    which is a warning.
 
     How to fix: bad: a reward of 1 where "####" stands in an answer that was never asked for it,
     None where the parser finds nothing. Good: print the rewards of a few completions first,
@@ -85,12 +87,30 @@ def advantages_differ(pipeline: Pipeline, rollouts: Rollouts) -> Iterator[Measur
             cause=_why(rollouts),
             fix="print the rewards of a few completions, and let them differ within a group",
         )
+    unrewarded = _unrewarded(rollouts)
+    if 0 < unrewarded < count and rollouts.counted:
+        yield Finding(
+            f"{unrewarded} of {count} completions have no reward: every reward function returns "
+            "None or NaN for them, and they count as 0",
+            observed=unrewarded,
+            expected=0,
+            where="reward functions",
+            cause="a parser that finds nothing, or a division by 0",
+            fix="return the lowest reward for what cannot be judged, or leave such prompts out",
+            severity=Severity.WARNING,
+        )
     yield Measured(
         f"{used} of {count} completions are counted; the largest advantage among them is "
         f"{rollouts.largest:.3g}, in further batches {_further(rollouts)}",
         None if math.isnan(rollouts.largest) else rollouts.largest,
         "above 0",
     )
+
+
+def _unrewarded(rollouts: Rollouts) -> int:
+    """Return how many completions no reward function gives a number."""
+    columns = [values for values in rollouts.rewards.values() if values]
+    return sum(all(map(math.isnan, one)) for one in zip(*columns, strict=False))
 
 
 def _further(rollouts: Rollouts) -> str:

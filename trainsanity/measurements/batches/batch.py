@@ -21,6 +21,7 @@ from trainsanity.isolation.snapshot import preserved
 from trainsanity.isolation.workers import disable_workers
 from trainsanity.maths.alignment import Placement, placements, turned
 from trainsanity.measurements.batches.observed_collator import observed
+from trainsanity.measurements.batches.rewards import usable_rewards
 from trainsanity.pipeline import of_transformers
 from trainsanity.types import Cost, Skip
 
@@ -164,7 +165,7 @@ def batch(pipeline: Pipeline) -> Batch:
             taken, collator = next(drawn(pipeline, 1)), pipeline.data_collator
             return Batch([MicroBatch.of(one.inputs, one.rows, collator) for one in taken])
     steps = trainer.args.gradient_accumulation_steps
-    with preserved(pipeline), quiet(pipeline):
+    with preserved(pipeline), quiet(pipeline), usable_rewards(trainer):
         calls = record_collator(trainer)
         inputs = []
         for collated in trainer.get_train_dataloader():

@@ -72,25 +72,39 @@ def retokenized(pipeline: Pipeline, scan: Scan) -> Retokenized:
     rows = [attended(row) for row in train.rows.read(chosen)]
     with preserved(pipeline), quiet(pipeline):
         for column in columns:
-            texts = [text_of(tokenizer, row.get(column)) for row in rows]
-            found = [_compare(tokenizer, row["input_ids"], text)
-                     for row, text in zip(rows, texts, strict=True)]  # fmt: skip
-            named = column in _usual(pipeline)
-            if named or any(one.whole for one in found):
-                wrong = [k for k, one in enumerate(found) if not one.fits]
-                first = wrong[0] if wrong else 0
-                stored, expected = rows[first]["input_ids"], found[first].ids
+            told = [
+                (number, row["input_ids"], _compare(tokenizer, row["input_ids"], text))
+                for number, row in zip(numbers, rows, strict=True)
+                if (text := written(tokenizer, row.get(column))) is not None
+            ]
+            named = column in _usual(pipeline) and bool(told)
+            if named or any(one.whole for *_, one in told):
+                wrong = [one for one in told if not one[2].fits]
+                _, stored, compared = wrong[0] if wrong else told[0]
+                expected = compared.ids
                 said, meant = _apart(tokenizer, stored, expected) if wrong else ("", "")
                 return Retokenized(
                     column,
-                    len(rows),
-                    tuple(numbers[k] for k in wrong),
+                    len(told),
+                    tuple(number for number, *_ in wrong),
                     tuple(stored[:SHOWN]),
                     tuple(expected[:SHOWN]),
                     said,
                     meant,
                 )
     raise Skip(f"no row consists of the tokens of one column alone ({', '.join(columns)})")
+
+
+def written(tokenizer: Any, value: Any) -> str | None:
+    """Return what :func:`text_of` does; None of messages that are empty or cannot be rendered.
+
+    dataset.conversations_are_usable judges those.
+    """
+    try:
+        text = text_of(tokenizer, value)
+    except Exception:  # jinja's, or whatever a template raises by raise_exception
+        return None
+    return text if text or isinstance(value, str) else None
 
 
 def _usual(pipeline: Pipeline) -> tuple[str, ...]:

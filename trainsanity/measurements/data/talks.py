@@ -78,7 +78,7 @@ def talks(pipeline: Pipeline) -> Talks:
             if not columns:
                 continue
             found.rows += 1
-            _look(found, number, row, columns, template)
+            _look(found, number, row, columns, template, _ends(pipeline.tokenizer))
             if template:
                 _render(found, number, row, columns, pipeline.tokenizer)
     if not found.rows:
@@ -101,8 +101,18 @@ def spread_rows(data: Any) -> Iterator[tuple[int, Mapping[str, Any]]]:
             yield number, row
 
 
-def _look(
-    found: Talks, number: int, row: Mapping[str, Any], columns: Sequence[str], template: str
+def _ends(tokenizer: Any) -> str:
+    """Return the token that TRL writes behind an answer that is a text; empty if there is none."""
+    return str(getattr(tokenizer, "eos_token", None) or "")
+
+
+def _look(  # noqa: PLR0917 - a row and what it is read by
+    found: Talks,
+    number: int,
+    row: Mapping[str, Any],
+    columns: Sequence[str],
+    template: str,
+    end: str = "",
 ) -> None:
     roles: set[str] = set()
     for name in columns:
@@ -112,7 +122,7 @@ def _look(
             continue
         if isinstance(value, str) and name in ANSWERS:
             found.answers += 1
-            if not value.strip():
+            if not value.strip().removesuffix(end).strip():
                 found.empty.append(number)
             continue
         if not isinstance(value, list):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
-from trainsanity.measurements.data.retokenized import PROBES, attended, text_columns, text_of
+from trainsanity.measurements.data.retokenized import PROBES, attended, text_columns, written
 from trainsanity.measurements.data.scan import Scan, Split
 from trainsanity.types import Cost, Skip
 
@@ -104,7 +104,7 @@ def _judge_by_text(
         ids = [token for token in attended(row)["input_ids"] if token not in special]
         relations = set()
         for column in columns:
-            text = text_of(tokenizer, row.get(column))
+            text = written(tokenizer, row.get(column)) or ""
             plain = [
                 token
                 for token in (

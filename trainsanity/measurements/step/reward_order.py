@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from types import CodeType, FunctionType
 from typing import Any
 
-SCORES = "_calculate_rewards"
-"""What TRL's policy Trainers call their reward functions in."""
+from trainsanity.measurements.batches.rewards import SCORES
 
 PASSED = ("self", "prompts", "completions", "completion_ids", "trainer_state", "log_extra",
           "log_metric", "environments")  # fmt: skip
