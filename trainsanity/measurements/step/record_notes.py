@@ -35,11 +35,20 @@ def note_update(seen: Recording, model: Any, optimizer: Any) -> None:
 
 
 def note_rates(seen: Recording, optimizer: Any) -> None:
-    """Note the rate of each group, and what it was built with."""
+    """Note the rate of each group, what it was built with, and what is set beside the groups."""
     groups = optimizer.param_groups
     seen.steps[-1].rates = [group["lr"] for group in groups]
     seen.peaks = [float(group.get("initial_lr", group["lr"])) for group in groups]
-    seen.optimizer = type(getattr(optimizer, "optimizer", optimizer)).__name__
+    inner = getattr(optimizer, "optimizer", optimizer)
+    seen.optimizer = type(inner).__name__
+    # Another's optimizer may read what it likes; torch's own read their groups alone.
+    if type(inner).__module__.startswith("torch.optim"):
+        options = {**{name: name for name in inner.defaults}, "learning_rate": "lr"}
+        seen.beside_groups |= {
+            name: (value, groups[0].get(options[name]))
+            for name, value in {**vars(inner), **vars(optimizer)}.items()
+            if name in options and all(group.get(options[name]) != value for group in groups)
+        }
 
 
 def note_held(pipeline: Pipeline, seen: Recording, moment: str) -> None:

@@ -156,6 +156,8 @@ class Recording:
         next_rates: the same for each parameter group.
         peaks: the rate that each group was built with.
         optimizer: the name of its class.
+        beside_groups: options that were set as attributes of one of torch's optimizers, which reads
+            its groups alone: the value there, and that of the first group.
         driven: whether the scheduler that is stepped sets its rates; None without a scheduler.
         curve: learning rates of the scheduler in use, by step counted from 0; None if it has none
             that depends on the step alone.
@@ -216,6 +218,7 @@ class Recording:
     next_rates: list[float] = field(default_factory=list)
     peaks: list[float] = field(default_factory=list)
     optimizer: str = ""
+    beside_groups: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     driven: Driven | None = None
     curve: dict[int, float] | None = None
     max_steps: int = 0
