@@ -37,9 +37,10 @@ def pad_to_multiple_of(
 
     How it is measured: exact.  Width = the longest row, with the padding that it is stored with
     (dataset.rows_unpadded), rounded up to the multiple (1 if none is set);
-    ``padding="max_length"`` rounds ``max_length`` up instead, and of rows that are joined end to end
-    into one it is the sum of their tokens, asked of the first step's batches.  Beside the training batches,
-    Hypothesis cuts pieces from their rows, also some whose longest is a multiple already.
+    ``padding="max_length"`` rounds ``max_length`` up instead.  Beside the training batches,
+    Hypothesis cuts pieces from their rows, also some whose longest is a multiple already.  Of rows
+    that are joined end to end into one the width is the sum of their tokens, rounded up; there the
+    first step's batches alone are asked.
 
     How to fix: pass ``pad_to_multiple_of`` to the collator and leave padding to it.
 
