@@ -170,6 +170,16 @@ class AroundAModel(nn.Module):
         return [part(**features) for part in self.parts]
 
 
+class Handing(AroundAModel):
+    def forward(self, **features: Any) -> Any:
+        return [part(**features) for part in self.parts]
+
+
+def test_a_model_that_hands_its_arguments_on_is_asked_itself() -> None:
+    model = Handing(1)
+    assert token_model(model) is model
+
+
 def test_the_only_model_inside_is_asked_and_of_two_none_is() -> None:
     one, two = AroundAModel(1), AroundAModel(2)
     assert token_model(one) is one.parts[0]

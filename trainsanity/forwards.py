@@ -142,12 +142,17 @@ def token_embedding(model: Any, name: str = IDS, depth: int = DEPTH) -> Any:
 
 
 def token_model(model: Any) -> Any:
-    """Return what is given the token ids as arguments: the model, or the only one inside it.
+    """Return what is given the token ids by name: the model, or the only one inside it.
 
-    A cross-encoder is around one of transformers', which it calls with what its own forward is
-    given in a dict.
+    A cross-encoder's forward is given a dict, with which it calls the one of transformers' inside.
     """
-    if IDS in inspect.signature(model.forward).parameters:
+    parameters = [*inspect.signature(model.forward).parameters.values()]
+    dict_first = parameters and parameters[0].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    if (
+        not dict_first
+        or parameters[0].default is not inspect.Parameter.empty
+        or any(one.name == IDS for one in parameters)
+    ):
         return model
     inside = [part for name, part in model.named_modules() if name and _takes_ids(part)]
     parts = {id(one) for part in inside for one in part.modules() if one is not part}

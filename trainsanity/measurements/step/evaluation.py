@@ -177,8 +177,11 @@ def _with_logits(pipeline: Pipeline, inputs: dict[str, Any]) -> Pooled | None:
     import torch
 
     model = pipeline.model
-    with torch.no_grad(), pipeline.trainer.compute_loss_context_manager():
-        logits = logits_of(outputs_without(model, predicting(model, inputs), inputs))
+    try:
+        with torch.no_grad(), pipeline.trainer.compute_loss_context_manager():
+            logits = logits_of(outputs_without(model, predicting(model, inputs), inputs))
+    except Exception:  # it may need the labels, or more memory than there is
+        return None
     return None if logits is None else Pooled(logits, None, None)
 
 
