@@ -81,7 +81,7 @@ def embedding_gradient(pipeline: Pipeline, batch: Batch) -> EmbeddingGradient:
             raise Skip("no states are visible, and all rows have the same logits: a head of zeros "
                        "lets no gradient through")  # fmt: skip
         mask = inputs["attention_mask"].bool()
-        kept = states[mask] if states.shape[:2] == mask.shape else states
+        kept = _attended(states, mask)
         generator = torch.Generator().manual_seed(0)
         probe = torch.randn(kept.shape, generator=generator).to(kept)
         try:
@@ -102,7 +102,7 @@ def embedding_gradient(pipeline: Pipeline, batch: Batch) -> EmbeddingGradient:
     if still and not is_sharded(weight):
         with as_trained(pipeline):
             unread = frozenset(
-                one for one in still if _changes_nothing(probe_model, inputs, weight, one, states)
+                one for one in still if _changes_nothing(probe_model, inputs, weight, one, kept)
             )
     return EmbeddingGradient(norms, special, rows.fill[IDS], unread)
 
@@ -110,7 +110,10 @@ def embedding_gradient(pipeline: Pipeline, batch: Batch) -> EmbeddingGradient:
 def _changes_nothing(
     probe_model: ModelProbe, inputs: dict[str, Any], weight: Any, token: int, before: Tensor
 ) -> bool:
-    """Return whether other values in a token's row leave all states as they are."""
+    """Return whether other values in a token's row leave all attended states as they are.
+
+    Of a model that shows its logits alone, those for the token behind the last may be cut off.
+    """
     import torch
 
     kept = weight[token].clone()
@@ -121,7 +124,14 @@ def _changes_nothing(
         after = seen[-1] if seen else logits_of(output)
     finally:
         weight[token] = kept
-    return after is not None and torch.equal(after, before.detach())
+    if after is None:
+        return False
+    return torch.equal(_attended(after, inputs["attention_mask"].bool()), before.detach())
+
+
+def _attended(states: Tensor, mask: Tensor) -> Tensor:
+    """Return the states where the mask shows tokens; all of them where they are not of tokens."""
+    return states[mask] if states.shape[:2] == mask.shape else states
 
 
 def gradient_of(loss: Tensor, weight: Any, parameters: Sequence[Any]) -> Tensor | None:
