@@ -12,6 +12,7 @@ from trainsanity.forwards import token_embedding
 
 if TYPE_CHECKING:
     from trainsanity.isolation.library_warnings import LibraryWarning
+    from trainsanity.isolation.rewind import Rewind
     from trainsanity.sources.captured import Captured
 
 T = TypeVar("T")
@@ -80,6 +81,7 @@ class Pipeline:
         unrestored: what a measurement changed and could not put back, a sentence each.
         progress: called with what is done, out of how much, and of what, during long looks.
         session: where :class:`trainsanity.engine.session.Session` keeps itself.
+        walks: where :mod:`trainsanity.isolation.snapshot` keeps which objects it came by.
     """
 
     model: Any
@@ -107,6 +109,7 @@ class Pipeline:
     unrestored: list[str] = field(default_factory=list)
     progress: Callable[[int, int, str], None] | None = None
     session: Any = field(default=None, init=False, repr=False)
+    walks: list[Rewind] = field(default_factory=list, init=False, repr=False)
 
     def __repr__(self) -> str:
         """Return one line: a model's own repr takes a screen, a dataset's its first rows."""
