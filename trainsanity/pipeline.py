@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from trainsanity.errors import UsageError, first_line
 from trainsanity.fields import is_indexable
+from trainsanity.forwards import token_embedding
 
 if TYPE_CHECKING:
     from trainsanity.isolation.library_warnings import LibraryWarning
@@ -344,20 +345,28 @@ def _refuse_what_can_be_read_once(stream: Any) -> None:
         )
 
 
-def embedding_rows(model: Any) -> int | None:
-    """Return how many ids the input embedding has rows for; None if the model does not show one.
+def input_embedding(model: Any) -> Any:
+    """Return the embedding of the token ids; None if the model does not show one.
 
-    A model that is made of others, as sentence-transformers' are, has that of the first that does.
-    PEFT's layers stand around the embedding and do not tell its size.
+    A model that is made of others, as sentence-transformers' are, has that of the first that does;
+    of a plain module it is the one that its forward gives the ids.
     """
     inner = unwrapped(model)
     if not hasattr(inner, "get_input_embeddings"):
         parts = inner.modules() if hasattr(inner, "modules") else ()
         inner = next((one for one in parts if hasattr(one, "get_input_embeddings")), inner)
     try:
-        layer = inner.get_input_embeddings()
+        return inner.get_input_embeddings()
     except (AttributeError, NotImplementedError):
-        return None
+        return token_embedding(inner)
+
+
+def embedding_rows(model: Any) -> int | None:
+    """Return how many ids the input embedding has rows for; None if the model does not show one.
+
+    PEFT's layers stand around the embedding and do not tell its size.
+    """
+    layer = input_embedding(model)
     seen: set[int] = set()
     while layer is not None and id(layer) not in seen:
         seen.add(id(layer))

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from trainsanity.forwards import classifier
+from trainsanity.isolation.overrides import own_methods
 from trainsanity.isolation.random_states import first_row
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.isolation.whole_batches import rows_of_batches
@@ -19,6 +21,7 @@ from trainsanity.objectives.base import (
 )
 from trainsanity.objectives.entropy import CrossEntropy
 from trainsanity.objectives.registry import objective
+from trainsanity.pipeline import unwrapped
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,6 +52,24 @@ def problem_type(pipeline: Pipeline) -> str | None:
     if config.num_labels == 1:
         return REGRESSION
     return SINGLE_LABEL if _label_is_integer(pipeline) else MULTI_LABEL
+
+
+def own_classifier(pipeline: Pipeline) -> bool:
+    """Return whether the user's own module classifies rows, by the code of its forward.
+
+    It has no config, its loss is the plain cross entropy of what it returns, and the Trainer's own
+    ``compute_loss`` takes that.
+    """
+    trainer, model = pipeline.trainer, unwrapped(pipeline.model)
+    if pipeline.config is not None or trainer is None:
+        return False
+    if own_methods(trainer, ("compute_loss",)) or getattr(trainer, "compute_loss_func", None):
+        return False
+    row = first_row(rows_of_batches(pipeline, pipeline.train_dataset))
+    column = pipeline.label_column(row) if isinstance(row, Mapping) else None
+    value: Any = row[column] if column else None
+    plain = value.tolist() if hasattr(value, "tolist") else value
+    return isinstance(plain, int) and classifier(model) is not None
 
 
 def _label_is_integer(pipeline: Pipeline) -> bool:
@@ -89,7 +110,7 @@ class SingleLabel(CrossEntropy):
     @classmethod
     def matches(cls, pipeline: Pipeline) -> bool:
         """Return whether the head classifies rows by one label."""
-        return problem_type(pipeline) == SINGLE_LABEL
+        return problem_type(pipeline) == SINGLE_LABEL or own_classifier(pipeline)
 
 
 @objective

@@ -47,6 +47,9 @@ def mask_is_exact(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findi
 
     References: huggingface/transformers#24265; jy-yuan/KIVI#46 for a mask lost with left padding.
     """
+    if batch.by_loss:
+        yield from _of_the_loss(batch)
+        return
     collating = Collating(pipeline, batch)
     if any(micro.inputs[MASK].ndim > 2 for micro in batch if MASK in micro.inputs):
         raise Skip("the attention_mask says of each token which ones it sees, and not what is "
@@ -76,6 +79,38 @@ def mask_is_exact(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findi
         f"{collating.tried()}",
         ones,
         tokens,
+    )
+
+
+def _of_the_loss(batch: Batch) -> Iterator[Measured | Finding]:
+    """Hold the mask that a loss makes beside its tokens against each row as it is made alone."""
+    wrong = tokens = ones = positions = 0
+    first = ""
+    for number, micro in enumerate(batch):
+        masks = micro.inputs[MASK].long().tolist()
+        for k, (where, mask) in enumerate(zip(micro.placements, masks, strict=True)):
+            if where is None:
+                raise Skip("a row has other tokens beside the others than alone: its place is not "
+                           "known")  # fmt: skip
+            tokens, ones, positions = tokens + where.length, ones + sum(mask), positions + len(mask)
+            if mask != where.mask():
+                wrong += 1
+                first = first or (
+                    f"row {k} of micro-batch {number} has {where.length} tokens in {where.width} "
+                    f"positions and a mask with {sum(mask)} ones"
+                )
+    if wrong:
+        yield Finding(
+            f"the attention mask that the loss makes is not that of its rows, {wrong} of them: "
+            f"{first}",
+            observed=ones,
+            expected=tokens,
+            where="the tokens that the model is given",
+            cause="the mask is made by itself instead of from the rows' lengths",
+            fix="leave both to the model's preprocess(), which has tokenizer.pad make the mask",
+        )
+    yield Measured(
+        f"{ones} of {positions} positions are attended, the rows have {tokens} tokens", ones, tokens
     )
 
 

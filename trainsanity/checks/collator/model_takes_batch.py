@@ -55,9 +55,12 @@ def model_takes_batch(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | F
     huggingface/trl#3705 for positions that were lost on the way, and
     huggingface/transformers#47496 for wrong ones.
     """
-    batch.require_made()
     forward = _forward(pipeline)
-    made, rows = batch.micro_batches[0].inputs, batch.micro_batches[0].rows
+    if batch.by_loss:
+        made, rows = dict(batch.texts[0]), batch.micro_batches[0].sources
+    else:
+        batch.require_made()
+        made, rows = batch.micro_batches[0].inputs, batch.micro_batches[0].rows
     foreign = [] if _may_want_more(pipeline, forward) else sorted(set(made) - forward.names)
     if foreign:
         yield Finding(

@@ -57,6 +57,8 @@ def padding_ignored(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Fin
     if objective_of(pipeline).name == UNKNOWN:
         # ELECTRA's own loss leaves out what the mask hides, whatever its label is.
         raise Skip("which labels this loss counts is not known: loss.padding_is_not_predicted asks")
+    if pipeline.config is None and not _per_token(pipeline):
+        raise Skip("each row has one label: padding has none")
     collating = Collating(pipeline, batch, packing=True)
     column = label_column(collating)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
+from trainsanity.fields import IDS
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Collating, Made
 from trainsanity.measurements.batches.drawn import listed
@@ -49,6 +50,9 @@ def padding_value(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findi
         pad = getattr(pipeline.config, "pad_token_id", None)
     if pad is None:
         raise Skip("neither the tokenizer nor the model's config has a PAD")
+    if batch.by_loss:
+        yield from _of_the_loss(batch, int(pad))
+        return
     collating = Collating(pipeline, batch)
 
     def wrong(rows: Rows, made: Made) -> str | None:
@@ -85,3 +89,23 @@ def padding_value(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findi
         sorted(used),
         pad,
     )
+
+
+def _of_the_loss(batch: Batch, pad: int) -> Iterator[Measured | Finding]:
+    """Judge what stands around each row in the tokens that a loss makes of texts."""
+    used: set[int] = set()
+    for micro in batch:
+        for where, ids in zip(micro.placements, micro.inputs[IDS].tolist(), strict=True):
+            used |= set(where.outside(ids)) if where is not None else set()
+    if not used:
+        raise Skip("no row of the first step is padded")
+    if used - {pad}:
+        yield Finding(
+            f"the loss has rows padded with {sorted(used)}, PAD is {pad}",
+            observed=sorted(used),
+            expected=[pad],
+            where="the tokens that the model is given",
+            cause="a fill value of its own, or the PAD of another tokenizer",
+            fix="leave padding to the model's preprocess(), and give model and tokenizer one PAD",
+        )
+    yield Measured(f"the first step is padded with {sorted(used)}, PAD is {pad}", sorted(used), pad)

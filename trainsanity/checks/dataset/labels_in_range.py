@@ -10,6 +10,7 @@ from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
 from trainsanity.measurements.batches.batch import labels_reach_model
 from trainsanity.measurements.data.scan import Scan
+from trainsanity.measurements.model.head import classes_of
 from trainsanity.objectives.base import (
     IGNORED,
     require_single_label,
@@ -32,7 +33,8 @@ def labels_in_range(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Findi
     """Labels lie within the head's outputs.
 
     What it checks: the labels of all rows, for training and evaluation, against
-    ``[0, num_labels)``.
+    ``[0, num_labels)``; of a module without a config, the outputs of the layer that makes its
+    logits.
 
     Why it matters: a label of -100 is silently dropped from the loss, so those rows teach nothing
     and the mean is taken over fewer; any other label outside the range stops the run on
@@ -53,7 +55,7 @@ def labels_in_range(pipeline: Pipeline, scan: Scan) -> Iterator[Measured | Findi
     References: torch.nn.CrossEntropyLoss (``ignore_index=-100``).
     """
     require_single_label(objective_of(pipeline))
-    size = pipeline.config.num_labels
+    size = classes_of(pipeline)
     if scan.train.labels is None:
         raise Skip("train_dataset has no label column: the collator makes the labels")
     for split in scan.splits:

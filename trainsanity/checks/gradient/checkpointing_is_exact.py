@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, Difference, worst
 from trainsanity.measurements.step.replay import Replay
-from trainsanity.types import Cost, Finding, Measured
+from trainsanity.types import Cost, Finding, Measured, Skip
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+SWITCH = "gradient_checkpointing_enable"
+"""Method by which the Trainer turns it on."""
 
 
 @check(
@@ -17,7 +24,7 @@ from trainsanity.types import Cost, Finding, Measured
     requires=("dataset.labels_in_range", "gradient.finite"),
     rules_out="gradient checkpointing",
 )
-def checkpointing_is_exact(replay: Replay) -> Iterator[Measured | Finding]:
+def checkpointing_is_exact(pipeline: Pipeline, replay: Replay) -> Iterator[Measured | Finding]:
     """Gradient checkpointing does not change gradients.
 
     What it checks: the gradients of the first micro-batch with checkpointing as the run has it, and
@@ -36,6 +43,8 @@ def checkpointing_is_exact(replay: Replay) -> Iterator[Measured | Finding]:
 
     References: torch.utils.checkpoint; huggingface/transformers#42489, #21381.
     """
+    if replay.checkpointing is None and not hasattr(pipeline.model, SWITCH):
+        raise Skip("the model has no gradient checkpointing")
     compared = {
         name: Difference(by, MARGIN * replay.noise[name] + REDUCTIONS, "of the norm")
         for name, by in (replay.checkpointing or {}).items()

@@ -61,6 +61,8 @@ def problem_type(
     """
     import torch
 
+    if pipeline.config is None:
+        raise Skip("the model has no config: nothing is guessed of the labels")
     if confirmed.custom:
         raise Skip(f"{confirmed.owner} is a loss of its own: nothing is guessed of the labels")
     task = objective_of(pipeline).name

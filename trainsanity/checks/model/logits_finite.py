@@ -9,11 +9,12 @@ from trainsanity.engine.registry import check
 from trainsanity.engine.session import Session, objective_of
 from trainsanity.maths.tolerances import MARGIN
 from trainsanity.measurements.model.companions import Companions
+from trainsanity.measurements.model.first_outputs import FirstOutputs
 from trainsanity.measurements.model.forward import Forward
 from trainsanity.measurements.model.head import weight_values
 from trainsanity.objectives.base import SINGLE_LABEL
 from trainsanity.repairs import repair
-from trainsanity.types import Cost, Finding, Measured, Repair
+from trainsanity.types import Cost, Finding, Measured, Repair, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -30,7 +31,8 @@ def logits_finite(pipeline: Pipeline) -> Iterator[Measured | Finding]:
 
     What it checks: every weight of the head and every logit of the first optimizer step's rows. For
     other models than classifiers of rows: the model's first output for a few rows of the first
-    micro-batch, which may be minus infinity where it marks what cannot occur, and no more is asked.
+    micro-batch, which may be minus infinity where it marks what cannot occur, and no more is asked;
+    where the batch is no rows side by side, as a packed one, its logits as it lies.
 
     Why it matters: one NaN makes the loss NaN, and the Trainer's ``logging_nan_inf_filter`` logs a
     plausible number in its place.  Cross entropy takes a softmax of what it is given: of C
@@ -53,7 +55,7 @@ def logits_finite(pipeline: Pipeline) -> Iterator[Measured | Finding]:
     torch.nn.CrossEntropyLoss, which takes logits.
     """
     if objective_of(pipeline).name != SINGLE_LABEL:
-        yield from _first_outputs(Session.of(pipeline).measurements.get("companions"))
+        yield from _first_outputs(_seen(pipeline))
         return
     forward: Forward = Session.of(pipeline).measurements.get("forward")
     weight = weight_values(pipeline.model.get_submodule(forward.head_name))
@@ -112,7 +114,18 @@ def logits_finite(pipeline: Pipeline) -> Iterator[Measured | Finding]:
     )
 
 
-def _first_outputs(seen: Companions) -> Iterator[Measured | Finding]:
+def _seen(pipeline: Pipeline) -> Companions | FirstOutputs:
+    """Return the outputs for the first rows, or for the batch as it lies if it has no rows."""
+    measurements = Session.of(pipeline).measurements
+    try:
+        rows: Companions = measurements.get("companions")
+    except Skip:
+        whole: FirstOutputs = measurements.get("first_outputs")
+        return whole
+    return rows
+
+
+def _first_outputs(seen: Companions | FirstOutputs) -> Iterator[Measured | Finding]:
     """Hold the numbers of a model's first output against being none."""
     if seen.no_numbers:
         yield Finding(

@@ -16,7 +16,7 @@ from trainsanity.checks.model._invariances import (
 from trainsanity.engine.registry import check
 from trainsanity.maths.tolerances import Difference, within
 from trainsanity.measurements.batches.batch import Batch
-from trainsanity.measurements.model.probes import OTHER, WIDER, Probes, difference, relative
+from trainsanity.measurements.model.probes import OTHER, Probes, difference, relative
 from trainsanity.types import Cost, Finding, Measured, Severity, Skip
 
 if TYPE_CHECKING:
@@ -56,6 +56,9 @@ def padding_invariance(
     How to fix: count positions from the mask, ``(attention_mask.cumsum(-1) - 1).clamp(min=0)``; or
     pad on the side that the model was made for.
 
+    Where no row is padded and nothing tells what would pad one, the same is asked within the width
+    that the rows have, and a difference is a warning: this run does not meet it.
+
     Where the convolutions of a model of transformers' own reach over the end of a text, as
     model.mask_is_obeyed says, a difference is a warning.
 
@@ -66,7 +69,7 @@ def padding_invariance(
     """
     if takes_no_mask(pipeline) and padded_alike(pipeline, batch):
         raise Skip("the model takes no mask, and all rows are padded to one width")
-    outputs = {"as trained": probes.own, f"{WIDER} columns wider": probes.wider}
+    outputs = {"as trained": probes.own, f"{probes.more} columns wider": probes.wider}
     broken = not_numbers(outputs | probes.elsewhere)
     wider = Difference(difference(probes.own.logits, probes.wider.logits), probes.allowed_logits)
     other = _on_the_other_side(probes)
@@ -77,7 +80,8 @@ def padding_invariance(
         if not wider.explained:
             convolution = mixes_by_design(pipeline)
             yield Finding(
-                f"{WIDER} more columns of padding on the {probes.side} change the logits: {wider}",
+                f"{probes.more} more columns of padding on the {probes.side} change the logits: "
+                f"{wider}",
                 observed=wider.greatest,
                 expected=f"at most {wider.allowed:.3g}",
                 where=f"padding on the {probes.side}, as trained",
@@ -88,14 +92,16 @@ def padding_invariance(
                 fix="pad to the same width wherever the model is used"
                 if convolution
                 else "derive position_ids from the attention mask, or pad on the other side",
-                severity=Severity.WARNING if convolution else Severity.FAILURE,
+                severity=Severity.WARNING
+                if convolution or probes.rows.guessed
+                else Severity.FAILURE,
             )
         # Where more padding matters on its own side, the rows are no measure for the other.
         elif other and not other.explained:
             yield _other_side(probes, other)
     elsewhere = f"; states when padded on the {OTHER[probes.side]}: {other}" if other else ""
     yield Measured(
-        f"logits under {WIDER} more columns on the {probes.side}: {wider} "
+        f"logits under {probes.more} more columns on the {probes.side}: {wider} "
         f"(noise {probes.logits_noise:.2g}){elsewhere}{probes.precision}",
         wider.greatest,
         wider.allowed,
@@ -139,5 +145,5 @@ def _other_side(probes: Probes, other: Difference) -> Finding:
         fix="give model and tokenizer the same PAD, or pad as the model was made for"
         if obeyed
         else "pass attention_mask and position_ids on to every layer that mixes tokens",
-        severity=Severity.WARNING if obeyed else Severity.FAILURE,
+        severity=Severity.WARNING if obeyed or probes.rows.guessed else Severity.FAILURE,
     )

@@ -1,4 +1,4 @@
-"""Token ids of a micro-batch, where rows hold texts and the collator tokenizes them."""
+"""Token ids of a micro-batch, where rows hold texts and collator or loss tokenizes them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from trainsanity.engine.session import Session
 from trainsanity.fields import TEXT
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import quiet
+from trainsanity.types import Skip
 
 if TYPE_CHECKING:
     from trainsanity.measurements.data.scan import Scan
@@ -33,7 +35,7 @@ class Collated:
 
 
 def collated_ids(pipeline: Pipeline, scan: Scan) -> list[Collated]:
-    """Return the texts of a micro-batch as the collator tokenized them; none if it did not.
+    """Return the texts of a micro-batch as collator or loss tokenized them; none if neither did.
 
     What the collator raises is for the checks of the collator to tell.
     """
@@ -60,4 +62,15 @@ def collated_ids(pipeline: Pipeline, scan: Scan) -> list[Collated]:
             Collated(str(name), k, row[here].tolist())
             for k, (row, here) in enumerate(zip(ids.cpu(), kept.cpu(), strict=True))
         ]
-    return found
+    return found or _of_the_loss(pipeline)
+
+
+def _of_the_loss(pipeline: Pipeline) -> list[Collated]:
+    """Return the rows of the first micro-batch as the loss tokenizes each of them alone."""
+    try:
+        batch = Session.of(pipeline).measurements.get("batch")
+    except Skip:
+        return []
+    if not batch.by_loss:
+        return []
+    return [Collated(IDS, k, row[IDS]) for k, row in enumerate(batch.micro_batches[0].rows)]

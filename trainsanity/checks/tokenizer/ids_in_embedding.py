@@ -105,5 +105,6 @@ def _of_batch(texts: list[Collated], size: int) -> Iterator[Measured | Finding]:
 def _embedding_rows(pipeline: Pipeline) -> int:
     size = embedding_rows(pipeline.model)
     if size is None:
-        raise Skip("the model has no get_input_embeddings() with a num_embeddings")
+        raise Skip("neither get_input_embeddings() nor the model's forward shows an embedding of "
+                   "the ids")  # fmt: skip
     return int(size)

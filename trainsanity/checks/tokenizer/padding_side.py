@@ -41,7 +41,7 @@ def padding_side(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findin
 
     References: jy-yuan/KIVI#46; huggingface/transformers#24265.
     """
-    batch.require_tokens()
+    batch.require_placed()
     side = pipeline.tokenizer.padding_side
     sides = {"left": 0, "right": 0}
     for micro in batch:

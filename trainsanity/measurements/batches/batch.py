@@ -20,6 +20,7 @@ from trainsanity.isolation.shards import in_parts
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.isolation.workers import disable_workers
 from trainsanity.maths.alignment import Placement, placements, turned
+from trainsanity.measurements.batches.given_tokens import tokens_of_texts
 from trainsanity.measurements.batches.observed_collator import observed
 from trainsanity.measurements.batches.rewards import usable_rewards
 from trainsanity.pipeline import of_transformers
@@ -106,6 +107,14 @@ class Batch:
     made_up: bool = False
     """The collator hands its rows on, and these are prompts that are padded for looking at."""
 
+    texts: tuple[Mapping[str, Any], ...] = ()
+    """The collator's own batches, where these are texts of which the loss makes the tokens."""
+
+    @property
+    def by_loss(self) -> bool:
+        """Return whether the loss makes the tokens that the model is given."""
+        return bool(self.texts)
+
     @property
     def sources(self) -> list[dict[str, Any]]:
         """The rows of the step as the collator was given them."""
@@ -124,6 +133,8 @@ class Batch:
         """
         if self.made_up:
             raise Skip("the collator hands its rows on as they are: the Trainer makes the batches")
+        if self.by_loss:
+            raise Skip("the collator hands texts on: the loss makes the model's tokens of them")
 
     def require_ids(self) -> None:
         """Stop what asks about the token ids of the batch.
@@ -146,6 +157,15 @@ class Batch:
         if not self.of_tokens:
             raise Skip("the collator is given rows without token ids: they are not compared with "
                        "the batch")  # fmt: skip
+
+    def require_placed(self) -> None:
+        """Stop what asks where rows lie in their batch, whoever has laid them out.
+
+        Raises:
+            Skip: the batch or its rows hold no token ids.
+        """
+        if not self.by_loss:
+            self.require_tokens()
 
     @property
     def lengths(self) -> list[int]:
@@ -183,6 +203,10 @@ def batch(pipeline: Pipeline) -> Batch:
     refuse_unlabelled(trainer, inputs[0], calls[0][0])
     if all(COMPLETION in made and IDS not in made for made in inputs):
         return Batch([_generated(made, rows) for made, rows in pairs], made_up=True)
+    with preserved(pipeline), quiet(pipeline):
+        if texts := tokens_of_texts(pipeline, pairs):
+            made = tuple(own for own, _ in pairs)
+            return Batch([MicroBatch(*one) for one in texts], texts=made)
     collator = pipeline.data_collator
     return Batch([MicroBatch.of(made, rows, collator) for made, rows in pairs])
 

@@ -86,7 +86,7 @@ class Padding:
 def padding(batch: Batch, pipeline: Pipeline) -> Padding:
     """Count tokens and positions: waste = 1 - sum(lengths) / sum(rows * padded length)."""
     micros = list(batch)
-    batch.require_tokens()
+    batch.require_placed()
     packs = [packed(micro.rows, micro.inputs) for micro in micros]
     longest = [
         micro.width if packs_it else max(micro.lengths)

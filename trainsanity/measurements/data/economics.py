@@ -52,8 +52,13 @@ def economics(pipeline: Pipeline, batch: Batch, padding: Padding, scan: Scan) ->
     """Compute the waste from the lengths of the rows alone."""
     import numpy
 
-    scan.train.require_tokens()
-    lengths = scan.train.sequences
+    if batch.by_loss:  # the rows are texts, and the loss tokenizes those of a step
+        lengths = numpy.array(batch.lengths)
+        counted, histogram = f"{len(lengths)} rows of the first step", numpy.bincount(lengths)
+    else:
+        scan.train.require_tokens()
+        lengths, histogram = scan.train.sequences, scan.train.histogram
+        counted = scan.train.counted
     args = pipeline.args
     size = min(len(batch.micro_batches[0].rows), len(lengths))
     multiples = dict.fromkeys((*MULTIPLES, padding.multiple or 1))
@@ -61,8 +66,8 @@ def economics(pipeline: Pipeline, batch: Batch, padding: Padding, scan: Scan) ->
     grouped = grouped_lengths(lengths[:: max(1, len(lengths) // GROUPED)], step)
     strategy = getattr(args, "train_sampling_strategy", None)
     return Economics(
-        counted=scan.train.counted,
-        drawn={m: expected_waste(scan.train.histogram, size, m) for m in multiples},
+        counted=counted,
+        drawn={m: expected_waste(histogram, size, m) for m in multiples},
         grouped={m: waste(grouped, size, m) for m in multiples},
         least=waste(numpy.sort(lengths), size, 1),
         by_length=strategy == "group_by_length" or bool(getattr(args, "group_by_length", False)),

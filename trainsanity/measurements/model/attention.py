@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
+from trainsanity.forwards import token_model
 from trainsanity.measurements.model.probes import ModelProbe, Outputs, Probes
 from trainsanity.measurements.model.raised import asked
 from trainsanity.pipeline import unwrapped
@@ -41,7 +42,7 @@ def attention(pipeline: Pipeline, probes: Probes) -> Attention:
     Raises:
         Skip: the model has only one, or has chosen when it was built.
     """
-    model = unwrapped(pipeline.model)
+    model = unwrapped(token_model(pipeline.model))
     own = getattr(getattr(model, "config", None), "_attn_implementation", None)
     if not getattr(model, "_supports_attention_backend", False) or own is None:
         raise Skip(f"the attention of {type(model).__name__} cannot be switched once it is built")

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
 from trainsanity.errors import first_line
+from trainsanity.fields import logits_of
 from trainsanity.isolation.shards import is_sharded, made_in_parts, whole
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.model.forward import as_trained
 from trainsanity.measurements.model.placement import not_in_memory
 from trainsanity.measurements.model.probe_rows import IDS, probe_rows
 from trainsanity.measurements.model.probes import ModelProbe, states_of
-from trainsanity.pipeline import unwrapped
+from trainsanity.pipeline import input_embedding
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
@@ -54,10 +55,9 @@ def embedding_gradient(pipeline: Pipeline, batch: Batch) -> EmbeddingGradient:
 
     if (away := not_in_memory(pipeline.model)) is not None:
         raise Skip(away)
-    try:
-        layer = unwrapped(pipeline.model).get_input_embeddings()
-    except (AttributeError, NotImplementedError) as error:
-        raise Skip("the model has no input embedding") from error
+    layer = input_embedding(pipeline.model)
+    if layer is None:
+        raise Skip("the model has no input embedding")
     weight = getattr(layer, "weight", None)
     if weight is None or not weight.requires_grad:
         raise Skip("the input embedding is frozen")
@@ -74,11 +74,14 @@ def embedding_gradient(pipeline: Pipeline, batch: Batch) -> EmbeddingGradient:
         probe_model = ModelProbe(pipeline, rows)
         with states_of(probe_model.body) as seen:
             output = probe_model.output(inputs)
-        states = seen[-1] if seen else getattr(output, "logits", None)
+        states = seen[-1] if seen else logits_of(output)
         if states is None:
             raise Skip("no states are visible that could be differentiated")
+        if not seen and bool((states == states[:1]).all()):
+            raise Skip("no states are visible, and all rows have the same logits: a head of zeros "
+                       "lets no gradient through")  # fmt: skip
         mask = inputs["attention_mask"].bool()
-        kept = states[mask] if states.shape[:2] == mask.shape else states
+        kept = _attended(states, mask)
         generator = torch.Generator().manual_seed(0)
         probe = torch.randn(kept.shape, generator=generator).to(kept)
         try:
@@ -99,7 +102,7 @@ def embedding_gradient(pipeline: Pipeline, batch: Batch) -> EmbeddingGradient:
     if still and not is_sharded(weight):
         with as_trained(pipeline):
             unread = frozenset(
-                one for one in still if _changes_nothing(probe_model, inputs, weight, one, states)
+                one for one in still if _changes_nothing(probe_model, inputs, weight, one, kept)
             )
     return EmbeddingGradient(norms, special, rows.fill[IDS], unread)
 
@@ -107,7 +110,10 @@ def embedding_gradient(pipeline: Pipeline, batch: Batch) -> EmbeddingGradient:
 def _changes_nothing(
     probe_model: ModelProbe, inputs: dict[str, Any], weight: Any, token: int, before: Tensor
 ) -> bool:
-    """Return whether other values in a token's row leave all states as they are."""
+    """Return whether other values in a token's row leave all attended states as they are.
+
+    Of a model that shows its logits alone, those for the token behind the last may be cut off.
+    """
     import torch
 
     kept = weight[token].clone()
@@ -115,10 +121,17 @@ def _changes_nothing(
         weight[token] += 1
         with states_of(probe_model.body) as seen:
             output = probe_model.output(inputs)
-        after = seen[-1] if seen else getattr(output, "logits", None)
+        after = seen[-1] if seen else logits_of(output)
     finally:
         weight[token] = kept
-    return after is not None and torch.equal(after, before.detach())
+    if after is None:
+        return False
+    return torch.equal(_attended(after, inputs["attention_mask"].bool()), before.detach())
+
+
+def _attended(states: Tensor, mask: Tensor) -> Tensor:
+    """Return the states where the mask shows tokens; all of them where they are not of tokens."""
+    return states[mask] if states.shape[:2] == mask.shape else states
 
 
 def gradient_of(loss: Tensor, weight: Any, parameters: Sequence[Any]) -> Tensor | None:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import objective_of
+from trainsanity.forwards import classifier
 from trainsanity.isolation.shards import whole
 from trainsanity.maths.tolerances import REDUCTIONS
-from trainsanity.pipeline import active_adapters
+from trainsanity.pipeline import active_adapters, unwrapped
 from trainsanity.types import Skip
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 def find_head(pipeline: Pipeline) -> tuple[str, nn.Linear]:
     """The last ``nn.Linear`` with one output per label or word, and its name.
 
-    Where the config tells another number than any layer has, the last one outside the base model.
+    Where the config tells another number than any layer has, the last one outside the base model;
+    of a module without a config the one whose output its forward returns as the logits.
 
     Raises:
         Skip: the model has none.
@@ -33,6 +35,10 @@ def find_head(pipeline: Pipeline) -> tuple[str, nn.Linear]:
         labels = getattr(pipeline.config, "vocab_size", None)
     else:
         labels = getattr(pipeline.config, "num_labels", None)
+    if pipeline.config is None and (named := classifier(unwrapped(pipeline.model))) is not None:
+        if not named.head:
+            raise Skip("the model's forward shows no linear layer that makes its logits")
+        return named.head, unwrapped(pipeline.model).get_submodule(named.head)
     layers = [
         (name, module)
         for name, module in pipeline.model.named_modules()
@@ -51,6 +57,16 @@ def _rests(model: Any, name: str) -> bool:
     """Return whether a module is the copy of an adapter that is not active."""
     _, mark, after = name.partition(".modules_to_save.")
     return bool(mark) and after.partition(".")[0] not in active_adapters(model)
+
+
+def classes_of(pipeline: Pipeline) -> int:
+    """Return how many classes the head has.
+
+    Raises:
+        Skip: neither config nor head tell.
+    """
+    told = getattr(pipeline.config, "num_labels", None)
+    return int(find_head(pipeline)[1].out_features if told is None else told)
 
 
 def head_or_none(pipeline: Pipeline) -> tuple[str, nn.Linear | None]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.fields import has_choices
+from trainsanity.forwards import token_model
 from trainsanity.measurements.batches.batch import Batch, MicroBatch
 from trainsanity.measurements.model.forward import without_labels
 from trainsanity.pipeline import unwrapped
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
 LENGTHS = (64, 51, 38)
 """Tokens kept of the longest, a middle and the shortest row of the step.  Unequal, so that there is
 padding; short, so that one token among them shows and a vocabulary of logits stays small."""
+
+SHARES = (0.5, 0.375, 0.25)
+"""Of a batch's width, kept of the same rows where nothing pads: the rest is room for what is hidden
+from the model, without a position that it was never given."""
+
+SHORT = 8
+"""Tokens below which those shares are no rows of unequal lengths."""
 
 IDS, MASK, POSITIONS = "input_ids", "attention_mask", "position_ids"
 DECODER = "decoder_input_ids"
@@ -41,6 +49,8 @@ class Rows:
         side: where the pipeline pads.
         texts: ids that occur in the rows and are not special, to change tokens into.
         choices: the model takes rows of several choices, and is asked about each alone.
+        room: the batch's width where its rows are not padded and nothing tells what they would be
+            padded with; a module with as many positions as its rows have takes no more. Else None.
     """
 
     tokens: list[dict[str, Tensor]]
@@ -49,6 +59,16 @@ class Rows:
     side: str
     texts: list[int]
     choices: bool = False
+    room: int | None = None
+
+    @property
+    def guessed(self) -> bool:
+        """Nothing pads: what a mask hides is asked with ids that nobody calls padding."""
+        return self.room is not None
+
+    def within(self, width: int) -> int:
+        """Return a width, or the widest that the model was ever given where nothing pads."""
+        return width if self.room is None else min(width, self.room)
 
     def asked(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Return inputs as the model takes them: rows of one choice each, if it takes choices."""
@@ -166,11 +186,16 @@ def probe_rows(pipeline: Pipeline, batch: Batch) -> Rows:
                 fill = fill or _fill(pipeline, micro, k, places)
             found.append((micro, k, places))
     found.sort(key=lambda one: -int(one[2].sum()))
+    room = _room(batch) if not side and _pad(pipeline) is None else None
+    lengths: tuple[int, ...] = LENGTHS
+    if room is not None:
+        lengths = tuple(min(n, int(room * by)) for n, by in zip(LENGTHS, SHARES, strict=True))
     chosen = sorted({0, len(found) // 2, len(found) - 1})
-    rows = [_row(pipeline, *found[k], limit) for k, limit in zip(chosen, LENGTHS, strict=False)]
+    rows = [_row(pipeline, *found[k], limit) for k, limit in zip(chosen, lengths, strict=False)]
     tokenizer = pipeline.tokenizer
     if IDS not in fill:
-        fill[IDS] = _pad(pipeline)
+        # The first id is one of any embedding, and under mask 0 it does not matter which it is.
+        fill[IDS] = _pad(pipeline) or 0
     special = {fill[IDS], *(getattr(tokenizer, "all_special_ids", None) or ())}
     tokens, whole = [one for one, _ in rows], [rest for _, rest in rows]
     return Rows(
@@ -180,7 +205,22 @@ def probe_rows(pipeline: Pipeline, batch: Batch) -> Rows:
         side or getattr(tokenizer, "padding_side", None) or "right",
         [one for one in _distinct(row[IDS] for row in tokens) if one not in special],
         choices=any(has_choices(row) for micro in batch for row in (micro.given or ())[:1]),
+        room=room,
     )
+
+
+def _room(batch: Batch) -> int:
+    """Return the width of a batch that is not padded.
+
+    Raises:
+        Skip: there is no mask to hide anything, or rows are too short to be cut.
+    """
+    if any(MASK not in micro.inputs for micro in batch):
+        raise Skip("neither batch, tokenizer nor config says what rows are padded with")
+    width = min(micro.inputs[IDS].shape[1] for micro in batch)
+    if width < SHORT:
+        raise Skip(f"rows of {width} tokens are not padded, and too short to be cut")
+    return int(width)
 
 
 def _without_mask(pipeline: Pipeline, micro: MicroBatch) -> list[tuple[MicroBatch, int, Tensor]]:
@@ -194,7 +234,7 @@ def _without_mask(pipeline: Pipeline, micro: MicroBatch) -> list[tuple[MicroBatc
     """
     import torch
 
-    if MASK not in inspect.signature(unwrapped(pipeline.model).forward).parameters:
+    if MASK not in inspect.signature(unwrapped(token_model(pipeline.model)).forward).parameters:
         raise Skip("the batch has no attention_mask, and the model takes none")
     ids, positions = micro.inputs[IDS], micro.inputs.get(POSITIONS)
     if positions is None or positions.shape != ids.shape:
@@ -216,7 +256,7 @@ def _asked(pipeline: Pipeline, micro: MicroBatch) -> dict[str, Any]:
     asked = without_labels(micro.inputs)
     if micro.given is None:
         return asked
-    parameters = inspect.signature(unwrapped(pipeline.model).forward).parameters
+    parameters = inspect.signature(unwrapped(token_model(pipeline.model)).forward).parameters
     return {name: value for name, value in asked.items() if name in parameters}
 
 
@@ -256,12 +296,12 @@ def _fill(pipeline: Pipeline, micro: MicroBatch, k: int, places: Tensor) -> dict
     }
 
 
-def _pad(pipeline: Pipeline) -> int:
+def _pad(pipeline: Pipeline) -> int | None:
     for owner in (pipeline.tokenizer, pipeline.config):
         pad = getattr(owner, "pad_token_id", None)
         if pad is not None:
             return int(pad)
-    raise Skip("neither batch, tokenizer nor config says what rows are padded with")
+    return None
 
 
 def _distinct(rows: Iterable[Tensor]) -> list[int]:

@@ -17,11 +17,13 @@ from trainsanity.engine.session import objective_of
 from trainsanity.engine.store import measurement
 from trainsanity.errors import first_line
 from trainsanity.fields import logits_of
+from trainsanity.forwards import token_model
 from trainsanity.maths.tolerances import largest, logits_difference
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.model.probe_rows import Rows, probe_rows
 from trainsanity.measurements.model.raised import Asked, Precision, in_float32
 from trainsanity.objectives.base import CAUSAL_LM
+from trainsanity.objectives.contrastive import RERANKING
 from trainsanity.pipeline import unwrapped
 from trainsanity.types import Cost, Skip
 
@@ -69,7 +71,8 @@ class Probes:
         own: padded as the pipeline pads.
         again: the same a second time.
         cached: the same with ``use_cache`` on and off; empty if the model has no such switch.
-        wider: with :data:`WIDER` more columns of padding.
+        wider: with :data:`WIDER` more columns of padding, or fewer if that is all it takes.
+        more: how many more.
         elsewhere: padded on the other side, by what positions were given; of states alone.
         refilled: with text ids in place of PAD, under mask 0.
         unmasked: the same with a mask of ones.
@@ -96,6 +99,7 @@ class Probes:
     again: Outputs
     cached: list[Outputs]
     wider: Outputs
+    more: int
     elsewhere: dict[str, Outputs]
     refilled: Outputs
     unmasked: Outputs
@@ -162,7 +166,9 @@ def probes(pipeline: Pipeline, batch: Batch) -> Probes:
 
 def _probed(pipeline: Pipeline, batch: Batch, asked: Asked) -> Probes:
     rows = probe_rows(pipeline, batch)
-    width, side = rows.longest + 8, rows.side
+    width, side = rows.within(rows.longest + 8), rows.side
+    if rows.guessed:
+        width = (rows.longest + width) // 2  # the other half is for the wider ones
     ask = ModelProbe(pipeline, rows)
     inputs = rows.stacked(width, side)
     own = ask(inputs, side)
@@ -181,13 +187,15 @@ def _probed(pipeline: Pipeline, batch: Batch, asked: Asked) -> Probes:
     refilled = rows.stacked(width, side, refill=True)
     with asked.nudged() as possible:
         moved = ask(inputs, side) if possible else own
+    wider, more = _wider(ask, rows, width)
     found = Probes(
         rows=rows,
         side=side,
         own=own,
         again=ask(inputs, side),
         cached=[ask({**inputs, "use_cache": on}, side) for on in cache],
-        wider=_wider(ask, rows, width),
+        wider=wider,
+        more=more,
         elsewhere=_elsewhere(ask, rows, width),
         refilled=ask(refilled, side),
         unmasked=ask({**refilled, "attention_mask": _ones(refilled)}, side),
@@ -222,12 +230,15 @@ def _probed(pipeline: Pipeline, batch: Batch, asked: Asked) -> Probes:
     return found
 
 
-def _wider(ask: ModelProbe, rows: Rows, width: int) -> Outputs:
+def _wider(ask: ModelProbe, rows: Rows, width: int) -> tuple[Outputs, int]:
     """Return the rows' outputs with more padding, as much as the model has positions for."""
+    more = rows.within(width + WIDER) - width
     try:
-        return ask(rows.stacked(width + WIDER, rows.side), rows.side)
+        return ask(rows.stacked(width + more, rows.side), rows.side), more
     except Skip:
-        return ask(rows.stacked(width + FEWER, rows.side), rows.side)
+        if rows.guessed:
+            raise
+        return ask(rows.stacked(width + FEWER, rows.side), rows.side), FEWER
 
 
 def _elsewhere(ask: ModelProbe, rows: Rows, width: int) -> dict[str, Outputs]:
@@ -267,7 +278,7 @@ class ModelProbe:
     """Runs the model and keeps its outputs at the rows' own tokens."""
 
     def __init__(self, pipeline: Pipeline, rows: Rows) -> None:
-        self.model, self.rows = pipeline.model, rows
+        self.model, self.rows = token_model(pipeline.model), rows
         inner = unwrapped(self.model)
         self.parameters = set(inspect.signature(inner.forward).parameters)
         self.body = getattr(inner, "base_model", None)
@@ -388,5 +399,6 @@ def _promised(pipeline: Pipeline) -> int | None:
         return getattr(config, "vocab_size", None)
     # Every config has a num_labels, also that of a masked language model.
     objective = objective_of(pipeline)
-    counted = objective.known and not objective.of_words and not objective.of_choices
+    known = objective.known or objective.name == RERANKING
+    counted = known and not objective.of_words and not objective.of_choices
     return getattr(config, "num_labels", None) if counted else None

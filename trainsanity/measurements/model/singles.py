@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
+from trainsanity.fields import logits_of
 from trainsanity.maths.tolerances import largest, logits_difference, most_noise
 from trainsanity.measurements.batches.batch import Batch, prepared
 from trainsanity.measurements.model.forward import Forward, without_labels
@@ -96,8 +97,7 @@ def _compared(
             # A collator that replaces tokens at random gives the model another row each time.
             made = _as_in_its_batch(batch, chosen, made) or made
         output = pipeline.model(**made)
-        logits: Tensor = output.logits.double().cpu()
-        return logits
+        return _logits(output)
 
     alone, noise = [], 0.0
     for i in picked:
@@ -110,6 +110,11 @@ def _compared(
     batched = forward.logits[picked] if asked.trained else _batched(pipeline, batch, picked)
     unit = asked.roundings(effect, float(one.abs().max()))
     return Singles(picked, one, batched, noise, unit, asked.precision)
+
+
+def _logits(output: Any) -> Tensor:
+    logits: Tensor = logits_of(output).double().cpu()
+    return logits
 
 
 def _as_in_its_batch(
@@ -165,7 +170,7 @@ def _batched(pipeline: Pipeline, batch: Batch, picked: list[int]) -> Tensor:
     for micro in batch:
         places = range(first, first + len(micro.rows))
         if any(i in places for i in picked):
-            logits = pipeline.model(**without_labels(micro.inputs)).logits.double().cpu()
+            logits = _logits(pipeline.model(**without_labels(micro.inputs)))
             found.update({i: logits[i - first] for i in picked if i in places})
         first += len(micro.rows)
     return torch.stack([found[i] for i in picked])

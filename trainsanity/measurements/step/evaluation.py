@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import objective_of
 from trainsanity.engine.store import measurement
+from trainsanity.fields import logits_of
 from trainsanity.isolation.collectives import all_gather
 from trainsanity.isolation.fsdp import fsdp
 from trainsanity.isolation.overrides import own_evaluation
@@ -14,7 +15,8 @@ from trainsanity.isolation.snapshot import preserved
 from trainsanity.isolation.zero import engine_dropped, zero_stage
 from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.batches.special_tokens import align_special_tokens
-from trainsanity.measurements.model.head import find_head, watched
+from trainsanity.measurements.model.forward import outputs_without, predicting
+from trainsanity.measurements.model.head import Pooled, find_head, watched
 from trainsanity.measurements.model.items import items_of
 from trainsanity.measurements.step.steps import MicroStep, Recording
 from trainsanity.types import Cost, Skip
@@ -170,6 +172,19 @@ def _like(data: Any, rows: list[dict[str, Any]]) -> Any:
     return rows if tensors else Dataset.from_list(rows)
 
 
+def _with_logits(pipeline: Pipeline, inputs: dict[str, Any]) -> Pooled | None:
+    """Return a batch's pass once more, for logits that a fused loss did not show; None if none."""
+    import torch
+
+    model = pipeline.model
+    try:
+        with torch.no_grad(), pipeline.trainer.compute_loss_context_manager():
+            logits = logits_of(outputs_without(model, predicting(model, inputs), inputs))
+    except Exception:  # it may need the labels, or more memory than there is
+        return None
+    return None if logits is None else Pooled(logits, None, None)
+
+
 def _record_prediction_step(pipeline: Pipeline, watch: Any, batches: list[MicroStep]) -> None:
     import torch
 
@@ -182,8 +197,11 @@ def _record_prediction_step(pipeline: Pipeline, watch: Any, batches: list[MicroS
         micro = MicroStep(size=size)
         batches.append(micro)
         del watch.passes[:]
+        kept = dict(inputs)
         returned = prediction_step(model, inputs, *args, **kwargs)
         done = watch.passes[0] if len(watch.passes) == 1 else None
+        if done is None and len(watch.passes) == 1 and labels is not None:
+            done = _with_logits(pipeline, kept)
         if returned[0] is not None and done is not None and labels is not None:
             micro.loss, micro.loss_dtype = float(returned[0]), returned[0].dtype
             micro.items = items_of(objective_of(pipeline), done, labels)
