@@ -132,7 +132,7 @@ def test_a_loss_that_cannot_be_asked_outside_of_train_is_not_timed():
     trainer.compute_loss = lambda *args, **kwargs: args[0].begun_in_train
     pipeline = Pipeline.from_trainer(trainer)
     batch, padding = (Session.of(pipeline).measurements.get(name) for name in ("batch", "padding"))
-    with pytest.raises(Skip, match="cannot be asked outside of train.*begun_in_train"):
+    with pytest.raises(Skip, match=r"cannot be asked outside of train.*begun_in_train"):
         timed_settings(batch, padding, pipeline, lambda: None)
 
 
