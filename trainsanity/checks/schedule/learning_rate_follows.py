@@ -181,7 +181,9 @@ def _curve_of_its_own(
     Rates that lie on the planned curve are a scheduler's at another pace, and those that are a
     multiple of it are scaled; one rate for all steps takes the schedule away.
     """
-    if pipeline.trainer is None or not taking_part(pipeline.trainer) or len(used) < 3:
+    # What is set for the step after them is the scheduler's until that step begins.
+    used, planned = used[:-1], planned[:-1]
+    if pipeline.trainer is None or not taking_part(pipeline.trainer) or len(used) < 2:
         return False
     if len(set(used)) < len(used) or any(map(_equal, used, planned)):
         return False
