@@ -50,7 +50,7 @@ def measurements() -> str:
 def measured() -> str:
     """The GPU runs as recorded."""
     recorded = [json.loads(line) for line in (HERE / "measured.jsonl").read_text().splitlines()]
-    runs = [run for run in recorded if not run.keys() & {"probes", "processes"}]
+    runs = [run for run in recorded if not run.keys() & {"probes", "processes", "kind"}]
     first = runs[0]
     versions = ", ".join(f"{name} {first[name]}" for name in ("torch", "transformers", "datasets"))
     lines = [
@@ -77,6 +77,8 @@ def measured() -> str:
         )
     lines += ["", *(f"- {note}" for note in dict.fromkeys(n for r in runs for n in r["notes"]))]
     lines += [*taken(first), *probed([run for run in recorded if "probes" in run])]
+    lines += language([run for run in recorded if run.get("kind") == "language"])
+    lines += under_seeds([run for run in recorded if run.get("kind") == "seeds"])
     return "\n".join([*lines, *shared([run for run in recorded if "processes" in run])])
 
 
@@ -150,6 +152,50 @@ def probed(runs: list[dict[str, Any]]) -> list[str]:
             f"| {run['peak_gib']} |"
         )
     return lines
+
+
+def language(runs: list[dict[str, Any]]) -> list[str]:
+    """Supervised, preferred and rewarded fine-tuning at full size, on one GPU each."""
+    if not runs:
+        return []
+    lines = [
+        "",
+        "Language models at full-size Qwen3-4B geometry with LoRA, up to the cost of a step "
+        "(`pytest -m gpu -n0 tests/pipelines/test_language_full_size.py`, "
+        f"{runs[0]['device']}, torch {runs[0]['torch']}, transformers {runs[0]['transformers']}). "
+        "The law of weights asks each micro-batch of the first step once more; its seconds stand "
+        "beside those of the step.",
+        "",
+        "| pipeline | failed | factors | ran | seconds | peak GiB | step | law | share |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for run in runs:
+        failed = ", ".join(f"`{name}`" for name in run["FAIL"]) or "none"
+        factors = ", ".join(f"{one:.3f}" for name in run["FAIL"] for one in run["factors"][name])
+        share = run["law_seconds"] / run["step_seconds"]
+        lines.append(
+            f"| {run['pipeline']} | {failed} | {factors} | {run['ran']} of {run['of']} "
+            f"| {run['seconds']} | {run['peak_gib']} | {run['step_seconds']:.1f} "
+            f"| {run['law_seconds']:.1f} | {share:.2f} |"
+        )
+    return lines
+
+
+def under_seeds(runs: list[dict[str, Any]]) -> list[str]:
+    """The repaired incident's model stage under other seeds and sizes of batches."""
+    if not runs:
+        return []
+    red = [run for run in runs if run["fail"] or run["error"] or run["warning"]]
+    seconds = sorted(run["seconds"] for run in runs)
+    return [
+        "",
+        f"The model stage of the repaired incident at full size in bf16 under {len(runs)} other "
+        "seeds and sizes of batches (`python -m tests.measure_seeds`, "
+        f"{runs[0]['device']}): {len(red)} with a failure, a warning or an error; "
+        f"{seconds[0]} to {seconds[-1]} seconds each, with the building, beside 25 other "
+        "processes; "
+        f"at most {max(run['peak_gib'] for run in runs)} GiB.",
+    ]
 
 
 def shared(runs: list[dict[str, Any]]) -> list[str]:

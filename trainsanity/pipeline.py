@@ -11,6 +11,7 @@ from trainsanity.fields import is_indexable
 
 if TYPE_CHECKING:
     from trainsanity.isolation.library_warnings import LibraryWarning
+    from trainsanity.isolation.rewind import Rewind
     from trainsanity.sources.captured import Captured
 
 T = TypeVar("T")
@@ -79,6 +80,7 @@ class Pipeline:
         unrestored: what a measurement changed and could not put back, a sentence each.
         progress: called with what is done, out of how much, and of what, during long looks.
         session: where :class:`trainsanity.engine.session.Session` keeps itself.
+        walks: where :mod:`trainsanity.isolation.snapshot` keeps which objects it came by.
     """
 
     model: Any
@@ -106,6 +108,7 @@ class Pipeline:
     unrestored: list[str] = field(default_factory=list)
     progress: Callable[[int, int, str], None] | None = None
     session: Any = field(default=None, init=False, repr=False)
+    walks: list[Rewind] = field(default_factory=list, init=False, repr=False)
 
     def __repr__(self) -> str:
         """Return one line: a model's own repr takes a screen, a dataset's its first rows."""

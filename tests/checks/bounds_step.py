@@ -33,7 +33,7 @@ from trainsanity.measurements.step.directions import Trial
 from trainsanity.measurements.step.next_tokens import NextTokens
 from trainsanity.measurements.step.passes import Gap
 from trainsanity.measurements.step.policy_passes import Policy
-from trainsanity.measurements.step.steps import reference
+from trainsanity.measurements.step.reference_loss import reference
 
 # Loss
 

@@ -23,8 +23,8 @@ from trainsanity.engine.registry import registry
 from trainsanity.engine.session import Session
 from trainsanity.measurements.step.closed_form import parts_of_closed_form
 from trainsanity.measurements.step.directions import Trial
+from trainsanity.measurements.step.reference_loss import reference
 from trainsanity.measurements.step.schedule import Schedule
-from trainsanity.measurements.step.steps import reference
 from trainsanity.pipeline import Pipeline
 from trainsanity.types import Finding, Measured, Severity
 

@@ -35,6 +35,7 @@ def main() -> int:
     judge = commands.add_parser("judge", help="judge faults, twins and healthy pipelines")
     judge.add_argument("what", nargs="*", metavar="FAMILY[:NAME]")
     judge.add_argument("--column", choices=records.FOLDERS, default="first")
+    judge.add_argument("-j", "--jobs", type=int, default=os.cpu_count() or 1)
     proofs = commands.add_parser("proofs", help="run the proofs of the cases")
     proofs.add_argument("what", nargs="*", metavar="FAMILY[:NAME]")
     commands.add_parser("table", help="print the counts as a Markdown table")
@@ -42,14 +43,19 @@ def main() -> int:
     if asked.command == "table":
         _tell(records.table())
         return 0
-    bad = 0
+    bad, running, most = 0, 0, getattr(asked, "jobs", 1)
     for family, names in _wanted(parser, asked.what).items():
+        bad |= running >= most and _ended_badly()
+        running = min(running, most - 1) + 1
         # One process a family: what a module does when it is imported stays its own.
-        child = os.fork()
-        if not child:
+        if not os.fork():
             os._exit(_run(asked, family, names))
-        bad |= os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
-    return int(bad)
+    return int(sum(_ended_badly() for _ in range(running)) > 0 or bad)
+
+
+def _ended_badly() -> bool:
+    """Wait for one family to end."""
+    return os.waitstatus_to_exitcode(os.wait()[1]) != 0
 
 
 def _wanted(parser: argparse.ArgumentParser, what: list[str]) -> dict[str, list[str]]:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from trainsanity.isolation.held import MANY
 from trainsanity.isolation.large import Large
-from trainsanity.isolation.rewind import MANY, Rewind
+from trainsanity.isolation.rewind import Rewind
 
 WORDS = [f"word {k}" for k in range(MANY + 1)]
 

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 from trainsanity.maths.regression import regress  # noqa: E402
 from trainsanity.measurements.model.items import Items  # noqa: E402
 from trainsanity.measurements.step.bounds import head_gradient_floor  # noqa: E402
-from trainsanity.measurements.step.steps import Reference  # noqa: E402
+from trainsanity.measurements.step.reference_loss import Reference  # noqa: E402
 from trainsanity.objectives.classification import SingleLabel  # noqa: E402
 
 ROWS, CLASSES, WIDTH = 8, 4, 64

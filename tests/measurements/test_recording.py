@@ -14,14 +14,9 @@ from trainsanity.maths.tolerances import REDUCTIONS
 from trainsanity.measurements.model.head import _pooled, same_direction
 from trainsanity.measurements.model.items import Items
 from trainsanity.measurements.step.record_gradients import backward_recorded
+from trainsanity.measurements.step.reference_loss import item_weights, reference
 from trainsanity.measurements.step.sampling import SAMPLE, sample, total_norm
-from trainsanity.measurements.step.steps import (
-    MicroStep,
-    Recording,
-    Step,
-    item_weights,
-    reference,
-)
+from trainsanity.measurements.step.steps import MicroStep, Recording, Step
 from trainsanity.pipeline import Pipeline
 from trainsanity.types import Skip
 

@@ -86,6 +86,7 @@ def told(name, report, recording, seconds):
         "kind": "language",
         "seconds": round(seconds, 1),
         "judging_seconds": round(report.seconds, 1),
+        "measured_seconds": round(sum(report.measured.values()), 1),
         "peak_gib": round(max(*peaks, torch.cuda.max_memory_allocated()) / GIB, 2),
         "step_seconds": round(recording.first.seconds, 3),
         "law_seconds": round(recording.own.seconds, 3),

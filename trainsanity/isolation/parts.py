@@ -13,7 +13,11 @@ def configs(pipeline: Pipeline) -> list[Any]:
     """Return every config and generation config of the model and its parts, once each."""
     found: dict[int, Any] = {}
     for module in pipeline.model.modules():
+        held, cls = vars(module), type(module)
         for name in ("config", "generation_config"):
+            # A module searches parameters, buffers and modules for what it does not have.
+            if name not in held and not hasattr(cls, name):
+                continue
             config = getattr(module, name, None)
             if config is not None and id(config) not in found and hasattr(config, "to_dict"):
                 found[id(config)] = config

@@ -37,6 +37,19 @@ class Passes:
         return self
 
 
+KEY = -1
+"""Of the hook among the model's, whose keys torch counts from 0.  Key and function are the same
+each time, so that who walks through the model finds the same in each measurement."""
+
+_counting: list[tuple[Any, Passes]] = []
+
+
+def _forward(model: Any, *_: Any) -> None:
+    for counted_model, seen in _counting:
+        if counted_model is model:
+            seen.forwards += 1
+
+
 @contextmanager
 def counted(model: Any) -> Iterator[Passes]:
     """Count the passes in the block."""
@@ -44,9 +57,6 @@ def counted(model: Any) -> Iterator[Passes]:
     from torch.optim.optimizer import register_optimizer_step_pre_hook
 
     seen, inside = Passes(), 0
-
-    def forward(*_: Any) -> None:
-        seen.forwards += 1
 
     def step(*_: Any) -> None:
         seen.optimizer_steps += 1
@@ -69,10 +79,9 @@ def counted(model: Any) -> Iterator[Passes]:
     cuda = torch.cuda.is_initialized()
     try:
         with deferred():
-            handles += [
-                model.register_forward_pre_hook(forward),
-                register_optimizer_step_pre_hook(step),
-            ]
+            _counting.append((model, seen))
+            model._forward_pre_hooks[KEY] = _forward
+            handles.append(register_optimizer_step_pre_hook(step))
             torch.autograd.backward, torch.autograd.grad = outermost(backward), outermost(grad)
         if cuda:
             torch.cuda.reset_peak_memory_stats()
@@ -84,3 +93,7 @@ def counted(model: Any) -> Iterator[Passes]:
             torch.autograd.backward, torch.autograd.grad = backward, grad
             for handle in handles:
                 handle.remove()
+            # By identity: passes that count the same are equal.
+            _counting[:] = [one for one in _counting if one[1] is not seen]
+            if not any(one is model for one, _ in _counting):
+                model._forward_pre_hooks.pop(KEY, None)

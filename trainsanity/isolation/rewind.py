@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import copy
 import functools
 import operator
 import threading
@@ -24,7 +25,35 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from trainsanity.isolation.kinds import Lost, hooks_of, iterator_types, note_for, wound_back
+from trainsanity.isolation.held import (
+    MANY,
+    Mappings,
+    are_the_same,
+    as_many,
+    base_of,
+    holds,
+    in_cell,
+    in_slot,
+    is_named,
+    is_the_same,
+    refill,
+    reload,
+    reset,
+    same,
+    set_cell,
+    set_class_attribute,
+    set_global,
+    set_slot,
+    uses,
+)
+from trainsanity.isolation.kinds import (
+    Lost,
+    Noted,
+    hooks_of,
+    iterator_types,
+    note_for,
+    wound_back,
+)
 from trainsanity.isolation.large import Copied, Large
 from trainsanity.isolation.reachable import (
     ATOMS,
@@ -36,11 +65,6 @@ from trainsanity.isolation.reachable import (
     slots_of,
     words,
 )
-
-MANY = 10_000
-"""Elements of a container that are looked into; of a larger one the elements are noted alone, since
-a walk through a million rows would take longer than the measurement that it guards.  Words and
-numbers alone are copied once, see :mod:`.large`."""
 
 ENOUGH = 300_000
 """Objects of one walk, as many as a second is enough for."""
@@ -65,22 +89,77 @@ class Rewind:
         apart: Iterable[Any] = (),
         large: Large | None = None,
     ) -> None:
-        self._elsewhere, self.room = elsewhere, room
+        self._parts, self._elsewhere = [*parts], elsewhere
+        self.room = self._room = room
         self._large = Large() if large is None else large
         self._copied: list[Copied] = []
         self._restorers: list[Callable[[], None]] = []
         self._dicts: list[tuple[dict[Any, Any], dict[Any, Any], bool]] = []
         self._lists: list[tuple[Any, list[Any]]] = []
         self._empty: list[Any] = []
-        self._iterators: list[Callable[[], None]] = []
-        self._watched: list[tuple[Path, Callable[[], bool], str]] = []
+        self._leaves: list[tuple[Any, Path, Callable[[Any, Any], Noted], list[Any]]] = []
+        self._iterators: list[tuple[Any, Callable[[Any], None]]] = []
+        self._standing: list[Callable[[], bool]] = []
+        """Whether what leads on to other objects leads to the same ones still."""
         self._seen: dict[int, Any] = {id(one): one for one in apart}
-        self._stack: list[tuple[Any, Path]] = [(part, (None, name)) for name, part in parts]
+        self._stack: list[tuple[Any, Path]] = [(part, (None, name)) for name, part in self._parts]
         while self._stack and len(self._seen) < ENOUGH:
             obj, path = self._stack.pop()
             if id(obj) not in self._seen:
                 self._seen[id(obj)] = obj
                 self._note(obj, path)
+        self._mappings = Mappings([(mapping, held) for mapping, held, _ in self._dicts])
+        self._note_leaves()
+
+    def renewed(self, parts: Iterable[tuple[str, Any]], elsewhere: set[int]) -> Rewind | None:
+        """Return what notes the state as it is now, without another walk.
+
+        Args:
+            parts: as those of the walk.
+            elsewhere: as that of the walk.
+
+        Returns:
+            None where the walk would come to other objects, or attributes and elements are others.
+        """
+        if elsewhere != self._elsewhere or not self._stands([*parts]):
+            return None
+        other = copy.copy(self)
+        other.room = self._room
+        other._note_leaves()
+        return other
+
+    def forget(self) -> Rewind:
+        """Return the walk alone, without the values of tensors and generators, to be renewed."""
+        other = copy.copy(self)
+        other._last, other._watched = [], []
+        return other
+
+    def _stands(self, parts: list[tuple[str, Any]]) -> bool:
+        return (
+            len(parts) == len(self._parts)
+            and all(
+                one[0] == other[0] and is_the_same(one[1], other[1])
+                for one, other in zip(parts, self._parts, strict=True)
+            )
+            and self._mappings.stand()
+            and all(holds(sequence, elements) for sequence, elements in self._lists)
+            and not any(self._empty)
+            and all(one.is_current() for one in self._copied)
+            and all(stands() for stands in self._standing)
+            and all(hooks_of(obj) == hooks for obj, _, _, hooks in self._leaves)
+        )
+
+    def _note_leaves(self) -> None:
+        """Note the values of what leads nowhere: generators, tensors, streams, iterators."""
+        self._last: list[Callable[[], None]] = []
+        self._watched: list[tuple[Path, Callable[[], bool], str]] = []
+        for obj, path, note, _ in self._leaves:
+            known = note(obj, self)
+            if isinstance(known, Lost):
+                self._watched.append((path, known.changed, known.why))
+            elif known is not None:
+                self._last.append(known)
+        self._last += [wound_back(iterator, put) for iterator, put in self._iterators]
 
     def restore(self) -> list[str]:
         """Put everything back; return a sentence for each thing that could not be.
@@ -89,21 +168,21 @@ class Rewind:
             Exception: what an object raised when its state was set; the others are put back.
         """
         errors: list[Exception] = []
-        for mapping, held, attributes in self._dicts:
-            if not _same(mapping, held):
-                _attempt(functools.partial(_refill, mapping, held, attributes), errors)
+        for mapping, held, attributes in () if self._mappings.stand() else self._dicts:
+            if not same(mapping, held):
+                _attempt(functools.partial(refill, mapping, held, attributes), errors)
         for sequence, elements in self._lists:
-            if len(sequence) != len(elements) or not all(map(operator.is_, sequence, elements)):
-                _attempt(functools.partial(_reload, sequence, elements), errors)
+            if not holds(sequence, elements):
+                _attempt(functools.partial(reload, sequence, elements), errors)
         for one in self._copied:
             if not one.is_current():
-                put = _reload if isinstance(one.container, list) else _refill
+                put = reload if isinstance(one.container, list) else refill
                 _attempt(functools.partial(put, one.container, one.copy), errors)
         for container in self._empty:
             if container:
                 container.clear()
         # Those last: they stand in containers and closures, which have just been refilled.
-        for restore in (*self._restorers, *self._iterators):
+        for restore in (*self._restorers, *self._last):
             _attempt(restore, errors)
         lost = [f"{words(path)}: {why}" for path, changed, why in self._watched if _asked(changed)]
         if errors:
@@ -137,7 +216,9 @@ class Rewind:
             self._elements(obj, path)
         elif issubclass(cls, (set, frozenset, tuple)):
             if issubclass(cls, set):
-                self._restorers.append(functools.partial(_reset, obj, set(obj)))
+                held = set(obj)
+                self._restorers.append(functools.partial(reset, obj, held))
+                self._standing.append(functools.partial(are_the_same, obj, held))
             self._elements(obj, path)
         elif issubclass(cls, functools.partial):
             for held in (obj.func, obj.args, obj.keywords):
@@ -145,20 +226,17 @@ class Rewind:
         elif issubclass(cls, WEAK):
             self._push(obj.data, path, "")  # keys are references, which the dictionary holds
         elif (note := note_for(cls)) is not None:
-            known = note(obj, self)
-            for hook in hooks_of(obj):
+            hooks = hooks_of(obj)
+            self._leaves.append((obj, path, note, hooks))
+            for hook in hooks:
                 self._push(hook, path, "")
-            if isinstance(known, Lost):
-                self._watched.append((path, known.changed, known.why))
-            elif known is not None:
-                self._restorers.append(known)
 
     def is_elsewhere(self, tensor: Any) -> bool:
         """Return whether somebody else puts this tensor's values back."""
         return id(tensor) in self._elsewhere
 
     def _dict(self, obj: dict[Any, Any], path: Path, attributes: bool = False) -> None:
-        held = obj.copy() if type(obj) is dict else dict(_base(obj).items(obj))
+        held = obj.copy() if type(obj) is dict else dict(base_of(obj).items(obj))
         self._dicts.append((obj, held, attributes))
         if len(held) > MANY or not _leads_on(held.values()):
             return
@@ -170,7 +248,7 @@ class Rewind:
                 self._empty.append(value)  # most of a module's dictionaries of hooks
                 continue
             word = f".{name}" if attributes else f"[{name!r}]"
-            self._push(value, path, word, functools.partial(_base(obj).__setitem__, obj, name))
+            self._push(value, path, word, functools.partial(base_of(obj).__setitem__, obj, name))
 
     def _elements(self, obj: Any, path: Path) -> None:
         if len(obj) > MANY or not _leads_on(obj):
@@ -189,7 +267,8 @@ class Rewind:
         for member in slots_of(cls):
             with contextlib.suppress(AttributeError):
                 value = member.__get__(obj, cls)
-                self._restorers.append(functools.partial(_slot, member, obj, value))
+                self._restorers.append(functools.partial(set_slot, member, obj, value))
+                self._standing.append(functools.partial(in_slot, member, obj, value))
                 put = functools.partial(member.__set__, obj)
                 self._push(value, path, f".{member.__name__}", put)
         for one in own_classes(cls):
@@ -198,12 +277,14 @@ class Rewind:
     def _class(self, cls: type, path: Path) -> None:
         if not is_own(getattr(cls, "__module__", "builtins")):
             return
+        self._standing.append(functools.partial(as_many, vars(cls), len(vars(cls))))
         for name, value in vars(cls).items():
             function = getattr(value, "__func__", value)
             if isinstance(function, types.FunctionType):
                 self._push(function, path, f".{name}")
             elif not name.startswith("__") and not hasattr(type(value), "__get__"):
-                self._restorers.append(functools.partial(_class_attribute, cls, name, value))
+                self._restorers.append(functools.partial(set_class_attribute, cls, name, value))
+                self._standing.append(functools.partial(is_named, vars(cls), name, value))
                 self._push(value, path, f".{name}", functools.partial(setattr, cls, name))
 
     def _function(self, function: types.FunctionType, path: Path) -> None:
@@ -216,8 +297,9 @@ class Rewind:
                 value = cell.cell_contents
                 if ours and not callable(value):
                     continue
+                self._standing.append(functools.partial(in_cell, cell, value))
                 if own:
-                    self._restorers.append(functools.partial(_cell, cell, value))
+                    self._restorers.append(functools.partial(set_cell, cell, value))
                 self._push(
                     value, path, f".{name}", functools.partial(setattr, cell, "cell_contents")
                 )
@@ -225,12 +307,14 @@ class Rewind:
             self._dict(vars(function), path, attributes=True)
         if not own:
             return
+        self._standing.append(functools.partial(uses, function, [*own_globals(function)]))
         for held in (function.__defaults__, function.__kwdefaults__):
             self._push(held, path, "")
         module = function.__globals__
         for name in own_globals(function):
             value = module[name]
-            self._restorers.append(functools.partial(_global, module, name, value))
+            self._restorers.append(functools.partial(set_global, module, name, value))
+            self._standing.append(functools.partial(is_named, module, name, value))
             if _is_state(value):
                 put = functools.partial(module.__setitem__, name)
                 self._push(value, None, f"{function.__module__}.{name}", put)
@@ -242,7 +326,7 @@ class Rewind:
         if kind in ATOMS:
             return
         if put is not None and kind in iterator_types():
-            self._iterators.append(wound_back(value, put))
+            self._iterators.append((value, put))
         else:
             self._stack.append((value, (path, name)))
 
@@ -263,6 +347,7 @@ def _leads_on(values: Iterable[Any]) -> bool:
 
 
 WEAK = (weakref.WeakKeyDictionary, weakref.WeakValueDictionary, weakref.WeakSet)
+
 
 STATE = (
     "_contextvars", "_thread", "_weakrefset", "array", "builtins", "collections", "ctypes",
@@ -301,68 +386,3 @@ def _asked(changed: Callable[[], bool]) -> bool:
         return changed()
     except Exception:
         return True
-
-
-def _same(mapping: dict[Any, Any], held: dict[Any, Any]) -> bool:
-    return (
-        len(mapping) == len(held)
-        and all(map(operator.is_, mapping.values(), held.values()))
-        # A vocabulary's values are its ids: where they are the same, so are its words.
-        and (len(held) > MANY or all(map(operator.is_, mapping, held)))
-    )
-
-
-def _base(mapping: dict[Any, Any]) -> Any:
-    """Return the built-in class whose methods know the mapping, whatever a subclass overrides."""
-    return collections.OrderedDict if isinstance(mapping, collections.OrderedDict) else dict
-
-
-def _refill(mapping: dict[Any, Any], held: dict[Any, Any], attributes: bool = False) -> None:
-    base = _base(mapping)
-    if attributes:
-        # Never all gone, even for a moment: other threads may look at the object.
-        for key in [key for key in mapping if key not in held]:
-            del mapping[key]
-        mapping.update(held)
-        return
-    base.clear(mapping)  # the order counts, too: of parameters, of hooks
-    for key, value in held.items():
-        base.__setitem__(mapping, key, value)
-
-
-def _reload(sequence: Any, elements: list[Any]) -> None:
-    if isinstance(sequence, list):
-        list.__setitem__(sequence, slice(None), elements)
-    else:
-        collections.deque.clear(sequence)
-        collections.deque.extend(sequence, elements)
-
-
-def _reset(obj: set[Any], held: set[Any]) -> None:
-    if len(obj) != len(held) or obj != held:
-        set.clear(obj)
-        set.update(obj, held)
-
-
-def _slot(member: Any, obj: Any, value: Any) -> None:
-    if member.__get__(obj, type(obj)) is not value:
-        member.__set__(obj, value)
-
-
-def _cell(cell: types.CellType, value: Any) -> None:
-    try:
-        changed = cell.cell_contents is not value
-    except ValueError:
-        changed = True
-    if changed:
-        cell.cell_contents = value
-
-
-def _class_attribute(cls: type, name: str, value: Any) -> None:
-    if vars(cls).get(name) is not value:
-        setattr(cls, name, value)
-
-
-def _global(module: dict[str, Any], name: str, value: Any) -> None:
-    if module.get(name) is not value:
-        module[name] = value

@@ -63,8 +63,8 @@ def computed_in_parts(model: Any) -> bool:
 def resharded(model: Any) -> None:
     """Have FSDP2 drop what a forward gathered: without a backward pass it keeps some whole."""
     for module in model.modules():
-        if callable(reshard := getattr(module, "reshard", None)):
-            reshard()
+        if hasattr(type(module), "reshard"):  # FSDP2 gives a module a class of its own
+            module.reshard()
 
 
 def of_engine(hook: Any) -> bool:

@@ -160,9 +160,7 @@ def reachable_state(pipeline: Pipeline) -> Undo:
     for k, part in enumerate(getattr(optimizer, "parts", ()), 1):
         parts[f"optimizer {k}"] = part
     # The last is walked first, and so names what it holds.
-    elsewhere = {id(tensor) for tensor in tensors}
-    large = _large.setdefault(pipeline, Large())
-    noted = Rewind(reversed(parts.items()), elsewhere, large=large)
+    noted = _noted(pipeline, [*reversed(parts.items())], {id(tensor) for tensor in tensors})
 
     def restore() -> None:
         for sentence in noted.restore():
@@ -170,6 +168,20 @@ def reachable_state(pipeline: Pipeline) -> Undo:
                 pipeline.unrestored.append(sentence)
 
     return restore
+
+
+WALKS = 2
+"""Walks that are kept: of the pipeline as it is between two measurements, and within one."""
+
+
+def _noted(pipeline: Pipeline, parts: list[tuple[str, Any]], elsewhere: set[int]) -> Rewind:
+    """Note what the parts hold, by an earlier walk where it would be the same again."""
+    for walk in pipeline.walks:
+        if (renewed := walk.renewed(parts, elsewhere)) is not None:
+            return renewed
+    made = Rewind(parts, elsewhere, large=_large.setdefault(pipeline, Large()))
+    pipeline.walks[:] = [made.forget(), *pipeline.walks][:WALKS]
+    return made
 
 
 def _backend(tokenizer: Any) -> Undo:

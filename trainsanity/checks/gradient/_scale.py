@@ -10,7 +10,8 @@ from trainsanity.maths.regression import regress
 from trainsanity.maths.tolerances import REDUCTIONS, within
 from trainsanity.measurements.step.bounds import logged_loss_rounding
 from trainsanity.measurements.step.closed_form import closed_form
-from trainsanity.measurements.step.steps import Recording, Reference, Step, reference
+from trainsanity.measurements.step.reference_loss import Reference, reference
+from trainsanity.measurements.step.steps import Recording, Step
 from trainsanity.types import Skip
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from trainsanity.maths.tolerances import within
 from trainsanity.measurements.step.bounds import head_gradient_floor
 from trainsanity.measurements.step.closed_form import closed_form, parts_of_closed_form
 from trainsanity.measurements.step.confirmed import Confirmed
-from trainsanity.measurements.step.steps import Recording, reference
+from trainsanity.measurements.step.reference_loss import reference
+from trainsanity.measurements.step.steps import Recording
 from trainsanity.repairs import count_ignored, loss_divided, repair
 from trainsanity.types import Blocked, Cost, Finding, Judges, Measured, Repair, Skip
 

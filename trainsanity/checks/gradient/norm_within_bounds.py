@@ -15,7 +15,8 @@ from trainsanity.engine.registry import check
 from trainsanity.maths.regression import regress
 from trainsanity.maths.tolerances import MARGIN, within
 from trainsanity.measurements.step.confirmed import Confirmed
-from trainsanity.measurements.step.steps import Recording, Step, reference
+from trainsanity.measurements.step.reference_loss import reference
+from trainsanity.measurements.step.steps import Recording, Step
 from trainsanity.types import Cost, Finding, Judges, Measured, Skip
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from trainsanity.checks.loop._answers import added, generated, positions, with_prompt
 from trainsanity.checks.loop._metrics import change_places, close, counted_on, number
 from trainsanity.engine.registry import check
 from trainsanity.measurements.runs.scored import Scored, evaluates, strategy
@@ -14,13 +15,6 @@ from trainsanity.types import Cost, Finding, Measured, Severity
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
-
-OWN = ("runtime", "per_second", "model_preparation_time", "loss", "epoch", "samples", "steps")
-"""Metrics that the Trainer adds by itself, by the end of their names."""
-
-SHIFTED_WINS = 0.5
-"""A metric that is moved less than half as far by the right predictions as by those that are one
-position off is one of other positions.  A last resort: any between 0 and 1 tells the two apart."""
 
 
 @check(
@@ -102,7 +96,7 @@ def metric_prefers_the_right(pipeline: Pipeline, scored: Scored) -> Iterator[Mea
     yield from _chooses_among_one(pipeline)
     if not scored.error:
         yield from _returns(scored, trainer, name)
-        own = [one for one in scored.perfect if not _added(one)]
+        own = [one for one in scored.perfect if not added(one)]
         counted = [*counted_on(scored.repeated, scored.wrong, own)]
         # Its values are those of several evaluations, and tell nothing of one.
         yield from counted or _of_values(scored, args, name, own)
@@ -120,14 +114,14 @@ def metric_prefers_the_right(pipeline: Pipeline, scored: Scored) -> Iterator[Mea
 def _of_values(scored: Scored, args: Any, name: str | None, own: list[str]) -> Iterator[Finding]:
     if name is not None:
         yield from _direction(scored, args, name)
-    yield from _positions(scored)
+    yield from positions(scored)
     yield from _cut(scored)
     yield from _mixed(scored)
     yield from _unpaired(scored)
     yield from _unasked(scored)
     yield from change_places(scored.repeated, own)
-    yield from _generated(scored, strategy(args) != "no")
-    yield from _with_prompt(scored)
+    yield from generated(scored, strategy(args) != "no")
+    yield from with_prompt(scored)
 
 
 def _chooses_among_one(pipeline: Pipeline) -> Iterator[Finding]:
@@ -203,7 +197,7 @@ def _returns(scored: Scored, trainer: Any, name: str | None) -> Iterator[Finding
             "it out",
         )
     elif name is not None and name not in scored.metrics:
-        there = [key for key in scored.metrics if not _added(key) or key.endswith("loss")]
+        there = [key for key in scored.metrics if not added(key) or key.endswith("loss")]
         yield Finding(
             f"metric_for_best_model is {name}, which is not found in what evaluate() returns: "
             f"{', '.join(there) or 'nothing'}; the run dies with a KeyError at its first "
@@ -258,7 +252,7 @@ def _cut(scored: Scored) -> Iterator[Finding]:
     for name, value in scored.perfect.items():
         values = (value, scored.at_half.get(name), scored.at_zero.get(name))
         right, at_half, at_zero = map(number, values)
-        if _added(name) or right is None or at_half is None or at_zero is None:
+        if added(name) or right is None or at_half is None or at_zero is None:
             continue
         if at_half == right != at_zero:
             yield Finding(
@@ -278,7 +272,7 @@ def _mixed(scored: Scored) -> Iterator[Finding]:
     for name, value in scored.perfect.items():
         values = (value, scored.surer.get(name), scored.uneven.get(name))
         right, surer, uneven = map(number, values)
-        if _added(name) or right is None or surer is None or uneven is None:
+        if added(name) or right is None or surer is None or uneven is None:
             continue
         # A metric of probabilities follows how sure all rows are; one of classes does not.
         if not _best(right) and close(right, surer) and not close(right, uneven):
@@ -298,7 +292,7 @@ def _unpaired(scored: Scored) -> Iterator[Finding]:
     for name, value in scored.perfect.items():
         parts = (value, scored.moved.get(name), scored.single.get(name), scored.alike.get(name))
         right, moved, single, alike = map(number, parts)
-        if _added(name) or right is None or moved is None or single is None or alike is None:
+        if added(name) or right is None or moved is None or single is None or alike is None:
             continue
         asks = not close(right, single) and not close(right, alike)
         # A difference of means has no pairs, and is 0 for right answers; a ratio is 1.
@@ -317,7 +311,7 @@ def _unpaired(scored: Scored) -> Iterator[Finding]:
 
 def _unasked(scored: Scored) -> Iterator[Finding]:
     """Yield metrics all of which are the same for right, wrong and equal predictions."""
-    names = [name for name in scored.perfect if not _added(name)]
+    names = [name for name in scored.perfect if not added(name)]
     judged, follow = [], False
     for name in names:
         given = (scored.perfect, scored.wrong, scored.moved, scored.single, scored.metrics)
@@ -341,80 +335,5 @@ def _unasked(scored: Scored) -> Iterator[Finding]:
         )
 
 
-def _positions(scored: Scored) -> Iterator[Finding]:
-    for name, value in scored.perfect.items():
-        if _added(name):
-            continue
-        right, wrong = number(value), number(scored.wrong.get(name))
-        padded, in_place = number(scored.padded.get(name)), number(scored.in_place.get(name))
-        if right is None or wrong is None:
-            continue
-        if in_place is not None and abs(right - wrong) < SHIFTED_WINS * abs(in_place - wrong):
-            yield Finding(
-                f"{name} of a perfect model is {right:.4g}, like a wrong one's {wrong:.4g}; of one "
-                f"that repeats each token at its own position it is {in_place:.4g}: predictions "
-                "are not shifted",
-                observed={"next token": right, "same position": in_place},
-                expected="the next token's is the best",
-                where="compute_metrics",
-                cause="the output at a position predicts the next token, and is compared with the "
-                "label at its own position",
-                fix="compare predictions[:, :-1] with labels[:, 1:]",
-            )
-        elif padded is not None and not close(right, padded) and not close(right, wrong):
-            yield Finding(
-                f"{name} of perfect predictions is {right:.4g}, and {padded:.4g} with as much "
-                "padding again: labels of -100 are scored",
-                observed=padded,
-                expected=right,
-                where="compute_metrics",
-                cause="positions with the label -100 (padding) are not masked out of the metric",
-                fix="compare only where labels != -100",
-            )
-
-
-def _generated(scored: Scored, during: bool) -> Iterator[Finding]:
-    cut = sum(length > scored.limit for length in scored.targets) if scored.limit else 0
-    if 2 * cut > len(scored.targets):
-        yield Finding(
-            f"generation is cut after {scored.limit} tokens, and {cut} of {len(scored.targets)} "
-            "targets are longer: the metrics are those of the beginnings",
-            observed=scored.limit,
-            expected=max(scored.targets),
-            where="generation_max_length",
-            cause="generation_max_length is not set, or shorter than the targets: max_length of "
-            "the generation config (20 by default) holds",
-            fix=f"generation_max_length={max(scored.targets) + 2}",
-            # evaluate() takes max_length as well, and here only the script itself calls it.
-            severity=Severity.FAILURE if during else Severity.WARNING,
-        )
-
-
-def _with_prompt(scored: Scored) -> Iterator[Finding]:
-    """Yield metrics that tell right answers from wrong ones only where the prompt is left out."""
-    written = scored.written
-    for name in written.right:
-        values = (of.get(name) for of in (written.right, written.wrong, written.bare,
-                                          written.bare_wrong))  # fmt: skip
-        right, wrong, bare, bare_wrong = map(number, values)
-        if _added(name) or right is None or wrong is None or bare is None or bare_wrong is None:
-            continue
-        if abs(right - wrong) < SHIFTED_WINS * abs(bare - bare_wrong):
-            yield Finding(
-                f"{name} of answers that are the labels is {right:.4g} and of other rows' answers "
-                f"{wrong:.4g}, as generate() returns them, behind the prompt; without the prompt "
-                f"it is {bare:.4g} and {bare_wrong:.4g}: the prompt stays in the prediction",
-                observed={"right": right, "wrong": wrong},
-                expected={"right": bare, "wrong": bare_wrong},
-                where="prediction_step",
-                cause="a decoder's generate() returns the prompt before what it wrote",
-                fix="written[:, inputs['input_ids'].shape[1]:] before it is compared",
-            )
-
-
 def _best(value: float) -> bool:
     return any(close(value, one) for one in (0.0, 1.0, 100.0))
-
-
-def _added(name: str) -> bool:
-    return name.endswith(OWN)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
 from trainsanity.maths.tolerances import within
-from trainsanity.measurements.step.steps import Recording, reference
+from trainsanity.measurements.step.reference_loss import reference
+from trainsanity.measurements.step.steps import Recording
 from trainsanity.types import Abstain, Cost, Finding, Measured, Severity
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from trainsanity.maths.tolerances import UNEVEN, within
 from trainsanity.measurements.batches.batch import own_loss
 from trainsanity.measurements.step.bounds import logged_loss_rounding
 from trainsanity.measurements.step.confirmed import Confirmed
-from trainsanity.measurements.step.steps import Recording, Reference, Step, reference
+from trainsanity.measurements.step.reference_loss import Reference, reference
+from trainsanity.measurements.step.steps import Recording, Step
 from trainsanity.pipeline import unwrapped
 from trainsanity.repairs import COUNT_IGNORED, loss_divided
 from trainsanity.types import Cost, Finding, Judges, Measured, Severity, Skip

@@ -84,10 +84,12 @@ def merged(pipeline: Pipeline, adapters: Adapters, batch: Batch) -> Merged:
         as_trained(pipeline, autocast=mixed),
     ):
         before = _logits(model, inputs)
-        generator = torch.Generator().manual_seed(0)
+        generators: dict[Any, Any] = {}
 
         def normal(like: Any) -> Any:
-            return torch.randn(like.shape, generator=generator).to(like)
+            # On the weight's own device: a host takes minutes to draw for billions of weights.
+            own = generators.setdefault(like.device, torch.Generator(like.device).manual_seed(0))
+            return torch.randn(like.shape, generator=own, device=like.device).to(like)
 
         for weight in _weights(layers, adapters.active):
             weight.add_(normal(weight) * (float(weight.float().std(correction=0)) or SMALL))

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from trainsanity.measurements.model.items import Items
-    from trainsanity.measurements.step.steps import MicroStep, Reference
+    from trainsanity.measurements.step.reference_loss import Reference
+    from trainsanity.measurements.step.steps import MicroStep
     from trainsanity.objectives.base import Objective
 
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from trainsanity.engine.session import objective_of
 from trainsanity.measurements.model.head import is_tied, weight_parameter
-from trainsanity.measurements.step.steps import Step, reference
+from trainsanity.measurements.step.reference_loss import reference
+from trainsanity.measurements.step.steps import Step
 from trainsanity.types import Skip
 
 if TYPE_CHECKING:

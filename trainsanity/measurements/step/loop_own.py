@@ -21,9 +21,10 @@ from trainsanity.isolation.snapshot import preserved
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, within
 from trainsanity.measurements.batches.batch import drawn, prepared, quiet
 from trainsanity.measurements.step.bounds import gradient_unit
+from trainsanity.measurements.step.gradient_samples import AT_MOST, ELEMENTS, sampled_of
 from trainsanity.measurements.step.guided import Guided, ask_guided
 from trainsanity.measurements.step.loop_gradients import Gradients, before_the_clip
-from trainsanity.measurements.step.own import AT_MOST, ELEMENTS, Own, sampled_of, solve
+from trainsanity.measurements.step.own import Own, solve
 from trainsanity.measurements.step.rearranged import REDRAWN, set_alike
 from trainsanity.measurements.step.steps import Recording, set_random_state
 

@@ -23,13 +23,18 @@ from trainsanity.isolation.host_memory import to_device, to_host
 from trainsanity.isolation.random_states import global_random_states
 from trainsanity.isolation.snapshot import restored
 from trainsanity.measurements.step.bounds import gradient_unit
+from trainsanity.measurements.step.gradient_samples import (
+    AT_MOST,
+    ELEMENTS,
+    sampled,
+    sampled_of,
+)
 from trainsanity.measurements.step.guided import Guided, ask_guided
 from trainsanity.measurements.step.hooks import state_of
 from trainsanity.measurements.step.outputs_formula import ask_outputs
 from trainsanity.measurements.step.policy_passes import ask_policy
 from trainsanity.measurements.step.preference import ask_preference
 from trainsanity.measurements.step.rearranged import rearrange
-from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.settings import ask_settings
 from trainsanity.measurements.step.unused import unused_parameters
 
@@ -39,13 +44,6 @@ if TYPE_CHECKING:
     from trainsanity.measurements.step.steps import Recording
     from trainsanity.objectives.base import Objective
 
-ELEMENTS = 4096
-"""Elements of each parameter's gradient that are compared.  A large model has hundreds of tensors:
-with a million elements a weight is known to a thousandth of the noise of a single one."""
-
-AT_MOST = 1 << 26
-"""Elements kept over all micro-batches, in float32 a quarter of a gigabyte: with more micro-batches
-fewer of each parameter are kept."""
 
 UNSEEDED = (
     "the first micro-batch has another loss or gradient each time: it depends on what was computed "
@@ -214,7 +212,7 @@ def ask_again(trainer: Any, recording: Recording, objective: Objective) -> Own:
             def loss_and_gradient() -> Tensor:
                 _zero(parameters)
                 loss, _ = again[0].take()
-                return _and(loss, _sampled(parameters, size))
+                return _and(loss, sampled(parameters, size))
 
             if trainer.args.world_size == 1:
                 without = {n: p for n, p in parameters.items() if grads[n] is None}
@@ -229,7 +227,7 @@ def ask_again(trainer: Any, recording: Recording, objective: Objective) -> Own:
             def gradient(inputs: dict[str, Any]) -> Tensor:
                 _zero(parameters)
                 again[0].take(inputs=inputs)
-                return _sampled(parameters, size)
+                return sampled(parameters, size)
 
             recording.rearranged = rearrange(trainer, again[0].inputs, gradient, own.eps)
             recording.policy = ask_policy(trainer, again[0].inputs, gradient, own.eps)
@@ -264,7 +262,7 @@ def _each(
             if counted:
                 own.losses.append(_mean_over_processes(loss))
                 own.items.append(items)
-                columns.append(_sampled(parameters, size))
+                columns.append(sampled(parameters, size))
             elif items is not None:
                 own.uncounted.append(_mean_over_processes(loss))
     return columns
@@ -305,7 +303,7 @@ def own_gradients(
         _zero(parameters)
         own.losses.append(one())
         own.items.append(None)
-        columns.append(_sampled(parameters, size))
+        columns.append(sampled(parameters, size))
     solve(own, columns, sampled_of(gradients, parameters, size))
     return own
 
@@ -314,7 +312,7 @@ def loss_and_gradient(parameters: dict[str, Any], ask: Callable[[], float]) -> T
     """Return the loss that a function sends backward and returns, and a sample of the gradient."""
     _zero(parameters)
     loss = ask()
-    return _and(loss, _sampled(parameters, ELEMENTS))
+    return _and(loss, sampled(parameters, ELEMENTS))
 
 
 def _and(loss: float, gradient: Tensor) -> Tensor:
@@ -340,41 +338,6 @@ def _one_step(trainer: Any) -> Iterator[None]:
 def _zero(parameters: dict[str, Any]) -> None:
     for p in parameters.values():
         p.grad = None
-
-
-def _sampled(parameters: dict[str, Any], size: int) -> Tensor:
-    import torch
-
-    return torch.cat(
-        [
-            _some(p.grad, size) if p.grad is not None else torch.zeros(min(size, p.numel()))
-            for p in parameters.values()
-        ]
-    )
-
-
-def sampled_of(gradients: dict[str, Any], parameters: dict[str, Any], size: int) -> Tensor:
-    """Return ``size`` elements of each parameter's sampled gradient in one vector; 0 for none."""
-    import torch
-
-    return torch.cat(
-        [
-            _spread(gradients[name], size).float()
-            if name in gradients
-            else torch.zeros(min(size, p.numel()))
-            for name, p in parameters.items()
-        ]
-    )
-
-
-def _some(gradient: Tensor, size: int) -> Tensor:
-    return _spread(sample(gradient), size).float()
-
-
-def _spread(values: Tensor, size: int) -> Tensor:
-    """Return ``size`` elements of a sampled gradient (1-D), or all if there are fewer."""
-    stride = max(1, len(values) // size)
-    return values[::stride][:size]
 
 
 def _autocast(trainer: Any) -> list[Any]:

@@ -31,7 +31,7 @@ from trainsanity.measurements.step.modes import watched_modes
 from trainsanity.measurements.step.own import Own, loss_and_gradient, own_gradients
 from trainsanity.measurements.step.pull import ModelCall, watch_aims
 from trainsanity.measurements.step.rearranged import Rearranged
-from trainsanity.measurements.step.record_trainer import note_rates, note_update
+from trainsanity.measurements.step.record_notes import note_rates, note_update
 from trainsanity.measurements.step.replay import fill_items
 from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.steps import NOT_AGAIN, MicroStep, Recording, Step

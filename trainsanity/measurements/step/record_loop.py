@@ -31,20 +31,20 @@ from trainsanity.measurements.step.outside import outside_watched
 from trainsanity.measurements.step.policy_passes import references_of
 from trainsanity.measurements.step.pull import pulls_watched
 from trainsanity.measurements.step.rearranged import Rearranged
-from trainsanity.measurements.step.record_trainer import (
+from trainsanity.measurements.step.record_notes import (
     broken,
     gather,
     note_held,
     note_rates,
     note_update,
 )
+from trainsanity.measurements.step.reference_loss import item_weights
 from trainsanity.measurements.step.replay import fill_items
 from trainsanity.measurements.step.sampling import sample, total_norm
 from trainsanity.measurements.step.steps import (
     MicroStep,
     Recording,
     Step,
-    item_weights,
     random_state,
     set_random_state,
 )

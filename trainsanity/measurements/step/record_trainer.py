@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import math
 import time
@@ -13,12 +12,9 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.engine.session import Session, objective_of
 from trainsanity.errors import UsageError
 from trainsanity.isolation.callbacks import taking_part
-from trainsanity.isolation.collectives import all_gather, rank
 from trainsanity.isolation.fsdp import training_copy
-from trainsanity.isolation.hashing import hashes
 from trainsanity.isolation.overrides import own_methods
 from trainsanity.isolation.random_states import torch_states
-from trainsanity.isolation.shards import is_sharded
 from trainsanity.isolation.snapshot import preserved, snapshot_bytes
 from trainsanity.isolation.temp_folders import scratch
 from trainsanity.isolation.zero import engine_dropped, zero_stage
@@ -45,20 +41,23 @@ from trainsanity.measurements.step.record_gradients import (
     record_clipping,
     take_gradients,
 )
+from trainsanity.measurements.step.record_notes import (
+    broken,
+    gather,
+    note_held,
+    note_rates,
+    note_update,
+)
 from trainsanity.measurements.step.record_zero import ZeroStep
+from trainsanity.measurements.step.reference_loss import note_means
 from trainsanity.measurements.step.replay import fill_items
 from trainsanity.measurements.step.reward_order import watch_rewards
 from trainsanity.measurements.step.rollouts import record_rollouts
 from trainsanity.measurements.step.sampling import any_gradient, total_norm
 from trainsanity.measurements.step.schedule import curve_of
-from trainsanity.measurements.step.steps import (
-    MicroStep,
-    Recording,
-    Step,
-    note_means,
-)
+from trainsanity.measurements.step.steps import MicroStep, Recording, Step
 from trainsanity.measurements.step.teachers import teachers_watched
-from trainsanity.measurements.step.update import before_step, frozen_state, note_frozen, trial_steps
+from trainsanity.measurements.step.update import frozen_state, note_frozen, trial_steps
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -262,43 +261,6 @@ def _callback(
     return Recorder()
 
 
-def broken(seen: Recording) -> bool:
-    """A gradient is not finite: the weights are lost, and later steps have nothing to say."""
-    return any(not parameter.finite for parameter in seen.update.parameters)
-
-
-def note_update(seen: Recording, model: Any, optimizer: Any) -> None:
-    """Groups and gradients as the optimizer finds them.
-
-    A NaN of an earlier step stays known, and so does a gradient: parts may be trained by turns.
-    """
-    earlier = {p.name: p for p in seen.update.parameters}
-    outside, seen.update = seen.update.outside, before_step(model, optimizer)
-    seen.update.outside = outside
-    for parameter in seen.update.parameters:
-        if (before := earlier.get(parameter.name)) is not None:
-            parameter.finite &= before.finite
-            parameter.has_gradient |= before.has_gradient
-
-
-def note_rates(seen: Recording, optimizer: Any) -> None:
-    """Note the rate of each group, and what it was built with."""
-    groups = optimizer.param_groups
-    seen.steps[-1].rates = [group["lr"] for group in groups]
-    seen.peaks = [float(group.get("initial_lr", group["lr"])) for group in groups]
-    seen.optimizer = type(getattr(optimizer, "optimizer", optimizer)).__name__
-
-
-def note_held(pipeline: Pipeline, seen: Recording, moment: str) -> None:
-    """Hashes of the weights as this process has them now, to be held against the others'."""
-    if pipeline.other_processes is None:
-        return
-    named = dict(pipeline.model.named_parameters())
-    whole = {name: p for name, p in named.items() if not is_sharded(p)}
-    seen.sharded = len(named) - len(whole)
-    seen.held[moment] = [dict(zip(whole, hashes(whole.values()), strict=True))]
-
-
 def _record_training_step(
     pipeline: Pipeline,
     seen: Recording,
@@ -401,24 +363,3 @@ def _leaves_the_loss_to_the_model(trainer: Any) -> bool:
 
     stock = type(trainer).compute_loss is Trainer.compute_loss
     return stock and trainer.label_smoother is None and trainer.compute_loss_func is None
-
-
-def gather(seen: Recording) -> None:
-    """Each process saw its own rows; the reference needs them all.  Same order everywhere."""
-    for moment, (own_hashes,) in seen.held.items():
-        seen.held[moment] = all_gather(own_hashes)
-    for step in seen.steps:
-        # What only the own process can ask again stays here.
-        apart: dict[str, Any] = {"inputs": {}} | dict.fromkeys(
-            ("random_state", "rows", "packed", "again", "state")
-        )
-        own = [dataclasses.replace(micro, **apart) for micro in step.micro_steps]
-        micros = [
-            (number, step.micro_steps[k] if number == rank() else micro)
-            for number, gathered in enumerate(all_gather(own))
-            for k, micro in enumerate(gathered)
-        ]
-        step.micro_steps = []
-        for number, micro in micros:
-            micro.rank = number
-            step.micro_steps.append(micro)

@@ -20,21 +20,18 @@ from trainsanity.fields import logits_of
 from trainsanity.isolation.collectives import all_gather
 from trainsanity.isolation.fsdp import beside_model
 from trainsanity.isolation.hashing import hashes
-from trainsanity.isolation.host_memory import to_device
 from trainsanity.isolation.random_states import reseed, set_torch_states, torch_states
 from trainsanity.isolation.shards import computed_in_parts, in_parts, made_in_parts, resharded
 from trainsanity.isolation.snapshot import preserved
-from trainsanity.measurements.batches.batch import quiet
-from trainsanity.measurements.batches.special_tokens import align_special_tokens
 from trainsanity.measurements.model.forward import outputs_without, predicting
 from trainsanity.measurements.model.head import Pooled
 from trainsanity.measurements.model.items import with_prompt
-from trainsanity.measurements.model.raiser import gathered
 from trainsanity.measurements.step.checkpointing import checkpointed_in
 from trainsanity.measurements.step.fused import added_by_chunks, half_a_unit
-from trainsanity.measurements.step.hooks import hooked
+from trainsanity.measurements.step.reference_loss import item_weights
 from trainsanity.measurements.step.sampling import sample
-from trainsanity.measurements.step.steps import MicroStep, Recording, item_weights
+from trainsanity.measurements.step.steps import MicroStep, Recording
+from trainsanity.measurements.step.training_mode import as_in_training, autocast
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
@@ -396,50 +393,3 @@ def _add_up(gradients: dict[str, Tensor]) -> None:
         whole = gradients[name].to(device)
         torch.distributed.all_reduce(whole)
         gradients[name] = whole.cpu()
-
-
-@contextmanager
-def as_in_training(pipeline: Pipeline, recording: Recording) -> Iterator[None]:
-    """The model as the first step had it, but for gradient checkpointing, which is off.
-
-    It has the hooks that were there in the step alone, as NEFTune's noise is, and the weights that
-    the user's own code wrote before it.
-    """
-    model, begun = pipeline.model, recording.begun_with
-    with (
-        preserved(pipeline, weights=bool(begun)),
-        quiet(pipeline),
-        checkpointed_in(model, []),
-        hooked(recording.hooks),
-        gathered(model),
-    ):
-        align_special_tokens(pipeline)
-        to_device([values for _, values in begun], [parameter for parameter, _ in begun])
-        model.train()
-        yield
-
-
-@contextmanager
-def autocast(pipeline: Pipeline) -> Iterator[None]:
-    """The Trainer's mixed precision, or what a script's own loop called its model under."""
-    if pipeline.trainer is None:
-        with captured_autocast(pipeline):
-            yield
-    else:
-        with pipeline.trainer.accelerator.autocast():
-            yield
-
-
-@contextmanager
-def captured_autocast(pipeline: Pipeline) -> Iterator[None]:
-    """Run the block under the autocast that a script's own loop called its model under."""
-    import torch
-
-    captured = pipeline.captured
-    calls = [] if captured is None else [one.call for one in captured.first.passes if one.call]
-    if not calls or calls[0].autocast is None:
-        yield
-        return
-    device, dtype = calls[0].autocast
-    with torch.autocast(device, dtype):
-        yield
