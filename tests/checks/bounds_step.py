@@ -305,7 +305,7 @@ def share_that_is_kept(get, share):
 def one_gradient(get, share):
     recording, replay = get("recording"), get("replay")
     name = "model.norm.weight"
-    off = share * (MARGIN * replay.noise[name] + REDUCTIONS)
+    off = share * (MARGIN * replay.noise[name] + replay.common + REDUCTIONS)
     gradients = {**recording.gradients, name: replay.gradients[name] * (1 + off)}
     return {"recording": replace(recording, gradients=gradients)}
 

@@ -109,3 +109,41 @@ def test_a_width_that_does_not_fit_is_left_out_unless_it_is_the_runs_own(beyond,
                 timed_settings(batch, padding, pipeline, lambda: None)
     finally:
         hook.remove()
+
+
+@pytest.mark.parametrize("name", ["preference_trainer", "liked_trainer"])
+def test_the_trainers_own_loss_is_timed_where_the_model_makes_none(name, monkeypatch):
+    from fixtures.controls import preferences
+
+    monkeypatch.setattr(padding_module, "LONG_ENOUGH", 0.0)
+    trainer = getattr(preferences, name)(healthy(**CHEAP))
+    trainer.data_collator.pad_to_multiple_of = 32
+    pipeline = Pipeline.from_trainer(trainer)
+    batch, padding = (Session.of(pipeline).measurements.get(name) for name in ("batch", "padding"))
+    modes = [module.training for module in trainer.model.modules()]
+    seen = timed_settings(batch, padding, pipeline, lambda: None)
+    assert {1, 32} <= {*seen.seconds}
+    assert [module.training for module in trainer.model.modules()] == modes
+    assert all(p.grad is None for p in trainer.model.parameters())
+
+
+def test_a_loss_that_cannot_be_asked_outside_of_train_is_not_timed():
+    trainer = healthy(**CHEAP, pad_to_multiple_of=32)
+    trainer.compute_loss = lambda *args, **kwargs: args[0].begun_in_train
+    pipeline = Pipeline.from_trainer(trainer)
+    batch, padding = (Session.of(pipeline).measurements.get(name) for name in ("batch", "padding"))
+    with pytest.raises(Skip, match=r"cannot be asked outside of train.*begun_in_train"):
+        timed_settings(batch, padding, pipeline, lambda: None)
+
+
+def test_what_compute_loss_takes_out_of_a_batch_is_there_the_next_time():
+    trainer = healthy(**CHEAP, pad_to_multiple_of=32)
+
+    def compute_loss(model, inputs, *args, **kwargs):
+        labels = inputs.pop("labels")
+        return torch.nn.functional.cross_entropy(model(**inputs).logits, labels)
+
+    trainer.compute_loss = compute_loss
+    pipeline = Pipeline.from_trainer(trainer)
+    batch, padding = (Session.of(pipeline).measurements.get(name) for name in ("batch", "padding"))
+    assert timed_settings(batch, padding, pipeline, lambda: None).seconds

@@ -44,7 +44,8 @@ def train_equals_eval(
 
     How it is measured: ``trainer.evaluate`` runs on those rows with the user's Trainer, in eval
     mode and at the weights of step 1; logits and labels of each batch are recorded.  The Trainer
-    takes the mean over rows of each batch's loss, and so does the reference.  Allowed is the
+    takes each batch's loss as often as the batch has rows, and so does the reference, by what it
+    gathers: a collator may pack rows, and a loader end in a smaller batch.  Allowed is the
     rounding of the dtypes, as for the logged loss.
 
     How to fix: return the mean over the batch from ``compute_loss`` or ``prediction_step`` where

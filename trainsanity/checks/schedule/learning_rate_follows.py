@@ -27,6 +27,11 @@ PREPARED = (
 )
 
 
+OF_A_CALLBACK = (
+    "a callback sets rates of its own, another in each step, as a search for the rate does",
+    "nothing, if that is meant; otherwise leave the rate to lr_scheduler",
+)
+
 ONCE = repair("lr_scheduler.step() once per optimizer step", "schedule_by_the_step")
 
 
@@ -65,7 +70,8 @@ def learning_rate_follows(
     Known false alarms: of a custom training loop in several processes a scheduler that accelerate
     prepared is a warning, as its length may have been multiplied for that; schedulers with a state
     beyond the step count are skipped.  A script's own scheduler that is stepped once per batch, and
-    is as long as some of its epochs counted in batches, is a warning, too.
+    is as long as some of its epochs counted in batches, is a warning, too.  So are rates of a
+    callback of your own that are others in each step and none of the schedule's.
 
     References: huggingface/accelerate#2142, huggingface/accelerate#963,
     huggingface/transformers#26827.
@@ -88,6 +94,8 @@ def learning_rate_follows(
         meant = not group and bool(schedule.epochs or _per_process(used, schedule))
         if meant:
             cause, fix = _counted(schedule.epochs) if schedule.epochs else PREPARED
+        elif not bent and _curve_of_its_own(pipeline, used, planned, schedule):
+            meant, (cause, fix) = True, OF_A_CALLBACK
         whose = "has the learning rate" if wrong else "is planned by the scheduler in use for"
         yield Finding(
             f"optimizer step {k + 1} {whose} {seen:.4g}; the arguments give {asked:.4g} there",
@@ -163,6 +171,26 @@ def _per_process(used: list[float], schedule: Schedule) -> bool:
     return curve is not None and all(
         _equal(rate, curve[k]) for k, rate in enumerate(used) if k in curve
     )
+
+
+def _curve_of_its_own(
+    pipeline: Pipeline, used: list[float], planned: list[float], schedule: Schedule
+) -> bool:
+    """Return whether a callback sets another rate in each step, none of them a scheduler's.
+
+    Rates that lie on the planned curve are a scheduler's at another pace, and those that are a
+    multiple of it are scaled; one rate for all steps takes the schedule away.
+    """
+    # What is set for the step after them is the scheduler's until that step begins.
+    used, planned = used[:-1], planned[:-1]
+    if pipeline.trainer is None or not taking_part(pipeline.trainer) or len(used) < 2:
+        return False
+    if len(set(used)) < len(used) or any(map(_equal, used, planned)):
+        return False
+    if any(_equal(rate, other) for rate in used for other in schedule.curve.values()):
+        return False
+    factors = [rate / other for rate, other in zip(used, planned, strict=True) if other]
+    return len({round(math.log(abs(one)), 6) for one in factors if one}) > 1
 
 
 def _groups(recording: Recording) -> int:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
+from trainsanity.errors import first_line
+from trainsanity.isolation.out_of_memory import out_of_memory
 from trainsanity.isolation.shards import in_parts
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.maths.alignment import packed
@@ -136,7 +138,7 @@ def padding_times(batch: Batch, padding: Padding, pipeline: Pipeline) -> Padding
     """Time forward and backward of the first micro-batch at each ``pad_to_multiple_of``.
 
     Raises:
-        Skip: the run's own does not fit without gradient checkpointing, or the model is sharded.
+        Skip: the run's own does not fit, the model is sharded, or the loss needs ``train()``.
     """
     settable = hasattr(pipeline.data_collator, "pad_to_multiple_of")
     if pipeline.device.type != "cuda" or not settable:
@@ -161,8 +163,10 @@ def timed_settings(
 
         align_special_tokens(pipeline)
         before = [p.grad for p in pipeline.model.parameters()]
+        modes = [(module, module.training) for module in pipeline.model.modules()]
         try:
             made = {}
+            pipeline.model.train()
             for key, multiple in settings.items():
                 collator = copy.copy(pipeline.data_collator)
                 collator.pad_to_multiple_of = multiple
@@ -183,6 +187,8 @@ def timed_settings(
         finally:
             for parameter, gradient in zip(pipeline.model.parameters(), before, strict=True):
                 parameter.grad = gradient
+            for module, mode in modes:
+                module.training = mode
     by_setting = {key: taken[shapes[key]] for key in settings if key and shapes[key] in taken}
     return PaddingTimes(
         {key: statistics.median(values) for key, values in by_setting.items()},
@@ -228,15 +234,34 @@ def _warm_up(pipeline: Pipeline, timed: dict[Any, Any], own: tuple[int, ...]) ->
             del timed[shape]
         torch.cuda.empty_cache()
         if shape <= own:
+            modules = pipeline.model.modules()
+            checkpointed = any(getattr(one, "gradient_checkpointing", False) for one in modules)
+            without = "" if checkpointed else ", without gradient checkpointing"
             raise Skip(
                 f"{' x '.join(map(str, shape))} tokens do not fit on the device, forward and "
-                "backward, without gradient checkpointing: the time of a width cannot be measured"
+                f"backward{without}: the time of a width cannot be measured"
             )
     return None
 
 
 def _forward_backward(pipeline: Pipeline, inputs: Any) -> None:
+    """Take the Trainer's own loss, as ``training_step`` does, and differentiate it.
+
+    Raises:
+        Skip: a ``compute_loss`` of the user's own needs what is there inside ``train()`` alone.
+    """
+    trainer = pipeline.trainer
     for parameter in pipeline.model.parameters():
         parameter.grad = None
-    with pipeline.trainer.accelerator.autocast():
-        pipeline.model(**inputs).loss.backward()
+    try:
+        with trainer.accelerator.autocast(), trainer.compute_loss_context_manager():
+            # It may take labels out of the batch, which is used again.
+            loss = trainer.compute_loss(pipeline.model, copy.copy(inputs))
+        loss.mean().backward()
+    except Exception as error:
+        if out_of_memory(error) is not None:
+            raise
+        raise Skip(
+            "how long a width takes is not measured: the loss cannot be asked outside of train(), "
+            f"{type(error).__name__}: {first_line(error)}"
+        ) from error

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import objective_of
@@ -14,6 +12,7 @@ from trainsanity.engine.store import measurement
 from trainsanity.errors import UsageError, first_line
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.special_tokens import align_special_tokens
+from trainsanity.measurements.data.stored_files import stored_file
 from trainsanity.pipeline import embedding_rows
 from trainsanity.types import Cost
 
@@ -114,23 +113,11 @@ def _file(checkpoint: str, name: str) -> dict[str, Any]:
     """A JSON file of a checkpoint, from this machine's files only; empty if it is not there."""
     if not checkpoint:
         return {}
-    if os.path.isdir(checkpoint):
-        path: str | None = str(Path(checkpoint) / name)
-    else:
-        from transformers.utils.hub import cached_file
-
-        path = cached_file(
-            checkpoint,
-            name,
-            local_files_only=True,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-    if path is None or not os.path.isfile(path):
+    path = stored_file(checkpoint, name)
+    if path is None:
         return {}
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UsageError(f"{path} is not valid JSON ({first_line(error)}): get it anew") from error
     return found if isinstance(found, dict) else {}

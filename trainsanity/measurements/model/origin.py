@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
+from trainsanity.measurements.data.stored_files import stored_file
 from trainsanity.pipeline import active_adapters, is_adapted, unwrapped
 from trainsanity.types import Cost
 
@@ -206,16 +207,9 @@ def checkpoint_folder(config: Any) -> Path | None:
         return None
     if os.path.isdir(source):
         return Path(source) if any(Path(source).glob("*.safetensors")) else None
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
     for name in ("model.safetensors", "model.safetensors.index.json"):
-        try:
-            found = try_to_load_from_cache(source, name)
-        except HFValidationError:  # a path that is gone, not a hub id
-            return None
-        if isinstance(found, str):
-            return Path(found).parent
+        if (found := stored_file(source, name)) is not None:
+            return found.parent
     return None
 
 

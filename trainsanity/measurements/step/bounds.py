@@ -37,6 +37,22 @@ def gradient_unit(model: Any, *others: Any) -> float:
     return max((float(torch.finfo(dtype).eps) for dtype in dtypes), default=math.nan)
 
 
+def added_in_parts(dtype: Any, parts: int) -> float:
+    """Return the rounding of a sum whose terms are added one by one to a number of this dtype.
+
+    Each addition rounds the sum so far, by up to half a unit in its last place: 1 / sqrt(12) of a
+    unit on average.  Sums so far grow as sqrt(k / parts) at the least, which is what terms of
+    random signs make of them, so that their squares add up to (parts + 1) / 2.
+
+    Args:
+        dtype: of the sum.
+        parts: how many terms.
+    """
+    import torch
+
+    return float(torch.finfo(dtype).eps) * math.sqrt((parts + 1) / 24)
+
+
 def loss_rounding(micro_steps: Sequence[MicroStep]) -> float:
     """Bound on what rounding makes of the mean loss of these micro-batches, in nats.
 

@@ -36,6 +36,8 @@ class Evaluation:
     Attributes:
         loss: its ``eval_loss``.
         batches: what each batch's loss counts; those of all processes.
+        weights: how often each batch's loss is in the mean: the rows that the loader gave it, which
+            are others than its own where the collator packs them, or cuts one into several.
         rows: how many rows were evaluated, over all processes.
         training: names of modules that were in training mode while the model ran.
         uncounted: items of each row that the loss sums over and the Trainer does not count; see
@@ -46,6 +48,7 @@ class Evaluation:
 
     loss: float
     batches: list[MicroStep]
+    weights: list[int]
     rows: int
     training: tuple[str, ...] = ()
     uncounted: int = 0
@@ -63,8 +66,9 @@ class Evaluation:
             size = sum(micro.size for micro in same)
             count = sum(map(len, losses)) - self.uncounted * size
             if count:
-                weighed.append(size * sum(float(one.sum()) for one in losses) / count)
-        return sum(weighed) / sum(micro.size for micro in self.batches)
+                mean = sum(float(one.sum()) for one in losses) / count
+                weighed.append(sum(self.weights[k::each]) * mean)
+        return sum(weighed) / sum(self.weights)
 
 
 @measurement(Cost.STEP)
@@ -84,19 +88,28 @@ def evaluation(pipeline: Pipeline, recording: Recording) -> Evaluation:
         raise Skip("evaluate() before train() raises where DeepSpeed's ZeRO has no stage 3")
     rows = _rows(pipeline, recording)
     batches: list[MicroStep] = []
+    kept: dict[int, int] = {}
     training: dict[str, None] = {}
-    metrics = _evaluate(pipeline, rows, batches, training)
+    metrics = _evaluate(pipeline, rows, batches, kept, training)
     if any(micro.items is None for micro in batches) or not batches:
         raise Skip("evaluate() did not make logits from labelled rows in one pass of the model")
     if "eval_loss" not in metrics:
         raise Skip("evaluate() returned no eval_loss")
-    by_process = all_gather(batches)
+    # A loop of the user's own that gathers nothing weighs, as far as is known, by the model's rows.
+    weights = [kept.get(k, micro.size) for k, micro in enumerate(batches)]
+    by_process = all_gather((batches, weights))
     together = len(by_process) if _counted_together(pipeline, batches) else 1
-    batches = [micro for own in by_process for micro in own]
-    rows_seen = sum(micro.size for micro in batches)
+    batches = [micro for own, _ in by_process for micro in own]
+    weights = [weight for _, own in by_process for weight in own]
     uncounted = int(recording.first.counted is not None)
     return Evaluation(
-        float(metrics["eval_loss"]), batches, rows_seen, tuple(training), uncounted, together
+        loss=float(metrics["eval_loss"]),
+        batches=batches,
+        weights=weights,
+        rows=len(rows),
+        training=tuple(training),
+        uncounted=uncounted,
+        together=together,
     )
 
 
@@ -113,6 +126,7 @@ def _evaluate(
     pipeline: Pipeline,
     rows: list[dict[str, Any]],
     batches: list[MicroStep],
+    kept: dict[int, int],
     training: dict[str, None],
 ) -> dict[str, float]:
     trainer = pipeline.trainer
@@ -140,6 +154,7 @@ def _evaluate(
         trainer.args.dataloader_drop_last = False  # all of these few rows
         trainer.args.disable_tqdm = True
         _record_prediction_step(pipeline, watch, batches)
+        _record_weights(pipeline, batches, kept)
         metrics: dict[str, float] = trainer.evaluate(
             eval_dataset=_like(pipeline.train_dataset, rows)
         )
@@ -218,3 +233,26 @@ def _record_prediction_step(pipeline: Pipeline, watch: Any, batches: list[MicroS
         return compute_loss(*args, **kwargs)
 
     pipeline.trainer.compute_loss = counting
+
+
+def _record_weights(pipeline: Pipeline, batches: list[MicroStep], kept: dict[int, int]) -> None:
+    """Note how many copies of each batch's loss ``evaluation_loop`` takes into its mean.
+
+    It repeats the loss by the loader's batch size, and what it gathers of the last batch is cut to
+    the rows that are left; it is the first that is gathered of a batch.
+    """
+    import torch
+
+    gather = pipeline.trainer.gather_function
+    processes = pipeline.args.world_size if pipeline.other_processes else 1
+
+    def counting(tensor: Any, *args: Any, **kwargs: Any) -> Any:
+        gathered = gather(tensor, *args, **kwargs)
+        k = len(batches) - 1
+        if k >= 0 and k not in kept and torch.is_tensor(tensor) and tensor.dim() == 1:
+            repeated = tensor.is_floating_point() and bool((tensor == batches[k].loss).all())
+            if repeated:
+                kept[k] = len(gathered) // processes
+        return gathered
+
+    pipeline.trainer.gather_function = counting

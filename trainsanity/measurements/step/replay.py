@@ -27,6 +27,7 @@ from trainsanity.measurements.model.forward import outputs_without, predicting
 from trainsanity.measurements.model.head import Pooled
 from trainsanity.measurements.model.items import with_prompt
 from trainsanity.measurements.step.checkpointing import checkpointed_in
+from trainsanity.measurements.step.fused import added_by_chunks, half_a_unit
 from trainsanity.measurements.step.reference_loss import item_weights
 from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.steps import MicroStep, Recording
@@ -63,12 +64,16 @@ class Replay:
             that are nearly 0, and when the micro-batches' parts are rounded to the gradient's
             dtype as they are added up.  A correct pipeline
             differs from the reference by no more than such roundings.
+        common: what the rounding of one number makes of all gradients alike, relative: a fused loss
+            scales its gradients elsewhere than the reference, which has 1 / N in the logits' dtype;
+            half a unit in its last place.  0 where the logits that were trained on were seen.
         checkpointing: by parameter, norm of the difference that gradient checkpointing makes in
             the first micro-batch, relative to the gradient there; None if it was not on.
     """
 
     gradients: dict[str, Tensor] = field(default_factory=dict)
     noise: dict[str, float] = field(default_factory=dict)
+    common: float = 0.0
     checkpointing: dict[str, float] | None = None
 
 
@@ -137,7 +142,13 @@ def _replay(pipeline: Pipeline, recording: Recording, micros: list[MicroStep]) -
     noise = _steadied({name: noise[name] + added[name] for name in noise}, exact)
     if pipeline.other_processes and not in_parts(pipeline.model):
         _add_up(exact)
-    return Replay(exact, noise, checkpointing)
+    fused = [micro for micro in micros if micro.fused]
+    common = max((half_a_unit(micro) for micro in fused), default=0.0)
+    if fused:
+        rows = max(_size(pipeline, micro) for micro in fused)
+        for name, by in added_by_chunks(pipeline, recording.head_name, rows, dtypes).items():
+            noise[name] = noise.get(name, 0.0) + by
+    return Replay(exact, noise, common, checkpointing)
 
 
 def _steadied(noise: dict[str, float], exact: dict[str, Tensor]) -> dict[str, float]:
@@ -367,6 +378,7 @@ def fill_items(pipeline: Pipeline, recording: Recording) -> None:
                 recording.not_comparable = SEVERAL_PASSES
                 return
             seen = Pooled(logits, None, None)
+            micro.fused = True
             micro.sort_items(objective_of(pipeline), seen, micro.inputs["labels"])
 
 

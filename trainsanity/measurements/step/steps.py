@@ -55,6 +55,7 @@ class MicroStep:
             buffers.  First step only, on its own process.
         items: what the loss counts, with its reference; None if the model's own forward did not
             run exactly once or there were no labels.
+        fused: whether its loss was made without logits that could be seen.
         error: what the objective raised in place of the items.
         loss: what ``training_step`` returned and the Trainer adds to the logged loss.
         backward_loss: what the backward pass was started from.
@@ -72,6 +73,7 @@ class MicroStep:
     random_state: Any = None
     state: ModuleState | None = None
     items: Items | None = None
+    fused: bool = False
     error: Exception | None = None
     loss: float = float("nan")
     loss_dtype: Any = None
