@@ -44,3 +44,17 @@ def test_random_numbers_that_no_seed_reaches_are_no_lost_micro_batches():
 def test_random_numbers_of_torchs_own_generator_are_asked_again():
     for result in judged(noisy(healthy(**ROWS), lambda: torch.default_generator)).values():
         assert result.status is Status.PASS, result
+
+
+def test_an_override_that_takes_whatever_comes_is_called_as_the_loop_calls_it():
+    """LLaMA-Factory's DPO hands everything on to the Trainer's own method."""
+    trainer = healthy(**ROWS)
+    cls = type(trainer)
+
+    class HandsOn(cls):
+        def get_batch_samples(self, *args, **kwargs):
+            return cls.get_batch_samples(self, *args, **kwargs)
+
+    trainer.__class__ = HandsOn
+    for result in judged(trainer).values():
+        assert result.status is Status.PASS, result

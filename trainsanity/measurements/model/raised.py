@@ -7,7 +7,7 @@ is left, so that at most one block is there twice.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -61,6 +61,7 @@ class Asked:
         trained: as in :class:`Precision`.
         lowest: the lowest floating dtype seen so far.
         raiser: what stands in for the weights; None where they are the model's own.
+        small: the model's small parameters, which can be moved in their place.
     """
 
     way: Way
@@ -68,6 +69,7 @@ class Asked:
     trained: bool
     lowest: Any
     raiser: Raiser | None = None
+    small: Sequence[Any] = ()
 
     @property
     def precision(self) -> Precision:
@@ -90,9 +92,15 @@ class Asked:
 
     @contextlib.contextmanager
     def nudged(self) -> Iterator[bool]:
-        """Move every weight by one unit in its last place; yield whether that was possible."""
+        """Move every weight by one unit in its last place; yield whether that was possible.
+
+        Weights that cannot be raised, as those of 4 bits, stay; the norms and biases beside them
+        are moved by a unit of the dtype that is computed in, so that each layer rounds otherwise.
+        """
         if self.raiser is None:
-            yield False
+            coarse = self.lowest.itemsize < SINGLE and bool(self.small)
+            with moved(self.small, self.lowest) if coarse else contextlib.nullcontext():
+                yield coarse
             return
         with self.raiser.nudged():
             yield True
@@ -136,6 +144,27 @@ def in_float32(pipeline: Pipeline, ask: Callable[[Asked], T]) -> T:
         return ask(one)
 
 
+SMALL = 1 << 20
+"""Elements of a parameter that is moved in its place: norms, biases, adapters."""
+
+
+@contextlib.contextmanager
+def moved(parameters: Sequence[Any], dtype: Any) -> Iterator[None]:
+    """Have parameters a unit of a dtype higher and lower by turns, relative; they are put back."""
+    import torch
+
+    held = [p.detach().clone() for p in parameters]
+    with torch.no_grad():
+        try:
+            for p in parameters:
+                turns = torch.arange(p.numel(), device=p.device).view(p.shape) % 2 * 2 - 1
+                p.mul_((1 + torch.finfo(dtype).eps * turns).to(p))
+            yield
+        finally:
+            for p, before in zip(parameters, held, strict=True):
+                p.copy_(before)
+
+
 @contextlib.contextmanager
 def asked(pipeline: Pipeline, way: Way, why: str = "") -> Iterator[Asked]:
     """Have the model ready to be asked one way; everything is put back at the end of the block."""
@@ -144,7 +173,9 @@ def asked(pipeline: Pipeline, way: Way, why: str = "") -> Iterator[Asked]:
     model = pipeline.model
     if way == "trained":
         with as_trained(pipeline):
-            yield Asked(way, why, True, _trained_dtype(pipeline))
+            plain = (p for p in model.parameters() if type(p.detach()) is torch.Tensor)
+            small = [p for p in plain if p.is_floating_point() and p.numel() <= SMALL]
+            yield Asked(way, why, True, _trained_dtype(pipeline), small=small)
         return
     with as_trained(pipeline, autocast=False, gathers=False), contextlib.ExitStack() as stack:
         raiser = Raiser(model, whole=way == "whole")

@@ -66,8 +66,11 @@ class TrainerAgain(Again):
 
 def _batch_samples(trainer: Any, inputs: Any) -> Any:
     """Count the items of one micro-batch as the Trainer does."""
-    wanted = inspect.signature(trainer.get_batch_samples).parameters
-    device = (trainer.args.device,) if len(wanted) > 2 else ()
+    from transformers import Trainer
+
+    # As the loop calls it, whose version tells; an override may take whatever comes (*args).
+    wanted = inspect.signature(Trainer.get_batch_samples).parameters
+    device = (trainer.args.device,) if "device" in wanted else ()
     return trainer.get_batch_samples(iter([inputs]), 1, *device)
 
 
