@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from trainsanity.declared import DECLARED, refuse_undeclarable
 from trainsanity.errors import UsageError, first_line
 from trainsanity.fields import is_indexable
 from trainsanity.forwards import token_embedding
@@ -16,14 +17,6 @@ if TYPE_CHECKING:
     from trainsanity.sources.captured import Captured
 
 T = TypeVar("T")
-
-DECLARED: Mapping[str, tuple[str, ...] | None] = {
-    "objective": None,
-    "supervise": ("assistant", "completion", "all"),
-}
-"""Settings that a user may declare, with the values that each takes: in ``[tool.trainsanity]``,
-as an attribute of the factory, or of a :class:`Pipeline`.  The names of objectives are known to
-their registry alone."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +126,7 @@ class Pipeline:
         Args:
             trainer: as in :class:`Pipeline`.
             notes: as in :class:`Pipeline`.
-            declared: settings such as ``supervise``; see :data:`DECLARED`.
+            declared: settings such as ``supervise``; see :mod:`trainsanity.declared`.
 
         Raises:
             UsageError: it has no training data, or data that no step can be made of.
@@ -195,7 +188,7 @@ class Pipeline:
             eval_dataset: as there.
             notes: as there.
             arguments: fields of :class:`LoopArguments`; ``learning_rate`` is read from the
-                optimizer.  And settings such as ``supervise``; see :data:`DECLARED`.
+                optimizer.  And settings such as ``supervise``; see :mod:`trainsanity.declared`.
 
         Raises:
             UsageError: ``train_step`` cannot be called, the optimizer is none, an argument is
@@ -315,23 +308,6 @@ class Pipeline:
     def dtype(self) -> Any:
         """The dtype of the model's first floating-point parameter (``torch.dtype``)."""
         return next(p.dtype for p in self.model.parameters() if p.is_floating_point())
-
-
-def refuse_undeclarable(name: str, value: Any, where: str = "") -> None:
-    """Refuse a value that a declared setting does not have.
-
-    Args:
-        name: of :data:`DECLARED`.
-        value: as the user gave it.
-        where: what the error begins with.
-
-    Raises:
-        UsageError: the text names the values that it has.
-    """
-    allowed = DECLARED[name]
-    if allowed is not None and value not in allowed:
-        values = ", ".join(map(repr, allowed))
-        raise UsageError(f"{where}{name} is {value!r}; it may be {values}")
 
 
 def _refuse_what_can_be_read_once(stream: Any) -> None:

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from trainsanity.declared import DECLARED, refuse_undeclarable
 from trainsanity.engine.session import check_declared
 from trainsanity.errors import UsageError, first_line
 from trainsanity.isolation.fsdp import complete, prepared
 from trainsanity.isolation.library_warnings import LibraryWarning, listening, loads
 from trainsanity.isolation.time_limit import TimedOut, limited
-from trainsanity.pipeline import DECLARED, Pipeline, refuse_undeclarable
+from trainsanity.pipeline import Pipeline
 from trainsanity.sources.patching import MODULE, NewFolders, patched
 from trainsanity.sources.raised import place_of
 

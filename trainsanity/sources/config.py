@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from trainsanity.declared import DECLARED, refuse_undeclarable
 from trainsanity.engine.session import check_declared
 from trainsanity.errors import UsageError
 from trainsanity.isolation import time_limit as limits
-from trainsanity.pipeline import DECLARED, refuse_undeclarable
 from trainsanity.types import Cost
 
 OPTIONS = (

@@ -15,9 +15,10 @@ from trainsanity.checks.collator._labels import (
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
 from trainsanity.fields import plain_values
-from trainsanity.measurements.batches.batch import Batch, labels_reach_model, own_loss
+from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Collating, Made
 from trainsanity.measurements.batches.strategies import Rows
+from trainsanity.measurements.batches.whose_loss import labels_reach_model, own_loss
 from trainsanity.objectives.base import CAUSAL_LM, IGNORED
 from trainsanity.types import Finding, Measured
 

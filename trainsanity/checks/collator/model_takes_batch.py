@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, get_args
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
 from trainsanity.measurements.batches.asked_of_inputs import asked_of_inputs
-from trainsanity.measurements.batches.batch import Batch, labels_reach_model, own_loss
+from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Made
+from trainsanity.measurements.batches.whose_loss import labels_reach_model, own_loss
 from trainsanity.objectives.base import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from trainsanity.objectives.preference import POLICY, PREFERENCE
 from trainsanity.pipeline import unwrapped

@@ -9,9 +9,10 @@ from trainsanity.checks.collator._labels import _labelled, _per_token, label_col
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
 from trainsanity.fields import IDS
-from trainsanity.measurements.batches.batch import Batch, own_loss
+from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Collating, Made
 from trainsanity.measurements.batches.strategies import Rows
+from trainsanity.measurements.batches.whose_loss import own_loss
 from trainsanity.measurements.data.known_tokens import flat
 from trainsanity.objectives.base import IGNORED, UNKNOWN
 from trainsanity.pipeline import of_transformers

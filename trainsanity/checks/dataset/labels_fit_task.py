@@ -11,7 +11,7 @@ from trainsanity.engine.session import Session, objective_of
 from trainsanity.engine.store import MeasurementError
 from trainsanity.errors import UsageError
 from trainsanity.fields import plain_values
-from trainsanity.measurements.batches.batch import labels_reach_model, own_loss
+from trainsanity.measurements.batches.whose_loss import labels_reach_model, own_loss
 from trainsanity.measurements.data.scan import Scan
 from trainsanity.objectives.base import (
     CAUSAL_LM,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from trainsanity.checks._splits import rows_finding
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
-from trainsanity.measurements.batches.batch import labels_reach_model
+from trainsanity.measurements.batches.whose_loss import labels_reach_model
 from trainsanity.measurements.data.scan import Scan
 from trainsanity.measurements.model.head import classes_of
 from trainsanity.objectives.base import (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
 from trainsanity.fields import is_indexable
-from trainsanity.measurements.batches.batch import labels_reach_model
+from trainsanity.measurements.batches.whose_loss import labels_reach_model
 from trainsanity.measurements.data.scan import Scan
 from trainsanity.objectives.base import MULTI_LABEL, SINGLE_LABEL
 from trainsanity.objectives.preference import UNPAIRED_TRAINERS, of_classes

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.maths.tolerances import MARGIN, within
-from trainsanity.measurements.batches.batch import own_loss
+from trainsanity.measurements.batches.whose_loss import own_loss
 from trainsanity.measurements.runs.scored import Scored
 from trainsanity.pipeline import of_transformers
 from trainsanity.types import Cost, Finding, Measured, Severity

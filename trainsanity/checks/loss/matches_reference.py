@@ -10,7 +10,7 @@ from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
 from trainsanity.maths.factors import Factor, explained
 from trainsanity.maths.tolerances import UNEVEN, within
-from trainsanity.measurements.batches.batch import own_loss
+from trainsanity.measurements.batches.whose_loss import own_loss
 from trainsanity.measurements.step.bounds import logged_loss_rounding
 from trainsanity.measurements.step.confirmed import Confirmed
 from trainsanity.measurements.step.reference_loss import Reference, reference

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
-from trainsanity.measurements.batches.batch import Batch, own_loss
+from trainsanity.measurements.batches.batch import Batch
+from trainsanity.measurements.batches.whose_loss import own_loss
 from trainsanity.measurements.model.forward import predicting
 from trainsanity.objectives.base import IGNORED, Objective
 from trainsanity.types import Finding, Measured, Skip

@@ -14,14 +14,10 @@ from trainsanity.fields import IDS, flat_batch, sequences_of, several_a_row, wit
 from trainsanity.isolation.random_states import reseed
 from trainsanity.isolation.snapshot import preserved, restored
 from trainsanity.maths.alignment import Placement, packed, placements, told_apart, turned, unpacked
-from trainsanity.measurements.batches.batch import (
-    Batch,
-    MicroBatch,
-    own_loss,
-    quiet,
-)
+from trainsanity.measurements.batches.batch import Batch, MicroBatch, quiet
 from trainsanity.measurements.batches.drawn import Drawn, holder_of, listed
 from trainsanity.measurements.batches.strategies import Case, Rows, smallest
+from trainsanity.measurements.batches.whose_loss import own_loss
 from trainsanity.objectives.base import CAUSAL_LM, IGNORED
 from trainsanity.types import Skip
 

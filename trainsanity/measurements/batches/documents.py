@@ -16,12 +16,8 @@ from trainsanity.engine.store import measurement
 from trainsanity.errors import first_line
 from trainsanity.fields import is_indexable
 from trainsanity.isolation.snapshot import preserved
-from trainsanity.measurements.batches.batch import (
-    drawn,
-    labels_reach_model,
-    quiet,
-    record_collator,
-)
+from trainsanity.measurements.batches.batch import drawn, quiet, record_collator
+from trainsanity.measurements.batches.whose_loss import labels_reach_model
 from trainsanity.objectives.base import CAUSAL_LM, IGNORED
 from trainsanity.types import Cost, Skip
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
 from trainsanity.errors import UsageError
-from trainsanity.fields import BESIDE_IDS, IDS, MASK, PLAIN, TOKENS, Content
+from trainsanity.fields import IDS, MASK, PLAIN, TOKENS, Content
 from trainsanity.isolation.whole_batches import rows_of_batches
 from trainsanity.measurements.data.scan_blocks import Block, Special, signatures
+from trainsanity.measurements.data.scan_columns import refuse_without_ids, stored_columns
 from trainsanity.measurements.data.scan_content import content_of
 from trainsanity.measurements.data.scan_labels import AT_ONCE, Labels, LabelTally
 from trainsanity.measurements.data.scan_rows import (
@@ -173,7 +174,7 @@ class Split:
         """Read some rows again, ids and mask alone."""
         if not len(places):
             return
-        columns = _stored(self.content, self.rows.table.column_names)
+        columns = stored_columns(self.content, self.rows.table.column_names)
         for where, batch in self.rows.blocks(columns, places):
             yield where, Block.of(batch, self.pad, self.name, self.content)
 
@@ -232,10 +233,10 @@ def _split(pipeline: Pipeline, name: str, dataset: Any) -> Split:
     label = pipeline.label_column(dict.fromkeys(columns))
     content = content_of(pipeline, rows.table.schema, label)
     if content is None or not content.plain:
-        _refuse_without_ids(pipeline, rows, columns, content)
+        refuse_without_ids(pipeline, rows, columns, content)
     assert content is not None
     tally = _Tally(pipeline, rows, label, content)
-    wanted = _stored(content, columns)
+    wanted = stored_columns(content, columns)
     if tally.labels is not None and tally.labels.is_list and label not in wanted:
         wanted.append(tally.labels.column)
     for column in wanted if content.role == TOKENS else ():
@@ -262,30 +263,6 @@ def _choices(rows: Rows) -> int:
     if isinstance(first, list) and first and isinstance(first[0], list):
         return len(first)
     return 1
-
-
-def _stored(content: Content, columns: Collection[str]) -> list[str]:
-    """Return the columns that a block is made of."""
-    return [name for name in (*content.columns, content.mask) if name in columns and name]
-
-
-def _refuse_without_ids(
-    pipeline: Pipeline, rows: Rows, columns: list[str], content: Content | None
-) -> None:
-    has = f"{rows.name} has no column 'input_ids' (it has {', '.join(columns) or 'none'})"
-    trainer = pipeline.trainer
-    if trainer is not None and pipeline.args.remove_unused_columns:
-        # Subclasses name other columns that they keep: pairs of texts, for one.
-        trainer._set_signature_columns_if_needed()
-        beside = {*BESIDE_IDS, pipeline.label_column(dict.fromkeys(columns))}
-        kept = set(trainer._signature_columns) & set(columns) - beside
-        takes_ids = getattr(pipeline.model, "main_input_name", None) == "input_ids"
-    else:
-        kept, takes_ids = set(columns), False
-    if takes_ids and not kept:
-        raise UsageError(f"{has}: tokenize it, and name the ids as the model's forward does")
-    if content is None:
-        raise Skip(f"{has}, and no numbers or texts")
 
 
 class _Tally:

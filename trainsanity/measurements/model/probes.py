@@ -13,17 +13,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from trainsanity.engine.session import objective_of
 from trainsanity.engine.store import measurement
 from trainsanity.errors import first_line
 from trainsanity.fields import logits_of
 from trainsanity.forwards import token_model
 from trainsanity.maths.tolerances import largest, logits_difference
 from trainsanity.measurements.batches.batch import Batch
+from trainsanity.measurements.model.claims import causal_claim, promised_width
 from trainsanity.measurements.model.probe_rows import Rows, probe_rows
 from trainsanity.measurements.model.raised import Asked, Precision, in_float32
-from trainsanity.objectives.base import CAUSAL_LM
-from trainsanity.objectives.contrastive import RERANKING
 from trainsanity.pipeline import unwrapped
 from trainsanity.types import Cost, Skip
 
@@ -220,8 +218,8 @@ def _probed(pipeline: Pipeline, batch: Batch, asked: Asked) -> Probes:
         states_unit=asked.roundings(relative(moved.states or [], own.states or []), 1.0),
         precision=asked.precision,
         layers=getattr(pipeline.config, "num_hidden_layers", None) or 1,
-        causal=_claim(pipeline),
-        head_width=_promised(pipeline),
+        causal=causal_claim(pipeline),
+        head_width=promised_width(pipeline),
         inputs=inputs,
     )
     if not found.per_token:
@@ -376,29 +374,3 @@ def _by_token(a: Tensor, b: Tensor) -> float:
         return 0.0
     tiny = torch.finfo(b.dtype).tiny
     return float(((a - b).norm(dim=-1) / b.norm(dim=-1).clamp(min=tiny)).max())
-
-
-def _claim(pipeline: Pipeline) -> str:
-    """Return what says that later tokens do not matter: the task, or the attention modules."""
-    config = pipeline.config
-    if getattr(config, "is_causal", None) is False:  # transformers' switch for encoders made of it
-        return ""
-    if objective_of(pipeline).name == CAUSAL_LM:
-        return "the task is language modelling"
-    flags = [
-        getattr(module, "is_causal", None) is True
-        for module in pipeline.model.modules()
-        if hasattr(module, "is_causal")
-    ]
-    return "its attention modules have is_causal=True" if flags and all(flags) else ""
-
-
-def _promised(pipeline: Pipeline) -> int | None:
-    config = pipeline.config
-    if objective_of(pipeline).name == CAUSAL_LM:
-        return getattr(config, "vocab_size", None)
-    # Every config has a num_labels, also that of a masked language model.
-    objective = objective_of(pipeline)
-    known = objective.known or objective.name == RERANKING
-    counted = known and not objective.of_words and not objective.of_choices
-    return getattr(config, "num_labels", None) if counted else None

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
 from trainsanity.errors import first_line
-from trainsanity.fields import is_indexable
 from trainsanity.isolation.random_states import global_random_states
 from trainsanity.isolation.snapshot import preserved, restored
 from trainsanity.isolation.temp_folders import scratch
@@ -19,6 +18,7 @@ from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.batches.special_tokens import align_special_tokens
 from trainsanity.measurements.runs.answers import Answers, ignored
 from trainsanity.measurements.runs.draws import draws
+from trainsanity.measurements.runs.few_rows import few_rows
 from trainsanity.measurements.runs.oracle import Written, ask_oracle
 from trainsanity.measurements.runs.repeated import Repeated, ask_repeatedly
 from trainsanity.types import Cost, Skip
@@ -26,11 +26,6 @@ from trainsanity.types import Cost, Skip
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
-ROWS = 16
-"""Rows that are evaluated, where the batches are smaller; two full batches and a half at least."""
-
-GOLDEN = (5**0.5 - 1) / 2
-"""Multiples of it are spread evenly between 0 and 1, and have no period."""
 
 HALF = 0.5
 """Where probabilities are cut, and what a forgotten sigmoid leaves as the cut of logits."""
@@ -179,30 +174,6 @@ def evaluates(trainer: Any) -> bool:
 def strategy(args: Any) -> str:
     """Return ``eval_strategy`` as a word."""
     return str(getattr(args.eval_strategy, "value", args.eval_strategy))
-
-
-def few_rows(data: Any, size: int) -> Any:
-    """Return rows from all over the data, some full batches and a half one.
-
-    Raises:
-        Skip: it is a stream that cannot be cut.
-    """
-    if isinstance(data, Mapping):
-        return {name: few_rows(part, size) for name, part in data.items()}
-    count = max(2, ROWS // size) * size + size // 2
-    if is_indexable(data):
-        if len(data) <= count:
-            return data
-        # No multiple of a period in which rows of a kind may come again.
-        places = sorted({int(k * GOLDEN % 1 * len(data)) for k in range(count)})
-        if hasattr(data, "select"):
-            return data.select(places)
-        from torch.utils.data import Subset
-
-        return Subset(data, places)
-    if hasattr(data, "take"):
-        return data.take(count)
-    raise Skip("the evaluation data is a stream that only ends with its last row")
 
 
 def _take(pipeline: Pipeline, seen: Scored, answers: Answers) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.engine.session import objective_of
 from trainsanity.isolation.collectives import all_gather
 from trainsanity.maths.tolerances import within
-from trainsanity.measurements.step.replay import output_again
+from trainsanity.measurements.step.output_again import output_again
 from trainsanity.measurements.step.steps import MicroStep, Recording
 from trainsanity.measurements.step.training_mode import as_in_training
 

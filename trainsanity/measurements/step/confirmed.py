@@ -14,10 +14,10 @@ from trainsanity.measurements.model.items import with_prompt
 from trainsanity.measurements.step.added import added_loss, same_for_all_rows
 from trainsanity.measurements.step.bounds import logged_loss_rounding, loss_rounding
 from trainsanity.measurements.step.captured_loss import owner_in_captured
+from trainsanity.measurements.step.output_again import logits_again
 from trainsanity.measurements.step.owners import named, of_a_library
 from trainsanity.measurements.step.rearranged import layers_in_eval, picked, rows_of
 from trainsanity.measurements.step.reference_loss import reference
-from trainsanity.measurements.step.replay import logits_again
 from trainsanity.measurements.step.steps import MicroStep, Recording
 from trainsanity.measurements.step.training_mode import as_in_training
 from trainsanity.objectives.base import CUSTOM

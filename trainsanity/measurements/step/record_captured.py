@@ -28,11 +28,11 @@ from trainsanity.measurements.step.checkpointing import checkpointed
 from trainsanity.measurements.step.driven import driven
 from trainsanity.measurements.step.hooks import ModuleState
 from trainsanity.measurements.step.modes import watched_modes
+from trainsanity.measurements.step.output_again import fill_items
 from trainsanity.measurements.step.own import Own, loss_and_gradient, own_gradients
 from trainsanity.measurements.step.pull import ModelCall, watch_aims
 from trainsanity.measurements.step.rearranged import Rearranged
 from trainsanity.measurements.step.record_notes import note_rates, note_update
-from trainsanity.measurements.step.replay import fill_items
 from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.steps import NOT_AGAIN, MicroStep, Recording, Step
 from trainsanity.measurements.step.unused import unused_parameters

@@ -27,6 +27,7 @@ from trainsanity.measurements.step.loop_own import (
     redrawn_in_loop,
 )
 from trainsanity.measurements.step.modes import watched_modes
+from trainsanity.measurements.step.output_again import fill_items
 from trainsanity.measurements.step.outside import outside_watched
 from trainsanity.measurements.step.policy_passes import references_of
 from trainsanity.measurements.step.pull import pulls_watched
@@ -39,7 +40,6 @@ from trainsanity.measurements.step.record_notes import (
     note_update,
 )
 from trainsanity.measurements.step.reference_loss import item_weights
-from trainsanity.measurements.step.replay import fill_items
 from trainsanity.measurements.step.sampling import sample, total_norm
 from trainsanity.measurements.step.steps import (
     MicroStep,

@@ -18,7 +18,8 @@ from trainsanity.isolation.random_states import torch_states
 from trainsanity.isolation.snapshot import preserved, snapshot_bytes
 from trainsanity.isolation.temp_folders import scratch
 from trainsanity.isolation.zero import engine_dropped, zero_stage
-from trainsanity.measurements.batches.batch import quiet, record_collator, refuse_unlabelled
+from trainsanity.measurements.batches.batch import quiet, record_collator
+from trainsanity.measurements.batches.whose_loss import refuse_unlabelled
 from trainsanity.measurements.model.head import head_or_none, watched
 from trainsanity.measurements.step.allocation import allocations_counted
 from trainsanity.measurements.step.alone import alone, resumed_as_meant
@@ -29,6 +30,7 @@ from trainsanity.measurements.step.followed import Followed
 from trainsanity.measurements.step.hooks import added_hooks, hooks_of, state_of
 from trainsanity.measurements.step.later import thawed_later
 from trainsanity.measurements.step.modes import watched_modes
+from trainsanity.measurements.step.output_again import fill_items
 from trainsanity.measurements.step.outside import outside_watched
 from trainsanity.measurements.step.own import Own, ask_again
 from trainsanity.measurements.step.own_code import OwnCode
@@ -50,7 +52,6 @@ from trainsanity.measurements.step.record_notes import (
 )
 from trainsanity.measurements.step.record_zero import ZeroStep
 from trainsanity.measurements.step.reference_loss import note_means
-from trainsanity.measurements.step.replay import fill_items
 from trainsanity.measurements.step.reward_order import watch_rewards
 from trainsanity.measurements.step.rollouts import record_rollouts
 from trainsanity.measurements.step.sampling import any_gradient, total_norm
