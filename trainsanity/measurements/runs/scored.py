@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.engine.store import measurement
 from trainsanity.errors import first_line
 from trainsanity.isolation.random_states import global_random_states
-from trainsanity.isolation.snapshot import preserved, restored
-from trainsanity.isolation.temp_folders import scratch
-from trainsanity.measurements.batches.batch import quiet
-from trainsanity.measurements.batches.special_tokens import align_special_tokens
 from trainsanity.measurements.runs.answers import Answers, ignored
 from trainsanity.measurements.runs.draws import draws
+from trainsanity.measurements.runs.evaluating import evaluating
 from trainsanity.measurements.runs.few_rows import few_rows
+from trainsanity.measurements.runs.kept_weights import KeptWeights, keepers, kept_by
 from trainsanity.measurements.runs.oracle import Written, ask_oracle
 from trainsanity.measurements.runs.repeated import Repeated, ask_repeatedly
 from trainsanity.types import Cost, Skip
@@ -85,6 +83,7 @@ class Scored:
         writes: a decoder generates in the user's own ``prediction_step``.
         written: metrics of answers put into the place of what it generates.
         repeated: metrics of the same predictions again.
+        kept: what it left and kept of the weights; None where it raised.
     """
 
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -117,6 +116,7 @@ class Scored:
     writes: bool = False
     written: Written = field(default_factory=Written)
     repeated: Repeated = field(default_factory=Repeated)
+    kept: KeptWeights | None = None
 
 
 @measurement(Cost.STEP)
@@ -144,25 +144,9 @@ def scored(pipeline: Pipeline) -> Scored:
     seen = Scored(rows=sum(len(one) for one in parts[1:] or parts if isinstance(one, Sized)))
     answers = Answers(pipeline)
     seen.shifts = answers.shifts
-    with (
-        scratch() as folder,
-        preserved(pipeline, weights=True),
-        quiet(pipeline),
-        restored([trainer.compute_metrics]),
-    ):
-        if pipeline.config is not None:
-            align_special_tokens(pipeline)  # as inside train(), where evaluation takes place
-        trainer.callback_handler.callbacks = []
-        # As inside train(): a compute_loss of the user's own may read it.
-        trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
-        trainer.optimizer = None  # one that is free of schedules would be told to evaluate
-        trainer.args.output_dir = folder
-        trainer.args.disable_tqdm = True
-        trainer.args.dataloader_num_workers = 0
-        trainer.args.dataloader_prefetch_factor = None
-        trainer.args.dataloader_persistent_workers = False
-        trainer.eval_dataset = data
-        _take(pipeline, seen, answers)
+    callbacks = keepers(trainer)
+    with evaluating(pipeline, data, callbacks):
+        _take(pipeline, seen, answers, callbacks)
     return seen
 
 
@@ -176,7 +160,7 @@ def strategy(args: Any) -> str:
     return str(getattr(args.eval_strategy, "value", args.eval_strategy))
 
 
-def _take(pipeline: Pipeline, seen: Scored, answers: Answers) -> None:
+def _take(pipeline: Pipeline, seen: Scored, answers: Answers, callbacks: list[Any]) -> None:
     trainer, model = pipeline.trainer, pipeline.model
     made: list[Step] = []
     training: dict[str, None] = {}
@@ -189,7 +173,7 @@ def _take(pipeline: Pipeline, seen: Scored, answers: Answers) -> None:
     model.train()  # as it is when a run evaluates
     try:
         with _recorded(trainer, seen, made, answers):
-            seen.metrics = dict(trainer.evaluate() or {})
+            seen.metrics, seen.kept = kept_by(pipeline, trainer.evaluate, callbacks)
     except Exception as error:
         seen.error = f"{type(error).__name__}: {first_line(error)}"
     finally:

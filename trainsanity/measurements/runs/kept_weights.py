@@ -1,0 +1,115 @@
+"""What an evaluation leaves of the weights, and what the user's code keeps of them meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from trainsanity.isolation.hashing import hashes
+from trainsanity.isolation.overrides import own_evaluation, own_methods
+
+if TYPE_CHECKING:
+    from trainsanity.pipeline import Pipeline
+
+NUDGE = 2.0**-7
+"""By what the weights are moved, relative to them: a unit of bfloat16, so that none stays."""
+
+
+@dataclass
+class KeptWeights:
+    """What was seen at one evaluation by code of the user's own.
+
+    Attributes:
+        by: what is the user's own.
+        weights: how many parameters and buffers there are.
+        left: names of those that differ after ``evaluate()``.
+        shared: objects that hold the model's own tensors under their names since then, each with
+            whether its class loads a state dict.
+    """
+
+    by: list[str] = field(default_factory=list)
+    weights: int = 0
+    left: list[str] = field(default_factory=list)
+    shared: dict[str, bool] = field(default_factory=dict)
+
+
+def keepers(trainer: Any) -> list[Any]:
+    """Return the user's own callbacks that take a state dict when they hear of an evaluation."""
+    return [
+        one
+        for one in getattr(getattr(trainer, "callback_handler", None), "callbacks", ())
+        if own_methods(one, ("on_evaluate",)) and "state_dict" in _names(type(one).on_evaluate)
+    ]
+
+
+def kept_by(
+    pipeline: Pipeline, evaluate: Callable[[], Any], callbacks: list[Any]
+) -> tuple[dict[str, Any], KeptWeights]:
+    """Run an evaluation; return its metrics, and what it leaves and keeps.
+
+    Weights, and what the callbacks hold, are the caller's to put back.
+
+    Where ``evaluate`` is the user's own, the weights are moved first, away from what it may have
+    copied of them before.
+
+    Args:
+        pipeline: one with a Trainer.
+        evaluate: returns its metrics.
+        callbacks: of :func:`keepers`; they are told of the metrics.
+    """
+    import torch
+
+    trainer, model = pipeline.trainer, pipeline.model
+    own = own_evaluation(trainer)
+    found = KeptWeights([*own, *(type(one).__name__ for one in callbacks)])
+    if trainer.compute_metrics is not None:
+        found.by.append("compute_metrics")
+    if not found.by:
+        return dict(evaluate() or {}), found
+    if own:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad and parameter.is_floating_point():
+                    parameter.mul_(1 + NUDGE)
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    found.weights = len(tensors)
+    owners = [trainer, *callbacks]
+    before = {id(value) for one in owners for _, value in _mappings(one)}
+    was = hashes(tensors.values())
+    metrics = dict(evaluate() or {})
+    found.left = [
+        name for name, a, b in zip(tensors, was, hashes(tensors.values()), strict=True) if a != b
+    ]
+    for one in callbacks:
+        try:
+            one.on_evaluate(
+                trainer.args, trainer.state, trainer.control, metrics=metrics, model=model
+            )
+        except Exception:
+            continue  # it may want what a run has by then
+    places = {name: p.data_ptr() for name, p in model.named_parameters() if p.requires_grad}
+    for owner in owners:
+        for name, value in _mappings(owner):
+            if id(value) in before or not any(
+                torch.is_tensor(value.get(key)) and value[key].data_ptr() == place
+                for key, place in places.items()
+            ):
+                continue
+            found.shared[f"{type(owner).__name__}.{name}"] = _loads(type(owner))
+    return metrics, found
+
+
+def _mappings(owner: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for name, value in vars(owner).items():
+        if isinstance(value, Mapping):
+            yield name, value
+
+
+def _loads(cls: type) -> bool:
+    """Return whether code of a class gives a state dict back to a model."""
+    return any("load_state_dict" in _names(value) for value in vars(cls).values())
+
+
+def _names(function: Any) -> tuple[str, ...]:
+    return tuple(getattr(getattr(function, "__code__", None), "co_names", ()))
