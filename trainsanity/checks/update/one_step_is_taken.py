@@ -19,7 +19,8 @@ def one_step_is_taken(stepping: Stepping) -> Iterator[Measured | Finding]:
     """A custom training loop takes one optimizer step per accumulated batch.
 
     What it checks: how often the optimizer steps while ``train_step`` is given the micro-batches of
-    one step, ``gradient_accumulation_steps`` of them.
+    one step, ``gradient_accumulation_steps`` of them; and, where something else steps, whether that
+    is made anew in each call.
 
     Why it matters: where accelerate was not told of the accumulation, ``accumulate`` lets every
     micro-batch step, and the batch is a fraction of the one that the learning rate was chosen for;
@@ -27,7 +28,9 @@ def one_step_is_taken(stepping: Stepping) -> Iterator[Measured | Finding]:
     nothing.
 
     How it is measured: exact, by a hook on the optimizer, in one call that is undone. Where it
-    never steps and weights move all the same, something else steps them: a warning.
+    never steps and weights move all the same, something else steps them: a warning. Two more calls
+    tell whether that is an optimizer of its own in each, which has moments after its step and had
+    none before.
 
     How to fix: enter ``accelerator.accumulate(model)`` once for each micro-batch, and make the
     Accelerator with the ``gradient_accumulation_steps`` of the run::
@@ -40,10 +43,21 @@ def one_step_is_taken(stepping: Stepping) -> Iterator[Measured | Finding]:
     Known false alarms: none known. Optimizers that step twice on purpose (SAM) have a step() of
     their own around both.
 
-    References: huggingface/diffusers#308, huggingface/accelerate#1211.
+    References: huggingface/diffusers#308, huggingface/accelerate#1211, Wangyixinxin/ACN#9.
     """
     count, steps = stepping.micro_batches, stepping.steps
-    if not steps and stepping.moved:
+    if stepping.anew:
+        yield Finding(
+            "each call of train_step steps by an optimizer that is made anew: none has taken a "
+            "step before",
+            observed=0,
+            expected=1,
+            where="train_step",
+            cause="the optimizer is created inside the step: its moments are lost each time, and "
+            "a schedule of the first one changes nothing",
+            fix="create the optimizer once, before the loop, and step that",
+        )
+    elif not steps and stepping.moved:
         yield Finding(
             f"train_step is given {_batches(count)}, the weights move, and the optimizer of the "
             "pipeline does not step",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
 from trainsanity.isolation.hashing import hashes
@@ -23,11 +24,14 @@ class Stepping:
         micro_batches: how many it was given.
         steps: how often the optimizer stepped.
         moved: the weights are others afterwards.
+        anew: the optimizer does not step, and what steps in its place has moments, and is another
+            object without any in the next call.
     """
 
     micro_batches: int
     steps: int
     moved: bool = True
+    anew: bool = False
 
 
 @measurement(Cost.STEP)
@@ -52,4 +56,31 @@ def stepping(pipeline: Pipeline) -> Stepping:
             handle.remove()
             pipeline.model.zero_grad()
         moved = hashes(pipeline.model.parameters()) != before
-    return Stepping(len(batch), len(steps), moved)
+        anew = moved and not steps and _made_anew(pipeline)
+    return Stepping(len(batch), len(steps), moved, anew)
+
+
+def _made_anew(pipeline: Pipeline) -> bool:
+    """Return whether two calls of ``train_step`` step by two optimizers, each for the first time.
+
+    Weights are the caller's to put back.
+    """
+    from torch.optim import optimizer as hooks
+
+    first: list[list[tuple[Any, bool]]] = []
+    handle = hooks.register_optimizer_step_pre_hook(
+        lambda one, *_: first[-1].append((one, not one.state))
+    )
+    assert pipeline.train_step is not None
+    try:
+        for batch in itertools.islice(drawn(pipeline, 2), 2):
+            first.append([])
+            pipeline.train_step([dict(given.inputs) for given in batch])
+    finally:
+        handle.remove()
+        pipeline.model.zero_grad()
+    if len(first) < 2 or not all(first):
+        return False
+    # The objects are held until here: no two have one address.
+    earlier = {id(one) for one, _ in first[0]}
+    return all(new and one.state and id(one) not in earlier for one, new in first[1])
