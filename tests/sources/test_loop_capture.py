@@ -317,3 +317,10 @@ def test_torch_is_left_as_it_was() -> None:
     assert not module._global_forward_pre_hooks
     assert not optimizer._global_optimizer_pre_hooks
     assert not optimizer._global_optimizer_post_hooks
+
+
+@pytest.mark.parametrize(("kind", "red"), [("AdamW", {"update.one_step_is_taken"}), ("SGD", set())])
+def test_an_optimizer_made_in_each_step_loses_what_moments_it_has(kind, red):
+    report = judged("renewed.py", kind)
+    assert names(report, "fail") == red
+    assert not names(report, "warning", "error")

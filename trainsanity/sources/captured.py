@@ -135,6 +135,7 @@ class Captured:
     Attributes:
         steps: the first ones that are judged, in order.
         before: optimizer steps of this loop before the first one that is judged.
+        renewed: optimizers with moments took these and the next steps, a new one each.
         scheduler_calls: how often the scheduler was stepped between the first two; None where
             it was not seen, or is given its position.
         length: of the training ``DataLoader``, in batches; None if it has none.
@@ -148,6 +149,7 @@ class Captured:
 
     steps: list[CapturedStep] = field(default_factory=list)
     before: int = 0
+    renewed: bool = False
     scheduler_calls: int | None = None
     length: int | None = None
     stray: Any = None

@@ -14,7 +14,7 @@ import sys
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,10 @@ from trainsanity.sources.patching import TRAINER, Undo, patched, when_imported
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
+
+RENEWED = 3
+"""Optimizers of the same parameters with one step each, after which they are taken to be made anew
+for every step: two may take turns."""
 
 PATIENCE = 20
 """Steps that a small optimizer may take while a larger one is there.  Chosen: a discriminator takes
@@ -273,9 +277,17 @@ class LoopCapture:
             return
         track = self._tracks.setdefault(id(optimizer), Track(optimizer))
         track.note(self._passes)
+        if len(renewed := self._renewed(track)) == RENEWED:
+            raise self._end(renewed[0], renewed)
         late = track.taken > PATIENCE
         if (track.complete or (late and track.model is None)) and (late or not self._larger(track)):
             raise self._end(track)
+
+    def _renewed(self, last: Track) -> list[Track]:
+        """Return the tracks of the same parameters, if each took one step and none before it."""
+        same = [one for one in self._tracks.values() if one.parameters == last.parameters]
+        once = all(one.taken == 1 and one.stateless for one in same)
+        return same if once and same[0].steps else []
 
     def _larger(self, track: Track) -> bool:
         """Return whether something larger is there that has not been trained yet."""
@@ -291,14 +303,17 @@ class LoopCapture:
             if getattr(trainer, "model", None) is not None
         )
 
-    def _end(self, track: Track) -> BaseException:
+    def _end(self, track: Track, renewed: Sequence[Track] = ()) -> BaseException:
         from trainsanity.sources.loop_pipeline import pipeline_of
 
         self._over = True
-        captured = Captured(track.steps, before=int(track.dropped))
+        # Without moments nothing is lost; the last one is about to take its step.
+        lost = bool(renewed) and all(one.optimizer.state for one in renewed[:-1])
+        captured = Captured(track.steps, before=int(track.dropped), renewed=lost)
         if track.model is not None:
             captured.left_in_eval = left_in_eval(sys._getframe(1), track.model)
-        others = [other for other in self._tracks.values() if other is not track]
+        left_out = (track, *renewed)
+        others = [other for other in self._tracks.values() if other not in left_out]
         return self._judge(
             lambda: pipeline_of(captured, track, others, self._passes, self._skipped)
         )

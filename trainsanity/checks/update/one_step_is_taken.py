@@ -48,11 +48,9 @@ def one_step_is_taken(stepping: Stepping) -> Iterator[Measured | Finding]:
     count, steps = stepping.micro_batches, stepping.steps
     if stepping.anew:
         yield Finding(
-            "each call of train_step steps by an optimizer that is made anew: none has taken a "
-            "step before",
-            observed=0,
-            expected=1,
-            where="train_step",
+            "each step is taken by an optimizer that is made anew: none has taken one before",
+            observed="one for each step",
+            expected="one for all",
             cause="the optimizer is created inside the step: its moments are lost each time, and "
             "a schedule of the first one changes nothing",
             fix="create the optimizer once, before the loop, and step that",

@@ -24,8 +24,7 @@ class Stepping:
         micro_batches: how many it was given.
         steps: how often the optimizer stepped.
         moved: the weights are others afterwards.
-        anew: the optimizer does not step, and what steps in its place has moments, and is another
-            object without any in the next call.
+        anew: what steps has moments after it and none before, and is another object each time.
     """
 
     micro_batches: int
@@ -41,6 +40,8 @@ def stepping(pipeline: Pipeline) -> Stepping:
     Raises:
         Skip: a Trainer takes the steps.
     """
+    if pipeline.captured is not None and pipeline.captured.renewed:
+        return Stepping(len(pipeline.captured.first.passes), 1, anew=True)
     if pipeline.train_step is None:
         raise Skip("a Trainer takes one step for gradient_accumulation_steps micro-batches")
     optimizer = getattr(pipeline.optimizer, "optimizer", pipeline.optimizer)
