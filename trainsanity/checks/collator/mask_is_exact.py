@@ -12,6 +12,7 @@ from trainsanity.fields import IDS, MASK
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.batches.collating import Collating, Made
 from trainsanity.measurements.batches.strategies import Rows
+from trainsanity.measurements.model.claims import only_decodes
 from trainsanity.objectives.base import CAUSAL_LM
 from trainsanity.pipeline import unwrapped
 from trainsanity.repairs import repair
@@ -39,8 +40,8 @@ def mask_is_exact(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Findi
     How to fix: let ``tokenizer.pad`` make the mask (``DataCollatorWithPadding`` does), after the
     rows were tokenized without padding.
 
-    A language model's batch may have no mask where its rows are padded on the right: no token sees
-    what stands behind it.
+    The batch of a decoder, whatever its head is, may have no mask where its rows are padded on the
+    right: no token sees what stands behind it.
 
     Known false alarms: none known.  Collators that pack several texts into a row
     are skipped, and so are masks that say of each token which ones it sees.
@@ -141,7 +142,8 @@ def _wrong_without(collating: Collating, rows: Rows, made: Made) -> str | None:
     named = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     if "attention_mask" not in parameters and not named:
         return None
-    causal = objective_of(collating.pipeline).name == CAUSAL_LM
+    pipeline = collating.pipeline
+    causal = objective_of(pipeline).name == CAUSAL_LM or only_decodes(pipeline.config)
     for i, where in enumerate(collating.placed(rows, made)):
         # Rows of one length fill a batch without any padding, and a mask of ones is the default.
         own = list(rows[i].get("attention_mask") or ())

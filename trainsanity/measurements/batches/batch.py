@@ -40,7 +40,7 @@ class MicroBatch:
         rows: the sequences that lie in ``input_ids``, one for each of its rows; as given where
             these are rows of ``input_ids`` already, or hold none.
         given: the rows as the collator was given them, where that is something else; else None.
-        turned: the collator has put them in another order, which ``rows`` follow.
+        turned: the collator has put the rows in another order, which ``rows`` follow.
     """
 
     inputs: dict[str, Tensor]
@@ -57,10 +57,12 @@ class MicroBatch:
         flat = flat_batch(made)
         each = max(1, len(sequences or ()) // max(1, len(rows)))
         order = None if sequences is None else turned(sequences, flat, each)
+        # Choices that change places within their question leave the rows where they were.
+        others = any(k // each != one // each for k, one in enumerate(order or ()))
         if sequences is None or (rows and IDS in rows[0] and flat.keys() == {*made} and len(
             sequences) == len(rows)):  # fmt: skip
-            return cls(dict(made), [rows[k] for k in order] if order else rows, turned=bool(order))
-        return cls(flat, [sequences[k] for k in order] if order else sequences, rows, bool(order))
+            return cls(dict(made), [rows[k] for k in order] if order else rows, turned=others)
+        return cls(flat, [sequences[k] for k in order] if order else sequences, rows, others)
 
     @property
     def sources(self) -> list[dict[str, Any]]:

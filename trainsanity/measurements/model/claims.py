@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import objective_of
 from trainsanity.objectives.base import CAUSAL_LM
@@ -37,3 +37,20 @@ def promised_width(pipeline: Pipeline) -> int | None:
     known = objective.known or objective.name == RERANKING
     counted = known and not objective.of_words and not objective.of_choices
     return getattr(config, "num_labels", None) if counted else None
+
+
+def only_decodes(config: Any) -> bool:
+    """Return whether no token of a model of this config sees a later one, whatever its head is.
+
+    Transformers has models of it that continue texts, and none that fill gaps in them.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+
+    kind = type(config)
+    return (
+        kind in AutoModelForCausalLM._model_mapping
+        and kind not in AutoModelForMaskedLM._model_mapping
+        and getattr(config, "is_causal", None) is not False
+        and getattr(config, "attn_type", None) != "bi"
+        and not getattr(config, "is_encoder_decoder", False)
+    )
