@@ -154,6 +154,7 @@ def test_the_runs_that_several_processes_can_take_together():
         "loop.metric_prefers_the_right",
         "loop.eval_loss_is_a_mean",
         "loop.evaluates_in_eval_mode",
+        "loop.evaluation_keeps_weights",
         "loop.answers_follow_prompts",
     }
     assert all("in one process" in reason for reason in alone.values())

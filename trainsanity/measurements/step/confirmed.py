@@ -255,6 +255,9 @@ def _is_the_models_own(pipeline: Pipeline, recording: Recording) -> bool:
     model = _unwrapped(pipeline.model)
     if getattr(pipeline.trainer, "label_smoother", None) is not None:
         return False
+    # Processes with other weights than the first have other losses for the same rows.
+    if any(one != held[0] for held in recording.held.values() for one in held):
+        return False
     if not of_a_library(getattr(model, "loss_function", None) or type(model)):
         return False
     facts = recording.facts(pipeline)
