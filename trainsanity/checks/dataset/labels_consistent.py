@@ -29,13 +29,15 @@ def labels_consistent(scan: Scan, repeats: Repeats) -> Iterator[Measured | Findi
 
     How it is measured: exact up to equal 128-bit hashes, of ids and of what the model is given
     beside them, as a picture.  The count is the fewest rows that any function of the ids must get
-    wrong: for each text, the rows beside its most frequent label.  A warning for rows of numbers,
-    since a table of few categories has equal rows that are others, and for labels that are
-    fractions: ratings and prices of one thing differ.
+    wrong: for each text, the rows beside its most frequent label.  A failure if they are more than
+    a quarter: then most of the rows stand against another.  Fewer are a warning: two people read a
+    text in two ways, and both answers are kept on purpose.  So are rows of numbers, since a table
+    of few categories has equal rows that are others, and labels that are fractions: ratings and
+    prices of one thing differ.
 
     How to fix: look at the rows named; decide for a label, or drop both.
 
-    Known false alarms: data with several true labels a text, one a row.  Lists of labels, as of
+    Known false alarms: none known.  Lists of labels, as of
     several labels or of tokens, are not compared.
 
     References: Northcutt et al. 2021, "Pervasive Label Errors in Test Sets".
@@ -46,6 +48,8 @@ def labels_consistent(scan: Scan, repeats: Repeats) -> Iterator[Measured | Findi
         codes, values = train.labels.codes, train.labels.values
         assert codes is not None  # lists of labels are not compared
         by_nature = train.content.role == NUMBERS or train.labels.kind == "float"
+        # Beside each of them stands one of the most frequent label at least.
+        most = 4 * repeats.contradictions > len(train.rows)
         first, second = (values[codes[k]] if codes[k] >= 0 else None for k in (earlier, later))
         yield rows_finding(
             train,
@@ -57,7 +61,7 @@ def labels_consistent(scan: Scan, repeats: Repeats) -> Iterator[Measured | Findi
             if by_nature
             else "a join that went wrong, or two opinions on one text",
             fix="decide for one label, or drop both rows",
-            severity=Severity.WARNING if by_nature else Severity.FAILURE,
+            severity=Severity.FAILURE if most and not by_nature else Severity.WARNING,
         )
     yield Measured(
         f"{repeats.contradictions:,} of {train.counted} have the {train.word} of another row and a "
