@@ -45,6 +45,19 @@ def own_modes(model: Any) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def hooked(pipeline: Any, name: str) -> bool:
+    """Return whether a parameter has a hook on its gradient that no library has put there."""
+    parameter = dict(pipeline.model.named_parameters())[name]
+    hooks = [
+        one
+        for kind in ("_backward_hooks", "_post_accumulate_grad_hooks")
+        for one in (getattr(parameter, kind, None) or {}).values()
+    ]
+    return any(
+        str(getattr(one, "__module__", "torch")).partition(".")[0] not in LIBRARIES for one in hooks
+    )
+
+
 def own_evaluation(trainer: Any) -> list[str]:
     """Return the methods by which the user's own Trainer evaluates."""
     return own_methods(trainer, ("evaluate", "evaluation_loop", "prediction_step"))

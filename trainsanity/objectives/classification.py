@@ -145,7 +145,7 @@ class MultiLabel(Objective):
 
     def fits(self, logits: Tensor, labels: Tensor) -> bool:
         """Return whether there is a label for each output."""
-        return labels.numel() == logits.numel()
+        return len(labels) == len(logits) and labels.numel() == logits.numel()
 
     def item_losses(self, z: Tensor, y: Tensor) -> Tensor:
         """Return the mean binary cross entropy of each row, ``[M]`` in the dtype of ``z``."""
@@ -175,7 +175,7 @@ class Regression(Objective):
 
     def fits(self, logits: Tensor, labels: Tensor) -> bool:
         """Return whether there is a number for each output."""
-        return labels.numel() == logits.numel()
+        return len(labels) == len(logits) and labels.numel() == logits.numel()
 
     def targets(self, labels: Tensor) -> Tensor:
         """Return the numbers, ``[M, C]``."""

@@ -47,8 +47,8 @@ def eval_is_unseen(
     warning where rows with the same numbers have different labels: then a table of few categories,
     or with many gaps, has equal rows by nature.  One row in both is none where its labels count
     at other places: a graph some of whose nodes are trained on and others evaluated.  So it is
-    where texts recur: fewer than a tenth of the evaluation rows, and not more than training rows
-    have a twin of their own (Fisher's exact test, one in a thousand).
+    where texts recur: one or two evaluation rows, or less than a tenth, and not more than there are
+    training rows with a twin of their own (Fisher's exact test, one in a thousand).
 
     Of windows the first 16 tokens of up to 256 evaluation rows are looked for in the training rows,
     4 million tokens of them at the most; a hit counts if all is alike from there to the training
@@ -147,4 +147,5 @@ def _recurs(leaked: int, evaluated: int, copies: int, trained: int) -> bool:
     """
     twins = min(2 * copies, trained)
     chance = chance_of_as_many(leaked, evaluated, twins, trained)
-    return leaked < MANY * evaluated and chance > ONCE_IN_A_THOUSAND
+    few = leaked < max(LEAST, MANY * evaluated)
+    return few and chance > ONCE_IN_A_THOUSAND

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from trainsanity.checks.gradient._scale import STALE, loss_is_the_reference
 from trainsanity.engine.registry import check
+from trainsanity.isolation.overrides import hooked
 from trainsanity.maths.factors import explained, name_factor
 from trainsanity.maths.regression import regress
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, Difference, within, worst
@@ -18,6 +19,8 @@ from trainsanity.measurements.step.steps import Recording
 from trainsanity.types import Blocked, Cost, Finding, Judges, Measured, Severity, Skip
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from trainsanity.pipeline import Pipeline
 
 COMPOSED = (
@@ -76,7 +79,8 @@ def matches_autograd(
     of the gradient by design.  Of a custom training loop that runs the model more than once for a
     micro-batch (sharpness-aware steps, adversarial training) another direction is a warning, which
     objective = "custom" ends.  So is a gradient that your own compute_loss gives again for each
-    micro-batch, where the step is exactly their mean: nothing was lost on the way.
+    micro-batch, where the step is exactly their mean: nothing was lost on the way.  So is one that
+    a hook of your own sets to 0 in some elements, as for the old rows of a vocabulary that grew.
 
     References: huggingface/transformers#37766, #47688; huggingface/trl#4104.
     """
@@ -91,13 +95,14 @@ def matches_autograd(
     if not names:
         raise Skip("no parameter below the head is trained")
     observed = {name: recording.gradients[name].double() for name in names}
-    compared, noisy, bad = [], 0, []
+    compared, noisy, bad, held = [], 0, [], []
     for name in names:
         exact = replay.gradients[name]
         size, off = float(exact.norm()), float((observed[name] - exact).norm())
         share = MARGIN * replay.noise[name] + replay.common + REDUCTIONS
         if not within(off, share * size):
-            bad.append(name)
+            masked = hooked(pipeline, name) and _in_part(observed[name], exact, share)
+            (held if masked else bad).append(name)
         # Where its whole norm is allowed, as for the bias of keys, whose gradient is 0 but for
         # rounding, the difference shows nothing.
         if share >= 1:
@@ -105,6 +110,17 @@ def matches_autograd(
         else:
             compared.append(Difference(off / size if size else off, share, "of the norm"))
     most = worst(compared) or Difference(0.0, REDUCTIONS, "of the norm")
+    if held:
+        yield Finding(
+            f"{len(held)} of {len(names)} gradients are 0 in a part of their elements, and as "
+            "computed in the others",
+            observed=len(held),
+            expected=0,
+            where=", ".join(held[:3]),
+            cause="a hook of your own on these parameters holds some of their elements",
+            fix="nothing, if these are meant to stay as they are",
+            severity=Severity.WARNING,
+        )
     if bad:
         import torch
 
@@ -156,6 +172,13 @@ def matches_autograd(
         most.greatest,
         most.allowed,
     )
+
+
+def _in_part(observed: Tensor, exact: Tensor, share: float) -> bool:
+    """Return whether some elements are 0, and the others as computed."""
+    kept = observed != 0
+    off = float((observed - exact)[kept].norm())
+    return bool(kept.any()) and not bool(kept.all()) and within(off, share * float(exact.norm()))
 
 
 def _of_their_own(pipeline: Pipeline, recording: Recording, confirmed: Confirmed) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
 from trainsanity.measurements.model.embedding import EmbeddingGradient
-from trainsanity.types import Cost, Finding, Measured, Skip
+from trainsanity.types import Cost, Finding, Measured, Severity, Skip
 
 
 @check(
@@ -27,7 +27,8 @@ def embeddings_learn(embedding_gradient: EmbeddingGradient) -> Iterator[Measured
     is off by one keeps its gradient at zero, it stays noise in every text that has it.
 
     How it is measured: a random projection of the last hidden states is differentiated, whose
-    gradient at an attended token is zero only if something holds it there.  Exactly zero fails.
+    gradient at an attended token is zero only if something holds it there.  Exactly zero fails; a
+    warning where ordinary tokens are held, too, and others of the special ones move.
 
     How to fix: take the hook off, or let it keep the rows that are to be trained; add tokens
     before the optimizer is built.
@@ -62,6 +63,8 @@ def embeddings_learn(embedding_gradient: EmbeddingGradient) -> Iterator[Measured
             fix="find it with torch.autograd.detect_anomaly",
         )
     elif still and (special or not moving):
+        # Where no ordinary token moves, the old rows are held on purpose, and new ones are not.
+        meant = bool(moving) and all(token in special for token in moving)
         name = f"{special[still[0]]} ({still[0]})" if special else f"id {still[0]}"
         kind = "special tokens" if special else "tokens"
         yield Finding(
@@ -77,6 +80,7 @@ def embeddings_learn(embedding_gradient: EmbeddingGradient) -> Iterator[Measured
             fix="remove the hook, or let it pass the rows that are to be trained"
             if moving
             else "find the detach(), the no_grad() or the hook below the head",
+            severity=Severity.WARNING if meant else Severity.FAILURE,
         )
     named = ", ".join(special.values()) or "none"
     yield Measured(

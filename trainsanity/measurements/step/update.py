@@ -232,6 +232,11 @@ def trial_steps(
     inner = getattr(optimizer, "optimizer", optimizer)
     if _wants_a_closure(inner):  # LBFGS evaluates the loss by itself: gradients are not enough
         return
+    if all(p.grad is None for p in model.parameters()):
+        update.no_trial = (
+            "the gradients are gone when the optimizer has stepped: a hook clears them"
+        )
+        return
     peaks = [group.get("initial_lr", group["lr"]) for group in inner.param_groups]
     middle = max((k for k in curve or () if k <= warmup // 2), default=0)
     if middle and curve and peaks[0]:
