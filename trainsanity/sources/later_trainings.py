@@ -53,7 +53,8 @@ def _as_written(file: str, lines: list[int]) -> Iterator[str]:
     ]
     again = [call for call in later if call in here]
     if again:
-        yield f"line {lines[0]} calls train() {len(again) + 1} times: judged is the first, and no other"
+        times = len(again) + 1
+        yield f"line {lines[0]} calls train() {times} times: judged is the first, and no other"
     if others := sorted({line for line, _ in later} - {*lines}):
         places = ", ".join(map(str, others))
         yield (
