@@ -9,6 +9,7 @@ import random
 import pytest
 
 from trainsanity.diagnose import blocks, reading
+from trainsanity.diagnose.entries import Entry
 from trainsanity.errors import UsageError
 
 
@@ -53,6 +54,11 @@ ODD = {
     "each twice": [line for line in printed(steps(MANY)) for _ in (1, 2)],
     "one twice": printed([*steps(MANY)[:AT], *steps(MANY)[AT - 1 :]]),
     "one number is none": printed(changed(MANY, AT, loss="?")),
+    "numbers as numpy prints them": printed(changed(MANY, AT, loss="nan(1)"))[:AT]
+    + [line.replace("'loss': ", "'loss': np.float64(").replace(", 'g", "), 'g")
+       for line in LINES[AT:]],
+    "a number in words": [*LINES[:AT], LINES[AT].replace("'loss': ", "'loss': nan(1) "),
+                          *LINES[AT:]],
     "a rate is none": printed(changed(MANY, AT, learning_rate="1e-05 (peak)")),
     "other order": printed([dict(sorted(row.items())) if i == AT else row
                             for i, row in enumerate(MANY)]),
@@ -100,19 +106,18 @@ def test_blocks_are_read_as_lines_are(name, tmp_path, monkeypatch):
 def test_few_entries_of_an_even_log_are_made(tmp_path, monkeypatch):
     made = []
 
-    def entry_of(*given):
+    def entry(*given, **named):
         made.append(given)
-        return real(*given)
+        return Entry(*given, **named)
 
-    real = blocks.entry_of
-    for home in (blocks, reading):
-        monkeypatch.setattr(home, "entry_of", entry_of)
+    monkeypatch.setattr(blocks, "Entry", entry)
+    monkeypatch.setattr("trainsanity.diagnose.entries.Entry", entry)
     monkeypatch.setattr(reading, "LARGE", 0)
     path = tmp_path / "x.log"
     path.write_text("".join(printed(entries(100_000))))
     assert reading.read(str(path)).count == 100_000
     # The first block line by line, and then those that are kept.
-    assert len(made) < 20_000
+    assert 4_096 < len(made) < 20_000
 
 
 def test_a_document_over_several_lines_is_read_as_before(tmp_path, monkeypatch):
