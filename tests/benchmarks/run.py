@@ -62,6 +62,17 @@ def gate(found: dict[str, Any]) -> Iterator[Row]:
            "at most 2")  # fmt: skip
 
 
+def guard(found: dict[str, Any]) -> Iterator[Row]:
+    """Snapshots, comparing and putting back, in a process that judges."""
+    for when in ("today", "before"):
+        if one := found.get(when):
+            told = f"guard in judging the tiny pipeline{', before it walked' * (when == 'before')}"
+            yield (f"{told}, {one['checks']:.0f} verdicts", f"{one['guard_seconds']} s",
+                   f"judging {one['judging_seconds']} s, whole process {one['process_seconds']} s",
+                   f"{one['share_of_judging']:.1%} and {one['share_of_process']:.1%}",
+                   "")  # fmt: skip
+
+
 def prove(found: dict[str, Any]) -> Iterator[Row]:
     """`run --prove-fix` on the incident beside `run`."""
     yield ("run --prove-fix on the tiny incident", f"{found['proved_seconds']} s",
@@ -82,12 +93,15 @@ def diagnose(found: dict[str, Any]) -> Iterator[Row]:
     """A long log beside its bare lines."""
     long = found["long"]
     told = f"diagnose, {long['megabytes']:.0f} MB log"
-    ratio = f"{long['seconds'] / long['read_seconds']:.0f} times"
-    yield (told, f"{long['seconds']} s", f"reading {long['read_seconds']} s", ratio, "")
+    took, reading = long["processor_seconds"], long["read_processor_seconds"]
+    ratio = f"{took / max(reading, 0.01):.1f} times its processor time"
+    yield (told, f"{long['seconds']} s, processor {took} s",
+           f"reading {long['read_seconds']} s, processor {reading} s", ratio,
+           "at most 10")  # fmt: skip
     yield (f"{told}, memory", f"{long['peak_bytes'] / 2**20:.0f} MiB",
-           f"a tenth of it {found['short']['peak_bytes'] / 2**20:.0f} MiB",
+           f"half of it {found['short']['peak_bytes'] / 2**20:.0f} MiB",
            f"{long['peak_bytes'] / found['short']['peak_bytes']:.2f} times",
-           "at most 1.1, below 64 MiB")  # fmt: skip
+           "at most 1.1, below 256 MiB")  # fmt: skip
 
 
 def collect(found: dict[str, Any]) -> Iterator[Row]:
@@ -103,6 +117,7 @@ ROWS: dict[str, Callable[[Any], Iterator[Row]]] = {
     "scan_roles": scan_roles,
     "scan_targets": scan_targets,
     "gate": gate,
+    "guard": guard,
     "prove": prove,
     "callback": callback,
     "diagnose": diagnose,

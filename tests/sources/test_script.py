@@ -207,6 +207,27 @@ def test_a_subclass_with_a_train_of_its_own_is_judged_by_running_it(
     assert judge_script(path, [], judge) == pytest.approx(0.69, abs=0.1)
 
 
+def test_a_trainer_beside_the_judged_one_is_told(write: Callable[[str], str], undone: None) -> None:
+    path = write(
+        """
+        from shop.models import trainer
+
+        def train(these):
+            for one in these:
+                yield one.train()
+
+        first, second, third = (trainer(f"out{number}") for number in range(3))
+        first.held = second
+        next(train([first, third]))
+        """
+    )
+    (note,) = judge_script(path, [], lambda pipeline: pipeline.notes)
+    assert note.startswith("line 6 trains in a loop")
+    path = write(Path(path).read_text().replace("for one in these:", "if one := these[0]:"))
+    (note,) = judge_script(path, [], lambda pipeline: pipeline.notes)
+    assert note.startswith("the script has built another Trainer, and ends in this call of train()")
+
+
 def test_output_folders_that_were_there_or_are_used_stay(
     project: Path, write: Callable[[str], str]
 ) -> None:

@@ -62,7 +62,8 @@ from trainsanity.types import Check, Cost
     type=float,
     metavar="SECONDS",
     help="The most that a check, and each measurement it needs, may take; one that takes longer "
-    "is stopped and ends in an error, and the others run on.",
+    "is stopped and ends in an error, and the others run on. A factory may take 45 seconds more, "
+    "for its imports.",
 )
 @click.option(
     "--verbose",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
@@ -118,6 +118,25 @@ def _number(value: Any) -> float | None:
         return None
 
 
+def _wider(known: tuple[float, float], more: Extremes) -> tuple[float, float]:
+    return min(known[0], more.low), max(known[1], more.high)
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """The lowest and highest finite of many numbers, and how many are not finite, or zero.
+
+    Attributes:
+        first_bad: the index of the first that is not finite.
+    """
+
+    low: float
+    high: float
+    bad: int
+    first_bad: int | None
+    zeros: int
+
+
 @dataclass
 class Log:
     """The last run in a log, in constant memory.
@@ -185,6 +204,49 @@ class Log:
             if self.last:
                 self.evals.append((self.last[-1], entry))
 
+    def add_between(
+        self,
+        count: int,
+        losses: Extremes,
+        norms: Extremes | None,
+        entry: Callable[[int], Entry],
+    ) -> None:
+        """Add entries with a loss whose steps go on from the last one; few of them are made.
+
+        Args:
+            count: how many.
+            losses: their losses.
+            norms: their gradient norms; None if they have none.
+            entry: makes the one at an index.
+        """
+        self.first += [entry(index) for index in range(min(HEAD - len(self.first), count))]
+        self.last.extend(entry(index) for index in range(max(count - HEAD, 0), count))
+        # The next that has a multiple of the stride as its number, counted from 1.
+        number = self.count - self.count % self._stride + self._stride
+        while number <= self.count + count:
+            self._thin(entry(number - self.count - 1))
+            number += self._stride - number % self._stride
+        self.count += count
+        self.losses = _wider(self.losses, losses)
+        self.bad_losses += losses.bad
+        if losses.first_bad is not None:
+            self.bad_loss = self.bad_loss or entry(losses.first_bad)
+        if norms is None:
+            return
+        self.norm_count += count
+        self.zero_norms += norms.zeros
+        self.norms = _wider(self.norms, norms)
+        self.bad_norms += norms.bad
+        if norms.first_bad is not None:
+            self.bad_norm = self.bad_norm or entry(norms.first_bad)
+
+    def _thin(self, entry: Entry) -> None:
+        """Keep an entry of the whole, and drop every second one where they are too many."""
+        self.kept.append(entry)
+        if len(self.kept) >= KEPT:
+            self.kept = self.kept[::2]
+            self._stride *= 2
+
     def _is_repeated(self, entry: Entry) -> bool:
         """Return whether it is printed again: progress bar and logger print the same entry."""
         before = self.last[-1] if self.last else None
@@ -219,10 +281,7 @@ class Log:
             self.first.append(entry)
         self.last.append(entry)
         if self.count % self._stride == 0:
-            self.kept.append(entry)
-        if len(self.kept) >= KEPT:
-            self.kept = self.kept[::2]
-            self._stride *= 2
+            self._thin(entry)
         if math.isfinite(entry.loss):
             self.losses = (min(self.losses[0], entry.loss), max(self.losses[1], entry.loss))
         else:

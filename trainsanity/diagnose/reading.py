@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from trainsanity.diagnose.blocks import LARGE, lines_between
 from trainsanity.diagnose.entries import SUMMARY, Log, entry_of
 from trainsanity.diagnose.formats import Cut, Line, document, lines_of
 from trainsanity.errors import UsageError, first_line
@@ -129,11 +131,13 @@ def _labels(folder: Path) -> dict[str, Any]:
 
 def _text(log: Log, stream: BinaryIO) -> Log:
     encoding = _encoding(stream)
+    large = encoding == "utf-8-sig" and _is_large(stream)
     # Progress bars end their lines with a carriage return; the newline mode takes it for one.
     text = io.TextIOWrapper(stream, encoding=encoding, errors="replace")
     sample: list[str] = []
+    lines = lines_between(stream, log, _pieces) if large else _pieces(text)
     try:
-        for place, values in _entries(_sampled(_pieces(text), sample), log):
+        for place, values in _entries(_sampled(lines, sample), log):
             entry = entry_of(values, place)
             if entry is not None:
                 log.add(entry)
@@ -161,9 +165,22 @@ def _encoding(stream: BinaryIO) -> str:
     return "utf-8-sig"
 
 
-def _pieces(text: io.TextIOWrapper) -> Iterator[Line]:
+def _is_large(stream: BinaryIO) -> bool:
+    """Return whether it is a long log of lines."""
+    try:
+        if os.fstat(stream.fileno()).st_size < LARGE:
+            return False
+    except (OSError, ValueError):  # no file
+        return False
+    peek = getattr(stream, "peek", None)
+    start = bytes(peek(4096)[:4096]) if peek else b""
+    lines = start.decode("utf-8-sig", errors="replace").lstrip().split("\n")
+    return len(lines) > 1 and not _is_document(lines[0])
+
+
+def _pieces(text: io.TextIOWrapper, number: int = 1) -> Iterator[Line]:
     """Yield lines with their numbers; the pieces of a long line share a number."""
-    number, whole = 1, True
+    whole = True
     while piece := text.readline(PIECE):
         yield number, piece
         whole = piece.endswith("\n")
@@ -184,13 +201,16 @@ def _entries(lines: Iterator[Line], log: Log) -> Iterator[tuple[str, Mapping[str
     if first is None:
         return
     every = itertools.chain([first], lines)
-    start = first[1].lstrip()
-    opens = start[0] in "{[" and (not start.rstrip().endswith("}") or "log_history" in start)
-    found = (
-        document(every, log.facts) if opens and not _is_flat(start) else lines_of(every, log.facts)
-    )
+    read_as = document if _is_document(first[1].lstrip()) else lines_of
+    found = read_as(every, log.facts)
     for number, values in found:
         yield f"line {number}", values
+
+
+def _is_document(start: str) -> bool:
+    """Return whether a log's first line begins a JSON document over several lines."""
+    opens = start[0] in "{[" and (not start.rstrip().endswith("}") or "log_history" in start)
+    return opens and not _is_flat(start)
 
 
 def _is_flat(start: str) -> bool:

@@ -63,7 +63,7 @@ def declare(pipeline: Pipeline, *said: Mapping[str, str | None]) -> None:
     check_declared(pipeline.objective, f"{pipeline.id}: objective")
 
 
-BUILDING = 60.0
+BUILDING = 45.0
 """Seconds beside a check's time limit that a factory may take: it imports torch, which takes some
 seconds from a cold disk, and loads a model, which takes some tens."""
 

@@ -13,6 +13,7 @@ import sys
 import threading
 import traceback
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.machinery import ModuleSpec, SourceFileLoader
@@ -220,6 +221,7 @@ class Visit(Generic[T]):
         self.thread = 0
         self._ends = 0
         self.value: T | None = None
+        self._built: list[weakref.ref[Any]] = []
         self._heard: list[LibraryWarning] = []
         self._listener: Listener | None = None
         self.error: BaseException | None = None
@@ -234,6 +236,7 @@ class Visit(Generic[T]):
             for home, methods in SAVES.items():
                 stack.enter_context(patched(home, dict.fromkeys(methods, self._silent)))
             stack.enter_context(patched(TRAINER, dict.fromkeys(ENDS, self._ending)))
+            stack.enter_context(patched(TRAINER, {"__init__": self._building}))
             stack.enter_context(patched(TRAINER, {"train": self._judging}))
             stack.enter_context(self.loop.watching())
             yield
@@ -280,7 +283,12 @@ class Visit(Generic[T]):
         return self._end()
 
     def _from_trainer(self, trainer: Any, resumes: bool) -> Pipeline:
-        notes = later_trainings(os.path.abspath(self.path), _lines_in(self.path, sys._getframe(1)))
+        built = {id(other): other for one in self._built if (other := one()) is not None}
+        # A Trainer that this one holds is a part of it.
+        for part in (trainer, *vars(trainer).values()):
+            built.pop(id(part), None)
+        lines = _lines_in(self.path, sys._getframe(1))
+        notes = later_trainings(os.path.abspath(self.path), lines, len(built))
         if resumes:
             notes.append("the script resumes from a checkpoint; judged are the weights before that")
         return from_trainer(trainer, notes)
@@ -293,6 +301,15 @@ class Visit(Generic[T]):
             # What measurements provoke is not the script's.
             self._listener.paused = True
         return pipeline
+
+    def _building(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def init(trainer: Any, *args: Any, **kwargs: Any) -> None:
+            if not self.judging:
+                self._built.append(weakref.ref(trainer))
+            original(trainer, *args, **kwargs)
+
+        return init
 
     def _ending(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
