@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from trainsanity.engine.registry import check
@@ -11,6 +12,9 @@ from trainsanity.types import Finding, Measured, Severity
 
 NEARLY = 0.9
 """Share of rows.  Chosen: where texts are corrected many answers are rightly what was asked."""
+
+PLACEHOLDER = re.compile(r"\{\{?\s*[a-zA-Z_]\w*\s*\}?\}|%\([a-zA-Z_]\w*\)s")
+"""A name that was to be replaced: of format(), of a template language, of the old formatting."""
 
 SEVERAL = 8
 """Answers that have to be one before that is said.  Chosen: a trial run may have a few rows."""
@@ -23,10 +27,11 @@ SEVERAL = 8
     rules_out="copied answers",
 )
 def answers_are_their_own(own_answers: OwnAnswers) -> Iterator[Measured | Finding]:
-    """Answers are no copies of their prompts, and not one text for all prompts.
+    """Answers are no copies of their prompts, and prompts and answers not one text for all rows.
 
     What it checks: the first trained answer of 64 rows, or both sides of 64 pairs, against the
-    prompt before it and the user's last words, and against the answers of other rows.
+    prompt before it and the user's last words, and against the answers of other rows; and the
+    prompts against each other.
 
     Why it matters: a column that holds prompt and answer, put behind the prompt once more, trains a
     model that repeats what it is asked before it answers. One answer for all prompts, of a variable
@@ -34,7 +39,9 @@ def answers_are_their_own(own_answers: OwnAnswers) -> Iterator[Measured | Findin
 
     How it is measured: exact, as text without blanks and special tokens. Nine in ten answers that
     are or begin with their prompt are a failure. So is one text for all of eight or more different
-    prompts; one of a single token is a class, and a warning as in dataset.labels_vary.
+    prompts; one of a single token is a class, and a warning as in dataset.labels_vary. One prompt
+    for eight different answers is a failure if it holds a name in braces that nobody filled in, and
+    else a warning; where pictures or sounds stand beside the ids, they are what is asked about.
 
     How to fix: cut the prompt off the text that holds both.
 
@@ -77,6 +84,22 @@ def answers_are_their_own(own_answers: OwnAnswers) -> Iterator[Measured | Findin
             cause="the answer is that of one row: a variable that a loop left behind",
             fix="look at the function that makes the answers",
             severity=Severity.FAILURE if found.tokens > 1 else Severity.WARNING,
+        )
+    if len(found.prompts) == 1 and len(found.texts) >= SEVERAL and not found.beside:
+        prompt = found.prompt
+        blank = PLACEHOLDER.search(prompt)
+        yield Finding(
+            f"{len(found.texts)} different answers have one prompt: {prompt[-60:]!r}",
+            observed=1,
+            expected="several",
+            where=blank.group() if blank else None,
+            cause="the prompt is a template that was not filled in"
+            if blank
+            else "what tells the rows apart was left out of the prompt, or nothing does on purpose",
+            fix='write f"..." or .format(...), and look at a row with trainsanity show'
+            if blank
+            else "put the question into the prompt; nothing, if the model is to make things up",
+            severity=Severity.FAILURE if blank else Severity.WARNING,
         )
     yield Measured(
         f"{found.answers} answers to {len(found.prompts)} prompts are {len(found.texts)} different "

@@ -8,6 +8,7 @@ from trainsanity.checks._splits import rows_finding, tally
 from trainsanity.engine.registry import check
 from trainsanity.fields import NUMBERS
 from trainsanity.maths.chance import ONCE_IN_A_THOUSAND, chance_of_as_many
+from trainsanity.measurements.data.continued import Continued
 from trainsanity.measurements.data.overlaps import Overlap
 from trainsanity.measurements.data.scan import Scan
 from trainsanity.measurements.data.scan_repeats import Repeats
@@ -29,13 +30,18 @@ LEAST = 3
     rules_out="evaluation",
 )
 def eval_is_unseen(
-    scan: Scan, repeats: Repeats, overlaps: dict[str, Overlap], turned: dict[str, Turned]
+    scan: Scan,
+    repeats: Repeats,
+    overlaps: dict[str, Overlap],
+    continued: dict[str, Continued],
+    turned: dict[str, Turned],
 ) -> Iterator[Measured | Finding]:
     """No evaluation row is trained on.
 
     What it checks: rows of the evaluation data whose ids, padding aside, are those of a training
     row. Of tables, whose rows hold numbers, rows whose label is the same, too. And rows of ids that
-    begin with what a training row ends with, as neighbours do among windows that overlap.  And
+    begin with what a training row ends with, as neighbours do among windows that overlap; or that a
+    longer training row begins with, as a conversation that grows by an answer a row.  And
     pictures that are a training picture, flipped or turned.
 
     Why it matters: the score on such rows measures memory.  Early stopping and the choice of a
@@ -58,6 +64,9 @@ def eval_is_unseen(
     training rows hold.  It is a failure from a tenth of the rows on, a warning from three: where a
     text is split in the middle, a window or two lie over the cut.
 
+    Of whole rows of 18 tokens and more, 256 at the most, the same training rows are asked whether
+    they begin with them and go on: a failure from a tenth of the rows on, a warning from three.
+
     Of pictures up to 64 are looked for among training pictures of 16 million values in all; equal
     ones have all their values at the places where a flip or a turn by 90 degrees puts them.  A
     failure from three on; pictures of fewer than 32 different values do not count.
@@ -75,7 +84,7 @@ def eval_is_unseen(
     Known false alarms: an evaluation on training rows on purpose, to watch overfitting.
 
     References: Elangovan et al. 2021, "Memorization vs. Generalization";
-    Y-debug-sys/Diffusion-TS#67, robinreni96/Font_Recognition-DeepFont#2.
+    Y-debug-sys/Diffusion-TS#67, h2oai/h2o-llmstudio#422, robinreni96/Font_Recognition-DeepFont#2.
     """
     for split in scan.evals:
         leak = repeats.leaks[split.name]
@@ -115,6 +124,23 @@ def eval_is_unseen(
                 fix="split the text first, and cut each part into windows then",
                 severity=Severity.FAILURE if many else Severity.WARNING,
             )
+        longer = continued.get(split.name, Continued())
+        if longer.first is not None and longer.rows >= LEAST:
+            place, twin = longer.first
+            yield Finding(
+                f"{longer.rows} of {longer.looked_at} rows looked at in {split.name} are the "
+                f"beginning of a longer training row: row {split.rows.number(place)} is that of "
+                f"row {scan.train.rows.number(twin)} of {scan.train.name}",
+                observed=longer.rows,
+                expected=0,
+                where=split.row(place),
+                cause="each answer of a conversation is a row with all that was said before, and "
+                "the rows were split at random",
+                fix="split conversations first, and make rows of their turns then",
+                severity=Severity.FAILURE
+                if longer.rows >= MANY * longer.looked_at
+                else Severity.WARNING,
+            )
         copies = turned.get(split.name, Turned())
         if copies.first is not None:
             place, twin = copies.first
@@ -135,6 +161,8 @@ def eval_is_unseen(
     partly = sum(one.rows for one in overlaps.values())
     said = f"; {partly} overlap with training rows" if partly else ""
     copied = sum(one.rows for one in turned.values())
+    held = sum(one.rows for one in continued.values())
+    said += f"; {held} are the beginning of longer training rows" if held else ""
     said += f"; {copied} are turned training pictures" if copied else ""
     yield Measured(f"evaluation rows that are trained on: {found}{said}", sum(leaks), 0)
 

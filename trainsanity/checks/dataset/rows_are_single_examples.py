@@ -27,6 +27,14 @@ LIST = re.compile(
     r"""\[\s*((?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
     r"""(?:\s*,\s*(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"))+)\s*\]"""
 )
+PART = re.compile(
+    r"""\{\s*(?:'type'\s*:\s*'text'\s*,\s*'text'\s*:|'text'\s*:.*?'type'\s*:\s*'text'"""
+    r"""|'role'\s*:\s*'\w+'\s*,\s*'content'\s*:|'content'\s*:.*?'role'\s*:\s*'\w+')""",
+    re.DOTALL,
+)
+"""A message, or a part of one, as Python prints it; JSON, which is taught on purpose, has other
+quotes."""
+
 ITEM = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 
 
@@ -37,20 +45,24 @@ ITEM = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
     rules_out="batched map",
 )
 def rows_are_single_examples(pipeline: Pipeline) -> Iterator[Measured | Finding]:
-    """A row is one example, not the Python lists of a whole batch.
+    """A row is one example as text, not a Python list or dictionary that was printed.
 
     What it checks: whether rows, as text, hold lists of strings as Python prints them, two or more
-    of one length in each row: the columns of several examples.
+    of one length in each row: the columns of several examples. And whether they hold messages, or
+    parts of messages, as they are printed: ``{'type': 'text', 'text': ...}``.
 
     Why it matters: a function that formats one row is mapped with ``batched=True`` and is given
     columns.  Each batch becomes one text with the lists of all questions and all answers in it:
-    there are a thousand times fewer rows, and what they teach is brackets and quotes.
+    there are a thousand times fewer rows, and what they teach is brackets and quotes. A chat
+    template that was written for text prints contents that come in parts; nothing raises.
 
     How it is measured: exact, on 64 rows.  It is a failure where nine in ten rows hold such lists,
     all of one length within the row: single ones occur in code, and lists of different lengths in
-    any text.
+    any text. The same for a dictionary of ``type`` and ``text``, or of ``role`` and ``content``, in
+    Python's quotes.
 
-    How to fix: format row by row, or write a function for columns.
+    How to fix: format row by row, or write a function for columns; join the parts of a content, or
+    take a template that knows them.
 
     Bad::
 
@@ -62,7 +74,7 @@ def rows_are_single_examples(pipeline: Pipeline) -> Iterator[Measured | Finding]
 
     Known false alarms: data in which every row is a task about two Python lists of equal length.
 
-    References: huggingface/trl#439.
+    References: huggingface/trl#439, avalan-ai/avalan#601.
     """
     ids = [plain_values(row.get("input_ids")) for row in first_rows(pipeline)[:ROWS]]
     rows = [row for row in ids if isinstance(row, list) and row]
@@ -83,10 +95,24 @@ def rows_are_single_examples(pipeline: Pipeline) -> Iterator[Measured | Finding]
             "columns, and wrote lists of several examples into one text",
             fix="map it without batched=True, or format each element of the columns",
         )
+    printed = [one.group() for text in texts if (one := PART.search(text))]
+    many = len(printed)
+    if many >= MOST * len(rows):
+        yield Finding(
+            f"{many} of {len(rows)} rows hold messages, or parts of them, as Python prints them: "
+            f"{printed[0][:60]}",
+            observed=many,
+            expected=0,
+            where="input_ids",
+            cause="the chat template, or a format string, was given a list of parts where it takes "
+            "text",
+            fix="join the texts of the parts first, or take a template that reads parts",
+        )
     yield Measured(
-        f"{len(batches)} of {len(rows)} rows hold several printed lists of one length",
-        len(batches),
-        0,
+        f"{len(batches)} of {len(rows)} rows hold several printed lists of one length, {many} a "
+        "printed message",
+        {"lists": len(batches), "messages": many},
+        {"lists": 0, "messages": 0},
     )
 
 

@@ -80,10 +80,10 @@ def _overlap(train: Split, split: Split) -> Overlap:
     import numpy
 
     long = numpy.flatnonzero(split.lengths >= SIZE + ENDS)
-    places = _spread(long, LOOKED_AT)
+    places = spread(long, LOOKED_AT)
     heads: list[tuple[int, int, int, Array]] = []  # hash, place, offset, ids
     for where, block in split.blocks(places):
-        for place, ids in zip(_numbers(where), _rows(block), strict=True):
+        for place, ids in zip(numbers_of(where), rows_of_block(block), strict=True):
             for offset in range(ENDS + 1):
                 part = ids[offset : offset + SIZE]
                 if len(part) == SIZE and len(numpy.unique(part)) >= DIFFERENT:
@@ -98,12 +98,12 @@ def _overlap(train: Split, split: Split) -> Overlap:
         return Overlap(len(places))
     wanted = numpy.unique(numpy.array(keys, numpy.uint64))
     mean = max(1.0, float(train.lengths.mean())) if len(train.lengths) else 1.0
-    read = _spread(numpy.arange(len(train.rows)), max(1, int(TOKENS / mean)))
+    read = spread(numpy.arange(len(train.rows)), max(1, int(TOKENS / mean)))
     most = max(4, FEW * len(read))
     holding: dict[int, int] = {}
     found: list[tuple[int, int, int, int]] = []  # hash, place, training place, tokens
     for where, block in train.blocks(read):
-        rows, numbers = _rows(block), _numbers(where)
+        rows, numbers = rows_of_block(block), numbers_of(where)
         for k, at, key in _hits(rows, wanted):
             holding[key] = holding.get(key, 0) + 1
             if holding[key] > most:
@@ -158,7 +158,8 @@ def _shared(ids: Array, offset: int, row: Array, at: int) -> int:
     return 0
 
 
-def _spread(places: Array, count: int) -> Array:
+def spread(places: Array, count: int) -> Array:
+    """Return at most so many places, from all over."""
     import numpy
 
     if len(places) <= count:
@@ -167,12 +168,13 @@ def _spread(places: Array, count: int) -> Array:
     return chosen
 
 
-def _numbers(where: Array) -> list[int]:
+def numbers_of(where: Array) -> list[int]:
+    """Return places as plain numbers."""
     numbers: list[int] = where.tolist()
     return numbers
 
 
-def _rows(block: Block) -> list[Array]:
+def rows_of_block(block: Block) -> list[Array]:
     """Return the attended ids of each row, from the first to the last."""
     begins, spans, _ = block.extents
     values = block.ids.values

@@ -35,6 +35,8 @@ class OwnAnswers:
         copies: numbers of rows whose answer is the prompt, or the user's last words.
         begin: numbers of rows whose answer begins with it, and goes on.
         example: the beginning of the first of either.
+        prompt: the first of all, as text.
+        beside: the model is given numbers beside the ids, such as a picture's.
     """
 
     answers: int = 0
@@ -44,6 +46,8 @@ class OwnAnswers:
     copies: list[int] = field(default_factory=list)
     begin: list[int] = field(default_factory=list)
     example: str = ""
+    prompt: str = ""
+    beside: bool = False
 
 
 @measurement(Cost.STATIC)
@@ -68,6 +72,7 @@ def own_answers(pipeline: Pipeline, chat_template: ChatTemplate) -> OwnAnswers:
             if not answer or not all(asked):
                 continue
             found.answers += 1
+            found.prompt = found.prompt or str(tokenizer.decode(list(before)))
             found.prompts.add(asked[0])
             found.texts.add(answer)
             found.tokens = max(found.tokens, sum(token not in special for token in after))
@@ -78,6 +83,7 @@ def own_answers(pipeline: Pipeline, chat_template: ChatTemplate) -> OwnAnswers:
             else:
                 continue
             found.example = found.example or str(tokenizer.decode(list(after[:16])))
+    found.beside = _numbers(pipeline)
     if not found.answers:
         raise Skip("no row has targets behind a prompt that is none")
     return found
@@ -110,6 +116,14 @@ def _parts(pipeline: Pipeline) -> Iterator[tuple[int, Sequence[int], Sequence[in
             continue
         stop = next((k for k, t in enumerate(counted) if t != counted[0] + k), len(counted))
         yield one.row, one.ids[: counted[0]], one.ids[counted[0] : counted[0] + stop]
+
+
+def _numbers(pipeline: Pipeline) -> bool:
+    try:
+        inputs = Session.of(pipeline).measurements.get("documents").inputs
+    except Skip:
+        return False
+    return any(getattr(one, "is_floating_point", bool)() for one in inputs.values())
 
 
 def _plain(tokenizer: Any, ids: Sequence[int]) -> str:
