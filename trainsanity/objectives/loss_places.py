@@ -28,7 +28,8 @@ class LossCall:
         where: the line outside of torch that called it, ``file:line``.
         count: calls that were looked at.
         misfits: what did not fit in any of them, each once.
-        weights: of the classes, where it was given such; else empty.
+        weights: of the classes, or of the positives of each label, where it was given such; else
+            empty.
         targets: of its first call, where they are classes; at most :data:`TARGETS`.
         items: how many there were.
         scores: of its first call, ``[B, B]``, where there are as many classes as rows.

@@ -95,7 +95,9 @@ def matches_autograd(
     if not names:
         raise Skip("no parameter below the head is trained")
     observed = {name: recording.gradients[name].double() for name in names}
-    compared, noisy, bad, held = [], 0, [], []
+    bad: list[str] = []
+    held: list[str] = []
+    compared, noisy = [], 0
     for name in names:
         exact = replay.gradients[name]
         size, off = float(exact.norm()), float((observed[name] - exact).norm())

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
-from trainsanity.maths.class_weights import relation
-from trainsanity.measurements.data.label_prior import label_counts
+from trainsanity.maths.class_weights import CLOSE, UNEVEN, relation
+from trainsanity.maths.tolerances import within
+from trainsanity.measurements.data.label_prior import label_counts, positive_counts
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.types import Cost, Finding, Measured, Skip
 
 if TYPE_CHECKING:
+    from trainsanity.objectives.loss_places import LossCall
     from trainsanity.pipeline import Pipeline
 
 
@@ -20,7 +23,7 @@ def class_weights_fit(pipeline: Pipeline, recording: Recording) -> Iterator[Meas
     """Class weights that were computed from the classes' counts belong to these classes.
 
     What it checks: the weights that ``cross_entropy`` is given against the counts of the training
-    labels.
+    labels, and the ``pos_weight`` of ``binary_cross_entropy_with_logits``.
 
     Why it matters: weights that rise with frequency push the rare classes further out of sight,
     which is what they were to prevent. ``Counter(labels).most_common()`` and
@@ -29,7 +32,8 @@ def class_weights_fit(pipeline: Pipeline, recording: Recording) -> Iterator[Meas
 
     How it is measured: weights made of counts are powers of these, a line in logarithms. A failure
     if they are a rising line (of two classes: if they are the counts themselves), or a falling one
-    only after weights and counts were each sorted, within a tenth. Weights of any other kind were
+    only after weights and counts were each sorted, within a tenth; and if every ``pos_weight`` is
+    positives over negatives, the reciprocal of what balances them, within a tenth. Weights of any other kind were
     chosen, and are not judged.
 
     How to fix: index by class, and give rare classes the larger weight::
@@ -43,13 +47,16 @@ def class_weights_fit(pipeline: Pipeline, recording: Recording) -> Iterator[Meas
 
     Known false alarms: none known.
 
-    References: declare-lab/MELD#51, PRBonn/lidar-bonnetal#48.
+    References: pytorch/pytorch#16804, declare-lab/MELD#51, PRBonn/lidar-bonnetal#48.
     """
     given = [call for call in recording.loss_calls if call.weights]
     if not given:
-        raise Skip("cross_entropy is given no weights of classes")
+        raise Skip("no loss is given weights of classes, or of positives")
     told = ""
     for call in given:
+        if call.function != "cross_entropy":
+            told = yield from _of_positives(pipeline, call)
+            continue
         counts = label_counts(pipeline, len(call.weights))
         if counts is None or not all(counts) or min(call.weights) <= 0:
             raise Skip("the labels of the training rows cannot be counted, or a class has no row")
@@ -70,3 +77,28 @@ def class_weights_fit(pipeline: Pipeline, recording: Recording) -> Iterator[Meas
                 "torch.bincount(labels, minlength=num_labels) has them",
             )
     yield Measured(told)
+
+
+def _of_positives(pipeline: Pipeline, call: LossCall) -> Generator[Finding, None, str]:
+    """Yield weights of positives that are the reciprocals of what the counts make; say the rest."""
+    counted = positive_counts(pipeline, len(call.weights))
+    if counted is None or min(call.weights) <= 0:
+        raise Skip("the positives of the training rows cannot be counted")
+    rows, positives = counted
+    if not all(0 < count < rows for count in positives):
+        raise Skip("a label has no positive in the training rows, or nothing else")
+    balanced = [(rows - count) / count for count in positives]
+    logs = [(math.log(w), math.log(b)) for w, b in zip(call.weights, balanced, strict=True)]
+    uneven = max(abs(b) for _, b in logs) > UNEVEN
+    if uneven and all(within(abs(w + b), CLOSE) for w, b in logs):
+        rarest = min(range(len(positives)), key=positives.__getitem__)
+        yield Finding(
+            f"pos_weight is {call.weights[rarest]:.3g} for label {rarest}, which {positives[rarest]} "
+            f"of {rows} rows have: negatives over positives are {balanced[rarest]:.3g}",
+            observed=[round(weight, 6) for weight in call.weights],
+            expected=[round(weight, 6) for weight in balanced],
+            where=call.where,
+            cause="pos_weight is positives over negatives: what is rare weighs less",
+            fix="pos_weight = (rows - positives) / positives",
+        )
+    return f"weights of the positives of {len(positives)} labels against their counts"

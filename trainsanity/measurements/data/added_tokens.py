@@ -45,7 +45,7 @@ def added_tokens(pipeline: Pipeline) -> AddedTokens:
         Skip: no tokenizer has added tokens, or the rows hold no ids of one sequence.
     """
     tokenizer = pipeline.tokenizer
-    added = getattr(tokenizer, "get_added_vocab", dict)()
+    added: dict[str, int] = getattr(tokenizer, "get_added_vocab", dict)()
     known = {token: number for token, number in added.items() if len(token) >= SHORT}
     if not known:
         raise Skip("the tokenizer has no added tokens")

@@ -26,6 +26,27 @@ def label_counts(pipeline: Pipeline, size: int) -> list[int] | None:
     return counts
 
 
+def positive_counts(pipeline: Pipeline, size: int) -> tuple[int, list[int]] | None:
+    """Return how many training rows there are, and how many have each of ``size`` labels.
+
+    None without a column of 0 and 1, one or ``size`` of them a row.
+    """
+    import numpy
+
+    data = pipeline.train_dataset
+    names = getattr(data, "column_names", None)
+    column = pipeline.label_column(dict.fromkeys(names)) if names else None
+    if column is None or not hasattr(data, "__len__"):
+        return None
+    labels = numpy.asarray(data.with_format("numpy")[column][:])
+    if labels.dtype == object or labels.size != len(labels) * size:
+        return None
+    labels = labels.reshape(len(labels), size)
+    if not numpy.isin(labels, (0, 1)).all():
+        return None
+    return len(labels), labels.sum(0).astype(int).tolist()
+
+
 def label_prior(pipeline: Pipeline, size: int) -> Any:
     """Label shares of the training set (``[C]`` float64); equal shares where it has no column."""
     import torch

@@ -232,6 +232,8 @@ def _mode(rows: int) -> Any:
                 misfit = self.cosine_scores.misfit(bound.arguments["input"])
                 found += [misfit] if misfit is not None else []
             call.count += 1
+            if bound.arguments.get("pos_weight") is not None:
+                call.weights = bound.arguments["pos_weight"].detach().reshape(-1).tolist()
             if name == "cross_entropy":
                 _keep(call, bound.arguments)
             if found and bound.arguments.get("reduction") == "none" and name in JUDGES:
