@@ -33,8 +33,8 @@ def class_weights_fit(pipeline: Pipeline, recording: Recording) -> Iterator[Meas
     How it is measured: weights made of counts are powers of these, a line in logarithms. A failure
     if they are a rising line (of two classes: if they are the counts themselves), or a falling one
     only after weights and counts were each sorted, within a tenth; and if every ``pos_weight`` is
-    positives over negatives, the reciprocal of what balances them, within a tenth. Weights of any other kind were
-    chosen, and are not judged.
+    positives over negatives, the reciprocal of what balances them, within a tenth. Weights of any
+    other kind were chosen, and are not judged.
 
     How to fix: index by class, and give rare classes the larger weight::
 
@@ -93,8 +93,9 @@ def _of_positives(pipeline: Pipeline, call: LossCall) -> Generator[Finding, None
     if uneven and all(within(abs(w + b), CLOSE) for w, b in logs):
         rarest = min(range(len(positives)), key=positives.__getitem__)
         yield Finding(
-            f"pos_weight is {call.weights[rarest]:.3g} for label {rarest}, which {positives[rarest]} "
-            f"of {rows} rows have: negatives over positives are {balanced[rarest]:.3g}",
+            f"pos_weight is {call.weights[rarest]:.3g} for label {rarest}, which "
+            f"{positives[rarest]} of {rows} rows have: negatives over positives are "
+            f"{balanced[rarest]:.3g}",
             observed=[round(weight, 6) for weight in call.weights],
             expected=[round(weight, 6) for weight in balanced],
             where=call.where,

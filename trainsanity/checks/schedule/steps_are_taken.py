@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import Session
 from trainsanity.measurements.step.alone import NoStep
-from trainsanity.types import Cost, Finding, Measured
+from trainsanity.types import Cost, Finding, Measured, Severity
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
+
+EPOCHS = 3.0
+"""What ``TrainingArguments`` has where nobody asks for a number of epochs."""
 
 
 @check(
@@ -31,15 +34,18 @@ def steps_are_taken(pipeline: Pipeline) -> Iterator[Measured | Finding]:
 
     How it is measured: the recorded steps are the Trainer's own.  It steps after
     ``gradient_accumulation_steps`` micro-batches, and after the last of an epoch if it knows how
-    many there are.  A run that reaches the end of its first epoch with no step is stopped.
+    many there are.  A run that reaches the end of its first epoch with no step is stopped.  Where
+    ``max_steps`` and a number of epochs are both set, and the steps do not reach all rows once,
+    that is a warning.
 
     How to fix: as the finding says, by what is missing: rows, or a last step in the epoch.
 
     Known false alarms: none; a run whose first epoch is to end without a step would be one.
 
-    References: huggingface/transformers#2995; #37777, mended by #37923 in 4.52: the last
-    micro-batches of an epoch are counted in rows, not in micro-batches.
+    References: unslothai/unsloth#594; huggingface/transformers#2995; #37777, mended by #37923 in
+    4.52: the last micro-batches of an epoch are counted in rows, not in micro-batches.
     """
+    yield from _cut_short(pipeline)
     try:
         first = Session.of(pipeline).measurements.get("recording").first
     except NoStep as none:
@@ -85,3 +91,23 @@ def _what_is_missing(pipeline: Pipeline, micro_batches: int) -> tuple[str, str]:
         "transformers 4.52 or newer with its own get_batch_samples, or "
         f"gradient_accumulation_steps of at most {micro_batches}",
     )
+
+
+def _cut_short(pipeline: Pipeline) -> Iterator[Finding]:
+    """Warn where both steps and epochs are asked for, and the steps end before one epoch does."""
+    args, data = pipeline.args, pipeline.train_dataset
+    most, epochs = getattr(args, "max_steps", -1), getattr(args, "num_train_epochs", EPOCHS)
+    if most <= 0 or epochs == EPOCHS or not hasattr(data, "__len__"):
+        return
+    rows = most * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    if rows < len(data):
+        yield Finding(
+            f"max_steps = {most} ends the run after {rows:,} of {len(data):,} rows, and "
+            f"num_train_epochs = {epochs:g} is not read",
+            observed=rows,
+            expected=round(epochs * len(data)),
+            where=f"max_steps = {most}",
+            cause="max_steps overrides the epochs, and may be left from a trial",
+            fix="leave max_steps out, or the epochs",
+            severity=Severity.WARNING,
+        )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,7 @@ class Stepping:
         micro_batches: how many it was given.
         steps: how often the optimizer stepped.
         moved: the weights are others afterwards.
+        plateau: how often a scheduler that waits for a plateau was told of a value.
         anew: what steps has moments after it and none before, and is another object each time.
     """
 
@@ -31,6 +34,7 @@ class Stepping:
     steps: int
     moved: bool = True
     anew: bool = False
+    plateau: int = 0
 
 
 @measurement(Cost.STEP)
@@ -52,13 +56,36 @@ def stepping(pipeline: Pipeline) -> Stepping:
         before = hashes(pipeline.model.parameters())
         handle = optimizer.register_step_pre_hook(lambda *_: steps.append(None))
         try:
-            pipeline.train_step([dict(given.inputs) for given in batch])
+            with _plateaus(pipeline.lr_scheduler) as told:
+                pipeline.train_step([dict(given.inputs) for given in batch])
         finally:
             handle.remove()
             pipeline.model.zero_grad()
         moved = hashes(pipeline.model.parameters()) != before
         anew = moved and not steps and _made_anew(pipeline)
-    return Stepping(len(batch), len(steps), moved, anew)
+    return Stepping(len(batch), len(steps), moved, anew, len(told))
+
+
+@contextmanager
+def _plateaus(scheduler: Any) -> Iterator[list[Any]]:
+    """Note the values that a scheduler which waits for a plateau is given in the block."""
+    import torch
+
+    told: list[Any] = []
+    if not isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        yield told
+        return
+    own = scheduler.step
+
+    def step(metrics: Any, *args: Any, **kwargs: Any) -> Any:
+        told.append(metrics)
+        return own(metrics, *args, **kwargs)
+
+    scheduler.step = step
+    try:
+        yield told
+    finally:
+        del scheduler.step
 
 
 def _made_anew(pipeline: Pipeline) -> bool:
