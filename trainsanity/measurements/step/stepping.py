@@ -81,11 +81,11 @@ def _plateaus(scheduler: Any) -> Iterator[list[Any]]:
         told.append(metrics)
         return own(metrics, *args, **kwargs)
 
-    scheduler.step = step
+    vars(scheduler)["step"] = step
     try:
         yield told
     finally:
-        del scheduler.step
+        del vars(scheduler)["step"]
 
 
 def _made_anew(pipeline: Pipeline) -> bool:
