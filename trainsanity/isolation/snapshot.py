@@ -26,7 +26,7 @@ from trainsanity.isolation.parts import (
 from trainsanity.isolation.process_settings import process_settings, signals_kept
 from trainsanity.isolation.random_states import global_random_states
 from trainsanity.isolation.rewind import Rewind
-from trainsanity.isolation.shards import local, resharded
+from trainsanity.isolation.shards import is_sharded, local, resharded
 from trainsanity.isolation.time_limit import deferred
 
 if TYPE_CHECKING:
@@ -287,9 +287,14 @@ def _tensors(tensors: Iterable[Any]) -> Undo:
 
     originals = list(tensors)
     copies = to_host(originals)
+    # model.to(another dtype) gives a parameter another tensor, and leaves this one as it was.
+    plain = [(one, one.data, one.dtype) for one in originals if not is_sharded(one)]
 
     def restore() -> None:
         with torch.no_grad():
+            for one, data, dtype in plain:
+                if one.dtype != dtype:
+                    one.data = data
             to_device(copies, originals)
 
     return restore
