@@ -99,12 +99,13 @@ def _confidence(finding: Finding, explained: Iterable[Result], of_a_log: bool) -
         return f"likely: {why}" if why else "open: a log shows that something is wrong, not why"
     if names:
         others = [r.check.code for r in explained if _same(r.factor, finding.factor or 0.0)]
+        also = f"; {finding.tested}" if finding.tested else ""
         if not others:
-            return f"good: only {names[0]} fits"
+            return f"good: only {names[0]} fits{also}"
         shows = f"{others[0]} shows" if len(others) == 1 else (
             f"{', '.join(others[:-1])} and {others[-1]} show"
         )  # fmt: skip
-        return f"high: only {names[0]} fits, and {shows} the same factor"
+        return f"high: only {names[0]} fits, and {shows} the same factor{also}"
     if finding.cause:
         return "likely: what is wrong was measured, why is concluded"
     if finding.factor is None:

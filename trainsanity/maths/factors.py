@@ -11,6 +11,18 @@ Family = dict[str, float]
 """Names of quantities that one defect multiplies by, with their values; the widest name first."""
 
 
+BETWEEN = ("gradient_accumulation_steps", "world_size")
+"""What scales a step against its micro-batches by themselves: a factor of each cancels there."""
+
+OF_A_SCHEDULE = (*BETWEEN, "per_device_train_batch_size")
+"""What numbers of steps differ by."""
+
+
+def only(facts: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Return the facts of these names."""
+    return {name: facts[name] for name in names if name in facts}
+
+
 def families_of(facts: Mapping[str, Any]) -> list[Family]:
     """Return the quantities of the run that a factor may come from, in families.
 

@@ -16,6 +16,7 @@ from trainsanity.measurements.step.closed_form import closed_form, parts_of_clos
 from trainsanity.measurements.step.confirmed import Confirmed
 from trainsanity.measurements.step.reference_loss import reference
 from trainsanity.measurements.step.steps import Recording
+from trainsanity.measurements.step.told_apart import told_apart_by_gradient
 from trainsanity.repairs import count_ignored, loss_divided, repair
 from trainsanity.types import Blocked, Cost, Finding, Judges, Measured, Repair, Skip
 
@@ -130,12 +131,16 @@ def _against_closed_form(
     if not within(abs(slope - 1), off_scale):
         facts = recording.facts(pipeline, slope)
         names = name_factor(slope, facts, max(off_scale, 1e-3))
+        tested = ""
+        if not number:
+            names, tested = told_apart_by_gradient(pipeline, recording, names, slope)
         return seen, Finding(
             f"the head's gradient is {slope:.4f} x the closed form, in the right direction "
             f"(cosine {cosine:.6f})",
             **common,
             factor=slope,
             candidates=tuple(names),
+            tested=tested,
             cause=explained(slope, names)
             if names
             else "the loss, or the gradient, is scaled by no known quantity of the run",
