@@ -200,8 +200,8 @@ class Finding:
         tested: which other quantities it equals as well, and what was measured that rules them out;
             empty where nothing had to be told apart.
         severity: ``failure``, or ``warning`` for what is harmless as measured or a choice.
-        repairs: changes that may mend it, the likeliest first; ``--prove-fix`` tries them.
-        proof: what that showed; None if it was not asked for.
+        repairs: changes that may mend it, the likeliest first; see :mod:`trainsanity.engine.proof`.
+        proof: what trying them showed; None if none was tried.
 
     Raises:
         ValueError: the severity is neither.
