@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from trainsanity.maths.factors import BETWEEN, NAMING
+from trainsanity.maths.factors import BETWEEN, NAMING, Left, kept
 from trainsanity.maths.tolerances import MARGIN, within
 
 if TYPE_CHECKING:
@@ -12,13 +12,6 @@ if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
 CLIPPED = "max_grad_norm"
-
-
-class Left(NamedTuple):
-    """The names that are left, and what ruled the others out, in a clause; empty if nothing did."""
-
-    names: list[str]
-    tested: str = ""
 
 
 def told_apart_by_loss(
@@ -56,10 +49,9 @@ def told_apart_by_gradient(
     """
     if len(names) < 2:
         return Left(names)
-    clipped = [name for name in names if CLIPPED in name]
-    if clipped:
+    if any(CLIPPED in name for name in names):
         words = "the gradient's norm is max_grad_norm before the Trainer clips it"
-        return _only_these(names, clipped, words)
+        return kept(names, [CLIPPED], words)
     own = recording.own
     if own.reason or not own.norm > 0 or not own.weights:
         return Left(names)
@@ -77,11 +69,4 @@ def _left(
     """
     if not within(abs(between / factor - 1), max(MARGIN * recording.own.eps, NAMING)):
         return Left(names)
-    return _only_these(names, [n for n in names if any(one in n for one in BETWEEN)], words)
-
-
-def _only_these(names: list[str], kept: list[str], words: str) -> Left:
-    out = [name for name in names if name not in kept]
-    if not kept or not out:
-        return Left(names)
-    return Left(kept, f"{' and '.join(out)} {'are' if len(out) > 1 else 'is'} ruled out: {words}")
+    return kept(names, BETWEEN, words)
