@@ -62,7 +62,7 @@ def proved_if_cheap(
 
     What is judged again with a repair is what it explains, and all that the same measurements
     answer: how long these took is known.  Judging once more is the bound, so that no run takes
-    twice as long: on the tiny incident a proof takes 0.4 times as long as judging.  What was not
+    twice as long: on the tiny incident a proof takes about half as long as judging.  What was not
     tried is told only where that is the reason.
 
     Args:
