@@ -198,7 +198,7 @@ class Finding:
         candidates: the known quantities of the run that the factor equals, by name; more than one
             fit equally well.
         tested: which other quantities it equals as well, and what was measured that rules them out;
-            empty where nothing had to be told apart.
+            None where nothing had to be told apart.
         severity: ``failure``, or ``warning`` for what is harmless as measured or a choice.
         repairs: changes that may mend it, the likeliest first; see :mod:`trainsanity.engine.proof`.
         proof: what trying them showed; None if none was tried.
@@ -215,7 +215,7 @@ class Finding:
     cause: str | None = None
     fix: str | None = None
     candidates: tuple[str, ...] = ()
-    tested: str = ""
+    tested: str | None = None
     severity: Severity = Severity.FAILURE
     repairs: tuple[Repair, ...] = field(default=(), compare=False)
     proof: Proof | None = None

@@ -46,4 +46,4 @@ def test_a_model_that_is_right_leaves_what_is_between(times, left) -> None:
     ruled_out = (
         f"{LABELS} is ruled out: the model's own losses are {sum(losses) / 3:.4f} on average"
     )
-    assert finding.tested == (ruled_out if times == 1 else "")
+    assert finding.tested == (ruled_out if times == 1 else None)

@@ -72,5 +72,5 @@ def test_what_nothing_tells_apart_stays_open() -> None:
     # Three times the mean of three rows would be their sum, which is known by name.
     results = found(three_times(trainer(2)), "loss.matches_reference")
     (finding,) = results[0].findings
-    assert (finding.candidates, finding.tested) == ((STEPS, LABELS), "")
+    assert (finding.candidates, finding.tested) == ((STEPS, LABELS), None)
     assert diagnose(results).confidence == "open between 2 that fit equally well"

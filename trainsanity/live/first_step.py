@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainsanity.live.ranks import summed
-from trainsanity.maths.factors import BETWEEN, Factor, explained, kept
+from trainsanity.maths.factors import BETWEEN, Factor, Left, explained, kept
 from trainsanity.maths.tolerances import LOG_DECIMALS, MARGIN, STANDARD_ERRORS, within
 from trainsanity.maths.uninformed import uninformed
 from trainsanity.objectives.base import SINGLE_LABEL, Objective
@@ -96,11 +96,12 @@ class FirstStep:
         factor = Factor.of(logged, expected, allowed)
         words = f"the mean over the {count:.0f} examples of the step is {expected:.4f}"
         if not abs(logged - expected) <= allowed:
-            names, tested = factor.names(facts), ""
+            left = Left(factor.names(facts))
             # Where each micro-batch's loss is right, the factor is between them.
             if owns == batches and within(abs(own / owns - by_batch), allowed):
                 words = f"the model's own losses are {own / owns:.4f} on average"
-                names, tested = kept(names, BETWEEN, words)
+                left = kept(left.names, BETWEEN, words)
+            names = left.names
             if names:
                 yield Finding(
                     f"the Trainer logs a loss of {logged:.4f}; {words}: {factor.value:.2f} x",
@@ -109,7 +110,7 @@ class FirstStep:
                     factor=factor.value,
                     where="the first step",
                     candidates=tuple(names),
-                    tested=tested,
+                    tested=left.tested,
                     cause=explained(factor.value, names),
                     fix="model.accepts_loss_kwargs = False before the Trainer is built, for a "
                     "model whose loss ignores num_items_in_batch",

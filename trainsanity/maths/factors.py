@@ -79,10 +79,10 @@ def _inverse(name: str) -> str:
 
 
 class Left(NamedTuple):
-    """The names that are left, and what ruled the others out, in a clause; empty if nothing did."""
+    """The names that are left, and what ruled the others out, in a clause; None if nothing did."""
 
     names: list[str]
-    tested: str = ""
+    tested: str | None = None
 
 
 def kept(names: list[str], quantities: Sequence[str], words: str) -> Left:

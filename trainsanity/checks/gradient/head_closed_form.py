@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.checks.gradient._scale import STALE, loss_is_the_reference
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
-from trainsanity.maths.factors import explained, name_factor
+from trainsanity.maths.factors import Left, explained, name_factor
 from trainsanity.maths.regression import decompose, regress
 from trainsanity.maths.tolerances import within
 from trainsanity.measurements.step.bounds import head_gradient_floor
@@ -130,17 +130,17 @@ def _against_closed_form(
         )
     if not within(abs(slope - 1), off_scale):
         facts = recording.facts(pipeline, slope)
-        names = name_factor(slope, facts, max(off_scale, 1e-3))
-        tested = ""
+        left = Left(name_factor(slope, facts, max(off_scale, 1e-3)))
         if not number:
-            names, tested = told_apart_by_gradient(pipeline, recording, names, slope)
+            left = told_apart_by_gradient(pipeline, recording, left.names, slope)
+        names = left.names
         return seen, Finding(
             f"the head's gradient is {slope:.4f} x the closed form, in the right direction "
             f"(cosine {cosine:.6f})",
             **common,
             factor=slope,
             candidates=tuple(names),
-            tested=tested,
+            tested=left.tested,
             cause=explained(slope, names)
             if names
             else "the loss, or the gradient, is scaled by no known quantity of the run",

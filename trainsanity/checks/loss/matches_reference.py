@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.checks.loss._words import logs_a_loss
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
-from trainsanity.maths.factors import Factor, explained
+from trainsanity.maths.factors import Factor, Left, explained
 from trainsanity.maths.tolerances import UNEVEN, within
 from trainsanity.measurements.batches.batch import own_loss
 from trainsanity.measurements.step.bounds import logged_loss_rounding
@@ -166,10 +166,11 @@ def _explain(
             "counts labels that the loss does not (before the shift, or ignored ones)",
             "fix": "count the labels that the loss counts: labels[..., 1:] != -100",
         }
-    names, tested = factor.names(recording.facts(pipeline)), ""
+    left = Left(factor.names(recording.facts(pipeline)))
     if step is recording.first:
         logged = step.logged["loss"]
-        names, tested = told_apart_by_loss(pipeline, recording, names, factor.value, logged)
+        left = told_apart_by_loss(pipeline, recording, left.names, factor.value, logged)
+    names = left.names
     custom = pipeline.trainer is None
     if not names and _smoothed_unshifted(pipeline):
         name = type(unwrapped(pipeline.model)).__name__
@@ -227,7 +228,7 @@ def _explain(
         )
     divided = loss_divided(factor.value)
     repairs = (ignored, divided) if counts and accumulates else (divided,)
-    told = {"candidates": tuple(names), "tested": tested}
+    told = {"candidates": tuple(names), "tested": left.tested}
     return {"cause": cause, "fix": fix, "repairs": repairs, **told}
 
 
