@@ -33,7 +33,7 @@ from trainsanity.repairs import (
 from trainsanity.report import sarif, screen, text
 from trainsanity.report.github import summary
 from trainsanity.report.json import dumps
-from trainsanity.types import Check, Finding, Proved, Result, Severity, Status
+from trainsanity.types import Check, Finding, Proved, Repair, Result, Severity, Status
 
 sys.path.insert(0, str(Path(__file__).parent / "examples"))
 import cli_factories
@@ -225,11 +225,22 @@ def test_others_that_were_judged_again_are_counted() -> None:
     passes = [Result(check, "p", Status.PASS) for check in (two, three)]
     report = Report("p", (fails, *passes), 3, {}, {}, 0.0)
     good = replace(fails, status=Status.PASS, findings=(), observed=3)
-    told = judged(finding, fails, report, Trial(change, {one.name: good, two.name: passes[0]}))
-    assert told.status is Proved.PROVED
-    assert (
-        told.sentence
-        == "with x it is gone; 1 check turns green, and of 1 other judged again none red."
+
+    def said(*others: Result, becomes: Result = good, change: Repair = change) -> str:
+        again = {result.check.name: result for result in (becomes, *others)}
+        told = judged(finding, fails, report, Trial(change, again))
+        assert told.status is Proved.PROVED
+        return told.sentence
+
+    gone = "with x it is gone; 1 check turns green, "
+    assert said() == f"{gone}and no other judged again."
+    assert said(passes[0]) == f"{gone}and of 1 other judged again none red."
+    assert said(*passes) == f"{gone}none red."
+    # One that does not apply any more is judged by another.
+    instead = repair("x", "y", then=two.name)
+    skipped = replace(fails, status=Status.SKIP, findings=())
+    assert said(passes[0], becomes=skipped, change=instead) == (
+        f"with x the check does not apply, and {two.code} passes; of 1 other judged again none red."
     )
 
 

@@ -80,7 +80,8 @@ def _judged_by_another(finding: Finding, report: Report, trial: Trial, instead: 
     if red:
         sentence = f"{told}, but {', '.join(red)} red, which did not fail."
         return replace(proof, status=Proved.UNPROVED, sentence=sentence)
-    return replace(proof, sentence=f"{told}; {_none_red(report, trial)}.")
+    none_red = _none_red(report, trial).removeprefix("and ")
+    return replace(proof, sentence=f"{told}; {none_red}.")
 
 
 def _turned(report: Report, trial: Trial) -> tuple[tuple[str, ...], tuple[str, ...]]:
