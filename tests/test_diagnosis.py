@@ -6,13 +6,15 @@ import pytest
 
 from trainsanity.engine.diagnosis import diagnose
 from trainsanity.engine.registry import registry
-from trainsanity.types import Finding, Result, Status
+from trainsanity.types import Finding, Proof, Proved, Result, Status
 
 TWELVE = "gradient_accumulation_steps = 12"
 
+TRIED = {"proof": Proof(Proved.PROVED, "")}
 
-def found(factor=None, *candidates, cause="why"):
-    finding = Finding("wrong", factor=factor, cause=cause, candidates=candidates)
+
+def found(factor=None, *candidates, cause="why", **more):
+    finding = Finding("wrong", factor=factor, cause=cause, candidates=candidates, **more)
     return Result(registry().get("TS502"), "p", Status.FAIL, (finding,))
 
 
@@ -36,6 +38,18 @@ def explained(code, factor):
         (
             [found(12.0, TWELVE, "num_labels = 12"), explained("TS601", 12.0)],
             "open between 2 that fit equally well",
+        ),
+        (
+            [found(12.0, TWELVE, tested="b is ruled out"), explained("TS601", 12.0)],
+            f"high: only {TWELVE} fits, and TS601 shows the same factor; b is ruled out",
+        ),
+        (
+            [found(12.0, TWELVE, **TRIED)],
+            f"good: only {TWELVE} fits; the fix is proved, by trying it",
+        ),
+        (
+            [found(12.0, TWELVE, "num_labels = 12", **TRIED)],
+            "the fix is proved, by trying it; why it was needed is concluded",
         ),
         ([found(1.88)], "likely: what is wrong was measured, why is concluded"),
         ([found()], "likely: what is wrong was measured, why is concluded"),

@@ -13,10 +13,12 @@ import pytest
 
 from tests.proofs import CLAIM, WRONG, read, share
 from trainsanity.engine import proof
-from trainsanity.engine.proof import proved, shape
+from trainsanity.engine.asked_again import all_that_cost_no_more, seconds_for, what_was_measured
+from trainsanity.engine.proof import proved, proved_if_cheap
 from trainsanity.engine.registry import registry
 from trainsanity.engine.report import Report
 from trainsanity.engine.runner import run
+from trainsanity.engine.trial import Trial, judged, shape
 from trainsanity.isolation.fingerprint import fingerprint
 from trainsanity.pipeline import Pipeline
 from trainsanity.repairs import (
@@ -31,7 +33,7 @@ from trainsanity.repairs import (
 from trainsanity.report import sarif, screen, text
 from trainsanity.report.github import summary
 from trainsanity.report.json import dumps
-from trainsanity.types import Check, Finding, Proved, Result, Severity, Status
+from trainsanity.types import Check, Finding, Proved, Repair, Result, Severity, Status
 
 sys.path.insert(0, str(Path(__file__).parent / "examples"))
 import cli_factories
@@ -101,7 +103,7 @@ def test_ten_planted_causes_are_not_printed(broken, wrong) -> None:
 def test_planted_in_ten_faults_none_is_told() -> None:
     ids = ["mask_all_ones", "padded_with_zero", "padding_supervised", "head_frozen", "head_nan",
            "focal_loss_not_divided", "warmup_outlasts_run", "config_pad_differs",
-           "optimizer_before_the_head", "everything_decays"]  # fmt: skip
+           "optimizer_before_the_head", "mask_from_eos"]  # fmt: skip
     command = [sys.executable, "-m", "tests.proofs", "--planted", *ids]
     root = Path(__file__).parents[1]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
@@ -167,16 +169,90 @@ def test_a_repair_that_breaks_something_else_is_none() -> None:
     passes = Result(two, "p", Status.PASS)
     report = Report("p", (fails, passes), 2, {}, {}, 0.0)
     good = {one.name: replace(fails, status=Status.PASS, findings=(), observed=0)}
-    trial = proof._Trial(change, {**good, two.name: passes})
-    told = proof._judged(finding, fails, report, trial)
+    trial = Trial(change, {**good, two.name: passes})
+    told = judged(finding, fails, report, trial)
     assert (told.status, told.sentence) == (
         Proved.PROVED,
         "with x 3 becomes 0; 1 check turns green, none red.",
     )
-    trial = proof._Trial(change, {**good, two.name: replace(passes, status=Status.FAIL)})
-    told = proof._judged(finding, fails, report, trial)
+    trial = Trial(change, {**good, two.name: replace(passes, status=Status.FAIL)})
+    told = judged(finding, fails, report, trial)
     assert told.status is Proved.UNPROVED
     assert told.red == (two.code,)
+
+
+def test_by_default_what_was_measured_is_asked_again(broken) -> None:
+    pipeline, report = broken
+    planted = with_repairs(report, loss_divided(3))
+    found, whole = first(proved_if_cheap(pipeline, planted)), first(proved(pipeline, planted))
+    assert (found.proof.status, found.proof.green) == (Proved.PROVED, whole.proof.green)
+    # What needs another measurement was not asked, and the sentence says so.
+    assert whole.proof.sentence.endswith(" green, none red.")
+    assert found.proof.sentence.endswith(" green, and of 2 others judged again none red.")
+    hurried = first(proved_if_cheap(pipeline, replace(planted, seconds=0.0)))
+    assert hurried.proof.status is Proved.UNTRIED
+    assert hurried.cause == first(report).cause
+    assert hurried.proof.sentence.endswith("; --prove-fix tries it")
+
+
+def test_what_it_takes_is_known_of_all_that_is_asked_by_default(broken) -> None:
+    _, report = broken
+    change = loss_divided(3)
+    planted = with_repairs(report, change)
+
+    def asked(report: Report, *raised: str) -> set[str]:
+        return {check.name for check in what_was_measured(report, change, raised)}
+
+    same_looks = {"loss.matches_reference", "loss.logged_is_a_mean",
+                  "gradient.step_is_the_weighted_sum", "gradient.head_closed_form"}  # fmt: skip
+    assert {check.name for check in all_that_cost_no_more(planted, change)} == {*LOSS}
+    assert asked(planted) == same_looks
+    own = {r.check.name for r in planted.results if r.status is Status.FAIL}
+    assert own < same_looks
+    assert asked(planted, "confirmed") == own
+    without = {k: s for k, s in report.measured.items() if k != "confirmed"}
+    assert asked(replace(planted, measured=without)) == own
+    taken = seconds_for(planted, [r.check for r in planted.results])
+    assert 0 < seconds_for(planted, what_was_measured(planted, change, ())) < taken
+    assert taken < report.seconds
+
+
+def test_others_that_were_judged_again_are_counted() -> None:
+    change = repair("x", "y")
+    one, two, three = registry().all()[:3]
+    finding = Finding("3 rows", observed=3, repairs=(change,))
+    fails = Result(one, "p", Status.FAIL, (finding,), 3, 0, "")
+    passes = [Result(check, "p", Status.PASS) for check in (two, three)]
+    report = Report("p", (fails, *passes), 3, {}, {}, 0.0)
+    good = replace(fails, status=Status.PASS, findings=(), observed=3)
+
+    def said(*others: Result, becomes: Result = good, change: Repair = change) -> str:
+        again = {result.check.name: result for result in (becomes, *others)}
+        told = judged(finding, fails, report, Trial(change, again))
+        assert told.status is Proved.PROVED
+        return told.sentence
+
+    gone = "with x it is gone; 1 check turns green, "
+    assert said() == f"{gone}and no other judged again."
+    assert said(passes[0]) == f"{gone}and of 1 other judged again none red."
+    assert said(*passes) == f"{gone}none red."
+    # One that does not apply any more is judged by another.
+    instead = repair("x", "y", then=two.name)
+    skipped = replace(fails, status=Status.SKIP, findings=())
+    assert said(passes[0], becomes=skipped, change=instead) == (
+        f"with x the check does not apply, and {two.code} passes; of 1 other judged again none red."
+    )
+
+
+def test_nothing_is_told_of_what_was_not_begun(broken) -> None:
+    pipeline, report = broken
+    planted = with_repairs(report, repair("x", "no_such_kind"))
+    assert first(proved_if_cheap(pipeline, planted)).proof is None
+    several = replace(
+        with_repairs(report, loss_divided(3)), facts={**report.facts, "world_size": 2}
+    )
+    assert first(proved_if_cheap(pipeline, several)).proof is None
+    assert first(proved(pipeline, several)).proof.status is Proved.UNTRIED
 
 
 def test_a_healthy_report_has_no_proof(broken) -> None:

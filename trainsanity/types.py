@@ -197,9 +197,11 @@ class Finding:
         fix: the change to make.
         candidates: the known quantities of the run that the factor equals, by name; more than one
             fit equally well.
+        tested: which other quantities it equals as well, and what was measured that rules them out;
+            None where nothing had to be told apart.
         severity: ``failure``, or ``warning`` for what is harmless as measured or a choice.
-        repairs: changes that may mend it, the likeliest first; ``--prove-fix`` tries them.
-        proof: what that showed; None if it was not asked for.
+        repairs: changes that may mend it, the likeliest first; see :mod:`trainsanity.engine.proof`.
+        proof: what trying them showed; None if none was tried.
 
     Raises:
         ValueError: the severity is neither.
@@ -213,6 +215,7 @@ class Finding:
     cause: str | None = None
     fix: str | None = None
     candidates: tuple[str, ...] = ()
+    tested: str | None = None
     severity: Severity = Severity.FAILURE
     repairs: tuple[Repair, ...] = field(default=(), compare=False)
     proof: Proof | None = None
@@ -235,6 +238,7 @@ class Finding:
             "cause": self.cause,
             "fix": self.fix,
             "candidates": list(self.candidates),
+            **({"tested": self.tested} if self.tested else {}),
             **({} if self.proof is None else {"proof": self.proof.as_dict()}),
         }
 

@@ -74,10 +74,14 @@ def guard(found: dict[str, Any]) -> Iterator[Row]:
 
 
 def prove(found: dict[str, Any]) -> Iterator[Row]:
-    """`run --prove-fix` on the incident beside `run`."""
-    yield ("run --prove-fix on the tiny incident", f"{found['proved_seconds']} s",
-           f"run {found['seconds']} s", f"{found['processor_ratio']} times its processor time",
-           "at most 2")  # fmt: skip
+    """`run` and `run --prove-fix` on the incident beside `run --no-prove-fix`."""
+    bare = f"run --no-prove-fix {found['seconds']} s"
+    for name, kind, processor in (
+        ("run on the tiny incident", "default_seconds", "default_processor_ratio"),
+        ("run --prove-fix on the tiny incident", "proved_seconds", "processor_ratio"),
+    ):
+        ratio = f"{found[processor]} times its processor time"
+        yield (name, f"{found[kind]} s", bare, ratio, "at most 2")
 
 
 def callback(found: dict[str, Any]) -> Iterator[Row]:

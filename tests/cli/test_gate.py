@@ -6,6 +6,7 @@ import json
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -88,9 +89,28 @@ def test_a_proof_stands_in_every_report(call: Call, tmp_path: Path) -> None:
     assert (proof["status"], proof["green"], proof["red"]) == ("proved", ["TS502"], [])
     assert "| proof | proved: with loss / 3 before backward" in (tmp_path / "r.md").read_text()
     assert "proof" in call(*LOUD, "--prove-fix", "-v").stdout
-    # Without the option nothing is tried, and nothing is told of it.
-    call(*LOUD, "--json", "plain.json")
-    assert (
-        "proof"
-        not in json.loads((tmp_path / "plain.json").read_text())["results"][0]["findings"][0]
-    )
+
+
+def told(call: Call, tmp_path: Path, *options: str) -> dict[str, Any] | None:
+    call(*LOUD, "--json", "r.json", *options)
+    (row,) = json.loads((tmp_path / "r.json").read_text())["results"]
+    proof: dict[str, Any] | None = row["findings"][0].get("proof")
+    return proof
+
+
+def test_what_costs_little_is_tried_unless_the_call_is_to_be_short(
+    call: Call, complaint: Complaint, tmp_path: Path
+) -> None:
+    proof = told(call, tmp_path)
+    assert proof is not None
+    assert (proof["status"], proof["green"]) == ("proved", ["TS502"])
+    assert told(call, tmp_path, "--quick", "--prove-fix") == proof
+    for option in ("--no-prove-fix", "--quick", "--fail-fast"):
+        assert told(call, tmp_path, option) is None
+    said = complaint(call(*LOUD, "--no-prove-fix", "--patch", "fix.patch"))
+    assert said.startswith("--patch and --no-prove-fix contradict each other")
+
+
+def test_known_failures_are_not_tried(call: Call, tmp_path: Path) -> None:
+    call(*LOUD, "--no-prove-fix", "--json", "ref.json")
+    assert told(call, tmp_path, "--baseline", "ref.json") is None

@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
+from trainsanity import patches
+from trainsanity.engine.registry import registry
 from trainsanity.patches.lines import WRITERS, write_repair
 from trainsanity.patches.places import Draft, is_users
 from trainsanity.patches.text import NoLine, SourceFile
 from trainsanity.repairs import KINDS, loss_divided, repair, setting
+from trainsanity.types import Finding, Proof, Proved, Result, Status
 
 SCRIPT = """\
 def build():
@@ -39,7 +42,7 @@ def draft_of(path: Path, call: str = "Trainer") -> Draft:
 
     file = SourceFile(str(path))
     trainer = Trainer()
-    config = object()
+    config = SimpleNamespace()
     model = SimpleNamespace(config=config)
     pipeline: Any = SimpleNamespace(trainer=trainer, args=trainer.args, model=model, config=config)
     (node,) = (
@@ -204,6 +207,61 @@ def test_libraries_are_not_the_users(tmp_path: Path) -> None:
     assert not is_users(pytest.__file__)
     assert not is_users(shutil.__file__)
     assert not is_users("<string>")
+
+
+def patched(monkeypatch: pytest.MonkeyPatch, path: Path, *proofs: tuple[str, ...]) -> str:
+    """Return what stands above the diff where each check fails and its own repair turns some green.
+
+    Args:
+        monkeypatch: which finds the draft.
+        path: of the script.
+        proofs: of each check the codes that turn green with its repair.
+    """
+    path.write_text(SCRIPT)
+    monkeypatch.setattr(patches, "draft_of", lambda _: draft_of(path))
+    results = []
+    for check, green in zip(registry().all(), proofs, strict=False):
+        change = setting("config", check.code, 1)
+        proof = Proof(Proved.PROVED, "with it.", change.words, green=green)
+        finding = Finding("wrong", repairs=(change,), proof=proof)
+        results.append(Result(check, "p", Status.FAIL, (finding,)))
+    report: Any = SimpleNamespace(results=results)
+    made = patches.patch_of(SimpleNamespace(), report, str(path.parent))  # type: ignore[arg-type]
+    number = sum(line.startswith("+    trainer") for line in made.text.splitlines())
+    head = [line for line in made.text.splitlines() if line.startswith("# TS")]
+    assert number == len(head)
+    assert made.sentence.startswith(f"{number} proved repair")
+    return "\n".join(head)
+
+
+def test_one_place_is_enough_where_one_repair_mends_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two, three = (check.code for check in registry().all()[:3])
+    path = tmp_path / "train.py"
+    assert patched(monkeypatch, path, (one,), (one, two)) == (
+        f"# {two} at train.py:4: proved: with it."
+    )
+    assert patched(monkeypatch, path, (one, two), (two,), (three,)) == (
+        f"# {one} at train.py:4: proved: with it.\n# {three} at train.py:4: proved: with it."
+    )
+    # A finding of a check that another one still fails turns nothing green.
+    assert patched(monkeypatch, path, (), (two,)).count("proved") == 2
+
+
+def test_a_table_that_has_the_names_is_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "train.py"
+    path.write_text(SCRIPT)
+    names = ("x", "y")
+    for right in ("id2label", "label2id"):
+        draft = draft_of(path)
+        config: Any = draft.pipeline.config
+        config.id2label, config.label2id = {0: "y", 1: "x"}, {"y": 0, "x": 1}
+        setattr(config, right, {"id2label": {0: "x", 1: "y"}, "label2id": {"x": 0, "y": 1}}[right])
+        write_repair(draft, repair("x", "label_names", names=names))
+        assert [one.partition(" = ")[0].rpartition(".")[2] for one in draft._blocks[0]] == [
+            "label2id" if right == "id2label" else "id2label"
+        ]
 
 
 UNWRITTEN = {"groups_completed", "schedule_by_the_step"}

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainsanity.engine.proof import shape
+from trainsanity.engine.trial import shape
 from trainsanity.errors import UsageError
 from trainsanity.report.words import clean
 from trainsanity.sources.config import table_file

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trainsanity.cli.gate import Baseline, entries_of
 from trainsanity.engine.progress import connected
-from trainsanity.engine.proof import proved
+from trainsanity.engine.proof import proved, proved_if_cheap
 from trainsanity.engine.registry import registry
 from trainsanity.engine.report import Policy, Report
 from trainsanity.engine.runner import run as run_checks
@@ -45,7 +45,7 @@ class Options:
         quick: take no training step twice.
         fail_fast: stop after the first failure.
         strict, warnings_as_errors: as in :class:`Policy`.
-        prove_fix: try the repairs that failures name.
+        prove_fix: try the repairs that failures name; None for those that cost little.
         patch: folder that a patch of the proved ones begins at; None if none is wanted.
         baseline: path of an earlier JSON report, whose failures are known; None for none.
         no_rows: keep out of all reports what may come from rows.
@@ -62,7 +62,7 @@ class Options:
     fail_fast: bool = False
     strict: bool = False
     warnings_as_errors: bool = False
-    prove_fix: bool = False
+    prove_fix: bool | None = None
     patch: str | None = None
     baseline: str | None = None
     no_rows: bool = False
@@ -81,6 +81,12 @@ class Options:
     def policy(self) -> Policy:
         """Return what counts as a failure."""
         return Policy(strict=self.strict, warnings_as_errors=self.warnings_as_errors)
+
+    @property
+    def tries_what_costs_little(self) -> bool:
+        """Return whether repairs are tried although nobody asked for that."""
+        short = self.quick or self.fail_fast
+        return self.prove_fix is None and self.patch is None and not short
 
 
 @dataclass(frozen=True)
@@ -124,14 +130,21 @@ def judge(
         fail_fast=options.fail_fast,
     )
     patch = None
+
+    def on_repair(words: str) -> None:
+        show(f"trying {words}")
+
     if options.prove_fix or options.patch is not None:
-        report = proved(pipeline, report, show, options.timeout)
+        report = proved(pipeline, report, on_repair, options.timeout)
     if options.patch is not None:
         # Made while the script is in its call of train(): its frames tell the lines.
         patch = patch_of(pipeline, report, options.patch)
     report = replace(report, policy=options.policy)
     if options.baseline is not None:
         report = Baseline.read(options.baseline).applied(report)
+    # Failures that are known, and runs that are to be short, are not looked at a second time.
+    if options.tries_what_costs_little:
+        report = proved_if_cheap(pipeline, report, on_repair, options.timeout)
     # Collected while the pipeline is alive: what they show is not in the report.
     pictures: Sequence[Picture] = pictures_of(pipeline) if options.html else ()
     if options.no_rows:

@@ -122,10 +122,12 @@ from trainsanity.types import Check, Cost
     help="Print GitHub's annotations; the default is to do so in GitHub Actions.",
 )
 @click.option(
-    "--prove-fix",
-    is_flag=True,
+    "--prove-fix/--no-prove-fix",
+    default=None,
     help="Try the fixes: each repair that a failure names is applied, what it explains is judged "
-    "again, and the pipeline is put back; a cause that this refutes is not told.",
+    "again, and the pipeline is put back; a cause that this refutes is not told. The default is to "
+    "try those that together take no longer than judging did, and none with --quick, --fail-fast "
+    "or several processes.",
 )
 @click.option(
     "--patch",
@@ -181,7 +183,7 @@ def run(  # noqa: PLR0917 - one parameter per option
     html_file: str | None,
     summary_file: str | None,
     annotated: bool | None,
-    prove_fix: bool,
+    prove_fix: bool | None,
     patch_file: str | None,
     expecting: bool,
     baseline: str | None,
@@ -213,6 +215,8 @@ def run(  # noqa: PLR0917 - one parameter per option
     timeout = limits.checked(timeout, "--timeout") or table.get("timeout")
     if verbose and quiet:
         raise UsageError("--verbose and --quiet contradict each other: give one of them")
+    if patch_file is not None and prove_fix is False:
+        raise UsageError("--patch and --no-prove-fix contradict each other: give one of them")
     if warnings_as_errors is None:
         warnings_as_errors = table.get("warnings_as_errors", False)
     if baseline is not None:

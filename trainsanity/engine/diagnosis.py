@@ -89,7 +89,10 @@ def _confidence(finding: Finding, explained: Iterable[Result], of_a_log: bool) -
     """Return how sure the cause is; that something is broken was measured, why was concluded."""
     names = finding.candidates
     if finding.proof is not None and finding.proof.status is Proved.PROVED:
-        return "the fix is proved, by trying it; why it was needed is concluded"
+        tried = "the fix is proved, by trying it"
+        if len(names) == 1:
+            return f"{_fitting(finding, explained)}; {tried}"
+        return f"{tried}; why it was needed is concluded"
     if finding.proof is not None and finding.proof.status is Proved.REFUTED:
         return "open: what seemed to be the cause was tried, and it is not that"
     if len(names) > 1:
@@ -98,18 +101,25 @@ def _confidence(finding: Finding, explained: Iterable[Result], of_a_log: bool) -
         why = f"only {names[0]} fits, which a log cannot prove" if names else ""
         return f"likely: {why}" if why else "open: a log shows that something is wrong, not why"
     if names:
-        others = [r.check.code for r in explained if _same(r.factor, finding.factor or 0.0)]
-        if not others:
-            return f"good: only {names[0]} fits"
-        shows = f"{others[0]} shows" if len(others) == 1 else (
-            f"{', '.join(others[:-1])} and {others[-1]} show"
-        )  # fmt: skip
-        return f"high: only {names[0]} fits, and {shows} the same factor"
+        return _fitting(finding, explained)
     if finding.cause:
         return "likely: what is wrong was measured, why is concluded"
     if finding.factor is None:
         return "open: what is wrong was measured, the cause is not known"
     return f"open: the factor {finding.factor:.2f} is no known quantity of the run"
+
+
+def _fitting(finding: Finding, explained: Iterable[Result]) -> str:
+    """Return how sure it is that the only quantity that fits is the cause."""
+    name = finding.candidates[0]
+    others = [r.check.code for r in explained if _same(r.factor, finding.factor or 0.0)]
+    also = f"; {finding.tested}" if finding.tested else ""
+    if not others:
+        return f"good: only {name} fits{also}"
+    shows = f"{others[0]} shows" if len(others) == 1 else (
+        f"{', '.join(others[:-1])} and {others[-1]} show"
+    )  # fmt: skip
+    return f"high: only {name} fits, and {shows} the same factor{also}"
 
 
 def _ruled_out(

@@ -48,6 +48,8 @@ class Report:
     """Seconds of each measurement."""
     passes: Mapping[str, Passes] = field(default_factory=dict)
     """Passes of each measurement."""
+    judged: Mapping[str, float] = field(default_factory=dict)
+    """Seconds of each check by itself, without its measurements."""
     unasked: tuple[Check, ...] = ()
     """Checks that exist but were not selected."""
     command: tuple[str, ...] = ()

@@ -58,6 +58,8 @@ class Runner:
             if self.checks.get(name).name != name:
                 raise UsageError(f"expected_failures: name the check in full, not by {name!r}")
         self.results: dict[str, Result] = {}
+        self.own_seconds: dict[str, float] = {}
+        """Seconds of each check by itself, without the measurements that it was first to need."""
         self._broken: dict[str, str] = {}
         """Measurements that raised, and the check that met the error first."""
         self._told: dict[str, str] = {}
@@ -88,9 +90,11 @@ class Runner:
                     reason=f"{earlier.check.code} {name} comes first: {earlier.status}",
                     blocked_by=name,
                 )
-        start = time.perf_counter()
+        start, measured = time.perf_counter(), sum(self.measurements.seconds.values())
         result = self._call(check)
         result = replace(result, seconds=time.perf_counter() - start)
+        measured = sum(self.measurements.seconds.values()) - measured
+        self.own_seconds[check.name] = result.seconds - measured
         if result.status is Status.FAIL:
             cause = explained_by(
                 result, [self.result(self.checks.get(name)) for name in check.explained_by]
@@ -246,6 +250,7 @@ def run(
         time.perf_counter() - start,
         dict(session.measurements.seconds),
         dict(session.measurements.passes),
+        judged=dict(runner.own_seconds),
         unasked=tuple(check for check in every if check.name not in asked),
         command=pipeline.command,
         source=pipeline.source,

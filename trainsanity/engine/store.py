@@ -93,6 +93,11 @@ class Measurements:
         self.on_start: Callable[[str], None] = lambda name: None
         """Called with each measurement's name before it is taken, for a progress line."""
 
+    @property
+    def raised(self) -> frozenset[str]:
+        """Return the names of measurements that raised, for whatever reason."""
+        return frozenset(self._errors)
+
     def get(self, name: str) -> Any:
         """The value of the measurement of that name.
 

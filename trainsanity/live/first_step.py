@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainsanity.live.ranks import summed
-from trainsanity.maths.factors import Factor, explained
-from trainsanity.maths.tolerances import LOG_DECIMALS, MARGIN, STANDARD_ERRORS
+from trainsanity.maths.factors import BETWEEN, Factor, Left, explained, kept
+from trainsanity.maths.tolerances import LOG_DECIMALS, MARGIN, STANDARD_ERRORS, within
 from trainsanity.maths.uninformed import uninformed
 from trainsanity.objectives.base import SINGLE_LABEL, Objective
 from trainsanity.types import Finding, Measured, Skip
@@ -30,6 +30,8 @@ class FirstStep:
     task: Objective
     skipped: str = ""
     _losses: list[Any] = field(default_factory=list)
+    _own: list[Any] = field(default_factory=list)
+    """What the model itself returns as the loss of each micro-batch."""
     _logits: list[Any] = field(default_factory=list)
     _targets: list[Any] = field(default_factory=list)
     _eps: float = 0.0
@@ -51,9 +53,11 @@ class FirstStep:
         losses = [float(each.sum()) for each in self._losses]
         sizes = [len(each) for each in self._losses]
         means = [total / size for total, size in zip(losses, sizes, strict=True) if size]
-        mine = [math.fsum(losses), sum(sizes), math.fsum(means), len(means), bool(self.skipped)]
+        mine = [math.fsum(losses), sum(sizes), math.fsum(means), len(means), bool(self.skipped),
+                math.fsum(map(float, self._own)), len(self._own)]  # fmt: skip
         self._totals = summed([float(value) for value in mine], device)
         self._losses.clear()
+        self._own.clear()
 
     def _see(self, model: Any, args: Any, inputs: Mapping[str, Any], output: Any) -> None:
         import torch
@@ -70,6 +74,9 @@ class FirstStep:
                 targets = self.task.targets(labels).detach()
                 values = self.task.items(logits.detach(), labels)
                 self._losses.append(self.task.losses(values, targets))
+                loss = getattr(output, "loss", None)
+                if torch.is_tensor(loss) and loss.numel() == 1:
+                    self._own.append(loss.detach())
                 if self.task.name == SINGLE_LABEL:
                     self._logits.append(values.double().cpu())
                     self._targets.append(targets.cpu())
@@ -81,7 +88,7 @@ class FirstStep:
         Class weights and auxiliary losses make no plain mean, and must not stop a run: only a
         factor that is a known quantity of the run is a finding.
         """
-        total, count, means, batches = self._seen()
+        total, count, means, batches, own, owns = self._seen()
         if logged is None:
             raise Skip("step 1 was not logged")
         expected, by_batch = total / count, means / batches
@@ -89,7 +96,12 @@ class FirstStep:
         factor = Factor.of(logged, expected, allowed)
         words = f"the mean over the {count:.0f} examples of the step is {expected:.4f}"
         if not abs(logged - expected) <= allowed:
-            names = factor.names(facts)
+            left = Left(factor.names(facts))
+            # Where each micro-batch's loss is right, the factor is between them.
+            if owns == batches and within(abs(own / owns - by_batch), allowed):
+                words = f"the model's own losses are {own / owns:.4f} on average"
+                left = kept(left.names, BETWEEN, words)
+            names = left.names
             if names:
                 yield Finding(
                     f"the Trainer logs a loss of {logged:.4f}; {words}: {factor.value:.2f} x",
@@ -98,6 +110,7 @@ class FirstStep:
                     factor=factor.value,
                     where="the first step",
                     candidates=tuple(names),
+                    tested=left.tested,
                     cause=explained(factor.value, names),
                     fix="model.accepts_loss_kwargs = False before the Trainer is built, for a "
                     "model whose loss ignores num_items_in_batch",
@@ -139,10 +152,10 @@ class FirstStep:
             )
         yield Measured(f"first loss {loss:.3f}, uninformed {log}", loss, random.loss)
 
-    def _seen(self) -> tuple[float, float, float, float]:
+    def _seen(self) -> tuple[float, float, float, float, float, float]:
         if self._totals is None:
             raise Skip(self.skipped or "the first step is not over")
-        total, count, means, batches, skipped = self._totals
+        total, count, means, batches, skipped, own, owns = self._totals
         if skipped or not count:
             raise Skip(self.skipped or "no micro-batch of the first step could be recomputed")
-        return total, count, means, batches
+        return total, count, means, batches, own, owns

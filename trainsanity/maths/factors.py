@@ -5,10 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 Family = dict[str, float]
 """Names of quantities that one defect multiplies by, with their values; the widest name first."""
+
+
+BETWEEN = ("gradient_accumulation_steps", "world_size")
+"""What scales a step against its micro-batches by themselves: a factor of each cancels there."""
+
+OF_A_SCHEDULE = (*BETWEEN, "per_device_train_batch_size")
+"""What numbers of steps differ by."""
+
+
+def only(facts: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Return the facts of these names."""
+    return {name: facts[name] for name in names if name in facts}
 
 
 def families_of(facts: Mapping[str, Any]) -> list[Family]:
@@ -64,6 +76,28 @@ def _inverse(name: str) -> str:
     words, _, numbers = name.partition(" = ")
     sides = (f"({side})" if " " in side else side for side in (words, numbers))
     return " = ".join(f"1 / {side}" for side in sides)
+
+
+class Left(NamedTuple):
+    """The names that are left, and what ruled the others out, in a clause; None if nothing did."""
+
+    names: list[str]
+    tested: str | None = None
+
+
+def kept(names: list[str], quantities: Sequence[str], words: str) -> Left:
+    """Keep the names of these quantities, if some are and some are not.
+
+    Args:
+        names: as :func:`fitting` returns them.
+        quantities: words that a name which is kept has one of.
+        words: what was measured that rules the others out.
+    """
+    inside = [name for name in names if any(one in name for one in quantities)]
+    out = [name for name in names if name not in inside]
+    if not inside or not out:
+        return Left(names)
+    return Left(inside, f"{' and '.join(out)} {'are' if len(out) > 1 else 'is'} ruled out: {words}")
 
 
 def explained(factor: float, names: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from trainsanity.patches.lines import write_repair
 from trainsanity.patches.places import draft_of
 from trainsanity.patches.text import NoLine
-from trainsanity.types import Finding, Proved, Repair, Result, Status
+from trainsanity.types import Proof, Proved, Repair, Result, Status
 
 if TYPE_CHECKING:
     from trainsanity.engine.report import Report
@@ -55,16 +55,20 @@ def patch_of(pipeline: Pipeline, report: Report, folder: str) -> Patch:
         draft = draft_of(pipeline)
     except NoLine as error:
         return Patch("", f"no line is known to write it to: {error}")
-    told = []
-    for repair, result, finding in chosen:
+    told: list[str] = []
+    green: set[str] = set()
+    for repair, proof, codes in chosen:
+        if green.issuperset(codes):
+            continue
+        code = ", ".join(codes)
         try:
             with draft.whole():
                 where = write_repair(draft, repair)
         except NoLine as error:
-            left.insert(0, f"{result.check.code}, {repair.words}: {error}")
+            left.insert(0, f"{code}, {repair.words}: {error}")
             continue
-        sentence = finding.proof.sentence if finding.proof is not None else ""
-        told.append(f"{result.check.code} at {where}: proved: {sentence}")
+        green.update(proof.green)
+        told.append(f"{code} at {where}: proved: {proof.sentence}")
     if not told:
         return Patch("", f"no line is known to write it to: {'; '.join(left)}")
     try:
@@ -74,18 +78,20 @@ def patch_of(pipeline: Pipeline, report: Report, folder: str) -> Patch:
     return Patch(_headed(told, left, folder) + diff, _sentence(told, files, folder), files)
 
 
-def _proved(failed: list[Result]) -> list[tuple[Repair, Result, Finding]]:
-    """Return each proved repair once, with the first finding that it mends."""
+def _proved(failed: list[Result]) -> list[tuple[Repair, Proof, list[str]]]:
+    """Return each proved repair once, with its proof and the codes of the failures that it is of.
+
+    Those that turn most checks green come first, which may leave the others nothing to mend.
+    """
     known = {repair.words: repair for r in failed for f in r.findings for repair in f.repairs}
-    chosen: dict[str, tuple[Repair, Result, Finding]] = {}
+    chosen: dict[str, tuple[Repair, Proof, list[str]]] = {}
     for result in sorted(failed, key=lambda one: one.check.order):
-        for finding in result.findings:
-            proof = finding.proof
-            if proof is None or proof.status is not Proved.PROVED:
+        for proof in (finding.proof for finding in result.findings):
+            if proof is None or proof.status is not Proved.PROVED or proof.repair not in known:
                 continue
-            if proof.repair in known:
-                chosen.setdefault(proof.repair, (known[proof.repair], result, finding))
-    return list(chosen.values())
+            found = chosen.setdefault(proof.repair, (known[proof.repair], proof, []))
+            found[2].extend({result.check.code} - {*found[2]})
+    return sorted(chosen.values(), key=lambda one: -len(one[1].green))
 
 
 def _left_out(failed: list[Result]) -> list[str]:

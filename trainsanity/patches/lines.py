@@ -94,12 +94,13 @@ def _counts_not_taken(draft: Draft) -> str:
 
 
 def _label_names(draft: Draft, names: tuple[str, ...]) -> str:
+    """Write the tables that differ: one of the two may have the names already."""
     by_id = dict(enumerate(names))
-    config = _config(draft)
-    draft.add(
-        f"{config}.id2label = {by_id!r}",
-        f"{config}.label2id = { ({name: k for k, name in by_id.items()})!r}",
-    )
+    tables = {"id2label": by_id, "label2id": {name: k for k, name in by_id.items()}}
+    own, config = draft.pipeline.config, _config(draft)
+    for name, table in tables.items():
+        if getattr(own, name) != table:
+            draft.add(f"{config}.{name} = {table!r}")
     return draft.place
 
 
@@ -174,7 +175,10 @@ def _padding_filled(draft: Draft, value: int) -> str:
 
 
 def _labels_as_ids(draft: Draft) -> str:
-    draft.add(f'{_config(draft)}.problem_type = "single_label_classification"')
+    single = "single_label_classification"
+    # Where nothing is said of it, the model takes it from the labels.
+    if draft.pipeline.config.problem_type not in (None, single):
+        draft.add(f"{_config(draft)}.problem_type = {single!r}")
     return _collator(draft, "with_label_ids", 'batch["labels"] = batch["labels"].argmax(-1)')
 
 

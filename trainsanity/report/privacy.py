@@ -71,6 +71,7 @@ def _finding(finding: Finding) -> Finding:
         where=finding.where and _sentence(finding.where),
         cause=finding.cause and _sentence(finding.cause),
         fix=finding.fix and _sentence(finding.fix),
+        tested=finding.tested and _sentence(finding.tested),
         repairs=(),
         proof=finding.proof and _proof(finding.proof),
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.checks.gradient._scale import STALE, loss_is_the_reference
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
-from trainsanity.maths.factors import explained, name_factor
+from trainsanity.maths.factors import Left, explained, name_factor
 from trainsanity.maths.regression import decompose, regress
 from trainsanity.maths.tolerances import within
 from trainsanity.measurements.step.bounds import head_gradient_floor
@@ -16,6 +16,7 @@ from trainsanity.measurements.step.closed_form import closed_form, parts_of_clos
 from trainsanity.measurements.step.confirmed import Confirmed
 from trainsanity.measurements.step.reference_loss import reference
 from trainsanity.measurements.step.steps import Recording
+from trainsanity.measurements.step.told_apart import told_apart_by_gradient
 from trainsanity.repairs import count_ignored, loss_divided, repair
 from trainsanity.types import Blocked, Cost, Finding, Judges, Measured, Repair, Skip
 
@@ -129,13 +130,17 @@ def _against_closed_form(
         )
     if not within(abs(slope - 1), off_scale):
         facts = recording.facts(pipeline, slope)
-        names = name_factor(slope, facts, max(off_scale, 1e-3))
+        left = Left(name_factor(slope, facts, max(off_scale, 1e-3)))
+        if not number:
+            left = told_apart_by_gradient(pipeline, recording, left.names, slope)
+        names = left.names
         return seen, Finding(
             f"the head's gradient is {slope:.4f} x the closed form, in the right direction "
             f"(cosine {cosine:.6f})",
             **common,
             factor=slope,
             candidates=tuple(names),
+            tested=left.tested,
             cause=explained(slope, names)
             if names
             else "the loss, or the gradient, is scaled by no known quantity of the run",

@@ -16,6 +16,7 @@ from trainsanity.measurements.step.confirmed import Confirmed
 from trainsanity.measurements.step.replay import Replay
 from trainsanity.measurements.step.sampling import SAMPLE
 from trainsanity.measurements.step.steps import Recording
+from trainsanity.measurements.step.told_apart import told_apart_by_gradient
 from trainsanity.types import Blocked, Cost, Finding, Judges, Measured, Severity, Skip
 
 if TYPE_CHECKING:
@@ -133,6 +134,7 @@ def matches_autograd(
         # A factor of the run's is common to all parameters; of one alone it would be chance.
         common = len(bad) >= len(compared)
         known = name_factor(slope, recording.facts(pipeline, slope), 1e-3) if common else []
+        known, tested = told_apart_by_gradient(pipeline, recording, known, slope)
         # Another direction, of a loop that asks the model more than once for a micro-batch, is what
         # adversarial training and sharpness-aware steps are made of.
         meant = recording.composed and not (known and within(1 - cosine, 1e-3))
@@ -149,6 +151,7 @@ def matches_autograd(
             where=", ".join(bad[:3]),
             factor=slope,
             candidates=tuple(known),
+            tested=tested,
             cause=COMPOSED
             if meant
             else TERMS.format(confirmed.owner)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from trainsanity.checks.gradient._scale import STALE
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import Session
-from trainsanity.maths.factors import explained, name_factor
+from trainsanity.maths.factors import BETWEEN, explained, name_factor, only
 from trainsanity.maths.tolerances import MARGIN, REDUCTIONS, STANDARD_ERRORS, within
 from trainsanity.measurements.step.confirmed import Confirmed
 from trainsanity.measurements.step.own import Own
@@ -123,7 +123,7 @@ def step_is_the_weighted_sum(
             "each micro-batch",
         )
     elif not within(abs(total - 1), allowed):
-        facts = Session.of(pipeline).facts
+        facts = only(Session.of(pipeline).facts, BETWEEN)
         names = name_factor(total, facts, max(allowed, 1e-3))
         yield Finding(
             f"the step's gradient is {total:.4f} times a mean of its {count} micro-batches' "

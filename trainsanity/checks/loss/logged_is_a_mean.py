@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from trainsanity.checks.loss._words import logs_a_loss
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import Session
-from trainsanity.maths.factors import explained, name_factor
+from trainsanity.maths.factors import BETWEEN, explained, name_factor, only
 from trainsanity.maths.tolerances import LOG_DECIMALS, MARGIN, REDUCTIONS, within
 from trainsanity.measurements.step.confirmed import Confirmed
 from trainsanity.measurements.step.steps import Recording
@@ -81,7 +81,7 @@ def logged_is_a_mean(
         factor = logged / expected if expected else math.nan
         more = "" if times == 1 else f" ({times:g} times that if given an item count)"
         tolerance = max(allowed / abs(expected), 1e-3) if expected else 1e-3
-        names = name_factor(factor, Session.of(pipeline).facts, tolerance)
+        names = name_factor(factor, only(Session.of(pipeline).facts, BETWEEN), tolerance)
         if confirmed.times > 1:
             yield Finding(
                 f"{_logs(pipeline, logged)} step 1, in which "

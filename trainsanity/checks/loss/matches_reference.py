@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.checks.loss._words import logs_a_loss
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import objective_of
-from trainsanity.maths.factors import Factor, explained
+from trainsanity.maths.factors import Factor, Left, explained
 from trainsanity.maths.tolerances import UNEVEN, within
 from trainsanity.measurements.batches.whose_loss import own_loss
 from trainsanity.measurements.step.bounds import logged_loss_rounding
 from trainsanity.measurements.step.confirmed import Confirmed
 from trainsanity.measurements.step.reference_loss import Reference, reference
 from trainsanity.measurements.step.steps import Recording, Step
+from trainsanity.measurements.step.told_apart import told_apart_by_loss
 from trainsanity.pipeline import unwrapped
 from trainsanity.repairs import COUNT_IGNORED, loss_divided
 from trainsanity.types import Cost, Finding, Judges, Measured, Severity, Skip
@@ -164,7 +166,11 @@ def _explain(
             "counts labels that the loss does not (before the shift, or ignored ones)",
             "fix": "count the labels that the loss counts: labels[..., 1:] != -100",
         }
-    names = factor.names(recording.facts(pipeline))
+    left = Left(factor.names(recording.facts(pipeline)))
+    if step is recording.first:
+        logged = step.logged["loss"]
+        left = told_apart_by_loss(pipeline, recording, left.names, factor.value, logged)
+    names = left.names
     custom = pipeline.trainer is None
     if not names and _smoothed_unshifted(pipeline):
         name = type(unwrapped(pipeline.model)).__name__
@@ -178,20 +184,24 @@ def _explain(
     if not names:
         returned = "train_step" if custom else "compute_loss"
         return {"cause": None, "fix": f"compare what {returned} returns with the plain mean"}
-    cause = explained(factor.value, names)
+    cause, ignored = explained(factor.value, names), COUNT_IGNORED
     counts = getattr(pipeline.trainer, "model_accepts_loss_kwargs", False) and items is not None
-    accumulates = any("gradient_accumulation_steps" in name for name in names)
+    by_accumulation = [name for name in names if "gradient_accumulation_steps" in name]
+    accumulates = bool(by_accumulation)
     if factor.value > 1 and accumulates and counts:
-        cause += (
+        why = (
             ", which is not divided out: the Trainer passes num_items_in_batch "
             f"({items:g}) because forward takes **kwargs, and skips its own division; the "
             "model's loss ignores that number and returns the micro-batch's mean"
         )
         fix = "model.accepts_loss_kwargs = False, before the Trainer is built"
         if getattr(unwrapped(pipeline.model), "accepts_loss_kwargs", None) is False:
-            cause += "; model.accepts_loss_kwargs = False was set after the Trainer was built, "
-            cause += "which reads it only then"
+            why += "; model.accepts_loss_kwargs = False was set after the Trainer was built, "
+            why += "which reads it only then"
             fix = "set it on the model before Trainer(model, ...) is called"
+        cause += why
+        if len(names) > 1:  # what that mends is none of the others
+            ignored = replace(ignored, cause=explained(factor.value, by_accumulation) + why)
     elif factor.value > 1 and custom:
         cause += ", which is not divided out"
         # What the loop logs may be all that is wrong: its gradient is judged by itself.
@@ -217,8 +227,9 @@ def _explain(
             else "divide once: leave it to the Trainer, or to compute_loss"
         )
     divided = loss_divided(factor.value)
-    repairs = (COUNT_IGNORED, divided) if counts and accumulates else (divided,)
-    return {"cause": cause, "fix": fix, "candidates": tuple(names), "repairs": repairs}
+    repairs = (ignored, divided) if counts and accumulates else (divided,)
+    told = {"candidates": tuple(names), "tested": left.tested}
+    return {"cause": cause, "fix": fix, "repairs": repairs, **told}
 
 
 def _smoothed_unshifted(pipeline: Pipeline) -> bool:

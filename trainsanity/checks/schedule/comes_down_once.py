@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import Session
-from trainsanity.maths.factors import explained, name_factor
+from trainsanity.maths.factors import OF_A_SCHEDULE, explained, name_factor, only
 from trainsanity.measurements.step.own_schedule import OwnSchedule
 from trainsanity.repairs import setting, trainers_own
 from trainsanity.repairs.settings import schedule_of
@@ -71,8 +71,8 @@ def comes_down_once(pipeline: Pipeline, own_schedule: OwnSchedule) -> Iterator[M
             repairs=(*_slower(pipeline, steps), *trainers_own(pipeline)),
         )
     elif seen.period and seen.rises and seen.kind == "CosineAnnealingLR":
-        facts = {**Session.of(pipeline).facts, "num_train_epochs": pipeline.args.num_train_epochs}
-        epochs = seen.period == round(float(facts["num_train_epochs"]))
+        facts = only(Session.of(pipeline).facts, OF_A_SCHEDULE)
+        epochs = seen.period == round(float(pipeline.args.num_train_epochs))
         names = () if epochs else name_factor(seen.period / steps, facts, NAMING)
         yield Finding(
             f"T_max is {seen.period:,} and the run has {steps:,} steps: the rate goes up again "

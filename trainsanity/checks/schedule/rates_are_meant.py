@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import Session
 from trainsanity.isolation.rewind import rewound
-from trainsanity.maths.factors import explained, name_factor
+from trainsanity.maths.factors import OF_A_SCHEDULE, explained, name_factor, only
 from trainsanity.measurements.step.schedule import planned_steps
 from trainsanity.repairs import repair, trainers_own
 from trainsanity.types import Finding, Measured, Repair, Severity, Skip
@@ -116,7 +116,7 @@ def _scheduled(
     end = _end(function, highest, steps) if steps else None
     if not steps or end is None or not highest > 0:
         return told
-    facts = {**Session.of(pipeline).facts, "num_train_epochs": pipeline.args.num_train_epochs}
+    facts = only(Session.of(pipeline).facts, OF_A_SCHEDULE)
     ratio = end / steps
     # A schedule counts whole steps: one more or less on either side.
     tolerance = 2 / min(end, steps)
