@@ -358,6 +358,13 @@ class Result:
             message=measured[0].message,
         )
 
+    def __repr__(self) -> str:
+        """Return check, status and what it says, in one line."""
+        said = " ".join(finding.headline for finding in self.findings)
+        said = " ".join((said or self.reason or self.message).split())
+        name = f"{self.check.code} {self.check.name}"
+        return f"<{name}: {self.status}{f': {said}' if said else ''}>"
+
     @property
     def factor(self) -> float | None:
         """The first finding's factor."""

@@ -110,7 +110,7 @@ class Registry:
         if max_cost is None:
             max_cost = Cost.RUN if wanted else GATE
         for word in (*wanted, *unwanted):
-            if not any(_matches(check, word) for check in self._checks.values()):
+            if not self.names(word):
                 raise UsageError(self._unknown(word))
         return [
             check
@@ -120,10 +120,22 @@ class Registry:
             and check.cost <= max_cost
         ]
 
+    def names(self, word: str) -> bool:
+        """Return whether a word selects a check."""
+        return any(_matches(check, word) for check in self._checks.values())
+
+    def speaking_of(self, word: str) -> list[Check]:
+        """Return the checks whose name or page has the word, in capitals or not."""
+        return [c for c in self.all() if word and word.lower() in f"{c.name}\n{c.page}".lower()]
+
     def _unknown(self, word: str) -> str:
         known = [k for check in self._checks.values() for k in check.keywords]
         near = difflib.get_close_matches(word, dict.fromkeys(known), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "'trainsanity list' shows them all."
+        hint = "'trainsanity list' shows them all."
+        if near:
+            hint = f"did you mean {near[0]!r}?"
+        elif self.speaking_of(word):
+            hint = f"'trainsanity list {word}' shows those that speak of it."
         return f"no check is called {word!r}; {hint}"
 
 
