@@ -255,7 +255,9 @@ class Check:
         cost: the most that its measurements cost.
         needs: attributes of the pipeline without which there is nothing to judge.
         requires: checks that must not have failed, because this one cannot be judged then.
-        explained_by: checks whose failure by the same factor explains a failure here.
+        explained_by: checks whose failure by the same factor, or with the same cause in the same
+            words, explains a failure here.
+        follows: checks whose failure brings a failure here about, whatever its factor.
         rules_out: the suspect that a pass speaks for, in the words people use.
         stops: what fails this check can stop a training step, so that a measurement which raises
             after it has failed says nothing of its own.
@@ -270,6 +272,7 @@ class Check:
     needs: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
     explained_by: tuple[str, ...] = ()
+    follows: tuple[str, ...] = field(default=(), kw_only=True)
     rules_out: str | None = None
     stops: bool = False
     judges: Judges | None = None

@@ -76,7 +76,7 @@ class Registry:
             UsageError: a check requires one that does not exist.
         """
         for check in self._checks.values():
-            for other in (*check.requires, *check.explained_by):
+            for other in (*check.requires, *check.explained_by, *check.follows):
                 if other not in self._checks:
                     raise UsageError(f"check {check.code} requires {other!r}, which does not exist")
         return sorted(self._checks.values(), key=lambda c: c.order)
@@ -163,6 +163,7 @@ def check(
     needs: tuple[str, ...] = (),
     requires: tuple[str, ...] = (),
     explained_by: tuple[str, ...] = (),
+    follows: tuple[str, ...] = (),
     rules_out: str | None = None,
     stops: bool = False,
     judges: Judges | None = None,
@@ -174,8 +175,9 @@ def check(
 
     def register(fn: CheckFunction) -> CheckFunction:
         _registry.add(
-            Check(code, name, fn, cost, needs, requires, explained_by, rules_out, stops, judges)
-        )
+            Check(code, name, fn, cost, needs, requires, explained_by, rules_out, stops, judges,
+                  follows=follows)
+        )  # fmt: skip
         return fn
 
     return register

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
 
-@check("TS705", "update.new_parameters_are_kept", rules_out="saving")
+@check(
+    "TS705",
+    "update.new_parameters_are_kept",
+    follows=("model.adapter_can_move",),
+    rules_out="saving",
+)
 def new_parameters_are_kept(pipeline: Pipeline, origin: Origin) -> Iterator[Measured | Finding]:
     """New parameters are trained, and trained parameters are saved.
 
