@@ -292,7 +292,7 @@ def test_a_failure_that_follows_from_another_is_told_under_it(first, second, exp
 
 
 def test_a_check_that_costs_more_is_not_run_to_explain_one_that_costs_less():
-    statuses, _, results = judge(
+    statuses, _, _ = judge(
         dear=(fails(), {"cost": Cost.STEP}),
         cheap=(fails(), {"follows": ("loss.dear",)}),
     )

@@ -65,7 +65,7 @@ def watched_modes(model: nn.Module, seen: Recording) -> Iterator[None]:
     over = False
 
     def begin(module: Any, _inputs: Any) -> None:
-        # The model is asked again later with all hooks that it had in training, this one among them.
+        # The model is asked again with all hooks that it had in training, this one among them.
         if over or not torch.is_grad_enabled() or seen.asking:
             return
         if not modes.forwards:
