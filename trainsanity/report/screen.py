@@ -18,6 +18,7 @@ from trainsanity.errors import ExitCode
 from trainsanity.report.console import console, fields, indented, text_of
 from trainsanity.report.links import page_url
 from trainsanity.report.words import (
+    acceptance,
     clean,
     codes_of,
     confidence_in,
@@ -355,7 +356,7 @@ def _sentences(result: Result) -> Iterator[str]:
         case Status.XPASS:
             yield f"delete its entry in expected_failures ({clean(result.reason)})"
         case Status.XFAIL:
-            yield f"{clean(headlines(result))} (accepted: {clean(result.reason)})"
+            yield f"{clean(headlines(result))} ({acceptance(result)})"
 
 
 def _grouped(
