@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ from trainsanity.types import Cost, Finding, Judges, Measured, Severity, Skip
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
+
+ACCUMULATION = "gradient_accumulation_steps"
 
 NEAR_ONE = 0.05
 """Factors this near to 1 are printed with four decimals; it decides nothing else."""
@@ -165,6 +168,8 @@ def _explain(
             "fix": "count the labels that the loss counts: labels[..., 1:] != -100",
         }
     names = factor.names(recording.facts(pipeline))
+    if step is recording.first:
+        names = _told_apart(names, pipeline, recording, factor)
     custom = pipeline.trainer is None
     if not names and _smoothed_unshifted(pipeline):
         name = type(unwrapped(pipeline.model)).__name__
@@ -180,7 +185,7 @@ def _explain(
         return {"cause": None, "fix": f"compare what {returned} returns with the plain mean"}
     cause = explained(factor.value, names)
     counts = getattr(pipeline.trainer, "model_accepts_loss_kwargs", False) and items is not None
-    accumulates = any("gradient_accumulation_steps" in name for name in names)
+    accumulates = any(ACCUMULATION in name for name in names)
     if factor.value > 1 and accumulates and counts:
         cause += (
             ", which is not divided out: the Trainer passes num_items_in_batch "
@@ -219,6 +224,32 @@ def _explain(
     divided = loss_divided(factor.value)
     repairs = (COUNT_IGNORED, divided) if counts and accumulates else (divided,)
     return {"cause": cause, "fix": fix, "candidates": tuple(names), "repairs": repairs}
+
+
+NEAR = 0.25
+"""How far, of the way from 1 to the factor, what micro-batches by themselves show may lie from one
+of both. Chosen: micro-batches of unequal size move their mean by a few percent."""
+
+
+def _told_apart(
+    names: list[str], pipeline: Pipeline, recording: Recording, factor: Factor
+) -> list[str]:
+    """Return which of several quantities it is, where micro-batches by themselves show that.
+
+    The accumulation goes away where each is a step of its own; any other factor stays.
+    """
+    own, accumulated = recording.own, [name for name in names if ACCUMULATION in name]
+    others = [name for name in names if name not in accumulated]
+    # Of a script's own loop only the model is asked again, and not what the loop makes of its loss.
+    asked = own.losses and not own.reason and pipeline.captured is None
+    if not (accumulated and others and asked) or pipeline.other_processes:
+        return names
+    alone = math.fsum(own.losses) / len(own.losses)
+    times = alone * factor.value / recording.first.logged["loss"]
+    if not times > 0:
+        return names
+    way = math.log(times) / math.log(factor.value)
+    return accumulated if abs(way) < NEAR else others if abs(way - 1) < NEAR else names
 
 
 def _smoothed_unshifted(pipeline: Pipeline) -> bool:
