@@ -62,7 +62,14 @@ Complaint = Callable[..., str]
             "per_device_train_batch_size is 16 but train_dataset",
             id="small",
         ),
-        pytest.param(["cli_factories:no_labels"], "the batch has no labels", id="unlabelled"),
+        pytest.param(
+            ["cli_factories:no_labels"], "name the column 'label' or 'labels', or", id="unlabelled"
+        ),
+        pytest.param(
+            ["cli_factories:labels_lost"],
+            "the collator leaves them out: keep 'labels' of the rows in its batch",
+            id="labels lost",
+        ),
         pytest.param(
             ["cli_factories:healthy", "--select", "colator"],
             "did you mean 'collator'?",

@@ -125,6 +125,15 @@ def no_labels() -> Any:
     return _trainer(_rows(12, label="target"))
 
 
+def labels_lost() -> Any:
+    trainer = _trainer()
+    made = trainer.data_collator
+    trainer.data_collator = lambda rows: {
+        name: value for name, value in made(rows).items() if name != "labels"
+    }
+    return trainer
+
+
 def no_train_dataset() -> Any:
     trainer = _trainer()
     trainer.train_dataset = None
