@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from trainsanity.engine import runner as runner_module
 from trainsanity.engine.registry import Registry
 from trainsanity.engine.report import Policy, Report
 from trainsanity.engine.runner import Runner, run
@@ -297,6 +298,20 @@ def test_a_check_that_costs_more_is_not_run_to_explain_one_that_costs_less():
         cheap=(fails(), {"follows": ("loss.dear",)}),
     )
     assert statuses == {"dear": "fail", "cheap": "fail"}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_of_several_processes_one_alone_asks_nothing_of_all(processes, monkeypatch):
+    """A failure of one process may not have it judge what the others judge later, or wait for."""
+    monkeypatch.setattr(runner_module, "agreed", lambda result, world_size: result)
+    catalogue = Catalogue(
+        second=(fails(), {"follows": ("loss.third",)}),
+        third=(fails(), {}),
+    )
+    runner = Runner(Pipeline(torch.nn.Linear(2, 2)), None, catalogue)
+    runner.session.facts["world_size"] = processes
+    second, _ = (runner.result(check) for check in catalogue.all())
+    assert second.status is (Status.BLOCKED if processes == 1 else Status.FAIL)
 
 
 def test_two_that_follow_from_each_other_are_told_once():

@@ -116,8 +116,10 @@ class Runner:
             return f"explained by {other.check.code} {other.check.name}: {why}", other
         for name in check.follows:
             before = self.checks.get(name)
-            # A question of a step is not asked for the sake of one of columns.
-            if before.cost > check.cost or name in self._judging:
+            # A question of a step is not asked for the sake of one of columns; and several
+            # processes judge together, of which this one may be alone in failing.
+            alone = name not in self.results and (self.session.facts.get("world_size") or 1) > 1
+            if before.cost > check.cost or name in self._judging or alone:
                 continue
             if fails(other := self.result(before)):
                 return f"{FOLLOWS} {before.code} {name}", other
