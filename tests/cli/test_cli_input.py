@@ -127,6 +127,7 @@ def test_bad_input_is_one_sentence(
         (["runn", "x.py"], "There is no command 'runn'; did you mean run?"),
         (["x.py", "--lr", "3"], "did you mean trainsanity run x.py --lr 3?"),
         (["shop.train:build"], "did you mean trainsanity run shop.train:build?"),
+        (["check", "x.py", "-q"], "There is no command 'check'; did you mean trainsanity run x.py"),
         (["polish"], "There is no command 'polish'; trainsanity --help shows them"),
         (["run", "x"], "nothing and returns a Trainer; trainsanity run x.py judges that file as a"),
         (["run", "./"], "'./' names no pipeline"),
