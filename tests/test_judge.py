@@ -30,14 +30,21 @@ def test_a_report_shows_itself(loud: Any) -> None:
     weights = {name: tensor.clone() for name, tensor in loud.model.state_dict().items()}
     report = trainsanity.judge(loud, select="ts502, dataset")
     assert report.pipeline_id == "LoudTrainer of BertForSequenceClassification"
-    assert repr(report) == f"<{report.pipeline_id}: {verdict(report)}>"
+    headline = f"{report.pipeline_id}: {verdict(report)}"
+    assert repr(report) == f"<{headline}; print() shows the report>"
     assert "not sane. First broken stage: loss" in repr(report)
     assert "\n" not in repr(report)
-    assert str(report).splitlines()[0] == repr(report)[1:-1]
+    assert str(report).splitlines()[0] == headline
     assert "TS502 loss.matches_reference  fails" in str(report)
     assert not report.good
-    (loss,) = [result for result in report.results if result.check.code == "TS502"]
+    loss = report["TS502"]
     assert loss.status is Status.FAIL
+    assert report.failures == (loss,)
+    assert report.warnings == ()
+    assert repr(loss) == f"<TS502 loss.matches_reference: fail: {loss.findings[0].headline}>"
+    assert report["loss.matches_reference"] is report["ts502"] is loss
+    with pytest.raises(KeyError, match="'TS801' is none of the 41 checks"):
+        report["TS801"]
     assert all((tensor == weights[name]).all() for name, tensor in loud.model.state_dict().items())
     accepted = trainsanity.judge(
         loud, select=["TS502"], expected_failures={"loss.matches_reference": "on purpose"}

@@ -291,6 +291,17 @@ def test_acquitted_with_numbers_but_not_on_half_the_evidence() -> None:
     assert as_dict(half)["summary"]["acquitted"] == {}
 
 
+def test_a_suspect_with_a_long_name_leaves_the_sentences_their_room() -> None:
+    long = "a scheduler of another optimizer, and rates that are set where nothing reads them"
+    rates = Check("TS806", "schedule.rates_are_read", says_nothing, rules_out=long)
+    sentence = "the scheduler's optimizer is the Trainer's, and all of 2 groups are read " * 2
+    told = report(passed(PAD, sentence.strip()), passed(rates, sentence.strip()), FAIL)
+    section = render(told).partition("Acquitted")[2].partition("All selected")[0]
+    # Three lines for a sentence beside a short name, four for a name beside a sentence.
+    assert len(section.strip().splitlines()) <= 7
+    assert " ".join(long.split()[:4]) in section
+
+
 def test_where_nothing_is_wrong_nobody_is_acquitted() -> None:
     text = render(report(passed(PAD, "PAD 151643 is not EOS 151645"), SKIP))
     assert "Acquitted" not in text

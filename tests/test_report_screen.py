@@ -16,6 +16,7 @@ from tests.reports import (
     REPORTS,
     TARGET,
     WARNED,
+    XFAIL,
     assert_snapshot,
     ended,
     failed,
@@ -28,7 +29,7 @@ from tests.stored import stored
 from trainsanity import Finding, Result, Status
 from trainsanity.isolation.library_warnings import LibraryWarning
 from trainsanity.report.screen import LINES, line, render, total
-from trainsanity.report.words import verdict
+from trainsanity.report.words import UNWRITTEN, verdict
 from trainsanity.types import Check, Cost, Judges
 
 SCREENS = ("healthy", "one_failure", "five_failures", "string_labels")
@@ -115,6 +116,26 @@ def test_warnings_of_libraries_are_quoted_where_they_are_few() -> None:
     ) in text
     text = render(replace(HEALTHY, library_warnings=(loaded, odd, replace(odd, text="more"))))
     assert "The libraries gave 3 warnings: see -v." in text
+
+
+def test_what_a_check_judges_is_not_quoted_of_a_library() -> None:
+    aligned = (
+        "The tokenizer has new PAD/BOS/EOS tokens that differ from the model config and generation "
+        "config. The model config and generation config were aligned accordingly, being updated "
+        "with the tokenizer's values. Updated tokens: {'eos_token_id': 1}."
+    )
+    heard = LibraryWarning("transformers", aligned, "log")
+    text = render(replace(HEALTHY, library_warnings=(heard,)))
+    assert "PAD/BOS/EOS" not in text
+    assert "The libraries gave" not in text
+
+
+def test_a_reason_that_nobody_has_written_is_not_the_headline_again() -> None:
+    reason = f"{UNWRITTEN}: {XFAIL.findings[0].headline}"
+    text = " ".join(render(report(replace(XFAIL, reason=reason))).split())
+    assert text.count(XFAIL.findings[0].headline) == 1
+    assert "(accepted; its reason is to be written)" in text
+    assert f"(accepted: {XFAIL.reason})" in " ".join(render(report(XFAIL)).split())
 
 
 def test_a_check_that_was_asked_for_by_name_says_why_it_has_no_verdict() -> None:

@@ -8,12 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from trainsanity.engine import runner as runner_module
 from trainsanity.engine.registry import Registry
 from trainsanity.engine.report import Policy, Report
 from trainsanity.engine.runner import Runner, run
 from trainsanity.engine.store import Measurement, catalogue
 from trainsanity.errors import UsageError
 from trainsanity.pipeline import Pipeline
+from trainsanity.report.screen import render
 from trainsanity.types import (
     Abstain,
     Check,
@@ -261,6 +263,84 @@ def test_the_same_factor_is_explained(factor, status):
     # An explained failure keeps its numbers.
     assert results["slope"].findings[0].observed == 2
     assert report.exit_code() == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected", "status"),
+    [
+        (fails(), fails(3.0), None, "blocked"),
+        (fails(), fails(), {"loss.first": "known since May"}, "blocked"),
+        (fails(), passes, None, "pass"),
+        (fails(), warns, None, "warning"),
+        (passes, fails(), None, "fail"),
+        (warns, fails(), None, "fail"),
+        (raises(Skip("no")), fails(), None, "fail"),
+    ],
+    ids=["follows", "accepted", "passes", "warns", "alone", "warning before", "skip before"],
+)
+def test_a_failure_that_follows_from_another_is_told_under_it(first, second, expected, status):
+    statuses, report, results = judge(
+        expected,
+        first=(first, {}),
+        second=(second, {"follows": ("loss.first",)}),
+    )
+    assert statuses["second"] == status
+    if status == "blocked":
+        assert results["second"].blocked_by == "loss.first"
+        assert results["second"].reason == "follows from ACME000 loss.first"
+        assert results["second"].findings
+        assert "\nACME001 follows from ACME000\n" in render(report)
+
+
+def test_a_check_that_costs_more_is_not_run_to_explain_one_that_costs_less():
+    statuses, _, _ = judge(
+        dear=(fails(), {"cost": Cost.STEP}),
+        cheap=(fails(), {"follows": ("loss.dear",)}),
+    )
+    assert statuses == {"dear": "fail", "cheap": "fail"}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_of_several_processes_one_alone_asks_nothing_of_all(processes, monkeypatch):
+    """A failure of one process may not have it judge what the others judge later, or wait for."""
+    monkeypatch.setattr(runner_module, "agreed", lambda result, world_size: result)
+    catalogue = Catalogue(
+        second=(fails(), {"follows": ("loss.third",)}),
+        third=(fails(), {}),
+    )
+    runner = Runner(Pipeline(torch.nn.Linear(2, 2)), None, catalogue)
+    runner.session.facts["world_size"] = processes
+    second, _ = (runner.result(check) for check in catalogue.all())
+    assert second.status is (Status.BLOCKED if processes == 1 else Status.FAIL)
+
+
+def test_two_that_follow_from_each_other_are_told_once():
+    statuses, _, _ = judge(
+        first=(fails(), {"follows": ("loss.second",)}),
+        second=(fails(), {"follows": ("loss.first",)}),
+    )
+    assert sorted(statuses.values()) == ["blocked", "fail"]
+
+
+@pytest.mark.parametrize(
+    ("cause", "status"), [("it is cut: there", "blocked"), ("it is bent: there", "fail")]
+)
+def test_the_same_cause_in_the_same_words_is_explained(cause, status):
+    def because(cause):
+        def fn(pipeline):
+            yield Finding("bad", cause=cause)
+            yield Measured("measured")
+
+        return fn
+
+    statuses, report, results = judge(
+        first=(because("it is cut: here"), {}),
+        second=(because(cause), {"explained_by": ("loss.first",)}),
+    )
+    assert statuses == {"first": "fail", "second": status}
+    if status == "blocked":
+        assert results["second"].reason == "explained by ACME000 loss.first: the same cause"
+        assert "\nACME001 has the same cause as ACME000\n" in render(report)
 
 
 def test_what_is_blocked_by_a_check_that_was_not_asked_for_is_not_green():

@@ -259,7 +259,9 @@ class Check:
         cost: the most that its measurements cost.
         needs: attributes of the pipeline without which there is nothing to judge.
         requires: checks that must not have failed, because this one cannot be judged then.
-        explained_by: checks whose failure by the same factor explains a failure here.
+        explained_by: checks whose failure by the same factor, or with the same cause in the same
+            words, explains a failure here.
+        follows: checks whose failure brings a failure here about, whatever its factor.
         rules_out: the suspect that a pass speaks for, in the words people use.
         stops: what fails this check can stop a training step, so that a measurement which raises
             after it has failed says nothing of its own.
@@ -274,6 +276,7 @@ class Check:
     needs: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
     explained_by: tuple[str, ...] = ()
+    follows: tuple[str, ...] = field(default=(), kw_only=True)
     rules_out: str | None = None
     stops: bool = False
     judges: Judges | None = None
@@ -361,6 +364,13 @@ class Result:
             expected=first.expected,
             message=measured[0].message,
         )
+
+    def __repr__(self) -> str:
+        """Return check, status and what it says, in one line."""
+        said = " ".join(finding.headline for finding in self.findings)
+        said = " ".join((said or self.reason or self.message).split())
+        name = f"{self.check.code} {self.check.name}"
+        return f"<{name}: {self.status}{f': {said}' if said else ''}>"
 
     @property
     def factor(self) -> float | None:

@@ -63,16 +63,46 @@ def test_list_of_some(call: Call) -> None:
 
 
 def test_explain_several(call: Call) -> None:
-    out = call("explain", "TS101", "loss").stdout
-    for code in ("TS101", "TS501", "TS502"):
+    out = call("explain", "TS101", "TS501").stdout
+    for code in ("TS101", "TS501"):
         assert registry().get(code).page in out
-    assert registry().get("TS601").page not in out
+
+
+@pytest.mark.parametrize("word", ["loss", "TS5", "loss.*"])
+def test_explain_of_a_stage_lists_what_can_be_explained(call: Call, word: str) -> None:
+    stage = [one for one in registry().all() if one.stage == "loss"]
+    *lines, last = call("explain", word).stdout.splitlines()
+    assert [line.split()[0] for line in lines] == [one.code for one in stage]
+    assert all(line.endswith(one.title) for line, one in zip(lines, stage, strict=True))
+    assert last == f"trainsanity explain {stage[0].code} prints its page; --pages all of these"
+    pages = call("explain", word, "--pages").stdout
+    assert all(one.page in pages for one in stage)
+
+
+@pytest.mark.parametrize("command", ["list", "explain"])
+def test_a_word_that_is_no_name_is_looked_for_in_the_pages(call: Call, command: str) -> None:
+    out = call(command, "LoRA").stdout
+    codes = [line.split()[0] for line in out.splitlines() if line.startswith("TS")]
+    assert codes
+    assert set(codes) < {one.code for one in registry().all()}
+    for code in codes:
+        assert "lora" in registry().get(code).page.lower()
+
+
+def test_a_word_that_selects_nothing_says_where_it_is_spoken_of(
+    call: Call, complaint: Complaint
+) -> None:
+    said = complaint(call("run", "nothing:here", "--select", "accumulation"))
+    assert said == (
+        "no check is called 'accumulation'; 'trainsanity list accumulation' shows those that "
+        "speak of it."
+    )
 
 
 def test_explain_unknown_names_the_nearest(call: Call, complaint: Complaint) -> None:
     said = complaint(call("explain", "loss.matches_refernce"))
     assert said == f"no check is called 'loss.matches_refernce'; did you mean {LOSS!r}?"
-    assert "'trainsanity list' shows them all" in complaint(call("explain", "xyz"))
+    assert "'trainsanity list' shows them all" in complaint(call("explain", "qwxz"))
 
 
 def test_version(call: Call) -> None:

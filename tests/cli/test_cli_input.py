@@ -62,7 +62,14 @@ Complaint = Callable[..., str]
             "per_device_train_batch_size is 16 but train_dataset",
             id="small",
         ),
-        pytest.param(["cli_factories:no_labels"], "the batch has no labels", id="unlabelled"),
+        pytest.param(
+            ["cli_factories:no_labels"], "name the column 'label' or 'labels', or", id="unlabelled"
+        ),
+        pytest.param(
+            ["cli_factories:labels_lost"],
+            "the collator leaves them out: keep 'labels' of the rows in its batch",
+            id="labels lost",
+        ),
         pytest.param(
             ["cli_factories:healthy", "--select", "colator"],
             "did you mean 'collator'?",
@@ -120,6 +127,7 @@ def test_bad_input_is_one_sentence(
         (["runn", "x.py"], "There is no command 'runn'; did you mean run?"),
         (["x.py", "--lr", "3"], "did you mean trainsanity run x.py --lr 3?"),
         (["shop.train:build"], "did you mean trainsanity run shop.train:build?"),
+        (["check", "x.py", "-q"], "There is no command 'check'; did you mean trainsanity run x.py"),
         (["polish"], "There is no command 'polish'; trainsanity --help shows them"),
         (["run", "x"], "nothing and returns a Trainer; trainsanity run x.py judges that file as a"),
         (["run", "./"], "'./' names no pipeline"),

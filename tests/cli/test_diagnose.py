@@ -34,7 +34,7 @@ def test_the_incident(call: Call, path: Path) -> None:
         "max_grad_norm 1, the default, keeps 0.5%",
         "is at 2.84% of the peak 1e-05",
         "little movement is expected yet",
-        "trainsanity run YOUR_MODULE:FACTORY --select TS402,TS501,TS502",
+        "trainsanity run YOUR_SCRIPT.py --select TS402,TS501,TS502",
     ):
         assert words in text
 

@@ -54,6 +54,32 @@ def test_a_run_that_diverges(losses: list[float]) -> None:
     assert "little movement" not in result.message
 
 
+def test_a_run_that_diverges_is_not_held_against_its_evaluation() -> None:
+    """Of a loss that falls from 250 within an epoch, the mean lies far above the evaluation."""
+    log = Log("made")
+    losses = [1.393, 279.3, 266.8, 203.3, 283.1, 138.3, 135.8, 86.28, 91.16]
+    for k, loss in enumerate(losses):
+        step = 5 * k or 1
+        rows = [{"step": step, "loss": loss, "learning_rate": 10.0 - k}]
+        if k in (4, 8):
+            rows.append({"step": step + 2, "eval_loss": loss / 6.5})
+        for row in rows:
+            entry = entry_of(row, f"step {row['step']}")
+            assert entry is not None
+            log.add(entry)
+    report = ask(Case(log.closed(), Known(num_labels=4)))
+    failed = {r.check.code: r for r in report.results if r.status is Status.FAIL}
+    assert [*failed] == ["TS703"]
+    # 112.9 stands nowhere in the log: it is said what it is.
+    assert failed["TS703"].findings[0].headline == (
+        "the loss diverges: 1.393 at step 1, 112.9 on average in the last 4 entries, 81 times as "
+        "much"
+    )
+    (scale,) = [r for r in report.results if r.check.code == "TS502"]
+    assert scale.status is Status.SKIP
+    assert "the loss diverges" in scale.reason
+
+
 def test_a_run_that_had_diverged_before_its_first_entry() -> None:
     losses = noisy(lambda k: 250.0 - 2 * k)
     result = judged(log_of(losses, learning_rate=9.4))

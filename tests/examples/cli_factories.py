@@ -98,7 +98,7 @@ def raises() -> Any:
 
 
 def exits() -> Any:
-    sys.exit(0)
+    return sys.exit(0)
 
 
 def interrupted() -> Any:
@@ -123,6 +123,15 @@ def larger_batch() -> Any:
 
 def no_labels() -> Any:
     return _trainer(_rows(12, label="target"))
+
+
+def labels_lost() -> Any:
+    trainer = _trainer()
+    made = trainer.data_collator
+    trainer.data_collator = lambda rows: {
+        name: value for name, value in made(rows).items() if name != "labels"
+    }
+    return trainer
 
 
 def no_train_dataset() -> Any:
@@ -170,7 +179,7 @@ def waits() -> Any:
     """Something that never arrives is waited for while it is built."""
     import time
 
-    time.sleep(600)
+    return time.sleep(600)
 
 
 def sleeping() -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +101,21 @@ def test_logging_that_is_set_up_gets_the_lines(
     ]
 
 
-def test_a_run_that_diverges_is_seen(trainer: Any, written: Any) -> None:
+def test_a_run_that_diverges_is_seen(
+    trainer: Any, written: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "train me.py"
+    script.touch()
+    main = types.SimpleNamespace(__spec__=None, __file__=str(script))
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    # What was given to the script may be secret, and logs are read by others.
+    monkeypatch.setattr(sys, "argv", [str(script), "--hub-token", "s3cret"])
     made = trainer("healthy", max_steps=64, learning_rate=300.0, lr_scheduler_type="constant")
     made.add_callback(trainsanity.SanityCallback("stop"))
     made.train()
     told = written()
-    assert any("TS703 update.moves_the_right_ones: the loss diverges: " in line for line in told)
+    (said,) = [line for line in told if "TS703 update.moves_the_right_ones: the loss" in line]
+    assert "the loss diverges: " in said
+    assert f"; trainsanity run '{script}' --select TS502,TS6,TS8 -- ARGS judges step 1" in said
+    assert "s3cret" not in said
     assert made.state.global_step < 64

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from trainsanity import UsageError
+from trainsanity.sources.building import PipelineSpec
 from trainsanity.sources.config import checks_in, configuration
 from trainsanity.sources.factory import sources_of, spec_of
 from trainsanity.sources.script import Script
@@ -55,8 +56,8 @@ def test_spec_builds_late_and_carries_the_expected_failures(here: Path) -> None:
 def test_an_error_is_told_with_its_line(here: Path) -> None:
     (here / "m_helper.py").write_text("def load():\n    return weights\n")
     (here / "m_raises.py").write_text(
-        "import json\nfrom m_helper import load\n\ndef own():\n    load()\n\n"
-        "def librarys():\n    json.loads('{')\n\ndef wants(model):\n    pass\n"
+        "import json\nfrom m_helper import load\n\ndef own():\n    return load()\n\n"
+        "def librarys():\n    return json.loads('{')\n\ndef wants(model):\n    return model\n"
     )
     for name, said in (
         (
@@ -108,9 +109,9 @@ def test_module_in_the_current_directory_is_found(here: Path) -> None:
         ),
         ("", "m_empty:f", "module 'm_empty' has no 'f'; it has no functions"),
         ("f = 3", "m_number:f", "m_number:f is no function but of type int"),
-        ("def f(): return None", "m_none:f", "m_none:f returned NoneType, not a tr"),
-        ("def f(x): pass", "m_args:f", "m_args:f raised TypeError"),
-        ("def f(): exit(0)", "m_quits:f", "m_quits:f raised SystemExit: 0"),
+        ("def f(): return g()\ndef g(): pass", "m_none:f", "m_none:f returned NoneType, not a tr"),
+        ("def f(x): return x", "m_args:f", "m_args:f raised TypeError"),
+        ("def f(): exit(0); return 3", "m_quits:f", "m_quits:f raised SystemExit: 0"),
     ],
 )
 def test_what_cannot_be_built(here: Path, source: str, target: str, said: str) -> None:
@@ -119,6 +120,48 @@ def test_what_cannot_be_built(here: Path, source: str, target: str, said: str) -
         (here / f"{module}.py").write_text(source)
     with pytest.raises(UsageError, match=re.escape(said)):
         spec_of(target).make()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "train()",
+        "if train():\n        return\n    train()",
+        "with open(__file__):\n        train()\n        return None",
+        "try:\n        train()\n    finally:\n        train()",
+    ],
+)
+def test_a_function_that_cannot_return_a_trainer_is_not_run(here: Path, body: str) -> None:
+    """The main() of a script trains for hours, saves, and returns nothing to be judged."""
+    name = f"m_main_{abs(hash(body))}"
+    file = here / f"{name}.py"
+    file.write_text(
+        f"def train():\n    raise RuntimeError('it trains')\n\ndef main():\n    {body}\n\n"
+        "if __name__ == '__main__':\n    main()\n"
+    )
+    said = (
+        f"{name}:main returns nothing, so that it is not called: return the Trainer that you would "
+        f"call train() on; or `trainsanity run {name}.py -- --lr 1` judges the script as it is"
+    )
+    with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
+        spec_of(f"{name}:main", arguments=("--lr", "1")).make()
+
+
+def test_a_function_that_a_test_hands_over_is_not_run_either() -> None:
+    def main() -> None:
+        raise RuntimeError("it trains")
+
+    def trains() -> None:
+        main()
+
+    said = (
+        r"^mine returns nothing, so that it is not called: return the Trainer that you would call"
+    )
+    with pytest.raises(UsageError, match=said):
+        PipelineSpec("mine", trains).make()
+    # One that ends by an exception says nothing of what it would return.
+    with pytest.raises(UsageError, match="mine raised RuntimeError: it trains"):
+        PipelineSpec("mine", main).make()
 
 
 def test_usage_error_of_a_factory_is_passed_on(here: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.trial import shape
 from trainsanity.errors import UsageError
-from trainsanity.report.words import clean
+from trainsanity.report.words import UNWRITTEN, clean
 from trainsanity.sources.config import table_file
 from trainsanity.types import RAN, Result, Severity, Status
 
@@ -158,7 +158,7 @@ def _entries(report: Report) -> dict[str, str]:
     """Return check name to a reason to be written, for what makes this run fail."""
     failing = {Status.FAIL} | ({Status.WARNING} if report.policy.warnings_fail else set())
     return {
-        result.check.name: f"reason to be written: {_short(result.findings[0].headline)}"
+        result.check.name: f"{UNWRITTEN}: {_short(result.findings[0].headline)}"
         for result in report.results
         if result.status in failing
     }

@@ -61,9 +61,11 @@ class _Program(click.Group):
         word = args[0]
         if word not in self.list_commands(ctx) and word[:1] != "-":
             close = difflib.get_close_matches(word, self.list_commands(ctx), 1, TYPING_ERROR)
-            call = " ".join(args)
-            if word.endswith(".py") or ":" in word:
-                close = [f"trainsanity run {call if len(call) <= LONGEST else word}"]
+            # "check train.py": Python's own names for it are no commands.
+            given = args[1:] if word in ("check", "judge") and args[1:] else args
+            call = " ".join(given)
+            if given[0].endswith(".py") or ":" in given[0]:
+                close = [f"trainsanity run {call if len(call) <= LONGEST else given[0]}"]
             hint = f"did you mean {close[0]}?" if close else "trainsanity --help shows them"
             raise click.UsageError(f"There is no command {word!r}; {hint}")
         return super().resolve_command(ctx, args)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -42,7 +43,7 @@ class Case:
     Args:
         log: as read.
         known: as given; the log's own facts fill the gaps.
-        target: the argument of ``trainsanity run`` in commands that are suggested.
+        command: target and arguments of ``trainsanity run`` in commands that are suggested.
         share: share of the peak rate after k steps; computed from what is known if it is None.
     """
 
@@ -50,11 +51,11 @@ class Case:
         self,
         log: Log,
         known: Known,
-        target: str = "YOUR_MODULE:FACTORY",
+        command: Sequence[str] = ("YOUR_SCRIPT.py",),
         share: Callable[[int], float] | None = None,
     ) -> None:
         self.log = log
-        self.target = target
+        self.command = tuple(command)
         self._share = share
         own = {name: log.facts[name] for name in Known.__dataclass_fields__ if name in log.facts}
         self.facts: dict[str, Any] = own | known.facts()
@@ -158,4 +159,6 @@ class Case:
 
     def rerun_command(self, *codes: str) -> str:
         """Return the command that computes what a log can only suggest."""
-        return f"trainsanity run {self.target} --select {','.join(codes)}"
+        target, *arguments = self.command
+        own = ["--", *arguments] if arguments else []
+        return shlex.join(["trainsanity", "run", target, "--select", ",".join(codes), *own])

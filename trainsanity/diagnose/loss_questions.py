@@ -17,6 +17,7 @@ from trainsanity.diagnose.expected import (
     healthy_range,
     logit_spread,
 )
+from trainsanity.diagnose.move_questions import diverged
 from trainsanity.maths.factors import fitting, tell_apart
 from trainsanity.types import Finding, Measured, Severity, Skip
 
@@ -177,6 +178,11 @@ def train_and_eval(case: Case) -> Answer:
     """Compare the training loss with the evaluation loss, which is never accumulated."""
     if not case.log.evals:
         raise Skip("the log has no eval_loss to compare with")
+    if diverged(case):
+        raise Skip(
+            "the loss diverges, so that what is logged over several steps and what is evaluated "
+            "after them are losses of different weights"
+        )
     pairs = [(t, e) for t, e in case.log.evals if t.loss and e.eval_loss and e.eval_loss > 0]
     ratios = [(t.loss or 0.0) / (e.eval_loss or 1.0) for t, e in pairs]
     ratios = [ratio for ratio in ratios if math.isfinite(ratio)]

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterator
 
 from trainsanity.diagnose.case import Case
-from trainsanity.diagnose.entries import Entry
+from trainsanity.diagnose.entries import Entry, Log
 from trainsanity.diagnose.expected import MOST_CLASSES, band
 from trainsanity.maths.tolerances import STANDARD_ERRORS
 from trainsanity.types import Finding, Measured, Severity, Skip
@@ -40,7 +40,7 @@ def moves(case: Case) -> Iterator[Measured | Finding]:
     log = case.log
     if log.count < 3 or not log.losses[0] <= log.losses[1]:
         raise Skip("fewer than three losses that are numbers")
-    tail = min(TAIL, log.count // 2)
+    tail = _tail(log)
     before, after = _mean(log.first[:tail]), _mean(list(log.last)[-tail:])
     if not math.isfinite(before[0] + after[0]):
         raise Skip("the losses at one end of the log are not numbers")
@@ -69,6 +69,17 @@ def moves(case: Case) -> Iterator[Measured | Finding]:
     if found is not None:
         yield found
     yield Measured(f"{path}; {progress}", after[0], knows_nothing)
+
+
+def diverged(case: Case) -> bool:
+    """Return whether the loss has left its first value for far more."""
+    after = _mean(list(case.log.last)[-_tail(case.log) :])
+    return bool(_diverged(case, after, _tail(case.log)) or _above_the_first(case, after))
+
+
+def _tail(log: Log) -> int:
+    """Return the number of entries that stand for an end of the log."""
+    return min(TAIL, log.count // 2)
 
 
 def _constant(case: Case, where: str) -> Finding | None:
@@ -111,8 +122,8 @@ def _diverged(case: Case, after: Mean, tail: int) -> Finding | None:
     rate = case.learning_rate or max((e.learning_rate or 0.0 for e in case.log.kept), default=0.0)
     used = f" ({rate:g})" if rate else ""
     return Finding(
-        f"the loss diverges: {start:.4g} at {case.where(first)}, {after[0]:.4g} at the end, "
-        f"{after[0] / start:.3g} times as much",
+        f"the loss diverges: {start:.4g} at {case.where(first)}, {after[0]:.4g} on average in the "
+        f"last {len(ends)} entries, {after[0] / start:.3g} times as much",
         observed=after[0],
         expected=f"at most {max(ceiling, start):.4g}, that of a model that knows nothing",
         where=case.where(case.log.last[-1]),

@@ -36,20 +36,37 @@ class Diagnosis:
     confidence: str = ""
 
 
-def explained_by(failed: Result, earlier: Iterable[Result]) -> Result | None:
-    """Return the earlier failure that shows the same factor in every failure of ``failed``.
-
-    A warning explains nothing, also where it is accepted.
-    """
-    for other in earlier:
-        if other.status not in (Status.FAIL, Status.XFAIL) or other.factor is None:
-            continue
-        if other.findings[0].severity is Severity.WARNING:
-            continue
-        failures = [f for f in failed.findings if f.severity is Severity.FAILURE]
-        if all(_same(finding.factor, other.factor) for finding in failures):
-            return other
+def explained_by(failed: Result, earlier: Iterable[Result]) -> tuple[Result, str] | None:
+    """Return the earlier failure that accounts for every failure of ``failed``, and by what."""
+    for other in filter(fails, earlier):
+        if same_factor(failed, other):
+            return other, f"the same factor {other.factor:.2f}"
+        if same_cause(failed, other):
+            return other, "the same cause"
     return None
+
+
+def fails(result: Result) -> bool:
+    """Return whether it failed, accepted or not; a warning explains nothing."""
+    failed = result.status in (Status.FAIL, Status.XFAIL)
+    return failed and result.findings[0].severity is Severity.FAILURE
+
+
+def same_factor(failed: Result, other: Result) -> bool:
+    """Return whether each failure of a result has the factor of another's first."""
+    if other.factor is None:
+        return False
+    return all(_same(finding.factor, other.factor) for finding in _failures(failed))
+
+
+def same_cause(failed: Result, other: Result) -> bool:
+    """Return whether each failure of a result has a cause of another's, as far as the colon."""
+    causes = {(finding.cause or "").partition(":")[0] for finding in _failures(other)} - {""}
+    return all((f.cause or "").partition(":")[0] in causes for f in _failures(failed))
+
+
+def _failures(result: Result) -> list[Finding]:
+    return [f for f in result.findings if f.severity is Severity.FAILURE]
 
 
 def _same(one: float | None, other: float) -> bool:

@@ -76,7 +76,7 @@ class Registry:
             UsageError: a check requires one that does not exist.
         """
         for check in self._checks.values():
-            for other in (*check.requires, *check.explained_by):
+            for other in (*check.requires, *check.explained_by, *check.follows):
                 if other not in self._checks:
                     raise UsageError(f"check {check.code} requires {other!r}, which does not exist")
         return sorted(self._checks.values(), key=lambda c: c.order)
@@ -110,7 +110,7 @@ class Registry:
         if max_cost is None:
             max_cost = Cost.RUN if wanted else GATE
         for word in (*wanted, *unwanted):
-            if not any(_matches(check, word) for check in self._checks.values()):
+            if not self.names(word):
                 raise UsageError(self._unknown(word))
         return [
             check
@@ -120,10 +120,22 @@ class Registry:
             and check.cost <= max_cost
         ]
 
+    def names(self, word: str) -> bool:
+        """Return whether a word selects a check."""
+        return any(_matches(check, word) for check in self._checks.values())
+
+    def speaking_of(self, word: str) -> list[Check]:
+        """Return the checks whose name or page has the word, in capitals or not."""
+        return [c for c in self.all() if word and word.lower() in f"{c.name}\n{c.page}".lower()]
+
     def _unknown(self, word: str) -> str:
         known = [k for check in self._checks.values() for k in check.keywords]
         near = difflib.get_close_matches(word, dict.fromkeys(known), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "'trainsanity list' shows them all."
+        hint = "'trainsanity list' shows them all."
+        if near:
+            hint = f"did you mean {near[0]!r}?"
+        elif self.speaking_of(word):
+            hint = f"'trainsanity list {word}' shows those that speak of it."
         return f"no check is called {word!r}; {hint}"
 
 
@@ -151,6 +163,7 @@ def check(
     needs: tuple[str, ...] = (),
     requires: tuple[str, ...] = (),
     explained_by: tuple[str, ...] = (),
+    follows: tuple[str, ...] = (),
     rules_out: str | None = None,
     stops: bool = False,
     judges: Judges | None = None,
@@ -162,8 +175,9 @@ def check(
 
     def register(fn: CheckFunction) -> CheckFunction:
         _registry.add(
-            Check(code, name, fn, cost, needs, requires, explained_by, rules_out, stops, judges)
-        )
+            Check(code, name, fn, cost, needs, requires, explained_by, rules_out, stops, judges,
+                  follows=follows)
+        )  # fmt: skip
         return fn
 
     return register

@@ -84,6 +84,27 @@ class Report:
         """Return the first broken stage, its finding, and what is ruled out."""
         return diagnose(self.results, self.unasked, of_a_log=self.of_a_log)
 
+    @property
+    def failures(self) -> tuple[Result, ...]:
+        """Return the results that failed and are neither accepted nor explained by another."""
+        return tuple(result for result in self.results if result.status is Status.FAIL)
+
+    @property
+    def warnings(self) -> tuple[Result, ...]:
+        """Return the results that warn."""
+        return tuple(result for result in self.results if result.status is Status.WARNING)
+
+    def __getitem__(self, check: str) -> Result:
+        """Return the result of one check, by its code or its name.
+
+        Raises:
+            KeyError: the check was not selected, or does not exist.
+        """
+        for result in self.results:
+            if check == result.check.name or check.upper() == result.check.code:
+                return result
+        raise KeyError(f"{check!r} is none of the {len(self.results)} checks that were selected")
+
     def counts(self) -> dict[str, int]:
         """Return the number of results by status, with all statuses."""
         return {str(s): sum(r.status is s for r in self.results) for s in Status}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from trainsanity.engine.diagnosis import explained_by
+from trainsanity.engine.diagnosis import explained_by, fails
 from trainsanity.engine.processes import agreed
 from trainsanity.engine.registry import Registry, registry
 from trainsanity.engine.report import Report
@@ -26,6 +26,9 @@ from trainsanity.types import NOTHING, Abstain, Blocked, Check, Cost, Result, Sk
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
+
+
+FOLLOWS = "follows from"
 
 
 class Runner:
@@ -96,14 +99,9 @@ class Runner:
         measured = sum(self.measurements.seconds.values()) - measured
         self.own_seconds[check.name] = result.seconds - measured
         if result.status is Status.FAIL:
-            cause = explained_by(
-                result, [self.result(self.checks.get(name)) for name in check.explained_by]
-            )
-            if cause is not None:
-                reason = (
-                    f"explained by {cause.check.code} {cause.check.name}: "
-                    f"the same factor {cause.factor:.2f}"
-                )
+            explained = self._explained(result)
+            if explained is not None:
+                reason, cause = explained
                 return replace(
                     result, status=Status.BLOCKED, reason=reason, blocked_by=cause.check.name
                 )
@@ -112,6 +110,24 @@ class Runner:
             status = Status.XPASS if result.status is Status.PASS else Status.XFAIL
             return replace(result, status=status, reason=self.expected[check.name])
         return result
+
+    def _explained(self, failed: Result) -> tuple[str, Result] | None:
+        """Return what accounts for a failure, in words, and the result of that; None if nothing."""
+        check = failed.check
+        earlier = [self.result(self.checks.get(name)) for name in check.explained_by]
+        if (cause := explained_by(failed, earlier)) is not None:
+            other, why = cause
+            return f"explained by {other.check.code} {other.check.name}: {why}", other
+        for name in check.follows:
+            before = self.checks.get(name)
+            # A question of a step is not asked for the sake of one of columns; and several
+            # processes judge together, of which this one may be alone in failing.
+            alone = name not in self.results and (self.session.facts.get("world_size") or 1) > 1
+            if before.cost > check.cost or name in self._judging or alone:
+                continue
+            if fails(other := self.result(before)):
+                return f"{FOLLOWS} {before.code} {name}", other
+        return None
 
     def _call(self, check: Check) -> Result:
         def ended(status: Status, reason: str, debug: str = "") -> Result:

@@ -21,6 +21,9 @@ LIBRARIES = ("torch", "transformers", "peft", "trl", "accelerate")
 LONGEST = 500
 """Characters of a warning that are kept: some list every parameter."""
 
+JUDGED = ("The tokenizer has new PAD/BOS/EOS tokens that differ from the model config",)
+"""Beginnings of warnings whose question a check answers: tokenizer.config_agrees."""
+
 COLOURS = re.compile("\x1b\\[[0-9;]*m")
 """What a library writes for a terminal's colours."""
 
@@ -49,8 +52,11 @@ class LibraryWarning:
 
     @property
     def spoken(self) -> bool:
-        """Whether the library said it about this run, so that a report repeats it."""
-        return not self.of_age and self.category != "load"
+        """Whether the library said it about this run, so that a report repeats it.
+
+        What a check judges is told by that.
+        """
+        return not (self.of_age or self.category == "load" or self.text.startswith(JUDGED))
 
 
 class Listener:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from trainsanity.diagnose.case import Case, Known
@@ -54,7 +56,8 @@ class Run:
         self.gradients = Gradients(model, scaled=bool(args.fp16))
         self.weights = Weights(model, optimizer, _peak(optimizer, args))
         self.log = Log(self.name)
-        self.case = Case(self.log, _known(args, state, scheduler), share=_share(scheduler))
+        known = _known(args, state, scheduler)
+        self.case = Case(self.log, known, share=_share(scheduler), **_command())
         self._stop_requested = 0.0
 
     def before_update(self, step: int) -> bool:
@@ -183,6 +186,19 @@ def _known(args: Any, state: Any, scheduler: Any) -> Known:
     places = (1, warmup // 2, warmup, (warmup + state.max_steps) // 2)
     own = any(not math.isclose(lambdas[0](k), share(k), abs_tol=1e-9) for k in places)
     return known if own else Known(**{**asdict(known), "warmup_steps": warmup})
+
+
+def _command() -> dict[str, tuple[str, ...]]:
+    """Return the ``command`` of the script that trains; nothing where no script was started.
+
+    What it was given may be secret, and logs are read by others.
+    """
+    main = sys.modules.get("__main__")
+    started = getattr(main, "__spec__", None) is None and getattr(main, "__file__", None)
+    script = sys.argv[0] if sys.argv else ""
+    if not (started and script.endswith(".py") and Path(script).is_file()):
+        return {}
+    return {"command": (script, "ARGS") if sys.argv[1:] else (script,)}
 
 
 def _share(scheduler: Any) -> Callable[[int], float] | None:

@@ -51,10 +51,19 @@ def indented(out: Console, what: Text | Table) -> None:
     out.print(Padding(what, (0, 0, 0, 2)))
 
 
-def fields(out: Console, rows: Iterable[tuple[str, str]]) -> None:
-    """Print labels and values in two columns; nothing if there are none."""
+def fields(out: Console, rows: Iterable[tuple[str, str]], *, prose: bool = False) -> None:
+    """Print labels and values in two columns; nothing if there are none.
+
+    Args:
+        out: where to.
+        rows: the labels and values.
+        prose: labels are words and no names: long ones are wrapped, so that values have room.
+    """
     table = grid(2)
     table.columns[0].min_width = 8  # The labels of all findings end in one column.
+    if prose:
+        table.columns[0].no_wrap = False
+        table.columns[0].max_width = out.width // 4
     for label, value in rows:
         table.add_row(Text(label, style="bold" if label in EMPHASIZED else ""), Text(value))
     if table.rows:

@@ -13,6 +13,7 @@ from trainsanity.report.links import page_url
 from trainsanity.report.places import in_repository, source_of
 from trainsanity.report.screen import total
 from trainsanity.report.words import (
+    acceptance,
     clean,
     confidence_in,
     coverage,
@@ -155,7 +156,7 @@ def workflow_commands(reports: Sequence[Report]) -> Iterator[str]:
     yield from _annotations("error", errors, "failures")
     yield from _annotations("warning", warnings, "warnings")
     for report, result in accepted:
-        message = f"accepted: {result.reason}\n{_message(result)}"
+        message = f"{acceptance(result)}\n{_message(result)}"
         yield _command("notice", report, _title(report, result), message)
 
 

@@ -25,8 +25,8 @@ class ShownReport(Report):
     """A report that shows itself: its repr is the verdict, its str the report on one screen."""
 
     def __repr__(self) -> str:
-        """Return the verdict, in one line."""
-        return f"<{screen.line(self)}>"
+        """Return the verdict, in one line, with what shows more."""
+        return f"<{screen.line(self)}; print() shows the report>"
 
     def __str__(self) -> str:
         """Return the report on one screen."""
@@ -84,8 +84,9 @@ def judge(
         fail_fast: stop after the first failure.
 
     Returns:
-        The report: ``print(report)`` shows it, ``report.good`` is its verdict, ``report.results``
-        has every number.
+        The report: ``print(report)`` shows it, ``report.good`` is its verdict,
+        ``report.failures`` and ``report.warnings`` are what there is to do, ``report["TS502"]`` is
+        one check's result, and ``report.results`` has every number.
 
     Raises:
         UsageError: this is no Trainer, there is no such cost, or the selection leaves no check to

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
+from trainsanity.engine.diagnosis import same_cause, same_factor
 from trainsanity.errors import ExitCode
 from trainsanity.report.console import console, fields, indented, text_of
 from trainsanity.report.links import page_url
 from trainsanity.report.words import (
+    acceptance,
     clean,
     codes_of,
     confidence_in,
@@ -241,11 +243,7 @@ class _Screen:
 
     def _follow(self) -> None:
         """Write one line for all that one failure explains, and one for all that it blocks."""
-        lines = [
-            f"{codes_of(checks)} {'shows' if len(checks) == 1 else 'show'} the same factor as "
-            f"{by}, which explains {'it' if len(checks) == 1 else 'them'}"
-            for by, checks in _grouped(explained(self.results), self.results)
-        ]
+        lines = list(_explanations(self.results))
         blocked = [r for r in with_status(self.results, Status.BLOCKED) if not r.findings]
         lines += [
             f"{_few(checks)} can be judged after {by} is mended"
@@ -325,6 +323,26 @@ NAMED = 8
 """Checks that are named one by one where all that is said of them is what they wait for."""
 
 
+def _explanations(results: Sequence[Result]) -> Iterator[str]:
+    """Yield a line for all that one failure explains in one way."""
+    by_name = {result.check.name: result for result in results}
+    ways: dict[tuple[str, str, str], list[Result]] = {}
+    for result in explained(results):
+        cause = by_name.get(str(result.blocked_by))
+        if cause is None or same_factor(result, cause):
+            way = ("shows the same factor as", "show the same factor as", ", which explains ")
+        elif same_cause(result, cause):
+            way = ("has the same cause as", "have the same cause as", "")
+        else:
+            way = ("follows from", "follow from", "")
+        ways.setdefault(way, []).append(result)
+    for (one, several, more), some in ways.items():
+        for by, checks in _grouped(some, results):
+            alone = len(checks) == 1
+            them = f"{more}{'it' if alone else 'them'}" if more else ""
+            yield f"{codes_of(checks)} {one if alone else several} {by}{them}"
+
+
 def _few(checks: Sequence[Check]) -> str:
     """Return the codes of a few checks, or the number of many: the stages show where they are."""
     return codes_of(checks) if len(checks) <= NAMED else counted(len(checks), "check")
@@ -338,7 +356,7 @@ def _sentences(result: Result) -> Iterator[str]:
         case Status.XPASS:
             yield f"delete its entry in expected_failures ({clean(result.reason)})"
         case Status.XFAIL:
-            yield f"{clean(headlines(result))} (accepted: {clean(result.reason)})"
+            yield f"{clean(headlines(result))} ({acceptance(result)})"
 
 
 def _grouped(

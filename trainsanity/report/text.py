@@ -174,7 +174,7 @@ class _Writer:
             for suspect, sentences in self.ruled_out.items()
             for number, sentence in enumerate(sentences)
         ]
-        fields(self.out, rows)
+        fields(self.out, rows, prose=True)
 
     def _library_warnings(self) -> None:
         rows = library_warnings(self.report)

@@ -23,6 +23,17 @@ REASON_LENGTH = 160
 """Longest reason that a headline quotes; the list of checks has the whole one."""
 
 
+UNWRITTEN = "reason to be written"
+"""Beginning of the reasons that ``--write-expected`` leaves to be written."""
+
+
+def acceptance(result: Result) -> str:
+    """Return in words why a failure is accepted; a reason that is not written says nothing."""
+    if result.reason.startswith(UNWRITTEN):
+        return "accepted; its reason is to be written"
+    return f"accepted: {clean(result.reason)}"
+
+
 def verdict(report: Report) -> str:
     """Return the headline without the pipeline's name; it claims no more than was judged."""
     if report.unjudged:

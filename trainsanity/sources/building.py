@@ -18,6 +18,7 @@ from trainsanity.isolation.time_limit import TimedOut, limited
 from trainsanity.pipeline import Pipeline
 from trainsanity.sources.patching import MODULE, NewFolders, patched
 from trainsanity.sources.raised import place_of
+from trainsanity.sources.returning import refuse_without_result
 
 T = TypeVar("T")
 
@@ -104,6 +105,7 @@ class PipelineSpec:
         Raises:
             UsageError: ``build`` raised, or returned neither a Trainer nor a Pipeline.
         """
+        refuse_without_result(self.id, self.build, self.command[1:])
         heard: list[LibraryWarning] = []
         try:
             with (

@@ -15,6 +15,7 @@ from trainsanity.pipeline import Pipeline
 from trainsanity.sources.building import PipelineSpec
 from trainsanity.sources.config import failures_of, is_target, split
 from trainsanity.sources.raised import place_of
+from trainsanity.sources.returning import refuse_without_result
 from trainsanity.sources.script import Script
 
 T = TypeVar("T")
@@ -123,6 +124,7 @@ def spec_of(
     def build() -> Any:
         # Imported only when the pipeline is built, so that collecting tests stays cheap.
         vars(build)["__wrapped__"] = found = _factory(module, factory)
+        refuse_without_result(target, found, (*own, *arguments))
         return found()
 
     return PipelineSpec(

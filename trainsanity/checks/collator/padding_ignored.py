@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     "collator.padding_ignored",
     needs=("data_collator",),
     requires=("collator.rows_recovered",),
+    follows=("collator.labels_aligned",),
     rules_out="loss on padding",
 )
 def padding_ignored(pipeline: Pipeline, batch: Batch) -> Iterator[Measured | Finding]:

@@ -38,7 +38,13 @@ CUT_MOST, CUT_SOME = 2 / 3, 0.1
 """Shares of rows that lose their end to max_length, from which this is a failure and a warning."""
 
 
-@check("TS315", "collator.stop_is_taught", needs=("tokenizer",), rules_out="never stops")
+@check(
+    "TS315",
+    "collator.stop_is_taught",
+    needs=("tokenizer",),
+    follows=("collator.labels_aligned", "collator.rows_have_targets"),
+    rules_out="never stops",
+)
 def stop_is_taught(
     pipeline: Pipeline,
     documents: Documents,

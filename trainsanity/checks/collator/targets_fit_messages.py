@@ -26,7 +26,13 @@ VARIED = 8
 """Different tokens from which what is left out is content and not a part of the header."""
 
 
-@check("TS314", "collator.targets_fit_messages", needs=("tokenizer",), rules_out="loss mask")
+@check(
+    "TS314",
+    "collator.targets_fit_messages",
+    needs=("tokenizer",),
+    follows=("collator.labels_aligned",),
+    rules_out="loss mask",
+)
 def targets_fit_messages(pipeline: Pipeline, answers: Answers) -> Iterator[Measured | Finding]:
     """The trained tokens are whole messages of the roles that are to be trained.
 

@@ -38,6 +38,7 @@ CLIPPED_ONCE = repair("clipping left to max_grad_norm", "own_clip_left_out")
     cost=Cost.STEP,
     requires=("dataset.labels_in_range", "gradient.finite"),
     explained_by=("model.logits_spread", "loss.matches_reference"),
+    follows=("gradient.starts_from_zero", "loss.shapes_agree"),
     rules_out="gradient direction",
     judges=Judges.GRADIENT,
 )

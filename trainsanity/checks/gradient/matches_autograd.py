@@ -47,6 +47,7 @@ TERMS = (
         "gradient.checkpointing_is_exact",
     ),
     explained_by=("loss.matches_reference", "gradient.head_closed_form"),
+    follows=("loop.trains_in_train_mode", "gradient.starts_from_zero"),
     rules_out="gradient accumulation",
     judges=Judges.GRADIENT,
 )

@@ -24,6 +24,12 @@ FLOAT32 = 2.0**-23
     "gradient.not_zero",
     cost=Cost.STEP,
     requires=("gradient.finite",),
+    follows=(
+        "model.adapter_can_move",
+        "dataset.pairs_differ",
+        "loss.advantages_differ",
+        "gradient.reaches_every_parameter",
+    ),
     rules_out="zero gradient",
 )
 def not_zero(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Finding]:

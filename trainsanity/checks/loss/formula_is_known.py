@@ -77,8 +77,8 @@ def formula_is_known(pipeline: Pipeline, confirmed: Confirmed) -> Iterator[Measu
         raise Skip("the formula times a quantity of the run, which loss.matches_reference judges")
     if confirmed.mistake:
         yield Finding(
-            f"{confirmed.owner} returns {confirmed.loss:.4f} for a micro-batch, and its formula "
-            f"{confirmed.expected:.4f}: {confirmed.mistake}",
+            f"{confirmed.owner} returns {confirmed.loss:.4f} for a micro-batch; the formula of "
+            f"{objective_of(pipeline).name} gives {confirmed.expected:.4f}",
             observed=confirmed.loss,
             expected=confirmed.expected,
             where=confirmed.owner,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     "loss.functions_fit",
     cost=Cost.STEP,
     requires=("model.logits_finite",),
+    explained_by=("loss.formula_is_known",),
     rules_out="values that a loss function does not take",
 )
 def functions_fit(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Finding]:

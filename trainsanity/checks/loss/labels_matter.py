@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     "loss.labels_matter",
     cost=Cost.STEP,
     requires=("loss.finite", "gradient.finite"),
+    follows=("loss.shapes_agree",),
     rules_out="labels",
 )
 def labels_matter(pipeline: Pipeline, recording: Recording) -> Iterator[Measured | Finding]:

@@ -99,7 +99,7 @@ def _differs(pipeline: Pipeline, recording: Recording, found: OutputsFormula) ->
         cause = ", or ".join(cause for cause, _ in found.mistakes)
         fix = "; or ".join(dict.fromkeys(fix for _, fix in found.mistakes))
         yield Finding(
-            f"{value}: {cause}",
+            value,
             observed=found.loss,
             expected=found.expected,
             where=found.owner or None,

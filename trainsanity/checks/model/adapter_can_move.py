@@ -36,7 +36,7 @@ REASONS = {
 """Cause and fix of each reason."""
 
 
-@check("TS431", "model.adapter_can_move", rules_out="adapter")
+@check("TS431", "model.adapter_can_move", rules_out="adapter", stops=True)
 def adapter_can_move(adapters: Adapters) -> Iterator[Measured | Finding]:
     """The adapter is active, trainable and not zero on both sides.
 

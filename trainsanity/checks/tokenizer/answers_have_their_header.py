@@ -38,7 +38,8 @@ def answers_have_their_header(
     which no training row has.
 
     How it is measured: exact, on 64 rows. Special tokens that end texts or fill rows are left out,
-    as are rows without any of the template's. A single row with the header is enough.
+    as are rows without any of the template's, and conversations that are cut at max_length. A
+    single row with the header is enough.
 
     How to fix: name the roles as the template does, before it renders them.
 
@@ -63,9 +64,14 @@ def answers_have_their_header(
         raise Skip("the chat template writes no special tokens of its own around messages")
     # What follows the name, as a channel or a thought, differs from answer to answer.
     asked = header[:2] if header[0] in chat_template.special else header
-    rows = [one for one in documents.found if marks.intersection(one.ids)]
+    limit = documents.limit
+    # What truncation takes says nothing of what was rendered; blocks hold several documents.
+    kept = [one for one in documents.found if not (one.raw and limit and len(one.ids) >= limit)]
+    if documents.found and not kept:
+        raise Skip(f"all of {len(documents.found)} rows are cut at max_length {limit}")
+    rows = [one for one in kept if marks.intersection(one.ids)]
     having = sum(bool(_places(one.ids, asked)) for one in rows)
-    if len(rows) >= max(LEAST, len(documents.found) / 2) and not having:
+    if len(rows) >= max(LEAST, len(kept) / 2) and not having:
         text = str(tokenizer.decode(list(asked)))
         opening: Counter[str] = Counter(
             str(tokenizer.decode(list(one.ids[t : t + SHOWN])))

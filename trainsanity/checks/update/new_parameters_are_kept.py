@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
+from trainsanity.isolation.callbacks import taking_part
+from trainsanity.isolation.overrides import own_methods, own_modes
 from trainsanity.measurements.model.origin import Origin
 from trainsanity.pipeline import is_adapted
 from trainsanity.types import Finding, Measured
@@ -14,12 +16,19 @@ if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
 
-@check("TS705", "update.new_parameters_are_kept", rules_out="saving")
+@check(
+    "TS705",
+    "update.new_parameters_are_kept",
+    follows=("model.adapter_can_move",),
+    rules_out="saving",
+    stops=True,
+)
 def new_parameters_are_kept(pipeline: Pipeline, origin: Origin) -> Iterator[Measured | Finding]:
     """New parameters are trained, and trained parameters are saved.
 
-    What it checks: that every parameter which the checkpoint does not have (a new head, an active
-    adapter) is trainable, and that every trainable parameter is in what ``save_pretrained`` writes.
+    What it checks: that something is trainable, that every parameter which the checkpoint does not
+    have (a new head, an active adapter) is, and that every trainable parameter is in what
+    ``save_pretrained`` writes.
     An adapter may be frozen where another active one is trained, and one that rests in any case.
 
     Why it matters: a new head that an adapter's configuration froze stays random for the whole run,
@@ -38,6 +47,17 @@ def new_parameters_are_kept(pipeline: Pipeline, origin: Origin) -> Iterator[Meas
     """
     trainable = {name for name, p in pipeline.model.named_parameters() if p.requires_grad}
     frozen = [name for name in origin.new if name not in trainable]
+    if not trainable and _stays_so(pipeline):
+        number = sum(1 for _ in pipeline.model.parameters())
+        yield Finding(
+            f"nothing is trainable: requires_grad is False of all {number} parameters, and no step "
+            "can be taken",
+            observed=0,
+            expected=f"some of {number}",
+            cause="the whole model was frozen, its head with it",
+            fix="set requires_grad on what is to be trained, after what is to stay was frozen",
+        )
+        frozen = []
     for names, state, (cause, fix) in (
         (frozen, "new and frozen: it stays as it was drawn", _frozen(pipeline, trainable)),
         (origin.unsaved, "trained and not saved", _unsaved(pipeline)),
@@ -60,6 +80,21 @@ def new_parameters_are_kept(pipeline: Pipeline, origin: Origin) -> Iterator[Meas
     yield Measured(
         f"{known}; {saved} of {len(trainable)} trainable ones are saved", saved, len(trainable)
     )
+
+
+THAWS = ("train", "training_step", "compute_loss", "create_optimizer", "get_train_dataloader")
+"""Methods of a Trainer that may make something trainable before its first backward pass."""
+
+
+def _stays_so(pipeline: Pipeline) -> bool:
+    """Return whether no code of the user's runs before the first step that could thaw something.
+
+    A loop of the user's own may train what is no part of the model.
+    """
+    trainer = pipeline.trainer
+    if trainer is None or own_modes(pipeline.model):
+        return False
+    return not (taking_part(trainer) or own_methods(trainer, THAWS))
 
 
 SAVE = "name it in LoraConfig(modules_to_save=[...]), or give LoraConfig a task_type"

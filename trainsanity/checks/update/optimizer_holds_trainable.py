@@ -22,6 +22,7 @@ COMPLETED = repair("the optimizer holds what is trainable in the model", "groups
     "TS701",
     "update.optimizer_holds_trainable",
     cost=Cost.STEP,
+    follows=("model.parts_are_registered",),
     rules_out="optimizer",
 )
 def optimizer_holds_trainable(

@@ -25,6 +25,7 @@ FINEST = ("float32", "float64")
     "update.survives_rounding",
     cost=Cost.STEP,
     requires=("update.optimizer_holds_trainable", "gradient.finite"),
+    follows=("model.parameters_are_initialised",),
     rules_out="precision",
 )
 def survives_rounding(recording: Recording) -> Iterator[Measured | Finding]:

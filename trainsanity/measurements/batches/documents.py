@@ -92,7 +92,7 @@ class Documents:
 
 def in_training_order(row: int) -> str:
     """Return where a row that was drawn is found again: ``show`` writes them in the same order."""
-    return f"row {row} in training order (trainsanity show --rows {row + 1})"
+    return f"row {row} in training order (trainsanity show TARGET --rows {row + 1})"
 
 
 @measurement(Cost.STATIC)

@@ -65,7 +65,11 @@ def refuse_unlabelled(trainer: Any, made: Collection[str], columns: Iterable[str
     labelled = not trainer.label_names or any(name in made for name in names)
     if _overridden(trainer) or _makes_its_loss(trainer) or labelled or own_model:
         return
+    given = sorted(columns)
+    fix = "name the column 'label' or 'labels', or set TrainingArguments(label_names=[...])"
+    # Collators make "labels" of these.
+    if own := [name for name in given if name in ("label", "label_ids", *names)]:
+        fix = f"the collator leaves them out: keep {own[0]!r} of the rows in its batch, as 'labels'"
     raise UsageError(
-        f"the batch has no labels (the collator is given rows with {', '.join(sorted(columns))}): "
-        "name the column 'label' or 'labels', or set TrainingArguments(label_names=[...])"
+        f"the batch has no labels (the collator is given rows with {', '.join(given)}): {fix}"
     )

@@ -62,9 +62,11 @@ def watched_modes(model: nn.Module, seen: Recording) -> Iterator[None]:
     frozen: dict[str, nn.Module] = {}
     before: dict[str, Any] = {}
     dropping: dict[str, None] = {}
+    over = False
 
     def begin(module: Any, _inputs: Any) -> None:
-        if not torch.is_grad_enabled() or seen.asking:
+        # The model is asked again with all hooks that it had in training, this one among them.
+        if over or not torch.is_grad_enabled() or seen.asking:
             return
         if not modes.forwards:
             frozen.update(frozen_modules(model))
@@ -75,7 +77,7 @@ def watched_modes(model: nn.Module, seen: Recording) -> Iterator[None]:
 
     def dropped(name: str) -> Any:
         def at(module: Any, _inputs: Any, output: Any) -> None:
-            if seen.asking or not torch.is_grad_enabled() or not module.training:
+            if over or seen.asking or not torch.is_grad_enabled() or not module.training:
                 return
             if torch.is_tensor(output) and not output.requires_grad and module.p > 0:
                 dropping[name] = None
@@ -91,6 +93,7 @@ def watched_modes(model: nn.Module, seen: Recording) -> Iterator[None]:
     try:
         yield
     finally:
+        over = True
         for handle in handles:
             handle.remove()
         after = _buffers(frozen)
