@@ -38,8 +38,9 @@ from trainsanity.engine.proof import proved
 from trainsanity.engine.registry import registry
 from trainsanity.engine.report import Report
 from trainsanity.engine.runner import run
+from trainsanity.proofs import Proved
 from trainsanity.repairs import repair, setting
-from trainsanity.types import Proved, Result, Status
+from trainsanity.types import Result, Status
 
 RECORD = Path(__file__).resolve().parents[1] / ".ci" / "proofs.json"
 

@@ -6,7 +6,8 @@ import pytest
 
 from trainsanity.engine.diagnosis import diagnose
 from trainsanity.engine.registry import registry
-from trainsanity.types import Finding, Proof, Proved, Result, Status
+from trainsanity.proofs import Proof, Proved
+from trainsanity.types import Finding, Result, Status
 
 TWELVE = "gradient_accumulation_steps = 12"
 

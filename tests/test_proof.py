@@ -21,6 +21,7 @@ from trainsanity.engine.runner import run
 from trainsanity.engine.trial import Trial, judged, shape
 from trainsanity.isolation.fingerprint import fingerprint
 from trainsanity.pipeline import Pipeline
+from trainsanity.proofs import Proved, Repair
 from trainsanity.repairs import (
     COUNT_IGNORED,
     KINDS,
@@ -33,7 +34,7 @@ from trainsanity.repairs import (
 from trainsanity.report import sarif, screen, text
 from trainsanity.report.github import summary
 from trainsanity.report.json import dumps
-from trainsanity.types import Check, Finding, Proved, Repair, Result, Severity, Status
+from trainsanity.types import Check, Finding, Result, Severity, Status
 
 sys.path.insert(0, str(Path(__file__).parent / "examples"))
 import cli_factories

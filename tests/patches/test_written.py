@@ -15,8 +15,9 @@ from trainsanity.engine.registry import registry
 from trainsanity.patches.lines import WRITERS, write_repair
 from trainsanity.patches.places import Draft, is_users
 from trainsanity.patches.text import NoLine, SourceFile
+from trainsanity.proofs import Proof, Proved
 from trainsanity.repairs import KINDS, loss_divided, repair, setting
-from trainsanity.types import Finding, Proof, Proved, Result, Status
+from trainsanity.types import Finding, Result, Status
 
 SCRIPT = """\
 def build():

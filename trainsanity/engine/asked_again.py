@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import registry
 from trainsanity.engine.store import catalogue
-from trainsanity.types import Check, Repair, Status
+from trainsanity.proofs import Repair
+from trainsanity.types import Check, Status
 
 if TYPE_CHECKING:
     from trainsanity.engine.report import Report

@@ -6,7 +6,8 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from trainsanity.types import Check, Finding, Proved, Result, Severity, Status
+from trainsanity.proofs import Proved
+from trainsanity.types import Check, Finding, Result, Severity, Status
 
 SAME_FACTOR = 0.02
 """How much of a deviation, on a log scale, may stay unexplained for two factors to count as one.

@@ -21,8 +21,9 @@ from trainsanity.isolation.collectives import several_processes
 from trainsanity.isolation.fingerprint import StateChanged, guarded
 from trainsanity.isolation.out_of_memory import give_back, out_of_memory
 from trainsanity.isolation.random_states import global_random_states
+from trainsanity.proofs import Proof, Proved, Repair
 from trainsanity.repairs import CannotApply, ChangesNothing, applied
-from trainsanity.types import Check, Cost, Finding, Proof, Proved, Repair, Result, Severity, Status
+from trainsanity.types import Check, Cost, Finding, Result, Severity, Status
 
 if TYPE_CHECKING:
     from trainsanity.engine.report import Report

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.asked_again import BROKEN
-from trainsanity.types import Finding, Proof, Proved, Repair, Result, Severity, Status
+from trainsanity.proofs import Proof, Proved, Repair
+from trainsanity.types import Finding, Result, Severity, Status
 
 if TYPE_CHECKING:
     from trainsanity.engine.report import Report

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from trainsanity.patches.lines import write_repair
 from trainsanity.patches.places import draft_of
 from trainsanity.patches.text import NoLine
-from trainsanity.types import Proof, Proved, Repair, Result, Status
+from trainsanity.proofs import Proof, Proved, Repair
+from trainsanity.types import Result, Status
 
 if TYPE_CHECKING:
     from trainsanity.engine.report import Report

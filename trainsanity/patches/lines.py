@@ -10,8 +10,8 @@ from trainsanity.patches.calls import set_keyword, without_keyword, without_meth
 from trainsanity.patches.places import Draft, last_name, vars_of
 from trainsanity.patches.text import NoLine
 from trainsanity.pipeline import active_adapters, is_adapted
+from trainsanity.proofs import Repair
 from trainsanity.repairs import BUILDING
-from trainsanity.types import Repair
 
 Writer = Callable[..., str]
 """Is given a draft and the repair's arguments, adds to the draft, returns the place."""

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from trainsanity.types import Repair
+from trainsanity.proofs import Repair
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from trainsanity.types import Finding, Proof, Result
+from trainsanity.proofs import Proof
+from trainsanity.types import Finding, Result
 
 if TYPE_CHECKING:
     from trainsanity.engine.report import Report

@@ -17,8 +17,9 @@ from trainsanity.measurements.step.confirmed import Confirmed
 from trainsanity.measurements.step.reference_loss import reference
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.measurements.step.told_apart import told_apart_by_gradient
+from trainsanity.proofs import Repair
 from trainsanity.repairs import count_ignored, loss_divided, repair
-from trainsanity.types import Blocked, Cost, Finding, Judges, Measured, Repair, Skip
+from trainsanity.types import Blocked, Cost, Finding, Judges, Measured, Skip
 
 if TYPE_CHECKING:
     from torch import Tensor

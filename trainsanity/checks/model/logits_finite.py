@@ -13,8 +13,9 @@ from trainsanity.measurements.model.first_outputs import FirstOutputs
 from trainsanity.measurements.model.forward import Forward
 from trainsanity.measurements.model.head import weight_values
 from trainsanity.objectives.base import SINGLE_LABEL
+from trainsanity.proofs import Repair
 from trainsanity.repairs import repair
-from trainsanity.types import Cost, Finding, Measured, Repair, Skip
+from trainsanity.types import Cost, Finding, Measured, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline

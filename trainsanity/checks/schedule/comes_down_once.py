@@ -9,9 +9,10 @@ from trainsanity.engine.registry import check
 from trainsanity.engine.session import Session
 from trainsanity.maths.factors import OF_A_SCHEDULE, explained, name_factor, only
 from trainsanity.measurements.step.own_schedule import OwnSchedule
+from trainsanity.proofs import Repair
 from trainsanity.repairs import setting, trainers_own
 from trainsanity.repairs.settings import schedule_of
-from trainsanity.types import Finding, Measured, Repair, Severity
+from trainsanity.types import Finding, Measured, Severity
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline

@@ -12,8 +12,9 @@ from trainsanity.engine.registry import check
 from trainsanity.isolation.callbacks import taking_part
 from trainsanity.measurements.step.schedule import Schedule
 from trainsanity.measurements.step.steps import Recording
+from trainsanity.proofs import Repair
 from trainsanity.repairs import can_step_again, repair, trainers_own
-from trainsanity.types import Cost, Finding, Measured, Repair, Severity
+from trainsanity.types import Cost, Finding, Measured, Severity
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline

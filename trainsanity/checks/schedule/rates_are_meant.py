@@ -11,8 +11,9 @@ from trainsanity.engine.session import Session
 from trainsanity.isolation.rewind import rewound
 from trainsanity.maths.factors import OF_A_SCHEDULE, explained, name_factor, only
 from trainsanity.measurements.step.schedule import planned_steps
+from trainsanity.proofs import Repair
 from trainsanity.repairs import repair, trainers_own
-from trainsanity.types import Finding, Measured, Repair, Severity, Skip
+from trainsanity.types import Finding, Measured, Severity, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
