@@ -188,6 +188,16 @@ def test_what_a_fault_says() -> None:
     assert "sends losses backward" in undivided.headline
     scheduled = result(judged("images.py", "schedule"), RED["schedule"]).findings[0]
     assert "once per optimizer step" in scheduled.fix
+    assert scheduled.cause == ("the scheduler is stepped 3 times for one optimizer step")
+
+
+@pytest.mark.parametrize(("end", "severity"), [("middle", "failure"), ("end", "warning")])
+def test_a_schedule_by_the_batch_is_held_against_the_epochs(end: str, severity: str) -> None:
+    report = judged("odd.py", f"scheduled_by_the_batch_to_the_{end}")
+    (finding,) = result(report, RED["schedule"]).findings
+    assert str(finding.severity) == severity
+    said = "once per micro-batch; it was built for the batches of 1 of 2 epochs"
+    assert (said in finding.cause) == (end == "middle")
 
 
 # --- odd and healthy -----------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.objectives.loss_arguments import JUDGES
 from trainsanity.sources.captured import Captured
-from trainsanity.sources.loop_modes import left_in_eval
+from trainsanity.sources.loop_modes import epochs_of, left_in_eval
 from trainsanity.sources.loop_passes import Passes, Schedulers
 from trainsanity.sources.loop_tracks import Track, elements_of
 from trainsanity.sources.patching import TRAINER, Undo, patched, when_imported
@@ -326,7 +326,9 @@ class LoopCapture:
         from trainsanity.sources.loop_pipeline import pipeline_of
 
         self._over = True
-        captured = Captured(track.steps, before=int(track.dropped))
+        captured = Captured(
+            track.steps, before=int(track.dropped), epochs=epochs_of(sys._getframe(1))
+        )
         if track.model is not None:
             captured.left_in_eval = left_in_eval(sys._getframe(1), track.model)
         others = [other for other in self._tracks.values() if other is not track]
