@@ -32,6 +32,7 @@ from trainsanity.measurements.step.reference_loss import item_weights
 from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.steps import MicroStep, Recording
 from trainsanity.measurements.step.training_mode import as_in_training, autocast
+from trainsanity.pipeline import micro_batches_of
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Replay:
     checkpointing: dict[str, float] | None = None
 
 
-@measurement(Cost.STEP)
+@measurement(Cost.STEP, forwards=lambda pipeline: 3 * (micro_batches_of(pipeline) + 1))
 def replay(pipeline: Pipeline, recording: Recording) -> Replay:
     """Differentiate the reference loss of the first step, without gradient checkpointing.
 
