@@ -259,6 +259,15 @@ def test_rows_with_names_are_judged_and_a_part_without_use_is_a_warning() -> Non
     assert "dataset.no_duplicates" in names(report, "pass")
 
 
+def test_statistics_of_a_frozen_body_that_is_saved_whole_are_a_warning() -> None:
+    report = judged("odd.py", "frozen_statistics")
+    assert names(report, "fail", "error", "blocked") == set()
+    assert names(report, "warning") == {"update.frozen_stays"}
+    (finding,) = result(report, "update.frozen_stays").findings
+    assert finding.observed == 2  # the running mean and variance
+    assert "not where its head is saved alone" in finding.cause
+
+
 def test_the_larger_model_is_judged() -> None:
     report = judged("odd.py", "a_probe_first")
     assert report.environment["notes"][1].startswith("the script steps 1 more optimizer")

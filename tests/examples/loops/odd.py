@@ -175,6 +175,17 @@ def epochs_of_three():
         schedule.step()
 
 
+def frozen_statistics():
+    """The body is frozen by its parameters, and its batch norm follows the data."""
+    body = nn.Sequential(nn.Linear(12, 16), nn.BatchNorm1d(16), nn.ReLU()).requires_grad_(False)
+    model = nn.Sequential(body, nn.Linear(16, 4))
+    optimizer = torch.optim.Adam(model[1].parameters(), lr=1e-2)
+    for inputs, targets in rows():
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+
+
 def scheduled_by_the_batch(epochs, whole):
     """The schedule is stepped for each batch; it is as long as those of all epochs, or of one."""
     model = net()
