@@ -78,7 +78,15 @@ class Replay:
     checkpointing: dict[str, float] | None = None
 
 
-@measurement(Cost.STEP, forwards=lambda pipeline: 3 * (micro_batches_of(pipeline) + 1))
+def _forwards(pipeline: Pipeline) -> int:
+    """Return about how many forward passes it takes: none where a loop's model gives no loss."""
+    captured = pipeline.captured
+    if captured is not None and all(math.isnan(one.model_loss) for one in captured.first.passes):
+        return 0
+    return 3 * (micro_batches_of(pipeline) + 1)
+
+
+@measurement(Cost.STEP, forwards=_forwards)
 def replay(pipeline: Pipeline, recording: Recording) -> Replay:
     """Differentiate the reference loss of the first step, without gradient checkpointing.
 
