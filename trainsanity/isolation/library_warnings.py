@@ -21,6 +21,9 @@ LIBRARIES = ("torch", "transformers", "peft", "trl", "accelerate")
 LONGEST = 500
 """Characters of a warning that are kept: some list every parameter."""
 
+CUT = "..."
+"""At the end of a warning of which more was said."""
+
 COLOURS = re.compile("\x1b\\[[0-9;]*m")
 """What a library writes for a terminal's colours."""
 
@@ -71,7 +74,9 @@ class Listener:
         if self.paused or library not in LIBRARIES:
             return
         plain = " ".join(COLOURS.sub("", str(text)).split())
-        one = LibraryWarning(library, plain[:LONGEST], category)
+        if len(plain) > LONGEST:
+            plain = f"{plain[: LONGEST - len(CUT)]}{CUT}"
+        one = LibraryWarning(library, plain, category)
         if one.text and one not in self.heard:
             self.heard.append(one)
 
