@@ -166,3 +166,24 @@ def test_two_gloo_ranks_of_a_loop_are_refused(tmp_path: Path, names: str, said: 
     assert (code, out) == (2, "")
     assert said in err
     assert files == {"train.py", "step 0"}
+
+
+BY_HAND = """
+from trainsanity.sources.loop_capture import BY_HAND
+
+for number in range(2 * BY_HAND):
+    x, y = next(iter(loader))
+    model.zero_grad()
+    nn.functional.cross_entropy(model(x), y).backward()
+    for p in model.parameters():
+        p.data -= 0.1 * p.grad
+save()
+"""
+
+
+@pytest.mark.matrix
+def test_steps_without_an_optimizer_are_refused(tmp_path: Path) -> None:
+    code, out, err, files = ended(tmp_path, BY_HAND)
+    assert (code, out) == (2, "")
+    assert "has no torch.optim.Optimizer: give it one" in err
+    assert files == {"train.py"}

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from trainsanity.errors import UsageError
 from trainsanity.objectives.loss_arguments import JUDGES
 from trainsanity.sources.captured import Captured
 from trainsanity.sources.loop_modes import epochs_of, left_in_eval
@@ -31,6 +32,15 @@ if TYPE_CHECKING:
 PATIENCE = 20
 """Steps that a small optimizer may take while a larger one is there.  Chosen: a discriminator takes
 five for each of its generator's, a probe or a warm-up some more."""
+
+BY_HAND = 200
+"""Times that weights may change between backward passes of a script that has no optimizer.  Chosen:
+pruning by gradients before an optimizer is built takes 100, training by hand thousands."""
+
+UNKNOWN_STEPS = (
+    "this script changes its model's weights between backward passes and has no torch.optim."
+    "Optimizer: give it one, such as torch.optim.SGD, to have the training loop judged"
+)
 
 LOSSES = ("cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss",
           "binary_cross_entropy", "binary_cross_entropy_with_logits", "kl_div")  # fmt: skip
@@ -156,6 +166,8 @@ class LoopCapture:
                 return original(tensors, *args, **kwargs)
             for track in self._tracks.values():
                 track.before_backward()
+            if not self._optimizers and self._passes.changed_by_hand() > BY_HAND:
+                raise self._refuse(UNKNOWN_STEPS)
             with self._passes.backward(tensors):
                 return original(tensors, *args, **kwargs)
 
@@ -321,6 +333,13 @@ class LoopCapture:
             for trainer in self._trainers
             if getattr(trainer, "model", None) is not None
         )
+
+    def _refuse(self, why: str) -> BaseException:
+        def refuse() -> Pipeline:
+            raise UsageError(why)
+
+        self._over = True
+        return self._judge(refuse)
 
     def _end(self, track: Track) -> BaseException:
         from trainsanity.sources.loop_pipeline import pipeline_of

@@ -36,6 +36,9 @@ EVEN = 1e-4
 NODES = 100_000
 """Nodes of a graph that are looked at, about a tenth of a second."""
 
+FEW = 64
+"""Elements of a tensor that tell whether it has changed."""
+
 SMALL = 1 << 16
 """Elements of a buffer that is kept with a call."""
 
@@ -81,6 +84,8 @@ class Passes:
         self._formulas: list[tuple[Formula, Tensor, float]] = []
         self._losses: list[LossCall] = []
         self._before = 0, 0
+        self._sample: tuple[list[int], list[float]] = [], []
+        self._changes = 0
 
     # --- forward ---------------------------------------------------------------------------------
 
@@ -178,6 +183,19 @@ class Passes:
         self.made[-1].norm = norm_of_all(
             p.grad for module in self.made[-1].modules for p in module.parameters()
         )
+
+    def changed_by_hand(self) -> int:
+        """Return between how many backward passes the weights of one model have changed.
+
+        Asked before each, of scripts without an optimizer; a few elements of each tensor tell.
+        """
+        if self.made and self.made[-1].modules:
+            ids = [id(module) for module in self.made[-1].modules]
+            sample = [float(p.detach().reshape(-1)[:FEW].double().sum())
+                      for module in self.made[-1].modules for p in module.parameters()]  # fmt: skip
+            before, self._sample = self._sample, (ids, sample)
+            self._changes += before[0] == ids and before[1] != sample
+        return self._changes
 
     def _backward_of(self, tensors: Any) -> Backward:
         import torch
