@@ -188,7 +188,9 @@ def test_what_a_fault_says() -> None:
     assert "sends losses backward" in undivided.headline
     scheduled = result(judged("images.py", "schedule"), RED["schedule"]).findings[0]
     assert "once per optimizer step" in scheduled.fix
-    assert scheduled.cause == ("the scheduler is stepped 3 times for one optimizer step")
+    assert scheduled.cause == (
+        "the scheduler is stepped 2 times for one optimizer step, once per micro-batch"
+    )
 
 
 @pytest.mark.parametrize(("end", "severity"), [("middle", "failure"), ("end", "warning")])
