@@ -114,6 +114,9 @@ def test_warnings_of_libraries_are_quoted_where_they_are_few() -> None:
         "1}.weight\n"
         "torch warned: two shapes were broadcast\n"
     ) in text
+    cut = replace(loaded, text=f"{table.partition('Notes')[0]}head.sc...")
+    text = render(replace(HEALTHY, library_warnings=(cut,)))
+    assert "missing head.bias, head.weight; unexpected cls.{0, 1}.weight; and\nmore\n" in text
     text = render(replace(HEALTHY, library_warnings=(loaded, odd, replace(odd, text="more"))))
     assert "The libraries gave 3 warnings: see -v." in text
 

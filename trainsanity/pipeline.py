@@ -363,6 +363,11 @@ def active_adapters(model: Any) -> list[str]:
     return [active] if isinstance(active, str) else list(active or ())
 
 
+def micro_batches_of(pipeline: Pipeline) -> int:
+    """Return how many micro-batches an optimizer step has, as the arguments say."""
+    return int(getattr(pipeline.args, "gradient_accumulation_steps", 1))
+
+
 def is_adapted(model: Any) -> bool:
     """Return whether PEFT wraps the model."""
     return hasattr(model, "get_base_model")

@@ -10,6 +10,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from fixtures.faults import HEALTHY, healthy
+from trainsanity.engine.progress import about
 from trainsanity.engine.registry import registry
 from trainsanity.engine.runner import run
 from trainsanity.engine.session import Session
@@ -147,3 +148,29 @@ def test_a_measurement_that_asks_for_another_is_not_counted_for_its_passes(monke
     measurements.get("outer")
     assert [measurements.passes[name].forwards for name in ("outer", "once")] == [1, 1]
     assert measurements.seconds["outer"] > 0
+
+
+def test_the_passes_that_measurements_expect_are_about_those_that_they_take(judged):
+    pipeline = Pipeline.from_trainer(healthy())
+    taken = judged[0].passes
+    expected = sum(catalogue()[name].forwards(pipeline) for name in taken)
+    actual = sum(seen.forwards + 2 * seen.backwards for seen in taken.values())
+    assert actual / 2 < expected < actual * 2
+
+
+def test_what_is_left_is_told_at_the_pace_of_what_was_taken():
+    measurements = Session.of(Pipeline.from_trainer(healthy())).measurements
+    wanted = ["replay"]
+    assert measurements.seconds_left(wanted) is None
+    assert about(None) == ""
+    measurements.passes["forward"] = Passes(forwards=MICRO_BATCHES)
+    measurements.seconds["forward"] = 2.0 * MICRO_BATCHES
+    left = measurements.seconds_left(wanted)
+    # At least the steps and the same once more, two seconds for each forward pass.
+    assert left >= 2.0 * 3 * (STEPS + 1) * MICRO_BATCHES
+    assert about(left).endswith("more, an estimate")
+    measurements._values |= {"recording": None, "replay": None}
+    assert measurements.seconds_left(wanted) == 0.0
+    assert about(0.0) == ""
+    assert about(44.0) == "; about 40 s more, an estimate"
+    assert about(150.0) == "; about 2 min more, an estimate"

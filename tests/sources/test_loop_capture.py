@@ -188,6 +188,18 @@ def test_what_a_fault_says() -> None:
     assert "sends losses backward" in undivided.headline
     scheduled = result(judged("images.py", "schedule"), RED["schedule"]).findings[0]
     assert "once per optimizer step" in scheduled.fix
+    assert scheduled.cause == (
+        "the scheduler is stepped 2 times for one optimizer step, once per micro-batch"
+    )
+
+
+@pytest.mark.parametrize(("end", "severity"), [("middle", "failure"), ("end", "warning")])
+def test_a_schedule_by_the_batch_is_held_against_the_epochs(end: str, severity: str) -> None:
+    report = judged("odd.py", f"scheduled_by_the_batch_to_the_{end}")
+    (finding,) = result(report, RED["schedule"]).findings
+    assert str(finding.severity) == severity
+    said = "once per micro-batch; it was built for the batches of 1 of 2 epochs"
+    assert (said in finding.cause) == (end == "middle")
 
 
 # --- odd and healthy -----------------------------------------------------------------------------
@@ -247,6 +259,15 @@ def test_rows_with_names_are_judged_and_a_part_without_use_is_a_warning() -> Non
     assert names(report, "fail", "error", "blocked") == set()
     assert names(report, "warning") == {"gradient.reaches_every_parameter"}
     assert "dataset.no_duplicates" in names(report, "pass")
+
+
+def test_statistics_of_a_frozen_body_that_is_saved_whole_are_a_warning() -> None:
+    report = judged("odd.py", "frozen_statistics")
+    assert names(report, "fail", "error", "blocked") == set()
+    assert names(report, "warning") == {"update.frozen_stays"}
+    (finding,) = result(report, "update.frozen_stays").findings
+    assert finding.observed == 2  # the running mean and variance
+    assert "not where its head is saved alone" in finding.cause
 
 
 def test_the_larger_model_is_judged() -> None:

@@ -1,4 +1,4 @@
-"""What the source of a loop tells of the mode that it leaves its model in."""
+"""What the source of a loop tells: the mode that it leaves its model in, and its epochs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainsanity.sources.loop_modes import left_in_eval
+from trainsanity.sources.loop_modes import epochs_of, left_in_eval
 
 COUNT = itertools.count()
 
@@ -185,12 +185,52 @@ class Seen(Exception):
     """Ends a script at its step."""
 
 
-def told(folder: Path, source: str) -> str:
+EPOCHS = {
+    "a range over batches": (5, """
+        for epoch in range(epochs):
+            for number, batch in enumerate([1, 2]):
+                step(model)
+    """),
+    "from another epoch on, in a function": (3, """
+        def main(last):
+            for epoch in range(epoch_before, last):
+                for batch in batches:
+                    step(model)
+
+        epoch_before, batches = 2, [1]
+        main(5)
+    """),
+    "it may be left earlier": (None, """
+        for epoch in range(epochs):
+            for batch in [1, 2]:
+                step(model)
+                if batch == epoch:
+                    break
+    """),
+    "no end": (None, """
+        while True:
+            for batch in [1, 2]:
+                step(model)
+    """),
+    "both are ranges": (None, """
+        for epoch in range(epochs):
+            for number in range(8):
+                step(model)
+    """),
+    "one loop": (None, """
+        for batch in [1, 2]:
+            step(model)
+    """),
+}  # fmt: skip
+
+
+def told(folder: Path, source: str, ask=left_in_eval) -> str:
     script = folder / f"loop_{next(COUNT)}.py"
     script.write_text(textwrap.dedent(source))
 
     def step(net):
-        raise Seen(left_in_eval(sys._getframe(1), net))
+        frame = sys._getframe(1)
+        raise Seen(ask(frame) if ask is epochs_of else ask(frame, net))
 
     names = {"__name__": "__main__", "step": step, "model": torch.nn.Dropout(), "torch": torch,
              "copy": copy, "itertools": itertools, "epoch": 1, "once": 1,
@@ -210,6 +250,12 @@ def test_a_loop_that_leaves_its_model_in_eval_mode(name, tmp_path):
 @pytest.mark.parametrize("name", GREEN)
 def test_a_loop_that_goes_back_or_leaves_another_model_there(name, tmp_path):
     assert told(tmp_path, GREEN[name]) == ""
+
+
+@pytest.mark.parametrize("name", EPOCHS)
+def test_the_epochs_of_a_loop(name, tmp_path):
+    expected, source = EPOCHS[name]
+    assert told(tmp_path, source, epochs_of) == str(expected)
 
 
 def test_code_without_a_file_tells_nothing():

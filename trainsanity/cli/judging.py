@@ -120,7 +120,7 @@ def judge(
     """
     checks = [registry().get(name) for name in options.checks]
     pipeline.quick = options.quick
-    on_check = connected(pipeline, show)
+    on_check = connected(pipeline, show, checks)
     report = run_checks(
         pipeline,
         checks,

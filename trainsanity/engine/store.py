@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,11 +33,20 @@ class MeasurementError(Exception):
 
 @dataclass(frozen=True)
 class Measurement:
-    """A named look with its cost."""
+    """A named look with its cost.
+
+    Attributes:
+        name: the function's.
+        fn: what takes it.
+        cost: the most that it costs by itself.
+        forwards: about how many forward passes it takes of a pipeline, a backward pass counted as
+            two: for an estimate of the time that is left, and no promise.
+    """
 
     name: str
     fn: Callable[..., Any]
     cost: Cost
+    forwards: Callable[[Pipeline], int] = lambda pipeline: 0
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -65,11 +74,13 @@ def catalogue() -> dict[str, Measurement]:
     return _catalogue
 
 
-def measurement(cost: Cost) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a function as the measurement of its name."""
+def measurement(
+    cost: Cost, forwards: Callable[[Pipeline], int] = lambda pipeline: 0
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a function as the measurement of its name, with about how many passes it takes."""
 
     def register(fn: Callable[..., Any]) -> Callable[..., Any]:
-        _catalogue[fn.__name__] = Measurement(fn.__name__, fn, cost)
+        _catalogue[fn.__name__] = Measurement(fn.__name__, fn, cost, forwards)
         return fn
 
     return register
@@ -141,6 +152,29 @@ class Measurements:
                 self.seconds[other] = self.seconds.get(other, 0.0) - self.seconds[name]
         self._values[name] = value
         return value
+
+    def seconds_left(self, wanted: Iterable[str]) -> float | None:
+        """Return an estimate of what measurements will take that have not been; None without one.
+
+        Their passes are those that each expects, at the pace of those that were taken.
+
+        Args:
+            wanted: names of measurements; those that they ask for are counted, too.
+        """
+        every, waiting = set[str](), [*wanted]
+        while waiting:
+            name = waiting.pop()
+            if name in every or name == "pipeline":
+                continue
+            every.add(name)
+            waiting.extend(catalogue()[name].inputs)
+        timed = [name for name in self.passes if self.passes[name]]
+        passes = sum(self.passes[name].forwards + 2 * self.passes[name].backwards for name in timed)
+        if not passes:
+            return None
+        known = self._values.keys() | self._errors.keys()
+        left = sum(catalogue()[name].forwards(self._pipeline) for name in every - known)
+        return left * sum(self.seconds.get(name, 0.0) for name in timed) / passes
 
     def taken(self, name: str) -> Any:
         """The value of a measurement that was asked for before; none is taken for this.

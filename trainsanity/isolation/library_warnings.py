@@ -24,6 +24,9 @@ LONGEST = 500
 JUDGED = ("The tokenizer has new PAD/BOS/EOS tokens that differ from the model config",)
 """Beginnings of warnings whose question a check answers: tokenizer.config_agrees."""
 
+CUT = "..."
+"""At the end of a warning of which more was said."""
+
 COLOURS = re.compile("\x1b\\[[0-9;]*m")
 """What a library writes for a terminal's colours."""
 
@@ -77,7 +80,9 @@ class Listener:
         if self.paused or library not in LIBRARIES:
             return
         plain = " ".join(COLOURS.sub("", str(text)).split())
-        one = LibraryWarning(library, plain[:LONGEST], category)
+        if len(plain) > LONGEST:
+            plain = f"{plain[: LONGEST - len(CUT)]}{CUT}"
+        one = LibraryWarning(library, plain, category)
         if one.text and one not in self.heard:
             self.heard.append(one)
 

@@ -118,6 +118,6 @@ def judge(
     if pipeline.quick != quick:  # a recording without the laws is none with them
         pipeline.quick, pipeline.session = quick, None
     with notebook.progress() as show:
-        on_check = connected(pipeline, show)
+        on_check = connected(pipeline, show, checks)
         report = run(pipeline, checks, expected_failures, on_check, timeout, fail_fast=fail_fast)
     return ShownReport(**{field.name: getattr(report, field.name) for field in fields(report)})

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from trainsanity.isolation.library_warnings import CUT
 from trainsanity.report.json import json_value
 from trainsanity.types import NOTHING, RAN, Check, Cost, Finding, Result, Severity, Status
 
@@ -333,6 +334,8 @@ def said(one: LibraryWarning) -> str:
         named.setdefault(status.lower(), []).append(name.strip())
     # What the checkpoint does not have was drawn at random; its order is a set's.
     parts = "; ".join(f"{status} {', '.join(sorted(n))}" for status, n in sorted(named.items()))
+    if parts and one.text.endswith(CUT):
+        parts += "; and more"
     return f"loaded {loaded[1]}: {parts or 'see its report on stderr'}"
 
 

@@ -139,6 +139,8 @@ class Captured:
         scheduler_calls: how often the scheduler was stepped between the first two; None where
             it was not seen, or is given its position.
         length: of the training ``DataLoader``, in batches; None if it has none.
+        epochs: how often the script goes through its loop over batches, as its source tells; None
+            where nothing tells.
         stray: a scheduler that was stepped between the first two steps while none of the
             optimizer's own was, of another optimizer of the same parameters, which never steps.
         rows: of one of its batches; None without one, or where it does not say.
@@ -152,6 +154,7 @@ class Captured:
     renewed: bool = False
     scheduler_calls: int | None = None
     length: int | None = None
+    epochs: int | None = None
     stray: Any = None
     rows: int | None = None
     other_models: int = 0

@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from trainsanity.errors import UsageError
 from trainsanity.objectives.loss_arguments import JUDGES
 from trainsanity.sources.captured import Captured
-from trainsanity.sources.loop_modes import left_in_eval
-from trainsanity.sources.loop_passes import Passes
+from trainsanity.sources.loop_modes import epochs_of, left_in_eval
+from trainsanity.sources.loop_passes import Passes, Schedulers
 from trainsanity.sources.loop_tracks import Track, elements_of
 from trainsanity.sources.patching import TRAINER, Undo, patched, when_imported
 
@@ -36,6 +37,15 @@ PATIENCE = 20
 """Steps that a small optimizer may take while a larger one is there.  Chosen: a discriminator takes
 five for each of its generator's, a probe or a warm-up some more."""
 
+BY_HAND = 200
+"""Times that weights may change between backward passes of a script that has no optimizer.  Chosen:
+pruning by gradients before an optimizer is built takes 100, training by hand thousands."""
+
+UNKNOWN_STEPS = (
+    "this script changes its model's weights between backward passes and has no torch.optim."
+    "Optimizer: give it one, such as torch.optim.SGD, to have the training loop judged"
+)
+
 LOSSES = ("cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss",
           "binary_cross_entropy", "binary_cross_entropy_with_logits", "kl_div")  # fmt: skip
 """Functions of ``torch.nn.functional`` that take a prediction and a target, and average."""
@@ -45,7 +55,10 @@ class LoopCapture:
     """Watches a script until two optimizer steps of one model were seen."""
 
     def __init__(
-        self, away: Callable[[], bool], judge: Callable[[Callable[[], Pipeline]], BaseException]
+        self,
+        away: Callable[[], bool],
+        judge: Callable[[Callable[[], Pipeline]], BaseException],
+        elsewhere: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare to watch.
 
@@ -53,17 +66,27 @@ class LoopCapture:
             away: whether somebody else's steps are taken: a Trainer's, or trainsanity's own.
             judge: judges the pipeline that it is given a builder of, and returns what is to be
                 raised to end the script.
+            elsewhere: called in a thread of the script, or of the judge, that steps an optimizer
+                meanwhile.
         """
-        self._away, self._judge = away, judge
-        self._passes = Passes()
+        self._away, self._judge, self._elsewhere = away, judge, elsewhere
+        self._scheduled = Schedulers()
+        self._here = threading.local()
         self._tracks: dict[int, Track] = {}
-        self._depth = 0
+        self._passes_of: dict[int, Passes] = {}
         self._loaders: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
         self._trainers: list[Any] = []
         self._optimizers: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._thread = threading.get_ident()
         self._skipped = 0
         self._over = False
+
+    @property
+    def _passes(self) -> Passes:
+        """What happened in this thread: a script may train in one that it starts."""
+        passes: Passes | None = getattr(self._here, "passes", None)
+        if passes is None:
+            passes = self._here.passes = Passes(self._scheduled)
+        return passes
 
     @property
     def found(self) -> bool:
@@ -81,7 +104,7 @@ class LoopCapture:
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Hook torch as soon as the script imports it, and take the hooks off at the end."""
-        losses = dict.fromkeys((*LOSSES, *JUDGES), self._passes.losing)
+        losses = dict.fromkeys((*LOSSES, *JUDGES), self._losing)
         # What torch.compile says of global hooks is about these.
         warnings.filterwarnings("ignore", "Using `torch.compile", UserWarning)
         with contextlib.ExitStack() as stack:
@@ -108,7 +131,7 @@ class LoopCapture:
             yield
 
     def _off(self) -> bool:
-        return self._over or self._away() or threading.get_ident() != self._thread
+        return self._over or self._away()
 
     # --- hooks -----------------------------------------------------------------------------------
 
@@ -125,13 +148,13 @@ class LoopCapture:
         ).remove
 
     def _calling(self, module: Any, _args: Any) -> None:
-        if not self._compiling() and not self._off():
+        if not self._compiling() and not self._off() and not _is_replica(module):
             self._passes.begin(module)
 
     def _called(self, module: Any, args: Any, *rest: Any) -> None:
         # Where the module raised, torch gives a global hook no named arguments.
         kwargs, output = rest if len(rest) == 2 else ({}, None)
-        if not self._compiling() and not self._off():
+        if not self._compiling() and not self._off() and not _is_replica(module):
             self._passes.end(module, args, kwargs, output)
 
     @staticmethod
@@ -147,10 +170,24 @@ class LoopCapture:
                 return original(tensors, *args, **kwargs)
             for track in self._tracks.values():
                 track.before_backward()
+            if not self._optimizers and self._passes.changed_by_hand() > BY_HAND:
+                raise self._refuse(UNKNOWN_STEPS)
             with self._passes.backward(tensors):
                 return original(tensors, *args, **kwargs)
 
         return backward
+
+    def _losing(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def loss(*args: Any, **kwargs: Any) -> Any:
+            import torch
+
+            value = original(*args, **kwargs)
+            if not self._compiling() and torch.is_tensor(value) and not self._off():
+                self._passes.lost(original, args, kwargs, value, sys._getframe(1))
+            return value
+
+        return loss
 
     def _clipping(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
@@ -217,7 +254,7 @@ class LoopCapture:
         def step(scheduler: Any, *args: Any, **kwargs: Any) -> Any:
             result = original(scheduler, *args, **kwargs)
             if not self._off():
-                self._passes.scheduled(scheduler, placed=bool(args or kwargs))
+                self._scheduled.note(scheduler, placed=bool(args or kwargs))
             return result
 
         return step
@@ -242,9 +279,12 @@ class LoopCapture:
 
     def _stepping(self, optimizer: Any, args: Any, kwargs: Any) -> Any:
         if self._off():
+            if not isinstance(threading.current_thread(), threading._DummyThread):
+                self._elsewhere()
             return None
-        self._depth += 1
-        if self._depth > 1:  # an optimizer that is made of others
+        passes = self._passes
+        passes.depth += 1
+        if passes.depth > 1:  # an optimizer that is made of others
             return None
         closure = kwargs.get("closure") or next(filter(callable, args[1:]), None)
         if closure is None:
@@ -267,16 +307,19 @@ class LoopCapture:
     def _stepped(self, optimizer: Any, *_: Any) -> None:
         if self._off():
             return
-        self._depth = max(0, self._depth - 1)
-        if not self._depth and id(optimizer) in self._tracks:
-            self._tracks[id(optimizer)].after(self._passes)
-            self._passes.fresh = True
+        passes = self._passes
+        passes.depth = max(0, passes.depth - 1)
+        if not passes.depth and id(optimizer) in self._tracks:
+            self._tracks[id(optimizer)].after(passes)
+            passes.fresh = True
 
     def _note(self, optimizer: Any) -> None:
-        if not self._passes.made:  # nothing was differentiated for it
+        passes = self._passes
+        if not passes.made:  # nothing was differentiated for it
             return
         track = self._tracks.setdefault(id(optimizer), Track(optimizer))
-        track.note(self._passes)
+        self._passes_of[id(optimizer)] = passes
+        track.note(passes)
         if len(renewed := self._renewed(track)) == RENEWED:
             raise self._end(renewed[0], renewed)
         late = track.taken > PATIENCE
@@ -303,17 +346,33 @@ class LoopCapture:
             if getattr(trainer, "model", None) is not None
         )
 
+    def _refuse(self, why: str) -> BaseException:
+        def refuse() -> Pipeline:
+            raise UsageError(why)
+
+        self._over = True
+        return self._judge(refuse)
+
     def _end(self, track: Track, renewed: Sequence[Track] = ()) -> BaseException:
         from trainsanity.sources.loop_pipeline import pipeline_of
 
         self._over = True
         # Without moments nothing is lost; the last one is about to take its step.
         lost = bool(renewed) and all(one.optimizer.state for one in renewed[:-1])
-        captured = Captured(track.steps, before=int(track.dropped), renewed=lost)
+        captured = Captured(
+            track.steps,
+            before=int(track.dropped),
+            renewed=lost,
+            epochs=epochs_of(sys._getframe(1)),
+        )
         if track.model is not None:
             captured.left_in_eval = left_in_eval(sys._getframe(1), track.model)
         left_out = (track, *renewed)
         others = [other for other in self._tracks.values() if other not in left_out]
-        return self._judge(
-            lambda: pipeline_of(captured, track, others, self._passes, self._skipped)
-        )
+        passes = self._passes_of[id(track.optimizer)]
+        return self._judge(lambda: pipeline_of(captured, track, others, passes, self._skipped))
+
+
+def _is_replica(module: Any) -> bool:
+    """Return whether a module is a copy for one device, which DataParallel calls in a thread."""
+    return bool(getattr(module, "_is_replica", False))

@@ -1,7 +1,8 @@
-"""Whether a script's own loop leaves its model in eval mode, as far as its source tells.
+"""What the source of a script's own loop tells of what is behind the two steps that are judged.
 
-An evaluation is behind the two steps that are judged.  While these are judged the frames of the
-loop are alive: they tell the line, its file the loops around it, and names what is meant there.
+Whether the model is left in eval mode, and how many epochs there are.  While the steps are judged
+the frames of the loop are alive: they tell the line, its file the loops around it, and names what
+is meant there.
 """
 
 from __future__ import annotations
@@ -55,6 +56,24 @@ def left_in_eval(frame: Any, model: Any) -> str:
         if line and not _trains_again(one, around, trees.values()):
             return f"{os.path.basename(one.frame.f_code.co_filename)}:{line}"
     return ""
+
+
+def epochs_of(frame: Any) -> int | None:
+    """Return how often a script goes through its loop over batches; None where that is not plain.
+
+    Args:
+        frame: inside an optimizer step of the loop.
+    """
+    around = [*_around(frame)][:2]
+    if len(around) < 2 or isinstance(around[0].loop, ast.While):
+        return None
+    leaves = (ast.Break, ast.Return)
+    if any(isinstance(node, leaves) for one in around for node in ast.walk(one.loop)):
+        return None
+    names = [{**one.frame.f_globals, **one.frame.f_locals} for one in around]
+    if _rounds(around[0].loop, names[0]) is not None:
+        return None
+    return _rounds(around[1].loop, names[1])
 
 
 # --- loops ---------------------------------------------------------------------------------------

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import functools
 import inspect
 import math
-import sys
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.isolation.host_memory import to_host
@@ -38,14 +36,36 @@ EVEN = 1e-4
 NODES = 100_000
 """Nodes of a graph that are looked at, about a tenth of a second."""
 
+FEW = 64
+"""Elements of a tensor that tell whether it has changed."""
+
 SMALL = 1 << 16
 """Elements of a buffer that is kept with a call."""
 
 
-class Passes:
-    """Keeps what happened since the last backward pass, and all backward passes."""
+class Schedulers:
+    """Keeps which schedulers were stepped, whatever thread built them.
+
+    Attributes:
+        steps: how often each was.
+        placed: those that were told where they are, as ``step(epoch + i / n)`` does.
+    """
 
     def __init__(self) -> None:
+        self.steps: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+        self.placed: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def note(self, scheduler: Any, *, placed: bool) -> None:
+        """Note a step of a scheduler, and whether it was told where it is."""
+        self.steps[scheduler] = self.steps.get(scheduler, 0) + 1
+        if placed:
+            self.placed.add(scheduler)
+
+
+class Passes:
+    """Keeps what happened in one thread since the last backward pass, and all backward passes."""
+
+    def __init__(self, scheduled: Schedulers) -> None:
         self.made: list[Backward] = []
         self.inside = False
         self.scaler: Any = None
@@ -55,8 +75,8 @@ class Passes:
         self.fresh = False
         self.loader: Any = None
         self.batches = 0
-        self.schedulers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
-        self.placed: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.scheduled = scheduled
+        self.depth = 0
         self._open: list[Any] = []
         self._begun: dict[str, Any] = {}
         self._calls: list[tuple[Call, Any]] = []
@@ -64,6 +84,8 @@ class Passes:
         self._formulas: list[tuple[Formula, Tensor, float]] = []
         self._losses: list[LossCall] = []
         self._before = 0, 0
+        self._sample: tuple[list[int], list[float]] = [], []
+        self._changes = 0
 
     # --- forward ---------------------------------------------------------------------------------
 
@@ -105,33 +127,25 @@ class Passes:
         self._calls.append((call, output))
         del self._calls[:-CALLS]
 
-    def losing(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function of ``torch.nn.functional`` that notes what it is given."""
-        names = list(inspect.signature(original).parameters)
+    def lost(self, function: Any, args: Any, kwargs: Any, value: Tensor, where: Any) -> None:
+        """Note what a function of ``torch.nn.functional`` was given, and what it returned."""
+        import torch
 
-        @functools.wraps(original)
-        def loss(*args: Any, **kwargs: Any) -> Any:
-            import torch
-
-            value = original(*args, **kwargs)
-            if torch.compiler.is_compiling() or self.inside or not torch.is_tensor(value):
-                return value
-            if value.requires_grad:
-                self._look(original, args, kwargs, place(sys._getframe(1))[0])
-            named = {**dict(zip(names, args, strict=False)), **kwargs}
-            given, target = named.pop("input", None), named.pop("target", None)
-            if (
-                value.requires_grad
-                and value.numel() == 1
-                and torch.is_tensor(given)
-                and torch.is_tensor(target)
-            ):
-                kept = Formula(original, None, tuple(given.shape), target.detach().clone(), named)
-                self._formulas.append((kept, given.detach(), float(value.detach())))
-                del self._formulas[:-KEPT]
-            return value
-
-        return loss
+        if self.inside:
+            return
+        if value.requires_grad:
+            self._look(function, args, kwargs, place(where)[0])
+        named = {**dict(zip(inspect.signature(function).parameters, args, strict=False)), **kwargs}
+        given, target = named.pop("input", None), named.pop("target", None)
+        if (
+            value.requires_grad
+            and value.numel() == 1
+            and torch.is_tensor(given)
+            and torch.is_tensor(target)
+        ):
+            kept = Formula(function, None, tuple(given.shape), target.detach().clone(), named)
+            self._formulas.append((kept, given.detach(), float(value.detach())))
+            del self._formulas[:-KEPT]
 
     def _look(self, function: Any, args: Any, kwargs: Any, where: str) -> None:
         """Note what does not fit in the arguments of a loss function."""
@@ -169,6 +183,19 @@ class Passes:
         self.made[-1].norm = norm_of_all(
             p.grad for module in self.made[-1].modules for p in module.parameters()
         )
+
+    def changed_by_hand(self) -> int:
+        """Return between how many backward passes the weights of one model have changed.
+
+        Asked before each, of scripts without an optimizer; a few elements of each tensor tell.
+        """
+        if self.made and self.made[-1].modules:
+            ids = [id(module) for module in self.made[-1].modules]
+            sample = [float(p.detach().reshape(-1)[:FEW].double().sum())
+                      for module in self.made[-1].modules for p in module.parameters()]  # fmt: skip
+            before, self._sample = self._sample, (ids, sample)
+            self._changes += before[0] == ids and before[1] != sample
+        return self._changes
 
     def _backward_of(self, tensors: Any) -> Backward:
         import torch
@@ -219,24 +246,13 @@ class Passes:
         self.made.append(Backward(float("nan"), None))
         self.clip, self.clip_given, self.batches = None, None, 0
 
-    # --- data and schedule -----------------------------------------------------------------------
+    # --- data -------------------------------------------------------------------------------------
 
     def gave(self, loader: Any) -> None:
         """Note that a data loader gave a batch."""
         if loader is not self.loader:
             self.loader, self.batches = loader, 0
         self.batches += 1
-
-    def scheduled(self, scheduler: Any, *, placed: bool) -> None:
-        """Note a step of a scheduler.
-
-        Args:
-            scheduler: that was stepped.
-            placed: it was told where it is, as ``step(epoch + i / n)`` does.
-        """
-        self.schedulers[scheduler] = self.schedulers.get(scheduler, 0) + 1
-        if placed:
-            self.placed.add(scheduler)
 
 
 def _is_a_call_s(made: Backward) -> bool:

@@ -115,28 +115,29 @@ class Track:
     def _first(self, step: CapturedStep, passes: Passes) -> None:
         step.weights, self.steps = _weights(self.model), [step]
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
-        self._others = dict(passes.schedulers)
+        self._others = dict(passes.scheduled.steps)
         self._schedulers = [
             (one, calls, copy.deepcopy(one.state_dict()))
-            for one, calls in passes.schedulers.items()
+            for one, calls in passes.scheduled.steps.items()
             if driven_by(one) is self.optimizer
         ]
 
     def _find_scheduler(self, passes: Passes) -> None:
         stepped = [
-            (passes.schedulers[one] - before, one, state) for one, before, state in self._schedulers
+            (passes.scheduled.steps[one] - before, one, state)
+            for one, before, state in self._schedulers
         ]
         if not any(calls for calls, *_ in stepped):
             self._find_stray(passes)
         if not stepped:
             return
         calls, self.scheduler, self.state = max(stepped, key=lambda found: found[0])
-        if self.scheduler not in passes.placed:
+        if self.scheduler not in passes.scheduled.placed:
             self.scheduler_calls = calls
 
     def _find_stray(self, passes: Passes) -> None:
         """Find what is stepped for an optimizer of the same parameters."""
-        for one, calls in passes.schedulers.items():
+        for one, calls in passes.scheduled.steps.items():
             other = driven_by(one)
             held = {id(p) for group in other.param_groups for p in group["params"]}
             since = calls - self._others.get(one, calls)

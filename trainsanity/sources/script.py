@@ -225,7 +225,9 @@ class Visit(Generic[T]):
         self._heard: list[LibraryWarning] = []
         self._listener: Listener | None = None
         self.error: BaseException | None = None
-        self.loop = LoopCapture(lambda: self.judging or self.over, self._judge_here)
+        self.loop = LoopCapture(
+            lambda: self.judging or self.over, self._judge_here, self._step_elsewhere
+        )
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -256,6 +258,10 @@ class Visit(Generic[T]):
 
     def another_thread(self) -> None:
         """Keep ``train()`` in another thread from training while this one is judged."""
+
+    def _step_elsewhere(self) -> None:
+        if threading.get_ident() != self.thread:
+            self.another_thread()
 
     def _judging(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)

@@ -175,6 +175,44 @@ def epochs_of_three():
         schedule.step()
 
 
+def frozen_statistics():
+    """The body is frozen by its parameters, and its batch norm follows the data."""
+    body = nn.Sequential(nn.Linear(12, 16), nn.BatchNorm1d(16), nn.ReLU()).requires_grad_(False)
+    model = nn.Sequential(body, nn.Linear(16, 4))
+    optimizer = torch.optim.Adam(model[1].parameters(), lr=1e-2)
+    for inputs, targets in rows():
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+
+
+def scheduled_by_the_batch(epochs, whole):
+    """The schedule is stepped for each batch; it is as long as those of all epochs, or of one."""
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batches = len(rows())
+    schedule = torch.optim.lr_scheduler.LinearLR(
+        optimizer, 1.0, 0.1, total_iters=epochs * batches if whole else epochs * batches // 2
+    )
+    for _ in range(epochs):
+        for number, (inputs, targets) in enumerate(rows(), 1):
+            (F.cross_entropy(model(inputs), targets) / 2).backward()
+            schedule.step()
+            if number % 2 == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+
+
+def scheduled_by_the_batch_to_the_end():
+    """The schedule is over when the loop is."""
+    scheduled_by_the_batch(2, True)
+
+
+def scheduled_by_the_batch_to_the_middle():
+    """The schedule was built for optimizer steps, and is over after one of two epochs: a fault."""
+    scheduled_by_the_batch(2, False)
+
+
 def one_step_an_epoch():
     """The whole data is one batch; the schedule counts epochs, and is told where it is."""
     model = net()

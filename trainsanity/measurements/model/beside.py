@@ -45,6 +45,8 @@ def beside(pipeline: Pipeline) -> list[Beside]:
     Such are language models with as many outputs as it has, whose checkpoint has a tokenizer on
     this machine.
     """
+    import torch
+
     own = unwrapped(pipeline.model)
     size = _vocabulary(own)
     if size is None or pipeline.tokenizer is None or pipeline.trainer is None:
@@ -53,7 +55,8 @@ def beside(pipeline: Pipeline) -> list[Beside]:
         return []  # the teacher is given ids of its own
     found, seen = [], {id(part) for part in (pipeline.model, own)}
     for name, value in vars(pipeline.trainer).items():
-        model = unwrapped(value) if hasattr(value, "named_parameters") else None
+        # Settings of some libraries answer to any name.
+        model = unwrapped(value) if isinstance(value, torch.nn.Module) else None
         if model is None or id(model) in seen or _vocabulary(model) != size:
             continue
         seen.add(id(model))

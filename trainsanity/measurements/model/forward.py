@@ -19,7 +19,7 @@ from trainsanity.measurements.batches.special_tokens import align_special_tokens
 from trainsanity.measurements.model.head import Pooled, find_head, watched
 from trainsanity.measurements.model.raiser import gathered
 from trainsanity.objectives.base import Objective, require_single_label
-from trainsanity.pipeline import unwrapped
+from trainsanity.pipeline import micro_batches_of, unwrapped
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Forward:
         return self.logits[told], self.labels[told]
 
 
-@measurement(Cost.FORWARD)
+@measurement(Cost.FORWARD, forwards=micro_batches_of)
 def forward(pipeline: Pipeline, batch: Batch) -> Forward:
     """Run the micro-batches through the model in eval mode."""
     import torch

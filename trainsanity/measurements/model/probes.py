@@ -144,7 +144,7 @@ class Probes:
         return self.precision.dtype
 
 
-@measurement(Cost.FORWARD)
+@measurement(Cost.FORWARD, forwards=lambda pipeline: 20)
 def probes(pipeline: Pipeline, batch: Batch) -> Probes:
     """Run three rows through the model in twenty-two passes, at most 64 tokens of each.
 

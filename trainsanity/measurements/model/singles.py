@@ -66,7 +66,7 @@ class Singles:
         )
 
 
-@measurement(Cost.FORWARD)
+@measurement(Cost.FORWARD, forwards=lambda pipeline: 8)
 def singles(pipeline: Pipeline, batch: Batch, forward: Forward) -> Singles:
     """Ask for a few rows alone, in the batch and among copies of themselves; in float32.
 

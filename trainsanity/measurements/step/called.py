@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
 
-@measurement(Cost.STEP)
+@measurement(Cost.STEP, forwards=lambda pipeline: 5 * (pipeline.captured is not None))
 def called_companions(pipeline: Pipeline, recording: Recording) -> Companions:
     """Ask the rows of a loop's first call of its model beside other rows.
 

@@ -11,13 +11,28 @@ from trainsanity.measurements.step.loss_calls import Corners, loss_calls_seen
 from trainsanity.measurements.step.reference_tensors import shared_with_reference
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.objectives.loss_places import LossCall
+from trainsanity.pipeline import micro_batches_of
 from trainsanity.types import Blocked, Cost, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
 
-@measurement(Cost.STEP)
+def _forwards(pipeline: Pipeline) -> int:
+    """Return about how many forward passes the steps take, a backward pass counted as two.
+
+    As ``tests/isolation/test_pass_counter.py`` counts them: the steps, and each micro-batch of the
+    first once more as a step of its own, with a few trials.  Of a script's own loop, whose steps
+    have been taken, each call of the model is repeated.
+    """
+    each = micro_batches_of(pipeline)
+    if pipeline.captured is not None:
+        return 5 * each
+    steps = 3 * pipeline.optimizer_steps * each
+    return steps if pipeline.quick else steps + 3 * (each + 2) + 8
+
+
+@measurement(Cost.STEP, forwards=_forwards)
 def recording(pipeline: Pipeline) -> Recording:
     """Take the first ``pipeline.optimizer_steps`` steps of the run and put everything back.
 

@@ -28,6 +28,7 @@ from trainsanity.measurements.step.reference_loss import item_weights
 from trainsanity.measurements.step.sampling import sample
 from trainsanity.measurements.step.steps import MicroStep, Recording
 from trainsanity.measurements.step.training_mode import as_in_training
+from trainsanity.pipeline import micro_batches_of
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
@@ -68,7 +69,15 @@ class Replay:
     checkpointing: dict[str, float] | None = None
 
 
-@measurement(Cost.STEP)
+def _forwards(pipeline: Pipeline) -> int:
+    """Return about how many forward passes it takes: none where a loop's model gives no loss."""
+    captured = pipeline.captured
+    if captured is not None and all(math.isnan(one.model_loss) for one in captured.first.passes):
+        return 0
+    return 3 * (micro_batches_of(pipeline) + 1)
+
+
+@measurement(Cost.STEP, forwards=_forwards)
 def replay(pipeline: Pipeline, recording: Recording) -> Replay:
     """Differentiate the reference loss of the first step, without gradient checkpointing.
 

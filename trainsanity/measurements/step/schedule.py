@@ -31,6 +31,8 @@ class Schedule:
             ``learning_rate`` of the arguments; 0 for a custom training loop, which has none.
         epochs: the schedule of a script's own loop, which steps it once per batch, is as long as
             this number of its epochs, counted in batches: it may be meant so; 0 where it is not.
+        calls: how often the scheduler of a script's own loop is stepped for one optimizer step.
+        run: the epochs that such a script has, where its source tells.
         per_process: the curve where accelerate steps a prepared scheduler once per process; None
             where it does not.
     """
@@ -41,6 +43,8 @@ class Schedule:
     rate: float = 0.0
     per_process: dict[int, float] | None = None
     epochs: int = 0
+    calls: int = 1
+    run: int | None = None
 
     @property
     def peak(self) -> float:
@@ -138,7 +142,8 @@ def _of_captured(pipeline: Pipeline, captured: Captured) -> Schedule:
         epochs = steps // length
     if isinstance(scheduler, torch.optim.lr_scheduler.SequentialLR):
         raise Skip("the scheduler is made of others: it is not simulated")
-    return Schedule(0, 0, curve, epochs=epochs)
+    calls = captured.scheduler_calls
+    return Schedule(0, 0, curve, epochs=epochs, calls=calls, run=captured.epochs)
 
 
 def _length_of(scheduler: Any) -> int | None:
