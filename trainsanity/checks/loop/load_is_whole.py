@@ -32,11 +32,13 @@ def load_is_whole(reloaded: Reloaded) -> Iterator[Measured | Finding]:
 
     Why it matters: tensors that are saved under names that the model does not know are passed over
     with a warning at most (``load_state_dict(strict=False)``): the run ends with the last weights
-    of most layers beside a head of the best checkpoint.  Weights that cannot be saved end the run
-    at its first checkpoint.
+    of most layers beside a head of the best checkpoint.  A checkpoint of ``named_parameters()``
+    lacks the running statistics of batch norms, which then are those of a new model.  Weights that
+    cannot be saved end the run at its first checkpoint.
 
     How it is measured: exact.  The model is saved to a temporary folder, 1 is added to every
-    trainable weight, and the Trainer loads the folder.  A tensor that does not come back was not
+    trainable weight and to the statistics that are kept beside such (to these before saving, too),
+    and the Trainer loads the folder.  A tensor that does not come back was not
     loaded.  Only where the run saves checkpoints, and for models up to 256 MB; larger ones are
     judged at the cost of a run.  Where only a resumed run would load it, it is a warning.  Where
     nothing at all comes back, the folder is loaded by ``from_pretrained`` of the model's class,
@@ -69,7 +71,7 @@ def load_is_whole(reloaded: Reloaded) -> Iterator[Measured | Finding]:
     Known false alarms: none known.
 
     References: huggingface/transformers#43701, #48805, #40187, hiyouga/LlamaFactory#3400,
-    karpathy/nanoGPT#325; ``Trainer._load_best_model``.
+    karpathy/nanoGPT#325, torch/nn#1165; ``Trainer._load_best_model``.
     """
     seen = reloaded
     severity = Severity.FAILURE if seen.best else Severity.WARNING
@@ -125,9 +127,14 @@ def load_is_whole(reloaded: Reloaded) -> Iterator[Measured | Finding]:
             observed=len(seen.left),
             expected=0,
             where=", ".join(seen.left[:3]),
-            cause="from_pretrained knows tensors by renamed keys, the Trainer loads by "
+            cause="statistics are buffers, and no parameters: what is written, or read, are "
+            "parameters alone"
+            if seen.statistics
+            else "from_pretrained knows tensors by renamed keys, the Trainer loads by "
             "load_state_dict(strict=False)",
-            fix=f"override Trainer.{seen.path} and load by type(model).from_pretrained(...)",
+            fix="save model.state_dict(), which has both, and load it with strict=True"
+            if seen.statistics
+            else f"override Trainer.{seen.path} and load by type(model).from_pretrained(...)",
             severity=severity,
         )
     yield Measured(

@@ -37,6 +37,7 @@ class Reloaded:
         loading_error: what loading raised.
         parameters: how many tensors were saved and moved.
         left: names of those that kept other values than the saved ones.
+        statistics: all of these are kept beside parameters, and are none.
         path: the Trainer's method that loaded them.
         best: it is that of ``load_best_model_at_end``.
         files: names in the folder.
@@ -51,6 +52,7 @@ class Reloaded:
     loading_error: str = ""
     parameters: int = 0
     left: list[str] = field(default_factory=list)
+    statistics: bool = False
     path: str = ""
     best: bool = False
     files: list[str] = field(default_factory=list)
@@ -84,6 +86,8 @@ def reloaded(pipeline: Pipeline) -> Reloaded:
     seen.path = "_load_best_model" if seen.best else "_load_from_checkpoint"
     with scratch() as folder, preserved(pipeline, weights=True), quiet(pipeline), no_bars():
         args.push_to_hub = False
+        for buffer in _statistics(trainer.model).values():
+            buffer.add_(AWAY)  # as they begin, a new model has them, too
         try:
             trainer.save_model(folder)
         except Exception as error:
@@ -100,7 +104,7 @@ def reloaded(pipeline: Pipeline) -> Reloaded:
 def _load(trainer: Any, folder: str, seen: Reloaded) -> None:
     import torch
 
-    trained = {name: p for name, p in trainer.model.named_parameters() if p.requires_grad}
+    trained = _trained(trainer.model)
     saved = {name: p.detach().clone() for name, p in trained.items()}
     seen.parameters = len(trained)
     with torch.no_grad():
@@ -115,13 +119,36 @@ def _load(trainer: Any, folder: str, seen: Reloaded) -> None:
     except Exception as error:
         seen.loading_error = f"{type(error).__name__}: {first_line(error)}"
         return
-    now = dict(trainer.model.named_parameters())
+    now = {**dict(trainer.model.named_parameters()), **dict(trainer.model.named_buffers())}
+    beside = _statistics(trainer.model)
     # A checkpoint may be written in a coarser dtype: it has come back if it is nearer than that.
     seen.left = [
         name
         for name, values in saved.items()
         if name not in now or bool(((now[name] - values).abs() > AWAY / 2).any())
     ]
+    seen.statistics = bool(seen.left) and all(name in beside for name in seen.left)
+
+
+def _trained(model: Any) -> dict[str, Any]:
+    """Return what training changes: trainable parameters, and the statistics kept beside such."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad} | _statistics(model)
+
+
+def _statistics(model: Any) -> dict[str, Any]:
+    """Return the numbers that modules with trainable parameters keep and save beside these."""
+    saved = model.state_dict(keep_vars=True)
+    modules = [
+        (place, one)
+        for place, one in model.named_modules()
+        if any(p.requires_grad for p in one.parameters(recurse=False))
+    ]
+    return {
+        name: buffer
+        for place, one in modules
+        for name, buffer in one.named_buffers(place, recurse=False)
+        if name in saved and buffer.is_floating_point()
+    }
 
 
 def _load_as_others_do(model: Any, folder: Path, seen: Reloaded) -> None:
