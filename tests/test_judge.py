@@ -43,7 +43,7 @@ def test_a_report_shows_itself(loud: Any) -> None:
     assert report.warnings == ()
     assert repr(loss) == f"<TS502 loss.matches_reference: fail: {loss.findings[0].headline}>"
     assert report["loss.matches_reference"] is report["ts502"] is loss
-    with pytest.raises(KeyError, match="'TS801' is none of the 41 checks"):
+    with pytest.raises(KeyError, match=r"'TS801' is none of the \d+ checks"):
         report["TS801"]
     assert all((tensor == weights[name]).all() for name, tensor in loud.model.state_dict().items())
     accepted = trainsanity.judge(

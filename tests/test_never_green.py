@@ -38,6 +38,7 @@ def linear():
 
 def dies():
     os.kill(os.getpid(), signal.SIGKILL)
+    return 1
 
 def exits():
     raise SystemExit(0)

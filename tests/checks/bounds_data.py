@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tests.checks.bounds import case
+from trainsanity.checks.dataset.examples_are_of_others import HALF
 from trainsanity.checks.dataset.rows_not_truncated import MOST
+from trainsanity.checks.tokenizer.added_tokens_stand_whole import FEW
 from trainsanity.checks.tokenizer.teachers_share_the_ids import SOME
+from trainsanity.measurements.batches.documents import Document, Documents
+from trainsanity.measurements.data.added_tokens import AddedTokens
 from trainsanity.measurements.model.beside import Beside
 
 ROWS = 100_000
@@ -24,3 +28,21 @@ def other_words(get, share):
     others = round(share * SOME * ROWS)
     examples = ((7, "one", "other"),)
     return {"beside": [Beside("teacher_model", "Llama", "base", ROWS, others, examples)]}
+
+
+@case("tokenizer.added_tokens_stand_whole")
+def spelled_tokens(get, share):
+    return {"added_tokens": AddedTokens(ROWS, {"<order>": 1}, share * FEW)}
+
+
+@case("dataset.examples_are_of_others")
+def rows_found_again(get, share):
+    asked = [20, 21, 22, 23, 24, 25, 26, 27, 28]
+    twice = [*asked, 1, *asked]
+    found = round(share * HALF * 1000)
+    documents = [
+        Document(k, ids, [-100] * (len(ids) - 1) + ids[-1:], {}, cut=False)
+        for k in range(1000)
+        for ids in [twice if k < found else [k + 100, *twice[1:]]]
+    ]
+    return {"documents": Documents(documents, 1000, "", None, {})}

@@ -215,13 +215,14 @@ def test_what_repeats_is_named_by_its_number_in_the_dataset(judged):
     assert finding.severity is Severity.WARNING
     message = finding.headline
     assert message == ("1 of 10 rows in train_dataset repeat an earlier one: row 8 is row 1 again")
-    (message,) = said(judged("TS208", data))
-    assert message == (
+    (finding,) = judged("TS208", data).findings
+    assert finding.severity is Severity.WARNING
+    assert finding.headline == (
         "1 of 10 rows in train_dataset have the ids of another and a different label: "
         "rows 0 (0) and 9 (99)"
     )
-    (message,) = said(judged("TS209", rows(), {"late": rows([[9], [3, 4, 5]])}))
-    assert message == (
+    (finding,) = judged("TS209", rows(), {"late": rows([[9], [3, 4, 5]])}).findings
+    assert finding.headline == (
         "1 of 2 rows in eval_dataset['late'] are in train_dataset, too: row 1 is row 3 there"
     )
 
@@ -251,11 +252,19 @@ def test_contradictions_between_labels_from_any_number_on(judged, low):
     labels = [low + k for k in (0, 1, 2, 0, 1)]
     data = rows([[1, 2], [3, 4], [5, 6], [1, 2], [3, 4]], labels)
     assert judged("TS208", data).status is Status.PASS
-    (message,) = said(judged("TS208", rows(data["input_ids"], [*labels[:4], low + 2])))
-    assert message == (
+    (finding,) = judged("TS208", rows(data["input_ids"], [*labels[:4], low + 2])).findings
+    assert finding.headline == (
         "1 of 5 rows in train_dataset have the ids of another and a different label: "
         f"rows 1 ({low + 1}) and 4 ({low + 2})"
     )
+
+
+@pytest.mark.parametrize(("other", "status"), [(2, Status.WARNING), (3, Status.FAIL)])
+def test_contradictions_are_a_failure_where_most_rows_have_one(judged, other, status):
+    """Of eight rows two or three stand beside another label."""
+    ids = [[k, k + 1] for k in range(4)] * 2
+    labels = [0, 1, 2, 3, *(9 if k < other else k for k in range(4))]
+    assert judged("TS208", rows(ids, labels)).status is status
 
 
 def test_two_rows_that_were_not_cut_tell_what_the_others_lost(judged):

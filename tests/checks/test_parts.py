@@ -37,7 +37,9 @@ def _collating(forward, width, task="single_label_classification"):
     objective = SimpleNamespace(name=task)
     model = SimpleNamespace(forward=forward)
     return SimpleNamespace(
-        pipeline=SimpleNamespace(model=model, session=SimpleNamespace(objective=objective)),
+        pipeline=SimpleNamespace(
+            model=model, config=None, session=SimpleNamespace(objective=objective)
+        ),
         placed=lambda rows, made: [Placement(0, len(row["input_ids"]), width) for row in rows],
     )
 

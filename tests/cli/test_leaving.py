@@ -14,7 +14,9 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize("status", [0, 1])
 def test_a_factory_that_leaves_is_not_green(tmp_path, status):
-    tmp_path.joinpath("mod.py").write_text(f"import os\ndef build(): os._exit({status})\n")
+    tmp_path.joinpath("mod.py").write_text(
+        f"import os\ndef build():\n    os._exit({status})\n    return 1\n"
+    )
     ended = subprocess.run(
         [sys.executable, "-m", "trainsanity", "run", "mod:build", "--json", "r.json"],
         cwd=tmp_path,

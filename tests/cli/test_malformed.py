@@ -154,7 +154,7 @@ CALLS = [
     ["explain", "TS9999"],
     ["explain", "\x00"],
     ["explain", "--all", "TS502"],
-    ["list", "TS502,nothing"],
+    ["list", "TS502,qwertz"],
     ["list", "--json"],
     ["list", "--json", "a/b.json"],
     ["diagnose"],

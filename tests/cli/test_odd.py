@@ -144,7 +144,7 @@ def test_a_trainer_that_has_trained_is_judged_and_named(
         ("PROGRAM list >&-", 0),
         ("PROGRAM diagnose ../x.log >&-", 0),
         ("PROGRAM diagnose ../x.log --json - >&-", 2),
-        ("PROGRAM list nonsense 2>&-", 2),
+        ("PROGRAM list qwertz 2>&-", 2),
         ("PROGRAM explain --all | true", 1),
         ("PROGRAM diagnose - < ../x.log | head -1", 0),
         ("PROGRAM diagnose - <&-", 2),

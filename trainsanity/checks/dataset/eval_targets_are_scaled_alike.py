@@ -86,7 +86,10 @@ def eval_targets_are_scaled_alike(scan: Scan) -> Iterator[Measured | Finding]:
                 fix="transform them by the training targets' mean and deviation, and undo it in "
                 "compute_metrics",
             )
-    yield Measured(f"targets beside those of training: {'; '.join(told) or 'none'}", len(told))
+    yield Measured(
+        f"targets of {len(told)} evaluation sets beside those of training: {'; '.join(told)}",
+        len(told),
+    )
 
 
 def _spread(split: Split) -> Spread | None:

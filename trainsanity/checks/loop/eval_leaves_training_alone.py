@@ -27,7 +27,7 @@ loader draws a number when it begins, in evaluation as well."""
     "loop.eval_leaves_training_alone",
     cost=Cost.RUN,
     needs=("trainer", "eval_dataset"),
-    requires=("loop.evaluation_keeps_weights",),
+    follows=("loop.evaluation_keeps_weights",),
     rules_out="evaluating while training",
 )
 def eval_leaves_training_alone(evaluated: Evaluated) -> Iterator[Measured | Finding]:

@@ -70,7 +70,7 @@ def added_tokens_stand_whole(
             severity=Severity.FAILURE if found.touched >= HALF * found.rows else Severity.WARNING,
         )
     yield Measured(
-        f"{found.touched} of {found.rows} rows spell an added token whose id none of them has",
+        f"{found.touched} of {found.rows} rows spell an added token whose id is in no row",
         found.touched,
         0,
     )

@@ -54,8 +54,12 @@ def new_parameters_are_kept(pipeline: Pipeline, origin: Origin) -> Iterator[Meas
             "can be taken",
             observed=0,
             expected=f"some of {number}",
-            cause="the whole model was frozen, its head with it",
-            fix="set requires_grad on what is to be trained, after what is to stay was frozen",
+            cause=_frozen(pipeline, trainable)[0]
+            if is_adapted(pipeline.model)
+            else "the whole model was frozen, its head with it",
+            fix=_frozen(pipeline, trainable)[1]
+            if is_adapted(pipeline.model)
+            else "set requires_grad on what is to be trained, after what is to stay was frozen",
         )
         frozen = []
     for names, state, (cause, fix) in (
