@@ -340,7 +340,10 @@ def test_torch_is_left_as_it_was() -> None:
     assert not optimizer._global_optimizer_post_hooks
 
 
-@pytest.mark.parametrize(("kind", "red"), [("AdamW", {"update.one_step_is_taken"}), ("SGD", set())])
+@pytest.mark.parametrize(
+    ("kind", "red"),
+    [("AdamW", {"update.one_step_is_taken"}), ("SGD", set()), ("by turns", set())],
+)
 def test_an_optimizer_made_in_each_step_loses_what_moments_it_has(kind, red):
     report = judged("renewed.py", kind)
     assert names(report, "fail") == red

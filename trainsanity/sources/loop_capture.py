@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
 RENEWED = 3
-"""Optimizers of the same parameters with one step each, after which they are taken to be made anew
-for every step: two may take turns."""
+"""Optimizers of the same parameters with one step each, all but the first made after a step, from
+which on they are taken to be made anew for every step: a second one may begin another phase."""
 
 PATIENCE = 20
 """Steps that a small optimizer may take while a larger one is there.  Chosen: a discriminator takes
@@ -77,6 +77,7 @@ class LoopCapture:
         self._loaders: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
         self._trainers: list[Any] = []
         self._optimizers: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._late: weakref.WeakSet[Any] = weakref.WeakSet()  # made after the first step
         self._skipped = 0
         self._over = False
 
@@ -264,6 +265,8 @@ class LoopCapture:
         def init(optimizer: Any, *args: Any, **kwargs: Any) -> None:
             original(optimizer, *args, **kwargs)
             self._optimizers.add(optimizer)
+            if self.found:
+                self._late.add(optimizer)
 
         return init
 
@@ -327,9 +330,10 @@ class LoopCapture:
             raise self._end(track)
 
     def _renewed(self, last: Track) -> list[Track]:
-        """Return the tracks of the same parameters, if each took one step and none before it."""
+        """Return the tracks of the same parameters, if each took one step and then one was made."""
         same = [one for one in self._tracks.values() if one.parameters == last.parameters]
         once = all(one.taken == 1 and one.stateless for one in same)
+        once = once and all(one.optimizer in self._late for one in same[1:])
         return same if once and same[0].steps else []
 
     def _larger(self, track: Track) -> bool:

@@ -34,7 +34,7 @@ def negatives_differ(pipeline: Pipeline) -> Iterator[Measured | Finding]:
     """The negative of a row is not its positive.
 
     What it checks: rows with a column for what belongs together and one for what does not
-    (``positive`` and ``negative``, in any spelling): that they hold different values.
+    (``positive`` and ``negative``, in any spelling): that they hold different texts or tokens.
 
     Why it matters: negatives are mined among the nearest texts, and the nearest of all is the
     positive. Such a row draws together and pushes apart the same two texts: its loss stays at the
@@ -86,6 +86,7 @@ def _words(name: Any) -> str:
 
 
 def _equal(row: Mapping[str, Any], positive: list[str], negative: list[str]) -> bool:
-    """Return whether one of the negatives is one of the positives; nothing is nothing's twin."""
+    """Return whether a text, or tokens, are negative and positive; equal scores are no twins."""
     held = [plain_values(row[name]) for name in positive]
-    return any(one in held for name in negative if (one := plain_values(row[name])) not in ("", []))
+    others = [plain_values(row[name]) for name in negative]
+    return any(one in held for one in others if isinstance(one, str | list) and one)

@@ -37,9 +37,9 @@ def added_tokens_stand_whole(
     Why it matters: rows that were tokenized before ``add_tokens`` hold the letters of the new
     tokens. Whoever asks the model later gets one id for each, whose embedding was never trained.
 
-    How it is measured: exact, on 64 rows, for tokens of three and more characters. It is a failure
-    where half of the rows hold the text of one, and no row holds its id; in fewer rows, somebody
-    may have written about it: a warning from three rows on.
+    How it is measured: exact, on 64 rows, for tokens of three and more characters: the text of the
+    rows is tokenized again. It is a failure where half of the rows get the id of one, which no row
+    holds; in fewer rows, somebody may have written about it: a warning from three rows on.
 
     How to fix: add tokens before anything is tokenized, and clear the cache of ``map``::
 

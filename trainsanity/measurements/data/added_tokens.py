@@ -28,8 +28,9 @@ class AddedTokens:
 
     Attributes:
         rows: how many rows were read.
-        spelled: by token of which no row has the id, in how many rows its text stands.
-        touched: rows in which one of these stands.
+        spelled: by token of which no row has the id, how many rows get it if they are tokenized
+            again.
+        touched: rows that get one of these.
     """
 
     rows: int
@@ -57,7 +58,14 @@ def added_tokens(pipeline: Pipeline) -> AddedTokens:
     absent = [token for token, number in known.items() if not any(number in row for row in held)]
     with preserved(pipeline), quiet(pipeline):
         texts = [str(tokenizer.decode(row)) for row in rows]
-    counts = {token: sum(token in text for text in texts) for token in absent}
+        # A run of three blanks stands in one of eight, which is a token of its own.
+        again = [
+            set(tokenizer(text, add_special_tokens=False)["input_ids"])
+            if any(token in text for token in absent)
+            else set()
+            for text in texts
+        ]
+    counts = {token: sum(known[token] in ids for ids in again) for token in absent}
     spelled = {token: count for token, count in counts.items() if count}
-    touched = sum(any(token in text for token in spelled) for text in texts)
+    touched = sum(any(known[token] in ids for token in spelled) for ids in again)
     return AddedTokens(len(rows), spelled, touched)

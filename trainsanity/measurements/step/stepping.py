@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ class Stepping:
         steps: how often the optimizer stepped.
         moved: the weights are others afterwards.
         plateau: how often a scheduler that waits for a plateau was told of a value.
-        anew: what steps has moments after it and none before, and is another object each time.
+        anew: what steps is made in each call, and has moments afterwards.
     """
 
     micro_batches: int
@@ -89,26 +88,33 @@ def _plateaus(scheduler: Any) -> Iterator[list[Any]]:
 
 
 def _made_anew(pipeline: Pipeline) -> bool:
-    """Return whether two calls of ``train_step`` step by two optimizers, each for the first time.
+    """Return whether a second call of ``train_step`` steps by optimizers that are made in it.
 
-    Weights are the caller's to put back.
+    The first call may make one that is kept. Weights are the caller's to put back.
     """
+    import torch
     from torch.optim import optimizer as hooks
 
-    first: list[list[tuple[Any, bool]]] = []
-    handle = hooks.register_optimizer_step_pre_hook(
-        lambda one, *_: first[-1].append((one, not one.state))
-    )
+    made: list[Any] = []
+    stepped: list[Any] = []
+    kind: Any = torch.optim.Optimizer
+    original = kind.__init__
+
+    def init(one: Any, *args: Any, **kwargs: Any) -> None:
+        original(one, *args, **kwargs)
+        made.append(one)
+
+    handle = hooks.register_optimizer_step_pre_hook(lambda one, *_: stepped.append(one))
     assert pipeline.train_step is not None
+    kind.__init__ = init
     try:
-        for batch in itertools.islice(drawn(pipeline, 2), 2):
-            first.append([])
+        for batch in drawn(pipeline, 2):
+            made.clear()
+            stepped.clear()
             pipeline.train_step([dict(given.inputs) for given in batch])
     finally:
+        kind.__init__ = original
         handle.remove()
         pipeline.model.zero_grad()
-    if len(first) < 2 or not all(first):
-        return False
-    # The objects are held until here: no two have one address.
-    earlier = {id(one) for one, _ in first[0]}
-    return all(new and one.state and id(one) not in earlier for one, new in first[1])
+    anew = {id(one) for one in made}
+    return bool(stepped) and all(id(one) in anew and one.state for one in stepped)
