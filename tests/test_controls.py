@@ -92,7 +92,10 @@ checks that skip, and those that others stand for: each takes a good part of a m
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=() if name in ("plain", "streaming") else pytest.mark.matrix)
+        pytest.param(
+            name,
+            marks=getattr(pytest.mark, "long" if name in ("plain", "streaming") else "matrix"),
+        )
         for name in RUNS
     ],
 )

@@ -20,9 +20,12 @@ from trainsanity.report.links import SCHEMA, SITE
 
 ROOT = Path(__file__).parent.parent
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("zensical") is None, reason="zensical, of the [docs] extra, is not installed"
-)
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(
+        shutil.which("zensical") is None, reason="zensical, of the [docs] extra, is not installed"
+    ),
+]
 
 
 @pytest.fixture(scope="module")

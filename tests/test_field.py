@@ -14,6 +14,8 @@ import pytest
 
 from tests.field import records
 
+pytestmark = pytest.mark.long
+
 # What is on file names the cases, so that collecting imports neither torch nor trl.
 ON_FILE = [
     (family, name, record)

@@ -30,6 +30,8 @@ from trainsanity.pipeline import Pipeline
 from trainsanity.sources.building import PipelineSpec
 from trainsanity.types import Check, Cost, Status
 
+pytestmark = pytest.mark.long
+
 CONTROLS = {control.id: control for control in all_controls()}
 
 GATE = registry().select(max_cost=Cost.STEP)

@@ -13,7 +13,7 @@ from fixtures.processes import ACCELERATE, reported, results_of, started
 from tests.check_snapshots import assert_results, assert_statuses
 from tests.reports import assert_examples_are_current
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.long]
 
 FAULTS = {fault.id: fault for fault in all_faults() if fault.processes == 2}
 

@@ -14,7 +14,7 @@ import pytest
 from fixtures.processes import reported
 from tests.test_processes import by_name, names
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.long]
 
 HEALTHY = ("zero2", "zero3", "zero3_in_parts", "zero2_mixed", "zero3_mixed")
 

@@ -9,6 +9,8 @@ import trainsanity.pytest_plugin.results  # noqa: F401 - see tests/plugin_projec
 from tests.plugin_project import SANITY, built
 from trainsanity.pytest_plugin.distribution import scope_of
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize(
     ("nodeid", "scope"),

@@ -13,6 +13,8 @@ from click.testing import CliRunner
 
 from trainsanity.cli.main import program
 
+pytestmark = pytest.mark.long
+
 HOOKS = Path(__file__).parent.parent / ".pre-commit-hooks.yaml"
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 
 Call = Callable[..., Result]

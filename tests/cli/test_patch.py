@@ -12,6 +12,8 @@ from click.testing import Result
 
 from tests.cli.conftest import EXAMPLES
 
+pytestmark = pytest.mark.long
+
 Call = Callable[..., Result]
 Complaint = Callable[..., str]
 Launch = Callable[..., subprocess.CompletedProcess[str]]

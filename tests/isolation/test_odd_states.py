@@ -17,6 +17,8 @@ from trainsanity.engine.registry import registry
 from trainsanity.engine.runner import run
 from trainsanity.pipeline import Pipeline
 
+pytestmark = pytest.mark.long
+
 STEPS = {
     "max_steps": 2,
     "warmup_steps": 0,

@@ -23,6 +23,8 @@ from trainsanity.pipeline import Pipeline
 from trainsanity.sources.building import PipelineSpec
 from trainsanity.types import Cost, Status
 
+pytestmark = pytest.mark.long
+
 CONTROLS = {control.id: control for control in all_controls()}
 
 STOPPED = "took longer than the {:g} s that it was given and was stopped"

@@ -17,6 +17,8 @@ import pytest
 import trainsanity
 from trainsanity.errors import UsageError
 
+pytestmark = pytest.mark.long
+
 pytest.importorskip("tiktoken")
 
 ACCUMULATED = {"gradient_accumulation_steps": 3, "rows": 120, "max_steps": 8, "warmup_steps": 2}

