@@ -162,7 +162,7 @@ def language(runs: list[dict[str, Any]]) -> list[str]:
         "",
         "Language models at full-size Qwen3-4B geometry with LoRA, up to the cost of a step "
         "(`pytest -m gpu -n0 tests/pipelines/test_language_full_size.py`, "
-        f"{runs[0]['device']}, torch {runs[0]['torch']}, transformers {runs[0]['transformers']}). "
+        f"{runs[0]['device']}, {_versions(runs)}). "
         "The law of weights asks each micro-batch of the first step once more; its seconds stand "
         "beside those of the step.",
         "",
@@ -178,6 +178,9 @@ def language(runs: list[dict[str, Any]]) -> list[str]:
             f"| {run['seconds']} | {run['peak_gib']} | {run['step_seconds']:.1f} "
             f"| {run['law_seconds']:.1f} | {share:.2f} |"
         )
+    notes = dict.fromkeys((note, run["pipeline"]) for run in runs for note in run["notes"])
+    for note in dict.fromkeys(note for note, _ in notes):
+        lines += ["", f"- {', '.join(name for said, name in notes if said == note)}: {note}"]
     return lines
 
 
@@ -228,9 +231,9 @@ def full_size(runs: list[dict[str, Any]]) -> list[str]:
     return [
         "",
         "The incident at full size in several processes with a GPU each (`python -m "
-        f"tests.measure_processes`, {runs[0]['device']}, torch {runs[0]['torch']}, transformers "
-        f"{runs[0]['transformers']}). Seconds are those of the whole process, and of judging; "
-        "peaks those of one GPU, over all, and while the steps were recorded.",
+        f"tests.measure_processes`, {runs[0]['device']}, {_versions(runs)}). "
+        "Seconds are those of the whole process, and of judging; peaks those of one GPU, over all, "
+        "and while the steps were recorded.",
         "",
         "| pipeline | processes | failed | factor | ran | seconds | judging | peak GiB | steps |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -245,6 +248,12 @@ def full_size(runs: list[dict[str, Any]]) -> list[str]:
         "",
         *(f"- {note}" for note in dict.fromkeys(n for run in runs for n in run["notes"])),
     ]
+
+
+def _versions(runs: list[dict[str, Any]]) -> str:
+    """Return those of torch and transformers, each once."""
+    found = {name: sorted({run[name] for run in runs}) for name in ("torch", "transformers")}
+    return ", ".join(f"{name} {' and '.join(versions)}" for name, versions in found.items())
 
 
 def _gib(size: int | None) -> str:

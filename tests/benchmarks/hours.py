@@ -78,6 +78,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("target", nargs="?", default=TARGET)
     parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one:
@@ -96,6 +97,8 @@ def main() -> int:
     ratio = round(before["step_seconds"] / after["step_seconds"], 4)
     found = {"target": asked.target, "predicted": before, "trained": after, "ratio": ratio}
     print(json.dumps(found))  # noqa: T201
+    if asked.json:
+        asked.json.write_text(json.dumps({"hours": found}, indent=2) + "\n", encoding="utf-8")
     return 0
 
 

@@ -64,9 +64,16 @@ def gate(found: dict[str, Any]) -> Iterator[Row]:
 
 def guard(found: dict[str, Any]) -> Iterator[Row]:
     """Snapshots, comparing and putting back, in a process that judges."""
-    for when in ("today", "before"):
+    titles = {
+        "today": "the tiny pipeline",
+        "before": "the tiny pipeline, before it walked",
+        "full_size": "Qwen3-4B at full size",
+    }
+    for when, title in titles.items():
         if one := found.get(when):
-            told = f"guard in judging the tiny pipeline{', before it walked' * (when == 'before')}"
+            told = (
+                f"guard in judging {title}{f' ({device})' if (device := one.get('device')) else ''}"
+            )
             yield (f"{told}, {one['checks']:.0f} verdicts", f"{one['guard_seconds']} s",
                    f"judging {one['judging_seconds']} s, whole process {one['process_seconds']} s",
                    f"{one['share_of_judging']:.1%} and {one['share_of_process']:.1%}",
@@ -108,6 +115,16 @@ def diagnose(found: dict[str, Any]) -> Iterator[Row]:
            "at most 1.1, below 256 MiB")  # fmt: skip
 
 
+def hours(found: dict[str, Any]) -> Iterator[Row]:
+    """What a rehearsal predicts beside training."""
+    told, took = found["predicted"], found["trained"]
+    name = found["target"].rpartition(":")[2]
+    yield (f"seconds a step, as rehearsed: {name}, {told['device']}",
+           f"{told['step_seconds']:.3f} ± {told['step_error']:.3f} s",
+           f"trained, steps 2 to {took['steps']}: {took['step_seconds']:.3f} s",
+           f"{found['ratio']:.2f} times", "0.9 to 1.1")  # fmt: skip
+
+
 def collect(found: dict[str, Any]) -> Iterator[Row]:
     """An idle plugin beside none."""
     yield ("pytest --collect-only with the plugin", f"{found['with_plugin_ms']} ms",
@@ -125,6 +142,7 @@ ROWS: dict[str, Callable[[Any], Iterator[Row]]] = {
     "prove": prove,
     "callback": callback,
     "diagnose": diagnose,
+    "hours": hours,
     "collect": collect,
 }
 """By the name of the benchmark, what it adds to the table."""
