@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tests.checks.bounds import case
+from trainsanity.checks.dataset.answers_stay_in_their_rows import MOST as SAME_WAY
 from trainsanity.checks.dataset.examples_are_of_others import HALF
 from trainsanity.checks.dataset.rows_not_truncated import MOST
 from trainsanity.checks.tokenizer.added_tokens_stand_whole import FEW
 from trainsanity.checks.tokenizer.teachers_share_the_ids import SOME
 from trainsanity.measurements.batches.documents import Document, Documents
 from trainsanity.measurements.data.added_tokens import AddedTokens
+from trainsanity.measurements.data.shifted_rows import Shifted
 from trainsanity.measurements.model.beside import Beside
 
 ROWS = 100_000
@@ -46,3 +48,9 @@ def rows_found_again(get, share):
         for ids in [twice if k < found else [k + 100, *twice[1:]]]
     ]
     return {"documents": Documents(documents, 1000, "", None, {})}
+
+
+@case("dataset.answers_stay_in_their_rows")
+def answers_of_the_next_row(get, share):
+    others = min(round(share * SAME_WAY * ROWS), ROWS)
+    return {"shifted_rows": [Shifted("prompt", "completion", ROWS, ROWS - others, others, by=1)]}

@@ -9,8 +9,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from trainsanity import Pipeline, Status
+from trainsanity.checks.dataset.answers_are_read import LEAST, answers_are_read
 from trainsanity.engine.registry import registry
 from trainsanity.engine.runner import run
+from trainsanity.measurements.data.left_answers import LeftAnswers
+from trainsanity.types import Finding
 
 
 def judged(code, rows, tokenizer=None):
@@ -44,3 +47,16 @@ def test_a_shorter_run_of_blanks_is_a_part_of_the_longer(whole, status):
     tokenizer.add_tokens([8 * " ", 4 * " "])
     ids = [tokenizer.convert_tokens_to_ids(8 * " ")] if whole else [0] * 4
     assert judged("TS120", [{"input_ids": ids}] * 8, tokenizer) is status
+
+
+@pytest.mark.parametrize(
+    ("found", "red"),
+    [
+        (LeftAnswers("answer", "text", LEAST, 0, {"one", "another"}), True),
+        (LeftAnswers("answer", "text", LEAST - 1, 0, {"one", "another"}), False),
+        (LeftAnswers("answer", "text", LEAST, 1, {"one", "another"}), False),
+        (LeftAnswers("answer", "text", LEAST, 0, {"one"}), False),
+    ],
+)
+def test_answers_that_no_row_holds_are_not_read(found, red):
+    assert any(isinstance(one, Finding) for one in answers_are_read(found)) is red

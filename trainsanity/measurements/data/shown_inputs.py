@@ -65,8 +65,8 @@ def shown_inputs(pipeline: Pipeline, documents: Documents) -> ShownInputs:
                     continue
                 if times[str(texts[1])] > 1:
                     continue
-                row = _plain(tokenizer, one.ids)
-                held = [_again(tokenizer, str(text)) in row for text in texts]
+                row = plain(tokenizer, one.ids)
+                held = [as_tokenized(tokenizer, str(text)) in row for text in texts]
                 if not held[0] or not held[2]:
                     continue
                 found.rows += 1
@@ -78,10 +78,11 @@ def shown_inputs(pipeline: Pipeline, documents: Documents) -> ShownInputs:
     raise Skip("no row has columns of an instruction, its input and its output, and holds them")
 
 
-def _plain(tokenizer: Any, ids: list[int]) -> str:
+def plain(tokenizer: Any, ids: list[int]) -> str:
+    """Return ids as text, without blanks and special tokens."""
     return _SPACE.sub("", str(tokenizer.decode(ids, skip_special_tokens=True)))
 
 
-def _again(tokenizer: Any, text: str) -> str:
+def as_tokenized(tokenizer: Any, text: str) -> str:
     """Return a text as it looks after it was tokenized."""
-    return _plain(tokenizer, list(tokenizer(text.strip(), add_special_tokens=False)["input_ids"]))
+    return plain(tokenizer, list(tokenizer(text.strip(), add_special_tokens=False)["input_ids"]))
