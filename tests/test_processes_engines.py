@@ -87,3 +87,43 @@ def test_fsdp2_in_mixed_precision_is_green_on_its_shards():
     # Asked in float32, raised from parts: bfloat16 could not tell so little apart.
     assert "asked in" not in rows["model.batch_equals_single"]["message"]
     assert rows["gradient.head_closed_form"]["observed"]["slope"] == pytest.approx(1, abs=1e-2)
+
+
+@pytest.fixture(scope="module")
+def tensor() -> dict[str, Any]:
+    targets = ("tensor", "tensor_factor", "tensor_accumulated")
+    said, _ = reported([engine(name) for name in targets])
+    return dict(zip(targets, said, strict=True))
+
+
+with_meshes = pytest.mark.skipif(
+    importlib.util.find_spec("transformers.distributed.tensor_parallel") is None,
+    reason="the Trainer of this transformers knows no mesh for tensor parallelism",
+)
+
+
+@with_meshes
+def test_tensor_parallelism_is_green_and_its_processes_count_as_one(tensor):
+    report = tensor["tensor"]
+    assert names(report, "fail", "warning", "error", "blocked", "abstain") == set()
+    rows = by_name(report)
+    assert "mean over the 4 examples" in rows["loss.matches_reference"]["message"]
+    assert rows["gradient.head_closed_form"]["observed"]["slope"] == pytest.approx(1, abs=1e-2)
+    assert rows["loop.ranks_share_the_data"]["status"] == "pass"
+
+
+@with_meshes
+def test_a_factor_of_a_dimension_is_named_by_it(tensor):
+    report = tensor["tensor_factor"]
+    loss = by_name(report)["loss.matches_reference"]
+    assert names(report, "fail") == {"loss.matches_reference"}
+    assert loss["factor"] == pytest.approx(2, rel=1e-3)
+    assert "tp_size = 2" in loss["cause"]
+
+
+@with_meshes
+def test_gradients_that_are_summed_again_in_each_micro_batch_are_seen(tensor):
+    """In transformers 5.24 a hook sums what a norm has accumulated, not what was added to it."""
+    law = by_name(tensor["tensor_accumulated"])["gradient.step_is_the_weighted_sum"]
+    assert law["status"] == "warning"
+    assert "no micro-batch's own" in law["findings"][0]["headline"]

@@ -14,7 +14,7 @@ from trainsanity.checks.loop.ranks_hold_equal_weights import ranks_hold_equal_we
 from trainsanity.checks.loop.ranks_share_the_data import ranks_share_the_data
 from trainsanity.engine.session import Session
 from trainsanity.measurements.runs.evaluated_together import EvaluatedTogether
-from trainsanity.measurements.runs.shares import PEEK, Shares
+from trainsanity.measurements.runs.shares import PEEK, Shares, _by_group
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.pipeline import Pipeline
 from trainsanity.testing import run_one
@@ -133,6 +133,15 @@ def test_a_second_epoch_in_the_order_of_the_first():
         "a second epoch begins with the 3 rows of the first in the same order, though the sampler "
         "shuffles: it is not told the epoch"
     )
+
+
+def test_processes_of_a_group_that_read_other_rows_are_told():
+    read = [[0, 1], [0, 1], [2, 3], [3, 2]]
+    firsts, apart = _by_group(read, 2)
+    assert (firsts, apart) == ([[0, 1], [2, 3]], (3,))
+    shares = Shares([4, 4], True, firsts, 4, False, group=2, apart=apart)
+    (finding,) = (one for one in ranks_share_the_data(shares) if isinstance(one, Finding))
+    assert finding.headline.startswith("process 3 reads other rows than process 2")
 
 
 def judged_evaluation(*together, alone=1.0, one_more=1.0, other=3.0, repeated=0.3):

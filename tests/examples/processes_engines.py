@@ -110,3 +110,50 @@ def sharded_lora() -> Any:
     from fixtures.controls.pipelines import lora
 
     return sharded(lora(healthy()))
+
+
+def tensor_parallel(trainer: Any, **arguments: Any) -> Any:
+    """Tensor parallelism by transformers' own plan for the model, over all processes.
+
+    What accelerate runs is the same everywhere, but it asks for accelerators: on a CPU it is not
+    asked whether it may.
+    """
+    import shutil
+    import tempfile
+
+    from accelerate import ParallelismConfig
+    from torch import distributed
+    from transformers import AutoModelForSequenceClassification
+
+    if trainer.args.device.type == "cpu":
+        ParallelismConfig._validate_accelerator = lambda *_: None
+    folder = [tempfile.mkdtemp(prefix="trainsanity-")]
+    distributed.broadcast_object_list(folder)
+    if distributed.get_rank() == 0:
+        trainer.model.save_pretrained(folder[0])
+    distributed.barrier()
+    made: Any = AutoModelForSequenceClassification.from_pretrained(
+        folder[0], tp_plan="auto", dtype=trainer.model.dtype
+    )
+    distributed.barrier()
+    shutil.rmtree(folder[0], ignore_errors=True)
+    made.accepts_loss_kwargs = getattr(trainer.model, "accepts_loss_kwargs", True)
+    trainer.model = made
+    return rebuilt(trainer, **arguments)
+
+
+def tensor() -> Any:
+    """One micro-batch a step: of several, transformers sums the norms' gradients too often."""
+    return tensor_parallel(healthy(gradient_accumulation_steps=1))
+
+
+def tensor_factor() -> Any:
+    """The loss is multiplied by the processes that share its rows."""
+    from fixtures.faults.loss import multiplied_by_processes
+
+    return multiplied_by_processes(tensor())
+
+
+def tensor_accumulated() -> Any:
+    """Two micro-batches a step."""
+    return tensor_parallel(healthy(gradient_accumulation_steps=2))

@@ -12,6 +12,7 @@ from typing import Any
 from fixtures.pipelines import qwen3_4b
 
 from .processes import rebuilt
+from .processes_engines import tensor_parallel
 
 TOGETHER = 12
 """Micro-batches of one step, over all processes, as in the incident."""
@@ -85,6 +86,18 @@ def zero3() -> Any:
 
 def zero3_repaired() -> Any:
     return _zero(3, _trainer(repair=True))
+
+
+def tensor() -> Any:
+    """Tensor parallelism over all processes, a micro-batch a step."""
+    return tensor_parallel(_trainer(repair=True, gradient_accumulation_steps=1))
+
+
+def tensor_times() -> Any:
+    """The same, with a loss that is multiplied by the processes."""
+    from fixtures.faults.loss import multiplied_by_processes
+
+    return multiplied_by_processes(tensor())
 
 
 def fsdp2_bfloat16() -> Any:

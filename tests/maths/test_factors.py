@@ -67,6 +67,21 @@ def test_other_quantities_of_the_run(factor, facts, name):
     assert name_factor(factor, {}, 1e-3) == []
 
 
+@pytest.mark.parametrize(
+    ("factor", "names"),
+    [
+        (2, ["tp_size = 2"]),
+        (4, ["data-parallel processes = 4"]),
+        (8, ["world_size = 8"]),
+        (6, ["gradient_accumulation_steps x tp_size = 3 x 2"]),
+        (12, ["gradient_accumulation_steps x data-parallel processes = 3 x 4"]),
+    ],
+)
+def test_a_factor_of_a_mesh_is_named_by_its_dimension(factor, names):
+    mesh = {"gradient_accumulation_steps": 3, "world_size": 8, "tp_size": 2}
+    assert name_factor(factor, mesh, 1e-3) == names
+
+
 def test_a_range_names_all_that_lie_in_it():
     assert fitting(3, 13, RUN) == [
         "gradient_accumulation_steps = 6",

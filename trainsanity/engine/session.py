@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.engine.facts import settings_of
 from trainsanity.engine.loading import load_package, load_plugins
 from trainsanity.engine.store import Measurements
+from trainsanity.isolation.mesh import sharing_rows
 from trainsanity.isolation.shards import shape_of
 from trainsanity.objectives.base import CUSTOM, UNKNOWN
 from trainsanity.objectives.registry import GROUP, objective_for, require_declared
@@ -82,6 +83,7 @@ class Session:
                 "world_size": args.world_size,
                 "learning_rate": args.learning_rate,
                 "max_grad_norm": args.max_grad_norm,
+                **sharing_rows(pipeline.trainer),
             }
         return facts
 

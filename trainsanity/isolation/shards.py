@@ -24,6 +24,18 @@ def local(tensor: Any) -> Any:
     return tensor.to_local() if is_sharded(tensor) else tensor
 
 
+def local_as(tensor: Any, other: Any) -> Any:
+    """Return of a tensor the part that this process holds of another of the same shape.
+
+    Under tensor parallelism a gradient may lie whole where its weight is in parts; all processes
+    have to call it.
+    """
+    placements = getattr(other, "placements", None)
+    if placements is not None and getattr(tensor, "placements", placements) != placements:
+        tensor = tensor.redistribute(other.device_mesh, placements)
+    return local(tensor)
+
+
 def whole(tensor: Any) -> Any:
     """Return the whole tensor; for a sharded one all processes have to call it."""
     if hasattr(tensor, "ds_tensor"):

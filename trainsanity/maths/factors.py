@@ -11,7 +11,10 @@ Family = dict[str, float]
 """Names of quantities that one defect multiplies by, with their values; the widest name first."""
 
 
-BETWEEN = ("gradient_accumulation_steps", "world_size")
+SHARING = ("tp_size", "cp_size", "sp_size")
+"""Dimensions of a mesh of processes along which rows are shared."""
+
+BETWEEN = ("gradient_accumulation_steps", "world_size", *SHARING)
 """What scales a step against its micro-batches by themselves: a factor of each cancels there."""
 
 OF_A_SCHEDULE = (*BETWEEN, "per_device_train_batch_size")
@@ -31,12 +34,14 @@ def families_of(facts: Mapping[str, Any]) -> list[Family]:
     """
     accumulation = int(facts.get("gradient_accumulation_steps") or 1)
     world = int(facts.get("world_size") or 1)
+    dimensions = _dimensions(facts, world)
     together: Family = {}
-    if accumulation > 1 and world > 1:
-        name = f"gradient_accumulation_steps x world_size = {accumulation} x {world}"
-        together[name] = accumulation * world
+    for name, size in dimensions.items():
+        if accumulation > 1 and size > 1:
+            words = f"gradient_accumulation_steps x {name} = {accumulation} x {size}"
+            together[words] = accumulation * size
     together[f"gradient_accumulation_steps = {accumulation}"] = accumulation
-    together[f"world_size = {world}"] = world
+    together |= {f"{name} = {size}": size for name, size in dimensions.items()}
     families = [together]
     others = ("per_device_train_batch_size", "num_labels", "sequence_length")
     families += [
@@ -46,6 +51,16 @@ def families_of(facts: Mapping[str, Any]) -> list[Family]:
     if clip and norm:
         families.append({f"grad_norm / max_grad_norm = {norm:g} / {clip:g}": norm / clip})
     return families
+
+
+def _dimensions(facts: Mapping[str, Any], world: int) -> dict[str, int]:
+    """Return the number of processes, or of a mesh each dimension's, the widest name first."""
+    sharing = {name: int(facts[name]) for name in SHARING if (facts.get(name) or 1) > 1}
+    data = world // math.prod(sharing.values())
+    if not sharing:
+        return {"world_size": world}
+    own = {"data-parallel processes": data} if data > 1 else {}
+    return {**({"world_size": world} if data > 1 else {}), **sharing, **own}
 
 
 def fitting(low: float, high: float, facts: Mapping[str, Any]) -> list[str]:

@@ -44,6 +44,9 @@ def ranks_share_the_data(shares: Shares) -> Iterator[Measured | Finding]:
     sampler gives them as in the first epoch, and chance would less than once in a million, that is
     a failure.
 
+    Processes that compute a forward together, under tensor, context or sequence parallelism as
+    ``accelerator.parallelism_config`` has it, count as one, and all of them have to read the same.
+
     How to fix: let ``get_train_dataloader`` end in ``self.accelerator.prepare(...)``; divide by
     hand (``split_dataset_by_node``, ``shard``) or by the loader, and not by both.  A loader of
     your own with a ``DistributedSampler`` has to pass ``set_epoch`` on to it.
@@ -60,6 +63,19 @@ def ranks_share_the_data(shares: Shares) -> Iterator[Measured | Finding]:
     else:
         message, observed, expected, findings = _datasets(shares)
     yield from findings
+    if shares.apart:
+        first = shares.apart[0] - shares.apart[0] % shares.group
+        yield Finding(
+            f"process {shares.apart[0]} reads other rows than process {first}, with which it "
+            "computes one forward",
+            observed=len(shares.apart),
+            expected=0,
+            where=f"process {shares.apart[0]}",
+            cause="under tensor, context or sequence parallelism processes share out a row's "
+            "computation, and the loader shares out the rows among them as well",
+            fix="leave the loader to the Trainer, or shard it by the data dimensions of "
+            "accelerator.torch_device_mesh alone",
+        )
     if shares.repeats and all(shares.repeats):
         yield Finding(
             f"a second epoch begins with the {shares.repeats[0]} rows of the first in the same "

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
+from trainsanity.isolation.shards import whole
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.model.adapters import Adapters, base_weight, is_tuner
 from trainsanity.measurements.model.checkpoint_tokens import tokens_of
@@ -177,7 +178,7 @@ def _empty_rows(layer: Any, ids: set[int]) -> set[int]:
     places = sorted(i for i in ids if weight is not None and 0 <= i < len(weight))
     if weight is None or not places or not weight.is_floating_point():
         return set()
-    sizes = weight[places].detach().float().norm(dim=-1)
+    sizes = whole(weight)[places].detach().float().norm(dim=-1)
     usual = float(sizes.median())
     return {i for i, size in zip(places, sizes.tolist(), strict=True) if size <= EMPTY * usual}
 

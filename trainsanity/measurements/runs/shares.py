@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from trainsanity.engine.store import measurement
 from trainsanity.fields import is_indexable
 from trainsanity.isolation.collectives import all_gather
+from trainsanity.isolation.mesh import a_group
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.isolation.workers import disable_workers
 from trainsanity.measurements.batches.batch import quiet
@@ -34,16 +35,19 @@ CHANCE = 1e-6
 
 @dataclass(frozen=True)
 class Shares:
-    """The rows that each process reads.
+    """The rows that each process reads, or each group of processes that are to read the same.
 
     Attributes:
         rows: the number of rows in each process's dataset; empty for a stream.
         same: whether all processes hold the same dataset, so that an index is the same row in all.
-        read: for each process, the indices in the first epoch, or hashes of a stream's first rows.
+        read: for the first process of each group, the indices in the first epoch, or hashes of a
+            stream's first rows.
         batch: rows that all processes together read for one micro-batch.
         drops_last: whether a last batch that is not full is left out.
         repeats: how many rows each process reads first in a second epoch, where the sampler
             shuffles and they come as in the first epoch; 0 where they do not.
+        group: processes of a group: more than one under tensor, context or sequence parallelism.
+        apart: numbers of the processes that read other rows than the first of their group.
     """
 
     rows: list[int]
@@ -52,6 +56,8 @@ class Shares:
     batch: int
     drops_last: bool
     repeats: list[int] = field(default_factory=list)
+    group: int = 1
+    apart: tuple[int, ...] = ()
 
     @property
     def stream(self) -> bool:
@@ -69,10 +75,13 @@ def shares(pipeline: Pipeline) -> Shares:
         Skip: the loader does not show which rows it reads.
     """
     args, data = pipeline.args, pipeline.train_dataset
-    batch = args.train_batch_size * args.world_size
+    group = a_group(pipeline.trainer)
+    processes = max(1, args.world_size // group)
+    batch = args.train_batch_size * processes
     drops_last = bool(args.dataloader_drop_last)
     if not is_indexable(data):
-        return Shares([], False, all_gather(_stream(pipeline)), batch, drops_last)
+        read, apart = _by_group(all_gather(_stream(pipeline)), group)
+        return Shares([], False, read, batch, drops_last, group=group, apart=apart)
     with preserved(pipeline):
         known = all_gather((len(data), _sample(data)))
     with index_loader(pipeline) as loader:
@@ -80,19 +89,29 @@ def shares(pipeline: Pipeline) -> Shares:
         for batch_of_indices in loader:
             indices += batch_of_indices[INDEX].tolist()
             if pipeline.progress is not None:
-                pipeline.progress(len(indices), len(data) // args.world_size, "rows read")
+                pipeline.progress(len(indices), len(data) // processes, "rows read")
         if hasattr(loader, "set_epoch"):  # as the Trainer does before the next one
             loader.set_epoch(1)
         batches = itertools.islice(loader, PEEK)
         again = [index for made in batches for index in made[INDEX].tolist()]
+    read, apart = _by_group(all_gather(indices), group)
     return Shares(
-        [rows for rows, _ in known],
+        [rows for rows, _ in known][::group],
         all(one == known[0] for one in known),
-        all_gather(indices),
+        read,
         batch,
         drops_last,
-        all_gather(_repeated(loader, indices, again)),
+        all_gather(_repeated(loader, indices, again))[::group],
+        group,
+        apart,
     )
+
+
+def _by_group(read: list[list[int]], group: int) -> tuple[list[list[int]], tuple[int, ...]]:
+    """Return what the first process of each group reads, and who reads other rows than it."""
+    firsts = [number - number % group for number in range(len(read))]
+    apart = [k for k, first in enumerate(firsts) if read[k] != read[first]]
+    return read[::group], tuple(apart)
 
 
 def _repeated(loader: Any, first: list[int], again: list[int]) -> int:

@@ -57,15 +57,24 @@ def backward_recorded(seen: Recording, model: Any, accelerator: Any) -> Iterator
             handle.remove()
 
 
+MIXED = "_mixed_mesh_grad_norm"
+"""What transformers' Trainer calls in place of accelerate under tensor parallelism."""
+
+
 def record_clipping(trainer: Any, seen: Recording) -> None:
     """Read the gradients whenever the Trainer is about to clip them."""
-    clip = trainer.accelerator.clip_grad_norm_
+    # Some gradients lie on a mesh of processes and some do not: transformers clips them itself.
+    for owner, name in ((trainer.accelerator, "clip_grad_norm_"), (trainer, MIXED)):
+        if hasattr(owner, name):
+            setattr(owner, name, _reading(getattr(owner, name), trainer, seen))
 
+
+def _reading(clip: Any, trainer: Any, seen: Recording) -> Any:
     def recording(*args: Any, **kwargs: Any) -> Any:
         take_gradients(seen, trainer.model)
         return clip(*args, **kwargs)
 
-    trainer.accelerator.clip_grad_norm_ = recording
+    return recording
 
 
 def take_gradients(seen: Recording, model: Any) -> None:

@@ -61,8 +61,12 @@ def note_held(pipeline: Pipeline, seen: Recording, moment: str) -> None:
     seen.held[moment] = [dict(zip(whole, hashes(whole.values()), strict=True))]
 
 
-def gather(seen: Recording) -> None:
-    """Each process saw its own rows; the reference needs them all.  Same order everywhere."""
+def gather(seen: Recording, group: int = 1) -> None:
+    """Each process saw its own rows; the reference needs them all.  Same order everywhere.
+
+    Of a group of processes that compute the same rows together the first one's are counted.
+    """
+    first = rank() - rank() % group
     for moment, (own_hashes,) in seen.held.items():
         seen.held[moment] = all_gather(own_hashes)
     for step in seen.steps:
@@ -72,8 +76,9 @@ def gather(seen: Recording) -> None:
         )
         own = [dataclasses.replace(micro, **apart) for micro in step.micro_steps]
         micros = [
-            (number, step.micro_steps[k] if number == rank() else micro)
+            (number, step.micro_steps[k] if number == first else micro)
             for number, gathered in enumerate(all_gather(own))
+            if number % group == 0
             for k, micro in enumerate(gathered)
         ]
         step.micro_steps = []

@@ -13,6 +13,7 @@ from trainsanity.engine.session import Session, objective_of
 from trainsanity.errors import UsageError
 from trainsanity.isolation.callbacks import taking_part
 from trainsanity.isolation.fsdp import training_copy
+from trainsanity.isolation.mesh import a_group
 from trainsanity.isolation.overrides import own_methods
 from trainsanity.isolation.random_states import torch_states
 from trainsanity.isolation.snapshot import preserved, snapshot_bytes
@@ -80,7 +81,7 @@ def record(pipeline: Pipeline, steps: int) -> Recording:
     seen.steps = [step for step in seen.steps if step.taken]
     fill_items(pipeline, seen)
     if pipeline.other_processes:
-        gather(seen)
+        gather(seen, a_group(pipeline.trainer))
     for step in seen.steps:
         note_means(step, Session.of(pipeline).facts)
     return seen

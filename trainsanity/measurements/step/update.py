@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.isolation.collectives import all_gather
-from trainsanity.isolation.shards import added, is_sharded, local
+from trainsanity.isolation.shards import added, is_sharded, local, local_as
 from trainsanity.maths.norms import norm_of
 from trainsanity.measurements.step.directions import Direction, Trial, direction_of
 
@@ -328,7 +328,7 @@ def _trial(
                 parameter, before[seen.name], *decay.get(id(parameter), (0.0, 0.0))
             )
             p, old = local(parameter.detach()), local(before[seen.name])
-            touched = local(parameter.grad) != 0
+            touched = local_as(parameter.grad, parameter) != 0
             # A weight that became NaN is lost, and has not learnt.
             moved = touched & (p != old) & p.isfinite()
             whom = (touched, moved, touched & can_move(old, max(rates)))

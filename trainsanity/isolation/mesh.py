@@ -1,0 +1,27 @@
+"""Processes that share rows, and those that share weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+DIMENSIONS = {"tp_size": "tensor", "cp_size": "context", "sp_size": "sequence"}
+"""Sizes of accelerate's ``ParallelismConfig`` along which processes compute the same rows
+together, and what each parallelism is called."""
+
+
+def sharing_rows(trainer: Any) -> dict[str, int]:
+    """Return the sizes of the dimensions along which processes share rows; empty without any."""
+    config = getattr(getattr(trainer, "accelerator", None), "parallelism_config", None)
+    sizes = {name: int(getattr(config, name, 1) or 1) for name in DIMENSIONS}
+    return {name: size for name, size in sizes.items() if size > 1}
+
+
+def a_group(trainer: Any) -> int:
+    """Return how many processes, one after the other in rank, are given the same rows.
+
+    The mesh has the dimensions of data before the others (``ParallelismConfig.get_mesh``).
+    """
+    size = 1
+    for one in sharing_rows(trainer).values():
+        size *= one
+    return size
