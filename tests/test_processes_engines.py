@@ -127,3 +127,21 @@ def test_gradients_that_are_summed_again_in_each_micro_batch_are_seen(tensor):
     law = by_name(tensor["tensor_accumulated"])["gradient.step_is_the_weighted_sum"]
     assert law["status"] == "warning"
     assert "no micro-batch's own" in law["findings"][0]["headline"]
+
+
+FOUR = ("torch.distributed.run", "--standalone", "--nproc-per-node=4")
+
+
+@with_meshes
+def test_a_mesh_of_data_and_tensor_parallelism():
+    targets = [engine(name) for name in ("mesh", "mesh_factor")]
+    (healthy, factor), _ = reported(targets, launcher=FOUR)
+    assert names(healthy, "fail", "warning", "error", "blocked", "abstain") == set()
+    # Two processes for each micro-batch of four rows.
+    rows = by_name(healthy)
+    assert "mean over the 8 examples" in rows["loss.matches_reference"]["message"]
+    assert rows["loop.ranks_share_the_data"]["message"].startswith("2 processes read")
+    loss = by_name(factor)["loss.matches_reference"]
+    assert names(factor, "fail") == {"loss.matches_reference"}
+    assert loss["factor"] == pytest.approx(4, rel=1e-3)
+    assert "world_size = 4" in loss["cause"]

@@ -112,8 +112,8 @@ def sharded_lora() -> Any:
     return sharded(lora(healthy()))
 
 
-def tensor_parallel(trainer: Any, **arguments: Any) -> Any:
-    """Tensor parallelism by transformers' own plan for the model, over all processes.
+def tensor_parallel(trainer: Any, plan: Any = None, **arguments: Any) -> Any:
+    """Tensor parallelism by transformers' own plan for the model, over all processes or a mesh.
 
     What accelerate runs is the same everywhere, but it asks for accelerators: on a CPU it is not
     asked whether it may.
@@ -133,7 +133,7 @@ def tensor_parallel(trainer: Any, **arguments: Any) -> Any:
         trainer.model.save_pretrained(folder[0])
     distributed.barrier()
     made: Any = AutoModelForSequenceClassification.from_pretrained(
-        folder[0], tp_plan="auto", dtype=trainer.model.dtype
+        folder[0], dtype=trainer.model.dtype, **(plan or {"tp_plan": "auto"})
     )
     distributed.barrier()
     shutil.rmtree(folder[0], ignore_errors=True)
@@ -157,3 +157,20 @@ def tensor_factor() -> Any:
 def tensor_accumulated() -> Any:
     """Two micro-batches a step."""
     return tensor_parallel(healthy(gradient_accumulation_steps=2))
+
+
+def mesh() -> Any:
+    """Two by two processes: FSDP2 along one dimension, tensor parallelism along the other."""
+    from transformers.distributed import DistributedConfig
+
+    config = DistributedConfig(tp_size=2, fsdp_size=2)
+    return tensor_parallel(
+        healthy(gradient_accumulation_steps=1), plan={"distributed_config": config}
+    )
+
+
+def mesh_factor() -> Any:
+    """The loss is multiplied by all processes."""
+    from fixtures.faults.loss import multiplied_by_processes
+
+    return multiplied_by_processes(mesh())

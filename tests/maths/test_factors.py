@@ -82,6 +82,11 @@ def test_a_factor_of_a_mesh_is_named_by_its_dimension(factor, names):
     assert name_factor(factor, mesh, 1e-3) == names
 
 
+def test_dimensions_of_one_size_are_both_named():
+    mesh = {"gradient_accumulation_steps": 3, "world_size": 4, "tp_size": 2}
+    assert name_factor(2, mesh, 1e-3) == ["tp_size = 2", "data-parallel processes = 2"]
+
+
 def test_a_range_names_all_that_lie_in_it():
     assert fitting(3, 13, RUN) == [
         "gradient_accumulation_steps = 6",

@@ -64,12 +64,22 @@ def made_in_parts(model: Any) -> bool:
 def computed_in_parts(model: Any) -> bool:
     """Return whether forwards compute with parts: tensor parallelism, where nothing gathers them.
 
-    FSDP2 and ZeRO-3 gather a layer's weights before it runs.
+    FSDP2 and ZeRO-3 gather a layer's weights before it runs, and on a mesh of both FSDP2 gathers
+    the parts alone.
     """
+    if any("tp" in (_dimensions(parameter) or ()) for parameter in model.parameters()):
+        return True
     gathers = made_in_parts(model) or any(
         callable(getattr(module, "reshard", None)) for module in model.modules()
     )
     return in_parts(model) and not gathers
+
+
+def _dimensions(tensor: Any) -> tuple[str, ...] | None:
+    """Return the names of the mesh's dimensions, in the words of accelerate and transformers."""
+    mesh = getattr(tensor, "device_mesh", None)
+    names: tuple[str, ...] | None = getattr(mesh, "mesh_dim_names", None)
+    return names
 
 
 def resharded(model: Any) -> None:

@@ -34,15 +34,17 @@ def families_of(facts: Mapping[str, Any]) -> list[Family]:
     """
     accumulation = int(facts.get("gradient_accumulation_steps") or 1)
     world = int(facts.get("world_size") or 1)
-    dimensions = _dimensions(facts, world)
-    together: Family = {}
-    for name, size in dimensions.items():
+    families: list[Family] = []
+    # Two dimensions of one size are told apart by no number: each has a family of its own.
+    for name, size in _dimensions(facts, world).items():
+        family: Family = {}
         if accumulation > 1 and size > 1:
             words = f"gradient_accumulation_steps x {name} = {accumulation} x {size}"
-            together[words] = accumulation * size
-    together[f"gradient_accumulation_steps = {accumulation}"] = accumulation
-    together |= {f"{name} = {size}": size for name, size in dimensions.items()}
-    families = [together]
+            family[words] = accumulation * size
+        if not families:
+            family[f"gradient_accumulation_steps = {accumulation}"] = accumulation
+        family[f"{name} = {size}"] = size
+        families.append(family)
     others = ("per_device_train_batch_size", "num_labels", "sequence_length")
     families += [
         {f"{name} = {facts[name]}": int(facts[name])} for name in others if facts.get(name)

@@ -18,6 +18,7 @@ from trainsanity.engine.session import objective_of
 from trainsanity.engine.store import measurement
 from trainsanity.isolation.collectives import all_gather
 from trainsanity.isolation.hashing import hashes
+from trainsanity.isolation.mesh import a_group
 from trainsanity.isolation.shards import computed_in_parts, in_parts, made_in_parts, resharded
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.model.items import with_prompt
@@ -291,10 +292,10 @@ def _gradients_in_parts(
 ) -> dict[str, Tensor]:
     """As :func:`_gradients`, of the micro-batches that all processes ask for at the same time.
 
-    FSDP2 gathers the weights and takes a mean of the processes' gradients, of which the sum is
-    wanted.
+    FSDP2 gathers the weights and takes a mean of the gradients of processes with rows of their own,
+    of which the sum is wanted.
     """
-    model, processes = pipeline.model, pipeline.args.world_size
+    model, processes = pipeline.model, pipeline.args.world_size // a_group(pipeline.trainer)
     resharded(model)
     parameters = dict(model.named_parameters())
     before = [(p, p.grad) for p in parameters.values()]
