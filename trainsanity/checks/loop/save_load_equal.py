@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from trainsanity.engine.registry import check
 from trainsanity.maths.tolerances import logits_difference, within
 from trainsanity.measurements.runs.saved import Saved
-from trainsanity.types import Cost, Finding, Measured
+from trainsanity.types import Cost, Finding, Measured, Skip
 
 
 @check(
@@ -41,6 +41,8 @@ def save_load_equal(saved: Saved) -> Iterator[Measured | Finding]:
 
     References: huggingface/peft#310, #577, #1070.
     """
+    if saved.unknown:
+        raise Skip(saved.unknown)
     files = ", ".join(saved.files[:8]) or "nothing"
     allowed = logits_difference(saved.dtype, saved.noise, saved.size) if saved.dtype else 0.0
     if saved.error:
