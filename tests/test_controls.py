@@ -84,6 +84,18 @@ RUNS = {
     "language_model": (CHEAP, {"loop.eval_leaves_training_alone"}, PROCESSES),
     # Every row is a batch, and a batch of one has no constant answer to beat.
     "one_row_a_step": ({}, {"loop.overfits_one_batch"}, PROCESSES),
+    # Batches that are drawn anew each time that their rows are read.
+    "masked_language_model": (CHEAP, set(), {"loop.overfits_one_batch"}),
+    # A folder of its own in each process that builds it.
+    "from_checkpoint": (CHEAP, set(), {"loop.survives_killed_save"}),
+    # Weights that are others in evaluation than in training.
+    "weights_between_two_points": ({}, set(), {"loop.survives_killed_save"}),
+    # The choices of a row, which the model takes together.
+    "endings_of_a_question": ({}, set(), PROCESSES),
+    # A decoder that is given the targets before each.
+    "answers_by_a_decoder": (CHEAP, set(), PROCESSES),
+    # A model that only the Trainer can load.
+    "table_of_a_later_year": ({}, set(), PROCESSES),
 }
 """The controls on which the runs are tried, with smaller settings where a run takes long, the
 checks that skip, and those that others stand for: each takes a good part of a minute."""

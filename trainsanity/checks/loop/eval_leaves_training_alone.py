@@ -50,7 +50,7 @@ def eval_leaves_training_alone(evaluated: Evaluated) -> Iterator[Measured | Find
     weights that are not finite are a finding, equal or not.
 
     An optimizer that is free of schedules moves the weights to where it evaluates, and back as the
-    next step begins: both runs do that at the same place, and what is compared is what else changes.
+    next step begins: both runs do that at the same place, and what else changes is compared.
 
     How to fix: change copies; seed generators of your own in place of the global ones.
 

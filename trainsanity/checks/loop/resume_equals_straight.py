@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from trainsanity.checks.loop._resume import LOST, RENAMED, drawn_ahead, not_finite, states
 from trainsanity.engine.registry import check
@@ -127,7 +127,9 @@ def _same_rows(straight: Trace, fresh: Trace, step: int) -> bool:
     return bool(rows) and all(rows) and rows == fresh.rows.get(step)
 
 
-def _rows(plan: Plan, straight: Trace, fresh: Trace, drawn: set[int]) -> Iterator[Finding]:
+def _rows(
+    plan: Plan, straight: Trace, fresh: Trace, drawn: Collection[int] = ()
+) -> Iterator[Finding]:
     """Yield a finding if the resumed run trains on other rows, or on another batch of them."""
     begun = min(fresh.batches, default=0)
     if begun != plan.cut:
@@ -180,7 +182,7 @@ def _state(plan: Plan, straight: Trace, fresh: Trace, renamed: set[str]) -> Iter
     the user's has a part in it, and no run that goes through loads them.
     """
     for name, (before, after) in states(straight, fresh).items():
-        theirs = name == "weights" and before != after and _differing(before, after) <= renamed
+        theirs = name == "weights" and bool(renamed) and _differing(before, after) <= renamed
         what, cause, fix = RENAMED if theirs else LOST[name]
         if before != after:
             yield Finding(
@@ -194,7 +196,8 @@ def _state(plan: Plan, straight: Trace, fresh: Trace, renamed: set[str]) -> Iter
             )
 
 
-def _differing(one: dict[str, int], other: dict[str, int]) -> set[str]:
+def _differing(one: dict[str, int] | None, other: dict[str, int] | None) -> set[str]:
+    one, other = one or {}, other or {}
     return {name for name in {*one, *other} if one.get(name) != other.get(name)}
 
 

@@ -119,8 +119,8 @@ def rows_of(
 def draws(pipeline: Pipeline, source: Source) -> bool:
     """Return whether making the batch draws, from the process's generators or from their own.
 
-    It does if other random numbers make another batch; or if the same do, unless generators that
-    the dataset or the collator hold are put back as well.
+    It does if the same numbers make the same batch twice, and others make another, those of
+    generators that the dataset or the collator hold among them.
     """
 
     def made() -> str:
@@ -135,8 +135,10 @@ def draws(pipeline: Pipeline, source: Source) -> bool:
             reseed(seed)
             return made()
 
-        first, other = again(0), again(1)
-        if first != other:
+        first = again(0)
+        if again(0) != first:
+            return False  # it counts its calls, for one
+        if again(1) != first:
             return True
         reseed(0)
-        return made() != first and again(0) == first
+        return made() != first
