@@ -35,7 +35,9 @@ def overfits_one_batch(overfit: Overfit) -> Iterator[Measured | Finding]:
     the two.  The learning rate is not the run's, which may be in its warm-up: the optimizer steps
     once at a rate of 1, the first-order fall of the loss gives the rate at which it would be zero
     after ten steps, and from there the rate rises while the loss falls.  Clipping is off, and at
-    most 60 steps are taken.
+    most 60 steps are taken.  Where that fails and the rate is so high that ten steps are longer
+    than all weights together, as where the loss is flat at first, they are taken once more, from
+    that rate on.
 
     How to fix: look at the earlier stages; if they are green, at code that writes to the weights
     besides the optimizer, and at the optimizer's own options.

@@ -37,6 +37,9 @@ def save_load_equal(saved: Saved) -> Iterator[Measured | Finding]:
     How to fix: name what is new in ``LoraConfig(modules_to_save=[...])``; save the whole model, by
     the Trainer's own ``save_model``.
 
+    A model of one's own without ``from_pretrained`` is skipped: loop.load_is_whole loads it as the
+    Trainer does.
+
     Known false alarms: a model whose constructor needs arguments that its config does not hold.
 
     References: huggingface/peft#310, #577, #1070.
