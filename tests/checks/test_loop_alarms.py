@@ -41,6 +41,22 @@ def test_a_model_that_only_the_trainer_loads_is_left_out():
     assert result.reason == "Prices is no PreTrainedModel: how it is loaded is not known"
 
 
+def test_virtual_tokens_are_saved_without_their_model_and_learn_no_batch():
+    from peft import PromptTuningConfig, get_peft_model
+
+    from fixtures.controls.choices import _trainer
+    from fixtures.field import _lm
+
+    def prompted():
+        tokenizer = _lm.tokenizer(None)
+        config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+        return _trainer(tokenizer, get_peft_model(_lm.pretrained(tokenizer), config))
+
+    tuned = PipelineSpec("prompted", prompted).make()
+    assert run_one("TS903", tuned).status is Status.PASS
+    assert "virtual tokens alone" in run_one("TS901", tuned).reason
+
+
 # --- choices -------------------------------------------------------------------------------------
 
 

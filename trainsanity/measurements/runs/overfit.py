@@ -19,6 +19,7 @@ from trainsanity.measurements.model.head import find_head, watched
 from trainsanity.measurements.model.items import items_of
 from trainsanity.measurements.step.alone import alone
 from trainsanity.objectives.base import MULTI_LABEL, REGRESSION, Objective
+from trainsanity.pipeline import learns_prompt
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ def overfit(pipeline: Pipeline, batch: Batch) -> Overfit:
         raise Skip(f"no reference loss for {type(pipeline.model).__name__}")
     if any("labels" not in micro.inputs for micro in batch):
         raise Skip("the batch has no labels")
+    if learns_prompt(pipeline.model):
+        raise Skip("virtual tokens alone are trained: they tell no items apart by themselves")
     refuse_sharded(pipeline)
     task = dataclasses.replace(objective_of(pipeline), label_smoothing=0.0)
     _, head = find_head(pipeline)

@@ -20,7 +20,7 @@ from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.model.forward import as_trained, outputs_without, predicting
 from trainsanity.measurements.model.origin import Origin
 from trainsanity.measurements.runs.trace import no_bars
-from trainsanity.pipeline import is_adapted
+from trainsanity.pipeline import is_adapted, learns_prompt
 from trainsanity.types import OUTCOMES, Cost, Skip
 
 if TYPE_CHECKING:
@@ -189,6 +189,8 @@ def _base(model: Any, origin: Origin) -> Any:
     """
     if not is_adapted(model):
         return None
+    if learns_prompt(model):
+        return copy.deepcopy(model.get_base_model())
     fresh = copy.deepcopy(model)
     for module in fresh.modules():
         original = getattr(module, "original_module", None)
