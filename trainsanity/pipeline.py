@@ -373,6 +373,12 @@ def is_adapted(model: Any) -> bool:
     return hasattr(model, "get_base_model")
 
 
+def learns_prompt(model: Any) -> bool:
+    """Return whether the active adapter of PEFT trains virtual tokens in front of a row."""
+    config = getattr(model, "active_peft_config", None) if is_adapted(model) else None
+    return bool(getattr(config, "is_prompt_learning", False))
+
+
 def of_transformers(model: Any) -> bool:
     """Return whether a model, without what PEFT puts around it, is one of transformers' own."""
     return type(unwrapped(model)).__module__.startswith("transformers.")

@@ -98,6 +98,11 @@ class Abstain(Exception):
     """Raised when the measured noise is as large as the effect that the check looks for."""
 
 
+OUTCOMES = (Skip, Blocked, Abstain)
+"""What is raised in the place of a value: nobody's error, and to be let through, or told in its own
+words, where any error of the user's code is caught."""
+
+
 @dataclass(frozen=True)
 class Measured:
     """The measured value and the computed one, with a sentence that is true of both outcomes.

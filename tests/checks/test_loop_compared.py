@@ -263,8 +263,11 @@ SHUFFLED = [3, 1, 2, 0, 5, 4, 7, 6, 9, 8, 11, 10]
         # Nine rows fall alike more often than once in a million, ten do not.
         ([list(range(9))] * 2, {"rows": 9}, 0),
         ([list(range(10))] * 2, {"rows": 10}, 1),
+        # As groups of answers to one prompt: each as often as any other.
+        ([[k for k in SHUFFLED for _ in "ab"], [k for k in SHUFFLED[::-1] for _ in "ab"]], {}, 0),
+        ([[k for k in SHUFFLED for _ in "ab"], [3, *(k for k in SHUFFLED for _ in "ab")]], {}, 1),
     ],
-    ids=["right", "second", "first", "three", "two", "sequential", "nine", "ten"],
+    ids=["right", "second", "first", "three", "two", "sequential", "nine", "ten", "groups", "once"],
 )
 def test_epochs(read, changes, red, request):
     made = {"rows": 12, "batch": 5, "drops_last": False, "sampler": "S", "strategy": "random"}

@@ -137,12 +137,12 @@ def test_an_evaluation_is_of_a_few_batches():
 def test_what_an_evaluation_leaves_is_read_after_the_first_of_two(monkeypatch):
     """Before the second, random numbers are drawn, to see whether it sets a seed."""
     done = []
-    trainer = SimpleNamespace(evaluate=lambda: done.append(random.random()))
-    monkeypatch.setattr(evaluated, "loop_state", lambda _: {"evaluations": len(done)})
+    trainer = SimpleNamespace(evaluate=lambda: done.append(random.random()), optimizer=None)
+    monkeypatch.setattr(evaluated, "loop_state", lambda _: {"weights": len(done)})
     seen = Evaluated(Plan(1, 2, 4), Trace(), Trace())
     before = random.getstate()
     evaluated._evaluate(trainer, seen)
-    assert (seen.before, seen.after, len(done)) == ({"evaluations": 0}, {"evaluations": 1}, 2)
+    assert (seen.before, seen.after, len(done)) == ({"weights": 0}, {"weights": 1}, 2)
     (first, between), (again, after) = seen.random
     assert len({str(one) for one in (first, between, again, after)}) == 4
     assert random.getstate() == before

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from trainsanity.measurements.runs.trace import Trace
 from trainsanity.types import Finding
+
+TEXT = ("'", '"')
+"""What a text begins with in the words of code."""
 
 LOST = {
     "weights": (
@@ -46,6 +50,42 @@ LOST = {
 }
 """The parts of :func:`.trace.loop_state`, on which the next step depends besides its rows: what is
 wrong, the cause, and the fix."""
+
+
+RENAMED = (
+    "weights are not loaded from the checkpoint",
+    "from_pretrained knows tensors by renamed keys, the Trainer loads by "
+    "load_state_dict(strict=False)",
+    "before a run is resumed, override Trainer._load_from_checkpoint and load by "
+    "type(model).from_pretrained(...)",
+)
+"""The same for weights that the library saves by names that it does not load."""
+
+
+def states(straight: Trace, resumed: Trace) -> dict[str, tuple[Any, Any]]:
+    """Return each state at the cut, in the uninterrupted run and in the resumed one.
+
+    A text that has not changed since the model was built is left out of the attributes: names of
+    folders differ from one process to the next.  Random states are those of the checkpoint or of
+    the uninterrupted run, which may have drawn for batches that it has read ahead.
+    """
+    found = {name: (straight.moment.get(name), resumed.moment.get(name)) for name in LOST}
+    before, after = found["settings"]
+    if isinstance(before, dict) and isinstance(after, dict):
+        names = {k for k, v in before.items() if straight.built.get(k) == v and v[:1] in TEXT}
+        found["settings"] = (
+            {k: v for k, v in before.items() if k not in names},
+            {k: v for k, v in after.items() if k not in names},
+        )
+    if drawn_ahead(straight, resumed):
+        found["random numbers"] = (straight.saved, straight.saved)
+    return found
+
+
+def drawn_ahead(straight: Trace, resumed: Trace) -> bool:
+    """Return whether a batch that is read ahead draws, and the checkpoint has it drawn anew."""
+    before, after = (one.moment.get("random numbers") for one in (straight, resumed))
+    return before != after and bool(straight.saved) and after == straight.saved
 
 
 def not_finite(straight: Trace) -> Iterator[Finding]:

@@ -34,7 +34,8 @@ def epoch_covers_data(epochs: Epochs) -> Iterator[Measured | Finding]:
 
     How it is measured: the loader that ``get_train_dataloader`` returns is read twice, with
     ``set_epoch`` in between as in training; the dataset records the indices that it is asked for.
-    Each must come exactly once; with ``dataloader_drop_last`` the rows of one unfilled batch may be
+    Each must come exactly once, or each equally often, as prompts that are answered several times;
+    with ``dataloader_drop_last`` the rows of one unfilled batch may be
     missing.  Two equal orders, or a first one that ascends, are a failure if chance makes them less
     than once in a million.
 
@@ -51,7 +52,11 @@ def epoch_covers_data(epochs: Epochs) -> Iterator[Measured | Finding]:
     for read in epochs.read:
         counts = Counter(read)
         left_out.append([index for index in range(epochs.rows) if not counts[index]])
-        repeats.append([index for index in range(epochs.rows) if counts[index] > 1])
+        # Prompts that are asked several times each, as those of a group are, all count alike.
+        evenly = min(counts.values(), default=1)
+        repeats.append([index for index in range(epochs.rows) if counts[index] > evenly])
+        if evenly > 1:  # groups that do not fill a batch of generations are left out
+            dropped = max(dropped, epochs.batch - 1)
     for number, (missing, repeated) in enumerate(zip(left_out, repeats, strict=True), start=1):
         if repeated or len(missing) > dropped:
             yield Finding(

@@ -49,6 +49,9 @@ def eval_leaves_training_alone(evaluated: Evaluated) -> Iterator[Measured | Find
     final weights may differ by four times the difference of two runs without evaluation; losses and
     weights that are not finite are a finding, equal or not.
 
+    An optimizer that is free of schedules moves the weights to where it evaluates, and back as the
+    next step begins: both runs do that at the same place, and what else changes is compared.
+
     How to fix: change copies; seed generators of your own in place of the global ones.
 
     Known false alarms: none known.

@@ -35,12 +35,17 @@ def overfits_one_batch(overfit: Overfit) -> Iterator[Measured | Finding]:
     the two.  The learning rate is not the run's, which may be in its warm-up: the optimizer steps
     once at a rate of 1, the first-order fall of the loss gives the rate at which it would be zero
     after ten steps, and from there the rate rises while the loss falls.  Clipping is off, and at
-    most 60 steps are taken.
+    most 60 steps are taken.  Where that fails and the rate is so high that ten steps are longer
+    than all weights together, as where the loss is flat at first, they are taken once more, from
+    the lower rate on.
 
     How to fix: look at the earlier stages; if they are green, at code that writes to the weights
     besides the optimizer, and at the optimizer's own options.
 
-    Known false alarms: a batch whose rows are alike and labelled differently; dropout so strong
+    Skipped where virtual tokens alone are trained.
+
+    Known false alarms: plain SGD, or a mean of its weights, on a model that first learns how often
+    each class is; a batch whose rows are alike and labelled differently; dropout so strong
     that a batch is not the same twice; fewer parameters trained than rows.
 
     References: Karpathy, "A Recipe for Training Neural Networks" (overfit one batch).

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
-from trainsanity.checks.loop._resume import LOST, not_finite
+from trainsanity.checks.loop._resume import LOST, RENAMED, drawn_ahead, not_finite, states
 from trainsanity.engine.registry import check
 from trainsanity.maths.tolerances import MARGIN, within
 from trainsanity.measurements.runs.resume import Resumed
 from trainsanity.measurements.runs.trace import Plan, Trace
-from trainsanity.types import Cost, Finding, Measured
+from trainsanity.types import Cost, Finding, Measured, Severity
 
 
 @check(
@@ -41,8 +41,14 @@ def resume_equals_straight(resumed: Resumed) -> Iterator[Measured | Finding]:
     How to fix: as the finding says.  Most often it is ``save_only_model``, ``ignore_data_skip``, a
     scheduler without a state, or data that is shuffled without a seed while the pipeline is built.
 
-    Known false alarms: a collator that draws random numbers while batches are read ahead, since the
-    Trainer saves after the next batch was drawn.
+    The Trainer reads a batch ahead: what a collator or a transform draws for it is drawn when the
+    checkpoint is saved, and drawn anew by a resumed run.  Where batches differ, their rows are read
+    again in both processes with one seed.  Rows that are the same, of which other random numbers
+    make another batch, are no finding; what such a run ends with is not compared then.
+
+    Weights that the library's own Trainer saves by other names than it loads them by are a warning.
+
+    Known false alarms: a stream that worker processes read and whose batches are drawn at random.
 
     References: huggingface/transformers#11323, #17032, #46628, #43718.
     """
@@ -51,6 +57,8 @@ def resume_equals_straight(resumed: Resumed) -> Iterator[Measured | Finding]:
             for batch in enumerate(batches)]  # fmt: skip
     if fresh is None:
         other_rows, lost, apart = len(rows), list(LOST), "by an unknown amount"
+        drawn: set[int] = set()
+        anew = False
         yield Finding(
             f"the resumed run did not finish: {resumed.fresh.error}",
             observed=resumed.fresh.error,
@@ -60,17 +68,19 @@ def resume_equals_straight(resumed: Resumed) -> Iterator[Measured | Finding]:
             fix="run the training script with resume_from_checkpoint and read its traceback",
         )
     else:
+        drawn = _drawn_anew(resumed, fresh)
         other_rows = sum(dict(enumerate(fresh.batches.get(k, ()))).get(place) != batch
-                         for k, (place, batch) in rows)  # fmt: skip
-        lost = [name for name in LOST if straight.moment.get(name) != fresh.moment.get(name)]
+                         for k, (place, batch) in rows if k not in drawn)  # fmt: skip
+        lost = [name for name, (one, other) in states(straight, fresh).items() if one != other]
         apart = f"by up to {resumed.difference:.3g}"
         found = [
             *not_finite(straight),
-            *_rows(plan, straight, fresh),
-            *_state(plan, straight, fresh),
+            *_rows(plan, straight, fresh, drawn),
+            *_state(plan, straight, fresh, set(resumed.renamed)),
         ]
         yield from found
-        if not found and not within(resumed.difference, MARGIN * resumed.noise):
+        anew = bool(drawn) or drawn_ahead(straight, fresh)
+        if not found and not anew and not within(resumed.difference, MARGIN * resumed.noise):
             yield Finding(
                 f"from equal rows and states the two runs get to other weights: they differ by up "
                 f"to {resumed.difference:.3g}, two uninterrupted runs by {resumed.noise:.3g}",
@@ -80,11 +90,16 @@ def resume_equals_straight(resumed: Resumed) -> Iterator[Measured | Finding]:
                 cause="a step depends on something that no checkpoint holds",
                 fix="look for state in callbacks, losses or modules that is no buffer",
             )
+    allowed = f"up to {MARGIN * resumed.noise:.2g} allowed"
+    if drawn:
+        allowed = f"the batches of {len(drawn)} steps are drawn anew from the same rows"
+    elif anew:
+        allowed = "for batches that are read ahead random numbers are drawn anew"
     yield Measured(
         f"resumed after step {plan.cut} in a fresh process: {other_rows} of {len(rows)} "
         f"micro-batches and {len(lost)} of {len(LOST)} states ({', '.join(LOST)}) differ from the "
         f"uninterrupted run's; the weights after step {plan.steps} differ {apart} "
-        f"(up to {MARGIN * resumed.noise:.2g} allowed)",
+        f"({allowed})",
         {
             "micro_batches": other_rows,
             "states": lost,
@@ -94,8 +109,28 @@ def resume_equals_straight(resumed: Resumed) -> Iterator[Measured | Finding]:
     )
 
 
-def _rows(plan: Plan, straight: Trace, fresh: Trace) -> Iterator[Finding]:
-    """Yield a finding if the resumed run trains on other rows."""
+def _drawn_anew(resumed: Resumed, fresh: Trace) -> set[int]:
+    """Return the steps whose batches differ and were drawn from the same rows."""
+    straight = resumed.straight
+    return {
+        k
+        for k, batches in straight.batches.items()
+        if k >= resumed.plan.cut
+        and resumed.draws
+        and batches != fresh.batches.get(k)
+        and _same_rows(straight, fresh, k)
+    }
+
+
+def _same_rows(straight: Trace, fresh: Trace, step: int) -> bool:
+    rows = straight.rows.get(step, [])
+    return bool(rows) and all(rows) and rows == fresh.rows.get(step)
+
+
+def _rows(
+    plan: Plan, straight: Trace, fresh: Trace, drawn: Collection[int] = ()
+) -> Iterator[Finding]:
+    """Yield a finding if the resumed run trains on other rows, or on another batch of them."""
     begun = min(fresh.batches, default=0)
     if begun != plan.cut:
         yield Finding(
@@ -108,13 +143,20 @@ def _rows(plan: Plan, straight: Trace, fresh: Trace) -> Iterator[Finding]:
         )
         return
     after = [k for k in straight.batches if k >= plan.cut]
-    wrong = [k for k in after if straight.batches[k] != fresh.batches.get(k)]
+    wrong = [k for k in after if straight.batches[k] != fresh.batches.get(k) and k not in drawn]
     if not wrong:
         return
     step = wrong[0]
     got = fresh.batches.get(step)
     known = next((k for k, batch in straight.batches.items() if batch == got), None)
-    if known is None:
+    read = fresh.rows.get(step)
+    if known is None and read and all(read):
+        known = next((k for k, rows in straight.rows.items() if rows == read), None)
+    if known == step:
+        what = "makes another batch of the same rows than the uninterrupted run"
+        cause = "the collator or the dataset depends on something that no checkpoint holds"
+        fix = "make the batch of its rows alone, and of random numbers"
+    elif known is None:
         what = "trains on other rows than the uninterrupted run"
         cause = "the order of the rows differs between processes, or each batch is made otherwise"
         fix = "seed whatever shuffles while the pipeline is built; leave the sampler to the Trainer"
@@ -122,9 +164,10 @@ def _rows(plan: Plan, straight: Trace, fresh: Trace) -> Iterator[Finding]:
         what = f"trains on the rows of step {known + 1} once more"
         cause = "the rows that were trained on before the cut are not skipped"
         fix = "ignore_data_skip=False, and a sampler that begins each epoch as the first time"
+    observed = "other rows" if known is None else f"rows of step {known + 1}"
     yield Finding(
         f"after resuming, step {step + 1} {what}",
-        observed="other rows" if known is None else f"rows of step {known + 1}",
+        observed="another batch" if known == step else observed,
         expected=f"rows of step {step + 1}",
         where=f"step {step + 1}",
         cause=cause,
@@ -132,10 +175,15 @@ def _rows(plan: Plan, straight: Trace, fresh: Trace) -> Iterator[Finding]:
     )
 
 
-def _state(plan: Plan, straight: Trace, fresh: Trace) -> Iterator[Finding]:
-    """Yield a finding for each state that is not what it was."""
-    for name, (what, cause, fix) in LOST.items():
-        before, after = straight.moment.get(name), fresh.moment.get(name)
+def _state(plan: Plan, straight: Trace, fresh: Trace, renamed: set[str]) -> Iterator[Finding]:
+    """Yield a finding for each state that is not what it was.
+
+    Weights that the library itself saves by names that it does not load are a warning: no code of
+    the user's has a part in it, and no run that goes through loads them.
+    """
+    for name, (before, after) in states(straight, fresh).items():
+        theirs = name == "weights" and bool(renamed) and _differing(before, after) <= renamed
+        what, cause, fix = RENAMED if theirs else LOST[name]
         if before != after:
             yield Finding(
                 f"as step {plan.cut + 1} begins in the resumed run, {what}",
@@ -144,7 +192,13 @@ def _state(plan: Plan, straight: Trace, fresh: Trace) -> Iterator[Finding]:
                 where=_place(before, after) or name,
                 cause=cause,
                 fix=fix,
+                severity=Severity.WARNING if theirs else Severity.FAILURE,
             )
+
+
+def _differing(one: dict[str, int] | None, other: dict[str, int] | None) -> set[str]:
+    one, other = one or {}, other or {}
+    return {name for name in {*one, *other} if one.get(name) != other.get(name)}
 
 
 def _count(one: object, other: object) -> object:

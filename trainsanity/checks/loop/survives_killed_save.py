@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from trainsanity.checks.loop._resume import LOST
+from trainsanity.checks.loop._resume import LOST, states
 from trainsanity.engine.registry import check
 from trainsanity.measurements.runs.resume import Interrupted
 from trainsanity.types import Cost, Finding, Measured, Skip
@@ -48,9 +48,10 @@ def survives_killed_save(interrupted: Interrupted) -> Iterator[Measured | Findin
     files, complete = interrupted.files, interrupted.complete
     half = f"checkpoint-{interrupted.plan.steps - 1}"
     written = f"{len(files)} of {len(complete)} files of {half} were written"
-    resumed, whole = interrupted.resumed.trace, interrupted.straight.moment
+    resumed = interrupted.resumed.trace
     # Where another checkpoint was chosen, or loading this one raised, nothing is lost silently.
-    lost = [] if resumed is None else [n for n in LOST if whole.get(n) != resumed.moment.get(n)]
+    compared = {} if resumed is None else states(interrupted.straight, resumed)
+    lost = [name for name, (before, after) in compared.items() if before != after]
     if lost:
         missing = ", ".join(name for name in complete if name not in files)
         yield Finding(

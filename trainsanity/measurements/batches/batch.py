@@ -41,12 +41,14 @@ class MicroBatch:
             these are rows of ``input_ids`` already, or hold none.
         given: the rows as the collator was given them, where that is something else; else None.
         turned: the collator has put the rows in another order, which ``rows`` follow.
+        made: the batch as the collator returned it, where its choices are no rows; else None.
     """
 
     inputs: dict[str, Tensor]
     rows: list[dict[str, Any]]
     given: list[dict[str, Any]] | None = None
     turned: bool = False
+    made: dict[str, Tensor] | None = None
 
     @classmethod
     def of(
@@ -62,7 +64,13 @@ class MicroBatch:
         if sequences is None or (rows and IDS in rows[0] and flat.keys() == {*made} and len(
             sequences) == len(rows)):  # fmt: skip
             return cls(dict(made), [rows[k] for k in order] if order else rows, turned=others)
-        return cls(flat, [sequences[k] for k in order] if order else sequences, rows, others)
+        found = [sequences[k] for k in order] if order else sequences
+        return cls(flat, found, rows, others, dict(made))
+
+    @property
+    def model_inputs(self) -> dict[str, Tensor]:
+        """The batch as the model takes it."""
+        return self.inputs if self.made is None else self.made
 
     @property
     def sources(self) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from trainsanity.measurements.data.pairs import batches_of
 from trainsanity.measurements.model.head import find_head
 from trainsanity.objectives.base import head_classes
 from trainsanity.objectives.preference import has_pairs
-from trainsanity.types import Cost, Skip
+from trainsanity.types import OUTCOMES, Cost, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -56,6 +56,8 @@ def exchanged(pipeline: Pipeline) -> Exchanged:
         return Exchanged(name, 1)
     try:
         plain, other, eps = _losses(pipeline, head)
+    except OUTCOMES:
+        raise
     except Exception as error:  # the user's own loss, outside a training step
         said = f"{type(error).__name__}: {first_line(error)}"
         raise Skip(f"the loss of a batch could not be asked by itself: {said}") from error

@@ -40,7 +40,7 @@ def first_outputs(pipeline: Pipeline, batch: Batch) -> FirstOutputs:
     """
     import torch
 
-    inputs: dict[str, Any] = without_labels(batch.micro_batches[0].inputs)
+    inputs: dict[str, Any] = without_labels(batch.micro_batches[0].model_inputs)
     with as_trained(pipeline):
         try:
             output = token_model(pipeline.model)(**inputs)

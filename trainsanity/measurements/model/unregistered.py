@@ -68,7 +68,7 @@ def unregistered(pipeline: Pipeline, batch: Batch) -> Unregistered:
     with preserved(pipeline), quiet(pipeline), torch.enable_grad(), whole:
         align_special_tokens(pipeline)
         try:
-            outputs = logits_of(model(**predicting(model, dict(next(iter(batch)).inputs))))
+            outputs = logits_of(model(**predicting(model, dict(next(iter(batch)).model_inputs))))
         except (TypeError, ValueError, RuntimeError) as error:
             raise Skip(f"the model does not take the batch: {error}") from error
         if outputs is None or not outputs.requires_grad:

@@ -38,7 +38,8 @@ class Evaluated:
         plan: the evaluations take place at its cut.
         straight: the run without evaluations.
         evaluated: the run with them; random states were restored after them.
-        before, after: the :func:`.trace.loop_state` before and after the first evaluation.
+        before, after: the :func:`.trace.loop_state` before and after the first evaluation, with an
+            optimizer that is free of schedules as it evaluates.
         random: hashes of the random states before and after each evaluation.
         difference: the largest difference between the final weights of the two runs.
         noise: the same between two runs without evaluations.
@@ -66,9 +67,12 @@ def evaluated(pipeline: Pipeline) -> Evaluated:
     refuse_sharded(pipeline)
     plan = plan_of(pipeline)
     with scratch() as folder:
-        straight = trace(pipeline, plan, folder)
+        straight, again = (
+            trace(pipeline, plan, folder, between=lambda: _switch(pipeline.trainer, back=True))
+            for _ in range(2)
+        )
         # Measured before the evaluation, whose lasting changes would be taken for noise.
-        noise = max_weight_difference(straight, trace(pipeline, plan, folder))
+        noise = max_weight_difference(straight, again)
         seen = Evaluated(plan, straight, Trace(), noise=noise)
         with _few_rows(pipeline), _settings(pipeline.model):
             seen.evaluated = trace(
@@ -92,6 +96,7 @@ def _settings(model: Any) -> Iterator[None]:
 def _evaluate(trainer: Any, seen: Evaluated) -> None:
     """Evaluate twice, and record the state around both."""
     restore = global_random_states()
+    _switch(trainer)
     seen.before = loop_state(trainer)
     for again in (False, True):
         if again:
@@ -101,7 +106,28 @@ def _evaluate(trainer: Any, seen: Evaluated) -> None:
         seen.random.append((before, random_hashes()))
         if not again:
             seen.after = loop_state(trainer)
+            # The evaluation itself has switched back, as the next step would.
+            if seen.after["weights"] == seen.straight.moment.get("weights"):
+                seen.after["weights"] = seen.before["weights"]
+    _switch(trainer, back=True)
     restore()
+
+
+def _switch(trainer: Any, back: bool = False) -> None:
+    """Have an optimizer that is free of schedules put its weights to where it evaluates.
+
+    Between training and evaluation such an optimizer moves the weights there and back, and rounds:
+    so it does at the same place of every run.
+
+    Args:
+        trainer: calls ``eval()`` of such an optimizer when it evaluates, ``train()`` as it steps.
+        back: and have it put them back, as at the beginning of a step.
+    """
+    inner = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+    modes: list[Any] = [getattr(inner, name, None) for name in ("eval", "train")]
+    if all(map(callable, modes)):
+        for mode in modes if back else modes[:1]:
+            mode()
 
 
 def _draw() -> None:

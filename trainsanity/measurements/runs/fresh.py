@@ -10,13 +10,15 @@ import json
 import os
 import signal
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.errors import UsageError, first_line
+from trainsanity.measurements.runs.rows_read import rows_of
 from trainsanity.measurements.runs.trace import Plan, Trace, trace
 from trainsanity.sources.factory import sources_of
+from trainsanity.types import OUTCOMES
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -36,9 +38,11 @@ def main(path: str) -> None:
         (source,) = sources_of([target], arguments, {})
         seen = source.visit(lambda pipeline: _go_on(pipeline, request, report))
         _write_weights(seen, folder)
-        report["trace"] = asdict(seen) | {"weights": {}}
+        report["trace"] = asdict(replace(seen, weights={}, sources={}))
     except UsageError as error:
         report["unusable"] = str(error)
+    except OUTCOMES as why:
+        report["skip"] = str(why)
     except Exception as error:
         report["error"] = f"{type(error).__name__}: {first_line(error)}"
     (folder / "report.json").write_text(json.dumps(report), encoding="utf-8")
@@ -48,13 +52,17 @@ def _go_on(pipeline: Pipeline, request: dict[str, Any], report: dict[str, Any]) 
     report["built"] = True
     if request["kill"]:
         _die_in_the_middle(request["kill"])
-    return trace(
+    seen = trace(
         pipeline,
         Plan(**request["plan"]),
         request["output"],
         resume=request["resume"],
         saves=request["saves"],
     )
+    expected = request["batches"]
+    if any(expected.get(str(step)) != names for step, names in seen.batches.items()):
+        seen.rows = rows_of(pipeline, seen.batches, seen.sources)
+    return seen
 
 
 def _die_in_the_middle(checkpoint: str) -> None:

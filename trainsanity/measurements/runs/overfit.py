@@ -19,6 +19,7 @@ from trainsanity.measurements.model.head import find_head, watched
 from trainsanity.measurements.model.items import items_of
 from trainsanity.measurements.step.alone import alone
 from trainsanity.objectives.base import MULTI_LABEL, REGRESSION, Objective
+from trainsanity.pipeline import learns_prompt
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Overfit:
         counts: what an item is, in the plural.
         optimizer: the class of the optimizer.
         rate: the first step's; later ones are larger or smaller as the loss falls or rises.
+        gentle: the rate at which as many steps move the weights by their own length.
         losses: the mean reference loss before each step.
     """
 
@@ -59,6 +61,7 @@ class Overfit:
     optimizer: str = ""
     rate: float = float("nan")
     losses: list[float] = field(default_factory=list)
+    gentle: float = float("nan")
 
     @property
     def target(self) -> float:
@@ -84,13 +87,20 @@ def overfit(pipeline: Pipeline, batch: Batch) -> Overfit:
         raise Skip(f"no reference loss for {type(pipeline.model).__name__}")
     if any("labels" not in micro.inputs for micro in batch):
         raise Skip("the batch has no labels")
+    if learns_prompt(pipeline.model):
+        raise Skip("virtual tokens alone are trained: they tell no items apart by themselves")
     refuse_sharded(pipeline)
     task = dataclasses.replace(objective_of(pipeline), label_smoothing=0.0)
     _, head = find_head(pipeline)
     # All processes train on the same batch, so that all stop at the same step.
     kept, seen = on_rank_zero(lambda: _chosen(task, batch, head.in_features))
     _train(pipeline, task, kept, seen)
-    return seen
+    if seen.best < seen.target or not any(all_gather(seen.rate > seen.gentle)):
+        return seen
+    # Where the loss is flat, as with classes that are scored alike, that rate is beyond all bounds.
+    again = dataclasses.replace(seen, losses=[], gentle=math.nan)
+    _train(pipeline, task, kept, again, most=seen.gentle)
+    return again if again.best < seen.target else seen
 
 
 def _chosen(task: Objective, batch: Batch, width: int) -> tuple[list[dict[str, Any]], Overfit]:
@@ -111,7 +121,7 @@ def _narrowed(task: Objective, micro: MicroBatch, width: int) -> dict[str, Any]:
 
     A linear head can tell that many vectors apart.
     """
-    inputs = {k: v.cpu() if hasattr(v, "cpu") else v for k, v in micro.inputs.items()}
+    inputs = {k: v.cpu() if hasattr(v, "cpu") else v for k, v in micro.model_inputs.items()}
     if task.item_word == "tokens":
         labels = inputs["labels"].clone()
         labels[:, 1 + width // len(labels) :] = -100
@@ -136,7 +146,14 @@ def constant_loss(task: Objective, targets: Tensor) -> float:
     return float(torch.special.entr(p).sum())
 
 
-def _train(pipeline: Pipeline, task: Objective, kept: list[dict[str, Any]], seen: Overfit) -> None:
+def _train(
+    pipeline: Pipeline,
+    task: Objective,
+    kept: list[dict[str, Any]],
+    seen: Overfit,
+    most: float = math.inf,
+) -> None:
+    """Fill in the course of the loss; the first rate is ``most`` at most."""
     trainer = pipeline.trainer
     _, head = find_head(pipeline)
     with (
@@ -152,7 +169,7 @@ def _train(pipeline: Pipeline, task: Objective, kept: list[dict[str, Any]], seen
         args.max_grad_norm = 0.0
         disable_workers(args)
         own_loss = _watch(trainer, task, kept, watch, seen)
-        alone(trainer, folder, _callback(seen, own_loss))
+        alone(trainer, folder, _callback(seen, own_loss, most))
         try:
             trainer.train()
         finally:
@@ -199,7 +216,7 @@ def _mean_over_processes(loss: float) -> float:
     return sum(losses) / len(losses)
 
 
-def _callback(seen: Overfit, own_loss: dict[str, float]) -> Any:
+def _callback(seen: Overfit, own_loss: dict[str, float], most: float = math.inf) -> Any:
     from transformers import TrainerCallback
 
     rate = math.nan
@@ -216,7 +233,9 @@ def _callback(seen: Overfit, own_loss: dict[str, float]) -> Any:
                 seen.optimizer = type(inner).__name__
                 # A factor in the Trainer's own loss is in its gradient, too, and cancels.
                 mean = _mean_over_processes(own_loss["loss"])
-                rate = seen.rate = mean / (STRIDE * steepness(inner, shares))
+                steep, length = steepness(inner, shares)
+                seen.gentle = length / STRIDE
+                rate = seen.rate = min(mean / (STRIDE * steep), most)
             elif len(seen.losses) > 1:
                 rate *= FASTER if seen.losses[-1] < seen.losses[-2] else SLOWER
             own_loss["loss"] = 0.0
@@ -242,11 +261,12 @@ def _shares(inner: Any) -> list[float]:
     return [rate / highest if highest else 1.0 for rate in rates]
 
 
-def steepness(inner: Any, shares: list[float]) -> float:
-    """Return how much the loss falls per unit of the rate, to first order: gradient times step.
+def steepness(inner: Any, shares: list[float]) -> tuple[float, float]:
+    """Return how much the loss falls per unit of the rate, and the rate of a step of full length.
 
-    The optimizer steps once at a rate of 1, far above the rounding of any dtype, and the step is
-    undone.
+    The first is gradient times step, to first order; at the second the step is as long as all the
+    weights together, where first order is no guide any more.  The optimizer steps once at a rate of
+    1, far above the rounding of any dtype, and the step is undone.
     """
     import torch
 
@@ -255,9 +275,12 @@ def steepness(inner: Any, shares: list[float]) -> float:
     for group, share in zip(inner.param_groups, shares, strict=True):
         group["lr"] = share
     inner.step()
-    fall = 0.0
+    fall, weights, steps = 0.0, 0.0, 0.0
     with torch.no_grad():
         for parameter, old in zip(tensors, before, strict=True):
-            fall += float((parameter.grad.float() * (old.float() - parameter.float())).sum())
+            step = old.float() - parameter.float()
+            fall += float((parameter.grad.float() * step).sum())
+            weights += float(old.float().square().sum())
+            steps += float(step.square().sum())
             parameter.copy_(old)
-    return abs(fall) or math.nan
+    return abs(fall) or math.nan, math.sqrt(weights / steps) if steps else math.nan

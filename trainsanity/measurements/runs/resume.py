@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
+from trainsanity.isolation.overrides import own_methods
 from trainsanity.isolation.snapshot import snapshot_bytes
 from trainsanity.isolation.temp_folders import scratch
+from trainsanity.measurements.runs.rows_read import draws, rows_of
 from trainsanity.measurements.runs.trace import (
     CannotSave,
     Plan,
@@ -28,6 +30,7 @@ from trainsanity.measurements.runs.trace import (
     plan_of,
     trace,
 )
+from trainsanity.pipeline import is_adapted
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
@@ -65,6 +68,9 @@ class Resumed:
         straight: the uninterrupted run in this process, which saved at the cut.
         fresh: the run that was resumed from that checkpoint.
         files: names in the checkpoint.
+        renamed: parameters that the checkpoint does not hold by the model's own names, where the
+            library's own Trainer saves and loads it.
+        draws: batches of the two differ, and making one draws random numbers; None if unknown.
         difference: the largest difference between their final weights; 0 if all bits are equal.
         noise: the same between two uninterrupted runs; measured only if there is a difference.
     """
@@ -73,6 +79,8 @@ class Resumed:
     straight: Trace
     fresh: Ended
     files: list[str] = field(default_factory=list)
+    renamed: list[str] = field(default_factory=list)
+    draws: bool | None = None
     difference: float = 0.0
     noise: float = 0.0
 
@@ -95,13 +103,50 @@ def resumed(pipeline: Pipeline) -> Resumed:
         checkpoint = Path(folder, f"checkpoint-{plan.cut}")
         files = sorted(file.name for file in checkpoint.glob("*"))
         _empty_cache()
-        fresh = in_fresh_process(pipeline, plan, folder, seconds, resume=str(checkpoint))
-        seen = Resumed(plan, straight, fresh, files)
+        fresh = in_fresh_process(
+            pipeline, plan, folder, seconds, resume=str(checkpoint), batches=straight.batches
+        )
+        seen = Resumed(plan, straight, fresh, files, _renamed(pipeline, checkpoint))
+        if fresh.trace is not None:
+            _name_rows(pipeline, seen, fresh.trace)
         if fresh.trace is not None and fresh.trace.end != straight.end:
             seen.difference = max_weight_difference(straight, fresh.trace)
             with scratch() as other:
                 seen.noise = max_weight_difference(straight, trace(pipeline, plan, other))
     return seen
+
+
+SAVING = ("save_model", "_save", "_save_checkpoint", "_load_from_checkpoint")
+"""The Trainer's methods that write and read the weights of a checkpoint."""
+
+
+def _renamed(pipeline: Pipeline, checkpoint: Path) -> list[str]:
+    """Return parameters that the files of the library's own Trainer have under other names.
+
+    Tied ones are held by the name of one.
+    """
+    from safetensors import safe_open
+
+    files = [*checkpoint.glob("*.safetensors")]
+    if own_methods(pipeline.trainer, SAVING) or is_adapted(pipeline.model) or not files:
+        return []
+    held: set[str] = set()
+    for file in files:
+        with safe_open(file, "pt") as opened:
+            held |= {*opened.keys()}
+    return [name for name, _ in pipeline.model.named_parameters() if name not in held]
+
+
+def _name_rows(pipeline: Pipeline, seen: Resumed, fresh: Trace) -> None:
+    """Note the rows of the uninterrupted run, and whether making them draws, if batches differ."""
+    straight = seen.straight
+    others = [k for k in fresh.batches if straight.batches.get(k) != fresh.batches[k]]
+    if others:
+        straight.rows = rows_of(pipeline, straight.batches, straight.sources)
+        sources = [straight.sources.get(name) for name in straight.batches.get(others[0], ())]
+        source = next((one for one in sources if one is not None), None)
+        seen.draws = None if source is None else draws(pipeline, source)
+    straight.sources.clear()  # which hold datasets
 
 
 @dataclass
@@ -214,12 +259,23 @@ def in_fresh_process(
     *,
     resume: str | None = None,
     saves: list[int] | None = None,
+    batches: dict[int, list[str]] | None = None,
     kill: str | None = None,
 ) -> Ended:
     """Build the pipeline again in another process and train it there.
 
+    Args:
+        pipeline: the one here.
+        plan: of the run there.
+        output: its folder.
+        seconds: what as many steps take here.
+        resume: the checkpoint that it begins with.
+        saves: the steps after which it saves.
+        batches: those of another run; it names the rows of its own where they differ.
+        kill: the checkpoint in the midst of which it ends.
+
     Raises:
-        Skip: it could not be built there, or does not fit beside the one here.
+        Skip: it could not be built or run there, or does not fit beside the one here.
     """
     import torch
 
@@ -231,6 +287,7 @@ def in_fresh_process(
         "output": output,
         "resume": resume,
         "saves": saves or [],
+        "batches": batches or {},
         "kill": kill,
     }
     with scratch() as folder:
@@ -245,6 +302,8 @@ def in_fresh_process(
         report = json.loads(report_file.read_text(encoding="utf-8"))
         if "unusable" in report and not report.get("built"):
             raise Skip(f"a fresh process could not build the pipeline: {report['unusable']}")
+        if "skip" in report:
+            raise Skip(f"in a fresh process: {report['skip']}")
         if "OutOfMemoryError" in report.get("error", ""):
             raise Skip("a second process with the same model does not fit beside this one")
         if "trace" not in report:
@@ -286,6 +345,6 @@ def _trace_of(values: dict[str, Any], folder: str) -> Trace:
     from safetensors.torch import load_file
 
     # Keys in JSON are strings.
-    for name in ("batches", "losses"):
+    for name in ("batches", "rows", "losses"):
         values[name] = {int(step): value for step, value in values[name].items()}
     return Trace(**{**values, "weights": load_file(str(Path(folder, "weights.safetensors")))})

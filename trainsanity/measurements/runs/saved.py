@@ -17,11 +17,11 @@ from trainsanity.isolation.fsdp import refuse_sharded
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.isolation.temp_folders import scratch
 from trainsanity.measurements.batches.batch import Batch
-from trainsanity.measurements.model.forward import as_trained, without_labels
+from trainsanity.measurements.model.forward import as_trained, outputs_without, predicting
 from trainsanity.measurements.model.origin import Origin
 from trainsanity.measurements.runs.trace import no_bars
-from trainsanity.pipeline import is_adapted
-from trainsanity.types import Cost, Skip
+from trainsanity.pipeline import is_adapted, learns_prompt
+from trainsanity.types import OUTCOMES, Cost, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -51,6 +51,7 @@ class Saved:
     Attributes:
         files: names in the folder that ``save_model`` filled.
         error: why the model could not be loaded from it, in one sentence; empty if it could.
+        unknown: why it is not known whether it can be, which is nobody's fault; empty if it is.
         missing: names of parameters that loading did not find and initialised at random.
         difference: the largest difference between the logits of the two.
         noise: the same between two passes of the saved model.
@@ -64,6 +65,7 @@ class Saved:
 
     files: list[str] = field(default_factory=list)
     error: str = ""
+    unknown: str = ""
     missing: list[str] = field(default_factory=list)
     difference: float = float("nan")
     noise: float = 0.0
@@ -80,12 +82,12 @@ def saved(pipeline: Pipeline, batch: Batch, origin: Origin) -> Saved:
     """Move the trainable weights as training does, save, load, and compare the logits.
 
     Raises:
-        Skip: there is no Trainer, or the model's class has no ``from_pretrained``.
+        Skip: there is no Trainer.
     """
     if pipeline.trainer is None:
         raise Skip("how a custom training loop saves is not known")
     refuse_sharded(pipeline)
-    inputs = without_labels(batch.micro_batches[0].inputs)
+    labelled = batch.micro_batches[0].model_inputs
     seen = Saved(rows=len(batch.micro_batches[0].rows), texts=_texts(pipeline, batch))
     with (
         _folder() as folder,
@@ -106,7 +108,7 @@ def saved(pipeline: Pipeline, batch: Batch, origin: Origin) -> Saved:
         # The first process writes, and the others wait for it.
         seen.error = next((one for one in all_gather(error) if one), "")
         if not seen.error:
-            seen = on_rank_zero(lambda: _loaded(pipeline, seen, folder, fresh, inputs))
+            seen = on_rank_zero(lambda: _loaded(pipeline, seen, folder, fresh, labelled))
     return seen
 
 
@@ -119,35 +121,49 @@ def _folder() -> Iterator[str]:
 
 
 def _loaded(
-    pipeline: Pipeline, seen: Saved, folder: str, fresh: Any, inputs: dict[str, Any]
+    pipeline: Pipeline, seen: Saved, folder: str, fresh: Any, labelled: dict[str, Any]
 ) -> Saved:
-    """Fill in the folder's files, and the logits of the model loaded from it."""
-    import torch
-
+    """Fill in the folder's files, its tokenizer, and how the model loaded from it compares."""
     seen.files = sorted(p.name for p in Path(folder).rglob("*") if p.is_file())
     _load_tokenizer(seen, folder)
-    before = _logits(pipeline.model, inputs)
-    seen.noise = float((_logits(pipeline.model, inputs) - before).abs().max())
+    try:
+        _compare(pipeline.model, seen, folder, fresh, labelled)
+    except Skip as skip:  # of the tokenizer all is known
+        seen.unknown = str(skip)
+    return seen
+
+
+def _compare(model: Any, seen: Saved, folder: str, fresh: Any, labelled: dict[str, Any]) -> None:
+    """Fill in how the logits of the model and of the one loaded from the folder differ.
+
+    Raises:
+        Skip: how it is loaded is not known, it returns no logits, or there is no room for two.
+    """
+    import torch
+
+    inputs = predicting(model, labelled)
+    before = _logits(outputs_without(model, inputs, labelled))
+    seen.noise = float((_logits(model(**inputs)) - before).abs().max())
     seen.size, seen.dtype = float(before.abs().max()), before.dtype
     try:
-        loaded, seen.missing = _load(pipeline.model, fresh, folder)
+        loaded, seen.missing = _load(model, fresh, folder)
+    except OUTCOMES:
+        raise
     except torch.OutOfMemoryError as error:
         raise Skip("the model does not fit a second time beside itself") from error
     except Exception as error:
         seen.error = f"loading raised {type(error).__name__}: {first_line(error)}"
-        return seen
+        return
     loaded.eval()
-    after = _logits(loaded, inputs)
+    after = _logits(loaded(**inputs))
     if after.shape != before.shape:
         shapes = f"{tuple(after.shape)}, not {tuple(before.shape)}"
         seen.error = f"the loaded model makes logits of {shapes}"
     else:
         seen.difference = float((after.float() - before.float()).abs().max())
-    return seen
 
 
-def _logits(model: Any, inputs: dict[str, Any]) -> Any:
-    output = model(**inputs)
+def _logits(output: Any) -> Any:
     logits = output.get("logits") if isinstance(output, dict) else output[0]
     if logits is None:
         raise Skip("the model returns no logits")
@@ -173,6 +189,8 @@ def _base(model: Any, origin: Origin) -> Any:
     """
     if not is_adapted(model):
         return None
+    if learns_prompt(model):
+        return copy.deepcopy(model.get_base_model())
     fresh = copy.deepcopy(model)
     for module in fresh.modules():
         original = getattr(module, "original_module", None)

@@ -14,6 +14,8 @@ from trainsanity.isolation.random_states import random_hashes
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.isolation.workers import disable_workers
 from trainsanity.measurements.batches.batch import quiet
+from trainsanity.measurements.runs.batch_hash import hash_of
+from trainsanity.measurements.runs.rows_read import Source, sources_noted
 from trainsanity.measurements.step.alone import alone
 from trainsanity.measurements.step.sampling import sample
 from trainsanity.types import Skip
@@ -28,22 +30,31 @@ class CannotSave(Exception):
 
 @dataclass
 class Trace:
-    """The record of some steps; everything but ``weights`` is a JSON value.
+    """The record of some steps; everything but ``weights`` and ``sources`` is a JSON value.
 
     Attributes:
         batches: for each optimizer step, by the number of steps before it: a hash of every
             micro-batch that ``training_step`` was given.
+        rows: by the same key, a fingerprint of each micro-batch's rows, where somebody asked.
         losses: by the same key, the losses that ``training_step`` returned.
+        built: the modules' plain attributes before the run's first step.
         moment: the :func:`loop_state` before the first step after the cut.
+        saved: hashes of the random states at the cut, as a checkpoint there holds them; a batch
+            that is read ahead may draw before the next step begins.
         end: a hash of each parameter after the last step, by name.
         weights: a sample of each trainable parameter after the last step.
+        sources: what batches were made of, by their hash.
     """
 
     batches: dict[int, list[str]] = field(default_factory=dict)
+    rows: dict[int, list[str]] = field(default_factory=dict)
     losses: dict[int, list[float]] = field(default_factory=dict)
+    built: dict[str, str] = field(default_factory=dict)
     moment: dict[str, Any] = field(default_factory=dict)
+    saved: dict[str, str] = field(default_factory=dict)
     end: dict[str, int] = field(default_factory=dict)
     weights: dict[str, Any] = field(default_factory=dict)
+    sources: dict[str, Source] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def broken(self) -> str:
@@ -133,7 +144,8 @@ def trace(
         )
         _watch(trainer, plan, seen)
         try:
-            trainer.train(resume_from_checkpoint=resume)
+            with sources_noted() as seen.sources:
+                trainer.train(resume_from_checkpoint=resume)
         except Exception as error:
             if saving[0]:
                 raise CannotSave(f"{type(error).__name__}: {first_line(error)}") from error
@@ -176,8 +188,10 @@ def _callback(
             control.should_log = control.should_evaluate = False
             control.should_save = saving[0] = step in saves
             control.should_training_stop = step >= plan.steps
-            if between is not None and step == plan.cut:
-                between()
+            if step == plan.cut:
+                seen.saved = random_hashes()
+                if between is not None:
+                    between()
             if step >= plan.steps:
                 named = dict(trainer.model.named_parameters())
                 seen.end = dict(zip(named, hashes(named.values()), strict=True))
@@ -200,6 +214,8 @@ def _watch(trainer: Any, plan: Plan, seen: Trace) -> None:
 
     def watching(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         step = int(trainer.state.global_step)
+        if not seen.built:
+            seen.built = plain_settings(trainer.model)
         if step >= plan.cut and not seen.moment:
             seen.moment = loop_state(trainer)
         seen.batches.setdefault(step, []).append(hash_of(inputs))
@@ -218,12 +234,17 @@ def loop_state(trainer: Any) -> dict[str, Any]:
     return {
         "weights": dict(zip(named, hashes(named.values()), strict=True)),
         "trainable": [name for name, p in model.named_parameters() if p.requires_grad],
-        "settings": {key: repr(value) for key, _, _, value in settings(model)},
+        "settings": plain_settings(model),
         "optimizer": _optimizer_state(inner),
         "learning rate": [float(group["lr"]) for group in inner.param_groups],
         "scheduler": int(getattr(trainer.lr_scheduler, "last_epoch", 0)),
         "random numbers": random_hashes(),
     }
+
+
+def plain_settings(model: Any) -> dict[str, str]:
+    """Return plain attributes of the modules in the words of code, by name."""
+    return {key: repr(value) for key, _, _, value in settings(model)}
 
 
 def settings(model: Any) -> list[tuple[str, Any, str, Any]]:
@@ -251,21 +272,6 @@ def _optimizer_state(optimizer: Any) -> list[dict[str, Any]]:
             numbers = {name: v for name, v in state.items() if isinstance(v, int | float)}
             states.append(dict(zip(tensors, hashes(tensors.values()), strict=True)) | numbers)
     return states
-
-
-def hash_of(inputs: Any) -> str:
-    """Return a hash of a batch's tensors: names, shapes and bits."""
-    import torch
-    import xxhash
-
-    digest = xxhash.xxh3_64()
-    for name in sorted(inputs):
-        value = inputs[name]
-        if torch.is_tensor(value):
-            bits = value.detach().cpu().contiguous()
-            digest.update(f"{name}{tuple(bits.shape)}{bits.dtype}".encode())
-            digest.update(bits.view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def max_weight_difference(one: Trace, other: Trace) -> float:

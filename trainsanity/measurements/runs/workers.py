@@ -10,7 +10,7 @@ from trainsanity.engine.store import measurement
 from trainsanity.fields import is_indexable
 from trainsanity.isolation.snapshot import preserved
 from trainsanity.measurements.batches.batch import quiet
-from trainsanity.measurements.runs.trace import hash_of
+from trainsanity.measurements.runs.batch_hash import hash_of
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from trainsanity.maths.tolerances import STANDARD_ERRORS
 from trainsanity.measurements.speed import clock as part
 from trainsanity.measurements.speed.clocked import clock_trainer
 from trainsanity.measurements.speed.figures import Alternative, Clocked
-from trainsanity.types import Cost, Skip
+from trainsanity.types import OUTCOMES, Cost, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -73,6 +73,8 @@ def loading(pipeline: Pipeline, clocked: Clocked) -> Loading:
     count = 2 * workers or min(MOST, max(os.cpu_count() or 1, 1))
     try:
         ratio = _ratio(pipeline, clocked, count)
+    except OUTCOMES as why:
+        return Loading(*taken, untried=str(why))
     except Exception as error:  # a collator that cannot be sent to a process, for one
         said = f"{count} workers raised {type(error).__name__}: {first_line(error)}"
         return Loading(*taken, untried=said)

@@ -27,6 +27,7 @@ from trainsanity.measurements.step.loop_gradients import Gradients, before_the_c
 from trainsanity.measurements.step.own import Own, solve
 from trainsanity.measurements.step.rearranged import REDRAWN, set_alike
 from trainsanity.measurements.step.steps import Recording, set_random_state
+from trainsanity.types import OUTCOMES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,6 +65,8 @@ def ask_loop_again(pipeline: Pipeline, seen: Recording, begun: Any) -> Own:
             own.items.append(None)
             columns.append(sampled_of(samples, parameters, size))
             parts.append(part)
+    except OUTCOMES as why:
+        return Own(reason=str(why))
     except Exception as error:
         return Own(reason=f"given one micro-batch it raised {type(error).__name__}: "
                           f"{first_line(error)}")  # fmt: skip

@@ -12,7 +12,7 @@ from trainsanity.measurements.step.reference_tensors import shared_with_referenc
 from trainsanity.measurements.step.steps import Recording
 from trainsanity.objectives.loss_places import LossCall
 from trainsanity.pipeline import micro_batches_of
-from trainsanity.types import Blocked, Cost, Skip
+from trainsanity.types import OUTCOMES, Blocked, Cost, Skip
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -64,6 +64,8 @@ def recording(pipeline: Pipeline) -> Recording:
     except torch.OutOfMemoryError:
         if pipeline.optimizer_steps == 1:
             raise
+    except OUTCOMES:
+        raise
     except Exception as error:
         if shared_with_reference(pipeline):
             raise Blocked(
