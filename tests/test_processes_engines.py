@@ -77,9 +77,11 @@ def test_what_zero_does_not_show_is_skipped_with_its_reason(zero):
     assert "stage 3" in rows["loss.train_equals_eval"]["reason"]
 
 
-def test_fsdp2_in_mixed_precision_is_green_on_its_shards():
-    (report,), _ = reported([engine("sharded_mixed")])
-    assert names(report, "fail", "error", "blocked", "abstain") == set()
+def test_fsdp2_in_mixed_precision_and_with_adapters_is_green_on_its_shards():
+    (report, adapted), _ = reported([engine("sharded_mixed"), engine("sharded_lora")])
+    for one in (report, adapted):
+        assert names(one, "fail", "error", "blocked", "abstain") == set()
+    assert by_name(adapted)["model.adapter_begins_as_base"]["status"] == "pass"
     assert any(
         "sharded the model over 2 processes" in one for one in report["environment"]["notes"]
     )

@@ -106,7 +106,13 @@ def sharded_language() -> Any:
 
 
 def sharded_lora() -> Any:
-    """LoRA under FSDP2: frozen weights and trained adapters lie in the same blocks."""
-    from fixtures.controls.pipelines import lora
+    """LoRA under FSDP2, with what NCCL refuses refused.
 
-    return sharded(lora(healthy()))
+    Frozen weights and trained adapters lie in the same blocks.
+    """
+    from fixtures.controls.pipelines import lora
+    from fixtures.nccl import HostRefused
+
+    trainer = sharded(lora(healthy()))
+    HostRefused().__enter__()  # until the process ends
+    return trainer
