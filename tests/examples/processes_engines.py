@@ -116,3 +116,8 @@ def sharded_lora() -> Any:
     trainer = sharded(lora(healthy()))
     HostRefused().__enter__()  # until the process ends
     return trainer
+
+
+def sharded_copy() -> Any:
+    """FSDP2 with its own activation checkpointing: what trains is a copy of the model."""
+    return sharded(healthy(), activation_checkpointing=True)
