@@ -9,6 +9,10 @@ from .processes import healthy, incident, rebuilt, sharded
 
 def zero(stage: int, build: Any = healthy, mixed: bool = False, **settings: Any) -> Any:
     """As a user asks for it, by ``TrainingArguments(deepspeed=...)``."""
+    from transformers.integrations import deepspeed
+
+    # Until the arguments of a pipeline before it are collected, models are made as those say.
+    deepspeed.unset_hf_deepspeed_config()
     config = {
         "zero_optimization": {"stage": stage},
         "train_micro_batch_size_per_gpu": "auto",
