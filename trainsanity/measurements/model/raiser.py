@@ -194,8 +194,9 @@ class Raiser:
     def _copy(self, slot: Slot) -> Copy:
         import torch
 
-        own = whole(slot.own).detach()
-        made = own.float() if slot.lower and self.raises else own
+        made = whole(slot.own).detach()
+        if slot.lower and self.raises:
+            made = made.float()  # what was gathered is given back
         if not slot.weight:
             return Copy(made, made._version)
         if self.nudging:
