@@ -175,7 +175,11 @@ def test_the_factor_is_accumulation_times_processes(reports):
     loss = by_name(reports["incident"])["loss.matches_reference"]
     assert loss["factor"] == pytest.approx(4, rel=1e-3)
     assert "gradient_accumulation_steps x world_size = 2 x 2" in loss["cause"]
+    assert names(reports["incident"], "fail") == {"loss.matches_reference"}
+    # evaluate() accumulates nothing: the same defect, by the processes alone.
     evaluated = by_name(reports["incident"])["loss.train_equals_eval"]
+    assert evaluated["status"] == "blocked"
+    assert "the same repair, model.accepts_loss_kwargs = False" in evaluated["reason"]
     assert evaluated["factor"] == pytest.approx(2, rel=1e-3)
     assert "forward takes **kwargs" in evaluated["cause"]
     assert "accepts_loss_kwargs = False" in evaluated["fix"]

@@ -41,6 +41,7 @@ def test_a_healthy_run_by_zero_is_green(name, zero):
     # No error: weights, buffers and gradients are what they were, bit for bit.
     assert names(report, "fail", "error", "blocked", "abstain") == set()
     rows = by_name(report)
+    assert rows["loss.train_equals_eval"]["status"] == "pass"
     assert "mean over the 16 examples" in rows["loss.matches_reference"]["message"]
     assert rows["gradient.head_closed_form"]["observed"]["slope"] == pytest.approx(1, abs=1e-2)
     if name.startswith("zero2"):  # whose weights are whole on every process
@@ -64,8 +65,12 @@ def test_accumulation_times_processes_is_seen_through_zero(zero):
     if not tiny_qwen3.incident(rows=48).model_accepts_loss_kwargs:
         pytest.skip("this transformers divides the loss of this model by itself")
     loss = by_name(zero["zero2_incident"])["loss.matches_reference"]
+    assert names(zero["zero2_incident"], "fail") == {"loss.matches_reference"}
     assert loss["factor"] == pytest.approx(4, rel=1e-3)
     assert "gradient_accumulation_steps x world_size = 2 x 2" in loss["cause"]
+    evaluated = by_name(zero["zero2_incident"])["loss.train_equals_eval"]
+    assert evaluated["factor"] == pytest.approx(2, rel=1e-3)
+    assert "the same repair" in evaluated["reason"]
 
 
 @with_deepspeed
@@ -74,12 +79,17 @@ def test_what_zero_does_not_show_is_skipped_with_its_reason(zero):
     for name in ("gradient.clipping", "update.survives_rounding", "loss.rows_in_any_order"):
         assert rows[name]["status"] == "skip"
         assert "DeepSpeed" in rows[name]["reason"]
-    assert "stage 3" in rows["loss.train_equals_eval"]["reason"]
 
 
-def test_fsdp2_in_mixed_precision_is_green_on_its_shards():
-    (report,), _ = reported([engine("sharded_mixed")])
-    assert names(report, "fail", "error", "blocked", "abstain") == set()
+def test_fsdp2_in_mixed_precision_and_with_adapters_is_green_on_its_shards():
+    targets = ("sharded_mixed", "sharded_copy", "sharded_lora")
+    (report, copied, adapted), _ = reported([engine(name) for name in targets])
+    for one in (report, copied, adapted):
+        assert names(one, "fail", "error", "blocked", "abstain") == set()
+        assert "16 rows" in by_name(one)["loss.train_equals_eval"]["message"]
+    assert by_name(adapted)["model.adapter_begins_as_base"]["status"] == "pass"
+    compared = [by_name(one)["gradient.matches_autograd"]["message"] for one in (report, copied)]
+    assert {one.partition(" (")[0] for one in compared} == {"24 gradients"}
     assert any(
         "sharded the model over 2 processes" in one for one in report["environment"]["notes"]
     )

@@ -15,6 +15,7 @@ from trainsanity.engine.runner import Runner, run
 from trainsanity.engine.store import Measurement, catalogue
 from trainsanity.errors import UsageError
 from trainsanity.pipeline import Pipeline
+from trainsanity.proofs import Repair
 from trainsanity.report.screen import render
 from trainsanity.types import (
     Abstain,
@@ -341,6 +342,35 @@ def test_the_same_cause_in_the_same_words_is_explained(cause, status):
     if status == "blocked":
         assert results["second"].reason == "explained by ACME000 loss.first: the same cause"
         assert "\nACME001 has the same cause as ACME000\n" in render(report)
+
+
+@pytest.mark.parametrize(
+    ("own", "status"),
+    [
+        (("settings",), "blocked"),  # by another factor: what is counted differs
+        (("settings", "loss"), "fail"),  # either may be it
+        (("other",), "fail"),
+        ((), "fail"),
+    ],
+)
+def test_the_same_repair_is_explained(own, status):
+    def mended(factor, cause, *kinds):
+        def fn(pipeline):
+            repairs = tuple(Repair(f"{kind} = False", kind) for kind in kinds)
+            yield Finding("bad", factor=factor, cause=cause, repairs=repairs)
+            yield Measured("measured")
+
+        return fn
+
+    statuses, report, results = judge(
+        first=(mended(12.0, "12 is 6 x 2", "settings", "loss"), {}),
+        second=(mended(2.0, "2 is 2", *own), {"explained_by": ("loss.first",)}),
+    )
+    assert statuses == {"first": "fail", "second": status}
+    if status == "blocked":
+        reason = "explained by ACME000 loss.first: the same repair, settings = False"
+        assert results["second"].reason == reason
+        assert "\nACME001 needs the same repair as ACME000\n" in render(report)
 
 
 def test_what_is_blocked_by_a_check_that_was_not_asked_for_is_not_green():

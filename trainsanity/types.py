@@ -195,8 +195,8 @@ class Check:
         cost: the most that its measurements cost.
         needs: attributes of the pipeline without which there is nothing to judge.
         requires: checks that must not have failed, because this one cannot be judged then.
-        explained_by: checks whose failure by the same factor, or with the same cause in the same
-            words, explains a failure here.
+        explained_by: checks whose failure by the same factor, with the same cause in the same
+            words, or with the same repair, explains a failure here.
         follows: checks whose failure brings a failure here about, whatever its factor.
         rules_out: the suspect that a pass speaks for, in the words people use.
         stops: what fails this check can stop a training step, so that a measurement which raises

@@ -9,6 +9,10 @@ from .processes import healthy, incident, rebuilt, sharded
 
 def zero(stage: int, build: Any = healthy, mixed: bool = False, **settings: Any) -> Any:
     """As a user asks for it, by ``TrainingArguments(deepspeed=...)``."""
+    from transformers.integrations import deepspeed
+
+    # Until the arguments of a pipeline before it are collected, models are made as those say.
+    deepspeed.unset_hf_deepspeed_config()
     config = {
         "zero_optimization": {"stage": stage},
         "train_micro_batch_size_per_gpu": "auto",
@@ -106,10 +110,21 @@ def sharded_language() -> Any:
 
 
 def sharded_lora() -> Any:
-    """LoRA under FSDP2: frozen weights and trained adapters lie in the same blocks."""
-    from fixtures.controls.pipelines import lora
+    """LoRA under FSDP2, with what NCCL refuses refused.
 
-    return sharded(lora(healthy()))
+    Frozen weights and trained adapters lie in the same blocks.
+    """
+    from fixtures.controls.pipelines import lora
+    from fixtures.nccl import HostRefused
+
+    trainer = sharded(lora(healthy()))
+    HostRefused().__enter__()  # until the process ends
+    return trainer
+
+
+def sharded_copy() -> Any:
+    """FSDP2 with its own activation checkpointing: what trains is a copy of the model."""
+    return sharded(healthy(), activation_checkpointing=True)
 
 
 def tensor_parallel(trainer: Any, plan: Any = None, **arguments: Any) -> Any:

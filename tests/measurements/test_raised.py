@@ -10,6 +10,7 @@ from torch import nn
 
 from fixtures.faults import healthy
 from trainsanity.isolation.hashing import hashes
+from trainsanity.measurements.model import raiser
 from trainsanity.measurements.model.raised import asked, in_float32
 from trainsanity.measurements.model.raiser import Raiser, nudge, repeated
 from trainsanity.pipeline import Pipeline
@@ -426,6 +427,32 @@ def test_a_nudge_moves_each_element_by_one_unit():
     assert 0.4 < grown < 0.6  # four standard errors of a fair coin are 0.06
     odd = torch.tensor([0.0, torch.inf, -torch.inf])
     assert torch.equal(nudge(odd), odd)
+
+
+def test_a_large_weight_is_nudged_a_part_at_a_time_and_a_copy_in_its_own_place(monkeypatch):
+    """Of 152 thousand words by 5,120 a second copy in float32 is 2.9 GiB."""
+    weight = torch.randn(7, 11, generator=torch.Generator().manual_seed(0)).t()
+    weight[0, 0], weight[1, 1] = 0.0, torch.inf
+    before, moved = weight.clone(), nudge(weight)
+    monkeypatch.setattr(raiser, "AT_ONCE", 10)
+    assert torch.equal(nudge(weight), moved)
+    assert torch.equal(weight, before)
+    copy = weight.contiguous()
+    assert nudge(copy, in_place=True).data_ptr() == copy.data_ptr()
+    assert torch.equal(copy, moved)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_nudge_writes_to_copies_alone(dtype):
+    model, nudged = net().to(dtype), []
+    weights = [p.detach().clone() for p in model.parameters()]
+    held = raiser.Raiser(model)
+    with held.raised(), held.nudged():
+        nudged += [copy.tensor for copy in held.copies.values()]
+    assert nudged
+    assert all(map(torch.equal, weights, model.parameters()))
+    own = {p.data_ptr() for p in model.parameters()}
+    assert not any(one.data_ptr() in own for one in nudged)
 
 
 def test_nudged_weights_change_the_outputs_by_roundings_and_are_taken_back():

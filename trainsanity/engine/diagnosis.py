@@ -44,6 +44,8 @@ def explained_by(failed: Result, earlier: Iterable[Result]) -> tuple[Result, str
             return other, f"the same factor {other.factor:.2f}"
         if same_cause(failed, other):
             return other, "the same cause"
+        if same_repair(failed, other):
+            return other, f"the same repair, {failed.findings[0].repairs[0].words}"
     return None
 
 
@@ -64,6 +66,13 @@ def same_cause(failed: Result, other: Result) -> bool:
     """Return whether each failure of a result has a cause of another's, as far as the colon."""
     causes = {(finding.cause or "").partition(":")[0] for finding in _failures(other)} - {""}
     return all((f.cause or "").partition(":")[0] in causes for f in _failures(failed))
+
+
+def same_repair(failed: Result, other: Result) -> bool:
+    """Return whether each failure of a result has for its only repair one of another's first."""
+    mended = {(one.kind, one.arguments) for one in other.findings[0].repairs}
+    each = [[(one.kind, one.arguments) for one in f.repairs] for f in _failures(failed)]
+    return bool(each) and all(len(own) == 1 and own[0] in mended for own in each)
 
 
 def _failures(result: Result) -> list[Finding]:

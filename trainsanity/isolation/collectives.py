@@ -6,7 +6,7 @@ In a single process every function returns what it was given.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
@@ -42,6 +42,42 @@ def broadcast_from_zero(value: T) -> T:
     values: list[Any] = [value]
     distributed.broadcast_object_list(values, src=0)
     return cast("T", values[0])
+
+
+def served(device: Any) -> Any:
+    """Return the device if the processes exchange its tensors, else one whose they do.
+
+    NCCL takes those of accelerators alone, gloo those of all devices.
+    """
+    import torch
+    from torch import distributed
+
+    # "cuda:nccl", "cpu:gloo,cuda:nccl"; the backend's name alone does not tell: "undefined".
+    pairs = str(distributed.get_backend_config()).split(",")
+    kinds = [pair.partition(":")[0] for pair in pairs]
+    wanted = torch.device(device)
+    return wanted if wanted.type in kinds else torch.device(kinds[0])
+
+
+def overwritten_from_zero(tensors: Iterable[Any]) -> None:
+    """Give each tensor rank 0's values, in place.  All processes have to call it."""
+    from torch import distributed
+
+    for tensor in tensors:
+        own = tensor.detach()
+        sent = own.to(served(own.device))
+        distributed.broadcast(sent, src=0)
+        if sent is not own:
+            own.copy_(sent)
+
+
+def added_up(tensor: Any) -> Any:
+    """Return the sum of the processes' tensors, on its device.  All have to call it."""
+    from torch import distributed
+
+    total = tensor.detach().to(served(tensor.device), copy=True)
+    distributed.all_reduce(total)
+    return total.to(tensor.device)
 
 
 def on_rank_zero(compute: Callable[[], T]) -> T:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from trainsanity.isolation.collectives import overwritten_from_zero
 from trainsanity.isolation.shards import in_parts, made_in_parts
 from trainsanity.isolation.zero import zero_stage
 from trainsanity.types import Skip
@@ -107,12 +108,7 @@ def complete(trainer: Any) -> None:
     plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
     if not getattr(plugin, "cpu_ram_efficient_loading", False) or trainer.args.world_size < 2:
         return
-    import torch
-
-    for tensor in (*trainer.model.parameters(), *trainer.model.buffers()):
-        sent = tensor.detach().to(trainer.args.device)
-        torch.distributed.broadcast(sent, src=0)
-        tensor.detach().copy_(sent)
+    overwritten_from_zero((*trainer.model.parameters(), *trainer.model.buffers()))
 
 
 @contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from trainsanity.isolation.collectives import added_up
+
 
 def summed(values: list[float], device: Any) -> list[float]:
     """Return the sums over all processes, all of which have to call it in the same order."""
@@ -11,8 +13,7 @@ def summed(values: list[float], device: Any) -> list[float]:
 
     if not several():
         return values
-    total = torch.tensor(values, dtype=torch.float64, device=device)
-    torch.distributed.all_reduce(total)
+    total = added_up(torch.tensor(values, dtype=torch.float64, device=device))
     return [float(value) for value in total.tolist()]
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from trainsanity.engine.diagnosis import same_cause, same_factor
+from trainsanity.engine.diagnosis import same_cause, same_factor, same_repair
 from trainsanity.errors import ExitCode
 from trainsanity.report.console import console, fields, indented, text_of
 from trainsanity.report.links import page_url
@@ -333,6 +333,8 @@ def _explanations(results: Sequence[Result]) -> Iterator[str]:
             way = ("shows the same factor as", "show the same factor as", ", which explains ")
         elif same_cause(result, cause):
             way = ("has the same cause as", "have the same cause as", "")
+        elif same_repair(result, cause):
+            way = ("needs the same repair as", "need the same repair as", "")
         else:
             way = ("follows from", "follow from", "")
         ways.setdefault(way, []).append(result)

@@ -29,6 +29,9 @@ COMPOSED = (
     "sharpness-aware steps do: its gradient is made of more than the loss's"
 )
 
+CHECKPOINTED = "_checkpoint_wrapped_module."
+"""What torch's wrapper for activation checkpointing, which FSDP2 has for it, adds to names."""
+
 TERMS = (
     "{} has the formula's value, and the step adds up what it gives: it has a term whose value is "
     "next to 0 and whose gradient is not, as a consistency of two passes has at first, or a hook "
@@ -91,12 +94,13 @@ def matches_autograd(
         raise Skip(recording.not_comparable)
     if recording.first.left:
         raise Blocked(STALE, by="gradient.starts_from_zero")
-    names = [name for name in replay.gradients if name in recording.gradients]
+    recorded = {name.replace(CHECKPOINTED, ""): one for name, one in recording.gradients.items()}
+    names = [name for name in replay.gradients if name in recorded]
     if recording.head_name and not is_tied(pipeline, recording.head_name):
         names = [name for name in names if name != f"{recording.head_name}.weight"]
     if not names:
         raise Skip("no parameter below the head is trained")
-    observed = {name: recording.gradients[name].double() for name in names}
+    observed = {name: recorded[name].double() for name in names}
     bad: list[str] = []
     held: list[str] = []
     compared, noisy = [], 0

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
-from trainsanity.isolation.shards import whole
+from trainsanity.isolation.shards import is_sharded, made_in_parts, shape_of, whole
+from trainsanity.maths.norms import norm_of
 from trainsanity.measurements.batches.batch import Batch
 from trainsanity.measurements.model.adapters import Adapters, base_weight, is_tuner
 from trainsanity.measurements.model.checkpoint_tokens import tokens_of
@@ -87,12 +88,12 @@ def adapter_base(pipeline: Pipeline, adapters: Adapters) -> AdapterBase:
                     break
         else:
             continue
-        if stored.shape != weight.shape or not weight.is_floating_point():
+        if tuple(stored.shape) != shape_of(weight) or not weight.is_floating_point():
             continue
         compared += 1
         # In the coarser of the two: rounding is no other model.
         coarser = min(weight.dtype, stored.dtype, key=lambda dtype: dtype.itemsize)
-        own = weight.detach().cpu().to(coarser)
+        own = whole(weight).detach().cpu().to(coarser)
         if (far := float((own - stored.to(coarser)).abs().max())) > 0:
             differ[plain] = far
     if not compared:
@@ -174,11 +175,17 @@ def new_tokens(pipeline: Pipeline, batch: Batch) -> NewTokens:
 
 def _empty_rows(layer: Any, ids: set[int]) -> set[int]:
     """Return those of some ids whose row of an embedding is as good as zero beside the others."""
-    weight = getattr(base_weight(layer), "data", None)
-    places = sorted(i for i in ids if weight is not None and 0 <= i < len(weight))
-    if weight is None or not places or not weight.is_floating_point():
+    weight = base_weight(layer)
+    rows = 0 if weight is None else shape_of(weight)[0]
+    places = sorted(i for i in ids if 0 <= i < rows)
+    if not places or not weight.is_floating_point():
         return set()
-    sizes = whole(weight)[places].detach().float().norm(dim=-1)
+    if made_in_parts(layer):
+        weight = whole(weight)
+    # Of what is sharded a number a row is gathered, and not the rows.
+    shown = weight.detach() if is_sharded(weight) else weight.detach()[places]
+    sizes = whole(norm_of(shown, dim=-1))
+    sizes = sizes[places] if is_sharded(weight) else sizes
     usual = float(sizes.median())
     return {i for i, size in zip(places, sizes.tolist(), strict=True) if size <= EMPTY * usual}
 

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
+from trainsanity.isolation.shards import whole
+from trainsanity.maths.norms import norm_of
 from trainsanity.measurements.model.adapters import PAIRS, is_tuner
 from trainsanity.pipeline import active_adapters
 from trainsanity.types import Cost, Skip
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from trainsanity.pipeline import Pipeline
 
 
@@ -62,16 +66,17 @@ def drawn_adapters(pipeline: Pipeline) -> DrawnAdapters:
                 a, b = (_weight(getattr(layer, side, {}), name) for side in (first, second))
                 if a is None or b is None or a.is_meta or b.is_meta:
                     continue
-                rank = min(b.shape)
-                values.append(b.detach().float().flatten() * math.sqrt(rank))
+                base = getattr(layer.get_base_layer(), "weight", b)
+                # Of sharded weights all processes ask for the same ones at the same time.
+                a, b = (whole(side).detach().float() for side in (a, b))
+                values.append((b.flatten() * math.sqrt(min(b.shape))).cpu())
                 scaling = float((getattr(layer, "scaling", None) or {}).get(name, 1.0))
-                size = float(getattr(layer.get_base_layer(), "weight", b).float().norm())
+                size = _norm(base)
                 if first == "lora_A" and size:
-                    change = float((b.detach().float() @ a.detach().float()).norm())
-                    changed.append(abs(scaling) * change / size)
+                    changed.append(abs(scaling) * _norm_of_product(b, a) / size)
     if not values:
         raise Skip("the model has no LoRA")
-    together = torch.cat([one.cpu() for one in values])
+    together = torch.cat(values)
     return DrawnAdapters(
         len(together),
         int((together == 0).sum()),
@@ -79,6 +84,18 @@ def drawn_adapters(pipeline: Pipeline) -> DrawnAdapters:
         float(together.square().mean().sqrt()),
         max(changed),
     )
+
+
+def _norm(weight: Any) -> float:
+    """Return a base weight's 2-norm; only ZeRO-3 has the weight gathered for it."""
+    held = (whole(weight) if hasattr(weight, "ds_tensor") else weight).detach()
+    # What is stored in bytes, as quantised weights are, has no norm of torch's.
+    return float(whole(norm_of(held if held.dtype.itemsize > 1 else held.float())))
+
+
+def _norm_of_product(b: Tensor, a: Tensor) -> float:
+    """Return the 2-norm of ``b @ a``, which is as large as the layer, from products of the rank."""
+    return float(((b.mT @ b) * (a @ a.mT)).sum().clamp(min=0).sqrt())
 
 
 def _weight(side: Any, name: str) -> Any:

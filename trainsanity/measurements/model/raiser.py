@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from trainsanity.isolation.shards import is_sharded, made_in_parts, shape_of, whole
+from trainsanity.isolation.shards import is_sharded, local, made_in_parts, shape_of, whole
 from trainsanity.isolation.time_limit import deferred
 
 if TYPE_CHECKING:
@@ -194,12 +194,16 @@ class Raiser:
     def _copy(self, slot: Slot) -> Copy:
         import torch
 
-        own = whole(slot.own).detach()
-        made = own.float() if slot.lower and self.raises else own
+        made = whole(slot.own).detach()
+        if slot.lower and self.raises:
+            made = made.float()  # what was gathered is given back
         if not slot.weight:
             return Copy(made, made._version)
-        moved = nudge(made) if self.nudging else made
-        return Copy(torch.nn.Parameter(moved, requires_grad=False))
+        if self.nudging:
+            # An embedding of 152 thousand words needs gigabytes a second time.
+            ours = made.data_ptr() != local(slot.own).data_ptr()
+            made = nudge(made, in_place=ours)
+        return Copy(torch.nn.Parameter(made, requires_grad=False))
 
 
 @contextlib.contextmanager
@@ -233,18 +237,31 @@ def repeated(model: Any) -> list[Any]:
     return list(found.values())
 
 
-def nudge(tensor: Tensor) -> Tensor:
+AT_ONCE = 1 << 24
+"""Elements that are moved at a time: what that needs besides is twice their 64 MiB."""
+
+
+def nudge(tensor: Tensor, *, in_place: bool = False) -> Tensor:
     """Move each element by one unit in its last place, up or down by its last bit in bfloat16.
 
     A common factor would be taken out again by the next normalisation.
+
+    Args:
+        tensor: what is moved.
+        in_place: write over the tensor, where it lies in one piece.
     """
     import torch
 
     if tensor.dtype != torch.float32:
         return tensor * (1 + torch.finfo(tensor.dtype).eps)
-    bits = tensor.contiguous().view(torch.int32)
-    moved = bits + 1 - 2 * ((bits >> 16) & 1)
-    return torch.where(tensor.isfinite() & (tensor != 0), moved.view(torch.float32), tensor)
+    ours = in_place and tensor.is_contiguous()
+    moved = tensor if ours else tensor.clone(memory_format=torch.contiguous_format)
+    for part in moved.view(-1).split(AT_ONCE):
+        stays = ~part.isfinite() | (part == 0)
+        bits = part.view(torch.int32)
+        step = (bits >> 16).bitwise_and_(1).mul_(-2).add_(1)
+        bits.add_(step.masked_fill_(stays, 0))
+    return moved
 
 
 def _block(modules: Iterable[Any]) -> Block:

@@ -290,7 +290,7 @@ def _same_with_adapter(layer: Any, parameter: Tensor, part: Any) -> bool:
         together = parameter.detach().double()
         for adapter in layer.active_adapters:
             if adapter in getattr(layer, "lora_A", {}):
-                together = together + layer.get_delta_weight(adapter).double()
+                together = together + whole(layer.get_delta_weight(adapter)).double()
     # The weight was rounded to its dtype, and the decomposition to float32.
     allowed = MARGIN * float(torch.finfo(parameter.dtype).eps) + REDUCTIONS
     difference, size = float((together - there).norm()), float(there.norm())

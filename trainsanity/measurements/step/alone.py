@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from trainsanity.errors import UsageError, first_line
 from trainsanity.isolation.callbacks import only_during_steps
-from trainsanity.types import Blocked
+from trainsanity.types import Blocked, Skip
+
+T = TypeVar("T")
 
 
 def alone(
@@ -42,6 +44,40 @@ def alone(
     for argument, value in quiet_arguments.items():
         if hasattr(trainer.args, argument):
             setattr(trainer.args, argument, value)
+
+
+class _Begun(Exception):
+    """Raised where training has begun, to end it before its first step."""
+
+
+def as_training_begins(trainer: Any, folder: str, ask: Callable[[], T]) -> T:
+    """Return what ``ask`` returns inside ``train()``, which ends there, before its first step.
+
+    Model and optimizer are prepared by then, as DeepSpeed and FSDP2 have them.
+
+    Args:
+        trainer: whose attributes somebody else puts back.
+        folder: used in place of ``output_dir``.
+        ask: called once.
+
+    Raises:
+        Skip: a ``train()`` of the user's own ended and had begun nothing.
+    """
+    from transformers import TrainerCallback
+
+    returned: list[T] = []
+
+    class Begin(TrainerCallback):
+        def on_train_begin(self, *_: Any, **kwargs: Any) -> None:
+            returned.append(ask())
+            raise _Begun
+
+    alone(trainer, folder, Begin())
+    with contextlib.suppress(_Begun):
+        trainer.train()
+    if not returned:
+        raise Skip("train() told no callback that it begins")
+    return returned[0]
 
 
 @contextlib.contextmanager

@@ -9,15 +9,17 @@ from trainsanity.engine.session import objective_of
 from trainsanity.engine.store import measurement
 from trainsanity.fields import logits_of
 from trainsanity.isolation.collectives import all_gather
-from trainsanity.isolation.fsdp import fsdp
+from trainsanity.isolation.fsdp import fsdp, training_copy
 from trainsanity.isolation.overrides import own_evaluation
 from trainsanity.isolation.snapshot import preserved
+from trainsanity.isolation.temp_folders import scratch
 from trainsanity.isolation.zero import engine_dropped, zero_stage
 from trainsanity.measurements.batches.batch import quiet
 from trainsanity.measurements.batches.special_tokens import align_special_tokens
 from trainsanity.measurements.model.forward import outputs_without, predicting
 from trainsanity.measurements.model.head import Pooled, find_head, watched
 from trainsanity.measurements.model.items import items_of
+from trainsanity.measurements.step.alone import as_training_begins
 from trainsanity.measurements.step.steps import MicroStep, Recording
 from trainsanity.types import Cost, Skip
 
@@ -82,15 +84,12 @@ def evaluation(pipeline: Pipeline, recording: Recording) -> Evaluation:
         raise Skip("a custom training loop has no evaluate()")
     if not objective_of(pipeline).known:
         raise Skip(f"no reference loss for {type(pipeline.model).__name__}")
-    if fsdp(pipeline):
-        raise Skip("FSDP2 shards model and optimizer together: evaluate() before train() raises")
-    if zero_stage(pipeline.trainer) in (0, 1, 2):
-        raise Skip("evaluate() before train() raises where DeepSpeed's ZeRO has no stage 3")
     rows = _rows(pipeline, recording)
     batches: list[MicroStep] = []
     kept: dict[int, int] = {}
     training: dict[str, None] = {}
-    metrics = _evaluate(pipeline, rows, batches, kept, training)
+    with training_copy(pipeline) as standing:
+        metrics = _evaluate(standing, rows, batches, kept, training)
     if any(micro.items is None for micro in batches) or not batches:
         raise Skip("evaluate() did not make logits from labelled rows in one pass of the model")
     if "eval_loss" not in metrics:
@@ -137,8 +136,11 @@ def _evaluate(
 
     # A schedule-free optimizer has a mode, which evaluate() switches: weights are others in each.
     # An evaluation of the user's own may do anything; what it leaves changed is for a run to tell.
+    # Before train() it raises where model and optimizer are prepared together.
+    within = fsdp(pipeline) or zero_stage(trainer) in (0, 1, 2)
     writes = callable(getattr(trainer.optimizer, "eval", None)) or bool(own_evaluation(trainer))
     with (
+        scratch() as folder,
         preserved(pipeline, weights=writes or zero_stage(trainer) is not None),
         engine_dropped(pipeline),
         quiet(pipeline),
@@ -155,10 +157,13 @@ def _evaluate(
         trainer.args.disable_tqdm = True
         _record_prediction_step(pipeline, watch, batches)
         _record_weights(pipeline, batches, kept)
-        metrics: dict[str, float] = trainer.evaluate(
-            eval_dataset=_like(pipeline.train_dataset, rows)
-        )
-    return metrics
+        given = _like(pipeline.train_dataset, rows)
+
+        def evaluate() -> dict[str, float]:
+            metrics: dict[str, float] = trainer.evaluate(eval_dataset=given)
+            return metrics
+
+        return as_training_begins(trainer, folder, evaluate) if within else evaluate()
 
 
 def _rows(pipeline: Pipeline, recording: Recording) -> list[dict[str, Any]]:

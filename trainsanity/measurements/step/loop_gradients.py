@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from trainsanity.isolation.collectives import all_gather
+from trainsanity.isolation.collectives import added_up, all_gather
 from trainsanity.isolation.shards import whole
 from trainsanity.maths.regression import regress
 from trainsanity.maths.tolerances import REDUCTIONS
@@ -229,13 +229,10 @@ def _averaged(own: Reading) -> Reading:
 
     shapes = all_gather({name: tuple(value.shape) for name, value in own.samples.items()})
     heads = [tuple(one) for one in all_gather(None if own.head is None else own.head.shape) if one]
-    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
 
     def mean(value: Any, shape: tuple[int, ...]) -> Any:
-        added = torch.zeros(shape) if value is None else value
-        added = added.to(device, torch.float32, copy=True)
-        distributed.all_reduce(added)
-        return (added / distributed.get_world_size()).cpu()
+        mine = torch.zeros(shape) if value is None else value.cpu().float()
+        return added_up(mine) / distributed.get_world_size()
 
     every = {name: shape for process in shapes for name, shape in process.items()}
     samples = {name: mean(own.samples.get(name), every[name]) for name in sorted(every)}

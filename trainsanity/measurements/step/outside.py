@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from trainsanity.isolation.shards import is_sharded
+from trainsanity.isolation.shards import in_parts
 
 if TYPE_CHECKING:
     from trainsanity.measurements.step.steps import Recording
@@ -39,15 +39,13 @@ def outside_watched(model: Any, seen: Recording) -> Iterator[None]:
     """Note the parameters outside of the model that the step's backward passes reach."""
     import torch
 
-    if any(is_sharded(p) for p in model.parameters()):  # gathered ones are other tensors
-        yield
-        return
     own = {id(p) for p in model.parameters()}
     found: dict[int, Any] = {}
     backward = torch.autograd.backward
 
     def watching(tensors: Any, *args: Any, **kwargs: Any) -> Any:
-        if not seen.asking and len(seen.steps) <= 1:
+        # Of a model in parts, which training may have made of it, gathered ones are other tensors.
+        if not seen.asking and len(seen.steps) <= 1 and not in_parts(model):
             roots = [tensors] if torch.is_tensor(tensors) else list(tensors)
             found.update({id(p): p for p in _leaves(roots) if id(p) not in own})
         return backward(tensors, *args, **kwargs)

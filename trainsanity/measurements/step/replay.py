@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.session import objective_of
 from trainsanity.engine.store import measurement
-from trainsanity.isolation.collectives import all_gather
+from trainsanity.isolation.collectives import added_up, all_gather, overwritten_from_zero
 from trainsanity.isolation.hashing import hashes
 from trainsanity.isolation.mesh import a_group
 from trainsanity.isolation.shards import computed_in_parts, in_parts, made_in_parts, resharded
@@ -187,15 +187,8 @@ def _as_wrapped(pipeline: Pipeline, recording: Recording) -> Iterator[None]:
         yield
         return
     with preserved(pipeline, weights=True):
-        _send_round(parameters)
+        overwritten_from_zero(parameters.values())
         yield
-
-
-def _send_round(parameters: dict[str, Any]) -> None:
-    import torch.distributed
-
-    for parameter in parameters.values():
-        torch.distributed.broadcast(parameter.detach(), src=0)
 
 
 def _size(pipeline: Pipeline, micro: MicroStep) -> int:
@@ -332,10 +325,5 @@ def _differences(other: dict[str, Tensor], exact: dict[str, Tensor]) -> dict[str
 
 
 def _add_up(gradients: dict[str, Tensor]) -> None:
-    import torch.distributed
-
-    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
     for name in sorted(gradients):
-        whole = gradients[name].to(device)
-        torch.distributed.all_reduce(whole)
-        gradients[name] = whole.cpu()
+        gradients[name] = added_up(gradients[name])
