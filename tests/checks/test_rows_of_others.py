@@ -13,9 +13,12 @@ from trainsanity.engine.registry import registry
 from trainsanity.engine.runner import run
 
 
-def judged(code, rows, tokenizer=None):
+def judged(code, rows, tokenizer=None, held=None):
     pipeline = Pipeline(
-        torch.nn.Linear(2, 2), train_dataset=datasets.Dataset.from_list(rows), tokenizer=tokenizer
+        torch.nn.Linear(2, 2),
+        train_dataset=datasets.Dataset.from_list(rows),
+        eval_dataset=None if held is None else datasets.Dataset.from_list(held),
+        tokenizer=tokenizer,
     )
     return run(pipeline, [registry().get(code)]).results[0].status
 
@@ -23,16 +26,43 @@ def judged(code, rows, tokenizer=None):
 @pytest.mark.parametrize(
     ("positive", "negative", "status"),
     [
-        ("a text", "a text", Status.FAIL),
-        ([1, 2], [1, 2], Status.FAIL),
-        ("a text", "another", Status.PASS),
-        (0.5, 0.5, Status.PASS),
-        ("", "", Status.PASS),
+        (str, str, Status.FAIL),
+        (lambda k: [k, 2], lambda k: [k, 2], Status.FAIL),
+        (str, lambda k: str(k + 1), Status.PASS),
+        (float, float, Status.PASS),
+        (lambda k: "", lambda k: "", Status.PASS),
+        (lambda k: "yes", lambda k: "yes", Status.PASS),
     ],
 )
 def test_texts_and_tokens_are_compared_and_scores_are_not(positive, negative, status):
-    rows = [{"positive": positive, "negative": negative}] * 8
+    rows = [{"positive": positive(k), "negative": negative(k)} for k in range(12)]
     assert judged("TS268", rows) is status
+
+
+@pytest.mark.parametrize(
+    "both",
+    [
+        {"lang": "en"},
+        {"title": "of both"},
+        {"attention_mask": [1, 1, 1]},
+        {"scores": [1.0]},
+        {"source": "wiki"},
+    ],
+)
+def test_what_two_texts_have_in_common_is_no_text(both):
+    """Titles, masks and languages of two different texts may be equal; all of a text may not."""
+    ((name, value),) = both.items()
+    common = {f"{side}_{name}": value for side in ("positive", "negative")}
+    rows = [{"positive": f"{k} a", "negative": f"{k} b", **common} for k in range(12)]
+    same = [{**row, "negative": row["positive"]} for row in rows]
+    assert judged("TS268", rows) is Status.PASS
+    assert judged("TS268", same) is Status.FAIL
+
+
+@pytest.mark.parametrize("name", ["neg_2", "negative2", "hard_negative_2", "Negative 2"])
+def test_each_of_several_negatives_is_compared(name):
+    rows = [{"positive": f"{k}", "neg_1": f"{k} a", name: f"{k}"} for k in range(12)]
+    assert judged("TS268", rows) is Status.FAIL
 
 
 @pytest.mark.parametrize(("whole", "status"), [(True, Status.PASS), (False, Status.FAIL)])
