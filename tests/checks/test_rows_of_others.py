@@ -11,6 +11,8 @@ from transformers import PreTrainedTokenizerFast
 from trainsanity import Pipeline, Status
 from trainsanity.engine.registry import registry
 from trainsanity.engine.runner import run
+from trainsanity.measurements.batches.documents import Document, Documents
+from trainsanity.types import Finding
 
 
 def judged(code, rows, tokenizer=None, held=None):
@@ -74,3 +76,61 @@ def test_a_shorter_run_of_blanks_is_a_part_of_the_longer(whole, status):
     tokenizer.add_tokens([8 * " ", 4 * " "])
     ids = [tokenizer.convert_tokens_to_ids(8 * " ")] if whole else [0] * 4
     assert judged("TS120", [{"input_ids": ids}] * 8, tokenizer) is status
+
+
+def standard(values):
+    values = torch.tensor(values, dtype=torch.float64)
+    return ((values - values.mean()) / values.std()).tolist()
+
+
+RAMP = standard([float(k) for k in range(160)])
+
+
+@pytest.mark.parametrize(
+    ("trained", "held", "status"),
+    [
+        # Prices beside standardised ones, or centred ones.
+        (RAMP, [40.0 + k for k in range(24)], Status.FAIL),
+        (RAMP, [30.0 * (k - 12) for k in range(24)], Status.FAIL),
+        # The next months of what grows, one group, one kind: the scale may be right.
+        (RAMP, [RAMP[-1] + 0.02 * k for k in range(24)], Status.WARNING),
+        (RAMP, [0.3 + 0.001 * k for k in range(24)], Status.WARNING),
+        (RAMP, [-1.0] * 24, Status.WARNING),
+        # Rain: most days have none, and a few weeks may have none at all.
+        (standard([0.0] * 144 + [5.0] * 16), standard([0.0] * 144 + [5.0] * 16)[:12], Status.PASS),
+        # Some large values in a hundred, and none in these.
+        (standard([1.5**k for k in range(40)]), standard([1.5**k for k in range(40)])[:36:2],
+         Status.PASS),
+    ],
+)  # fmt: skip
+def test_targets_of_another_scale_lie_outside_of_the_trained(trained, held, status):
+    rows, others = (
+        [{"x": [float(k)], "labels": y} for k, y in enumerate(part)] for part in (trained, held)
+    )
+    assert judged("TS269", rows, held=others) is status
+
+
+CUE = [*range(20, 30)]
+
+
+@pytest.mark.parametrize(
+    ("example", "found"),
+    [
+        # The row itself, in front of another one.
+        (lambda k: [100 + k, *CUE, 7, 1, 500 + k, *CUE, 8], True),
+        # Two classes, asked for in many words; both are shown.
+        (lambda k: [500 + k, *CUE, 7, 1, 600 + k, *CUE, 8], False),
+        # One of four commands, among which the same is shown.
+        (lambda k: [100 + k % 4, *CUE, 7, 1, 600 + k, *CUE, 8], False),
+        # A draft of the answer behind the same words.
+        (lambda k: [1, *CUE, 7, 100 + k], False),
+    ],
+)
+def test_what_all_prompts_end_with_is_no_question(example, found):
+    documents = []
+    for k in range(16):
+        ids = [*example(k), 1, 100 + (k % 4 if example(k)[0] == 100 + k % 4 else k), *CUE, 7]
+        documents.append(Document(k, ids, [-100] * (len(ids) - 1) + [7], {}, cut=False))
+    check = registry().get("TS267")
+    told = [*check.fn(documents=Documents(documents, 16, "", None, {}))]
+    assert any(isinstance(one, Finding) for one in told) is found
