@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import string
+from types import SimpleNamespace
+
 import datasets
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from trainsanity import Pipeline, Status
+from trainsanity.checks.tokenizer import bos_once
 from trainsanity.engine.registry import registry
 from trainsanity.engine.runner import run
 from trainsanity.measurements.batches.documents import Document, Documents
@@ -134,3 +139,67 @@ def test_what_all_prompts_end_with_is_no_question(example, found):
     check = registry().get("TS267")
     told = [*check.fn(documents=Documents(documents, 16, "", None, {}))]
     assert any(isinstance(one, Finding) for one in told) is found
+
+
+def of_letters():
+    """Return a tokenizer of single characters."""
+    letters = [*string.printable, "[UNK]"]
+    base = Tokenizer(models.WordLevel({c: k for k, c in enumerate(letters)}, unk_token="[UNK]"))
+    base.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    base.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=base, unk_token="[UNK]")
+
+
+QUESTIONS = ["where is it?", "who was that?", "what's new?"]
+ANSWERS = ["at home", "a man", "nothing"]
+CALL = "create(messages=[{'role': 'user', 'content': 'hello'}])"
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        (lambda k: f"Q: {QUESTIONS} A: {ANSWERS}", Status.FAIL),
+        (lambda k: f"Q: {json.dumps(QUESTIONS)} A: {json.dumps(ANSWERS)}", Status.PASS),
+        # As many tags as words, in sentences of their own length.
+        (lambda k: f"{[f'a {w}' for w in 'abc' * (k % 5 + 1)]} {['O'] * 3 * (k % 5 + 1)}",
+         Status.PASS),
+        # Names of columns, and what is in a row of a table.
+        (lambda k: f"zip({['id', 'name', 'town']}, {['7', 'Ann', 'Rome']})", Status.PASS),
+        (lambda k: "user: [{'type': 'text', 'text': 'hello'}]", Status.FAIL),
+        (lambda k: "Message(content=[{'type': 'text', 'text': 'hello'}])", Status.FAIL),
+        (lambda k: CALL, Status.PASS),
+        (lambda k: f"talk.append({CALL[17:-1]})", Status.PASS),
+    ],
+)  # fmt: skip
+def test_lists_in_rows_are_columns_if_they_are_batches_of_texts(text, status):
+    tokenizer = of_letters()
+    rows = [dict(tokenizer(text(k))) for k in range(20)]
+    assert judged("TS233", rows, tokenizer) is status
+
+
+BOS = 1
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "found"),
+    [
+        ([BOS, 5, 6], lambda k: [BOS, 10 + k, 7], True),
+        # The header of a turn.
+        ([BOS, 5, 6], lambda k: [BOS, 9, 10 + k], False),
+        # The places of a picture, and the text behind it.
+        ([4, 4, 4], lambda k: [BOS, 10 + k, 7], False),
+    ],
+)
+def test_an_answer_has_a_bos_of_its_own_where_the_prompt_has_one(
+    monkeypatch, prompt, answer, found
+):
+    documents = [
+        Document(k, [*prompt, *answer(k)], [-100] * 3 + answer(k), {}, cut=False) for k in range(16)
+    ]
+    get = {"documents": Documents(documents, 16, "", None, {})}.get
+    session = SimpleNamespace(measurements=SimpleNamespace(get=get))
+    monkeypatch.setattr(bos_once, "Session", SimpleNamespace(of=lambda _: session))
+    tokenizer = SimpleNamespace(
+        bos_token_id=BOS, eos_token_id=2, convert_ids_to_tokens=lambda one: "<s>"
+    )
+    assert bool([*bos_once._of_answers(SimpleNamespace(tokenizer=tokenizer))]) is found
