@@ -203,3 +203,39 @@ def test_an_answer_has_a_bos_of_its_own_where_the_prompt_has_one(
         bos_token_id=BOS, eos_token_id=2, convert_ids_to_tokens=lambda one: "<s>"
     )
     assert bool([*bos_once._of_answers(SimpleNamespace(tokenizer=tokenizer))]) is found
+
+
+def labelled(label, count=60):
+    """Return texts, three times each, with the labels of three people."""
+    return [
+        {"input_ids": [10 + k, 11 + k, 7 * k], "label": label(k, person)}
+        for person in range(3)
+        for k in range(count)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("label", "status"),
+    [
+        # Two of three say the same, the third says anything.
+        (lambda k, person: k % 6 if person < 2 else k % 7 % 6, Status.WARNING),
+        # Each column of labels belongs to other rows.
+        (lambda k, person: (7 * k + k // (person + 2)) % 6, Status.FAIL),
+        (lambda k, person: k % 6, Status.PASS),
+    ],
+)
+def test_people_agree_better_than_labels_of_other_rows(label, status):
+    assert judged("TS208", labelled(label)) is status
+
+
+@pytest.mark.parametrize(("greeted", "status"), [(4, Status.FAIL), (100, Status.PASS)])
+def test_a_greeting_that_many_chats_begin_with_is_no_row_of_theirs(greeted, status):
+    """Four rows held out are the first turn alone, with which some or most chats begin."""
+    first = [*range(100, 124)]
+    rows = [
+        {"input_ids": [*(first if k < greeted else range(500, 524)), *range(k, k + 20)]}
+        for k in range(100)
+    ]
+    held = [{"input_ids": [*first, 7, 7 + k]} for k in range(4)]
+    held += [{"input_ids": [*range(600 + k, 640 + k)]} for k in range(12)]
+    assert judged("TS209", rows, held=held) is status
