@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 
-import pytest
-
 import numpy
+import pytest
 
 from trainsanity.maths.chance import ONCE_IN_A_THOUSAND, chance_of_as_many, chance_of_gap
 

@@ -52,7 +52,9 @@ def chosen(weights: Sequence[float], counts: Sequence[int]) -> bool:
 
     Costs such as 1, 2 and 5 are near some power of three or four counts by chance.
     """
-    if any(abs(weight - float(f"{weight:.{DIGITS}g}")) > EXACT * EXACT * weight for weight in weights):
+    if any(
+        abs(weight - float(f"{weight:.{DIGITS}g}")) > EXACT * EXACT * weight for weight in weights
+    ):
         return False
     own = Line.through([math.log(n) for n in counts], [math.log(w) for w in weights])
     return own.residual > EXACT or abs(own.slope - round(2 * own.slope) / 2) > EXACT

@@ -12,8 +12,8 @@ from trainsanity.measurements.data.scan import Scan
 from trainsanity.types import Finding, Measured, Severity, Skip
 
 if TYPE_CHECKING:
-    from trainsanity.measurements.data.scan_rows import Array
     from trainsanity.measurements.data.scan import Split
+    from trainsanity.measurements.data.scan_rows import Array
 
 ROWS = 8
 """Rows of which a mean and a deviation are taken at the least."""

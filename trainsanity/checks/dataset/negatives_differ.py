@@ -74,10 +74,8 @@ def negatives_differ(pipeline: Pipeline) -> Iterator[Measured | Finding]:
         if not positives or not negatives:
             raise Skip("no two columns are called positive and negative")
         rows = [data[k * len(data) // count] for k in range(count)]
-    pairs = [
-        pair for one in positives for other in negatives if (pair := _texts(rows, one, other))
-    ]
-    found = [(k, pair) for k, row in enumerate(rows) if (pair := _equal(row, pairs))]
+    pairs = [pair for one in positives for other in negatives if (pair := _texts(rows, one, other))]
+    found = [(k, both) for k, row in enumerate(rows) if (both := _equal(row, pairs))]
     same = [k * len(data) // count for k, _ in found]
     if same:
         yield Finding(
@@ -112,7 +110,8 @@ def _texts(
     """Return the columns that hold the same of both, if one of them holds texts or tokens."""
     both = [(positive[what], negative[what]) for what in positive if what in negative]
     if not both and len(positive) == len(negative) == 1:
-        both = [(*positive.values(), *negative.values())]  # pos_text and neg_passage
+        (one,), (other,) = positive.values(), negative.values()
+        both = [(one, other)]  # pos_text and neg_passage
     both = [pair for pair in both if isinstance(rows[0][pair[0]], str | list)]
     told = [len({repr(plain_values(row[name])) for row in rows}) for name, _ in both]
     # Of fewer rows than that each may have a text of its own.

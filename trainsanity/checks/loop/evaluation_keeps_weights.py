@@ -55,8 +55,8 @@ def evaluation_keeps_weights(scored: Scored) -> Iterator[Measured | Finding]:
             observed=len(kept.left),
             expected=0,
             where=", ".join(kept.left[:3]),
-            cause=f"{' or '.join(kept.by) or 'evaluate()'} writes to them; state_dict() holds references: what is "
-            "loaded into the model is in there, too",
+            cause=f"{' or '.join(kept.by) or 'evaluate()'} writes to them; state_dict() holds "
+            "references: what is loaded into the model is in there, too",
             fix="keep copy.deepcopy(model.state_dict()) before other weights are loaded, and load "
             "that afterwards; average weights into copies",
         )
@@ -71,8 +71,9 @@ def evaluation_keeps_weights(scored: Scored) -> Iterator[Measured | Finding]:
             severity=Severity.FAILURE if loads else Severity.WARNING,
         )
     yield Measured(
-        f"an evaluation{' with ' * bool(kept.by)}{', '.join(kept.by)}: {len(kept.left)} of {kept.weights} weights "
-        f"differ after it, {len(kept.shared)} of what is kept are the model's own tensors",
+        f"an evaluation{' with ' * bool(kept.by)}{', '.join(kept.by)}: {len(kept.left)} of "
+        f"{kept.weights} weights differ after it, {len(kept.shared)} of what is kept are the "
+        "model's own tensors",
         {"left": len(kept.left), "shared": [*kept.shared]},
         {"left": 0, "shared": []},
     )

@@ -105,7 +105,7 @@ def _of_positives(pipeline: Pipeline, call: LossCall) -> Generator[Finding, None
             where=call.where,
             cause="pos_weight is positives over negatives: what is rare weighs less"
             if rare
-            else "pos_weight is positives over negatives, or frequent positives are not to be missed",
+            else "pos_weight is positives over negatives, or what is frequent may not be missed",
             fix="pos_weight = (rows - positives) / positives",
             severity=Severity.FAILURE if rare else Severity.WARNING,
         )

@@ -81,7 +81,9 @@ def _continued(train: Split, split: Split) -> Continued:
                         pairs.setdefault(place, number)
                         times[place] += 1
     # What many rows begin with is how they are written.
-    own = {place: pairs[place] for place in pairs if times[place] <= max(SAME_HEAD, FEW * len(read))}
+    own = {
+        place: pairs[place] for place in pairs if times[place] <= max(SAME_HEAD, FEW * len(read))
+    }
     return Continued(len(places), len(own), min(own.items(), default=None))
 
 

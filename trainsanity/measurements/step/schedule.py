@@ -211,4 +211,5 @@ def steps_of_an_epoch(pipeline: Pipeline) -> int:
 
     with preserved(pipeline), quiet(pipeline):
         batches = len(pipeline.trainer.get_train_dataloader())
-    return max(math.ceil(batches / pipeline.args.gradient_accumulation_steps), 1)
+    steps: int = max(math.ceil(batches / pipeline.args.gradient_accumulation_steps), 1)
+    return steps
