@@ -47,7 +47,8 @@ def answers_are_their_own(own_answers: OwnAnswers) -> Iterator[Measured | Findin
     eight or more different prompts is a failure; one of a single token is a class, and a warning as
     in dataset.labels_vary. One prompt for eight different answers is a failure if it holds a name
     in braces that nobody filled in, and that half of the answers do not hold as well, as code, and
-    templates that are asked for, do; and else a warning; where pictures or sounds stand beside the ids, they are what is asked about.
+    templates that are asked for, do; and else a warning; where pictures or sounds stand beside the
+    ids, they are what is asked about.
 
     How to fix: cut the prompt off the text that holds both.
 
