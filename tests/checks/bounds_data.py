@@ -39,14 +39,12 @@ def spelled_tokens(get, share):
 
 @case("dataset.examples_are_of_others")
 def rows_found_again(get, share):
-    asked = [20, 21, 22, 23, 24, 25, 26, 27, 28]
-    twice = [*asked, 1, *asked]
     found = round(share * HALF * 1000)
-    documents = [
-        Document(k, ids, [-100] * (len(ids) - 1) + ids[-1:], {}, cut=False)
-        for k in range(1000)
-        for ids in [twice if k < found else [k + 100, *twice[1:]]]
-    ]
+    documents = []
+    for k in range(1000):
+        asked = [1000 + k, 21, 22, 23, 24, 25, 26, 27, 28]
+        ids = [*asked, 1, *asked] if k < found else [k + 100, *asked[1:], 1, *asked]
+        documents.append(Document(k, ids, [-100] * (len(ids) - 1) + ids[-1:], {}, cut=False))
     return {"documents": Documents(documents, 1000, "", None, {})}
 
 

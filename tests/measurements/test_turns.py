@@ -63,7 +63,11 @@ def answers(copies, begin=0, **more):
         (inputs_are_shown(ShownInputs(FORMS[0], ROWS, [*range(10)])), Severity.FAILURE),
         (inputs_are_shown(ShownInputs(FORMS[1], ROWS, [*range(20)])), Severity.WARNING),
         (answers_are_their_own(answers(int(NEARLY * ROWS) - 1)), None),
-        (answers_are_their_own(answers(9, 9)), Severity.FAILURE),
+        (answers_are_their_own(answers(9, 9)), Severity.WARNING),
+        (answers_are_their_own(answers(ROWS)), Severity.FAILURE),
+        (answers_are_their_own(answers(ROWS - 1)), Severity.WARNING),
+        (answers_are_their_own(answers(ROWS - 1, cut=1)), Severity.FAILURE),
+        (answers_are_their_own(answers(0, ROWS - 1)), Severity.FAILURE),
     ],
 )
 def test_each_bound_from_both_sides(found, expected):
@@ -147,3 +151,23 @@ def test_names_that_a_reward_function_reads():
     assert "answers" in names_read(functools.partial(plain, answer=1))
     assert "gold" in names_read(Scores())
     assert names_read(len) == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "expected"),
+    [
+        ("Question: {question}\nAnswer:", "{}", Severity.FAILURE),
+        ("<|user|>{{ question }}<|end|>", "{}", Severity.FAILURE),
+        ("Question: %(question)s", "{}", Severity.FAILURE),
+        # What is to be written has the same braces.
+        ("Write a letter to {{ name }}.", "Dear{{{{name}}}},{}", Severity.WARNING),
+        ("Write a function that prints f'hello {name}'.", "print(f'hello{{name}}'){}",
+         Severity.WARNING),
+        (r"Simplify \frac{a}{b} and x_{n} as \boxed{answer}.", "{}", Severity.WARNING),
+        ('Write JSON: {"name": str}', "{}", Severity.WARNING),
+    ],
+)  # fmt: skip
+def test_braces_that_answers_hold_too_are_no_forgotten_names(prompt, answer, expected):
+    texts = {answer.format(k) for k in range(ROWS)}
+    found = OwnAnswers(ROWS, {prompt}, texts, 4, prompt=prompt)
+    assert severities(answers_are_their_own(found)) == [expected]

@@ -16,6 +16,13 @@ of a set that was split or filtered afterwards."""
 UNEVEN = math.log(1.2)
 """Spread of the logarithms of counts below which classes are as good as balanced."""
 
+EXACT = 1e-3
+"""Largest residual of weights that were computed from these very counts, and written with four
+digits."""
+
+DIGITS = 2
+"""Digits of numbers that somebody thought of."""
+
 FEW = 3
 """Classes with which a line through points means something: two points always have one."""
 
@@ -38,6 +45,19 @@ class Line:
             slope,
             max(abs(b - height - slope * (a - middle)) for a, b in zip(x, y, strict=True)),
         )
+
+
+def chosen(weights: Sequence[float], counts: Sequence[int]) -> bool:
+    """Return whether weights are round numbers, and no power of the counts to their last digit.
+
+    Costs such as 1, 2 and 5 are near some power of three or four counts by chance.
+    """
+    if any(
+        abs(weight - float(f"{weight:.{DIGITS}g}")) > EXACT * EXACT * weight for weight in weights
+    ):
+        return False
+    own = Line.through([math.log(n) for n in counts], [math.log(w) for w in weights])
+    return own.residual > EXACT or abs(own.slope - round(2 * own.slope) / 2) > EXACT
 
 
 def relation(weights: Sequence[float], counts: Sequence[int]) -> Relation:

@@ -13,8 +13,12 @@ from trainsanity.types import Finding, Measured, Severity
 NEARLY = 0.9
 """Share of rows.  Chosen: where texts are corrected many answers are rightly what was asked."""
 
-PLACEHOLDER = re.compile(r"\{\{?\s*[a-zA-Z_]\w*\s*\}?\}|%\([a-zA-Z_]\w*\)s")
-"""A name that was to be replaced: of format(), of a template language, of the old formatting."""
+PLACEHOLDER = re.compile(r"(?<![\w}\\^$])\{\{?\s*[a-zA-Z_]\w*\s*\}?\}|%\([a-zA-Z_]\w*\)s")
+"""A name that was to be replaced: of format(), of a template language, of the old formatting.
+Behind a command, an index or a dollar, braces are of LaTeX or of a shell."""
+
+HALF = 0.5
+"""Share of answers that hold the same braces, from which on these are what is asked for."""
 
 SEVERAL = 8
 """Answers that have to be one before that is said.  Chosen: a trial run may have a few rows."""
@@ -38,10 +42,13 @@ def answers_are_their_own(own_answers: OwnAnswers) -> Iterator[Measured | Findin
     that a loop left behind, is all that the model says from then on. The loss falls fast in both.
 
     How it is measured: exact, as text without blanks and special tokens. Nine in ten answers that
-    are or begin with their prompt are a failure. So is one text for all of eight or more different
-    prompts; one of a single token is a class, and a warning as in dataset.labels_vary. One prompt
-    for eight different answers is a failure if it holds a name in braces that nobody filled in, and
-    else a warning; where pictures or sounds stand beside the ids, they are what is asked about.
+    are or begin with their prompt are a failure; where some are another text than their prompt, and
+    no beginning of it, a warning: of texts to be corrected many are right. One text for all of
+    eight or more different prompts is a failure; one of a single token is a class, and a warning as
+    in dataset.labels_vary. One prompt for eight different answers is a failure if it holds a name
+    in braces that nobody filled in, and that half of the answers do not hold as well, as code, and
+    templates that are asked for, do; and else a warning; where pictures or sounds stand beside the
+    ids, they are what is asked about.
 
     How to fix: cut the prompt off the text that holds both.
 
@@ -73,7 +80,11 @@ def answers_are_their_own(own_answers: OwnAnswers) -> Iterator[Measured | Findin
             else "both columns were made of one",
             fix="cut the prompt off: text.removeprefix(prompt)"
             if begin
-            else "look at the function that makes prompt and answer",
+            else "look at the function that makes prompt and answer; nothing, if most texts are to "
+            "stay as they are",
+            severity=Severity.FAILURE
+            if begin or again + found.cut == found.answers
+            else Severity.WARNING,
         )
     if len(found.texts) == 1 and len(found.prompts) >= SEVERAL:
         text = next(iter(found.texts))
@@ -87,7 +98,9 @@ def answers_are_their_own(own_answers: OwnAnswers) -> Iterator[Measured | Findin
         )
     if len(found.prompts) == 1 and len(found.texts) >= SEVERAL and not found.beside:
         prompt = found.prompt
-        blank = PLACEHOLDER.search(prompt)
+        blank = next(
+            (one for one in PLACEHOLDER.finditer(prompt) if not _answered(one.group(), found)), None
+        )
         yield Finding(
             f"{len(found.texts)} different answers have one prompt: {prompt[-60:]!r}",
             observed=1,
@@ -106,3 +119,9 @@ def answers_are_their_own(own_answers: OwnAnswers) -> Iterator[Measured | Findin
         f"texts; {len(found.copies)} are their prompt, and {len(found.begin)} begin with it",
         {"copies": len(found.copies), "begin": len(found.begin), "texts": len(found.texts)},
     )
+
+
+def _answered(name: str, found: OwnAnswers) -> bool:
+    """Return whether answers hold a name in braces as their prompt does."""
+    bare = "".join(name.split())
+    return sum(bare in text for text in found.texts) >= HALF * len(found.texts)

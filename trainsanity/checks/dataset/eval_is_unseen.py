@@ -66,6 +66,7 @@ def eval_is_unseen(
 
     Of whole rows of 18 tokens and more, 256 at the most, the same training rows are asked whether
     they begin with them and go on: a failure from a tenth of the rows on, a warning from three.
+    What more than a twentieth of the training rows begin with, as a greeting, is no row of theirs.
 
     Of pictures up to 64 are looked for among training pictures of 16 million values in all; equal
     ones have all their values at the places where a flip or a turn by 90 degrees puts them.  A

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
+from trainsanity.maths.chance import ONCE_IN_A_THOUSAND, chance_of_gap
 from trainsanity.measurements.data.scan import Scan
-from trainsanity.types import Finding, Measured, Skip
+from trainsanity.types import Finding, Measured, Severity, Skip
 
 if TYPE_CHECKING:
     from trainsanity.measurements.data.scan import Split
+    from trainsanity.measurements.data.scan_rows import Array
 
 ROWS = 8
 """Rows of which a mean and a deviation are taken at the least."""
@@ -25,12 +26,16 @@ FAR = 3.0
 """Deviations: targets of one population do not have their mean, or their own deviation, there.
 Chosen: of prices that doubled over the years neither comes near it."""
 
+BEYOND = 1.0
+"""Deviations of the training targets, by which most of another scale lie outside of their range. A
+later time goes on where they end."""
+
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and deviation of one split's targets."""
+    """The targets of one split, sorted, with their mean and deviation."""
 
-    rows: int
+    values: Array
     mean: float
     deviation: float
 
@@ -52,7 +57,11 @@ def eval_targets_are_scaled_alike(scan: Scan) -> Iterator[Measured | Finding]:
 
     How it is measured: training targets are standardised if their mean is 0 and their deviation 1,
     within 0.05. Evaluation targets whose mean is further from 0 than 3, or whose deviation is above
-    3 or below a third, are of another scale.
+    3 or below a third, are of another scale, unless their ranks among the training targets are what
+    a draw of these would have (Kolmogorov and Smirnov, one in a thousand): few of a population with
+    rare large values have none. A failure where half of them lie outside of the range of the
+    training targets, by a deviation and more; else a warning, since they may be of one group, of a
+    later time, or of one kind.
 
     How to fix: transform the targets of all rows by the statistics of the training rows::
 
@@ -61,7 +70,7 @@ def eval_targets_are_scaled_alike(scan: Scan) -> Iterator[Measured | Finding]:
         # good
         train["y"], held["y"] = ((y - mean) / deviation for y in (train["y"], held["y"]))
 
-    Known false alarms: an evaluation set of another population on purpose.
+    Known false alarms: an evaluation set far outside of what is trained on, on purpose.
 
     References: chemprop/chemprop#512.
     """
@@ -74,7 +83,9 @@ def eval_targets_are_scaled_alike(scan: Scan) -> Iterator[Measured | Finding]:
         if found is None:
             continue
         told.append(f"{split.name}: mean {found.mean:.4g}, deviation {found.deviation:.4g}")
-        if abs(found.mean) > FAR or not 1 / FAR <= found.deviation <= FAR:
+        apart = abs(found.mean) > FAR or not 1 / FAR <= found.deviation <= FAR
+        if apart and chance_of_gap(train.values, found.values) < ONCE_IN_A_THOUSAND:
+            outside = _outside(train.values, found.values)
             yield Finding(
                 f"the targets of {split.name} have a mean of {found.mean:.4g} and a deviation of "
                 f"{found.deviation:.4g}, those of training {train.mean:.2g} and "
@@ -82,9 +93,12 @@ def eval_targets_are_scaled_alike(scan: Scan) -> Iterator[Measured | Finding]:
                 observed={"mean": found.mean, "deviation": found.deviation},
                 expected={"mean": 0, "deviation": 1},
                 where=split.name,
-                cause="the training targets were standardised, and the evaluation's were not",
+                cause="the training targets were standardised, and the evaluation's were not"
+                if outside
+                else "they are of one group, a later time or one kind, or were not standardised",
                 fix="transform them by the training targets' mean and deviation, and undo it in "
-                "compute_metrics",
+                "compute_metrics" + ("" if outside else "; nothing, if they were"),
+                severity=Severity.FAILURE if outside else Severity.WARNING,
             )
     yield Measured(
         f"targets of {len(told)} evaluation sets beside those of training: {'; '.join(told)}",
@@ -96,10 +110,17 @@ def _spread(split: Split) -> Spread | None:
     labels = split.labels
     if labels is None or labels.is_list or labels.kind != "float" or labels.source is None:
         return None
+    import numpy
     from pyarrow import compute
 
-    values = compute.drop_null(labels.source.cast("float64"))
-    mean, wide = compute.mean(values).as_py(), compute.stddev(values).as_py()
-    if len(values) < ROWS or not math.isfinite(mean) or not math.isfinite(wide):
+    kept = compute.drop_null(labels.source.cast("float64"))
+    values = numpy.sort(numpy.asarray(kept))
+    if len(values) < ROWS or not numpy.isfinite(values).all():
         return None
-    return Spread(len(values), mean, wide)
+    return Spread(values, float(values.mean()), float(values.std()))
+
+
+def _outside(train: Array, held: Array) -> bool:
+    """Return whether half of the held values lie beyond those of training by a deviation."""
+    beyond = (held < train[0] - BEYOND) | (held > train[-1] + BEYOND)
+    return bool(2 * beyond.sum() >= len(held))

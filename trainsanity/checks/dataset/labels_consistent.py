@@ -11,6 +11,9 @@ from trainsanity.measurements.data.scan import Scan
 from trainsanity.measurements.data.scan_repeats import Repeats
 from trainsanity.types import Finding, Measured, Severity
 
+FAIR = 0.2
+"""Cohen's kappa from which on people agree, if only fairly: Landis and Koch 1977."""
+
 
 @check(
     "TS208",
@@ -30,15 +33,17 @@ def labels_consistent(scan: Scan, repeats: Repeats) -> Iterator[Measured | Findi
     How it is measured: exact up to equal 128-bit hashes, of ids and of what the model is given
     beside them, as a picture.  The count is the fewest rows that any function of the ids must get
     wrong: for each text, the rows beside its most frequent label.  A failure if they are more than
-    a quarter: then most of the rows stand against another.  Fewer are a warning: two people read a
-    text in two ways, and both answers are kept on purpose.  So are rows of numbers, since a table
+    a quarter, and agree no more than labels dealt out at random would: Cohen's kappa of rows with
+    the same ids is below 0.2.  Fewer are a warning, and so are labels that agree better: people
+    read a text in several ways, or a teacher's labels are drawn by their likelihood, and all
+    answers are kept on purpose.  So are rows of numbers, since a table
     of few categories has equal rows that are others, and labels that are fractions: ratings and
     prices of one thing differ.
 
     How to fix: look at the rows named; decide for a label, or drop both.
 
-    Known false alarms: none known.  Lists of labels, as of
-    several labels or of tokens, are not compared.
+    Known false alarms: several labels of a text in a row each.  Lists of labels, as of several
+    labels or of tokens, are not compared.
 
     References: Northcutt et al. 2021, "Pervasive Label Errors in Test Sets".
     """
@@ -49,7 +54,7 @@ def labels_consistent(scan: Scan, repeats: Repeats) -> Iterator[Measured | Findi
         assert codes is not None  # lists of labels are not compared
         by_nature = train.content.role == NUMBERS or train.labels.kind == "float"
         # Beside each of them stands one of the most frequent label at least.
-        most = 4 * repeats.contradictions > len(train.rows)
+        most = 4 * repeats.contradictions > len(train.rows) and repeats.agreement < FAIR
         first, second = (values[codes[k]] if codes[k] >= 0 else None for k in (earlier, later))
         yield rows_finding(
             train,

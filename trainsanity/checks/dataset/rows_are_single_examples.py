@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -23,10 +24,11 @@ MOST = 0.9
 """Share of rows from which on lists in them are no content.  The last batch of rows that a
 function was mapped over may have been of one row."""
 
-LIST = re.compile(
-    r"""\[\s*((?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
-    r"""(?:\s*,\s*(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"))+)\s*\]"""
-)
+STRING = r"""(?:'(?:[^'\\]|\\.)*'|"(?=[^"]*')(?:[^"\\]|\\.)*")"""
+"""A string as Python prints it: in double quotes only where it holds a single one. JSON has them
+everywhere."""
+
+LIST = re.compile(rf"\[\s*({STRING}(?:\s*,\s*{STRING})+)\s*\]")
 PART = re.compile(
     r"""\{\s*(?:'type'\s*:\s*'text'\s*,\s*'text'\s*:|'text'\s*:.*?'type'\s*:\s*'text'"""
     r"""|'role'\s*:\s*'\w+'\s*,\s*'content'\s*:|'content'\s*:.*?'role'\s*:\s*'\w+')""",
@@ -35,7 +37,14 @@ PART = re.compile(
 """A message, or a part of one, as Python prints it; JSON, which is taught on purpose, has other
 quotes."""
 
-ITEM = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
+ITEM = re.compile(STRING)
+
+CODE = re.compile(r"(?:(?<!content)=|\()\s*\[?\s*$")
+"""What stands before a list of messages in a program: an assignment, or a call. An object that is
+printed has its content so."""
+
+LONG = 32
+"""Characters from which on a string is no word, where nobody writes blanks. Chosen."""
 
 
 @check(
@@ -57,9 +66,12 @@ def rows_are_single_examples(pipeline: Pipeline) -> Iterator[Measured | Finding]
     template that was written for text prints contents that come in parts; nothing raises.
 
     How it is measured: exact, on 64 rows.  It is a failure where nine in ten rows hold such lists,
-    all of one length within the row: single ones occur in code, and lists of different lengths in
-    any text. The same for a dictionary of ``type`` and ``text``, or of ``role`` and ``content``, in
-    Python's quotes.
+    all of one length within the row and in all of these rows, as batches are: single ones occur in
+    code, words and their tags are as many as the row's sentence has, and JSON has other quotes.
+    One item a row is a text, with a blank in it or of more than
+    32 characters. The same for a dictionary of ``type`` and
+    ``text``, or of ``role`` and ``content``, in Python's quotes, unless it is assigned or handed to
+    a function: that is a program.
 
     How to fix: format row by row, or write a function for columns; join the parts of a content, or
     take a template that knows them.
@@ -72,7 +84,8 @@ def rows_are_single_examples(pipeline: Pipeline) -> Iterator[Measured | Finding]
 
         dataset.map(lambda row: {"text": f"{row['question']} {row['answer']}"})
 
-    Known false alarms: data in which every row is a task about two Python lists of equal length.
+    Known false alarms: data in which every row is a task about two Python lists of texts, all of
+    one length.
 
     References: huggingface/trl#439, avalan-ai/avalan#601.
     """
@@ -84,7 +97,11 @@ def rows_are_single_examples(pipeline: Pipeline) -> Iterator[Measured | Finding]
         texts = [str(pipeline.tokenizer.decode(row)) for row in rows]
     sizes = [lists_in(text) for text in texts]
     batches = [one for one in sizes if len(one) > 1 and len(set(one)) == 1]
-    if len(batches) >= MOST * len(rows):
+    usual = Counter(one[0] for one in batches).most_common(1)
+    # All batches but the last are of one size, and one of the columns holds texts.
+    batches = [one for one in batches if one[0] == usual[0][0]]
+    worded = sum(any(" " in one or len(one) > LONG for one in items_in(text)) for text in texts)
+    if len(batches) >= MOST * len(rows) and worded >= MOST * len(rows):
         yield Finding(
             f"{len(batches)} of {len(rows)} rows hold lists of strings as Python prints them, "
             f"{len(batches[0])} lists of {batches[0][0]} in the first",
@@ -95,7 +112,11 @@ def rows_are_single_examples(pipeline: Pipeline) -> Iterator[Measured | Finding]
             "columns, and wrote lists of several examples into one text",
             fix="map it without batched=True, or format each element of the columns",
         )
-    printed = [one.group() for text in texts if (one := PART.search(text))]
+    printed = [
+        one.group()
+        for text in texts
+        if (one := PART.search(text)) and not CODE.search(text[: one.start()])
+    ]
     many = len(printed)
     if many >= MOST * len(rows):
         yield Finding(
@@ -114,6 +135,11 @@ def rows_are_single_examples(pipeline: Pipeline) -> Iterator[Measured | Finding]
         {"lists": len(batches), "messages": many},
         {"lists": 0, "messages": 0},
     )
+
+
+def items_in(text: str) -> list[str]:
+    """Return the strings of all lists that a text holds as Python prints them."""
+    return [item for hit in LIST.finditer(text) for item in ITEM.findall(hit[1])]
 
 
 def lists_in(text: str) -> list[int]:

@@ -7,11 +7,11 @@ from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
-from trainsanity.maths.class_weights import CLOSE, UNEVEN, relation
+from trainsanity.maths.class_weights import CLOSE, UNEVEN, chosen, relation
 from trainsanity.maths.tolerances import within
 from trainsanity.measurements.data.label_prior import label_counts, positive_counts
 from trainsanity.measurements.step.steps import Recording
-from trainsanity.types import Cost, Finding, Measured, Skip
+from trainsanity.types import Cost, Finding, Measured, Severity, Skip
 
 if TYPE_CHECKING:
     from trainsanity.objectives.loss_places import LossCall
@@ -34,7 +34,9 @@ def class_weights_fit(pipeline: Pipeline, recording: Recording) -> Iterator[Meas
     if they are a rising line (of two classes: if they are the counts themselves), or a falling one
     only after weights and counts were each sorted, within a tenth; and if every ``pos_weight`` is
     positives over negatives, the reciprocal of what balances them, within a tenth. Weights of any
-    other kind were chosen, and are not judged.
+    other kind were chosen, and are not judged. It is a warning where that may be chance: where all
+    weights are round numbers, and no power of the counts to their last digit, as costs are; and
+    where every label has more positives than negatives, which may not be missed.
 
     How to fix: index by class, and give rare classes the larger weight::
 
@@ -75,6 +77,7 @@ def class_weights_fit(pipeline: Pipeline, recording: Recording) -> Iterator[Meas
                 else "the weights are those of other classes: sorted alike, weights and counts fit",
                 fix="weights = counts.sum() / (num_labels * counts), with counts by class, as "
                 "torch.bincount(labels, minlength=num_labels) has them",
+                severity=Severity.WARNING if chosen(call.weights, counts) else Severity.FAILURE,
             )
     yield Measured(told)
 
@@ -91,6 +94,7 @@ def _of_positives(pipeline: Pipeline, call: LossCall) -> Generator[Finding, None
     logs = [(math.log(w), math.log(b)) for w, b in zip(call.weights, balanced, strict=True)]
     uneven = max(abs(b) for _, b in logs) > UNEVEN
     if uneven and all(within(abs(w + b), CLOSE) for w, b in logs):
+        rare = any(b > UNEVEN for _, b in logs)
         rarest = min(range(len(positives)), key=positives.__getitem__)
         yield Finding(
             f"pos_weight is {call.weights[rarest]:.3g} for label {rarest}, which "
@@ -99,7 +103,10 @@ def _of_positives(pipeline: Pipeline, call: LossCall) -> Generator[Finding, None
             observed=[round(weight, 6) for weight in call.weights],
             expected=[round(weight, 6) for weight in balanced],
             where=call.where,
-            cause="pos_weight is positives over negatives: what is rare weighs less",
+            cause="pos_weight is positives over negatives: what is rare weighs less"
+            if rare
+            else "pos_weight is positives over negatives, or what is frequent may not be missed",
             fix="pos_weight = (rows - positives) / positives",
+            severity=Severity.FAILURE if rare else Severity.WARNING,
         )
     return f"weights of the positives of {len(positives)} labels against their counts"

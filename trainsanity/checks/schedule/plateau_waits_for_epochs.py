@@ -32,8 +32,10 @@ def plateau_waits_for_epochs(
     meant for epochs, ten batches in a row above the luckiest one lower the rate, and after a few
     hundred of them nothing is learnt any more.
 
-    How it is measured: exact. ``train_step`` is called once, and calls of the scheduler's ``step``
-    are counted; patience is compared with the optimizer steps that all rows make.
+    How it is measured: exact. ``train_step`` is called three times, and what the scheduler's
+    ``step`` is given is compared with the loss that it returns: the same each time, or the same
+    share of it. A running mean and an evaluation's loss are none, nor is a scheduler that is
+    stepped now and then. Patience is compared with the optimizer steps that all rows make.
 
     How to fix: step it once an epoch with the evaluation's loss, or with a mean over many batches::
 
@@ -59,18 +61,19 @@ def plateau_waits_for_epochs(
     if not hasattr(data, "__len__"):
         raise Skip("how many steps an epoch has is not known")
     steps = len(data) // (args.train_batch_size * args.gradient_accumulation_steps)
-    if stepping.plateau and scheduler.patience < steps:
+    if stepping.noise and scheduler.patience < steps:
         yield Finding(
-            f"ReduceLROnPlateau is told of a value {stepping.plateau} times in one optimizer step, "
-            f"and has a patience of {scheduler.patience}; an epoch has {steps} steps",
+            f"ReduceLROnPlateau is told of the loss of each step, and has a patience of "
+            f"{scheduler.patience}; an epoch has {steps} steps",
             observed=stepping.plateau,
             expected=0,
             where="train_step",
             cause="the loss of single batches goes up and down: the rate falls by noise",
             fix="step it once an epoch, with the loss of an evaluation",
         )
+    own = f", {'' if stepping.noise else 'not '}the step's loss" if stepping.plateau else ""
     yield Measured(
-        f"in one optimizer step ReduceLROnPlateau is told of {stepping.plateau} values; its "
+        f"in one optimizer step ReduceLROnPlateau is told of {stepping.plateau} values{own}; its "
         f"patience is {scheduler.patience}, an epoch has {steps} steps",
         stepping.plateau,
         0,

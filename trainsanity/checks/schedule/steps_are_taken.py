@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from trainsanity.engine.registry import check
 from trainsanity.engine.session import Session
 from trainsanity.measurements.step.alone import NoStep
+from trainsanity.measurements.step.schedule import steps_of_an_epoch
 from trainsanity.types import Cost, Finding, Measured, Severity
 
 if TYPE_CHECKING:
@@ -35,8 +37,9 @@ def steps_are_taken(pipeline: Pipeline) -> Iterator[Measured | Finding]:
     How it is measured: the recorded steps are the Trainer's own.  It steps after
     ``gradient_accumulation_steps`` micro-batches, and after the last of an epoch if it knows how
     many there are.  A run that reaches the end of its first epoch with no step is stopped.  Where
-    ``max_steps`` and a number of epochs are both set, and the steps do not reach all rows once,
-    that is a warning.
+    ``max_steps`` and a number of epochs are both set, and the steps are fewer than those of one
+    epoch, or of the part of one that is asked for, that is a warning; the Trainer's own loader says
+    how many an epoch has.
 
     How to fix: as the finding says, by what is missing: rows, or a last step in the epoch.
 
@@ -99,13 +102,17 @@ def _cut_short(pipeline: Pipeline) -> Iterator[Finding]:
     most, epochs = getattr(args, "max_steps", -1), getattr(args, "num_train_epochs", EPOCHS)
     if most <= 0 or epochs == EPOCHS or not hasattr(data, "__len__"):
         return
-    rows = most * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    if rows < len(data):
+    try:
+        whole = steps_of_an_epoch(pipeline)
+    except TypeError:
+        return  # a loader without a length
+    # Half an epoch may be what both ask for.
+    if most < math.floor(min(1, epochs) * whole):
         yield Finding(
-            f"max_steps = {most} ends the run after {rows:,} of {len(data):,} rows, and "
+            f"max_steps = {most} ends the run within its first epoch of {whole:,} steps, and "
             f"num_train_epochs = {epochs:g} is not read",
-            observed=rows,
-            expected=round(epochs * len(data)),
+            observed=most,
+            expected=math.ceil(epochs * whole),
             where=f"max_steps = {most}",
             cause="max_steps overrides the epochs, and may be left from a trial",
             fix="leave max_steps out, or the epochs",

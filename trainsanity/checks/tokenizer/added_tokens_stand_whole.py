@@ -37,7 +37,8 @@ def added_tokens_stand_whole(
     Why it matters: rows that were tokenized before ``add_tokens`` hold the letters of the new
     tokens. Whoever asks the model later gets one id for each, whose embedding was never trained.
 
-    How it is measured: exact, on 64 rows, for tokens of three and more characters: the text of the
+    How it is measured: exact, on 64 rows, for tokens of three and more characters and no blank
+    within, since words may be tokenized one by one: the text of the
     rows is tokenized again. It is a failure where half of the rows get the id of one, which no row
     holds; in fewer rows, somebody may have written about it: a warning from three rows on.
 
@@ -50,7 +51,8 @@ def added_tokens_stand_whole(
         tokenizer.add_tokens(["<order>"])
         rows = texts.map(tokenize)
 
-    Known false alarms: none known. A tokenizer that is told to split special tokens is skipped.
+    Known false alarms: texts whose special tokens are split on purpose, call by call, with a token
+    that no template writes. A tokenizer that is told to split special tokens is skipped.
 
     References: mosaicml/composer#1061.
     """

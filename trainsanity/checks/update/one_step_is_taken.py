@@ -29,8 +29,9 @@ def one_step_is_taken(stepping: Stepping) -> Iterator[Measured | Finding]:
 
     How it is measured: exact, by a hook on the optimizer, in one call that is undone. Where it
     never steps and weights move all the same, something else steps them: a warning. Two more calls
-    tell whether that is an optimizer of its own in each, which has moments after its step and had
-    none before.
+    tell whether that is an optimizer of its own in each, which takes one step, has moments after it
+    and had none before; one that takes several is an inner loop's. More steps than micro-batches,
+    each by gradients of its own, are a warning, too: a batch may be used more than once, as in PPO.
 
     How to fix: enter ``accelerator.accumulate(model)`` once for each micro-batch, and make the
     Accelerator with the ``gradient_accumulation_steps`` of the run::
@@ -70,6 +71,7 @@ def one_step_is_taken(stepping: Stepping) -> Iterator[Measured | Finding]:
         )
     elif steps != 1:
         every = steps == count > 1
+        several = steps > count and not stepping.again
         yield Finding(
             f"train_step is given the {count} micro-batches of one step, and the optimizer steps "
             f"{steps} times"
@@ -79,7 +81,12 @@ def one_step_is_taken(stepping: Stepping) -> Iterator[Measured | Finding]:
             expected=1,
             where="train_step",
             factor=float(steps),
-            cause="gradients are not accumulated: every micro-batch takes a step of its own"
+            severity=Severity.WARNING if several else Severity.FAILURE,
+            cause="each batch is used several times, or in parts: as in PPO, on purpose"
+            if several
+            else "step() is called again with the gradients of the step before"
+            if stepping.again
+            else "gradients are not accumulated: every micro-batch takes a step of its own"
             if every
             else "accumulate() is entered around the loop and not once per micro-batch, or the "
             "steps are counted by something else than these micro-batches"

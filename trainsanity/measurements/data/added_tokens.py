@@ -47,7 +47,12 @@ def added_tokens(pipeline: Pipeline) -> AddedTokens:
     """
     tokenizer = pipeline.tokenizer
     added: dict[str, int] = getattr(tokenizer, "get_added_vocab", dict)()
-    known = {token: number for token, number in added.items() if len(token) >= SHORT}
+    # Words that are tokenized one by one never make a token of two.
+    known = {
+        token: number
+        for token, number in added.items()
+        if len(token) >= SHORT and not any(map(str.isspace, token.strip()))
+    }
     if not known:
         raise Skip("the tokenizer has no added tokens")
     ids = [plain_values(row.get("input_ids")) for row in first_rows(pipeline)[:ROWS]]

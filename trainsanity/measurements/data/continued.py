@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,9 @@ from trainsanity.measurements.data.overlaps import (
     DIFFERENT,
     ENDS,
     FACTOR,
+    FEW,
     LOOKED_AT,
+    SAME_HEAD,
     SIZE,
     TOKENS,
     numbers_of,
@@ -65,6 +67,7 @@ def _continued(train: Split, split: Split) -> Continued:
     mean = max(1.0, float(train.lengths.mean())) if len(train.lengths) else 1.0
     read = spread(numpy.arange(len(train.rows)), max(1, int(TOKENS / mean)))
     pairs: dict[int, int] = {}
+    times: Counter[int] = Counter()
     for where, block in train.blocks(read):
         for number, row in zip(numbers_of(where), rows_of_block(block), strict=True):
             # By more than the ends that both may have: what goes on says something.
@@ -76,7 +79,12 @@ def _continued(train: Split, split: Split) -> Continued:
                 for place, whole in wanted.get((length, key), ()):
                     if numpy.array_equal(whole, row[:length]):
                         pairs.setdefault(place, number)
-    return Continued(len(places), len(pairs), min(pairs.items(), default=None))
+                        times[place] += 1
+    # What many rows begin with is how they are written.
+    own = {
+        place: pairs[place] for place in pairs if times[place] <= max(SAME_HEAD, FEW * len(read))
+    }
+    return Continued(len(places), len(own), min(own.items(), default=None))
 
 
 def _prefixes(ids: Array) -> Array:

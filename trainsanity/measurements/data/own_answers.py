@@ -34,6 +34,7 @@ class OwnAnswers:
         tokens: tokens of the longest of them, special ones aside.
         copies: numbers of rows whose answer is the prompt, or the user's last words.
         begin: numbers of rows whose answer begins with it, and goes on.
+        cut: how many answers are the beginning of it.
         example: the beginning of the first of either.
         prompt: the first of all, as text.
         beside: the model is given numbers beside the ids, such as a picture's.
@@ -45,6 +46,7 @@ class OwnAnswers:
     tokens: int = 0
     copies: list[int] = field(default_factory=list)
     begin: list[int] = field(default_factory=list)
+    cut: int = 0
     example: str = ""
     prompt: str = ""
     beside: bool = False
@@ -81,6 +83,7 @@ def own_answers(pipeline: Pipeline, chat_template: ChatTemplate) -> OwnAnswers:
             elif any(answer.startswith(one) for one in asked):
                 found.begin.append(number)
             else:
+                found.cut += any(one.startswith(answer) for one in asked)
                 continue
             found.example = found.example or str(tokenizer.decode(list(after[:16])))
     found.beside = _numbers(pipeline)

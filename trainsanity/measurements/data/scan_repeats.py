@@ -49,6 +49,8 @@ class Repeats:
             the same ids: what no function of the ids can get right.
         first_contradiction: places of two rows with the same ids and different labels, or None.
         leaks: evaluation split to :class:`Leak`.
+        agreement: of the labels of rows with the same ids, as Cohen's kappa: 1 where all agree, 0
+            as often as labels dealt out at random.
     """
 
     copies: int
@@ -57,6 +59,7 @@ class Repeats:
     contradictions: int
     first_contradiction: tuple[int, int] | None
     leaks: dict[str, Leak]
+    agreement: float = 0.0
 
 
 @measurement(Cost.STATIC)
@@ -85,7 +88,7 @@ def repeats(pipeline: Pipeline, scan: Scan) -> Repeats:
         )
         for split, where, part in zip(splits[1:], places[1:], evals, strict=True)
     }
-    return Repeats(*within, leaks)
+    return Repeats(*within, leaks, _agreement(scan.train, places[0], train))
 
 
 def _candidates(splits: tuple[Split, ...]) -> list[Array]:
@@ -181,6 +184,22 @@ def _within(
         wrong,
         _pair(places, same & ~copied),
     )
+
+
+def _agreement(train: Split, places: Array, groups: Array) -> float:
+    import numpy
+
+    if train.labels is None or train.labels.codes is None or not len(places):
+        return 0.0
+    codes = train.labels.codes[places]
+    _, of_one_text = numpy.unique(groups, return_counts=True)
+    _, alike = numpy.unique(numpy.stack([groups, codes]), axis=1, return_counts=True)
+    _, of_one_label = numpy.unique(codes, return_counts=True)
+    pairs = float((of_one_text * (of_one_text - 1)).sum())
+    chance = float(((of_one_label / len(codes)) ** 2).sum())
+    if not pairs or chance >= 1:
+        return 0.0
+    return (float((alike * (alike - 1)).sum()) / pairs - chance) / (1 - chance)
 
 
 def _in_order(places: Array, starts: Array, sizes: Array) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trainsanity.isolation.hashing import hashes
-from trainsanity.isolation.overrides import own_evaluation, own_methods
+from trainsanity.isolation.overrides import LIBRARIES, own_methods
 
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
@@ -39,12 +40,12 @@ def keepers(trainer: Any) -> list[Any]:
     return [
         one
         for one in getattr(getattr(trainer, "callback_handler", None), "callbacks", ())
-        if own_methods(one, ("on_evaluate",)) and "state_dict" in _names(type(one).on_evaluate)
+        if own_methods(one, ("on_evaluate",)) and "state_dict" in _called(type(one), "on_evaluate")
     ]
 
 
 def kept_by(
-    pipeline: Pipeline, evaluate: Callable[[], Any], callbacks: list[Any]
+    pipeline: Pipeline, evaluate: Callable[[], Any], callbacks: list[Any], own: list[str]
 ) -> tuple[dict[str, Any], KeptWeights]:
     """Run an evaluation; return its metrics, and what it leaves and keeps.
 
@@ -57,16 +58,14 @@ def kept_by(
         pipeline: one with a Trainer.
         evaluate: returns its metrics.
         callbacks: of :func:`keepers`; they are told of the metrics.
+        own: the methods by which the user's own Trainer evaluates.
     """
     import torch
 
     trainer, model = pipeline.trainer, pipeline.model
-    own = own_evaluation(trainer)
     found = KeptWeights([*own, *(type(one).__name__ for one in callbacks)])
     if trainer.compute_metrics is not None:
         found.by.append("compute_metrics")
-    if not found.by:
-        return dict(evaluate() or {}), found
     if own:
         with torch.no_grad():
             for parameter in model.parameters():
@@ -77,9 +76,12 @@ def kept_by(
     owners = [trainer, *callbacks]
     before = {id(value) for one in owners for _, value in _mappings(one)}
     was = hashes(tensors.values())
-    metrics = dict(evaluate() or {})
+    with _written_by_forward(model) as by_itself:
+        metrics = dict(evaluate() or {})
     found.left = [
-        name for name, a, b in zip(tensors, was, hashes(tensors.values()), strict=True) if a != b
+        name
+        for name, a, b in zip(tensors, was, hashes(tensors.values()), strict=True)
+        if a != b and name not in by_itself
     ]
     for one in callbacks:
         try:
@@ -100,6 +102,32 @@ def kept_by(
     return metrics, found
 
 
+@contextmanager
+def _written_by_forward(model: Any) -> Iterator[set[str]]:
+    """Note the buffers to which modules in eval mode write as the model runs in the block.
+
+    A count of what was seen, a cache, a queue: that is how the model is made, whoever evaluates it.
+    """
+    buffers = dict(model.named_buffers())
+    found: set[str] = set()
+    before: list[Any] = []
+
+    def note(*_: Any) -> None:
+        before[:] = hashes(buffers.values())
+
+    def compare(*_: Any) -> None:
+        for name, a, b in zip(buffers, before, hashes(buffers.values()), strict=False):
+            if a != b and not model.get_submodule(name.rpartition(".")[0]).training:
+                found.add(name)
+
+    handles = [model.register_forward_pre_hook(note), model.register_forward_hook(compare)]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def _mappings(owner: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for name, value in vars(owner).items():
         if isinstance(value, Mapping):
@@ -107,8 +135,30 @@ def _mappings(owner: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _loads(cls: type) -> bool:
-    """Return whether code of a class gives a state dict back to a model."""
-    return any("load_state_dict" in _names(value) for value in vars(cls).values())
+    """Return whether code of a class, or of those below it, gives a state dict back to a model."""
+    return any("load_state_dict" in _names(value) for value in _own_functions(cls).values())
+
+
+def _called(cls: type, name: str) -> set[str]:
+    """Return the names that a method uses, and the class's own methods that it calls."""
+    functions = _own_functions(cls)
+    found: set[str] = set()
+    ahead = [name]
+    while ahead:
+        used = {*_names(functions.pop(ahead.pop(), None))}
+        found |= used
+        ahead += [one for one in used if one in functions]
+    return found
+
+
+def _own_functions(cls: type) -> dict[str, Any]:
+    """Return the methods that no library wrote, as the class inherits them."""
+    return {
+        name: value
+        for one in reversed(cls.__mro__)
+        if one.__module__.partition(".")[0] not in (*LIBRARIES, "builtins")
+        for name, value in vars(one).items()
+    }
 
 
 def _names(function: Any) -> tuple[str, ...]:

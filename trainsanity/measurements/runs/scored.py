@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainsanity.engine.store import measurement
 from trainsanity.errors import first_line
+from trainsanity.isolation.overrides import own_evaluation
 from trainsanity.isolation.random_states import global_random_states
 from trainsanity.measurements.runs.answers import Answers, ignored
 from trainsanity.measurements.runs.draws import draws
@@ -162,6 +163,7 @@ def strategy(args: Any) -> str:
 
 def _take(pipeline: Pipeline, seen: Scored, answers: Answers, callbacks: list[Any]) -> None:
     trainer, model = pipeline.trainer, pipeline.model
+    own = own_evaluation(trainer)
     made: list[Step] = []
     training: dict[str, None] = {}
 
@@ -173,7 +175,7 @@ def _take(pipeline: Pipeline, seen: Scored, answers: Answers, callbacks: list[An
     model.train()  # as it is when a run evaluates
     try:
         with _recorded(trainer, seen, made, answers):
-            seen.metrics, seen.kept = kept_by(pipeline, trainer.evaluate, callbacks)
+            seen.metrics, seen.kept = kept_by(pipeline, trainer.evaluate, callbacks, own)
     except Exception as error:
         seen.error = f"{type(error).__name__}: {first_line(error)}"
     finally:

@@ -187,22 +187,29 @@ def curve_of(scheduler: Any, args: Any, max_steps: int) -> dict[int, float] | No
 
 
 def planned_steps(pipeline: Pipeline) -> int:
-    """Optimizer steps of the whole run: ``max_steps``, or epochs times steps per epoch.
+    """Optimizer steps of the whole run: ``max_steps``, or epochs times steps per epoch."""
+    import math
 
-    The Trainer counts one step per ``gradient_accumulation_steps`` batches of each process, and
-    one more for what is left over at the end of an epoch.  How many batches there are the Trainer's
-    own loader knows, which may drop the last one or draw from a sampler of the user's.
+    args = pipeline.args
+    if args.max_steps > 0:
+        return int(args.max_steps)
+    steps: int = math.ceil(args.num_train_epochs * steps_of_an_epoch(pipeline))
+    return steps
+
+
+def steps_of_an_epoch(pipeline: Pipeline) -> int:
+    """Optimizer steps of one epoch of a Trainer.
+
+    It counts one step per ``gradient_accumulation_steps`` batches of each process, and one more for
+    what is left over at the end of an epoch.  How many batches there are the Trainer's own loader
+    knows, which may drop the last one or draw from a sampler of the user's.
     """
     import math
 
     from trainsanity.isolation.snapshot import preserved
     from trainsanity.measurements.batches.batch import quiet
 
-    args = pipeline.args
-    if args.max_steps > 0:
-        return int(args.max_steps)
     with preserved(pipeline), quiet(pipeline):
         batches = len(pipeline.trainer.get_train_dataloader())
-    per_epoch = max(math.ceil(batches / args.gradient_accumulation_steps), 1)
-    steps: int = math.ceil(args.num_train_epochs * per_epoch)
+    steps: int = max(math.ceil(batches / pipeline.args.gradient_accumulation_steps), 1)
     return steps

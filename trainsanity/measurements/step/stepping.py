@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +18,12 @@ from trainsanity.types import Cost, Skip
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
+AGAIN = 2
+"""More steps in which a scheduler is watched: what it is told is a line through two points."""
+
+CLOSE = 1e-5
+"""Relative, between a loss and the same loss as a number: a mean in float32 is right to 1e-6."""
+
 
 @dataclass(frozen=True)
 class Stepping:
@@ -26,7 +34,9 @@ class Stepping:
         steps: how often the optimizer stepped.
         moved: the weights are others afterwards.
         plateau: how often a scheduler that waits for a plateau was told of a value.
-        anew: what steps is made in each call, and has moments afterwards.
+        noise: what it was told in each of a few calls was the loss of that step, times a number.
+        again: a step was taken by the gradients of the one before.
+        anew: what steps is made in each call, has moments afterwards, and takes no other step.
     """
 
     micro_batches: int
@@ -34,6 +44,8 @@ class Stepping:
     moved: bool = True
     anew: bool = False
     plateau: int = 0
+    noise: bool = False
+    again: bool = False
 
 
 @measurement(Cost.STEP)
@@ -48,21 +60,47 @@ def stepping(pipeline: Pipeline) -> Stepping:
     if pipeline.train_step is None:
         raise Skip("a Trainer takes one step for gradient_accumulation_steps micro-batches")
     optimizer = getattr(pipeline.optimizer, "optimizer", pipeline.optimizer)
-    steps: list[None] = []
+    steps: list[Any] = []
+
+    def note(*_: Any) -> None:
+        grads = (p.grad for p in pipeline.model.parameters() if p.grad is not None)
+        steps.append(hashes(itertools.islice(grads, 1)))
+
     with preserved(pipeline, weights=True), quiet(pipeline):
         batch = next(drawn(pipeline, 1)).micro_batches
         pipeline.model.zero_grad()
         before = hashes(pipeline.model.parameters())
-        handle = optimizer.register_step_pre_hook(lambda *_: steps.append(None))
+        handle = optimizer.register_step_pre_hook(note)
         try:
             with _plateaus(pipeline.lr_scheduler) as told:
-                pipeline.train_step([dict(given.inputs) for given in batch])
+                loss = pipeline.train_step([dict(given.inputs) for given in batch])
         finally:
             handle.remove()
             pipeline.model.zero_grad()
         moved = hashes(pipeline.model.parameters()) != before
+        noise = bool(told) and _told_of_steps(pipeline, float(told[-1]) / (float(loss) or math.nan))
         anew = moved and not steps and _made_anew(pipeline)
-    return Stepping(len(batch), len(steps), moved, anew, len(told))
+    again = any(a == b for a, b in itertools.pairwise(steps))
+    return Stepping(len(batch), len(steps), moved, anew, len(told), noise, again)
+
+
+def _told_of_steps(pipeline: Pipeline, share: float) -> bool:
+    """Return whether the next steps' own losses are told, too, times the same number.
+
+    A running mean, or the loss of rows held out, has another share of each; a scheduler that is
+    stepped now and then is told nothing. Weights are the caller's to put back.
+
+    Args:
+        pipeline: a loop whose scheduler waits for a plateau.
+        share: of the first step's loss, what it was told.
+    """
+    assert pipeline.train_step is not None
+    for batch in drawn(pipeline, AGAIN):
+        with _plateaus(pipeline.lr_scheduler) as told:
+            loss = pipeline.train_step([dict(given.inputs) for given in batch])
+        if not told or not math.isclose(float(told[-1]), share * float(loss), rel_tol=CLOSE):
+            return False
+    return True
 
 
 @contextmanager
@@ -117,4 +155,5 @@ def _made_anew(pipeline: Pipeline) -> bool:
         handle.remove()
         pipeline.model.zero_grad()
     anew = {id(one) for one in made}
-    return bool(stepped) and all(id(one) in anew and one.state for one in stepped)
+    once = len({id(one) for one in stepped}) == len(stepped)  # several steps are an inner loop
+    return bool(stepped) and once and all(id(one) in anew and one.state for one in stepped)
