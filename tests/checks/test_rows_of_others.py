@@ -13,17 +13,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from trainsanity import Pipeline, Status
-<<<<<<< HEAD
 from trainsanity.checks.dataset.answers_are_read import LEAST, answers_are_read
-from trainsanity.engine.registry import registry
-from trainsanity.engine.runner import run
-from trainsanity.measurements.data.left_answers import LeftAnswers
-=======
 from trainsanity.checks.tokenizer import bos_once
 from trainsanity.engine.registry import registry
 from trainsanity.engine.runner import run
 from trainsanity.measurements.batches.documents import Document, Documents
->>>>>>> w_hunt
+from trainsanity.measurements.data.left_answers import LeftAnswers
 from trainsanity.types import Finding
 
 
@@ -90,7 +85,6 @@ def test_a_shorter_run_of_blanks_is_a_part_of_the_longer(whole, status):
     assert judged("TS120", [{"input_ids": ids}] * 8, tokenizer) is status
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize(
     ("found", "red"),
     [
@@ -102,7 +96,8 @@ def test_a_shorter_run_of_blanks_is_a_part_of_the_longer(whole, status):
 )
 def test_answers_that_no_row_holds_are_not_read(found, red):
     assert any(isinstance(one, Finding) for one in answers_are_read(found)) is red
-=======
+
+
 def standard(values):
     values = torch.tensor(values, dtype=torch.float64)
     return ((values - values.mean()) / values.std()).tolist()
@@ -259,4 +254,3 @@ def test_a_greeting_that_many_chats_begin_with_is_no_row_of_theirs(greeted, stat
     held = [{"input_ids": [*first, 7, 7 + k]} for k in range(4)]
     held += [{"input_ids": [*range(600 + k, 640 + k)]} for k in range(12)]
     assert judged("TS209", rows, held=held) is status
->>>>>>> w_hunt
