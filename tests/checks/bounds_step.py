@@ -359,7 +359,11 @@ def loss_at_the_end(get, share):
 def logits_that_are_loaded(get, share):
     allowed = logits_difference(torch.float32, 1e-7, 2.0)
     difference = share * allowed
-    return {"saved": Saved(["model"], "", [], difference, 1e-7, 2.0, torch.float32, 4)}
+    return {
+        "saved": Saved(
+            ["model"], difference=difference, noise=1e-7, size=2.0, dtype=torch.float32, rows=4
+        )
+    }
 
 
 @case("loop.resume_equals_straight")
@@ -367,7 +371,9 @@ def weights_of_the_resumed(get, share):
     noise = 1e-6
     trace = Trace(batches={2: ["a"], 3: ["b"]})
     difference = share * MARGIN * noise
-    return {"resumed": Resumed(Plan(2, 4, 9), trace, Ended(trace), [], difference, noise)}
+    return {
+        "resumed": Resumed(Plan(2, 4, 9), trace, Ended(trace), difference=difference, noise=noise)
+    }
 
 
 @case("loop.eval_leaves_training_alone")
