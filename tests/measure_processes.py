@@ -1,6 +1,7 @@
 """Judge the incident at full size by several engines, in as many processes as there are GPUs.
 
-    python -m tests.measure_processes ddp fsdp2 zero3        # full-size Qwen3-4B
+    python -m tests.measure_processes                        # full-size Qwen3-4B, every engine
+    python -m tests.measure_processes ddp fsdp2 zero3
     python -m tests.measure_processes --geometry 14B fsdp2_lora fsdp2_bfloat16
     python -m tests.measure_processes --processes 1 --geometry 0.6B ddp_repaired
 
@@ -26,11 +27,15 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 GIB = 2**30
 
+EVERY = ("ddp", "ddp_repaired", "fsdp2", "fsdp2_repaired", "zero2", "zero3", "zero3_repaired",
+         "tensor", "tensor_times", "mesh", "mesh_times")  # fmt: skip
+"""The incident by each engine, repaired by some of them, and the dimensions of a mesh."""
+
 
 def main() -> None:
     """Judge each of the named factories of ``tests.examples.processes_full_size``."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="+")
+    parser.add_argument("names", nargs="*", default=EVERY)
     parser.add_argument("--geometry", default="4B")
     parser.add_argument("--processes", type=int, default=0)
     parser.add_argument("--timeout", type=float, default=280)
@@ -120,6 +125,7 @@ def told(report: dict[str, Any]) -> dict[str, Any]:
         if one.get("peak_bytes")
     }
     slow = sorted(report["measurements"], key=lambda one: -one["seconds"])[:14]
+    highest = sorted(peaks.items(), key=lambda one: -one[1])[:5]
     return {
         **report["environment"],
         "seconds": round(report["summary"]["seconds"], 1),
@@ -133,6 +139,7 @@ def told(report: dict[str, Any]) -> dict[str, Any]:
         "cause": (rows["loss.matches_reference"]["cause"] or "")[:90],
         "peak_gib": max(peaks.values(), default=None),
         "peak_of_the_step_gib": peaks.get("recording"),
+        "highest_gib": dict(highest),
         "slowest": {one["name"]: round(one["seconds"], 1) for one in slow},
     }
 

@@ -102,3 +102,23 @@ def test_negatives_that_are_answers_of_the_next_row_are_meant():
     for row, other in zip(rows, [*answers[1:], answers[0]], strict=True):
         row["rejected"] = " ".join(other)
     assert judged(rows).status is Status.PASS
+
+
+class Pictures(torch.utils.data.Dataset):
+    """Rows that take long to read, and say nothing of prompts."""
+
+    read = 0
+
+    def __len__(self):
+        return ROWS
+
+    def __getitem__(self, number):
+        self.read += 1
+        return {"pixel_values": torch.zeros(3, 2, 2), "labels": 1}
+
+
+def test_rows_of_other_columns_are_not_read():
+    rows = Pictures()
+    result = run(Pipeline(torch.nn.Linear(2, 2), train_dataset=rows), [registry().get("TS270")])
+    assert result.results[0].status is Status.SKIP
+    assert rows.read <= 3  # the objective and the form ask for the first

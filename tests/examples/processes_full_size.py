@@ -100,6 +100,23 @@ def tensor_times() -> Any:
     return multiplied_by_processes(tensor())
 
 
+def mesh() -> Any:
+    """Tensor parallelism in pairs of processes, and FSDP2 over the pairs."""
+    from transformers.distributed import DistributedConfig
+
+    pairs = int(os.environ["WORLD_SIZE"]) // 2
+    trainer = _trainer(repair=True, gradient_accumulation_steps=1)
+    config = DistributedConfig(tp_size=2, fsdp_size=pairs)
+    return tensor_parallel(trainer, plan={"distributed_config": config})
+
+
+def mesh_times() -> Any:
+    """The same, with a loss that is multiplied by the processes."""
+    from fixtures.faults.loss import multiplied_by_processes
+
+    return multiplied_by_processes(mesh())
+
+
 def fsdp2_bfloat16() -> Any:
     """All weights in bfloat16, as of a model of which no more fits; checkpointed, too."""
     trainer = _trainer(repair=True, bf16=False, per_device_train_batch_size=8)

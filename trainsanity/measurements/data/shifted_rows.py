@@ -46,6 +46,9 @@ FORMS = (
 )  # fmt: skip
 """Columns of what is asked and of what is answered, in the words of datasets that people use."""
 
+KINDS = (CAUSAL_LM, SEQ2SEQ)
+"""Objectives whose ids and labels are a prompt and an answer."""
+
 _WORD = re.compile(r"\w+")
 
 
@@ -94,7 +97,11 @@ def shifted_rows(pipeline: Pipeline) -> list[Shifted]:
         raise Skip("rows of a stream have no neighbours that can be asked for")
     first = max(0, len(rows) - ROWS)
     with preserved(pipeline), quiet(pipeline):
-        read = [rows[number] for number in range(first, len(rows))]
+        # Pictures and sounds beside the texts are not read for them.
+        names = _columns(pipeline, getattr(rows, "column_names", None) or _keys(rows, first))
+        if hasattr(rows, "select_columns"):
+            rows = rows.select_columns(names)
+        read = [rows[number] for number in range(first, len(rows))] if names else []
     sides = _sides(pipeline, [row for row in read if isinstance(row, Mapping)])
     if not sides:
         raise Skip("the rows have no column of prompts beside one of answers")
@@ -107,6 +114,20 @@ def shifted_rows(pipeline: Pipeline) -> list[Shifted]:
         one.elsewhere = any(sum(key in keys for key in own) > HELD * len(own) for keys in others)
         found.append(one)
     return found
+
+
+def _keys(rows: Any, first: int) -> list[str]:
+    row = rows[first] if len(rows) else None
+    return list(row) if isinstance(row, Mapping) else []
+
+
+def _columns(pipeline: Pipeline, names: Sequence[str]) -> list[str]:
+    """Return the columns that hold prompts and answers, in one of the forms that are known."""
+    kind = objective_of(pipeline).name
+    forms = [*FORMS, ("messages",)]
+    forms += [("input_ids", "labels"), ("input_ids", "completion_mask")] * (kind in KINDS)
+    wanted = {name for form in forms if set(form) <= set(names) for name in form}
+    return [name for name in names if name in wanted]
 
 
 def _key(items: Sequence[Any]) -> tuple[Any, ...]:
@@ -129,7 +150,7 @@ def _sides(pipeline: Pipeline, rows: Sequence[Mapping[str, Any]]) -> _Sides:
             if any(answer for _, answer in parts):
                 found[form] = parts
     kind = objective_of(pipeline).name
-    if not found and kind in (CAUSAL_LM, SEQ2SEQ) and {"input_ids", "labels"} <= rows[0].keys():
+    if not found and kind in KINDS and {"input_ids", "labels"} <= rows[0].keys():
         cut = _by_labels if kind == CAUSAL_LM else _by_columns
         found["input_ids", "labels"] = [cut(row) for row in rows]
     elif not found and kind == CAUSAL_LM and {"input_ids", "completion_mask"} <= rows[0].keys():
