@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-DIMENSIONS = {"tp_size": "tensor", "cp_size": "context", "sp_size": "sequence"}
-"""Sizes of accelerate's ``ParallelismConfig`` along which processes compute the same rows
-together, and what each parallelism is called."""
+from trainsanity.maths.factors import SHARING
 
 
 def sharing_rows(trainer: Any) -> dict[str, int]:
     """Return the sizes of the dimensions along which processes share rows; empty without any."""
     config = getattr(getattr(trainer, "accelerator", None), "parallelism_config", None)
-    sizes = {name: int(getattr(config, name, 1) or 1) for name in DIMENSIONS}
+    sizes = {name: int(getattr(config, name, 1) or 1) for name in SHARING}
     return {name: size for name, size in sizes.items() if size > 1}
 
 
@@ -21,7 +20,4 @@ def a_group(trainer: Any) -> int:
 
     The mesh has the dimensions of data before the others (``ParallelismConfig.get_mesh``).
     """
-    size = 1
-    for one in sharing_rows(trainer).values():
-        size *= one
-    return size
+    return math.prod(sharing_rows(trainer).values())

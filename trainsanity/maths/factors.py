@@ -12,7 +12,8 @@ Family = dict[str, float]
 
 
 SHARING = ("tp_size", "cp_size", "sp_size")
-"""Dimensions of a mesh of processes along which rows are shared."""
+"""Dimensions of a mesh along which processes share rows: tensor, context and sequence parallelism,
+in the words of accelerate's ``ParallelismConfig``."""
 
 BETWEEN = ("gradient_accumulation_steps", "world_size", *SHARING)
 """What scales a step against its micro-batches by themselves: a factor of each cancels there."""

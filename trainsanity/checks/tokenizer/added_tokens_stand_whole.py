@@ -38,9 +38,9 @@ def added_tokens_stand_whole(
     tokens. Whoever asks the model later gets one id for each, whose embedding was never trained.
 
     How it is measured: exact, on 64 rows, for tokens of three and more characters and no blank
-    within, since words may be tokenized one by one: the text of the
-    rows is tokenized again. It is a failure where half of the rows get the id of one, which no row
-    holds; in fewer rows, somebody may have written about it: a warning from three rows on.
+    within, since words may be tokenized one by one: the text of the rows is tokenized again. It is
+    a failure where half of the rows get the id of one, which no row holds; in fewer rows, somebody
+    may have written about it: a warning from three rows on.
 
     How to fix: add tokens before anything is tokenized, and clear the cache of ``map``::
 

@@ -15,6 +15,12 @@ from trainsanity.types import Finding, Measured
 if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
+WHOLLY_FROZEN = (
+    "the whole model was frozen, its head with it",
+    "set requires_grad on what is to be trained, after what is to stay was frozen",
+)
+"""Cause and fix where no adapter says more."""
+
 
 @check(
     "TS705",
@@ -49,17 +55,14 @@ def new_parameters_are_kept(pipeline: Pipeline, origin: Origin) -> Iterator[Meas
     frozen = [name for name in origin.new if name not in trainable]
     if not trainable and _stays_so(pipeline):
         number = sum(1 for _ in pipeline.model.parameters())
+        cause, fix = _frozen(pipeline, trainable) if is_adapted(pipeline.model) else WHOLLY_FROZEN
         yield Finding(
             f"nothing is trainable: requires_grad is False of all {number} parameters, and no step "
             "can be taken",
             observed=0,
             expected=f"some of {number}",
-            cause=_frozen(pipeline, trainable)[0]
-            if is_adapted(pipeline.model)
-            else "the whole model was frozen, its head with it",
-            fix=_frozen(pipeline, trainable)[1]
-            if is_adapted(pipeline.model)
-            else "set requires_grad on what is to be trained, after what is to stay was frozen",
+            cause=cause,
+            fix=fix,
         )
         frozen = []
     for names, state, (cause, fix) in (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import log
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +22,15 @@ if TYPE_CHECKING:
     from trainsanity.pipeline import Pipeline
 
 ROWS = 512
-"""Rows that are read, the last ones: what is shifted stays so to the end."""
+"""Rows that are read, the last ones: what is shifted stays so to the end.  Chosen: 20 answers that
+point somewhere are among them where one in 25 does."""
 
 NEAR = 16
 """Rows to either side whose prompts are looked at: as many lines may be lost from a file."""
 
 RARE = 0.1
-"""An item that stands in more than this share of the prompts says nothing of one of them."""
+"""An item that stands in more than this share of the prompts says nothing of one of them.
+Chosen, for words that every question has."""
 
 HELD = 0.5
 """A prompt that holds half of another is a later turn of the same talk, or the next window of the
@@ -77,14 +79,6 @@ class Shifted:
     elsewhere: bool = False
 
 
-@dataclass
-class _Part:
-    """One side of a row: its items in order, and those of them that are rare."""
-
-    items: list[Any] = field(default_factory=list)
-    rare: frozenset[Any] = frozenset()
-
-
 @measurement(Cost.STATIC)
 def shifted_rows(pipeline: Pipeline) -> list[Shifted]:
     """Look for the prompt that each of the last rows' answers shares most with.
@@ -108,9 +102,9 @@ def shifted_rows(pipeline: Pipeline) -> list[Shifted]:
     found = []
     for (asked, column), pairs in sides.items():
         one = _held(Shifted(asked, column), pairs, first)
-        others = [{_key(answer) for _, answer in more} for name, more in sides.items()
+        others = [{tuple(answer) for _, answer in more} for name, more in sides.items()
                   if name != (asked, column) and name[0] == asked]  # fmt: skip
-        own = [_key(answer) for _, answer in pairs]
+        own = [tuple(answer) for _, answer in pairs]
         one.elsewhere = any(sum(key in keys for key in own) > HELD * len(own) for keys in others)
         found.append(one)
     return found
@@ -128,10 +122,6 @@ def _columns(pipeline: Pipeline, names: Sequence[str]) -> list[str]:
     forms += [("input_ids", "labels"), ("input_ids", "completion_mask")] * (kind in KINDS)
     wanted = {name for form in forms if set(form) <= set(names) for name in form}
     return [name for name in names if name in wanted]
-
-
-def _key(items: Sequence[Any]) -> tuple[Any, ...]:
-    return tuple(items)
 
 
 _Sides = dict[tuple[str, str], list[tuple[list[Any], list[Any]]]]
@@ -205,7 +195,7 @@ def _held(one: Shifted, pairs: Sequence[tuple[list[Any], list[Any]]], first: int
     times = Counter(item for prompt in prompts for item in set(prompt))
     most = max(1, int(RARE * len(prompts)))
     weights = {item: log(len(prompts) / n) for item, n in times.items() if n <= most}
-    asked = [_Part(prompt, frozenset(prompt) & weights.keys()) for prompt in prompts]
+    rare = [frozenset(prompt) & weights.keys() for prompt in prompts]
     texts = [_text(prompt) for prompt in prompts]
     by: Counter[int] = Counter()
     examples: dict[int, int] = {}
@@ -214,9 +204,9 @@ def _held(one: Shifted, pairs: Sequence[tuple[list[Any], list[Any]]], first: int
         if not sought:
             continue
         scores = {
-            other - k: sum(weights[item] for item in sought & asked[other].rare)
+            other - k: sum(weights[item] for item in sought & rare[other])
             for other in _near(k, len(pairs))
-            if other == k or not _goes_on(asked[k].rare, asked[other].rare, said, texts[other])
+            if other == k or not _goes_on(rare[k], rare[other], said, texts[other])
         }
         best = max(scores.values(), default=0.0)
         places = [place for place, score in scores.items() if score == best]
